@@ -1,0 +1,1 @@
+"""Bounds of gradients, and of what attributions make of them."""

@@ -1,0 +1,169 @@
+"""The set of inputs a certificate speaks of: a ball around each example, one for each input tensor."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from auto_LiRPA import BoundedTensor, PerturbationLpNorm
+from auto_LiRPA.perturbations import Perturbation
+from torch import Tensor
+
+NORMS = (math.inf, 2, 1)
+
+
+@dataclass(frozen=True)
+class Ball:
+    """All x' with |x' - x|_norm <= radius; for norm inf a box, whose sides may differ.
+
+    Args:
+        norm: inf, 2 or 1.
+        low: smallest value of each entry over the ball, (N, *S).
+        high: largest value of each entry, (N, *S).
+        radius: (N, 1) for norm 2 and 1; None for norm inf.
+        words: the perturbation for people.
+    """
+
+    norm: float
+    low: Tensor
+    high: Tensor
+    radius: Tensor | None
+    words: str
+
+    def rows(self, index: Tensor) -> PerturbationLpNorm:
+        """The balls of these examples, one for each row, as auto_LiRPA takes them."""
+        if self.radius is None:
+            return PerturbationLpNorm(norm=math.inf, x_L=self.low[index], x_U=self.high[index])
+        with np.errstate(divide="ignore"):  # auto_LiRPA divides by 1 - 1 / norm
+            return PerturbationLpNorm(norm=self.norm, eps=self.radius[index])
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The values of a tensor, without auto_LiRPA's subclass and without history."""
+    return tensor.detach().as_subclass(Tensor)
+
+
+def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, eps: Any = None, norm: float = math.inf,
+               clip: Any = None) -> tuple[Ball | None, ...]:
+    """The balls of all inputs, from whichever of the ways of giving them the caller chose.
+
+    Args:
+        inputs: one tensor or a tuple, each (N, *S); `BoundedTensor`s bring their own perturbation.
+        perturbation: an auto_LiRPA `PerturbationLpNorm`, or a tuple of them with None for inputs held fixed.
+        eps: radius: a number, a tensor that broadcasts to the input (for norm 2 and 1: one number an example), or a
+            tuple with one of these, or None for a fixed input, for each input.
+        norm: inf, 2 or 1; used with `eps`.
+        clip: (low, high), numbers or tensors, to which a ball of norm inf is cut; used with `eps`.
+
+    Returns:
+        One `Ball` for each input; None for inputs held fixed.
+
+    Raises:
+        ValueError: no perturbation or two of them, or bad numbers.
+        TypeError: an argument of a wrong type.
+
+    Example:
+        >>> ball, = make_balls(torch.tensor([[0.0, 0.5]]), eps=0.25, clip=(0, 1))
+        >>> ball.low.tolist(), ball.high.tolist()
+        ([[0.0, 0.25]], [[0.25, 0.75]])
+    """
+    xs = inputs if isinstance(inputs, tuple) else (inputs,)
+    carried = [getattr(x, "ptb", None) if isinstance(x, BoundedTensor) else None for x in xs]
+    given = {"perturbation": perturbation is not None, "eps": eps is not None,
+             "a BoundedTensor": any(p is not None for p in carried)}
+    if sum(given.values()) != 1:
+        chosen = " and ".join(name for name, is_given in given.items() if is_given) or "none"
+        raise ValueError(f"Give the perturbation in exactly one way: eps, perturbation, or BoundedTensor inputs; "
+                         f"given: {chosen}.")
+    if eps is not None:
+        radii = _each(eps, len(xs), "eps")
+        clips = _each(clip, len(xs), "clip", pair=True)
+        balls = tuple(None if e is None else _from_eps(plain(x), e, norm, c)
+                      for x, e, c in zip(xs, radii, clips, strict=True))
+    else:
+        if clip is not None or norm != math.inf:
+            raise ValueError("clip and norm go with eps; an auto_LiRPA perturbation has its own.")
+        perturbations = carried if perturbation is None else _each(perturbation, len(xs), "perturbation")
+        balls = tuple(None if p is None else _from_perturbation(plain(x), p)
+                      for x, p in zip(xs, perturbations, strict=True))
+    if all(ball is None for ball in balls):
+        raise ValueError("All inputs are held fixed; perturb at least one of them.")
+    return balls
+
+
+def _each(value: Any, count: int, name: str, pair: bool = False) -> Sequence[Any]:
+    """One value for each of `count` inputs, from one value or a tuple of them."""
+    is_tuple = isinstance(value, tuple) and not (pair and not any(isinstance(v, tuple) or v is None for v in value))
+    if not is_tuple:
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{name} has {len(value)} entries for {count} inputs; give one for each, None for inputs "
+                         "held fixed.")
+    return value
+
+
+def _from_eps(x: Tensor, eps: Any, norm: float, clip: Any) -> Ball:
+    if norm not in NORMS:
+        raise ValueError(f"norm must be math.inf, 2 or 1; given: {norm!r}.")
+    if isinstance(eps, bool) or not isinstance(eps, int | float | Tensor):
+        raise TypeError(f"eps must be a number or a tensor; given: {type(eps).__name__}.")
+    radius = plain(torch.as_tensor(eps)).to(x)
+    if not bool(torch.isfinite(radius).all()) or bool((radius < 0).any()):
+        raise ValueError(f"eps must be finite and at least 0; given: {eps}.")
+    per_example = torch.Size((x.shape[0], *[1] * (x.ndim - 1)))
+    shape = x.shape if norm == math.inf else per_example
+    try:
+        radius = radius.broadcast_to(shape)
+    except RuntimeError:
+        raise ValueError(f"eps of shape {tuple(radius.shape)} does not broadcast to {tuple(shape)}"
+                         f"{'' if norm == math.inf else ', one number an example for norm 2 and 1'}.") from None
+    if norm != math.inf:
+        if clip is not None:
+            raise ValueError("clip needs norm=math.inf: an l1 or l2 ball cut by a range has no exact bounds here.")
+        size = f"{float(radius.max()):.6g}" if radius.numel() else "0"
+        return Ball(norm, x - radius, x + radius, radius.reshape(-1, 1), f"l{norm:g} ball, radius {size}")
+    low, high = x - radius, x + radius
+    words = f"linf ball, radius {float(radius.max()):.6g}"
+    if clip is not None:
+        low, high = _cut(x, low, high, clip)
+        words += f", within [{_number(clip[0])}, {_number(clip[1])}]"
+    return Ball(norm, low, high, None, words)
+
+
+def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(clip, tuple | list) or len(clip) != 2:
+        raise TypeError(f"clip must be a pair (low, high); given: {clip!r}.")
+    floor, ceiling = (torch.as_tensor(c).to(x) for c in clip)
+    if bool((x < floor).any()) or bool((x > ceiling).any()):
+        raise ValueError(f"The input reaches beyond clip={clip}: its smallest value is {float(x.min()):.6g}, its "
+                         f"largest {float(x.max()):.6g}. Give the range that the data really has.")
+    return torch.maximum(low, floor), torch.minimum(high, ceiling)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else "tensor"
+
+
+def _from_perturbation(x: Tensor, perturbation: Any) -> Ball:
+    if not isinstance(perturbation, PerturbationLpNorm):
+        kind = "auto_LiRPA's PerturbationLpNorm" if isinstance(perturbation, Perturbation) else "auto_LiRPA perturbation"
+        raise TypeError(f"perturbation must be an {kind}; given: {type(perturbation).__name__}.")
+    norm = float(perturbation.norm)
+    low, high = getattr(perturbation, "x_L", None), getattr(perturbation, "x_U", None)
+    if norm != math.inf:
+        if low is not None or high is not None:
+            raise ValueError("x_L and x_U go with norm inf; give an l1 or l2 ball by eps alone.")
+        return _from_eps(x, perturbation.eps, norm, None)
+    if low is None or high is None:
+        ball = _from_eps(x, perturbation.eps, norm, None)
+        low = ball.low if low is None else plain(torch.as_tensor(low)).to(x)
+        high = ball.high if high is None else plain(torch.as_tensor(high)).to(x)
+    try:
+        low, high = (plain(side).to(x).broadcast_to(x.shape) for side in (low, high))
+    except RuntimeError:
+        raise ValueError(f"x_L and x_U must have the shape of the input, {tuple(x.shape)}.") from None
+    if bool((low > x).any()) or bool((high < x).any()):
+        raise ValueError("x_L <= input <= x_U must hold everywhere: the certificate is about a set around the input.")
+    return Ball(norm, low, high, None, "box given by x_L and x_U")

@@ -1,0 +1,157 @@
+"""Bounds of a gradient module's output: auto_LiRPA's `BoundedModule`, driven in the right order.
+
+Pre-activations are bounded front to back, then upstream gradients back to front, then the result. Interval bounds
+come first; linear bounds follow only for the entries that a relaxation can still gain from.
+"""
+
+import copy
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from auto_LiRPA import BoundedModule, BoundedTensor
+from auto_LiRPA.bound_ops import BoundBuffers, BoundParams
+from auto_LiRPA.perturbations import Perturbation
+from torch import Tensor, nn
+
+from ..compat import parsing
+from ..graph import GradientModule
+from ..operators.bound import BoundOperator, Box, box_of, box_of_interval
+
+METHODS = {
+    "IBP": "interval bounds throughout",
+    "CROWN-IBP": "linear bounds of the result, interval bounds of everything within",
+    "CROWN": "linear bounds of the result and of everything within that a relaxation reads",
+}
+
+COEFFICIENTS = 2 ** 25
+"""Most entries of one coefficient tensor (functions x rows x neurons of the widest layer) computed at once."""
+
+
+class Engine:
+    """Bounds of one gradient module for any number of rows.
+
+    Args:
+        module: the module.
+        example: one tensor for each of its inputs, in which rows may be few.
+    """
+
+    def __init__(self, module: GradientModule, example: tuple[Tensor, ...]) -> None:
+        self.module = module
+        self.bounded = _parse(module, example)
+        nodes = list(self.bounded.children())
+        self._nodes = {node.name: node for node in nodes}
+        self._relaxed_by = {
+            node.name: [(user, i) for user in nodes if isinstance(user, BoundOperator)
+                        for i in user.requires_input_bounds if user.inputs[i] is node]
+            for node in nodes
+        }
+
+    def __call__(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...], method: str) -> Box:
+        """Lower and upper bounds of the module's output.
+
+        Args:
+            inputs: values of the module's inputs, each with B rows.
+            perturbations: the ball that each of the first inputs lies in; None, or left out at the end: it is fixed.
+            method: a key of `METHODS`.
+
+        Returns:
+            (lower, upper), each (B, D), differentiable in the parameters unless grad mode is off.
+        """
+        moving = [name for name, p in zip(self.module.input_names, perturbations, strict=False) if p is not None]
+        if not self.module.depends_on(moving):
+            value = self.module(*inputs)
+            return value, value
+        balls = [*perturbations, *[None] * (len(inputs) - len(perturbations))]
+        self.bounded(*[x if ball is None else BoundedTensor(x, ball) for x, ball in zip(inputs, balls, strict=True)])
+        for name, users in self._relaxed_by.items():
+            if users and self._nodes[name].perturbed:
+                self._bound(name, users, linear=method == "CROWN")
+        final = self._nodes[self.bounded.final_name]
+        box = self._interval(final.name)
+        if method == "IBP":
+            return box
+        every = torch.arange(box[0].shape[1], device=box[0].device).expand(box[0].shape[0], -1)
+        return _intersect(box, self._linear(final.name, every))
+
+    def _bound(self, name: str, users: list[tuple[BoundOperator, int]], linear: bool) -> None:
+        """Give a node its bounds: intervals, then linear bounds of the entries that are open for a user."""
+        node = self._nodes[name]
+        lower, upper = self._interval(name)
+        if linear:
+            open_entries = functools.reduce(torch.logical_or, [
+                user.open_entries(i, *[box_of(n) if n is not node and _is_bounded(n) else (lower, upper)
+                                       for n in user.inputs]) for user, i in users])
+            index = _first_true(open_entries.flatten(1))
+            if index.shape[1]:
+                linear_lower, linear_upper = self._linear(name, index)
+                flat = lower.flatten(1), upper.flatten(1)
+                at_index = flat[0].gather(1, index), flat[1].gather(1, index)
+                better = _intersect(at_index, (linear_lower, linear_upper))
+                lower, upper = (side.scatter(1, index, new).reshape(lower.shape)
+                                for side, new in zip(flat, better, strict=True))
+        node.lower, node.upper = node.interval = lower, upper
+
+    def _interval(self, name: str) -> Box:
+        """Interval bounds of a node from those of its nearest bounded predecessors."""
+        return box_of_interval(self.bounded.compute_bounds(method="IBP", final_node_name=name))
+
+    def _linear(self, name: str, index: Tensor) -> Box:
+        """Linear bounds, made numbers, of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
+        node = self._nodes[name]
+        shape = node.output_shape[1:]
+        rows, count = index.shape
+        width = max(math.prod(n.output_shape[1:]) for n in self._nodes.values() if n.output_shape is not None)
+        chunk = max(1, COEFFICIENTS // (rows * width))
+        dtype = node.forward_value.dtype
+        sides: list[Box] = []
+        for part in index.split(chunk, 1):
+            C = torch.zeros(rows, part.shape[1], math.prod(shape), dtype=dtype, device=index.device)
+            C = C.scatter(2, part[..., None], 1.0).reshape(rows, part.shape[1], *shape)
+            lower, upper = self.bounded.compute_bounds(C=C, method="CROWN", final_node_name=name)[:2]
+            sides.append((lower.reshape(rows, -1), upper.reshape(rows, -1)))
+        return torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)
+
+
+def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule:
+    """The module as a `BoundedModule` whose parameters are the module's own.
+
+    `BoundedModule` copies values back into the parameters it was built from and sets their `requires_grad`; it is
+    therefore built from a copy, and given the real tensors afterwards.
+    """
+    device = example[0].device
+    with parsing(), torch.no_grad():
+        bounded = BoundedModule(copy.deepcopy(module).eval(), example, bound_opts={"conv_mode": "matrix"}, device=device)
+    for node in bounded.children():
+        if isinstance(node, BoundParams):
+            node._parameters["param"] = module.get_parameter(node.ori_name)
+            node.forward = functools.partial(getattr, node, "param")
+        elif isinstance(node, BoundBuffers):
+            node._buffers["buffer"] = module.get_buffer(node.ori_name)
+    return bounded
+
+
+def _is_bounded(node: nn.Module) -> bool:
+    return not node.perturbed or getattr(node, "perturbation", None) is not None or \
+        getattr(node, "lower", None) is not None
+
+
+def _first_true(mask: Tensor) -> Tensor:
+    """Indices (B, K) of the true entries of each row, K the largest count; rows with fewer repeat other entries."""
+    counts = mask.sum(1)
+    return torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(counts.max())]
+
+
+def _intersect(first: Box, second: Box) -> Box:
+    """Both boxes hold, so their intersection does; a box whose sides rounding has crossed is closed in the middle."""
+    lower, upper = torch.maximum(first[0], second[0]), torch.minimum(first[1], second[1])
+    middle = (lower + upper) / 2
+    crossed = lower > upper
+    return torch.where(crossed, middle, lower), torch.where(crossed, middle, upper)
+
+
+def describe(methods: Iterable[str] = METHODS) -> str:
+    """The methods, for a message."""
+    return ", ".join(methods)

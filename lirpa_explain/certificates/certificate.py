@@ -1,0 +1,326 @@
+"""The result of certifying an explanation: its bounds, where they hold, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lirpa_explain.certificates import box, ranking
+
+Attributions = Tensor | tuple[Tensor, ...]  # one (N, *S) for each input; a tuple where the user passed one
+
+_RTOL = {"float64": 1e-9, "float32": 1e-5}
+_RTOL_OF_HALF_TYPES = 1e-2
+
+_FORMAT = 1
+_HEADER = "lirpa_explain.Certificate"  # the array that makes an .npz file a certificate
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Certificate:
+    """Bounds of an attribution that hold for every allowed perturbation.
+
+    lower <= A(x') <= upper, feature by feature, for the attribution A and every x' that `perturbation`
+    describes. The bounds are computed in floating point without outward rounding: they hold up to
+    rounding. Where the attribution is a tuple (one tensor for each input), the features of all inputs
+    of one example are ranked and measured together.
+
+    Args:
+        lower: (N, *S), or a tuple of such tensors.
+        upper: Like `lower`.
+        nominal: Like `lower`; the attribution at the unperturbed input.
+        attribution: What is certified, e.g. "NoiseTunnel(IntegratedGradients)".
+        method: How it was bounded, e.g. "CROWN".
+        perturbation: Where the bounds hold, in words.
+        dtype: The type the bounds were computed in, e.g. "float32".
+        elapsed_s: How long that took, in seconds.
+        convergence_delta: What Captum returned beside the attribution, if it was asked to.
+        versions: The versions of the packages involved, by name.
+
+    Raises:
+        TypeError: If a bound is neither a tensor nor a tuple of tensors.
+        ValueError: If lower, upper and nominal differ in shape.
+
+    Example:
+        >>> cert = Certificate(
+        ...     lower=torch.tensor([[2.0, -1.0, -0.5]]),
+        ...     upper=torch.tensor([[3.0, -0.5, 0.5]]),
+        ...     nominal=torch.tensor([[2.5, -0.75, 0.25]]),
+        ...     attribution="Saliency",
+        ...     method="CROWN",
+        ...     perturbation="every x' with |x' - x|_inf <= 0.01",
+        ...     dtype="float32",
+        ...     elapsed_s=0.25,
+        ... )
+        >>> cert
+        Certificate of Saliency
+          method        CROWN, float32, 0.25 s
+          perturbation  every x' with |x' - x|_inf <= 0.01
+          shape         (1, 3)
+          mean width    0.8333
+          signs         66.7% certified
+        >>> cert.width
+        tensor([[1.0000, 0.5000, 1.0000]])
+        >>> cert.sign()
+        tensor([[ 1, -1,  0]], dtype=torch.int8)
+        >>> cert.top_k(1)
+        tensor([[ True, False, False]])
+        >>> cert.top_k_overlap(2)
+        tensor([1])
+        >>> cert.max_change(norm=math.inf)
+        tensor([0.7500])
+        >>> cert.contains(cert.nominal)
+        tensor([True])
+    """
+
+    lower: Attributions
+    upper: Attributions
+    nominal: Attributions
+    attribution: str
+    method: str
+    perturbation: str
+    dtype: str
+    elapsed_s: float
+    convergence_delta: Tensor | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("nominal", "lower", "upper"):
+            _require_same_shape(name, getattr(self, name), self.nominal)
+
+    @property
+    def width(self) -> Attributions:
+        """The widths upper - lower, shaped like `nominal`; differentiable in both."""
+        return self._like_nominal(_flat(self.upper) - _flat(self.lower))
+
+    def sign(self) -> Attributions:
+        """Return the sign of each feature that no perturbation can flip.
+
+        Returns:
+            Shaped like `nominal`, int8: +1 or -1 where it is certain, 0 where the value is or may be 0.
+        """
+        return self._like_nominal(box.signs(_flat(self.lower), _flat(self.upper)))
+
+    def top_k(self, k: int, absolute: bool = True) -> Attributions:
+        """Return which features are among the k largest of their example under every perturbation.
+
+        However ties are broken: a feature that may be tied for the last place is not certain.
+
+        Args:
+            k: How many features are the largest, from 1 to the number of features of an example.
+            absolute: Whether to rank by |attribution| or by the signed attribution.
+
+        Returns:
+            Shaped like `nominal`, bool.
+
+        Raises:
+            TypeError: If k is not an int.
+            ValueError: If there are no k features.
+        """
+        lower, upper, _ = self._ranked(k, absolute)
+        return self._like_nominal(ranking.certain_top_k(lower, upper, k))
+
+    def top_k_overlap(self, k: int, absolute: bool = True) -> Tensor:
+        """Return how many of the k largest features must stay among the k largest.
+
+        The minimum of |top k of a, intersected with the top k of `nominal`| over all points a between
+        the bounds and all ways of breaking ties.
+
+        Args:
+            k: How many features are the largest, from 1 to the number of features of an example.
+            absolute: Whether to rank by |attribution| or by the signed attribution.
+
+        Returns:
+            (N,), int64, from 0 to k.
+
+        Raises:
+            TypeError: If k is not an int.
+            ValueError: If there are no k features.
+        """
+        return ranking.top_k_overlap(*self._ranked(k, absolute), k)
+
+    def max_change(self, norm: float = 2) -> Tensor:
+        """Return how far the attribution can move from `nominal`: max of |a - nominal|_norm.
+
+        Args:
+            norm: The order of the norm: 1, 2 or math.inf.
+
+        Returns:
+            (N,), an upper bound over all perturbations; differentiable in the bounds.
+
+        Raises:
+            ValueError: If the norm is another one.
+        """
+        if norm not in (1, 2, math.inf):
+            raise ValueError(f"norm is {norm!r}; pass 1, 2 or math.inf.")
+        return box.max_change(_flat(self.lower), _flat(self.upper), _flat(self.nominal), norm)
+
+    def contains(self, attribution: Attributions, rtol: float | None = None) -> Tensor:
+        """Return whether an attribution lies between the bounds, in all features of an example.
+
+        There is a tolerance because the bounds, and the attribution, are computed in floating point
+        without outward rounding.
+
+        Args:
+            attribution: Shaped like `nominal`, a tuple where that is one.
+            rtol: The tolerance, relative to the largest |bound| of the example. Default: 1e-9 for
+                float64, 1e-5 for float32, 1e-2 for half types.
+
+        Returns:
+            (N,), bool; False where the attribution is NaN.
+
+        Raises:
+            TypeError: If the attribution is neither a tensor nor a tuple of tensors.
+            ValueError: If it is not shaped like `nominal`.
+        """
+        _require_same_shape("attribution", attribution, self.nominal)
+        if rtol is None:
+            rtol = _RTOL.get(self.dtype, _RTOL_OF_HALF_TYPES)
+        return box.contains(_flat(self.lower), _flat(self.upper), _flat(attribution), rtol)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate to exactly this path, as a numpy .npz archive without pickles.
+
+        Args:
+            path: The file to write; an existing one is replaced.
+        """
+        words: dict[str, Any] = {}
+        dtypes: dict[str, str | list[str]] = {}
+        arrays: dict[str, Any] = {}
+        for name in (entry.name for entry in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                dtypes[name] = _dtype_name(value)
+                arrays[name] = _to_numpy(value)
+            elif isinstance(value, tuple):
+                dtypes[name] = [_dtype_name(part) for part in value]
+                arrays |= {f"{name}.{i}": _to_numpy(part) for i, part in enumerate(value)}
+            else:
+                words[name] = value
+        arrays[_HEADER] = np.array(json.dumps({"format": _FORMAT, "words": words, "dtypes": dtypes}))
+        with open(path, "wb") as file:  # np.savez would append .npz to a path
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Certificate:
+        """Read a certificate that `save` wrote.
+
+        Args:
+            path: The file to read.
+
+        Returns:
+            The same certificate, bit by bit, on the CPU and without gradients.
+
+        Raises:
+            ValueError: If the file is not a certificate, or one of another format.
+        """
+        header, arrays = _read(path)
+        if header["format"] != _FORMAT:
+            raise ValueError(
+                f"{path} is a certificate of format {header['format']}; this version of lirpa_explain reads "
+                f"format {_FORMAT}. Load it with the version that saved it, or certify again."
+            )
+
+        def tensor(key: str, dtype: str) -> Tensor:
+            return torch.from_numpy(arrays[key]).view(getattr(torch, dtype))
+
+        values = header["words"]
+        for name, dtypes in header["dtypes"].items():
+            if isinstance(dtypes, str):
+                values[name] = tensor(name, dtypes)
+            else:
+                values[name] = tuple(tensor(f"{name}.{i}", dtype) for i, dtype in enumerate(dtypes))
+        return cls(**values)
+
+    def __repr__(self) -> str:
+        lower, upper = _flat(self.lower).detach(), _flat(self.upper).detach()
+        mean_width = (upper - lower).float().mean().item()
+        certified = (box.signs(lower, upper) != 0).float().mean().item()
+        return (
+            f"Certificate of {self.attribution}\n"
+            f"  method        {self.method}, {self.dtype}, {self.elapsed_s:.3g} s\n"
+            f"  perturbation  {self.perturbation}\n"
+            f"  shape         {_shapes(self.nominal)}\n"
+            f"  mean width    {mean_width:.4g}\n"
+            f"  signs         {certified:.1%} certified"
+        )
+
+    def _ranked(self, k: int, absolute: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Check k; return lower, upper and nominal, (N, D) each, of what is ranked."""
+        lower, upper = box.ordered_box(_flat(self.lower), _flat(self.upper))
+        nominal = _flat(self.nominal)
+        features = nominal.shape[1]
+        if not isinstance(k, int) or isinstance(k, bool):
+            raise TypeError(f"k is {k!r}, a {type(k).__name__}; pass an int, a number of features.")
+        if not 1 <= k <= features:
+            raise ValueError(f"k is {k}, but an example has {features} features; pass 1 <= k <= {features}.")
+        if absolute:
+            return *box.absolute_box(lower, upper), nominal.abs()
+        return lower, upper, nominal
+
+    def _like_nominal(self, flat: Tensor) -> Attributions:
+        """Undo _flat: (N, D) back to the shapes of `nominal`."""
+        if isinstance(self.nominal, Tensor):
+            return flat.reshape(self.nominal.shape)
+        parts = flat.split([_features(part) for part in self.nominal], dim=1)
+        return tuple(part.reshape(like.shape) for part, like in zip(parts, self.nominal, strict=True))
+
+
+def _tensors(value: Attributions) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _features(tensor: Tensor) -> int:
+    return math.prod(tensor.shape[1:])
+
+
+def _flat(value: Attributions) -> Tensor:
+    """Return the features of all inputs of an example side by side, (N, D)."""
+    return torch.cat([part.reshape(len(part), _features(part)) for part in _tensors(value)], dim=1)
+
+
+def _shapes(value: Attributions) -> str:
+    shapes = ", ".join(str(tuple(part.shape)) for part in _tensors(value))
+    return f"a tuple of {shapes}" if isinstance(value, tuple) else shapes
+
+
+def _require_same_shape(name: str, value: Attributions, nominal: Attributions) -> None:
+    for part in _tensors(value):
+        if not isinstance(part, Tensor):
+            raise TypeError(f"{name} holds a {type(part).__name__}; pass a Tensor, or a tuple of Tensors.")
+    if _shapes(value) != _shapes(nominal):
+        raise ValueError(
+            f"{name} has the shape {_shapes(value)}, but the nominal attribution has {_shapes(nominal)}; "
+            "pass one of the same shape."
+        )
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    if not hasattr(np, _dtype_name(tensor)):  # bfloat16, float8: numpy stores the bits as integers
+        tensor = tensor.view({1: torch.uint8, 2: torch.int16}[tensor.element_size()])
+    return tensor.numpy()
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header and the arrays of a saved certificate, or raise a ValueError if it is none."""
+    try:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            return json.loads(str(archive[_HEADER])), dict(archive)
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is not a certificate ({error}); pass a file that Certificate.save wrote."
+        ) from error

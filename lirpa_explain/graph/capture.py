@@ -1,0 +1,205 @@
+"""Trace a function together with its gradient, and lower the trace to bound operators."""
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .. import operators
+from ..errors import UnsupportedOperation
+from .builder import Builder, Rows
+from .lowering import lower
+from .module import GradientModule, Step
+
+ROWS = 3
+"""Batch size of the trace: the smallest in which the first, a middle and the last row differ."""
+
+
+def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: tuple[Any, ...] = (), *,
+            path: bool = False) -> GradientModule:
+    """The gradient of `function(*inputs, *extras)` with respect to `inputs`, as a module of bound operators.
+
+    Forward and backward pass are recorded by running them once (ATen operations, as autograd executes them), then
+    each operation is translated by a table. Data-dependent control flow cannot be recorded and is refused.
+
+    Args:
+        function: maps tensors with a batch dimension to a tensor with a batch dimension; rows must be independent.
+        inputs: example inputs, each (N, *S), N >= 1; any values.
+        extras: further positional arguments. Tensors whose first dimension is N have rows and become inputs of the
+            module; everything else is held constant.
+        path: take the gradient at scale * x + shift, with scale (B, 1, ..., 1) and shift (B, *S) as inputs.
+
+    Returns:
+        The module; see `GradientModule` for its inputs.
+
+    Raises:
+        UnsupportedOperation: an operation has no bound operator, rows are mixed, or the model is not differentiable.
+
+    Example:
+        >>> module = capture(lambda x: torch.tanh(2 * x).sum(1), (torch.ones(1, 2),))
+        >>> print([step.operator for step in module.steps])
+        ['scale', 'expand', 'tanh_gradient', 'scale', 'reshape']
+    """
+    example = tuple(_rows(x) for x in inputs)
+    count = inputs[0].shape[0]
+    row_like = [isinstance(e, Tensor) and e.ndim > 0 and e.shape[0] == count for e in extras]
+    example_extras = [_rows(e) for e, has_rows in zip(extras, row_like, strict=True) if has_rows]
+
+    def call(xs: tuple[Tensor, ...], rows: list[Tensor]) -> Tensor:
+        remaining = iter(rows)
+        return function(*xs, *(next(remaining) if has_rows else e
+                               for e, has_rows in zip(extras, row_like, strict=True)))
+
+    with torch.no_grad():
+        output = call(example, example_extras)
+    if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != ROWS:
+        raise UnsupportedOperation(
+            f"The function must return one tensor whose first dimension is the batch; for {ROWS} rows it returned "
+            f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
+        )
+    cotangent = torch.ones_like(output)
+    graph = _trace(call, example, example_extras, cotangent)
+    builder = Builder(ROWS, output.dtype)
+    values = [Rows(f"x{i}", tuple(x.shape[1:])) for i, x in enumerate(example)]
+    scales = [x.new_ones(ROWS, *[1] * (x.ndim - 1)) for x in example] if path else []
+    shifts = [torch.zeros_like(x) for x in example] if path else []
+    named = [*zip([v.name for v in values], example, strict=True),
+             *((f"scale{i}", scale) for i, scale in enumerate(scales)),
+             *((f"shift{i}", shift) for i, shift in enumerate(shifts)),
+             *((f"argument{i}", e) for i, e in enumerate(example_extras)), ("cotangent", cotangent)]
+    if path:
+        values = [builder.emit("add", builder.emit("multiply", v, Rows(f"scale{i}", v.shape)),
+                               Rows(f"shift{i}", v.shape)) for i, v in enumerate(values)]
+    rest = [Rows(name, tuple(value.shape[1:])) for name, value in named[len(named) - len(example_extras) - 1:]]
+    gradients = [builder.reshape(g, (math.prod(g.shape),), merged=False)
+                 for g in lower(graph, builder, [*values, *rest])]
+    result = gradients[0]
+    if len(gradients) > 1:
+        result = builder.emit("concatenate", result, *gradients[1:], dim=1)
+    steps = _needed(builder.steps, result.name)
+    used = {name for step in steps for name in step.inputs} | {result.name}
+    module = GradientModule([name for name, _ in named], steps, result.name, builder.used_tensors(used),
+                            tuple(tuple(x.shape[1:]) for x in example))
+    _check_rows(module, [value for _, value in named])
+    return module
+
+
+def _rows(x: Tensor) -> Tensor:
+    """ROWS rows of x, repeating the last if there are fewer."""
+    index = torch.arange(ROWS, device=x.device).clamp(max=x.shape[0] - 1)
+    return x.detach().as_subclass(Tensor)[index].clone()
+
+
+def _trace(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list[Tensor], cotangent: Tensor
+           ) -> fx.GraphModule:
+    """Record function and gradient as one graph; the order of its inputs: inputs, extras, cotangent."""
+    count = len(inputs)
+
+    def gradient(*tensors: Tensor) -> tuple[Tensor, ...]:
+        xs = tuple(x.detach().requires_grad_() for x in tensors[:count])
+        with torch.enable_grad():
+            return torch.autograd.grad(call(xs, list(tensors[count:-1])), xs, tensors[-1])
+
+    # Fused attention and mkldnn's kernels would be opaque single operations.
+    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths():
+        try:
+            return make_fx(gradient, record_stack_traces=True)(*inputs, *extras, cotangent)
+        except RuntimeError as error:
+            if "data-dependent" not in str(error) and "_local_scalar_dense" not in str(error):
+                raise
+            raise UnsupportedOperation(
+                "The model decides by the values of its input what to compute (an `if`, a loop or `.item()` on a "
+                "tensor); bounds for all inputs in a ball cannot follow one recorded branch. Rewrite the decision "
+                "with tensor operations."
+            ) from error
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Switching mkldnn off warns about hardware that is not there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _module_paths() -> Iterator[None]:
+    """Note on each recorded node which module it was called from, as `meta["module"]`."""
+    stack: list[str] = []
+    names: dict[nn.Module, str] = {}
+
+    def entered(module: nn.Module, _: Any) -> None:
+        if not stack:
+            names.update({m: n or type(module).__name__ for n, m in module.named_modules()})
+        stack.append(f"{names.get(module, '?')} ({type(module).__name__})")
+        _mark("")
+
+    def left(module: nn.Module, _: Any, __: Any) -> None:
+        if stack:
+            _mark(stack.pop())
+
+    def _mark(path: str) -> None:
+        mode = get_proxy_mode()
+        if mode is None:
+            return
+        for node in reversed(mode.tracer.graph.nodes):  # type: ignore[union-attr]
+            if "module" in node.meta:
+                break
+            node.meta["module"] = path or (stack[-2] if len(stack) > 1 else "")
+
+    handles = [nn.modules.module.register_module_forward_pre_hook(entered),
+               nn.modules.module.register_module_forward_hook(left)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _needed(steps: list[Step], result: str) -> list[Step]:
+    """The steps that the result depends on."""
+    needed, kept = {result}, []
+    for step in reversed(steps):
+        if step.output in needed:
+            needed.update(step.inputs)
+            kept.append(step)
+    return kept[::-1]
+
+
+def _check_rows(module: GradientModule, inputs: list[Tensor]) -> None:
+    """Refuse a module that mixes rows: a NaN in one row must not reach another, whatever the operation.
+
+    Each step is tested alone, because a comparison within the module could swallow a NaN.
+    """
+    values = dict(zip(module.input_names, inputs, strict=True))
+    fixed = dict(module.named_parameters()) | dict(module.named_buffers())
+    has_rows = set(values)
+    with torch.no_grad():
+        for step in module.steps:
+            clean = [values[n] if n in values else fixed[n] for n in step.inputs]
+            values[step.output] = operators.call(step.operator, *clean, **step.settings)
+            if not has_rows.intersection(step.inputs):
+                continue
+            has_rows.add(step.output)
+            for row in (0, ROWS - 1):
+                dirty = [_with_nan(v, row) if n in has_rows else v for n, v in zip(step.inputs, clean, strict=True)]
+                result = operators.call(step.operator, *dirty, **step.settings)
+                others = [r for r in range(ROWS) if r != row]
+                if result.shape[0] != ROWS or result.is_floating_point() and result[others].isnan().any():
+                    raise UnsupportedOperation(
+                        f"The model mixes the examples of a batch ({step}); each example must be computed from "
+                        "itself alone."
+                    )
+
+
+def _with_nan(x: Tensor, row: int) -> Tensor:
+    if not x.is_floating_point():
+        return x
+    x = torch.zeros_like(x)
+    x[row] = torch.nan
+    return x

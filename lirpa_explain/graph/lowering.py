@@ -1,0 +1,159 @@
+"""From a trace to steps: which rule lowers which ATen operation, and what happens without one.
+
+Values that depend on parameters alone stay live, so that they can be trained and perturbed; what depends on neither
+inputs nor parameters is folded.
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import TrainingModeError, UnsupportedOperation
+from .builder import Builder, Indices, Live, Rows
+from .rules import PASS_THROUGH, RULES, VALUE_FREE
+
+RANDOM = ("native_dropout", "bernoulli", "rand", "randn", "rand_like", "randn_like", "normal", "multinomial",
+          "rrelu_with_noise", "_fused_dropout")
+
+
+def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[Any]:
+    """Lower a trace, appending to `builder`.
+
+    Args:
+        graph: the trace.
+        builder: where steps are appended.
+        inputs: the values of the trace's placeholders, in order.
+
+    Returns:
+        The values of the trace's outputs.
+
+    Raises:
+        UnsupportedOperation: an operation has no rule, or its rule refuses these arguments.
+        TrainingModeError: an operation is random or uses statistics of the batch.
+    """
+    _refuse_random(graph)
+    values: dict[fx.Node, Any] = {}
+    placeholders = iter(inputs)
+    needed = _needed(graph)
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = next(placeholders)
+        elif node not in needed:
+            continue
+        elif node.op == "get_attr":
+            tensor = getattr(graph, str(node.target))
+            is_live = isinstance(tensor, nn.Parameter) or tensor.requires_grad
+            values[node] = Live(builder.name(tensor), tensor) if is_live else tensor
+        elif node.op == "call_function":
+            values[node] = _call(node, values, builder)
+        elif node.op == "output":
+            flat: list[Any] = []
+            fx.map_arg(node.args, lambda n: flat.append(values[n]))
+            return flat
+    raise UnsupportedOperation("The trace has no output.")
+
+
+def _needed(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes that the outputs depend on. The others are kept in the graph: they say where things came from."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.graph.nodes):
+        if node.op == "output" or needed.intersection(node.users):
+            needed.add(node)
+    return needed
+
+
+def _base(node: fx.Node) -> str:
+    return str(node.target).removeprefix("aten.").split(".")[0]
+
+
+def _refuse_random(graph: fx.GraphModule) -> None:
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and _base(node).removesuffix("_") in RANDOM:
+            raise TrainingModeError(
+                f"The model draws random numbers (aten.{_base(node)}{_where(node)}): its attribution is not one "
+                "function of the input. Call model.eval(), or take the noise out of the model."
+            )
+
+
+def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
+    args = fx.node.map_arg(node.args, values.__getitem__)
+    kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    leaves = torch.utils._pytree.tree_leaves((list(args), dict(kwargs)))
+    if not any(isinstance(leaf, Rows | Live | Indices) for leaf in leaves):
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+    try:
+        if node.target in VALUE_FREE:
+            return _without_values(node, args, kwargs, builder)
+        if not any(isinstance(leaf, Rows | Indices) for leaf in leaves):
+            return _live(node, args, kwargs, builder)
+        _check_in_place(node)
+        if node.target in PASS_THROUGH:
+            return args[0]
+        if node.target not in RULES:
+            raise UnsupportedOperation("there is no bound operator for it")
+        return RULES[node.target](builder, *args, **kwargs)
+    except UnsupportedOperation as error:
+        raise UnsupportedOperation(
+            f"The model, or its gradient, contains aten.{_base(node)}{_where(node)}: {error}. Replace it in the "
+            "model, or teach the package: lirpa_explain.operators.register(Operator(...)) adds a bound operator, "
+            f"and @lirpa_explain.graph.rules.rule(torch.ops.{node.target}) the rule that lowers to it."
+        ) from None
+
+
+def _live(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> Any:
+    """An operation on parameters alone."""
+    if node.target in PASS_THROUGH:
+        return args[0]
+    if kwargs or any(isinstance(a, list | tuple) and any(isinstance(i, Live | Tensor) for i in a) for a in args):
+        raise UnsupportedOperation("it combines parameters in a way that cannot be kept live")
+    return builder.live(str(node.target).removeprefix("aten."), *[list(a) if isinstance(a, tuple) else a for a in args])
+
+
+def _without_values(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> Tensor:
+    """An operation that reads nothing but shapes, evaluated on zeros of that shape."""
+
+    def stand_in(value: Any) -> Any:
+        if isinstance(value, Live):
+            return torch.zeros_like(value.value)
+        if not isinstance(value, Rows):
+            return value
+        first = builder.rows * value.shape[0] if value.merged else builder.rows
+        return torch.zeros(first, *value.shape[value.merged:], dtype=builder.dtype)
+
+    return node.target(*map(stand_in, args), **kwargs)  # type: ignore[operator]
+
+
+def _check_in_place(node: fx.Node) -> None:
+    """An in-place operation is only followed where nobody looks at the tensor it overwrites."""
+    if _base(node).endswith("_") and len(node.args[0].users) > 1:  # type: ignore[union-attr]
+        raise UnsupportedOperation("it overwrites a tensor that is used elsewhere; use the out-of-place form")
+
+
+def _where(node: fx.Node) -> str:
+    """Module path and source line that a node came from, as far as the trace knows."""
+    origin = _forward_of(node)
+    module = origin.meta.get("module")
+    lines = [line.strip() for line in (origin.meta.get("stack_trace") or "").splitlines()]
+    frames = [i for i, line in enumerate(lines)
+              if line.startswith('File "') and "/torch/" not in line and "/lirpa_explain/" not in line]
+    where = f" in module {module}" if module else ""
+    if frames:
+        source = lines[frames[-1] + 1] if frames[-1] + 1 < len(lines) else ""
+        where += f" ({lines[frames[-1]]}: `{source}`)"
+    return where
+
+
+def _forward_of(node: fx.Node) -> fx.Node:
+    """The forward operation that a backward one belongs to: one of that name that shares a tensor with it."""
+    if not _base(node).endswith("_backward"):
+        return node
+    name = _base(node).removesuffix("_backward")
+    for argument in node.all_input_nodes[1:]:
+        for candidate in (argument, *argument.all_input_nodes, *argument.users):
+            if candidate is not node and _base(candidate).startswith(name) and "backward" not in _base(candidate):
+                return candidate
+    return node

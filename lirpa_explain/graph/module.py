@@ -1,0 +1,83 @@
+"""The gradient of a function as a module: a straight list of operator calls."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import operators
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call: `output = operator(*inputs, **settings)`; values are known by name."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    output: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        arguments = [*self.inputs, *(f"{name}={value}" for name, value in self.settings.items())]
+        return f"{self.output} = {self.operator}({', '.join(arguments)})"
+
+
+class GradientModule(nn.Module):
+    """Gradient of a function with respect to its inputs, as a sequence of bound operators.
+
+    `module(*inputs)` has shape (B, D): the gradients with respect to all differentiated inputs, flattened and side
+    by side, where D is the number of their entries in one row. `inputs` are named by `input_names`: the
+    differentiated inputs, a scale and a shift for each of them if the module was captured with `path=True` (the
+    gradient is then taken at scale * x + shift), other arguments of the function that have rows, and last the
+    cotangent: what the function's output is multiplied by before it is differentiated, for each row.
+
+    It is an ordinary module: it runs, moves to another device, and can be given to any auto_LiRPA `BoundedModule`.
+    Its parameters are the very parameters of the function it was captured from.
+
+    Args:
+        input_names: names of the inputs, in order.
+        steps: what is computed, in order.
+        output: name of the result.
+        tensors: parameters and constants by name.
+        shapes: shape of one row of each differentiated input.
+    """
+
+    def __init__(self, input_names: Iterable[str], steps: Iterable[Step], output: str, tensors: dict[str, Tensor],
+                 shapes: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__()
+        self.input_names = tuple(input_names)
+        self.steps = tuple(steps)
+        self.output = output
+        self.shapes = shapes
+        for name, tensor in tensors.items():
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:
+                self.register_buffer(name, tensor)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if len(inputs) != len(self.input_names):
+            raise TypeError(f"Expected the inputs {', '.join(self.input_names)}; {len(inputs)} were given.")
+        values = dict(zip(self.input_names, inputs, strict=True))
+        values |= dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))
+        for step in self.steps:
+            values[step.output] = operators.call(step.operator, *[values[n] for n in step.inputs], **step.settings)
+        return values[self.output]
+
+    def depends_on(self, names: Iterable[str]) -> bool:
+        """Whether the result depends on any of these inputs."""
+        reached = set(names)
+        for step in self.steps:
+            if reached.intersection(step.inputs):
+                reached.add(step.output)
+        return self.output in reached
+
+    def split(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """Cut (B, D) into one tensor (B, *S) for each differentiated input."""
+        sizes = [torch.Size(shape).numel() for shape in self.shapes]
+        return tuple(part.reshape(-1, *shape) for part, shape in zip(flat.split(sizes, 1), self.shapes, strict=True))
+
+    def extra_repr(self) -> str:
+        return "\n".join([f"inputs: {', '.join(self.input_names)}", *map(str, self.steps), f"return {self.output}"])

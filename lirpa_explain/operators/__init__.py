@@ -1,0 +1,8 @@
+"""Bound operators: the functions a gradient module is made of, and how each is bounded."""
+
+from . import activation, affine, convolution, normalization, pooling  # noqa: F401  (each fills the table)
+from .registry import OPERATORS as OPERATORS
+from .registry import Operator as Operator
+from .registry import call as call
+from .registry import lookup as lookup
+from .registry import register as register

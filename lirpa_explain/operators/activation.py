@@ -1,0 +1,211 @@
+"""Functions of one variable, and the product of an upstream gradient with their derivative.
+
+The forward operator is y = phi(z); the gradient operator is p = g * phi'(z), with g the upstream gradient.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..relaxations import piecewise, univariate
+from ..relaxations.product import Plane, planes, product_range
+from .bound import BoundOperator, Box, both_sides, box_of, box_of_interval, value_of, weighted_sum
+from .registry import Operator, register
+
+Line = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a function of one variable is bounded on [l, u]: each field is a function of (l, u, **settings).
+
+    Args:
+        range: (lowest value, highest value).
+        lines: (line below, line above).
+        open: where a smaller interval would give tighter lines or a smaller range.
+    """
+
+    range: Callable[..., Box]
+    lines: Callable[..., tuple[Line, Line]]
+    open: Callable[..., Tensor]
+
+
+def smooth(build: Callable[..., univariate.Smooth]) -> Curve:
+    """The curve of a smooth function, which `build(**settings)` returns."""
+    return Curve(
+        range=lambda l, u, **settings: univariate.range_of(build(**settings), l, u),
+        lines=lambda l, u, **settings: univariate.lines(build(**settings), l, u),
+        open=lambda l, u, **settings: u > l,
+    )
+
+
+def signed(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """A * positive where A > 0, A * negative elsewhere; one product where both factors agree."""
+    if positive is negative or torch.equal(positive, negative):
+        return A * positive
+    return A.clamp(min=0) * positive + A.clamp(max=0) * negative
+
+
+class BoundActivation(BoundOperator):
+    """y = phi(z); traits: the `Curve` of phi."""
+
+    def relaxed_inputs(self) -> list[int]:
+        return [0]
+
+    def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        return self.operator.traits.open(*boxes[0], **self.settings)
+
+    def interval_propagate(self, *v: Any) -> Box:
+        return self.operator.traits.range(*box_of_interval(v[0]), **self.settings)
+
+    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        lower, upper = self.operator.traits.lines(*box_of(x[0]), **self.settings)
+
+        def side(below: Line, above: Line) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
+            """Bound of A * phi(z) that uses line `below` where A > 0 and `above` where A < 0."""
+            return lambda A: ([signed(A, below[0], above[0])], signed(A, below[1], above[1]).flatten(2).sum(2))
+
+        return both_sides(last_lA, last_uA, side(lower, upper), side(upper, lower))
+
+
+class BoundProduct(BoundOperator):
+    """p = g * d(t), with planes from the bounds of g and the lines around d."""
+
+    def factor(self, t: Box) -> tuple[Box, tuple[Line, Line]]:
+        """Range of d on t, and lines below and above it."""
+        raise NotImplementedError
+
+    def relaxed_inputs(self) -> list[int]:
+        return [0, 1]
+
+    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        g, t = box_of(x[0]), box_of(x[1])
+        d, lines = self.factor(t)
+        lower, upper = planes(g, d, t, lines)
+
+        def side(below: Plane, above: Plane) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
+            """Bound of A * p that uses plane `below` where A > 0 and `above` where A < 0."""
+
+            def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+                bias = signed(A, below[2], above[2]).flatten(2).sum(2)
+                coefficients: list[Tensor | None] = []
+                for i, node in enumerate(x):
+                    coefficient = signed(A, below[i], above[i])
+                    if not node.perturbed:
+                        bias = bias + weighted_sum(coefficient, value_of(node))
+                    coefficients.append(_to_shape(coefficient, node) if node.perturbed else None)
+                return coefficients, bias
+
+            return bound
+
+        return both_sides(last_lA, last_uA, side(lower, upper), side(upper, lower))
+
+
+def _to_shape(coefficient: Tensor, node: Any) -> Tensor:
+    """Sum a coefficient (S, B, *output) over the dimensions along which the node's value was broadcast."""
+    shape = node.output_shape[1:]
+    missing = coefficient.ndim - 2 - len(shape)
+    if missing:
+        raise ValueError(f"A factor of shape {tuple(node.output_shape)} lacks {missing} dimensions of the product.")
+    dims = [i + 2 for i, size in enumerate(shape) if size == 1 and coefficient.shape[i + 2] != 1]
+    return coefficient.sum(dims, keepdim=True) if dims else coefficient
+
+
+class BoundActivationGradient(BoundProduct):
+    """p = g * phi'(z); traits: the `Curve` of phi'."""
+
+    def factor(self, t: Box) -> tuple[Box, tuple[Line, Line]]:
+        curve = self.operator.traits
+        return curve.range(*t, **self.settings), curve.lines(*t, **self.settings)
+
+    def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        is_open = self.operator.traits.open(*boxes[1], **self.settings)
+        return is_open if index == 1 else is_open & (boxes[0][1] > boxes[0][0])
+
+    def interval_propagate(self, *v: Any) -> Box:
+        g, z = box_of_interval(v[0]), box_of_interval(v[1])
+        return product_range(g, self.operator.traits.range(*z, **self.settings))
+
+
+class BoundMultiply(BoundProduct):
+    """p = x * y, entry by entry, either or both perturbed."""
+
+    def factor(self, t: Box) -> tuple[Box, tuple[Line, Line]]:
+        identity = torch.ones_like(t[0]), torch.zeros_like(t[0])
+        return t, (identity, identity)
+
+    def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        return torch.full_like(boxes[index][0], self.inputs[1 - index].perturbed, dtype=torch.bool)
+
+    def interval_propagate(self, *v: Any) -> Box:
+        return product_range(box_of_interval(v[0]), box_of_interval(v[1]))
+
+    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        if all(node.perturbed for node in x):
+            return super().bound_backward(last_lA, last_uA, *x, **kwargs)
+        moving = 0 if x[0].perturbed else 1
+        weight = value_of(x[1 - moving])
+
+        def linear(A: Tensor) -> tuple[list[Tensor | None], float]:
+            coefficients: list[Tensor | None] = [None, None]
+            coefficients[moving] = _to_shape(A * weight, x[moving])
+            return coefficients, 0.0
+
+        return both_sides(last_lA, last_uA, linear, linear)
+
+
+def _kink_range(l: Tensor, u: Tensor, slope: float) -> Box:
+    values = torch.where(l >= 0, l, slope * l), torch.where(u >= 0, u, slope * u)
+    if slope >= 0:
+        return values
+    low = torch.where((l < 0) & (u > 0), torch.zeros_like(l), torch.minimum(*values))
+    return low, torch.maximum(*values)
+
+
+def _step_open(l: Tensor, u: Tensor, slope: float) -> Tensor:
+    low, high = piecewise.step_range(l, u, slope)
+    return low < high
+
+
+def _step_lines(l: Tensor, u: Tensor, slope: float) -> tuple[Line, Line]:
+    low, high = piecewise.step_range(l, u, slope)
+    zero = torch.zeros_like(low)
+    return (zero, low), (zero, high)
+
+
+KINK = Curve(_kink_range, piecewise.kink_lines, lambda l, u, slope: (l < 0) & (u > 0))
+STEP = Curve(piecewise.step_range, _step_lines, _step_open)
+
+
+def _leaky_relu(z: Tensor, slope: float) -> Tensor:
+    return torch.nn.functional.leaky_relu(z, slope)
+
+
+def _leaky_relu_gradient(g: Tensor, z: Tensor, slope: float) -> Tensor:
+    return g * torch.where(z > 0, torch.ones_like(z), torch.full_like(z, slope))
+
+
+def _softplus_gradient(g: Tensor, z: Tensor, beta: float, threshold: float) -> Tensor:
+    return g * torch.where(beta * z > threshold, torch.ones_like(z), torch.sigmoid(beta * z))
+
+
+ROWS = [
+    Operator("kink", _leaky_relu, BoundActivation, "nn.ReLU, nn.LeakyReLU", KINK),
+    Operator("kink_gradient", _leaky_relu_gradient, BoundActivationGradient, "nn.ReLU, nn.LeakyReLU", STEP),
+    Operator("tanh", torch.tanh, BoundActivation, "nn.Tanh", smooth(lambda: univariate.TANH)),
+    Operator("tanh_gradient", lambda g, z: g * univariate.TANH_SLOPE.value(z), BoundActivationGradient, "nn.Tanh",
+             smooth(lambda: univariate.TANH_SLOPE)),
+    Operator("sigmoid", torch.sigmoid, BoundActivation, "nn.Sigmoid", smooth(lambda: univariate.SIGMOID)),
+    Operator("sigmoid_gradient", lambda g, z: g * univariate.SIGMOID_SLOPE.value(z), BoundActivationGradient,
+             "nn.Sigmoid", smooth(lambda: univariate.SIGMOID_SLOPE)),
+    Operator("softplus", lambda z, beta, threshold: torch.nn.functional.softplus(z, beta, threshold), BoundActivation,
+             "nn.Softplus", smooth(univariate.softplus)),
+    Operator("softplus_gradient", _softplus_gradient, BoundActivationGradient, "nn.Softplus",
+             smooth(univariate.softplus_slope)),
+    Operator("multiply", torch.mul, BoundMultiply, "products of two tensors"),
+]
+for row in ROWS:
+    register(row)

@@ -1,0 +1,149 @@
+"""Operators that are affine in what is perturbed: arithmetic and the moving around of entries.
+
+Their linear bounds are exact: the coefficients are pulled back by the transposed map, which torch's own
+vector-Jacobian product gives. Nothing is derived by hand.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedOperation
+from .bound import BoundOperator, Box, both_sides, box_of_interval, value_of, weighted_sum
+from .registry import Operator, register
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Traits of an operator that is linear in its first input and has weights of any sign.
+
+    Args:
+        magnitude: the function with all weights replaced by their absolute value, `magnitude(x, *weights, **settings)`.
+    """
+
+    magnitude: Callable[..., Tensor]
+
+
+class BoundAffine(BoundOperator):
+    """Affine map of the perturbed inputs.
+
+    Without traits it increases in every input: the interval is (f(lower), f(upper)).
+    With `Weighted` traits it is linear in the first input and the others must not be perturbed: the interval is
+    f(center) -+ magnitude(radius).
+    """
+
+    def interval_propagate(self, *v: Any) -> Box:
+        boxes = [box_of_interval(interval) for interval in v]
+        lowers, uppers = [b[0] for b in boxes], [b[1] for b in boxes]
+        if all(low is up for low, up in boxes):
+            value = self.forward(*lowers)
+            return value, value
+        if self.operator.traits is None:
+            return self.forward(*lowers), self.forward(*uppers)
+        self._check_weights_fixed()
+        center, radius = (uppers[0] + lowers[0]) / 2, (uppers[0] - lowers[0]) / 2
+        value = self.forward(center, *lowers[1:])
+        spread = self.operator.traits.magnitude(radius, *lowers[1:], **self.settings)
+        return value - spread, value + spread
+
+    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        moving = [i for i, node in enumerate(x) if node.perturbed]
+        if self.operator.traits is not None:
+            self._check_weights_fixed()
+        fixed = {i: value_of(node) for i, node in enumerate(x) if not node.perturbed}
+
+        def function(*values: Tensor) -> Tensor:
+            arguments = {**fixed, **dict(zip(moving, values, strict=True))}
+            return self.forward(*[arguments[i] for i in range(len(x))])
+
+        def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
+            zeros = [A.new_zeros(A.shape[1], *x[i].output_shape[1:]) for i in moving]
+            constant, transposed = torch.func.vjp(function, *zeros)
+            pulled = torch.vmap(transposed)(A)
+            coefficients: list[Tensor | None] = [None] * len(x)
+            for i, coefficient in zip(moving, pulled, strict=True):
+                coefficients[i] = coefficient
+            linear = self.operator.traits is not None or not fixed
+            return coefficients, 0.0 if linear else weighted_sum(A, constant)
+
+        return both_sides(last_lA, last_uA, pull, pull)
+
+    def _check_weights_fixed(self) -> None:
+        if any(node.perturbed for node in self.inputs[1:]):
+            raise UnsupportedOperation(
+                f"{self.operator.name}: its weights are perturbed, or depend on a perturbed input. Only the first "
+                "factor may be. Keep the parameters unperturbed, or rewrite the model as products entry by entry."
+            )
+
+
+class BoundUnperturbed(BoundOperator):
+    """Any function of values that are not perturbed, such as a reparametrised weight."""
+
+    def interval_propagate(self, *v: Any) -> Box:
+        if any(node.perturbed for node in self.inputs):
+            raise UnsupportedOperation(
+                f"{self.settings['target']} is applied to parameters that are perturbed; only operators of the "
+                "table can be. Keep these parameters unperturbed."
+            )
+        value = self.forward(*[interval[0] for interval in v])
+        return value, value
+
+    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        raise UnsupportedOperation(f"{self.settings['target']} is applied to parameters that are perturbed.")
+
+
+def _rows(x: Tensor, shape: list[int]) -> tuple[int, ...]:
+    return (x.shape[0], *shape)
+
+
+def _place(x: Tensor, size: int, dim: int, start: int, step: int) -> Tensor:
+    """x on a slice of a tensor of zeros: the transpose of taking that slice."""
+    shape = list(x.shape)
+    shape[dim] = size
+    index = torch.arange(start, size, step, device=x.device)[: x.shape[dim]]
+    return x.new_zeros(shape).index_add(dim, index, x)
+
+
+def _slice(x: Tensor, dim: int, start: int, stop: int, step: int) -> Tensor:
+    index = [slice(None)] * x.ndim
+    index[dim] = slice(start, stop, step)
+    return x[tuple(index)]
+
+
+def _aten(*tensors: Tensor, target: str, arguments: list[Any], output: int | None = None) -> Tensor:
+    """Call an ATen operation; each {"tensor": True} among `arguments` stands for the next tensor."""
+    packet, overload = target.split(".")
+    values = iter(tensors)
+    filled = [next(values) if argument == {"tensor": True} else argument for argument in arguments]
+    result = getattr(getattr(torch.ops.aten, packet), overload)(*filled)
+    return result if output is None else result[output]
+
+
+ROWS = [
+    # Increasing in every input.
+    Operator("add", lambda x, y: x + y, BoundAffine, "+, biases, residual connections"),
+    Operator("concatenate", lambda *xs, dim: torch.cat(xs, dim), BoundAffine, "torch.cat, torch.stack"),
+    Operator("reshape", lambda x, shape: x.reshape(_rows(x, shape)), BoundAffine,
+             "reshape, view, flatten, squeeze, unsqueeze"),
+    Operator("expand", lambda x, shape: x.expand(_rows(x, shape)), BoundAffine, "expand, gradient of sum and mean"),
+    Operator("permute", lambda x, dims: x.permute(dims), BoundAffine, "permute, transpose"),
+    Operator("slice", _slice, BoundAffine, "x[:, a:b:c], x[:, i], split, chunk"),
+    Operator("place", _place, BoundAffine, "gradient of slicing and indexing"),
+    Operator("sum", lambda x, dims, keepdim: x.sum(dims, keepdim), BoundAffine, "sum, gradient of expand"),
+    Operator("mean", lambda x, dims, keepdim: x.mean(dims, keepdim), BoundAffine, "mean, nn.AdaptiveAvgPool2d(1)"),
+    Operator("pad", lambda x, pad: torch.nn.functional.pad(x, pad), BoundAffine, "zero padding"),
+    # Linear in the first input, with weights of any sign.
+    Operator("scale", lambda x, factor: x * factor, BoundAffine, "multiplication and division by numbers, -",
+             Weighted(lambda x, factor: x * abs(factor))),
+    Operator("matmul", torch.matmul, BoundAffine, "nn.Linear, forward and gradient",
+             Weighted(lambda x, w: torch.matmul(x, w.abs()))),
+    Operator("divide", torch.div, BoundAffine, "division by parameters and constants",
+             Weighted(lambda x, w: x / w.abs())),
+    # Of what is not perturbed.
+    Operator("unperturbed", _aten, BoundUnperturbed, "reparametrised weights"),
+]
+for row in ROWS:
+    register(row)

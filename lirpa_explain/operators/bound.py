@@ -1,0 +1,108 @@
+"""The common part of all bound operators: what auto_LiRPA hands a node, in one form for all its versions.
+
+A backward coefficient `A` has shape (S, B, *output): S linear functions of the node's output, for each of B rows.
+"""
+
+import json
+from typing import Any
+
+import torch
+from auto_LiRPA.bound_ops import Bound, Interval
+from torch import Tensor
+
+Box = tuple[Tensor, Tensor]
+Coefficients = tuple[Tensor | None, Tensor | None]
+
+
+class BoundOperator(Bound):
+    """Base class of the bound operators; `operator` is the row of the table that a subclass was made for."""
+
+    operator: Any
+
+    def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
+        super().__init__(attr, inputs, output_index, options)
+        self.settings = json.loads(self.attr["settings"])
+        self.requires_input_bounds = self.relaxed_inputs()
+
+    def relaxed_inputs(self) -> list[int]:
+        """Indices of the inputs whose bounds the linear relaxation reads."""
+        return []
+
+    def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        """Entries of input `index` whose tighter bounds could tighten the relaxation.
+
+        Args:
+            index: one of `relaxed_inputs`.
+            boxes: current bounds of all inputs, each (B, *S).
+
+        Returns:
+            Boolean tensor of the shape of that input.
+        """
+        raise NotImplementedError(f"{type(self).__name__} relaxes none of its inputs")
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return self.operator.function(*values, **self.settings)
+
+
+def box_of_interval(interval: Any) -> Box:
+    """Bounds of an interval that auto_LiRPA hands over.
+
+    For an input in an l1 or l2 ball auto_LiRPA's interval is the centre twice, with the perturbation beside it;
+    the smallest box around such a ball is centre +- eps.
+    """
+    lower, upper = interval[0], interval[1]
+    if isinstance(interval, Interval) and interval.ptb is not None:
+        norm, eps = Interval.get_perturbation(interval)[:2]
+        if norm not in (float("inf"), 1, 2):
+            raise TypeError(f"Intervals in the l{norm} norm are not supported; use norm inf, 2 or 1.")
+        if norm != float("inf"):
+            eps = torch.as_tensor(eps, dtype=lower.dtype, device=lower.device)
+            eps = eps.reshape(-1, *[1] * (lower.ndim - 1)) if eps.ndim else eps
+            return lower - eps, upper + eps
+    return lower, upper
+
+
+def box_of(node: Bound) -> Box:
+    """Current bounds of a node, whether it is perturbed or not."""
+    if not node.perturbed:
+        value = value_of(node)
+        return value, value
+    if getattr(node, "perturbation", None) is not None:
+        return box_of_interval(node.interval)
+    return node.lower, node.upper
+
+
+def value_of(node: Bound) -> Tensor:
+    """Value of a node that is not perturbed, computed if nobody has yet."""
+    if getattr(node, "forward_value", None) is None:
+        node.forward_value = node.forward(*[value_of(n) for n in node.inputs])
+    return node.forward_value
+
+
+def both_sides(last_lower: Tensor | None, last_upper: Tensor | None, lower_side: Any, upper_side: Any
+               ) -> tuple[list[Coefficients], Tensor | float, Tensor | float]:
+    """Apply the two sides of a relaxation to the coefficients that arrive at a node.
+
+    Args:
+        last_lower: coefficients of the lower bound, (S, B, *output), or None.
+        last_upper: coefficients of the upper bound, likewise.
+        lower_side: maps A to (list of coefficients of the inputs, bias (S, B) or 0).
+        upper_side: likewise for the upper bound; the same object where the operator is exact, and then identical
+            coefficients are propagated once.
+
+    Returns:
+        What `Bound.bound_backward` returns.
+    """
+    lower = lower_side(last_lower) if last_lower is not None else None
+    if lower_side is upper_side and last_lower is last_upper:
+        upper = lower
+    else:
+        upper = upper_side(last_upper) if last_upper is not None else None
+    count = len((lower or upper)[0])
+    coefficients = [(lower[0][i] if lower else None, upper[0][i] if upper else None) for i in range(count)]
+    return coefficients, lower[1] if lower else 0.0, upper[1] if upper else 0.0
+
+
+def weighted_sum(coefficients: Tensor, values: Tensor) -> Tensor:
+    """sum over a row's entries of A * values: (S, B, *S) and (B or 1, *S) -> (S, B)."""
+    return (coefficients * values).flatten(2).sum(2)

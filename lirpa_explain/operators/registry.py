@@ -1,0 +1,106 @@
+"""The table of operators: what a gradient module may consist of, and how each is bounded.
+
+An operator is a tensor function with a name, and a class of auto_LiRPA `Bound` nodes that bounds it. Registering
+it makes it known to auto_LiRPA under `lirpa_explain::<name>`, so that a module built from operators can be
+parsed by anybody's `BoundedModule`.
+
+All tensors that depend on an input have the batch as dimension 0, and their rows are independent.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from auto_LiRPA import register_custom_op
+from auto_LiRPA.bound_op_map import bound_op_map
+from torch import Tensor
+
+from .bound import BoundOperator
+
+DOMAIN = "lirpa_explain"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One row of the table.
+
+    Args:
+        name: name in the graph, without the domain.
+        function: `function(*tensors, **settings) -> Tensor`; settings are JSON values.
+        bound: the class that bounds it.
+        covers: the torch layers and functions whose forward or gradient pass contains it, for people.
+        traits: what `bound` needs to know about this operator (each class says what it reads).
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    bound: type[BoundOperator]
+    covers: str
+    traits: Any = None
+
+
+OPERATORS: dict[str, Operator] = {}
+
+
+def register(operator: Operator, *, overwrite: bool = False) -> Operator:
+    """Add an operator to the table and make it known to auto_LiRPA.
+
+    Args:
+        operator: the new row.
+        overwrite: replace a row of that name.
+
+    Returns:
+        The row, for the caller to keep.
+
+    Raises:
+        ValueError: the name is taken and `overwrite` is False.
+    """
+    key = f"{DOMAIN}::{operator.name}"
+    if not overwrite and (operator.name in OPERATORS or key in bound_op_map):
+        raise ValueError(
+            f"The operator {operator.name!r} is already registered; choose another name, or pass overwrite=True "
+            "to replace it for the whole process."
+        )
+    OPERATORS[operator.name] = operator
+    register_custom_op(key, type(f"Bound_{operator.name}", (operator.bound,), {"operator": operator}))
+    return operator
+
+
+def lookup(name: str) -> Operator:
+    """The operator of that name.
+
+    Raises:
+        KeyError: there is none; the message lists those there are.
+    """
+    if name not in OPERATORS:
+        raise KeyError(
+            f"No operator {name!r}. Known: {', '.join(sorted(OPERATORS))}. Add one with "
+            "lirpa_explain.operators.register(Operator(...))."
+        )
+    return OPERATORS[name]
+
+
+def call(name: str, *tensors: Tensor, **settings: Any) -> Tensor:
+    """Apply an operator; under a graph trace it is recorded as one node, `lirpa_explain::<name>`."""
+    operator = lookup(name)
+    if torch.jit.is_tracing():
+        return _Recorded.apply(operator, json.dumps(settings), *tensors)
+    return operator.function(*tensors, **settings)
+
+
+class _Recorded(torch.autograd.Function):
+    """An operator as one node of a traced graph."""
+
+    @staticmethod
+    def forward(ctx: Any, operator: Operator, settings: str, *tensors: Tensor) -> Tensor:
+        return operator.function(*tensors, **json.loads(settings))
+
+    @staticmethod
+    def symbolic(graph: Any, operator: Operator, settings: str, *tensors: Any) -> Any:
+        # The exporter warns about values of unknown shape, so the shape is worked out.
+        stand_ins = [torch.empty(t.type().sizes(), device="meta") for t in tensors]
+        shape = operator.function(*stand_ins, **json.loads(settings)).shape
+        result = graph.op(f"{DOMAIN}::{operator.name}", *tensors, settings_s=settings)
+        return result.setType(tensors[0].type().with_sizes(list(shape)))

@@ -1,0 +1,88 @@
+"""Planes below and above a product of two bounded factors: McCormick's envelopes and their mixtures.
+
+For p = g * d with g in [gl, gu], d in [dl, du], and any lam in [0, 1], the mixture of the two upper planes
+
+    p <= lam (gu d + dl g - gu dl) + (1 - lam) (gl d + du g - gl du)
+
+is an upper plane. Its coefficient of d is k = lam gu + (1 - lam) gl; where gl < 0 < gu the weight
+lam = -gl / (gu - gl) makes it 0, and the plane needs nothing but the range of d.
+The lower planes are those of (-g) d, negated.
+
+Source: McCormick, Computability of global solutions to factorable nonconvex programs, 1976.
+"""
+
+import torch
+from torch import Tensor
+
+from .piecewise import Line
+
+Plane = tuple[Tensor, Tensor, Tensor]
+Box = tuple[Tensor, Tensor]
+
+
+def upper_plane(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> Plane:
+    """An upper plane of g * d(t), as a function of g and t.
+
+    Of the mixtures with lam = 0, 1 and the one without d, that which is lowest in the middle of the box.
+
+    Args:
+        g: bounds of the first factor.
+        d: bounds of the second factor on the range of t.
+        t: bounds of the variable that d is a function of.
+        lines: lines below and above d(t).
+
+    Returns:
+        (a, b, c) with g * d(t) <= a g + b t + c on the box, each of the broadcast shape.
+
+    Example:
+        >>> one = torch.tensor(1.)
+        >>> a, b, c = upper_plane((-one, one), (0 * one, one), (-one, one), ((0 * one, 0 * one), (0 * one, one)))
+        >>> float(a), float(b), float(c)
+        (0.5, 0.0, 0.5)
+    """
+    (gl, gu), (dl, du), (tl, tu) = g, d, t
+    middle_g, middle_t = (gl + gu) / 2, (tl + tu) / 2
+    crossing = (gl < 0) & (gu > 0)
+    width = torch.where(crossing, gu - gl, torch.ones_like(gu))
+    free = torch.where(crossing, -gl / width, torch.zeros_like(gl))
+
+    best, lowest = None, None
+    for lam in (free, torch.zeros_like(free), torch.ones_like(free)):
+        plane = _mixture(lam, g, d, lines)
+        height = plane[0] * middle_g + plane[1] * middle_t + plane[2]
+        if best is None or lowest is None:
+            best, lowest = plane, height
+        else:
+            better = height < lowest
+            best = tuple(torch.where(better, new, old) for new, old in zip(plane, best, strict=True))
+            lowest = torch.where(better, height, lowest)
+    return best  # type: ignore[return-value]
+
+
+def _mixture(lam: Tensor, g: Box, d: Box, lines: tuple[Line, Line]) -> Plane:
+    (gl, gu), (dl, du) = g, d
+    a = lam * dl + (1 - lam) * du
+    k = lam * gu + (1 - lam) * gl
+    (lower_slope, lower_offset), (upper_slope, upper_offset) = lines
+    positive = k > 0
+    b = k * torch.where(positive, upper_slope, lower_slope)
+    c = k * torch.where(positive, upper_offset, lower_offset) - lam * gu * dl - (1 - lam) * gl * du
+    return a, b, c
+
+
+def planes(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> tuple[Plane, Plane]:
+    """Planes below and above g * d(t); see `upper_plane`."""
+    a, b, c = upper_plane((-g[1], -g[0]), d, t, lines)
+    return (a, -b, -c), upper_plane(g, d, t, lines)
+
+
+def product_range(g: Box, d: Box) -> Box:
+    """Range of the product of two independent factors.
+
+    Example:
+        >>> low, high = product_range((torch.tensor(-1.), torch.tensor(2.)), (torch.tensor(0.), torch.tensor(3.)))
+        >>> float(low), float(high)
+        (-3.0, 6.0)
+    """
+    corners = torch.stack(torch.broadcast_tensors(g[0] * d[0], g[0] * d[1], g[1] * d[0], g[1] * d[1]))
+    return corners.amin(0), corners.amax(0)
