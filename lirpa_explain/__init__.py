@@ -2,4 +2,19 @@
 
 from . import compat as _compat
 
+__version__ = "0.1.0"
 AUTO_LIRPA_VERSION = _compat.prepare()
+
+from .attributions import ATTRIBUTIONS as ATTRIBUTIONS  # noqa: E402  (auto_LiRPA must be prepared first)
+from .bounding.ball import Ball as Ball  # noqa: E402
+from .bounding.engine import METHODS as METHODS  # noqa: E402
+from .certificates import Certificate as Certificate  # noqa: E402
+from .certify import certify as certify  # noqa: E402
+from .errors import LirpaExplainError as LirpaExplainError  # noqa: E402
+from .errors import SoundnessError as SoundnessError  # noqa: E402
+from .errors import TrainingModeError as TrainingModeError  # noqa: E402
+from .errors import UnsupportedAttribution as UnsupportedAttribution  # noqa: E402
+from .errors import UnsupportedOperation as UnsupportedOperation  # noqa: E402
+from .graph import GradientModule as GradientModule  # noqa: E402
+from .graph import capture as capture  # noqa: E402
+from .operators import OPERATORS as OPERATORS  # noqa: E402

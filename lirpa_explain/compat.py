@@ -113,7 +113,7 @@ def prepare() -> str:
     with warnings.catch_warnings(record=True), _removed_names():
         import auto_LiRPA
     if not hasattr(torch._C.Node, "__getitem__"):
-        torch._C.Node.__getitem__ = _node_attribute  # type: ignore[attr-defined]
+        setattr(torch._C.Node, "__getitem__", _node_attribute)  # noqa: B010
     if "remove_duplicate" not in auto_LiRPA.BoundedModule._named_members.__code__.co_varnames:
-        auto_LiRPA.BoundedModule._named_members = _named_members
+        setattr(auto_LiRPA.BoundedModule, "_named_members", _named_members)  # noqa: B010
     return auto_LiRPA.__version__

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from auto_LiRPA import BoundedTensor, PerturbationLpNorm
-from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 NORMS = (math.inf, 2, 1)
@@ -148,8 +147,7 @@ def _number(value: Any) -> str:
 
 def _from_perturbation(x: Tensor, perturbation: Any) -> Ball:
     if not isinstance(perturbation, PerturbationLpNorm):
-        kind = "auto_LiRPA's PerturbationLpNorm" if isinstance(perturbation, Perturbation) else "auto_LiRPA perturbation"
-        raise TypeError(f"perturbation must be an {kind}; given: {type(perturbation).__name__}.")
+        raise TypeError(f"perturbation must be auto_LiRPA's PerturbationLpNorm; given: {type(perturbation).__name__}.")
     norm = float(perturbation.norm)
     low, high = getattr(perturbation, "x_L", None), getattr(perturbation, "x_U", None)
     if norm != math.inf:

@@ -7,8 +7,6 @@ come first; linear bounds follow only for the entries that a relaxation can stil
 import copy
 import functools
 import math
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -26,7 +24,7 @@ METHODS = {
     "CROWN": "linear bounds of the result and of everything within that a relaxation reads",
 }
 
-COEFFICIENTS = 2 ** 25
+COEFFICIENTS = 2 ** 22
 """Most entries of one coefficient tensor (functions x rows x neurons of the widest layer) computed at once."""
 
 
@@ -123,7 +121,8 @@ def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule
     """
     device = example[0].device
     with parsing(), torch.no_grad():
-        bounded = BoundedModule(copy.deepcopy(module).eval(), example, bound_opts={"conv_mode": "matrix"}, device=device)
+        copied = copy.deepcopy(module).eval()
+        bounded = BoundedModule(copied, example, bound_opts={"conv_mode": "matrix"}, device=device)
     for node in bounded.children():
         if isinstance(node, BoundParams):
             node._parameters["param"] = module.get_parameter(node.ori_name)
@@ -152,6 +151,3 @@ def _intersect(first: Box, second: Box) -> Box:
     return torch.where(crossed, middle, lower), torch.where(crossed, middle, upper)
 
 
-def describe(methods: Iterable[str] = METHODS) -> str:
-    """The methods, for a message."""
-    return ", ".join(methods)

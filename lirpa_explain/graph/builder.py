@@ -81,7 +81,7 @@ class Builder:
         return Rows(name, x.shape if shape is None else tuple(shape), x.merged)
 
     def reshape(self, x: Rows, shape: tuple[int, ...], merged: bool | None = None) -> Rows:
-        """x with rows of another shape."""
+        """The same entries in rows of another shape."""
         merged = x.merged if merged is None else merged
         if shape == x.shape:
             return Rows(x.name, shape, merged)

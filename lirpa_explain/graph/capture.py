@@ -85,7 +85,7 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
     steps = _needed(builder.steps, result.name)
     used = {name for step in steps for name in step.inputs} | {result.name}
     module = GradientModule([name for name, _ in named], steps, result.name, builder.used_tensors(used),
-                            tuple(tuple(x.shape[1:]) for x in example))
+                            tuple(tuple(x.shape[1:]) for x in example), tuple(output.shape[1:]))
     _check_rows(module, [value for _, value in named])
     return module
 
@@ -147,7 +147,7 @@ def _module_paths() -> Iterator[None]:
         mode = get_proxy_mode()
         if mode is None:
             return
-        for node in reversed(mode.tracer.graph.nodes):  # type: ignore[union-attr]
+        for node in reversed(mode.tracer.graph.nodes):
             if "module" in node.meta:
                 break
             node.meta["module"] = path or (stack[-2] if len(stack) > 1 else "")

@@ -49,9 +49,7 @@ def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[A
         elif node.op == "call_function":
             values[node] = _call(node, values, builder)
         elif node.op == "output":
-            flat: list[Any] = []
-            fx.map_arg(node.args, lambda n: flat.append(values[n]))
-            return flat
+            return [values[n] for n in torch.utils._pytree.tree_leaves(node.args)]
     raise UnsupportedOperation("The trace has no output.")
 
 
@@ -78,8 +76,8 @@ def _refuse_random(graph: fx.GraphModule) -> None:
 
 
 def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
-    args = fx.node.map_arg(node.args, values.__getitem__)
-    kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+    args: Any = fx.node.map_arg(node.args, values.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
     if node.target is operator.getitem:
         return args[0][args[1]]
     leaves = torch.utils._pytree.tree_leaves((list(args), dict(kwargs)))

@@ -42,15 +42,17 @@ class GradientModule(nn.Module):
         output: name of the result.
         tensors: parameters and constants by name.
         shapes: shape of one row of each differentiated input.
+        cotangent_shape: shape of one row of the function's output.
     """
 
     def __init__(self, input_names: Iterable[str], steps: Iterable[Step], output: str, tensors: dict[str, Tensor],
-                 shapes: tuple[tuple[int, ...], ...]) -> None:
+                 shapes: tuple[tuple[int, ...], ...], cotangent_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.input_names = tuple(input_names)
         self.steps = tuple(steps)
         self.output = output
         self.shapes = shapes
+        self.cotangent_shape = cotangent_shape
         for name, tensor in tensors.items():
             if isinstance(tensor, nn.Parameter):
                 self.register_parameter(name, tensor)
@@ -58,6 +60,7 @@ class GradientModule(nn.Module):
                 self.register_buffer(name, tensor)
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """Gradients (B, D) at inputs with B rows."""
         if len(inputs) != len(self.input_names):
             raise TypeError(f"Expected the inputs {', '.join(self.input_names)}; {len(inputs)} were given.")
         values = dict(zip(self.input_names, inputs, strict=True))
@@ -80,4 +83,5 @@ class GradientModule(nn.Module):
         return tuple(part.reshape(-1, *shape) for part, shape in zip(flat.split(sizes, 1), self.shapes, strict=True))
 
     def extra_repr(self) -> str:
+        """The steps, one a line."""
         return "\n".join([f"inputs: {', '.join(self.input_names)}", *map(str, self.steps), f"return {self.output}"])

@@ -54,7 +54,7 @@ def _broadcast(x: Rows, y: Any) -> tuple[int, ...]:
 
 
 def _pointwise(b: Builder, operator: str, x: Any, y: Any) -> Rows:
-    """x (op) y for a commutative operator, of which at least one has rows."""
+    """A commutative operator on x and y, of which at least one has rows."""
     if not isinstance(x, Rows):
         x, y = y, x
     y = b.operand(y, x)
@@ -127,7 +127,7 @@ def _addmm(b: Builder, bias: Any, x: Any, w: Any, beta: float = 1, alpha: float 
 
 
 def _view(b: Builder, x: Rows, shape: tuple[int, ...]) -> Rows:
-    """x in the trace's shape, whose first dimension must be the batch, or the batch and more."""
+    """Reshape to a shape of the trace, whose first dimension must be the batch, or the batch and more."""
     total = b.rows * math.prod(x.shape)
     shape = tuple(total // -math.prod(shape) if s == -1 else s for s in shape)
     if not shape or shape[0] % b.rows:
@@ -379,7 +379,8 @@ def _channels(b: Builder, vector: Any, spatial: int) -> Any:
 
 @rule(aten.convolution_backward.default)
 def _convolution_backward(b: Builder, g: Rows, x: Rows, w: Any, bias_sizes: Any, stride: Any, padding: Any,
-                          dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Any) -> tuple[Any, ...]:
+                          dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Any
+                          ) -> tuple[Any, ...]:
     if transposed or isinstance(w, Rows):
         raise UnsupportedOperation("the gradient of a transposed convolution")
     result = b.emit("convolution_gradient", g, w, shape=x.shape, size=list(x.shape[1:]), stride=list(stride),

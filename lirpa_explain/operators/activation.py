@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..relaxations import piecewise, univariate
-from ..relaxations.product import Plane, planes, product_range
+from ..relaxations.product import Plane, planes
+from ..relaxations.ranges import product_range
 from .bound import BoundOperator, Box, both_sides, box_of, box_of_interval, value_of, weighted_sum
 from .registry import Operator, register
 
@@ -20,7 +21,7 @@ Line = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Curve:
-    """How a function of one variable is bounded on [l, u]: each field is a function of (l, u, **settings).
+    """How a function of one variable is bounded on [lo, hi]: each field is a function of (lo, hi, **settings).
 
     Args:
         range: (lowest value, highest value).
@@ -36,9 +37,9 @@ class Curve:
 def smooth(build: Callable[..., univariate.Smooth]) -> Curve:
     """The curve of a smooth function, which `build(**settings)` returns."""
     return Curve(
-        range=lambda l, u, **settings: univariate.range_of(build(**settings), l, u),
-        lines=lambda l, u, **settings: univariate.lines(build(**settings), l, u),
-        open=lambda l, u, **settings: u > l,
+        range=lambda lo, hi, **settings: univariate.range_of(build(**settings), lo, hi),
+        lines=lambda lo, hi, **settings: univariate.lines(build(**settings), lo, hi),
+        open=lambda lo, hi, **settings: hi > lo,
     )
 
 
@@ -93,6 +94,9 @@ class BoundProduct(BoundOperator):
                 bias = signed(A, below[2], above[2]).flatten(2).sum(2)
                 coefficients: list[Tensor | None] = []
                 for i, node in enumerate(x):
+                    if not below[i].any() and not above[i].any():
+                        coefficients.append(None)
+                        continue
                     coefficient = signed(A, below[i], above[i])
                     if not node.perturbed:
                         bias = bias + weighted_sum(coefficient, value_of(node))
@@ -157,26 +161,26 @@ class BoundMultiply(BoundProduct):
         return both_sides(last_lA, last_uA, linear, linear)
 
 
-def _kink_range(l: Tensor, u: Tensor, slope: float) -> Box:
-    values = torch.where(l >= 0, l, slope * l), torch.where(u >= 0, u, slope * u)
+def _kink_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
+    values = torch.where(lo >= 0, lo, slope * lo), torch.where(hi >= 0, hi, slope * hi)
     if slope >= 0:
         return values
-    low = torch.where((l < 0) & (u > 0), torch.zeros_like(l), torch.minimum(*values))
+    low = torch.where((lo < 0) & (hi > 0), torch.zeros_like(lo), torch.minimum(*values))
     return low, torch.maximum(*values)
 
 
-def _step_open(l: Tensor, u: Tensor, slope: float) -> Tensor:
-    low, high = piecewise.step_range(l, u, slope)
+def _step_open(lo: Tensor, hi: Tensor, slope: float) -> Tensor:
+    low, high = piecewise.step_range(lo, hi, slope)
     return low < high
 
 
-def _step_lines(l: Tensor, u: Tensor, slope: float) -> tuple[Line, Line]:
-    low, high = piecewise.step_range(l, u, slope)
+def _step_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
+    low, high = piecewise.step_range(lo, hi, slope)
     zero = torch.zeros_like(low)
     return (zero, low), (zero, high)
 
 
-KINK = Curve(_kink_range, piecewise.kink_lines, lambda l, u, slope: (l < 0) & (u > 0))
+KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0))
 STEP = Curve(piecewise.step_range, _step_lines, _step_open)
 
 

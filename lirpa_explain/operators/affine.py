@@ -37,8 +37,8 @@ class BoundAffine(BoundOperator):
 
     def interval_propagate(self, *v: Any) -> Box:
         boxes = [box_of_interval(interval) for interval in v]
-        lowers, uppers = [b[0] for b in boxes], [b[1] for b in boxes]
-        if all(low is up for low, up in boxes):
+        lowers, uppers = [box[0] for box in boxes], [box[1] for box in boxes]
+        if all(box[0] is box[1] for box in boxes):
             value = self.forward(*lowers)
             return value, value
         if self.operator.traits is None:
@@ -61,7 +61,7 @@ class BoundAffine(BoundOperator):
 
         def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
             zeros = [A.new_zeros(A.shape[1], *x[i].output_shape[1:]) for i in moving]
-            constant, transposed = torch.func.vjp(function, *zeros)
+            constant, transposed = torch.func.vjp(function, *zeros)[:2]
             pulled = torch.vmap(transposed)(A)
             coefficients: list[Tensor | None] = [None] * len(x)
             for i, coefficient in zip(moving, pulled, strict=True):
@@ -100,7 +100,7 @@ def _rows(x: Tensor, shape: list[int]) -> tuple[int, ...]:
 
 
 def _place(x: Tensor, size: int, dim: int, start: int, step: int) -> Tensor:
-    """x on a slice of a tensor of zeros: the transpose of taking that slice."""
+    """Put x on a slice of a tensor of zeros: the transpose of taking that slice."""
     shape = list(x.shape)
     shape[dim] = size
     index = torch.arange(start, size, step, device=x.device)[: x.shape[dim]]

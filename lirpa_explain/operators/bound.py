@@ -98,11 +98,11 @@ def both_sides(last_lower: Tensor | None, last_upper: Tensor | None, lower_side:
         upper = lower
     else:
         upper = upper_side(last_upper) if last_upper is not None else None
-    count = len((lower or upper)[0])
-    coefficients = [(lower[0][i] if lower else None, upper[0][i] if upper else None) for i in range(count)]
+    given = [side for side in (lower, upper) if side]
+    coefficients = [(lower[0][i] if lower else None, upper[0][i] if upper else None) for i in range(len(given[0][0]))]
     return coefficients, lower[1] if lower else 0.0, upper[1] if upper else 0.0
 
 
 def weighted_sum(coefficients: Tensor, values: Tensor) -> Tensor:
-    """sum over a row's entries of A * values: (S, B, *S) and (B or 1, *S) -> (S, B)."""
+    """Sum over a row's entries of A * values: (S, B, *S) and (B or 1, *S) -> (S, B)."""
     return (coefficients * values).flatten(2).sum(2)

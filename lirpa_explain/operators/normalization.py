@@ -8,7 +8,7 @@ from .registry import Operator, register
 
 
 def _scale(weight: Tensor, variance: Tensor, epsilon: float, ndim: int) -> Tensor:
-    """weight / sqrt(variance + epsilon), shaped to multiply the channels of an `ndim`-dimensional tensor."""
+    """The factor weight / sqrt(variance + epsilon), shaped to multiply the channels of an `ndim`-dimensional tensor."""
     return (weight * torch.rsqrt(variance + epsilon)).reshape(1, -1, *[1] * (ndim - 2))
 
 

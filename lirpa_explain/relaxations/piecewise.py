@@ -9,15 +9,15 @@ from torch import Tensor
 Line = tuple[Tensor, Tensor]
 
 
-def kink_lines(l: Tensor, u: Tensor, slope: float) -> tuple[Line, Line]:
-    """Lines below and above t -> t for t >= 0, slope * t for t < 0, on [l, u].
+def kink_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
+    """Lines below and above t -> t for t >= 0, slope * t for t < 0, on [lo, hi].
 
     On one side of the chord the chord itself; on the other the piece that leaves the smaller area (CROWN's adaptive
     choice).
 
     Args:
-        l: lower ends.
-        u: upper ends, u >= l.
+        lo: lower ends.
+        hi: upper ends, hi >= lo.
         slope: slope left of 0, any real number.
 
     Returns:
@@ -31,19 +31,19 @@ def kink_lines(l: Tensor, u: Tensor, slope: float) -> tuple[Line, Line]:
         >>> float(kl), float(bl), float(ku), float(bu)
         (1.0, 0.0, 0.75, 0.75)
     """
-    crossing = (l < 0) & (u > 0)
-    width = torch.where(crossing, u - l, torch.ones_like(u))
-    piece = torch.where(l >= 0, torch.ones_like(l), torch.full_like(l, slope))
-    chord = torch.where(crossing, (u - slope * l) / width, piece)
-    offset = torch.where(crossing, u - chord * u, torch.zeros_like(u))
-    supporting = torch.where(crossing, torch.where(u > -l, torch.ones_like(u), torch.full_like(u, slope)), piece)
-    zero = torch.zeros_like(u)
+    crossing = (lo < 0) & (hi > 0)
+    width = torch.where(crossing, hi - lo, torch.ones_like(hi))
+    piece = torch.where(lo >= 0, torch.ones_like(lo), torch.full_like(lo, slope))
+    chord = torch.where(crossing, (hi - slope * lo) / width, piece)
+    offset = torch.where(crossing, hi - chord * hi, torch.zeros_like(hi))
+    supporting = torch.where(crossing, torch.where(hi > -lo, torch.ones_like(hi), torch.full_like(hi, slope)), piece)
+    zero = torch.zeros_like(hi)
     lines = (supporting, zero), (chord, offset)
     return lines if slope <= 1 else lines[::-1]
 
 
-def step_range(l: Tensor, u: Tensor, slope: float) -> tuple[Tensor, Tensor]:
-    """Range of the derivative of `kink_lines`' function on [l, u]; at 0 it is the interval between both sides.
+def step_range(lo: Tensor, hi: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+    """Range of the derivative of `kink_lines`' function on [lo, hi]; at 0 it is the interval between both sides.
 
     A bound of a sum of n products is off by some roundings, and the derivative jumps: an end as close to 0 as
     rounding could have moved it counts as reaching 0.
@@ -53,8 +53,8 @@ def step_range(l: Tensor, u: Tensor, slope: float) -> tuple[Tensor, Tensor]:
         >>> low.tolist() == [.1] * 3 or [round(v, 1) for v in low.tolist()], high.round(decimals=1).tolist()
         ([0.1, 0.1, 0.1], [0.1..., 1.0, 1.0])
     """
-    margin = 16 * torch.finfo(l.dtype).eps * torch.maximum(l.abs(), u.abs())
-    one, left = torch.ones_like(l), torch.full_like(l, slope)
-    low = torch.where(l > margin, one, left)
-    high = torch.where(u < -margin, left, one)
+    margin = 16 * torch.finfo(lo.dtype).eps * torch.maximum(lo.abs(), hi.abs())
+    one, left = torch.ones_like(lo), torch.full_like(lo, slope)
+    low = torch.where(lo > margin, one, left)
+    high = torch.where(hi < -margin, left, one)
     return torch.minimum(low, high), torch.maximum(low, high)

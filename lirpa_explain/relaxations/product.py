@@ -40,23 +40,22 @@ def upper_plane(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> Plane:
         >>> float(a), float(b), float(c)
         (0.5, 0.0, 0.5)
     """
-    (gl, gu), (dl, du), (tl, tu) = g, d, t
+    (gl, gu), (tl, tu) = g, t
     middle_g, middle_t = (gl + gu) / 2, (tl + tu) / 2
     crossing = (gl < 0) & (gu > 0)
     width = torch.where(crossing, gu - gl, torch.ones_like(gu))
     free = torch.where(crossing, -gl / width, torch.zeros_like(gl))
 
-    best, lowest = None, None
-    for lam in (free, torch.zeros_like(free), torch.ones_like(free)):
-        plane = _mixture(lam, g, d, lines)
-        height = plane[0] * middle_g + plane[1] * middle_t + plane[2]
-        if best is None or lowest is None:
-            best, lowest = plane, height
-        else:
-            better = height < lowest
-            best = tuple(torch.where(better, new, old) for new, old in zip(plane, best, strict=True))
-            lowest = torch.where(better, height, lowest)
-    return best  # type: ignore[return-value]
+    def height(plane: Plane) -> Tensor:
+        return plane[0] * middle_g + plane[1] * middle_t + plane[2]
+
+    best = _mixture(free, g, d, lines)
+    for lam in (torch.zeros_like(free), torch.ones_like(free)):
+        other = _mixture(lam, g, d, lines)
+        better = height(other) < height(best)
+        a, b, c = (torch.where(better, new, old) for new, old in zip(other, best, strict=True))
+        best = a, b, c
+    return best
 
 
 def _mixture(lam: Tensor, g: Box, d: Box, lines: tuple[Line, Line]) -> Plane:
@@ -74,15 +73,3 @@ def planes(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> tuple[Plane, Pla
     """Planes below and above g * d(t); see `upper_plane`."""
     a, b, c = upper_plane((-g[1], -g[0]), d, t, lines)
     return (a, -b, -c), upper_plane(g, d, t, lines)
-
-
-def product_range(g: Box, d: Box) -> Box:
-    """Range of the product of two independent factors.
-
-    Example:
-        >>> low, high = product_range((torch.tensor(-1.), torch.tensor(2.)), (torch.tensor(0.), torch.tensor(3.)))
-        >>> float(low), float(high)
-        (-3.0, 6.0)
-    """
-    corners = torch.stack(torch.broadcast_tensors(g[0] * d[0], g[0] * d[1], g[1] * d[0], g[1] * d[1]))
-    return corners.amin(0), corners.amax(0)

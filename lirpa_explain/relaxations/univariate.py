@@ -1,8 +1,9 @@
 """Lines above and below a smooth function of one variable on an interval.
 
-One construction serves every function. The offset of a line of slope `k` above `f` on `[lo, hi]` is the exact maximum
-of `h(t) = f(t) - k t`, which lies at an end or, where `f` is concave, at `f'(t) = k`. So ANY slope gives a sound line
-and only its tightness depends on `k`. A function is declared as data (`Smooth`): a new one costs one row.
+One construction serves every function. The offset of a line of slope `k` above `f` on `[lo, hi]` is the exact
+maximum of `h(t) = f(t) - k t`, which lies at an end or, where `f` is concave, at `f'(t) = k`. So ANY slope
+gives a sound line and only its tightness depends on `k`. A function is declared as data (`Smooth`): a new one
+costs one row.
 
 Shapes: `lo`, `hi` and everything returned have one common shape `(*S)`; all operations are elementwise.
 Rounding is not directed outward: bounds hold up to a few units in the last place of `|f| + |k t| + |b|`.
@@ -28,8 +29,8 @@ STEPS = 25  # bisections; what they leave open is added to the offset, so this n
 class Smooth:
     """A differentiable function of one variable, declared as data.
 
-    The function bounded is `value(t)` for `t < exact_below`, the line `tail` for `t > linear_above`, either of the two
-    in between: so does torch compute softplus.
+    The function bounded is `value(t)` for `t < exact_below`, the line `tail` for `t > linear_above`, either
+    of the two in between: so does torch compute softplus.
 
     Args:
         value: the function, elementwise and finite at every finite `t`, also under autograd.
@@ -55,8 +56,8 @@ class Smooth:
 def range_of(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of a function on an interval.
 
-    `min, max of f(t) over t in {lo, hi, the extrema between them}`: exact, but for `f.error` on intervals that contain
-    the switch to `f.tail`.
+    `min, max of f(t) over t in {lo, hi, the extrema between them}`: exact, but for `f.error` on intervals
+    that contain the switch to `f.tail`.
 
     Args:
         f: the function.
@@ -90,8 +91,8 @@ def range_of(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
 def lines(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
     """Lines below and above a function on an interval.
 
-    `kl t + bl <= f(t) <= ku t + bu` for every `t` in `[lo, hi]`. Where `lo == hi` both are the tangent at that point.
-    Differentiable in `lo` and `hi` wherever the choice among the slopes tried does not change.
+    `kl t + bl <= f(t) <= ku t + bu` for every `t` in `[lo, hi]`. Where `lo == hi` both are the tangent at
+    that point. Differentiable in `lo` and `hi` wherever the choice among the slopes tried does not change.
 
     Args:
         f: the function.
@@ -102,8 +103,8 @@ def lines(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
         The lower line `(kl, bl)` and the upper line `(ku, bu)`, all of shape `(*S)`.
 
     Source:
-        Slopes tried as in CROWN (Zhang et al. 2018, arXiv:1811.00866): the chord, the tangent at the midpoint, tangents
-        through an end. The offset is the module's own construction, see above.
+        Slopes tried as in CROWN (Zhang et al. 2018, arXiv:1811.00866): the chord, the tangent at the
+        midpoint, tangents through an end. The offset is the module's own construction, see above.
 
     Example:
         >>> lo, hi = torch.tensor([-1.0, 0.5]), torch.tensor([2.0, 0.5])
@@ -123,29 +124,31 @@ def lines(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
 
 
 def _outward(f: Smooth, hi: Tensor) -> Tensor:
-    """How far bounds of `f.value` on an interval that ends at `hi` must move to hold for the function bounded."""
+    """How far bounds of `f.value` on an interval that ends at `hi` move to hold for the function bounded."""
     return torch.where(hi >= f.exact_below, torch.full_like(hi, f.error), 0.0)
 
 
 def _line_above(f: Smooth, lo: Tensor, hi: Tensor) -> Line:
-    """The line above `f.value` on `[lo, hi]`: of the slopes tried, the one with the least area under its line.
+    """The line above `f.value` on `[lo, hi]`: of the slopes tried, that with the least area under its line.
 
-    The area under a line over `[lo, hi]` is `hi - lo` times its height at the midpoint `m`, so the least height at `m`
-    wins. The least of all lines supports the concave envelope of `f` at `m`: it is the tangent there, the chord, or
-    passes through one end and touches `f` beyond `m`, so `m`, the ends and the touching points suffice to compare the
-    slopes. (Touching twice is not tried; then the line is sound but not the least.)
+    The area under a line over `[lo, hi]` is `hi - lo` times its height at the midpoint `m`, so the least
+    height at `m` wins. The least of all lines supports the concave envelope of `f` at `m`: it is the tangent
+    there, the chord, or passes through one end and touches `f` beyond `m`. So `m`, the ends and the touching
+    points suffice to compare the slopes. (Lines that touch twice are not tried: then another one wins.)
     """
-    m, concave = lo + (hi - lo) / 2, _concave_pieces(f)
+    m, concave = torch.lerp(lo, hi, 0.5), _concave_pieces(f)
     left, right = _touching_points(f, concave, lo, m, hi)
-    # (f(t) - f(lo)) / (t - lo) is largest at `right`, its derivative by t is zero: for autograd rightly a constant
-    chords = _secant(f, lo, hi), _secant(f, lo, right), _secant(f, left, hi)
+    # a touching point is a constant for autograd: rightly, the secant has no slope by it there
+    chords = [_secant(f, lo, t) for t in (hi, *right)] + [_secant(f, t, hi) for t in left]
     slopes = torch.stack([f.slope(m), *chords, torch.zeros_like(m)])
     with torch.no_grad():
-        heights = reduce(torch.maximum, [f.value(t) + slopes * (m - t) for t in (lo, hi, m, left, right)])
-        best = heights.argmin(0, keepdim=True)  # the first of equals, so where lo == hi the tangent
-    k = slopes.gather(0, best)[0]
+        points = (lo, hi, m, *left, *right)
+        heights = reduce(torch.maximum, [f.value(t) + slopes * (m - t) for t in points])
+    k, height = slopes[0], heights[0]  # the first of equals stays, so where lo == hi the tangent
+    for new_k, new_height in zip(slopes[1:], heights[1:], strict=True):
+        k, height = torch.where(new_height < height, new_k, k), torch.minimum(new_height, height)
     t, slack = _highest_point(f, concave, k, lo, hi)
-    # a maximiser at an end moves with it; one between moves h only in second order, as h' = 0 (envelope theorem)
+    # a maximiser at an end moves with it; one between counts in second order only: h' = 0 (envelope theorem)
     t = torch.where(t == lo, lo, torch.where(t == hi, hi, t))
     return k, f.value(t) - k * t + slack
 
@@ -159,10 +162,10 @@ def _concave_pieces(f: Smooth) -> list[tuple[float, float]]:
 
 
 def _secant(f: Smooth, a: Tensor, b: Tensor) -> Tensor:
-    """`(f(b) - f(a)) / (b - a)`; where rounding would spoil it the slope at the midpoint, equal to second order."""
+    """`(f(b) - f(a)) / (b - a)`; where rounding would spoil it `f'((a + b) / 2)`, equal to second order."""
     narrow = b - a <= torch.finfo(a.dtype).eps ** (1 / 3) * (1 + a.abs())
     chord = (f.value(b) - f.value(a)) / torch.where(narrow, 1.0, b - a)
-    return torch.where(narrow, f.slope(a + (b - a) / 2), chord)
+    return torch.where(narrow, f.slope(torch.lerp(a, b, 0.5)), chord)
 
 
 def _clamp(point: float, a: Tensor, b: Tensor) -> Tensor:
@@ -171,34 +174,32 @@ def _clamp(point: float, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _bisect(go_right: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """A bracket of where `go_right` turns from true to false; if it does not, one end is still `a` or `b` itself."""
+    """A bracket of where `go_right` turns from true to false; if it does not, `a` or `b` itself is an end."""
     for _ in range(STEPS):
         t = torch.lerp(a, b, 0.5)
         right = go_right(t).to(t.dtype)
-        a, b = torch.lerp(a, t, right), torch.lerp(t, b, right)  # exact for weights 0 and 1; ten times faster than where
+        a, b = torch.lerp(a, t, right), torch.lerp(t, b, right)  # `where`, bit by bit, but ten times faster
     return a, b
 
 
 @torch.no_grad()
-def _touching_points(f: Smooth, concave: list[tuple[float, float]], lo: Tensor, m: Tensor, hi: Tensor) -> Line:
-    """Where a line through `(hi, f(hi))` touches `f` in `[lo, m]`, and one through `(lo, f(lo))` in `[m, hi]`.
+def _touching_points(
+    f: Smooth, concave: list[tuple[float, float]], lo: Tensor, m: Tensor, hi: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Where lines through `(hi, f(hi))` touch `f` in `[lo, m]`, and lines through `(lo, f(lo))` in `[m, hi]`.
 
-    Each is sought on the concave piece nearest to the far end, where `f'(t) - secant(t, end)` changes sign once at
-    most; if it does not, the point is some other one, usually that end.
+    On each concave piece `f'(t) - secant(t, end)` changes sign once at most; if it does not, or if the piece
+    lies elsewhere, the point is some other one of that half.
     """
     if not concave:
-        return lo, hi
-    a, b, c, d = lo, m, m, hi
-    for start, stop in reversed(concave):
-        a, b = torch.where(lo < stop, _clamp(start, lo, m), a), torch.where(lo < stop, _clamp(stop, lo, m), b)
-    for start, stop in concave:
-        c, d = torch.where(hi > start, _clamp(start, m, hi), c), torch.where(hi > start, _clamp(stop, m, hi), d)
-    ends = torch.stack([hi, lo])
+        return [], []
+    halves = [(lo, m)] * len(concave) + [(m, hi)] * len(concave)
+    a = torch.stack([_clamp(start, *half) for (start, _), half in zip(concave * 2, halves, strict=True)])
+    b = torch.stack([_clamp(stop, *half) for (_, stop), half in zip(concave * 2, halves, strict=True)])
+    ends = torch.stack([hi] * len(concave) + [lo] * len(concave))
     at_ends = f.value(ends)
-    (left, _), (_, right) = _bisect(
-        lambda t: f.slope(t) > (f.value(t) - at_ends) / (t - ends), torch.stack([a, c]), torch.stack([b, d])
-    )
-    return left, right
+    a, b = _bisect(lambda t: f.slope(t) > (f.value(t) - at_ends) / (t - ends), a, b)
+    return list(a[: len(concave)]), list(b[len(concave) :])
 
 
 @torch.no_grad()
@@ -207,26 +208,21 @@ def _highest_point(
 ) -> tuple[Tensor, Tensor]:
     """A point `t` and a slack such that `h(x) = f(x) - k x <= h(t) + slack` for every `x` in `[lo, hi]`.
 
-    On a bracket `[a, b]` in a concave piece `h(x) <= h(a) + max(h'(a), 0) (b - a)`, and likewise from `b`; `h` is lower
-    left of `a` and right of `b`. So the bound is rigorous after any number of bisections.
+    On a bracket `[a, b]` in a concave piece `h(x) <= h(a) + max(h'(a), 0) (b - a)`, and likewise from `b`;
+    `h` is lower left of `a` and right of `b`. So the bound is rigorous after any number of bisections.
     """
 
     def height(t: Tensor) -> Tensor:
         return f.value(t) - k * (t - lo)  # not k * t: this rounds less
 
-    tops = [(lo, torch.zeros_like(lo), height(lo)), (hi, torch.zeros_like(lo), height(hi))]
+    t, slack = torch.where(height(hi) > height(lo), hi, lo), torch.zeros_like(lo)
     for start, stop in concave:
         a, b = _bisect(lambda t: f.slope(t) > k, _clamp(start, lo, hi), _clamp(stop, lo, hi))
         slack_a, slack_b = (f.slope(a) - k).relu() * (b - a), (k - f.slope(b)).relu() * (b - a)
-        top_a, top_b = height(a) + slack_a, height(b) + slack_b
-        from_a = top_a <= top_b
-        tops.append((torch.where(from_a, a, b), torch.where(from_a, slack_a, slack_b), torch.minimum(top_a, top_b)))
-    t, slack, top = tops[0]
-    for new_t, new_slack, new_top in tops[1:]:
-        higher = new_top > top
-        t, slack, top = (
-            torch.where(higher, new, old) for new, old in ((new_t, t), (new_slack, slack), (new_top, top))
-        )
+        from_a = height(a) + slack_a <= height(b) + slack_b
+        new_t, new_slack = torch.where(from_a, a, b), torch.where(from_a, slack_a, slack_b)
+        higher = height(new_t) + new_slack > height(t) + slack
+        t, slack = torch.where(higher, new_t, t), torch.where(higher, new_slack, slack)
     return t, slack
 
 

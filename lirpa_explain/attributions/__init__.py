@@ -1,0 +1,9 @@
+"""Which Captum attributions can be certified, and the sum of gradients that each is."""
+
+from . import gradient, noise, path  # noqa: F401  (each fills the table)
+from .plan import ATTRIBUTIONS as ATTRIBUTIONS
+from .plan import Plan as Plan
+from .plan import lookup as lookup
+from .plan import make_plan as make_plan
+from .plan import name_of as name_of
+from .plan import register as register

@@ -1,0 +1,140 @@
+"""What an attribution sums: gradients at points of a path, weights, multipliers, and what is done with the sum.
+
+Every attribution here is, for each example x,
+
+    A(x) = reduce over samples j of  outer( m_j(x) * sum_k w_k grad f(s_k (x + e_j) + (1 - s_k) b_j) )
+
+with steps k along a path from a baseline b_j to x + e_j, a noise e_j, the multiplier m_j(x) = x + e_j - b_j or 1, the
+outer map |.| or the identity, and a reduction over the samples of one example.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from captum._utils.common import _select_targets
+from captum.attr import Attribution
+from torch import Tensor
+
+from ..errors import UnsupportedAttribution
+
+REDUCTIONS = ("mean", "mean of squares", "variance")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sum that one call of `attribute` computes. V = N * J samples, J for each of N examples, side by side.
+
+    Args:
+        points: x + e_j for each sample, one (V, *S) for each input.
+        baselines: b_j, one (V, *S) or (1, *S) for each input; None where there is no path.
+        scales: s_k, (K,); None where there is no path.
+        weights: w_k, (K,).
+        multiply: whether the sum is multiplied by x + e_j - b_j.
+        absolute: whether the outer map is |.|.
+        reduction: one of `REDUCTIONS`.
+        samples: J.
+        targets: (number of samples, Captum target for these), in order.
+        extras: additional forward arguments; tensors that have rows are (V, ...).
+    """
+
+    points: tuple[Tensor, ...]
+    targets: tuple[tuple[int, Any], ...]
+    extras: tuple[Any, ...] = ()
+    baselines: tuple[Tensor, ...] | None = None
+    scales: Tensor | None = None
+    weights: Tensor | None = None
+    multiply: bool = False
+    absolute: bool = False
+    reduction: str = "mean"
+    samples: int = 1
+
+    @property
+    def steps(self) -> int:
+        """K, the number of points of the path."""
+        return 1 if self.scales is None else len(self.scales)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the gradient is taken at x itself."""
+        return self.scales is None and self.samples == 1
+
+    def cotangent(self, shape: tuple[int, ...]) -> Tensor:
+        """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for outputs (V, *shape)."""
+        parts: list[Tensor] = []
+        for count, target in self.targets:
+            output = self.points[0].new_zeros(count, *shape, requires_grad=True)
+            with torch.enable_grad():
+                parts += torch.autograd.grad(_select_targets(output, target).sum(), output)
+        return torch.cat(parts)
+
+
+Planner = Callable[[Any, tuple[Tensor, ...], dict[str, Any]], Plan]
+
+
+@dataclass(frozen=True)
+class Supported:
+    """One row of the table of attributions.
+
+    Args:
+        planner: maps (attribution object, inputs, keywords of its `attribute`) to a `Plan`.
+        formula: the attribution as a sum of gradients, for people.
+    """
+
+    planner: Planner
+    formula: str
+
+
+ATTRIBUTIONS: dict[type[Attribution], Supported] = {}
+
+
+def register(kind: type[Attribution], formula: str, *, overwrite: bool = False) -> Callable[[Planner], Planner]:
+    """Decorator: certify attributions of class `kind` by the decorated planner.
+
+    Raises:
+        ValueError: the class is registered and `overwrite` is False.
+    """
+    if kind in ATTRIBUTIONS and not overwrite:
+        raise ValueError(f"{kind.__name__} is already registered; pass overwrite=True to replace it.")
+
+    def add(planner: Planner) -> Planner:
+        ATTRIBUTIONS[kind] = Supported(planner, formula)
+        return planner
+
+    return add
+
+
+def lookup(attribution: Any) -> Supported:
+    """The row of an attribution object, by its exact class: a subclass may compute something else.
+
+    Raises:
+        UnsupportedAttribution: there is none; the message lists those there are.
+    """
+    row = ATTRIBUTIONS.get(type(attribution))
+    if row is None:
+        known = ", ".join(sorted(kind.__name__ for kind in ATTRIBUTIONS))
+        raise UnsupportedAttribution(
+            f"{type(attribution).__name__} cannot be certified: it is not known as a sum of gradients. "
+            f"Certified are objects of Captum's classes {known}. A class of your own is added by "
+            "@lirpa_explain.attributions.register(YourClass, formula) over a function that returns its Plan."
+        )
+    return row
+
+
+def make_plan(attribution: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
+    """The plan of `attribution.attribute(inputs, **keywords)`."""
+    return lookup(attribution).planner(attribution, inputs, keywords)
+
+
+def name_of(attribution: Any) -> str:
+    """Name of an attribution for people, such as NoiseTunnel(Saliency)."""
+    inner = getattr(attribution, "attribution_method", None)
+    return type(attribution).__name__ + (f"({name_of(inner)})" if inner is not None else "")
+
+
+def common_fields(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a plan that come from the inputs and from keywords that all classes share."""
+    extras = keywords.get("additional_forward_args")
+    extras = () if extras is None else extras if isinstance(extras, tuple) else (extras,)
+    return {"points": inputs, "targets": ((len(inputs[0]), keywords.get("target")),), "extras": extras}
