@@ -171,20 +171,20 @@ def _check_modes(forward_func: Callable[..., Any]) -> None:
                 )
 
 
-def _modules_of(function: Any) -> list[nn.Module]:
+def _modules_of(function: Any, depth: int = 4) -> list[nn.Module]:
     """The modules that a callable is, is a method of, or refers to."""
     if isinstance(function, nn.Module):
         return [function]
+    parts: tuple[Any, ...] = ()
     if isinstance(function, functools.partial):
-        parts = [function.func, *function.args, *function.keywords.values()]
-        return [module for part in parts if callable(part) for module in _modules_of(part)]
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, nn.Module):
-        return [owner]
-    if not inspect.isfunction(function):
-        return []
-    names = inspect.getclosurevars(function)
-    return [value for value in (*names.nonlocals.values(), *names.globals.values()) if isinstance(value, nn.Module)]
+        parts = function.func, *function.args, *function.keywords.values()
+    elif inspect.ismethod(function):
+        parts = (function.__self__,)
+    elif inspect.isfunction(function):
+        names = inspect.getclosurevars(function)
+        parts = *names.nonlocals.values(), *names.globals.values(), *(function.__defaults__ or ())
+    callables = [part for part in parts if callable(part) and not inspect.isclass(part)] if depth else []
+    return [module for part in callables for module in _modules_of(part, depth - 1)]
 
 
 # Captum

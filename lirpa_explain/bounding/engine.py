@@ -94,7 +94,7 @@ class Engine:
 
     def _interval(self, name: str) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
-        return box_of_interval(self.bounded.compute_bounds(method="IBP", final_node_name=name))
+        return _or_nothing(box_of_interval(self.bounded.compute_bounds(method="IBP", final_node_name=name)))
 
     def _linear(self, name: str, index: Tensor) -> Box:
         """Linear bounds, made numbers, of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
@@ -110,7 +110,7 @@ class Engine:
             C = C.scatter(2, part[..., None], 1.0).reshape(rows, part.shape[1], *shape)
             lower, upper = self.bounded.compute_bounds(C=C, method="CROWN", final_node_name=name)[:2]
             sides.append((lower.reshape(rows, -1), upper.reshape(rows, -1)))
-        return torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)
+        return _or_nothing((torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)))
 
 
 def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule:
@@ -141,6 +141,14 @@ def _first_true(mask: Tensor) -> Tensor:
     """Indices (B, K) of the true entries of each row, K the largest count; rows with fewer repeat other entries."""
     counts = mask.sum(1)
     return torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(counts.max())]
+
+
+def _or_nothing(box: Box) -> Box:
+    """NaN, which overflow leaves, bounds nothing."""
+    lower, upper = box
+    if bool(torch.isfinite(lower).all()) and bool(torch.isfinite(upper).all()):
+        return box
+    return torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper)
 
 
 def _intersect(first: Box, second: Box) -> Box:

@@ -59,11 +59,13 @@ class Builder:
     Args:
         rows: batch size of the trace.
         dtype: floating-point type of the trace.
+        device: where it ran.
     """
 
-    def __init__(self, rows: int, dtype: torch.dtype) -> None:
+    def __init__(self, rows: int, dtype: torch.dtype, device: torch.device) -> None:
         self.rows = rows
         self.dtype = dtype
+        self.device = device
         self.steps: list[Step] = []
         self.tensors: dict[str, Tensor] = {}
         self._named: dict[int, tuple[Tensor, str]] = {}
@@ -108,7 +110,7 @@ class Builder:
         if isinstance(value, Rows | Live):
             return value.name
         if not isinstance(value, Tensor):
-            value = torch.as_tensor(value, dtype=self.dtype)
+            value = torch.as_tensor(value, dtype=self.dtype, device=self.device)
         if id(value) not in self._named:
             name = f"{'parameter' if isinstance(value, nn.Parameter) else 'constant'}{len(self.tensors)}"
             # Constants must own their memory: the parser misreads expanded ones.

@@ -44,7 +44,7 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
     Example:
         >>> module = capture(lambda x: torch.tanh(2 * x).sum(1), (torch.ones(1, 2),))
         >>> print([step.operator for step in module.steps])
-        ['scale', 'expand', 'tanh_gradient', 'scale', 'reshape']
+        ['scale', 'reshape', 'expand', 'tanh_gradient', 'scale']
     """
     example = tuple(_rows(x) for x in inputs)
     count = inputs[0].shape[0]
@@ -65,7 +65,7 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
         )
     cotangent = torch.ones_like(output)
     graph = _trace(call, example, example_extras, cotangent)
-    builder = Builder(ROWS, output.dtype)
+    builder = Builder(ROWS, output.dtype, output.device)
     values = [Rows(f"x{i}", tuple(x.shape[1:])) for i, x in enumerate(example)]
     scales = [x.new_ones(ROWS, *[1] * (x.ndim - 1)) for x in example] if path else []
     shifts = [torch.zeros_like(x) for x in example] if path else []

@@ -86,21 +86,23 @@ def call(name: str, *tensors: Tensor, **settings: Any) -> Tensor:
     """Apply an operator; under a graph trace it is recorded as one node, `lirpa_explain::<name>`."""
     operator = lookup(name)
     if torch.jit.is_tracing():
-        return _Recorded.apply(operator, json.dumps(settings), *tensors)
+        return _Recorded.apply(operator, json.dumps(settings), [], *tensors)
     return operator.function(*tensors, **settings)
 
 
 class _Recorded(torch.autograd.Function):
-    """An operator as one node of a traced graph."""
+    """An operator as one node of a traced graph.
+
+    `shape` is a list that `forward` fills for `symbolic`: the exporter warns about values of unknown shape.
+    """
 
     @staticmethod
-    def forward(ctx: Any, operator: Operator, settings: str, *tensors: Tensor) -> Tensor:
-        return operator.function(*tensors, **json.loads(settings))
+    def forward(ctx: Any, operator: Operator, settings: str, shape: list[int], *tensors: Tensor) -> Tensor:
+        result = operator.function(*tensors, **json.loads(settings))
+        shape[:] = result.shape
+        return result
 
     @staticmethod
-    def symbolic(graph: Any, operator: Operator, settings: str, *tensors: Any) -> Any:
-        # The exporter warns about values of unknown shape, so the shape is worked out.
-        stand_ins = [torch.empty(t.type().sizes(), device="meta") for t in tensors]
-        shape = operator.function(*stand_ins, **json.loads(settings)).shape
+    def symbolic(graph: Any, operator: Operator, settings: str, shape: list[int], *tensors: Any) -> Any:
         result = graph.op(f"{DOMAIN}::{operator.name}", *tensors, settings_s=settings)
-        return result.setType(tensors[0].type().with_sizes(list(shape)))
+        return result.setType(tensors[0].type().with_sizes(shape))

@@ -1,0 +1,314 @@
+"""The problems that every bound operator is tested on, the tolerances, and how a problem becomes a module and boxes.
+
+A case is one operator with its settings and its tensors. Each tensor is `moving` (it lies in a box), `fixed` (it has
+rows and does not move) or a `weight` (a parameter, without rows). Keywords of `case` that are no settings of the
+operator are rejected.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lirpa_explain.graph.module import GradientModule, Step
+from lirpa_explain.operators import lookup
+
+BATCH = 3
+
+#: Largest violation of a bound that is rounding, relative to the largest number involved.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
+#: The same for one operator, where few numbers are added: small enough to see a box of width 1e-12.
+FEW_ROUNDINGS = 1e-14
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One tensor of a case."""
+
+    role: str
+    shape: tuple[int, ...]
+    positive: bool = False
+
+
+def moving(*row: int) -> Arg:
+    return Arg("moving", (BATCH, *row))
+
+
+def fixed(*row: int) -> Arg:
+    return Arg("fixed", (BATCH, *row))
+
+
+def weight(*shape: int, positive: bool = False) -> Arg:
+    return Arg("weight", shape, positive)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem; `spread` is the size of its numbers."""
+
+    operator: str
+    label: str
+    args: tuple[Arg, ...]
+    settings: dict[str, Any]
+    spread: float
+
+    def __str__(self) -> str:
+        return f"{self.operator}-{self.label}" if self.label else self.operator
+
+    def numbers(self, arg: Arg, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
+        values = torch.rand(arg.shape, generator=generator, dtype=torch.float64)
+        return (values + 0.5 if arg.positive else self.spread * (2 * values - 1)).to(dtype)
+
+
+def case(operator: str, label: str, *args: Arg, spread: float = 2.0, **settings: Any) -> Case:
+    """A row of the table.
+
+    Raises:
+        TypeError: a keyword is no setting of the operator, or one is missing.
+    """
+    try:
+        signature = inspect.signature(lookup(operator).function)
+    except ValueError:  # a function of torch's own, which has no settings here
+        if settings:
+            raise TypeError(f"{operator} has no settings; given: {', '.join(settings)}.") from None
+    else:
+        signature.bind(*args, **settings)
+    return Case(operator, label, args, settings, spread)
+
+
+# The table
+
+# label, channels in, out, size, kernel, stride, padding, dilation, groups. Where stride does not divide what the
+# windows leave over, several sizes of the input have one size of the output: the gradient must restore the right one.
+CONVOLUTIONS = [
+    ("1d", 2, 3, [7], [3], [1], [0], [1], 1),
+    ("1d-stride-padding-open", 2, 3, [8], [3], [2], [1], [1], 1),
+    ("1d-dilation-groups", 4, 6, [9], [3], [1], [2], [2], 2),
+    ("1d-skips-entries", 2, 2, [8], [1], [3], [0], [1], 1),
+    ("2d", 2, 3, [4, 5], [3, 2], [1, 1], [0, 0], [1, 1], 1),
+    ("2d-stride-padding-open", 2, 2, [6, 5], [3, 3], [2, 2], [1, 1], [1, 1], 1),
+    ("2d-all-different", 2, 4, [7, 9], [3, 2], [2, 3], [1, 0], [1, 2], 2),
+    ("2d-depthwise", 3, 3, [4, 4], [2, 2], [2, 2], [0, 0], [1, 1], 3),
+    ("2d-one-window", 2, 3, [5, 4], [4, 4], [4, 4], [0, 0], [1, 1], 1),
+]
+
+# label, size, kernel, stride, padding, dilation (max pooling only), ceil
+POOLINGS = [
+    ("plain", [4, 4], [2, 2], [2, 2], [0, 0], [1, 1], False),
+    ("overlap", [5, 4], [3, 2], [1, 1], [0, 0], [1, 1], False),
+    ("padding", [4, 5], [3, 3], [2, 2], [1, 1], [1, 1], False),
+    ("gaps", [7, 5], [2, 1], [3, 2], [0, 0], [1, 1], False),
+    ("ceil", [5, 6], [2, 3], [2, 2], [0, 1], [1, 1], True),
+    ("ceil-leaves-a-window-out", [4, 5], [2, 2], [3, 3], [1, 1], [1, 1], True),
+    ("1d", [1, 7], [1, 3], [1, 2], [0, 1], [1, 1], False),
+]
+DILATED = [("dilation", [6, 7], [2, 3], [2, 1], [1, 1], [2, 3], False)]
+
+
+def _convolutions() -> list[Case]:
+    cases = []
+    for label, c_in, c_out, size, kernel, stride, padding, dilation, groups in CONVOLUTIONS:
+        settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        out = [(n + 2 * p - d * (k - 1) - 1) // s + 1
+               for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)]
+        w = weight(c_out, c_in // groups, *kernel)
+        cases += [case("convolution", label, moving(c_in, *size), w, **settings),
+                  case("convolution_gradient", label, moving(c_out, *out), w, size=size, **settings)]
+    return cases
+
+
+def _poolings() -> list[Case]:
+    cases = []
+    for label, size, kernel, stride, padding, dilation, ceil in POOLINGS + DILATED:
+        common = {"kernel": kernel, "stride": stride, "padding": padding, "ceil": ceil}
+        x = torch.empty(1, 2, *size, device="meta")
+        out = nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil)(x).shape[2:]
+        cases += [case("max_pool", label, moving(2, *size), dilation=dilation, **common),
+                  case("max_pool_gradient", label, moving(2, *out), moving(2, *size), dilation=dilation, **common)]
+        if dilation != [1, 1]:
+            continue
+        for more, include, divisor in (("", True, None), ("-exclude-pad", False, None), ("-divisor", True, 3)):
+            if label not in ("padding", "ceil") and more:
+                continue
+            extra = {"count_include_pad": include, "divisor": divisor}
+            cases += [case("average_pool", label + more, moving(2, *size), **common, **extra),
+                      case("average_pool_gradient", label + more, moving(2, *out), size=size, **common, **extra)]
+    small = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "dilation": [1, 1], "ceil": False}
+    return [*cases,
+            case("max_pool_gradient", "g-fixed", fixed(2, 2, 2), moving(2, 4, 4), **small),
+            case("max_pool_gradient", "z-fixed", moving(2, 2, 2), fixed(2, 4, 4), **small)]
+
+
+def _activations() -> list[Case]:
+    rows = [("kink", f"{slope:g}", {"slope": slope}, 2.0) for slope in (0.0, 0.1, 1.0, 1.5, -0.2)]
+    rows += [("tanh", "", {}, 2.0), ("sigmoid", "", {}, 4.0)]
+    rows += [("softplus", f"{beta:g}-{threshold:g}", {"beta": beta, "threshold": threshold}, spread)
+             for beta, threshold, spread in ((1.0, 20.0, 24.0), (1.0, 2.0, 3.0), (3.0, 20.0, 8.0), (3.0, 2.0, 1.0))]
+    cases = []
+    for operator, label, settings, spread in rows:
+        cases += [case(operator, label, moving(2, 3), spread=spread, **settings),
+                  case(f"{operator}_gradient", label, moving(2, 3), moving(2, 3), spread=spread, **settings)]
+    return [*cases,
+            case("kink_gradient", "g-fixed", fixed(4), moving(4), slope=0.1),
+            case("kink_gradient", "z-fixed", moving(4), fixed(4), slope=0.0),
+            case("tanh_gradient", "g-fixed", fixed(4), moving(4)),
+            case("tanh_gradient", "z-fixed", moving(4), fixed(4))]
+
+
+T = {"tensor": True}
+CASES = [
+    case("add", "bias", moving(2, 4), weight(4)),
+    case("add", "channels", moving(2, 3, 2), weight(2, 1, 1)),
+    case("add", "number", moving(4), weight()),
+    case("add", "bias-first-and-widens", weight(4), moving(1)),
+    case("add", "two-moving", moving(2, 3), moving(2, 3)),
+    case("add", "two-moving-broadcast", moving(2, 1), moving(1, 3)),
+    case("add", "fixed", moving(2, 3), fixed(2, 1)),
+    case("concatenate", "two", moving(2, 3), moving(1, 3), dim=1),
+    case("concatenate", "three-last", moving(2, 1), moving(2, 2), moving(2, 3), dim=2),
+    case("concatenate", "with-fixed", fixed(2), moving(3), dim=1),
+    case("reshape", "", moving(2, 3), shape=[3, 2]),
+    case("reshape", "to-one-number", moving(1), shape=[]),
+    case("expand", "", moving(2, 1, 3), shape=[2, 4, 3]),
+    case("permute", "", moving(2, 3, 4), dims=[0, 3, 1, 2]),
+    case("slice", "step", moving(7, 2), dim=1, start=1, stop=6, step=2),
+    case("slice", "one", moving(2, 5), dim=2, start=4, stop=5, step=1),
+    case("place", "step", moving(3, 2), size=7, dim=1, start=1, step=2),
+    case("place", "one", moving(2, 1), size=5, dim=2, start=4, step=1),
+    case("sum", "keepdim", moving(2, 3, 4), dims=[2], keepdim=True),
+    case("sum", "two", moving(2, 3, 4), dims=[1, 3], keepdim=False),
+    case("mean", "keepdim", moving(2, 3, 4), dims=[2, 3], keepdim=True),
+    case("mean", "last", moving(2, 4), dims=[2], keepdim=False),
+    case("pad", "around", moving(2, 3, 3), pad=[1, 2, 0, 1]),
+    case("pad", "crops", moving(2, 5), pad=[-1, -2]),
+    case("scale", "negative", moving(2, 3), factor=-1.5),
+    case("scale", "positive", moving(2, 3), factor=0.25),
+    case("matmul", "", moving(4), weight(4, 5)),
+    case("matmul", "sequence", moving(2, 4), weight(4, 3)),
+    case("matmul", "vector", moving(4), weight(4)),
+    case("divide", "", moving(2, 3), weight(3)),
+    case("divide", "number", moving(2, 3), weight()),
+    case("divide", "channels", moving(2, 3), weight(2, 1)),
+    case("normalize", "2d", moving(4), weight(4), weight(4, positive=True), epsilon=1e-3),
+    case("normalize", "3d", moving(4, 2), weight(4), weight(4, positive=True), epsilon=1e-5),
+    case("normalize", "4d", moving(2, 3, 2), weight(2), weight(2, positive=True), epsilon=0.1),
+    case("multiply", "both", moving(2, 3), moving(2, 3)),
+    case("multiply", "first", moving(2, 3), fixed(2, 3)),
+    case("multiply", "second", fixed(2, 3), moving(2, 3)),
+    case("multiply", "both-broadcast", moving(2, 1), moving(1, 3)),
+    case("multiply", "broadcast", moving(1, 3), fixed(2, 1)),
+    case("multiply", "parameter-of-fewer-dims", moving(2, 3), weight(3)),
+    case("multiply", "parameter-first-and-widens", weight(3), moving(2, 1)),
+    case("multiply", "number", moving(2, 3), weight()),
+    case("multiply", "channels", moving(2, 3), weight(1, 2, 1)),
+    case("unperturbed", "transpose", weight(3, 4), target="t.default", arguments=[T]),
+    case("unperturbed", "product", weight(4, 3), weight(3), target="mul.Tensor", arguments=[T, T]),
+    case("unperturbed", "part", weight(4, 6), target="split.Tensor", arguments=[T, 2, 1], output=1),
+    *_activations(), *_convolutions(), *_poolings(),
+]
+
+
+# From a case to a module
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case as a module: its inputs' shapes and which of them move; the other inputs have given values."""
+
+    case: Case
+    module: GradientModule
+    moving: tuple[Shape, ...]
+    rest: tuple[Tensor, ...]
+
+    def inputs(self, *moved: Tensor) -> tuple[Tensor, ...]:
+        """All inputs of the module, those at rest repeated for as many rows as the moved have."""
+        return *moved, *(r.repeat(len(moved[0]) // BATCH, *[1] * (r.ndim - 1)) for r in self.rest)
+
+
+def problem(case: Case, *, meet: bool = False, flat: bool = True, dtype: torch.dtype = torch.float64,
+            seed: int = 0) -> Problem:
+    """A module of just this operator.
+
+    Args:
+        case: the operator.
+        meet: put a random affine map before each moving tensor, all of one common input, so that the coefficients
+            of several tensors, and of all entries, meet there.
+        flat: flatten the result to (B, D), which the engine wants.
+        dtype: type of the parameters and of the inputs at rest.
+        seed: of all numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps: list[Step] = []
+    tensors: dict[str, Tensor] = {}
+    names, inputs, rest, moves = [], [], {}, {}
+
+    def parameter(value: Tensor) -> str:
+        name = f"parameter{len(tensors)}"
+        tensors[name] = nn.Parameter(value.to(dtype))
+        return name
+
+    def step(operator: str, *names: str, **settings: Any) -> str:
+        steps.append(Step(operator, names, f"v{len(steps)}", settings))
+        return steps[-1].output
+
+    for i, arg in enumerate(case.args):
+        if arg.role == "weight":
+            names.append(parameter(case.numbers(arg, generator)))
+        elif arg.role == "fixed":
+            names.append(f"fixed{i}")
+            rest[names[-1]] = case.numbers(arg, generator, dtype)
+        elif not meet:
+            names.append(f"x{i}")
+            moves[names[-1]] = arg.shape
+        else:
+            moves["u"] = (BATCH, 4)
+            size = math.prod(arg.shape[1:])
+            hidden = step("matmul", "u", parameter(torch.randn(4, size, generator=generator, dtype=torch.float64) / 2))
+            hidden = step("add", hidden, parameter(case.numbers(Arg("weight", (size,)), generator) / 2))
+            names.append(step("reshape", hidden, shape=list(arg.shape[1:])))
+    result = step(case.operator, *names, **case.settings)
+    if not moves:  # an operator on parameters alone: what is bounded is a product with its result
+        moves["u"] = (BATCH, 4)
+        result = step("matmul", "u", result)
+    inputs = [torch.zeros(shape, dtype=dtype) for shape in moves.values()]
+    module = GradientModule([*moves, *rest], steps, result, tensors, (), ())
+    shape = module(*inputs, *rest.values()).shape[1:]
+    if flat and len(shape) != 1:
+        result = step("reshape", result, shape=[math.prod(shape)])
+        module = GradientModule([*moves, *rest], steps, result, tensors, (), ())
+    return Problem(case, module, tuple(moves.values()), tuple(rest.values()))
+
+
+Box = tuple[Tensor, Tensor]
+
+
+def boxes(problem: Problem, kind: str, dtype: torch.dtype = torch.float64, seed: int = 1) -> list[Box]:
+    """A box (lower, upper) for each moving input.
+
+    Kinds: "wide"; "narrow"; "tiny", of width 1e-12; "point"; "grid", whose ends are -1, 0 or 1, so that kinks
+    are touched from either side and entries are tied; "huge", up to 1e8.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(shape: Shape) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    def box(shape: Shape) -> Box:
+        if kind == "grid":
+            ends = torch.randint(-1, 2, (2, *shape), generator=generator).double()
+            return ends.amin(0), ends.amax(0)
+        if kind == "huge":
+            sizes = 10.0 ** torch.tensor([-1, 4, 8])[torch.randint(0, 3, (2, *shape), generator=generator)]
+            ends = sizes * torch.randint(-1, 2, (2, *shape), generator=generator)
+            return ends.amin(0), ends.amax(0)
+        radius = {"wide": 0.5, "narrow": 1e-3, "tiny": 5e-13, "point": 0.0}[kind]
+        center = problem.case.spread * (2 * uniform(shape) - 1)
+        spread = radius if kind == "tiny" else radius * problem.case.spread * uniform(shape)
+        return center - spread, center + spread
+
+    return [tuple(end.to(dtype) for end in box(shape)) for shape in problem.moving]
