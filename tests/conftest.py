@@ -1,10 +1,3 @@
-"""Settings for all tests."""
+"""Before any test imports auto_LiRPA: an old one needs what lirpa_explain supplies."""
 
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """The tensors of the tests are small: threads cost more than they gain."""
-    torch.set_num_threads(1)
+import lirpa_explain  # noqa: F401

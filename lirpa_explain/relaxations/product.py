@@ -23,7 +23,9 @@ Box = tuple[Tensor, Tensor]
 def upper_plane(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> Plane:
     """An upper plane of g * d(t), as a function of g and t.
 
-    Of the mixtures with lam = 0, 1 and the one without d, that which is lowest in the middle of the box.
+    Of the mixtures with lam = 0, 1 and the middle one (without d where g changes sign, lam = 1/2 elsewhere), that
+    which is lowest in the middle of the box; the middle one unless another is lower by more than rounding, because
+    where the lines around d are tight all mixtures tie, and it has the coefficients nearest to the derivatives.
 
     Args:
         g: bounds of the first factor.
@@ -40,20 +42,22 @@ def upper_plane(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> Plane:
         >>> float(a), float(b), float(c)
         (0.5, 0.0, 0.5)
     """
-    (gl, gu), (tl, tu) = g, t
-    middle_g, middle_t = (gl + gu) / 2, (tl + tu) / 2
+    (gl, gu), (dl, du), (tl, tu) = g, d, t
+    center_g, center_t = (gl + gu) / 2, (tl + tu) / 2
     crossing = (gl < 0) & (gu > 0)
     width = torch.where(crossing, gu - gl, torch.ones_like(gu))
-    free = torch.where(crossing, -gl / width, torch.zeros_like(gl))
+    middle = torch.where(crossing, -gl / width, torch.full_like(gl, 0.5))
+    size = torch.maximum(gl.abs(), gu.abs()) * torch.maximum(dl.abs(), du.abs())
+    margin = 1e-6 * (gu - gl) * (du - dl) + 64 * torch.finfo(gl.dtype).eps * size
 
     def height(plane: Plane) -> Tensor:
-        return plane[0] * middle_g + plane[1] * middle_t + plane[2]
+        return plane[0] * center_g + plane[1] * center_t + plane[2]
 
-    best = _mixture(free, g, d, lines)
-    for lam in (torch.zeros_like(free), torch.ones_like(free)):
+    best = _mixture(middle, g, d, lines)
+    for lam in (torch.zeros_like(middle), torch.ones_like(middle)):
         other = _mixture(lam, g, d, lines)
-        better = height(other) < height(best)
-        a, b, c = (torch.where(better, new, old) for new, old in zip(other, best, strict=True))
+        lower = height(other) < height(best) - margin
+        a, b, c = (torch.where(lower, new, old) for new, old in zip(other, best, strict=True))
         best = a, b, c
     return best
 

@@ -1,0 +1,353 @@
+"""Every bound operator, alone and behind affine maps: its value, its bounds, their derivatives, their limits."""
+
+import math
+
+import pytest
+import torch
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+from auto_LiRPA.bound_op_map import bound_op_map
+from torch import Tensor
+from torch.nn import functional as F
+
+from lirpa_explain import METHODS, OPERATORS, operators
+from lirpa_explain.bounding.engine import Engine
+from lirpa_explain.operators.affine import BoundAffine
+from tests.cases import BATCH, CASES, FEW_ROUNDINGS, ROUNDING, Box, Problem, boxes, case, moving, problem
+from tests.reference import sample_ball, sample_box
+
+FUNCTIONALS = 4
+each_case = pytest.mark.parametrize("row", CASES, ids=str)
+alone_and_meeting = pytest.mark.parametrize("meet", [False, True], ids=["alone", "meeting"])
+
+
+def seeded(seed: int = 2) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# The table itself
+
+
+def test_every_operator_has_a_case_and_says_what_it_covers():
+    assert {row.operator for row in CASES} == set(OPERATORS)
+    assert len({str(row) for row in CASES}) == len(CASES)
+    assert all(name == operator.name and operator.covers for name, operator in OPERATORS.items())
+
+
+@pytest.mark.parametrize("settings", [{}, {"slope": 0.1, "unknown": 1}, {"steepness": 1.0}])
+def test_a_case_with_unknown_settings_is_rejected(settings):
+    with pytest.raises(TypeError):
+        case("kink", "", moving(3), **settings)
+    with pytest.raises(TypeError):
+        case("tanh", "", moving(3), slope=1.0)
+
+
+def test_a_name_is_taken_once(monkeypatch):
+    monkeypatch.setitem(OPERATORS, "twice", None)  # so that the tables are as before afterwards
+    monkeypatch.setitem(bound_op_map, "lirpa_explain::twice", None)
+    del OPERATORS["twice"], bound_op_map["lirpa_explain::twice"]
+    first, second = (operators.Operator("twice", lambda x, n=n: n * x, BoundAffine, "a test") for n in (2, 3))
+    assert operators.register(first) is first
+    with pytest.raises(ValueError, match="'twice' is already registered.*overwrite=True"):
+        operators.register(second)
+    assert operators.lookup("twice") is first
+    operators.register(second, overwrite=True)
+    assert operators.lookup("twice") is second and operators.call("twice", torch.ones(1)).item() == 3
+    del OPERATORS["twice"]  # known to auto_LiRPA is taken, too
+    with pytest.raises(ValueError, match="already registered"):
+        operators.register(first)
+
+
+def test_an_unknown_name_is_answered_with_those_there_are():
+    with pytest.raises(KeyError, match="'thanh'.*concatenate.*tanh.*register"):
+        operators.lookup("thanh")
+
+
+# Values
+
+
+def vjp(function, g: Tensor, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(function(x), x, g)[0]
+
+
+def softplus(z: Tensor, beta: float, threshold: float) -> Tensor:
+    return torch.where(beta * z > threshold, z, torch.log1p(torch.exp(beta * z)) / beta)
+
+
+def conv(x: Tensor, w: Tensor, **settings) -> Tensor:
+    return (F.conv1d if x.ndim == 3 else F.conv2d)(x, w, **settings)
+
+
+def max_pool(x: Tensor, ceil: bool, kernel, **settings) -> Tensor:
+    return F.max_pool2d(x, kernel, ceil_mode=ceil, **settings)
+
+
+def average_pool(x: Tensor, kernel, ceil: bool, divisor, **settings) -> Tensor:
+    return F.avg_pool2d(x, kernel, ceil_mode=ceil, divisor_override=divisor, **settings)
+
+
+def picked(x: Tensor, dim: int, index: range) -> Tensor:
+    return torch.stack([x.select(dim, i) for i in index], dim)
+
+
+TRUTH = {
+    "add": lambda x, y: x + y,
+    "average_pool": average_pool,
+    "average_pool_gradient": lambda g, size, **s: vjp(lambda x: average_pool(x, **s), g, g.new_zeros(BATCH, 2, *size)),
+    "concatenate": lambda *xs, dim: torch.concat(xs, dim),
+    "convolution": conv,
+    "convolution_gradient": lambda g, w, size, **s: vjp(
+        lambda x: conv(x, w, **s), g, g.new_zeros(BATCH, w.shape[1] * s["groups"], *size)),
+    "divide": lambda x, w: x * (1 / w),
+    "expand": lambda x, shape: x + x.new_zeros(BATCH, *shape),
+    "kink": lambda z, slope: F.leaky_relu(z, slope),
+    "kink_gradient": lambda g, z, slope: vjp(lambda z: F.leaky_relu(z, slope), g, z),
+    "matmul": lambda x, w: torch.einsum("...i,ij->...j" if w.ndim == 2 else "...i,i->...", x, w),
+    "max_pool": max_pool,
+    "max_pool_gradient": lambda g, z, **s: vjp(lambda z: max_pool(z, **s), g, z),
+    "mean": lambda x, dims, keepdim: x.sum(dims, keepdim) / math.prod(x.shape[d] for d in dims),
+    "multiply": lambda x, y: x * y,
+    "normalize": lambda x, w, variance, epsilon: F.batch_norm(x, 0 * variance, variance, w, eps=epsilon),
+    "pad": lambda x, pad: F.pad(x, pad),
+    "permute": lambda x, dims: torch.einsum(x, list(range(x.ndim)), dims),
+    "place": lambda x, size, dim, start, step: vjp(
+        lambda full: picked(full, dim, range(start, size, step)[:x.shape[dim]]), x,
+        x.new_zeros(*x.shape[:dim], size, *x.shape[dim + 1:])),
+    "reshape": lambda x, shape: x.view(BATCH, *shape),
+    "scale": lambda x, factor: factor * x,
+    "sigmoid": lambda z: 1 / (1 + torch.exp(-z)),
+    "sigmoid_gradient": lambda g, z: vjp(torch.sigmoid, g, z),
+    "slice": lambda x, dim, start, stop, step: picked(x, dim, range(start, stop, step)),
+    "softplus": softplus,
+    "softplus_gradient": lambda g, z, **s: vjp(lambda z: softplus(z, **s), g, z),
+    "sum": lambda x, dims, keepdim: x.sum(dims, keepdim),
+    "tanh": lambda z: 1 - 2 / (1 + torch.exp(2 * z)),
+    "tanh_gradient": lambda g, z: vjp(torch.tanh, g, z),
+    "unperturbed": lambda *xs, target, arguments, **s: {
+        "t.default": lambda: xs[0].T, "mul.Tensor": lambda: xs[0] * xs[-1], "split.Tensor": lambda: xs[0][:, 2:4],
+    }[target](),
+}
+
+
+@each_case
+def test_the_value_is_what_torch_computes(row):
+    for seed in range(3):
+        values = [row.numbers(arg, seeded(seed)) for arg in row.args]
+        result = operators.call(row.operator, *values, **row.settings)
+        torch.testing.assert_close(result, TRUTH[row.operator](*values, **row.settings), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "softplus"])
+def test_gradients_of_smooth_functions_are_their_differences(name):
+    settings = {"beta": 3.0, "threshold": 20.0} if name == "softplus" else {}
+    z, h = torch.linspace(-5, 5, 1000, dtype=torch.float64), 1e-5  # (1000,): beta * z stays below the threshold
+    difference = (operators.call(name, z + h, **settings) - operators.call(name, z - h, **settings)) / (2 * h)
+    gradient = operators.call(f"{name}_gradient", torch.ones_like(z), z, **settings)
+    torch.testing.assert_close(gradient, difference, rtol=0, atol=1e-9)
+
+
+# Bounds
+
+
+class Plain:
+    """Somebody's own `BoundedModule`, and what they would call."""
+
+    def __init__(self, p: Problem) -> None:
+        self.inputs = p.inputs(*(torch.zeros(shape, dtype=torch.float64) for shape in p.moving))
+        self.module = BoundedModule(p.module, self.inputs, bound_opts={"conv_mode": "matrix"}, device="cpu")
+
+    def __call__(self, balls: list[PerturbationLpNorm], moved: list[Tensor], C: Tensor | None = None) -> Box:
+        rest = self.inputs[len(moved):]
+        x = (*(BoundedTensor(m, ball) for m, ball in zip(moved, balls, strict=True)), *rest)
+        return self.module.compute_bounds(x=x, method="CROWN", C=C)
+
+
+def ball_of(box: Box) -> PerturbationLpNorm:
+    return PerturbationLpNorm(norm=math.inf, x_L=box[0], x_U=box[1])
+
+
+def bounds(engine: Engine, p: Problem, sides: list[Box], method: str) -> Box:
+    moved = [(low + high) / 2 for low, high in sides]
+    return engine(p.inputs(*moved), tuple(map(ball_of, sides)), method)
+
+
+def values_at(p: Problem, points: list[Tensor]) -> Tensor:
+    """Values (n, B, *out) at points (n, B, *S) of each moving input."""
+    with torch.no_grad():
+        return p.module(*p.inputs(*(x.flatten(0, 1) for x in points))).unflatten(0, (-1, BATCH))
+
+
+def vertices(p: Problem, sides: list[Box], C: Tensor) -> list[Tensor]:
+    """The corners (2 K, B, *S) towards which K functionals (B, K, *out) of the output fall and rise at the centre."""
+    moved = [((low + high) / 2).requires_grad_() for low, high in sides]
+    sums = (C * p.module(*p.inputs(*moved))[:, None]).flatten(2).sum((0, 2))
+    slopes = [torch.stack(g) for g in zip(*[torch.autograd.grad(s, moved, retain_graph=True) for s in sums],
+                                          strict=True)]
+    return [torch.cat([torch.where(slope > 0, low, high), torch.where(slope > 0, high, low)])
+            for slope, (low, high) in zip(slopes, sides, strict=True)]
+
+
+def slack(*tensors: Tensor, rounding: float = FEW_ROUNDINGS) -> float:
+    return 20 * rounding * max(1.0, *(float(t.abs().max()) for t in tensors))
+
+
+def functionals(value: Tensor, count: int = FUNCTIONALS) -> Tensor:
+    return torch.randn(BATCH, count, *value.shape[1:], generator=seeded(), dtype=torch.float64)
+
+
+KINDS = ["wide", "narrow", "tiny", "grid", "huge", "point"]
+
+
+@each_case
+@alone_and_meeting
+def test_no_point_is_outside_its_bounds(row, meet):
+    """The engine's boxes, a plain BoundedModule's, and its bounds of functionals, by points and corners."""
+    p, q = problem(row, meet=meet), problem(row, meet=meet, flat=row.label in ("to-one-number", "vector"))
+    engine, plain = Engine(p.module, p.inputs(*(torch.zeros(s, dtype=torch.float64) for s in p.moving))), Plain(q)
+    for kind in KINDS:
+        sides = boxes(p, kind)
+        moved = [(low + high) / 2 for low, high in sides]
+        C = functionals(q.module(*q.inputs(*moved)))
+        points = [torch.cat(pair) for pair in zip(
+            [sample_box(low, high, 40, seeded()) for low, high in sides], vertices(q, sides, C), strict=True)]
+        sampled = values_at(q, points)  # (n, B, *out)
+        found = {method: bounds(engine, p, sides, method) for method in METHODS}
+        found["plain"] = tuple(side.flatten(1) for side in plain(list(map(ball_of, sides)), moved))
+        allowed = slack(sampled, *(end for side in sides for end in side))
+        for method, (lower, upper) in found.items():
+            assert lower.isfinite().all() and upper.isfinite().all(), (kind, method)
+            excess = torch.maximum(lower - sampled.flatten(2), sampled.flatten(2) - upper).max().item()
+            assert excess <= allowed, (kind, method, excess)
+        low, high = plain(list(map(ball_of, sides)), moved, C)
+        sums = (C * sampled[:, :, None]).flatten(3).sum(3)  # (n, B, K)
+        assert low.isfinite().all() and high.isfinite().all(), kind
+        excess = torch.maximum(low - sums, sums - high).max().item()
+        assert excess <= 10 * allowed, (kind, "functionals", excess)
+        if kind == "point" or issubclass(OPERATORS[row.operator].bound, BoundAffine):  # then nothing is relaxed
+            loss = torch.maximum(sums.amin(0) - low, high - sums.amax(0)).max().item()
+            assert loss <= 10 * allowed, (kind, "functionals", "loss", loss)
+
+
+@each_case
+@alone_and_meeting
+def test_a_point_has_its_value_and_no_width(row, meet):
+    p = problem(row, meet=meet)
+    sides = boxes(p, "point")
+    engine = Engine(p.module, p.inputs(*(low for low, _ in sides)))
+    value = p.module(*p.inputs(*(low for low, _ in sides)))
+    for method in METHODS:
+        for side in bounds(engine, p, sides, method):
+            assert (side - value).abs().max() <= slack(value), method
+
+
+@each_case
+def test_smaller_boxes_have_smaller_intervals(row):
+    p = problem(row, meet=True)
+    outer = boxes(p, "wide")
+    engine = Engine(p.module, p.inputs(*(low for low, _ in outer)))
+    last = bounds(engine, p, outer, "IBP")
+    for _ in range(3):
+        part = [torch.rand(2, *low.shape, generator=seeded(), dtype=low.dtype).sort(0).values for low, _ in outer]
+        outer = [tuple(low + t * (high - low) for t in parts) for (low, high), parts in zip(outer, part, strict=True)]
+        lower, upper = bounds(engine, p, outer, "IBP")
+        allowed = slack(*last)
+        assert (lower >= last[0] - allowed).all() and (upper <= last[1] + allowed).all()
+        last = lower, upper
+
+
+@each_case
+def test_a_batch_is_its_rows_and_float32_is_float64(row):
+    p, single = problem(row, meet=True), problem(row, meet=True, dtype=torch.float32)
+    sides = boxes(p, "wide")
+    engine = Engine(p.module, p.inputs(*(low for low, _ in sides)))
+    for method in METHODS:
+        together = bounds(engine, p, sides, method)
+        for i in range(BATCH):
+            moved = [((low + high) / 2)[i:i + 1] for low, high in sides]
+            balls = tuple(ball_of((low[i:i + 1], high[i:i + 1])) for low, high in sides)
+            alone = engine((*moved, *(r[i:i + 1] for r in p.rest)), balls, method)
+            for one, all_ in zip(alone, together, strict=True):
+                torch.testing.assert_close(one, all_[i:i + 1], rtol=1e-9, atol=1e-12)
+        rough = [tuple(end.float() for end in side) for side in sides]
+        rough_engine = Engine(single.module, single.inputs(*(low for low, _ in rough)))
+        for one, all_ in zip(bounds(rough_engine, single, rough, method), together, strict=True):
+            assert one.dtype == torch.float32
+            assert (one - all_).abs().max() <= ROUNDING[torch.float32] * all_.abs().max().clamp(min=1)
+
+
+@each_case
+def test_bounds_have_the_derivatives_of_their_differences(row):
+    """By every parameter: those of the maps before the operator and its own weights."""
+    p = problem(row, meet=True)
+    sides = boxes(p, "wide")
+    parameters = list(p.module.parameters())
+    engine = Engine(p.module, p.inputs(*(low for low, _ in sides)))
+    step, directions = 1e-6, [torch.randn(w.shape, generator=seeded(), dtype=w.dtype) for w in parameters]
+    for method in METHODS:
+        def total() -> Tensor:
+            lower, upper = bounds(engine, p, sides, method)  # noqa: B023
+            random = torch.rand(2, *lower.shape, generator=seeded(), dtype=lower.dtype)
+            return (random[0] * lower + random[1] * upper).sum()
+
+        gradients = torch.autograd.grad(total(), parameters, materialize_grads=True)
+        for w, direction, gradient in zip(parameters, directions, gradients, strict=True):
+            kept, ends = w.detach().clone(), []
+            for sign in (-1, 1):
+                with torch.no_grad():
+                    w.copy_(kept + sign * step * direction)
+                    ends.append(total().item())
+                    w.copy_(kept)
+            difference = (ends[1] - ends[0]) / (2 * step)
+            assert float((gradient * direction).sum()) == pytest.approx(difference, rel=1e-5, abs=1e-6), method
+
+
+# Where nothing is generic
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 1.5, -0.2])
+@pytest.mark.parametrize(("low", "high", "sides"), [(0, 0, 2), (0, 1, 2), (-1, 0, 2), (1, 2, 1)])
+def test_at_a_kink_the_gradient_of_either_side_is_inside(slope, low, high, sides):
+    p = problem(case("kink_gradient", "", moving(1), moving(1), slope=slope))
+    g = torch.tensor([[-2.0], [0.0], [3.0]], dtype=torch.float64)
+    z = tuple(torch.full((3, 1), float(end), dtype=torch.float64) for end in (low, high))
+    engine = Engine(p.module, (g, g))
+    for method in METHODS:
+        lower, upper = bounds(engine, p, [(g, g), z], method)
+        for d in (slope, 1.0)[-sides:]:
+            assert (lower <= g * d + 1e-12).all() and (g * d <= upper + 1e-12).all(), method
+        if (low, high) == (0, 0):  # and nothing else
+            assert torch.allclose(upper - lower, (g * (1 - slope)).abs()), method
+
+
+def test_at_a_tie_the_gradient_of_either_maximum_is_inside():
+    """Windows of equal entries: a step towards any of them decides the tie."""
+    row = next(c for c in CASES if str(c) == "max_pool_gradient-overlap")
+    p = problem(row)
+    g = row.numbers(row.args[0], seeded())
+    z = torch.randint(0, 2, row.args[1].shape, generator=seeded()).double()
+    decided = z + 1e-6 * torch.randn(30, *z.shape, generator=seeded(), dtype=z.dtype)
+    gradients = values_at(p, [g.expand(30, *g.shape), decided])
+    assert gradients.std(0).max() > 0.1
+    for method in METHODS:
+        lower, upper = bounds(Engine(p.module, (g, z)), p, [(g, g), (z, z)], method)
+        assert (lower <= gradients + 1e-9).all() and (gradients <= upper + 1e-9).all(), method
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+@pytest.mark.parametrize("name", ["kink_gradient-0.1", "tanh_gradient", "multiply-both", "max_pool_gradient-overlap",
+                                  "matmul", "softplus-3-20", "convolution-2d"])
+@alone_and_meeting
+def test_round_balls(name, norm, meet):
+    """An input of an operator may itself be a ball in another norm."""
+    p = problem(next(c for c in CASES if str(c) == name), meet=meet)
+    centers = [low for low, _ in boxes(p, "wide")]
+    radius = 0.7 if meet else 1.5
+    points = [sample_ball(x, radius, norm, 200, seeded(i)) for i, x in enumerate(centers)]
+    sampled = values_at(p, points)
+    engine = Engine(p.module, p.inputs(*centers))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *_, **__: None)  # auto_LiRPA divides by 1 - 1 / norm
+        balls = tuple(PerturbationLpNorm(norm=norm, eps=radius) for _ in centers)
+    for method in METHODS:
+        lower, upper = engine(p.inputs(*centers), balls, method)
+        assert (lower <= sampled + 1e-9).all() and (sampled <= upper + 1e-9).all(), method
