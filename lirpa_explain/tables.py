@@ -1,0 +1,66 @@
+"""The tables of what is supported, made from the registries.
+
+`python -m lirpa_explain.tables` prints them; `python -m lirpa_explain.tables README.md` writes them into a file, each
+between the lines `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from .attributions import ATTRIBUTIONS
+from .bounding.engine import METHODS
+from .operators import OPERATORS
+
+
+def markdown(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown.
+
+    Example:
+        >>> print(markdown(("a", "b"), [("1", "2")]))
+        | a | b |
+        | --- | --- |
+        | 1 | 2 |
+    """
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def tables() -> dict[str, str]:
+    """Every table by name."""
+    return {
+        "attributions": markdown(("Captum class", "what is bounded"),
+                                 [(f"`{kind.__name__}`", row.formula) for kind, row in ATTRIBUTIONS.items()]),
+        "methods": markdown(("method", "bounds"), [(f"`{name}`", words) for name, words in METHODS.items()]),
+        "operators": markdown(("operator", "torch"), [(f"`{name}`", row.covers) for name, row in OPERATORS.items()]),
+    }
+
+
+def fill(text: str) -> str:
+    """Replace the contents of every table in a text.
+
+    Raises:
+        ValueError: the text names a table that there is not.
+    """
+    made = tables()
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1] not in made:
+            raise ValueError(f"There is no table {match[1]!r}; there are {', '.join(made)}.")
+        return f"<!-- table: {match[1]} -->\n{made[match[1]]}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", replace, text, flags=re.S)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the tables, or write them into the files given."""
+    for name in arguments:
+        path = Path(name)
+        path.write_text(fill(path.read_text()))
+    if not arguments:
+        print("\n\n".join(tables().values()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,51 @@
+"""README is true: its Python runs, its tables are the registries', its commands are the ones that are tested."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lirpa_explain import compat, tables
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("code", [code for language, code in BLOCKS if language == "python"])
+def test_python_blocks_run(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert "Certificate of IntegratedGradients" in capsys.readouterr().out
+
+
+def test_tables_are_those_of_the_registries():
+    assert tables.fill(README) == README, "run `python -m lirpa_explain.tables README.md`"
+    assert set(re.findall(r"<!-- table: (\w+) -->", README)) == set(tables.tables())
+
+
+def test_shell_blocks_are_the_commands_that_are_run_elsewhere():
+    """.ci/run executes the test command; the examples are run by test_examples; auto_LiRPA's are the error's."""
+    shell = [code for language, code in BLOCKS if language == "sh"]
+    assert {language for language, _ in BLOCKS} == {"sh", "python"}
+    quickstart, test, *auto_lirpa = shell
+    install = "python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt "
+    assert quickstart.startswith(install) and test.startswith(install)
+    assert (ROOT / shlex.split(quickstart)[-1]).is_file()
+    assert "<!-- test -->\n```sh\n" + test in README and "<!-- test -->" in (ROOT / ".ci" / "run").read_text()
+    for command in auto_lirpa:
+        for part in command.strip().split(" && "):
+            assert part in compat.INSTALL_AUTO_LIRPA
+
+
+def test_constraints_cover_what_is_installed():
+    """Every requirement of the package and of its extras has the version that is tested."""
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].lower() for line in constraints if "==" in line}
+    text = (ROOT / "setup.cfg").read_text()
+    listed = text[text.index("install_requires"): text.index("[options.packages.find]")] + \
+        text[text.index("[options.extras_require]"): text.index("[tool:pytest]")]
+    required = {re.split(r"[><=]", line.strip())[0].lower() for line in listed.splitlines()
+                if line.startswith("    ")}
+    assert required <= pinned
