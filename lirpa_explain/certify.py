@@ -243,8 +243,9 @@ def _check_value(composed: Composed, nominal: Tensor, rounding: Callable[[], Com
     difference = (composed.value - nominal).abs()
     if not bool((difference <= tolerance).all()):
         around = rounding()
-        explained = (nominal >= around.lower - tolerance) & (nominal <= around.upper + tolerance)
-        if not bool(explained.all()):
+        low, high = around.lower - tolerance, around.upper + tolerance
+        explained = [(low <= value) & (value <= high) for value in (nominal, composed.value)]
+        if not bool(torch.stack(explained).all()):
             worst = int(difference.sub(tolerance).flatten().argmax())
             raise SoundnessError(
                 f"The traced gradient gives {composed.value.flatten()[worst]:.9g} where Captum gives "

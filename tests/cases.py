@@ -21,7 +21,7 @@ BATCH = 3
 #: Largest violation of a bound that is rounding, relative to the largest number involved.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 #: The same for one operator, where few numbers are added: small enough to see a box of width 1e-12.
-FEW_ROUNDINGS = 1e-14
+FEW_ROUNDINGS = 1e-13
 
 
 @dataclass(frozen=True)
@@ -230,22 +230,20 @@ class Problem:
         return *moved, *(r.repeat(len(moved[0]) // BATCH, *[1] * (r.ndim - 1)) for r in self.rest)
 
 
-def problem(case: Case, *, meet: bool = False, flat: bool = True, dtype: torch.dtype = torch.float64,
-            seed: int = 0) -> Problem:
-    """A module of just this operator.
+def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: torch.dtype = torch.float64) -> Problem:
+    """A module of just this operator, with a flat result.
 
     Args:
         case: the operator.
         meet: put a random affine map before each moving tensor, all of one common input, so that the coefficients
             of several tensors, and of all entries, meet there.
-        flat: flatten the result to (B, D), which the engine wants.
+        backwards: compute the tensors last to first, as a gradient does: what is differentiated at comes first.
         dtype: type of the parameters and of the inputs at rest.
-        seed: of all numbers.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     steps: list[Step] = []
     tensors: dict[str, Tensor] = {}
-    names, inputs, rest, moves = [], [], {}, {}
+    names, rest, moves = [], {}, {}
 
     def parameter(value: Tensor) -> str:
         name = f"parameter{len(tensors)}"
@@ -256,7 +254,7 @@ def problem(case: Case, *, meet: bool = False, flat: bool = True, dtype: torch.d
         steps.append(Step(operator, names, f"v{len(steps)}", settings))
         return steps[-1].output
 
-    for i, arg in enumerate(case.args):
+    for i, arg in list(enumerate(case.args))[::-1 if backwards else 1]:
         if arg.role == "weight":
             names.append(parameter(case.numbers(arg, generator)))
         elif arg.role == "fixed":
@@ -271,44 +269,47 @@ def problem(case: Case, *, meet: bool = False, flat: bool = True, dtype: torch.d
             hidden = step("matmul", "u", parameter(torch.randn(4, size, generator=generator, dtype=torch.float64) / 2))
             hidden = step("add", hidden, parameter(case.numbers(Arg("weight", (size,)), generator) / 2))
             names.append(step("reshape", hidden, shape=list(arg.shape[1:])))
-    result = step(case.operator, *names, **case.settings)
+    result = step(case.operator, *names[::-1 if backwards else 1], **case.settings)
     if not moves:  # an operator on parameters alone: what is bounded is a product with its result
         moves["u"] = (BATCH, 4)
         result = step("matmul", "u", result)
     inputs = [torch.zeros(shape, dtype=dtype) for shape in moves.values()]
-    module = GradientModule([*moves, *rest], steps, result, tensors, (), ())
-    shape = module(*inputs, *rest.values()).shape[1:]
-    if flat and len(shape) != 1:
+
+    def module() -> GradientModule:
+        return GradientModule([*moves, *rest], steps, result, tensors, (), ())
+
+    shape = module()(*inputs, *rest.values()).shape[1:]
+    if len(shape) != 1:
         result = step("reshape", result, shape=[math.prod(shape)])
-        module = GradientModule([*moves, *rest], steps, result, tensors, (), ())
-    return Problem(case, module, tuple(moves.values()), tuple(rest.values()))
+    return Problem(case, module(), tuple(moves.values()), tuple(rest.values()))
 
 
 Box = tuple[Tensor, Tensor]
+KINDS = {
+    "wide": "radius up to half the size of the numbers",
+    "narrow": "a thousandth of that",
+    "tiny": "width 1e-12",
+    "point": "width 0",
+    "grid": "ends -1, 0 or 1, so that kinks are touched from either side and entries are tied",
+    "huge": "up to 1e8",
+}
 
 
-def boxes(problem: Problem, kind: str, dtype: torch.dtype = torch.float64, seed: int = 1) -> list[Box]:
-    """A box (lower, upper) for each moving input.
-
-    Kinds: "wide"; "narrow"; "tiny", of width 1e-12; "point"; "grid", whose ends are -1, 0 or 1, so that kinks
-    are touched from either side and entries are tied; "huge", up to 1e8.
-    """
-    generator = torch.Generator().manual_seed(seed)
+def boxes(problem: Problem, *kinds: str, dtype: torch.dtype = torch.float64) -> list[Box]:
+    """A box (lower, upper) for each moving input; rows 3 i, 3 i + 1, 3 i + 2 are of the i-th of these kinds."""
+    generator = torch.Generator().manual_seed(1)
 
     def uniform(shape: Shape) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=torch.float64)
 
-    def box(shape: Shape) -> Box:
-        if kind == "grid":
+    def box(shape: Shape, kind: str) -> Tensor:
+        if kind in ("grid", "huge"):
             ends = torch.randint(-1, 2, (2, *shape), generator=generator).double()
-            return ends.amin(0), ends.amax(0)
-        if kind == "huge":
-            sizes = 10.0 ** torch.tensor([-1, 4, 8])[torch.randint(0, 3, (2, *shape), generator=generator)]
-            ends = sizes * torch.randint(-1, 2, (2, *shape), generator=generator)
-            return ends.amin(0), ends.amax(0)
-        radius = {"wide": 0.5, "narrow": 1e-3, "tiny": 5e-13, "point": 0.0}[kind]
+            powers = torch.tensor([-1, 4, 8])[torch.randint(0, 3, (2, *shape), generator=generator)]
+            return (ends if kind == "grid" else ends * 10.0**powers).sort(0).values
         center = problem.case.spread * (2 * uniform(shape) - 1)
-        spread = radius if kind == "tiny" else radius * problem.case.spread * uniform(shape)
-        return center - spread, center + spread
+        factor = {"wide": 0.5, "narrow": 5e-4, "tiny": 5e-13, "point": 0.0}[kind]
+        radius = factor * torch.ones(shape) if kind == "tiny" else factor * problem.case.spread * uniform(shape)
+        return torch.stack([center - radius, center + radius])
 
-    return [tuple(end.to(dtype) for end in box(shape)) for shape in problem.moving]
+    return [tuple(torch.cat([box(shape, kind) for kind in kinds], 1).to(dtype)) for shape in problem.moving]
