@@ -13,7 +13,7 @@ from torch import Tensor
 from ..relaxations import piecewise, univariate
 from ..relaxations.product import Plane, planes
 from ..relaxations.ranges import product_range
-from .bound import BoundOperator, Box, both_sides, box_of, box_of_interval, value_of, weighted_sum
+from .bound import BoundOperator, Box, both_sides, box_of, box_of_interval, signed, signed_sum, value_of, weighted_sum
 from .registry import Operator, register
 
 Line = tuple[Tensor, Tensor]
@@ -43,13 +43,6 @@ def smooth(build: Callable[..., univariate.Smooth]) -> Curve:
     )
 
 
-def signed(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """A * positive where A > 0, A * negative elsewhere; one product where both factors agree."""
-    if positive is negative or torch.equal(positive, negative):
-        return A * positive
-    return A.clamp(min=0) * positive + A.clamp(max=0) * negative
-
-
 class BoundActivation(BoundOperator):
     """y = phi(z); traits: the `Curve` of phi."""
 
@@ -67,7 +60,7 @@ class BoundActivation(BoundOperator):
 
         def side(below: Line, above: Line) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
             """Bound of A * phi(z) that uses line `below` where A > 0 and `above` where A < 0."""
-            return lambda A: ([signed(A, below[0], above[0])], signed(A, below[1], above[1]).flatten(2).sum(2))
+            return lambda A: ([signed(A, below[0], above[0])], signed_sum(A, below[1], above[1]))
 
         return both_sides(last_lA, last_uA, side(lower, upper), side(upper, lower))
 
@@ -91,7 +84,7 @@ class BoundProduct(BoundOperator):
             """Bound of A * p that uses plane `below` where A > 0 and `above` where A < 0."""
 
             def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
-                bias = signed(A, below[2], above[2]).flatten(2).sum(2)
+                bias = signed_sum(A, below[2], above[2])
                 coefficients: list[Tensor | None] = []
                 for i, node in enumerate(x):
                     if not below[i].any() and not above[i].any():

@@ -106,3 +106,42 @@ def both_sides(last_lower: Tensor | None, last_upper: Tensor | None, lower_side:
 def weighted_sum(coefficients: Tensor, values: Tensor) -> Tensor:
     """Sum over a row's entries of A * values: (S, B, *S) and (B or 1, *S) -> (S, B)."""
     return (coefficients * values).flatten(2).sum(2)
+
+
+FEW = 0.25
+"""Share of a layer's neurons up to which only those that differ are worked on, and not the whole layer."""
+
+
+def signed(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """A * positive where A > 0, A * negative elsewhere: (S, B, *S) and (B, *S) twice -> (S, B, *S).
+
+    In most layers both factors agree but for a few neurons, and coefficients are large: one product, then the few.
+    """
+    result = A * positive
+    if positive is negative:
+        return result
+    columns = _columns(positive != negative, A)
+    if columns is None:
+        return A.clamp(min=0) * positive + A.clamp(max=0) * negative
+    if len(columns) == 0:
+        return result
+    difference = (negative - positive).flatten(1)[:, columns]
+    flat = result.flatten(2).index_add_(2, columns, A.flatten(2)[..., columns].clamp(max=0) * difference)
+    return flat.reshape(A.shape)
+
+
+def signed_sum(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Sum over a row's entries of `signed`: (S, B)."""
+    columns = _columns((positive != 0) | (negative != 0), A)
+    if columns is None:
+        return signed(A, positive, negative).flatten(2).sum(2)
+    few = A.flatten(2)[..., columns]
+    return signed(few, positive.flatten(1)[:, columns], negative.flatten(1)[:, columns]).sum(2)
+
+
+def _columns(mask: Tensor, A: Tensor) -> Tensor | None:
+    """Flat indices of the neurons for which a mask (B, *S) is true in any row; None if they are many."""
+    if mask.shape != A.shape[1:]:
+        return None
+    columns = mask.flatten(1).any(0).nonzero()[:, 0]
+    return columns if len(columns) <= FEW * mask[0].numel() else None

@@ -1,0 +1,47 @@
+"""Importing without auto_LiRPA says how to get it; importing with it leaves nothing behind."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import lirpa_explain as lx
+from lirpa_explain import compat
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_without_auto_lirpa_the_import_says_how_to_get_it():
+    hide = ("import importlib.util as u; find = u.find_spec\n"
+            "u.find_spec = lambda name, *a: None if name == 'auto_LiRPA' else find(name, *a)\n")
+    result = run(hide + "import lirpa_explain")
+    assert result.returncode == 1 and "ImportError" in result.stderr
+    assert "pip install --no-deps auto_LiRPA==0.3" in result.stderr
+    assert "pip install --no-deps git+https://github.com/Verified-Intelligence/auto_LiRPA.git" in result.stderr
+
+
+def test_the_import_leaves_the_process_as_it_was():
+    """Neither stand-ins for removed modules nor changed warning filters, and nothing on the terminal."""
+    result = run("import warnings, sys, torch, numpy, captum.attr\nbefore = list(warnings.filters)\n"
+                 "import lirpa_explain\nassert warnings.filters == before, warnings.filters\n"
+                 "import torch.onnx.symbolic_helper as s\nassert not hasattr(s, '_set_opset_version')\n"
+                 "assert 'numpy.lib.arraysetops' not in sys.modules")
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert "lirpa" not in result.stderr.lower()
+
+
+def test_parsing_restores_the_exporter():
+    settings = compat.exporter_globals()
+    before, filters = settings.autograd_inlining, list(warnings.filters)
+    with pytest.raises(ZeroDivisionError), compat.parsing():
+        assert settings.autograd_inlining is False
+        raise ZeroDivisionError
+    assert settings.autograd_inlining == before and warnings.filters == filters
+
+
+def test_the_versions_are_named():
+    assert lx.AUTO_LIRPA_VERSION.split(".")[0] == "0"
+    assert lx.__version__.count(".") == 2
