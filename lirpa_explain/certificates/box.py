@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from lirpa_explain.relaxations.ranges import absolute_range
+
 
 def ordered_box(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Return a box that contains the given one and whose ends are in order and never NaN.
@@ -49,7 +51,7 @@ def absolute_box(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         >>> absolute_box(torch.tensor([[-3.0, -2.0, 1.0]]), torch.tensor([[-1.0, 1.0, 2.0]]))
         (tensor([[1., 0., 1.]]), tensor([[3., 2., 2.]]))
     """
-    return torch.maximum(lower, -upper).clamp(min=0), torch.maximum(lower.abs(), upper.abs())
+    return absolute_range((lower, upper))
 
 
 def signs(lower: Tensor, upper: Tensor) -> Tensor:

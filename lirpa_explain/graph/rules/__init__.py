@@ -1,0 +1,11 @@
+"""The table from ATen operations to operators: one short rule each.
+
+A rule is called with the builder and the operation's arguments, in which tensors are `Rows`, `Live` or constants.
+It appends steps and returns the value of the result.
+"""
+
+from . import activations, arithmetic, layers, shapes  # noqa: F401  (each fills the table)
+from .table import PASS_THROUGH as PASS_THROUGH
+from .table import RULES as RULES
+from .table import VALUE_FREE as VALUE_FREE
+from .table import rule as rule

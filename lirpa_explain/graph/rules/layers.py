@@ -1,0 +1,127 @@
+"""Rules of convolution, normalization and pooling, and of their gradients."""
+
+from typing import Any
+
+import torch
+
+from ...errors import TrainingModeError, UnsupportedOperation
+from ..builder import Builder, Indices, Live, Rows
+from .arithmetic import add, subtract
+from .table import rule
+
+aten = torch.ops.aten
+
+
+def _convolved(n: int, k: int, s: int, p: int, d: int) -> int:
+    return (n + 2 * p - d * (k - 1) - 1) // s + 1
+
+
+@rule(aten.convolution.default)
+def _convolution(b: Builder, x: Rows, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+                 output_padding: Any, groups: int) -> Rows:
+    if transposed or x.merged or isinstance(w, Rows):
+        raise UnsupportedOperation("a convolution that is transposed, or whose weights depend on the input")
+    weight = w.value if isinstance(w, Live) else w
+    spatial = [_convolved(*a) for a in zip(x.shape[1:], weight.shape[2:], stride, padding, dilation, strict=True)]
+    y = b.emit("convolution", x, w, shape=(weight.shape[0], *spatial), stride=list(stride), padding=list(padding),
+               dilation=list(dilation), groups=groups)
+    return y if bias is None else add(b, y, _channels(b, bias, len(spatial)))
+
+
+def _channels(b: Builder, vector: Any, spatial: int) -> Any:
+    """A vector of one number a channel, shaped to broadcast over the dimensions behind."""
+    size = [-1, *[1] * spatial]
+    return b.live("view.default", vector, size) if isinstance(vector, Live) else vector.reshape(size)
+
+
+@rule(aten.convolution_backward.default)
+def _convolution_backward(b: Builder, g: Rows, x: Rows, w: Any, bias_sizes: Any, stride: Any, padding: Any,
+                          dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Any
+                          ) -> tuple[Any, ...]:
+    if transposed or isinstance(w, Rows):
+        raise UnsupportedOperation("the gradient of a transposed convolution")
+    result = b.emit("convolution_gradient", g, w, shape=x.shape, size=list(x.shape[1:]), stride=list(stride),
+                    padding=list(padding), dilation=list(dilation), groups=groups)
+    return result, None, None
+
+
+def _batch_norm(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Any, ...]:
+    spatial = len(x.shape) - 1
+    weight = torch.ones_like(mean) if w is None else w
+    y = subtract(b, x, _channels(b, mean, spatial))
+    y = b.emit("normalize", y, weight, variance, epsilon=epsilon)
+    return (y if bias is None else add(b, y, _channels(b, bias, spatial))), None, None, None
+
+
+@rule(aten.native_batch_norm.default)
+def _native_batch_norm(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, training: bool,
+                       momentum: float, epsilon: float) -> tuple[Any, ...]:
+    if training or mean is None:
+        raise TrainingModeError("A batch normalization uses the statistics of the batch; call model.eval() first.")
+    return _batch_norm(b, x, w, bias, mean, variance, epsilon)
+
+
+@rule(aten._native_batch_norm_legit_no_training.default, aten._batch_norm_no_update.default)
+def _batch_norm_no_training(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, momentum: float,
+                            epsilon: float) -> tuple[Any, ...]:
+    return _batch_norm(b, x, w, bias, mean, variance, epsilon)
+
+
+@rule(aten.native_batch_norm_backward.default)
+def _native_batch_norm_backward(b: Builder, g: Rows, x: Rows, w: Any, mean: Any, variance: Any, *rest: Any
+                                ) -> tuple[Any, ...]:
+    train, epsilon = rest[2], rest[3]
+    if train:
+        raise TrainingModeError("A batch normalization uses the statistics of the batch; call model.eval() first.")
+    weight = torch.ones_like(mean) if w is None else w
+    return b.emit("normalize", g, weight, variance, epsilon=epsilon), None, None
+
+
+def _pair(value: Any, default: Any = None) -> list[int]:
+    value = default if value is None or value == [] else value
+    return [value] * 2 if isinstance(value, int) else list(value) * (2 // len(value))
+
+
+def _pooled(settings: dict[str, Any], x: Rows) -> tuple[int, ...]:
+    """Shape of a row after pooling, asked of torch itself."""
+    names = ("kernel", "stride", "padding")
+    kernel, stride, padding = (settings[n] for n in names)
+    if "dilation" in settings:
+        probe = aten.max_pool2d_with_indices(torch.empty(1, *x.shape, device="meta"), kernel, stride, padding,
+                                             settings["dilation"], settings["ceil"])[0]
+    else:
+        probe = aten.avg_pool2d(torch.empty(1, *x.shape, device="meta"), kernel, stride, padding, settings["ceil"])
+    return tuple(probe.shape[1:])
+
+
+@rule(aten.avg_pool2d.default)
+def _avg_pool(b: Builder, x: Rows, kernel: Any, stride: Any = None, padding: Any = 0, ceil: bool = False,
+              count_include_pad: bool = True, divisor: int | None = None) -> Rows:
+    settings = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding), "ceil": ceil,
+                "count_include_pad": count_include_pad, "divisor": divisor}
+    return b.emit("average_pool", x, shape=_pooled(settings, x), **settings)
+
+
+@rule(aten.avg_pool2d_backward.default)
+def _avg_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, padding: Any, ceil: bool,
+                       count_include_pad: bool, divisor: int | None) -> Rows:
+    return b.emit("average_pool_gradient", g, shape=x.shape, size=list(x.shape[1:]), kernel=_pair(kernel),
+                  stride=_pair(stride, kernel), padding=_pair(padding), ceil=ceil,
+                  count_include_pad=count_include_pad, divisor=divisor)
+
+
+@rule(aten.max_pool2d_with_indices.default)
+def _max_pool(b: Builder, x: Rows, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+              ceil: bool = False) -> tuple[Any, ...]:
+    settings = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding),
+                "dilation": _pair(dilation), "ceil": ceil}
+    return b.emit("max_pool", x, shape=_pooled(settings, x), **settings), Indices(x)
+
+
+@rule(aten.max_pool2d_with_indices_backward.default)
+def _max_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, padding: Any, dilation: Any,
+                       ceil: bool, indices: Indices) -> Rows:
+    if indices.of != x:
+        raise UnsupportedOperation("the gradient of a max pooling of another tensor")
+    return b.emit("max_pool_gradient", g, x, shape=x.shape, kernel=_pair(kernel), stride=_pair(stride, kernel),
+                  padding=_pair(padding), dilation=_pair(dilation), ceil=ceil)
