@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +22,15 @@ from .bounding.engine import METHODS, Engine
 from .certificates import Certificate
 from .errors import SoundnessError, TrainingModeError, UnsupportedAttribution
 from .graph import GradientModule, capture
+from .operators.bound import flat_rows
 
 ROWS = 64
 """Rows (examples x path points) bounded at once unless the caller says otherwise."""
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference between Captum's value and the gradient module's, relative to the sum of all terms' sizes."""
+
+RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
 
 
 def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
@@ -84,17 +86,16 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
     batch_size = _check_options(method, batch_size)
     xs = _check_inputs(inputs)
     _check_seam(attribution)
-    _check_modes(attribution.forward_func)
     balls = make_balls(inputs, perturbation, eps, norm, clip)
-    with _random_state_kept(xs[0].device):
+    with _isolated(xs[0].device), _no_training_layers():
         nominal, delta = _attribute(attribution, inputs, xs, attribute_kwargs)
-    with _random_state_kept(xs[0].device), torch.set_grad_enabled(differentiable):
+    with _isolated(xs[0].device), torch.set_grad_enabled(differentiable):
         plan = attributions.make_plan(attribution, xs, attribute_kwargs)
         extras = attributions.plan.common_fields(xs, attribute_kwargs)["extras"]
         module = capture(attribution.forward_func, xs, extras, path=not plan.is_plain)
         run = functools.partial(compose, plan, module, _engine(module, xs, plan), xs, batch_size=batch_size)
         composed = run(balls, method, progress=progress)
-        flat = torch.cat([part.flatten(1) for part in nominal], 1)
+        flat = torch.cat([flat_rows(part) for part in nominal], 1)
         _check_value(composed, flat, lambda: run(_rounding(xs), "IBP"))
         lower, upper = _enclose(composed, flat)
 
@@ -122,7 +123,7 @@ def _split_method(method: Any, quadrature: str | None, kwargs: dict[str, Any]) -
 
 
 def _check_options(method: Any, batch_size: Any) -> int:
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}. (Quadratures of "
                          f"IntegratedGradients are {', '.join(SUPPORTED_METHODS)}.)")
     if batch_size is None:
@@ -146,7 +147,7 @@ def _check_inputs(inputs: Any) -> tuple[Tensor, ...]:
             raise ValueError("inputs contain NaN or infinite values; no ball around them can be certified.")
     if len({x.dtype for x in xs}) > 1 or len({x.device for x in xs}) > 1:
         raise TypeError("all inputs must have one dtype and be on one device.")
-    return tuple(plain(x) for x in xs)
+    return tuple(plain(x).clone() if x.is_inference() else plain(x) for x in xs)
 
 
 def _check_seam(attribution: Any) -> None:
@@ -160,45 +161,36 @@ def _check_seam(attribution: Any) -> None:
         )
 
 
-def _check_modes(forward_func: Callable[..., Any]) -> None:
-    random = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
-    for root in _modules_of(forward_func):
-        for name, module in root.named_modules():
-            if module.training and isinstance(module, random) and getattr(module, "p", 1) > 0:
-                raise TrainingModeError(
-                    f"The model is in training mode, in which {name or 'it'} ({type(module).__name__}) is random or "
-                    "depends on the other examples: call model.eval() first."
-                )
-
-
-def _modules_of(function: Any, depth: int = 4) -> list[nn.Module]:
-    """The modules that a callable is, is a method of, or refers to."""
-    if isinstance(function, nn.Module):
-        return [function]
-    parts: tuple[Any, ...] = ()
-    if isinstance(function, functools.partial):
-        parts = function.func, *function.args, *function.keywords.values()
-    elif inspect.ismethod(function):
-        parts = (function.__self__,)
-    elif inspect.isfunction(function):
-        names = inspect.getclosurevars(function)
-        parts = *names.nonlocals.values(), *names.globals.values(), *(function.__defaults__ or ())
-    callables = [part for part in parts if callable(part) and not inspect.isclass(part)] if depth else []
-    return [module for part in callables for module in _modules_of(part, depth - 1)]
-
-
 # Captum
 
 
 @contextlib.contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """Leave torch's and numpy's random generators as they were."""
+def _isolated(device: torch.device) -> Iterator[None]:
+    """Leave torch's and numpy's random generators as they were, and inference mode, which forbids gradients."""
     state = np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:
             np.random.set_state(state)
+
+
+@contextlib.contextmanager
+def _no_training_layers() -> Iterator[None]:
+    """Refuse layers that are random or depend on the batch in training mode, before they run and change anything."""
+
+    def check(module: nn.Module, _: Any) -> None:
+        if module.training and isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0:
+            raise TrainingModeError(
+                f"The model is in training mode, in which its layer {module} is random or depends on the other "
+                "examples: call model.eval() first."
+            )
+
+    handle = nn.modules.module.register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]
@@ -207,16 +199,20 @@ def _attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: di
     given = tuple(x.detach().requires_grad_() for x in xs)
     try:
         result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, TrainingModeError):
         raise
     except TypeError as error:
         raise TypeError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
-    except (AssertionError, ArithmeticError, LookupError, RuntimeError, ValueError) as error:
+    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
         raise ValueError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
     delta = None
     if kwargs.get("return_convergence_delta"):
         result, delta = result[0], result[1].detach()
-    return tuple(part.detach() for part in (result if isinstance(result, tuple) else (result,))), delta
+    parts = tuple(part.detach() for part in (result if isinstance(result, tuple) else (result,)))
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
+        raise ValueError(f"Captum's {type(attribution).__name__} is NaN or infinite at this input; look at the model's "
+                         "weights, the baselines and the further arguments.")
+    return parts, delta
 
 
 def _engine(module: GradientModule, xs: tuple[Tensor, ...], plan: attributions.Plan) -> Engine:

@@ -85,3 +85,19 @@ def test_the_bounds_are_closed_around_the_nominal_value():
     x = torch.randn(50, 20)
     certificate = lx.certify(IntegratedGradients(model), x, eps=0.0, quadrature="riemann_left", n_steps=10)
     assert (certificate.lower <= certificate.nominal).all() and (certificate.nominal <= certificate.upper).all()
+
+
+def test_nan_in_the_model_is_named():
+    model = net()
+    model[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite at this input; look at the model's weights"):
+        lx.certify(Saliency(model), torch.rand(2, 3).double(), eps=0.01, target=0)
+
+
+def test_inference_mode_is_no_obstacle():
+    model = net()
+    with torch.inference_mode():
+        x = torch.rand(2, 3).double()
+        inside = lx.certify(Saliency(model), x, eps=0.01, target=0)
+    outside = lx.certify(Saliency(model), x.clone(), eps=0.01, target=0)
+    assert torch.equal(inside.lower, outside.lower) and torch.equal(inside.upper, outside.upper)

@@ -17,6 +17,11 @@ from torch.nn.modules import module as module_globals
 import lirpa_explain as lx
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def values(tensor):
     return tensor.detach().as_subclass(torch.Tensor).cpu().numpy().tobytes()
 
@@ -67,6 +72,31 @@ def unchanged(model, inputs=()):
         assert after[name] == was, f"{name} changed"
     if trained:
         torch.autograd.grad(pending, trained)
+
+
+DISTURBANCES = {
+    "training mode": lambda model, x: model[1].train(),
+    "parameter": lambda model, x: model[0].weight.data.add_(1),
+    "version of a parameter": lambda model, x: model[0].weight.detach().add_(0),
+    "another parameter": lambda model, x: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach().clone())),
+    "requires_grad": lambda model, x: model[0].bias.requires_grad_(False),
+    "gradient": lambda model, x: setattr(model[0].bias, "grad", torch.zeros_like(model[0].bias)),
+    "buffer": lambda model, x: model[1].running_mean.add_(1),
+    "hook": lambda model, x: model[0].register_forward_hook(lambda *args: None),
+    "attribute": lambda model, x: setattr(model[0], "note", 1),
+    "input": lambda model, x: x.data.mul_(2),
+    "input's requires_grad": lambda model, x: x.requires_grad_(),
+    "torch's random state": lambda model, x: torch.rand(1),
+    "numpy's random state": lambda model, x: np.random.rand(1),
+    "warning filters": lambda model, x: warnings.simplefilter("ignore"),
+}
+
+
+@pytest.mark.parametrize("name", DISTURBANCES)
+def test_unchanged_notices(name):
+    model, x = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval(), torch.randn(3, 2)
+    with pytest.raises(AssertionError, match="changed"), unchanged(model, x):
+        DISTURBANCES[name](model, x)
 
 
 class Everything(nn.Module):
@@ -227,4 +257,4 @@ def test_progress(progress, capfd):
     lx.certify(IntegratedGradients(model), x, eps=0.01, target=0, n_steps=3, batch_size=2, progress=progress)
     out, err = capfd.readouterr()
     assert out == ""
-    assert ("6/6" in err and "gradient" in err) if progress else err == ""
+    assert ("/6" in err and "gradient" in err) if progress else err == ""

@@ -63,7 +63,7 @@ def _merge(plans: list[Plan], examples: int, reduction: str) -> Plan:
     )
     single = [t for p in plans for count, target in p.targets for t in _one_each(target, count)]
     return dataclasses.replace(
-        plans[0], samples=rows // examples, reduction=reduction, baselines=baselines,
+        plans[0], noisy=True, samples=rows // examples, reduction=reduction, baselines=baselines,
         points=tuple(map(join, zip(*[p.points for p in plans], strict=True))),
         extras=tuple(map(join, zip(*[p.extras for p in plans], strict=True))),
         targets=tuple((1, single[i]) for i in index),

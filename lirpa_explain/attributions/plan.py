@@ -35,6 +35,7 @@ class Plan:
         absolute: whether the outer map is |.|.
         reduction: one of `REDUCTIONS`.
         samples: J.
+        noisy: whether `points` differ from the inputs.
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
     """
@@ -49,6 +50,7 @@ class Plan:
     absolute: bool = False
     reduction: str = "mean"
     samples: int = 1
+    noisy: bool = False
 
     @property
     def steps(self) -> int:
@@ -58,7 +60,7 @@ class Plan:
     @property
     def is_plain(self) -> bool:
         """Whether the gradient is taken at x itself."""
-        return self.scales is None and self.samples == 1
+        return self.scales is None and not self.noisy
 
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
         """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for outputs (V, *shape)."""

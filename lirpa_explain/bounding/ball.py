@@ -1,6 +1,7 @@
 """The set of inputs a certificate speaks of: a ball around each example, one for each input tensor."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,11 +105,13 @@ def _each(value: Any, count: int, name: str, pair: bool = False) -> Sequence[Any
 
 
 def _from_eps(x: Tensor, eps: Any, norm: float, clip: Any) -> Ball:
-    if norm not in NORMS:
+    if isinstance(norm, bool) or norm not in NORMS:
         raise ValueError(f"norm must be math.inf, 2 or 1; given: {norm!r}.")
-    if isinstance(eps, bool) or not isinstance(eps, int | float | Tensor):
-        raise TypeError(f"eps must be a number or a tensor; given: {type(eps).__name__}.")
-    radius = plain(torch.as_tensor(eps)).to(x)
+    if isinstance(eps, bool) or not isinstance(eps, numbers.Real | Tensor) or \
+            isinstance(eps, Tensor) and (eps.is_complex() or eps.dtype == torch.bool):
+        kind = f"a tensor of {eps.dtype}" if isinstance(eps, Tensor) else type(eps).__name__
+        raise TypeError(f"eps must be a number or a tensor; given: {kind}.")
+    radius = _like(eps, x)
     if not bool(torch.isfinite(radius).all()) or bool((radius < 0).any()):
         raise ValueError(f"eps must be finite and at least 0; given: {eps}.")
     per_example = torch.Size((x.shape[0], *[1] * (x.ndim - 1)))
@@ -134,11 +137,18 @@ def _from_eps(x: Tensor, eps: Any, norm: float, clip: Any) -> Ball:
 def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(clip, tuple | list) or len(clip) != 2:
         raise TypeError(f"clip must be a pair (low, high); given: {clip!r}.")
-    floor, ceiling = (torch.as_tensor(c).to(x) for c in clip)
-    if bool((x < floor).any()) or bool((x > ceiling).any()):
+    if not all(isinstance(c, numbers.Real | Tensor) for c in clip):
+        raise TypeError(f"clip must be a pair (low, high) of numbers or tensors; given: {clip!r}.")
+    floor, ceiling = (_like(c, x) for c in clip)
+    if not bool((floor <= x).all()) or not bool((x <= ceiling).all()):
         raise ValueError(f"The input reaches beyond clip={clip}: its smallest value is {float(x.min()):.6g}, its "
                          f"largest {float(x.max()):.6g}. Give the range that the data really has.")
     return torch.maximum(low, floor), torch.minimum(high, ceiling)
+
+
+def _like(value: Any, x: Tensor) -> Tensor:
+    """A number or tensor in the type of x at once: torch's own default would round float64 numbers to float32."""
+    return plain(torch.as_tensor(value, dtype=x.dtype, device=x.device))
 
 
 def _number(value: Any) -> str:
@@ -156,12 +166,12 @@ def _from_perturbation(x: Tensor, perturbation: Any) -> Ball:
         return _from_eps(x, perturbation.eps, norm, None)
     if low is None or high is None:
         ball = _from_eps(x, perturbation.eps, norm, None)
-        low = ball.low if low is None else plain(torch.as_tensor(low)).to(x)
-        high = ball.high if high is None else plain(torch.as_tensor(high)).to(x)
+        low = ball.low if low is None else low
+        high = ball.high if high is None else high
     try:
-        low, high = (plain(side).to(x).broadcast_to(x.shape) for side in (low, high))
+        low, high = (_like(side, x).broadcast_to(x.shape) for side in (low, high))
     except RuntimeError:
         raise ValueError(f"x_L and x_U must have the shape of the input, {tuple(x.shape)}.") from None
-    if bool((low > x).any()) or bool((high < x).any()):
+    if not bool((low <= x).all()) or not bool((x <= high).all()):
         raise ValueError("x_L <= input <= x_U must hold everywhere: the certificate is about a set around the input.")
     return Ball(norm, low, high, None, "box given by x_L and x_U")

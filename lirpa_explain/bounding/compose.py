@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..attributions import Plan
 from ..graph import GradientModule
+from ..operators.bound import flat_rows
 from ..relaxations.ranges import absolute_range, product_range, variance_range
 from .ball import Ball
 from .engine import Box, Engine
@@ -120,9 +121,9 @@ class _Rows:
             center = x[self.example]
             offset = point - center if self.plan.baselines is None else point - center - self.baseline(i)
             sides = (center, center) if ball is None else (ball.low[self.example], ball.high[self.example])
-            low.append((sides[0] + offset).flatten(1))
-            high.append((sides[1] + offset).flatten(1))
-            value.append((center + offset).flatten(1))
+            low.append(flat_rows(sides[0] + offset))
+            high.append(flat_rows(sides[1] + offset))
+            value.append(flat_rows(center + offset))
         return (torch.cat(low, 1), torch.cat(high, 1)), torch.cat(value, 1)
 
 

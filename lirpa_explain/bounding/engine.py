@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..compat import parsing
 from ..graph import GradientModule
-from ..operators.bound import BoundOperator, Box, box_of, box_of_interval
+from ..operators.bound import BoundOperator, Box, box_of, box_of_interval, flat_rows
 
 METHODS = {
     "IBP": "interval bounds throughout",
@@ -82,10 +82,10 @@ class Engine:
             open_entries = functools.reduce(torch.logical_or, [
                 user.open_entries(i, *[box_of(n) if n is not node and _is_bounded(n) else (lower, upper)
                                        for n in user.inputs]) for user, i in users])
-            index = _first_true(open_entries.flatten(1))
+            index = _first_true(flat_rows(open_entries))
             if index.shape[1]:
                 linear_lower, linear_upper = self._linear(name, index)
-                flat = lower.flatten(1), upper.flatten(1)
+                flat = flat_rows(lower), flat_rows(upper)
                 at_index = flat[0].gather(1, index), flat[1].gather(1, index)
                 better = _intersect(at_index, (linear_lower, linear_upper))
                 lower, upper = (side.scatter(1, index, new).reshape(lower.shape)

@@ -56,8 +56,14 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
         return function(*xs, *(next(remaining) if has_rows else e
                                for e, has_rows in zip(extras, row_like, strict=True)))
 
-    with torch.no_grad():
-        output = call(example, example_extras)
+    try:
+        with torch.no_grad():
+            output = call(example, example_extras)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedOperation(
+            "The function must take any number of examples, and further tensor arguments with one row an example; with "
+            f"{ROWS} examples it failed: {error}"
+        ) from error
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != ROWS:
         raise UnsupportedOperation(
             f"The function must return one tensor whose first dimension is the batch; for {ROWS} rows it returned "

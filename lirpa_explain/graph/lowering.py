@@ -146,12 +146,10 @@ def _where(node: fx.Node) -> str:
 
 
 def _forward_of(node: fx.Node) -> fx.Node:
-    """The forward operation that a backward one belongs to: one of that name that shares a tensor with it."""
-    if not _base(node).endswith("_backward"):
+    """The forward operation that a backward one belongs to: one that shares a tensor with it, of its name if any is."""
+    if "module" in node.meta:
         return node
     name = _base(node).removesuffix("_backward")
-    for argument in node.all_input_nodes[1:]:
-        for candidate in (argument, *argument.all_input_nodes, *argument.users):
-            if candidate is not node and _base(candidate).startswith(name) and "backward" not in _base(candidate):
-                return candidate
-    return node
+    near = [candidate for argument in node.all_input_nodes
+            for candidate in (*argument.users, argument, *argument.all_input_nodes) if candidate.meta.get("module")]
+    return next((c for c in near if _base(c).startswith(name)), near[0] if near else node)

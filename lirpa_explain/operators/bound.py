@@ -103,9 +103,19 @@ def both_sides(last_lower: Tensor | None, last_upper: Tensor | None, lower_side:
     return coefficients, lower[1] if lower else 0.0, upper[1] if upper else 0.0
 
 
+def flat_rows(x: Tensor) -> Tensor:
+    """A value (B, *S) as (B, D), also where a row is one number."""
+    return x.reshape(len(x), -1)
+
+
+def flat_functions(A: Tensor) -> Tensor:
+    """Coefficients (S, B, *output) as (S, B, D)."""
+    return A.reshape(*A.shape[:2], -1)
+
+
 def weighted_sum(coefficients: Tensor, values: Tensor) -> Tensor:
     """Sum over a row's entries of A * values: (S, B, *S) and (B or 1, *S) -> (S, B)."""
-    return (coefficients * values).flatten(2).sum(2)
+    return flat_functions(coefficients * values).sum(2)
 
 
 FEW = 0.25
@@ -125,8 +135,9 @@ def signed(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         return A.clamp(min=0) * positive + A.clamp(max=0) * negative
     if len(columns) == 0:
         return result
-    difference = (negative - positive).flatten(1)[:, columns]
-    flat = result.flatten(2).index_add_(2, columns, A.flatten(2)[..., columns].clamp(max=0) * difference)
+    difference = flat_rows(negative - positive)[:, columns]
+    few = flat_functions(A)[..., columns].clamp(max=0)
+    flat = flat_functions(result).index_add_(2, columns, few * difference)
     return flat.reshape(A.shape)
 
 
@@ -134,14 +145,14 @@ def signed_sum(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Sum over a row's entries of `signed`: (S, B)."""
     columns = _columns((positive != 0) | (negative != 0), A)
     if columns is None:
-        return signed(A, positive, negative).flatten(2).sum(2)
-    few = A.flatten(2)[..., columns]
-    return signed(few, positive.flatten(1)[:, columns], negative.flatten(1)[:, columns]).sum(2)
+        return flat_functions(signed(A, positive, negative)).sum(2)
+    few = flat_functions(A)[..., columns]
+    return signed(few, flat_rows(positive)[:, columns], flat_rows(negative)[:, columns]).sum(2)
 
 
 def _columns(mask: Tensor, A: Tensor) -> Tensor | None:
     """Flat indices of the neurons for which a mask (B, *S) is true in any row; None if they are many."""
     if mask.shape != A.shape[1:]:
         return None
-    columns = mask.flatten(1).any(0).nonzero()[:, 0]
+    columns = flat_rows(mask).any(0).nonzero()[:, 0]
     return columns if len(columns) <= FEW * mask[0].numel() else None
