@@ -86,7 +86,8 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
     batch_size = _check_options(method, batch_size)
     xs = _check_inputs(inputs)
     _check_seam(attribution)
-    balls = make_balls(inputs, perturbation, eps, norm, clip)
+    with torch.inference_mode(False):
+        balls = make_balls(inputs, perturbation, eps, norm, clip)
     with _isolated(xs[0].device), _no_training_layers():
         nominal, delta = _attribute(attribution, inputs, xs, attribute_kwargs)
     with _isolated(xs[0].device), torch.set_grad_enabled(differentiable):
@@ -147,7 +148,8 @@ def _check_inputs(inputs: Any) -> tuple[Tensor, ...]:
             raise ValueError("inputs contain NaN or infinite values; no ball around them can be certified.")
     if len({x.dtype for x in xs}) > 1 or len({x.device for x in xs}) > 1:
         raise TypeError("all inputs must have one dtype and be on one device.")
-    return tuple(plain(x).clone() if x.is_inference() else plain(x) for x in xs)
+    with torch.inference_mode(False):
+        return tuple(plain(x).clone() if x.is_inference() else plain(x) for x in xs)
 
 
 def _check_seam(attribution: Any) -> None:
@@ -263,8 +265,10 @@ def _rounding(xs: tuple[Tensor, ...]) -> tuple[Ball | None, ...]:
 
 
 def _enclose(composed: Composed, nominal: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds that contain the nominal value exactly, and not only up to rounding."""
-    return torch.minimum(composed.lower, nominal), torch.maximum(composed.upper, nominal)
+    """Bounds that contain the nominal value exactly, and not only up to rounding; their derivatives are as before."""
+    lower, upper = composed.lower, composed.upper
+    return (torch.where(lower > nominal, nominal + (lower - lower.detach()), lower),
+            torch.where(upper < nominal, nominal + (upper - upper.detach()), upper))
 
 
 # For people

@@ -77,6 +77,8 @@ class Engine:
     def _bound(self, name: str, users: list[tuple[BoundOperator, int]], linear: bool) -> None:
         """Give a node its bounds: intervals, then linear bounds of the entries that are open for a user."""
         node = self._nodes[name]
+        for user, _ in users:
+            user.refuse_perturbed_parameters()
         lower, upper = self._interval(name)
         if linear:
             open_entries = functools.reduce(torch.logical_or, [

@@ -116,6 +116,13 @@ def _trace(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list
     with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths():
         try:
             return make_fx(gradient, record_stack_traces=True)(*inputs, *extras, cotangent)
+        except TypeError as error:
+            if "Multiple dispatch" not in str(error):
+                raise
+            raise UnsupportedOperation(
+                "The model holds tensors of a class of their own, such as auto_LiRPA's BoundedParameter, which cannot "
+                "be traced. Perturbed parameters are not supported: certify the model with plain parameters."
+            ) from error
         except RuntimeError as error:
             if "data-dependent" not in str(error) and "_local_scalar_dense" not in str(error):
                 raise

@@ -34,6 +34,7 @@ def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[A
         TrainingModeError: an operation is random or uses statistics of the batch.
     """
     _refuse_random(graph)
+    _refuse_overwrites(graph)
     values: dict[fx.Node, Any] = {}
     placeholders = iter(inputs)
     needed = _needed(graph)
@@ -75,6 +76,34 @@ def _refuse_random(graph: fx.GraphModule) -> None:
             )
 
 
+def _refuse_overwrites(graph: fx.GraphModule) -> None:
+    """Refuse to overwrite a tensor that is visible under another name, or is used afterwards under its old one.
+
+    The trace records an in-place operation as a new value: right only where nothing else looks at the same memory.
+    """
+    position = {node: i for i, node in enumerate(graph.graph.nodes)}
+    for node in graph.graph.nodes:
+        for target in _arguments(node, written=True):
+            names = [n for n in position if n.op == "get_attr" == target.op and n.target == target.target] or [target]
+            others = [user for name in names for user in name.users if user is not node]
+            if target.op == "placeholder" or _arguments(target, written=False) or any(
+                    _arguments(user, written=False) or position[user] > position[node] for user in others):
+                raise UnsupportedOperation(
+                    f"The model overwrites a tensor that is used elsewhere (aten.{_base(node)}{_where(node)}); use the "
+                    "out-of-place form."
+                )
+
+
+def _arguments(node: fx.Node, written: bool) -> list[fx.Node]:
+    """The arguments that a node overwrites, or else those that its result is a view of."""
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None:
+        return []
+    return [value for value, argument in zip(node.args, schema.arguments, strict=False)
+            if isinstance(value, fx.Node) and argument.alias_info is not None
+            and argument.alias_info.is_write == written]
+
+
 def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
     args: Any = fx.node.map_arg(node.args, values.__getitem__)
     kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
@@ -88,7 +117,6 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
             return _without_values(node, args, kwargs, builder)
         if not any(isinstance(leaf, Rows | Indices) for leaf in leaves):
             return _live(node, args, kwargs, builder)
-        _check_in_place(node)
         if node.target in PASS_THROUGH:
             return args[0]
         if node.target not in RULES:
@@ -125,12 +153,6 @@ def _without_values(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> 
     return node.target(*map(stand_in, args), **kwargs)  # type: ignore[operator]
 
 
-def _check_in_place(node: fx.Node) -> None:
-    """An in-place operation is only followed where nobody looks at the tensor it overwrites."""
-    if _base(node).endswith("_") and len(node.args[0].users) > 1:  # type: ignore[union-attr]
-        raise UnsupportedOperation("it overwrites a tensor that is used elsewhere; use the out-of-place form")
-
-
 def _where(node: fx.Node) -> str:
     """Module path and source line that a node came from, as far as the trace knows."""
     origin = _forward_of(node)
@@ -151,5 +173,6 @@ def _forward_of(node: fx.Node) -> fx.Node:
         return node
     name = _base(node).removesuffix("_backward")
     near = [candidate for argument in node.all_input_nodes
-            for candidate in (*argument.users, argument, *argument.all_input_nodes) if candidate.meta.get("module")]
+            for candidate in (*argument.users, argument, *argument.all_input_nodes)
+            if candidate.meta.get("module") and candidate.target not in PASS_THROUGH]
     return next((c for c in near if _base(c).startswith(name)), near[0] if near else node)

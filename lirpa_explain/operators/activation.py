@@ -13,7 +13,7 @@ from torch import Tensor
 from ..relaxations import piecewise, univariate
 from ..relaxations.product import Plane, planes
 from ..relaxations.ranges import product_range
-from .bound import BoundOperator, Box, both_sides, box_of, box_of_interval, signed, signed_sum, value_of, weighted_sum
+from .bound import BoundOperator, Box, both_sides, box_of, signed, signed_sum, value_of, weighted_sum
 from .registry import Operator, register
 
 Line = tuple[Tensor, Tensor]
@@ -52,17 +52,17 @@ class BoundActivation(BoundOperator):
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         return self.operator.traits.open(*boxes[0], **self.settings)
 
-    def interval_propagate(self, *v: Any) -> Box:
-        return self.operator.traits.range(*box_of_interval(v[0]), **self.settings)
+    def bound_interval(self, *boxes: Box) -> Box:
+        return self.operator.traits.range(*boxes[0], **self.settings)
 
-    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
-        lower, upper = self.operator.traits.lines(*box_of(x[0]), **self.settings)
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        lower, upper = self.operator.traits.lines(*box_of(nodes[0]), **self.settings)
 
         def side(below: Line, above: Line) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
             """Bound of A * phi(z) that uses line `below` where A > 0 and `above` where A < 0."""
             return lambda A: ([signed(A, below[0], above[0])], signed_sum(A, below[1], above[1]))
 
-        return both_sides(last_lA, last_uA, side(lower, upper), side(upper, lower))
+        return both_sides(last_lower, last_upper, side(lower, upper), side(upper, lower))
 
 
 class BoundProduct(BoundOperator):
@@ -75,8 +75,8 @@ class BoundProduct(BoundOperator):
     def relaxed_inputs(self) -> list[int]:
         return [0, 1]
 
-    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
-        g, t = box_of(x[0]), box_of(x[1])
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        g, t = box_of(nodes[0]), box_of(nodes[1])
         d, lines = self.factor(t)
         lower, upper = planes(g, d, t, lines)
 
@@ -86,7 +86,7 @@ class BoundProduct(BoundOperator):
             def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
                 bias = signed_sum(A, below[2], above[2])
                 coefficients: list[Tensor | None] = []
-                for i, node in enumerate(x):
+                for i, node in enumerate(nodes):
                     if not below[i].any() and not above[i].any():
                         coefficients.append(None)
                         continue
@@ -98,7 +98,7 @@ class BoundProduct(BoundOperator):
 
             return bound
 
-        return both_sides(last_lA, last_uA, side(lower, upper), side(upper, lower))
+        return both_sides(last_lower, last_upper, side(lower, upper), side(upper, lower))
 
 
 def _to_shape(coefficient: Tensor, node: Any) -> Tensor:
@@ -122,8 +122,8 @@ class BoundActivationGradient(BoundProduct):
         is_open = self.operator.traits.open(*boxes[1], **self.settings)
         return is_open if index == 1 else is_open & (boxes[0][1] > boxes[0][0])
 
-    def interval_propagate(self, *v: Any) -> Box:
-        g, z = box_of_interval(v[0]), box_of_interval(v[1])
+    def bound_interval(self, *boxes: Box) -> Box:
+        g, z = boxes[0], boxes[1]
         return product_range(g, self.operator.traits.range(*z, **self.settings))
 
 
@@ -137,21 +137,21 @@ class BoundMultiply(BoundProduct):
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         return torch.full_like(boxes[index][0], self.inputs[1 - index].perturbed, dtype=torch.bool)
 
-    def interval_propagate(self, *v: Any) -> Box:
-        return product_range(box_of_interval(v[0]), box_of_interval(v[1]))
+    def bound_interval(self, *boxes: Box) -> Box:
+        return product_range(boxes[0], boxes[1])
 
-    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
-        if all(node.perturbed for node in x):
-            return super().bound_backward(last_lA, last_uA, *x, **kwargs)
-        moving = 0 if x[0].perturbed else 1
-        weight = value_of(x[1 - moving])
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        if all(node.perturbed for node in nodes):
+            return super().bound_linear(last_lower, last_upper, *nodes)
+        moving = 0 if nodes[0].perturbed else 1
+        weight = value_of(nodes[1 - moving])
 
         def linear(A: Tensor) -> tuple[list[Tensor | None], float]:
             coefficients: list[Tensor | None] = [None, None]
-            coefficients[moving] = _to_shape(A * weight, x[moving])
+            coefficients[moving] = _to_shape(A * weight, nodes[moving])
             return coefficients, 0.0
 
-        return both_sides(last_lA, last_uA, linear, linear)
+        return both_sides(last_lower, last_upper, linear, linear)
 
 
 def _kink_range(lo: Tensor, hi: Tensor, slope: float) -> Box:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedOperation
-from .bound import BoundOperator, Box, both_sides, box_of_interval, value_of, weighted_sum
+from .bound import BoundOperator, Box, both_sides, value_of, weighted_sum
 from .registry import Operator, register
 
 
@@ -35,8 +35,7 @@ class BoundAffine(BoundOperator):
     f(center) -+ magnitude(radius).
     """
 
-    def interval_propagate(self, *v: Any) -> Box:
-        boxes = [box_of_interval(interval) for interval in v]
+    def bound_interval(self, *boxes: Box) -> Box:
         lowers, uppers = [box[0] for box in boxes], [box[1] for box in boxes]
         if all(box[0] is box[1] for box in boxes):
             value = self.forward(*lowers)
@@ -49,27 +48,27 @@ class BoundAffine(BoundOperator):
         spread = self.operator.traits.magnitude(radius, *lowers[1:], **self.settings)
         return value - spread, value + spread
 
-    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
-        moving = [i for i, node in enumerate(x) if node.perturbed]
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        moving = [i for i, node in enumerate(nodes) if node.perturbed]
         if self.operator.traits is not None:
             self._check_weights_fixed()
-        fixed = {i: value_of(node) for i, node in enumerate(x) if not node.perturbed}
+        fixed = {i: value_of(node) for i, node in enumerate(nodes) if not node.perturbed}
 
         def function(*values: Tensor) -> Tensor:
             arguments = {**fixed, **dict(zip(moving, values, strict=True))}
-            return self.forward(*[arguments[i] for i in range(len(x))])
+            return self.forward(*[arguments[i] for i in range(len(nodes))])
 
         def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
-            zeros = [A.new_zeros(A.shape[1], *x[i].output_shape[1:]) for i in moving]
+            zeros = [A.new_zeros(A.shape[1], *nodes[i].output_shape[1:]) for i in moving]
             constant, transposed = torch.func.vjp(function, *zeros)[:2]
             pulled = torch.vmap(transposed)(A)
-            coefficients: list[Tensor | None] = [None] * len(x)
+            coefficients: list[Tensor | None] = [None] * len(nodes)
             for i, coefficient in zip(moving, pulled, strict=True):
                 coefficients[i] = coefficient
             linear = self.operator.traits is not None or not fixed
             return coefficients, 0.0 if linear else weighted_sum(A, constant)
 
-        return both_sides(last_lA, last_uA, pull, pull)
+        return both_sides(last_lower, last_upper, pull, pull)
 
     def _check_weights_fixed(self) -> None:
         if any(node.perturbed for node in self.inputs[1:]):
@@ -80,19 +79,11 @@ class BoundAffine(BoundOperator):
 
 
 class BoundUnperturbed(BoundOperator):
-    """Any function of values that are not perturbed, such as a reparametrised weight."""
+    """Any function of parameters that are not perturbed, such as a reparametrised weight."""
 
-    def interval_propagate(self, *v: Any) -> Box:
-        if any(node.perturbed for node in self.inputs):
-            raise UnsupportedOperation(
-                f"{self.settings['target']} is applied to parameters that are perturbed; only operators of the "
-                "table can be. Keep these parameters unperturbed."
-            )
-        value = self.forward(*[interval[0] for interval in v])
+    def bound_interval(self, *boxes: Box) -> Box:
+        value = self.forward(*[box[0] for box in boxes])
         return value, value
-
-    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
-        raise UnsupportedOperation(f"{self.settings['target']} is applied to parameters that are perturbed.")
 
 
 def _rows(x: Tensor, shape: list[int]) -> tuple[int, ...]:

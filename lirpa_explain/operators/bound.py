@@ -10,6 +10,8 @@ import torch
 from auto_LiRPA.bound_ops import Bound, Interval
 from torch import Tensor
 
+from ..errors import UnsupportedOperation
+
 Box = tuple[Tensor, Tensor]
 Coefficients = tuple[Tensor | None, Tensor | None]
 
@@ -40,8 +42,31 @@ class BoundOperator(Bound):
         """
         raise NotImplementedError(f"{type(self).__name__} relaxes none of its inputs")
 
+    def bound_interval(self, *boxes: Box) -> Box:
+        """Bounds of the output from bounds of the inputs, all (B, *S)."""
+        raise NotImplementedError
+
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        """Coefficients of the inputs from those of the output; `both_sides` makes the result."""
+        raise NotImplementedError
+
     def forward(self, *values: Tensor) -> Tensor:
         return self.operator.function(*values, **self.settings)
+
+    def interval_propagate(self, *v: Any) -> Box:
+        self.refuse_perturbed_parameters()
+        return self.bound_interval(*map(box_of_interval, v))
+
+    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        self.refuse_perturbed_parameters()
+        return self.bound_linear(last_lA, last_uA, *x)
+
+    def refuse_perturbed_parameters(self) -> None:
+        """Raise UnsupportedOperation if an input is a perturbed parameter, whose rows nobody could tell apart."""
+        if any(node.perturbed and not node.from_input for node in self.inputs):
+            raise UnsupportedOperation(
+                f"{self.operator.name}: a parameter is perturbed. Only inputs can be; hold the parameters fixed."
+            )
 
 
 def box_of_interval(interval: Any) -> Box:

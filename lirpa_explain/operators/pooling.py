@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .affine import BoundAffine
-from .bound import BoundOperator, Box, both_sides, box_of, box_of_interval, value_of, weighted_sum
+from .bound import BoundOperator, Box, both_sides, box_of, value_of, weighted_sum
 from .registry import Operator, register
 
 
@@ -71,15 +71,15 @@ class BoundMaxPool(BoundOperator):
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         return _open_positions(boxes[0], self._windows(boxes[0][0]))
 
-    def interval_propagate(self, *v: Any) -> Box:
-        lower, upper = box_of_interval(v[0])
+    def bound_interval(self, *boxes: Box) -> Box:
+        lower, upper = boxes[0]
         return self.forward(lower), self.forward(upper)
 
     def _windows(self, z: Tensor) -> Windows:
         return Windows(z.shape[2:], **self.settings)
 
-    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
-        z = box_of(x[0])
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        z = box_of(nodes[0])
         windows = self._windows(z[0])
         candidates = _candidates(z, windows)
         lower, upper = windows.of(z[0]), windows.of(z[1])
@@ -107,7 +107,7 @@ class BoundMaxPool(BoundOperator):
 
             return bound
 
-        return both_sides(last_lA, last_uA, side(True), side(False))
+        return both_sides(last_lower, last_upper, side(True), side(False))
 
 
 class BoundMaxPoolGradient(BoundOperator):
@@ -131,8 +131,8 @@ class BoundMaxPoolGradient(BoundOperator):
     def _windows(self, z: Tensor) -> Windows:
         return Windows(z.shape[2:], **self.settings)
 
-    def interval_propagate(self, *v: Any) -> Box:
-        (gl, gu), z = box_of_interval(v[0]), box_of_interval(v[1])
+    def bound_interval(self, *boxes: Box) -> Box:
+        (gl, gu), z = boxes[0], boxes[1]
         windows = self._windows(z[0])
         candidates = _candidates(z, windows)
         certain = candidates & (candidates.sum(2, keepdim=True) == 1)
@@ -141,8 +141,8 @@ class BoundMaxPoolGradient(BoundOperator):
         high = torch.where(certain, gu, gu.clamp(min=0)) * candidates
         return windows.back(low), windows.back(high)
 
-    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
-        g, z = box_of(x[0]), box_of(x[1])
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        g, z = box_of(nodes[0]), box_of(nodes[1])
         windows = self._windows(z[0])
         candidates = _candidates(z, windows)
         shape = g[0].shape[1:]
@@ -159,8 +159,8 @@ class BoundMaxPoolGradient(BoundOperator):
             offset = torch.where(crossing, high * gu - slope * gu, torch.zeros_like(slope))
             slope = slope.reshape(*A.shape[:2], *shape)
             bias = offset.flatten(2).sum(2)
-            if not x[0].perturbed:
-                return [None, None], bias + weighted_sum(slope, value_of(x[0]))
+            if not nodes[0].perturbed:
+                return [None, None], bias + weighted_sum(slope, value_of(nodes[0]))
             return [slope, None], bias
 
         def lower(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
@@ -168,7 +168,7 @@ class BoundMaxPoolGradient(BoundOperator):
             return [None if c is None else -c for c in coefficients], -bias
 
         exact = bool((candidates.sum(2) == 1).all())
-        return both_sides(last_lA, last_uA, upper if exact else lower, upper)
+        return both_sides(last_lower, last_upper, upper if exact else lower, upper)
 
 
 def _open_positions(z: Box, windows: Windows) -> Tensor:

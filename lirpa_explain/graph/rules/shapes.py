@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ...errors import UnsupportedOperation
-from ..builder import Builder, Rows
+from ..builder import Builder, Live, Rows
 from .table import rule
 
 aten = torch.ops.aten
@@ -80,20 +80,42 @@ def _t(b: Builder, x: Rows) -> Rows:
 
 @rule(aten.cat.default)
 def _cat(b: Builder, xs: list[Any], dim: int = 0) -> Rows:
-    if not all(isinstance(x, Rows) and x.ndim == xs[0].ndim and x.merged == xs[0].merged for x in xs):
-        raise UnsupportedOperation("a concatenation with a constant")
-    at = xs[0].dim(dim)
-    shape = list(xs[0].shape)
-    shape[at - 1] = sum(x.shape[at - 1] for x in xs)
-    return b.emit("concatenate", xs[0], *xs[1:], shape=tuple(shape), dim=at)
+    first = next(x for x in xs if isinstance(x, Rows))
+    at = first.dim(dim)
+    parts = [x if isinstance(x, Rows) else b.operand(x, first) for x in xs]
+    if any(isinstance(part, Live) for part in parts):
+        raise UnsupportedOperation("a concatenation with a parameter")
+    if any(isinstance(part, Rows) and (part.ndim, part.merged) != (first.ndim, first.merged) for part in parts):
+        raise UnsupportedOperation("a concatenation of tensors whose batch dimensions do not line up")
+    sizes = [part.shape[at - 1] if isinstance(part, Rows) else part.shape[at] for part in parts]
+    shape = (*first.shape[: at - 1], sum(sizes), *first.shape[at:])
+    if all(isinstance(part, Rows) for part in parts):
+        return b.emit("concatenate", parts[0], *parts[1:], shape=shape, dim=at)
+    return _cat_with_constants(b, parts, sizes, shape, at)
+
+
+def _cat_with_constants(b: Builder, parts: list[Any], sizes: list[int], shape: tuple[int, ...], at: int) -> Rows:
+    """Each part with rows put in its place among zeros, and one constant with the rest."""
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    constant = torch.zeros(1, *shape, dtype=b.dtype, device=b.device)
+    total: Rows | None = None
+    for part, start, size in zip(parts, starts, sizes, strict=True):
+        if isinstance(part, Rows):
+            placed = b.emit("place", part, shape=shape, size=shape[at - 1], dim=at, start=start, step=1)
+            total = placed if total is None else b.emit("add", total, placed)
+        else:
+            constant.narrow(at, start, size).copy_(part)
+    assert total is not None
+    return b.emit("add", total, constant) if bool(constant.any()) else total
 
 
 @rule(aten.stack.default)
 def _stack(b: Builder, xs: list[Any], dim: int = 0) -> Rows:
-    if not all(isinstance(x, Rows) for x in xs):
-        raise UnsupportedOperation("a stack with a constant")
-    dim = dim % (xs[0].ndim + 1)
-    return _cat(b, [_unsqueeze(b, x, dim) for x in xs], dim)
+    first = next(x for x in xs if isinstance(x, Rows))
+    dim = dim % (first.ndim + 1)
+    if any(isinstance(x, Live) for x in xs):
+        raise UnsupportedOperation("a stack with a parameter")
+    return _cat(b, [_unsqueeze(b, x, dim) if isinstance(x, Rows) else x.unsqueeze(dim) for x in xs], dim)
 
 
 @rule(aten.slice.Tensor)
