@@ -10,9 +10,9 @@ import math
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
-from auto_LiRPA.bound_ops import BoundBuffers, BoundParams
+from auto_LiRPA.bound_ops import Bound, BoundBuffers, BoundParams
 from auto_LiRPA.perturbations import Perturbation
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..compat import parsing
 from ..graph import GradientModule
@@ -82,8 +82,8 @@ class Engine:
         lower, upper = self._interval(name)
         if linear:
             open_entries = functools.reduce(torch.logical_or, [
-                user.open_entries(i, *[box_of(n) if n is not node and _is_bounded(n) else (lower, upper)
-                                       for n in user.inputs]) for user, i in users])
+                user.open_entries(i, *[(lower, upper) if n is node else self._current(n) for n in user.inputs])
+                for user, i in users])
             index = _first_true(flat_rows(open_entries))
             if index.shape[1]:
                 linear_lower, linear_upper = self._linear(name, index)
@@ -93,6 +93,12 @@ class Engine:
                 lower, upper = (side.scatter(1, index, new).reshape(lower.shape)
                                 for side, new in zip(flat, better, strict=True))
         node.lower, node.upper = node.interval = lower, upper
+
+    def _current(self, node: Bound) -> Box:
+        """The bounds that a node has by now; interval bounds if its turn is still to come."""
+        if node.perturbed and getattr(node, "perturbation", None) is None and getattr(node, "lower", None) is None:
+            return self._interval(node.name)
+        return box_of(node)
 
     def _interval(self, name: str) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
@@ -132,11 +138,6 @@ def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule
         elif isinstance(node, BoundBuffers):
             node._buffers["buffer"] = module.get_buffer(node.ori_name)
     return bounded
-
-
-def _is_bounded(node: nn.Module) -> bool:
-    return not node.perturbed or getattr(node, "perturbation", None) is not None or \
-        getattr(node, "lower", None) is not None
 
 
 def _first_true(mask: Tensor) -> Tensor:
