@@ -21,7 +21,7 @@ BATCH = 3
 #: Largest violation of a bound that is rounding, relative to the largest number involved.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 #: The same for one operator, where few numbers are added: small enough to see a box of width 1e-12.
-FEW_ROUNDINGS = 1e-13
+FEW_ROUNDINGS = 2e-14
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,7 @@ CASES = [
     case("add", "two-moving", moving(2, 3), moving(2, 3)),
     case("add", "two-moving-broadcast", moving(2, 1), moving(1, 3)),
     case("add", "fixed", moving(2, 3), fixed(2, 1)),
+    case("add", "as-many-features-as-rows", moving(3), weight(3)),
     case("concatenate", "two", moving(2, 3), moving(1, 3), dim=1),
     case("concatenate", "three-last", moving(2, 1), moving(2, 2), moving(2, 3), dim=2),
     case("concatenate", "with-fixed", fixed(2), moving(3), dim=1),
@@ -189,10 +190,12 @@ CASES = [
     case("matmul", "", moving(4), weight(4, 5)),
     case("matmul", "sequence", moving(2, 4), weight(4, 3)),
     case("matmul", "vector", moving(4), weight(4)),
+    case("matmul", "as-many-features-as-rows", moving(3), weight(3, 3)),
     case("divide", "", moving(2, 3), weight(3)),
     case("divide", "number", moving(2, 3), weight()),
     case("divide", "channels", moving(2, 3), weight(2, 1)),
-    case("normalize", "2d", moving(4), weight(4), weight(4, positive=True), epsilon=1e-3),
+    case("divide", "as-many-features-as-rows", moving(3), weight(3)),
+    case("normalize", "2d", moving(3), weight(3), weight(3, positive=True), epsilon=1e-3),
     case("normalize", "3d", moving(4, 2), weight(4), weight(4, positive=True), epsilon=1e-5),
     case("normalize", "4d", moving(2, 3, 2), weight(2), weight(2, positive=True), epsilon=0.1),
     case("multiply", "both", moving(2, 3), moving(2, 3)),
@@ -204,6 +207,7 @@ CASES = [
     case("multiply", "parameter-first-and-widens", weight(3), moving(2, 1)),
     case("multiply", "number", moving(2, 3), weight()),
     case("multiply", "channels", moving(2, 3), weight(1, 2, 1)),
+    case("multiply", "as-many-features-as-rows", moving(3), weight(3)),
     case("unperturbed", "transpose", weight(3, 4), target="t.default", arguments=[T]),
     case("unperturbed", "product", weight(4, 3), weight(3), target="mul.Tensor", arguments=[T, T]),
     case("unperturbed", "part", weight(4, 6), target="split.Tensor", arguments=[T, 2, 1], output=1),

@@ -1,3 +1,7 @@
-"""Before any test imports auto_LiRPA: an old one needs what lirpa_explain supplies."""
+"""For all tests: auto_LiRPA made importable, and one thread, because the tensors are small and machines are shared."""
 
-import lirpa_explain  # noqa: F401
+import torch
+
+import lirpa_explain  # noqa: F401  (supplies what an old auto_LiRPA lacks, before a test imports it)
+
+torch.set_num_threads(1)

@@ -1,0 +1,271 @@
+"""One regression test for each defect, a to h, found in auto_LiRPA's own bounds of Jacobians. Ours must be right."""
+
+import importlib.util
+import math
+
+import pytest
+import torch
+from auto_LiRPA import BoundedModule, BoundedParameter, BoundedTensor, PerturbationLpNorm
+from captum.attr import Saliency
+from torch import Tensor, nn
+
+from lirpa_explain import METHODS, GradientModule, LirpaExplainError, UnsupportedOperation, capture, certify
+from lirpa_explain.bounding.engine import Engine
+from lirpa_explain.graph.module import Step
+from tests.cases import CASES, ROUNDING, boxes, problem
+from tests.reference import input_gradient, sample_box
+
+TOLERANCE = ROUNDING[torch.float64]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model in eval mode and float64, with parameters and statistics of no special values."""
+    generator = seeded(seed)
+    for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
+        scale = 1 / math.sqrt(tensor[0].numel()) if tensor.ndim > 1 else 0.3
+        tensor.data = scale * torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_var = module.running_var.abs() + 0.5
+    return model.eval()
+
+
+def mlp(*sizes: int, activation=nn.ReLU) -> nn.Module:
+    layers = [layer for n, m in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(n, m), activation())]
+    return randomised(nn.Sequential(*layers[:-1]))
+
+
+def inputs(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=seeded(1), dtype=torch.float64)
+
+
+def cotangents(outputs: Tensor, targets: list[int]) -> Tensor:
+    return torch.eye(outputs.shape[1], dtype=outputs.dtype)[targets]
+
+
+def sampled_gradients(model: nn.Module, x: Tensor, eps: float, targets: list[int], count: int = 150) -> Tensor:
+    points = sample_box(x - eps, x + eps, count, seeded(2)).flatten(0, 1)
+    return input_gradient(model, (points,), cotangents(model(points), targets * count))[0].unflatten(0, (count, -1))
+
+
+def assert_holds(model: nn.Module, x: Tensor, eps: float, targets: list[int], **options):
+    """The certificate of the plain gradient contains it at sampled points; returns the certificate."""
+    certificate = certify(Saliency(model), x, eps=eps, abs=False, target=targets, **options)
+    gradients = sampled_gradients(model, x, eps, targets)
+    rounding = TOLERANCE * gradients.abs().max()
+    assert (certificate.lower - rounding <= gradients).all() and (gradients <= certificate.upper + rounding).all()
+    return certificate
+
+
+# a. Batches
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("batch", "outputs"), [(1, 1), (1, 3), (2, 1), (5, 1), (4, 4), (3, 5), (5, 3)])
+def test_a_relu_nets_with_any_batch_and_number_of_outputs(batch, outputs, method):
+    model, x = mlp(4, 8, 8, outputs), inputs(batch, 4)
+    targets = [i % outputs for i in range(batch)]
+    wide = assert_holds(model, x, 0.2, targets, method=method)
+    assert (wide.width > 1e-3).any()  # some neuron is unstable
+    exact = assert_holds(model, x, 0.0, targets, method=method)
+    assert exact.width.abs().max() <= TOLERANCE
+    alone = [certify(Saliency(model), x[i:i + 1], eps=0.2, abs=False, target=targets[i], method=method)
+             for i in range(batch)]
+    assert torch.allclose(wide.lower, torch.cat([c.lower for c in alone]), rtol=TOLERANCE, atol=TOLERANCE)
+    assert torch.allclose(wide.upper, torch.cat([c.upper for c in alone]), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+# b, c. Functions whose derivative is taken for another's
+
+
+@pytest.mark.parametrize("model", [
+    nn.GELU(), nn.GELU(approximate="tanh"), pytest.param(lambda x: torch.tan(x), id="tan")], ids=str)
+def test_b_c_gelu_and_tan_are_refused(model):
+    name = "tan" if callable(model) and not isinstance(model, nn.Module) else "gelu"
+    with pytest.raises(UnsupportedOperation, match=rf"aten\.{name}"):
+        certify(Saliency(lambda x: model(x).sum(1)), inputs(2, 3), eps=0.1, abs=False)
+
+
+def test_b_c_tanh_has_the_derivative_of_tanh():
+    assert_holds(mlp(3, 6, 2, activation=nn.Tanh), inputs(4, 3), 0.3, [0, 1, 0, 1])
+
+
+# d. Derivatives of bounds by the weights
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("method", METHODS)
+def test_d_bounds_have_derivatives_by_every_weight(method, activation):
+    model, x, h = mlp(4, 6, 5, 3, activation=activation), inputs(3, 4), 1e-6
+
+    def width() -> Tensor:
+        return certify(Saliency(model), x, eps=0.2, abs=False, target=[0, 1, 2], method=method,
+                       differentiable=True).width.mean()
+
+    parameters = dict(model.named_parameters())
+    gradients = dict(zip(parameters, torch.autograd.grad(width(), list(parameters.values()), materialize_grads=True),
+                         strict=True))
+    assert gradients["4.weight"].abs().max() > 1e-3 and gradients["0.weight"].abs().max() > 1e-3
+    for name, weight in parameters.items():
+        direction, kept, ends = torch.randn(weight.shape, generator=seeded(), dtype=weight.dtype), weight.data, []
+        for step in (-h, h):
+            weight.data = kept + step * direction
+            ends.append(width().item())
+        weight.data = kept
+        slope = (gradients[name] * direction).sum().item()
+        assert slope == pytest.approx((ends[1] - ends[0]) / (2 * h), rel=1e-5, abs=1e-7), name
+
+
+# e. Convolutional nets
+
+
+def conv_net(*middle: nn.Module, channels: int = 3, size: int = 4, **conv: int) -> nn.Module:
+    return randomised(nn.Sequential(nn.Conv2d(1, 3, 3, **conv), *middle, nn.Flatten(),
+                                    nn.Linear(channels * size * size, 4)))
+
+
+CONV_NETS = {
+    "many-outputs": lambda: conv_net(nn.ReLU()),
+    "tanh": lambda: conv_net(nn.Tanh()),
+    "sigmoid": lambda: conv_net(nn.Sigmoid()),
+    "stride-2": lambda: conv_net(nn.ReLU(), size=3, stride=2, padding=1),
+    "two-convolutions": lambda: conv_net(nn.Tanh(), nn.Conv2d(3, 2, 3, stride=2, padding=1), nn.ReLU(), channels=2,
+                                         size=2),
+    "max-pool": lambda: conv_net(nn.ReLU(), nn.MaxPool2d(2), size=2),
+    "max-pool-overlapping-first": lambda: conv_net(nn.MaxPool2d(3, 1), nn.ReLU(), size=2),
+    "average-pool": lambda: conv_net(nn.ReLU(), nn.AvgPool2d(2), size=2),
+    "global-average-pool": lambda: conv_net(nn.ReLU(), nn.AdaptiveAvgPool2d(1), size=1),
+    "batch-norm": lambda: conv_net(nn.BatchNorm2d(3), nn.ReLU()),
+    "leaky-relu": lambda: conv_net(nn.LeakyReLU(0.1)),
+    "softplus": lambda: conv_net(nn.Softplus(beta=2)),
+    "groups-and-dilation": lambda: conv_net(nn.ReLU(), nn.Conv2d(3, 3, 2, groups=3, dilation=2), size=2),
+}
+
+
+@pytest.mark.parametrize("name", CONV_NETS)
+def test_e_convolutional_nets(name):
+    x = inputs(3, 1, 6, 6)
+    for method in METHODS:
+        certificate = assert_holds(CONV_NETS[name](), x, 0.05, [3, 0, 2], method=method)
+        assert 1e-6 < certificate.width.mean() < 10, method
+
+
+# f. Weights that are perturbed
+
+
+@pytest.mark.parametrize("row", [c for c in CASES if any(a.role == "weight" for a in c.args)], ids=str)
+def test_f_an_operator_whose_weight_is_perturbed_refuses_or_holds(row):
+    radius = 0.1
+    for moving in range(sum(arg.role == "weight" for arg in row.args)):
+        p = problem(row)
+        name, weight = list(p.module.named_parameters())[moving]
+        points = [weight.data + radius * t for t in (-1, 1, 2 * torch.rand(weight.shape, generator=seeded()) - 1)]
+        sides = boxes(p, "wide")
+        values = []
+        for point in points:
+            weight.data = point
+            values += [p.module(*p.inputs(*(side[i] for side in sides))) for i in (0, 1)]
+        setattr(p.module, name, BoundedParameter(points[0] + radius, PerturbationLpNorm(norm=math.inf, eps=radius)))
+        middle = [(low + high) / 2 for low, high in sides]
+        balls = tuple(PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high) for low, high in sides)
+        for method in METHODS:
+            try:
+                lower, upper = Engine(p.module, p.inputs(*middle))(p.inputs(*middle), balls, method)
+            except UnsupportedOperation as error:
+                assert "perturbed" in str(error)
+                continue
+            rounding = TOLERANCE * torch.stack(values).abs().max()
+            assert all((lower - rounding <= v).all() and (v <= upper + rounding).all() for v in values), (name, method)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_f_a_model_with_perturbed_parameters_is_refused(name):
+    model = mlp(4, 3, 2)
+    ball = PerturbationLpNorm(norm=math.inf, eps=0.1)
+    setattr(model[0], name, BoundedParameter(getattr(model[0], name).data, ball))
+    with pytest.raises((LirpaExplainError, TypeError, ValueError), match="(?i)perturb.*parameter|parameter.*perturb"):
+        certify(Saliency(model), inputs(3, 4), eps=0.1, abs=False, target=0)
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: torch.bmm(x[:, None, :], x[:, :, None]).flatten(1),
+    lambda x: nn.functional.linear(x, x[:1]),
+    lambda x: x / x,
+], ids=["bmm", "linear", "divide"])
+def test_f_weights_that_depend_on_the_input_are_refused(function):
+    with pytest.raises(UnsupportedOperation):
+        certify(Saliency(function), inputs(3, 4), eps=0.1, abs=False, target=0)
+
+
+# g. The bounds of a better method are better, and bounds of the gradient itself
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid, nn.Tanh])
+def test_g_crown_is_nowhere_wider_than_intervals(activation):
+    model, x = mlp(6, 12, 12, 3, activation=activation), inputs(4, 6)
+    intervals, mixed, crown = (assert_holds(model, x, 0.1, [0, 1, 2, 0], method=method)
+                               for method in ("IBP", "CROWN-IBP", "CROWN"))
+    for better in (mixed, crown):
+        assert (better.lower >= intervals.lower - TOLERANCE).all()
+        assert (better.upper <= intervals.upper + TOLERANCE).all()
+    assert crown.width.mean() < 0.9 * intervals.width.mean()
+    gradient = input_gradient(model, (x,), cotangents(model(x), [0, 1, 2, 0]))[0]
+    for method in METHODS:
+        narrow = certify(Saliency(model), x, eps=1e-7, abs=False, target=[0, 1, 2, 0], method=method)
+        assert (narrow.upper - gradient).abs().max() < 1e-4 and (narrow.lower - gradient).abs().max() < 1e-4
+
+
+# h. LeakyReLU, forward
+
+
+@pytest.mark.parametrize("slope", [0.1, 1.5, -0.2])
+@pytest.mark.parametrize("method", METHODS)
+def test_h_forward_bounds_of_leaky_relu(method, slope):
+    model, x, eps = mlp(16, 32, 32, 4, activation=lambda: nn.LeakyReLU(slope)), inputs(5, 16), 0.01
+    names, steps, last = dict(model.named_parameters()), [], "x"
+    for i in (0, 2, 4):
+        weight, bias = names[f"{i}.weight"], names[f"{i}.bias"]
+        names |= {f"{i}.weight": nn.Parameter(weight.data.T.contiguous()), f"{i}.bias": bias}
+        steps += [Step("matmul", (last, f"w{i}"), f"m{i}"), Step("add", (f"m{i}", f"b{i}"), f"z{i}"),
+                  Step("kink", (f"z{i}",), f"a{i}", {"slope": slope})]
+        last = f"a{i}"
+    tensors = {f"{name[-6 if name.endswith('t') else -4]}{name[0]}": w for name, w in names.items()}
+    forward = GradientModule(["x"], steps[:-1], "z4", tensors, (), ())
+    assert torch.allclose(forward(x), model(x))
+    ball = PerturbationLpNorm(norm=math.inf, x_L=x - eps, x_U=x + eps)
+    lower, upper = Engine(forward, (x,))((x,), (ball,), method)
+    values = model(sample_box(x - eps, x + eps, 1000, seeded()))
+    assert (lower <= values + TOLERANCE).all() and (values <= upper + TOLERANCE).all()
+    assert_holds(model, x, eps, [0, 1, 2, 3, 0], method=method)
+
+
+# Beside auto_LiRPA's own
+
+
+@pytest.mark.skipif(importlib.util.find_spec("auto_LiRPA.jacobian") is None,
+                    reason="this auto_LiRPA has no JacobianOP: nothing to compare with")
+def test_never_wider_than_jacobian_op():
+    from auto_LiRPA.jacobian import JacobianOP
+
+    class Jacobian(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return JacobianOP.apply(self.model(x.requires_grad_()), x)
+
+    for seed in range(3):
+        model, x = randomised(mlp(5, 10, 10, 3), seed).float(), inputs(1, 5).float()
+        theirs = BoundedModule(Jacobian(model), x.clone(), bound_opts={"conv_mode": "matrix"}, device="cpu")
+        lower, upper = theirs.compute_jacobian_bounds(
+            BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=0.1)), optimize=False)
+        module, example = capture(model, (x,)), (x.expand(3, -1), torch.eye(3))
+        ball = PerturbationLpNorm(norm=math.inf, x_L=example[0] - 0.1, x_U=example[0] + 0.1)
+        ours = Engine(module, example)(example, (ball,), "CROWN")
+        width, their_width = (ours[1] - ours[0]).mean().item(), (upper - lower).mean().item()
+        assert 0 < width <= their_width * (1 + ROUNDING[torch.float32])
