@@ -97,7 +97,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         run = functools.partial(compose, plan, module, _engine(module, xs, plan), xs, batch_size=batch_size)
         composed = run(balls, method, progress=progress)
         flat = torch.cat([flat_rows(part) for part in nominal], 1)
-        _check_value(composed, flat, lambda: run(_rounding(xs), "IBP"))
+        _check_value(composed, flat, lambda radius: run(_around(xs, radius), "IBP"))
         lower, upper = _enclose(composed, flat)
 
     def shaped(flat: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -228,20 +228,33 @@ def _engine(module: GradientModule, xs: tuple[Tensor, ...], plan: attributions.P
 # The check of the certificate against the attribution
 
 
-def _check_value(composed: Composed, nominal: Tensor, rounding: Callable[[], Composed]) -> None:
+def _check_value(composed: Composed, nominal: Tensor, around: Callable[[float], Composed]) -> None:
     """Captum's value must be the gradient module's, and lie within the bounds.
 
-    At a kink one rounding can switch a derivative. Where the values differ, the difference must therefore be one
-    that moving the input by roundings explains.
+    Two things look like contradictions and are none, and are looked into before one is reported. At a kink one
+    rounding can switch a derivative: a difference of the values must be one that moving the input by roundings
+    explains. And where no neuron is active all terms vanish, while coefficients round as if it were: the scale of
+    roundings is then that of the attribution at other inputs.
+
+    Args:
+        composed: bounds and value by the gradient module.
+        nominal: Captum's value, (N, D).
+        around: interval bounds of the attribution on a ball of a given radius around the inputs.
 
     Raises:
-        SoundnessError: it is not.
+        SoundnessError: the values contradict each other, or the bounds.
     """
     tolerance = TOLERANCE[nominal.dtype] * composed.magnitude.amax(1, keepdim=True)
+    outside = torch.maximum(composed.lower - composed.value, composed.value - composed.upper)
     difference = (composed.value - nominal).abs()
+    if bool((outside <= tolerance).all()) and bool((difference <= tolerance).all()):
+        return
+    far, precision = around(1.0), torch.finfo(nominal.dtype).eps
+    scale = torch.maximum(far.lower.abs(), far.upper.abs()).nan_to_num(posinf=0).amax(1, keepdim=True)
+    tolerance = torch.maximum(tolerance, 16 * precision * scale)
     if not bool((difference <= tolerance).all()):
-        around = rounding()
-        low, high = around.lower - tolerance, around.upper + tolerance
+        near = around(64 * precision)
+        low, high = near.lower - tolerance, near.upper + tolerance
         explained = [(low <= value) & (value <= high) for value in (nominal, composed.value)]
         if not bool(torch.stack(explained).all()):
             worst = int(difference.sub(tolerance).flatten().argmax())
@@ -250,7 +263,6 @@ def _check_value(composed: Composed, nominal: Tensor, rounding: Callable[[], Com
                 f"{nominal.flatten()[worst]:.9g} (entry {worst} of the flattened attribution). The model is not a "
                 "fixed function of one example, or this is a defect: please report it."
             )
-    outside = torch.maximum(composed.lower - composed.value, composed.value - composed.upper)
     if not bool((outside <= tolerance).all()):
         raise SoundnessError(
             f"The attribution lies outside its bounds by up to {float(outside.max()):.3g} (rounding explains "
@@ -258,10 +270,9 @@ def _check_value(composed: Composed, nominal: Tensor, rounding: Callable[[], Com
         )
 
 
-def _rounding(xs: tuple[Tensor, ...]) -> tuple[Ball | None, ...]:
-    """Balls as large as what rounding can do to an input on its way to a kink."""
-    size = 64 * torch.finfo(xs[0].dtype).eps
-    return make_balls(xs, eps=tuple(size * x.detach().abs().max().clamp(min=1) for x in xs))
+def _around(xs: tuple[Tensor, ...], radius: float) -> tuple[Ball | None, ...]:
+    """Balls around the inputs, of a radius relative to their largest entry, or to 1 if that is smaller."""
+    return make_balls(xs, eps=tuple(radius * x.detach().abs().max().clamp(min=1) for x in xs))
 
 
 def _enclose(composed: Composed, nominal: Tensor) -> tuple[Tensor, Tensor]:

@@ -245,6 +245,33 @@ def test_h_forward_bounds_of_leaky_relu(method, slope):
     assert_holds(model, x, eps, [0, 1, 2, 3, 0], method=method)
 
 
+# Numbers that cancel: the sum is rounding, whose sign depends on the order of adding
+
+
+def decimal_net(*layers: tuple[list[list[float]], list[float]]) -> nn.Module:
+    model = mlp(*(len(weight[0]) for weight, _ in layers), 1)
+    for layer, (weight, bias) in zip(model[::2], layers, strict=True):
+        layer.weight.data, layer.bias.data = (torch.tensor(values, dtype=torch.float64) for values in (weight, bias))
+    return model
+
+
+CANCELLING = {
+    "pre-activation": ([0.1, 0.2], ([[0.3, 0.2], [-0.1, 0.1], [-0.2, 0.1]], [0.2, 0.2, 0.3]),
+                       ([[-0.3, 0.1, 0.2]], [0.0]), ([[0.3]], [0.1])),
+    "gradient": ([0.4, 0.1], ([[-0.1, 0.1], [-0.1, 0.3], [-0.1, 0.1]], [0.0, 0.0, 0.0]),
+                 ([[-0.1, 0.1, 0.1], [-0.2, 0.0, -0.2]], [0.1, -0.2]), ([[-0.3, 0.1]], [0.2])),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 0.1])
+@pytest.mark.parametrize("name", CANCELLING)
+def test_numbers_that_cancel(name, eps, method):
+    """The certificate holds at the point, where autograd may have taken either side, and is not refused."""
+    point, *layers = CANCELLING[name]
+    assert_holds(decimal_net(*layers), torch.tensor([point], dtype=torch.float64), eps, [0], method=method)
+
+
 # Beside auto_LiRPA's own
 
 

@@ -71,11 +71,24 @@ def test_what_rounding_explains_is_no_contradiction():
     """Captum's value differs from the module's by a kink, and moving the input by roundings reaches it."""
     check = certify_module._check_value
     nominal = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
-    check(composed([1.0, 2.0]), nominal, lambda: composed([1.0, 2.5], width=0.5))
+    check(composed([1.0, 2.0]), nominal, lambda radius: composed([1.0, 2.5], width=0.5))
     with pytest.raises(lx.SoundnessError, match="The traced gradient gives"):
-        check(composed([1.0, 2.0]), nominal, lambda: composed([1.0, 3.0], width=0.5))
+        check(composed([1.0, 2.0]), nominal, lambda radius: composed([1.0, 3.0], width=0.5))
     with pytest.raises(lx.SoundnessError, match="entry 1 of the flattened attribution"):
-        check(composed([1.0, 2.0]), nominal, lambda: composed([1.0, 2.0], width=0.5))
+        check(composed([1.0, 2.0]), nominal, lambda radius: composed([1.0, 2.0], width=0.5))
+
+
+def test_roundings_at_dead_and_tied_neurons_are_no_contradiction():
+    """Weights and inputs on a coarse grid: many pre-activations are 0, or would be but for rounding."""
+    torch.manual_seed(0)
+    for _ in range(8):
+        model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+        for weight in model.parameters():
+            weight.data = torch.randint(-3, 4, weight.shape).double() / 10
+        x = torch.randint(-5, 6, (40, 2)).double() / 10
+        for eps in (0.0, 0.1):
+            for method in lx.METHODS:
+                lx.certify(Saliency(model), x, eps=eps, abs=False, target=0, method=method)
 
 
 def test_the_bounds_are_closed_around_the_nominal_value():

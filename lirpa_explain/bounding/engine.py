@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..compat import parsing
 from ..graph import GradientModule
+from ..operators.affine import BoundAffine
 from ..operators.bound import BoundOperator, Box, box_of, box_of_interval, flat_rows
 
 METHODS = {
@@ -26,6 +27,10 @@ METHODS = {
 
 COEFFICIENTS = 2 ** 22
 """Most entries of one coefficient tensor (functions x rows x neurons of the widest layer) computed at once."""
+
+ROUNDINGS = 32
+"""Roundings by which bounds that a relaxation reads are moved outward. The derivative of a kink jumps: a bound on the
+wrong side of 0 by one rounding would be wrong by a whole neuron."""
 
 
 class Engine:
@@ -92,7 +97,16 @@ class Engine:
                 better = _intersect(at_index, (linear_lower, linear_upper))
                 lower, upper = (side.scatter(1, index, new).reshape(lower.shape)
                                 for side, new in zip(flat, better, strict=True))
-        node.lower, node.upper = node.interval = lower, upper
+        with torch.no_grad():
+            margin = ROUNDINGS * torch.finfo(lower.dtype).eps * self._size(node)
+        node.lower, node.upper = node.interval = lower - margin, upper + margin
+
+    def _size(self, node: Bound) -> Tensor:
+        """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
+        if isinstance(node, BoundAffine) and node.perturbed:
+            return node.magnitude(*[self._size(n) for n in node.inputs])
+        lower, upper = self._current(node)
+        return torch.maximum(lower.abs(), upper.abs())
 
     def _current(self, node: Bound) -> Box:
         """The bounds that a node has by now; interval bounds if its turn is still to come."""

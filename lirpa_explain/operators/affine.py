@@ -48,6 +48,12 @@ class BoundAffine(BoundOperator):
         spread = self.operator.traits.magnitude(radius, *lowers[1:], **self.settings)
         return value - spread, value + spread
 
+    def magnitude(self, *sizes: Tensor) -> Tensor:
+        """Sum of the sizes of all terms that make up an entry, from the sizes of the inputs' entries."""
+        if self.operator.traits is None:
+            return self.forward(*sizes)
+        return self.operator.traits.magnitude(*sizes, **self.settings)
+
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         moving = [i for i, node in enumerate(nodes) if node.perturbed]
         if self.operator.traits is not None:
