@@ -305,7 +305,7 @@ def test_repr_says_what_is_certified():
         "  perturbation  every x' with |x' - x|_inf ≤ 0.01",
         "  shape         (1, 4)",
         "  mean width    2",
-        "  signs         50.0% certified",
+        "  signs         66.7% of the entries that are not 0 certified",
     ]
     pair = (nominal, nominal[:, None])
     assert "shape         a tuple of (1, 4), (1, 1, 4)" in repr(make(pair, pair, pair))

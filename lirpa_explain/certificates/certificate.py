@@ -66,7 +66,7 @@ class Certificate:
           perturbation  every x' with |x' - x|_inf <= 0.01
           shape         (1, 3)
           mean width    0.8333
-          signs         66.7% certified
+          signs         66.7% of the entries that are not 0 certified
         >>> cert.width
         tensor([[1.0000, 0.5000, 1.0000]])
         >>> cert.sign()
@@ -243,14 +243,15 @@ class Certificate:
     def __repr__(self) -> str:
         lower, upper = _flat(self.lower).detach(), _flat(self.upper).detach()
         mean_width = (upper - lower).float().mean().item()
-        certified = (box.signs(lower, upper) != 0).float().mean().item()
+        certain, nonzero = box.signs(lower, upper) != 0, _flat(self.nominal) != 0
+        certified = (certain & nonzero).sum().item() / max(1, nonzero.sum().item())
         return (
             f"Certificate of {self.attribution}\n"
             f"  method        {self.method}, {self.dtype}, {self.elapsed_s:.3g} s\n"
             f"  perturbation  {self.perturbation}\n"
             f"  shape         {_shapes(self.nominal)}\n"
             f"  mean width    {mean_width:.4g}\n"
-            f"  signs         {certified:.1%} certified"
+            f"  signs         {certified:.1%} of the entries that are not 0 certified"
         )
 
     def _ranked(self, k: int, absolute: bool) -> tuple[Tensor, Tensor, Tensor]:
