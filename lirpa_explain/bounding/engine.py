@@ -28,7 +28,7 @@ METHODS = {
 COEFFICIENTS = 2 ** 22
 """Most entries of one coefficient tensor (functions x rows x neurons of the widest layer) computed at once."""
 
-ROUNDINGS = 32
+ROUNDINGS = 8
 """Roundings by which bounds that a relaxation reads are moved outward. The derivative of a kink jumps: a bound on the
 wrong side of 0 by one rounding would be wrong by a whole neuron."""
 
@@ -97,6 +97,7 @@ class Engine:
                 better = _intersect(at_index, (linear_lower, linear_upper))
                 lower, upper = (side.scatter(1, index, new).reshape(lower.shape)
                                 for side, new in zip(flat, better, strict=True))
+        node.lower, node.upper = node.interval = lower, upper
         with torch.no_grad():
             margin = ROUNDINGS * torch.finfo(lower.dtype).eps * self._size(node)
         node.lower, node.upper = node.interval = lower - margin, upper + margin
