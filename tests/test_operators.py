@@ -344,6 +344,19 @@ def test_at_a_tie_the_gradient_of_either_maximum_is_inside():
         assert (lower <= gradients + 1e-9).all() and (gradients <= upper + 1e-9).all(), method
 
 
+def test_max_pool_gradient_is_exact_where_windows_do_not_overlap():
+    """Every position may hold the maximum, so a functional's extremes are at an end of g, put on one position."""
+    p = problem(next(c for c in CASES if str(c) == "max_pool_gradient-plain"))
+    g, z = boxes(p, "wide")
+    z = (-torch.ones_like(z[0]), torch.ones_like(z[0]))
+    C = torch.randn(BATCH, 4, 32, generator=seeded(), dtype=torch.float64)
+    lower, upper = Plain(p)([g, z], C)
+    windows = F.unfold(C.reshape(-1, 1, 4, 4), 2, stride=2).reshape(BATCH, 4, 2, 4, 4)  # row, functional, channel
+    products = torch.stack([windows * end.reshape(BATCH, 1, 2, 1, 4) for end in g])
+    assert torch.allclose(upper, products.amax((0, 4)).sum((2, 3)))
+    assert torch.allclose(lower, products.amin((0, 4)).sum((2, 3)))
+
+
 @pytest.mark.parametrize("name", ["kink_gradient-0.1", "tanh_gradient", "multiply-both", "multiply-both-broadcast",
                                   "max_pool_gradient-plain", "max_pool_gradient-overlap"])
 def test_the_order_in_which_factors_are_computed_does_not_matter(name):
