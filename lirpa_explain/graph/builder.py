@@ -137,9 +137,9 @@ class Builder:
             raise UnsupportedOperation("a constant that differs from example to example of the batch")
         return rows[:1].clone() if x.merged else rows[:1, 0].clone()
 
-    def producer(self, value: Rows) -> Step:
-        """The step that computed a value."""
-        return next(step for step in self.steps if step.output == value.name)
+    def producer(self, value: Rows) -> Step | None:
+        """The step that computed a value; None if it is an input."""
+        return next((step for step in self.steps if step.output == value.name), None)
 
     def used_tensors(self, names: set[str]) -> dict[str, Tensor]:
         """The tensors among these names."""

@@ -20,6 +20,20 @@ from .module import GradientModule, Step
 ROWS = 3
 """Batch size of the trace: the smallest in which the first, a middle and the last row differ."""
 
+_BRANCHES = ("The model decides by the values of its input what to compute (an `if`, a loop or `.item()` on a tensor); "
+             "bounds for all inputs in a ball cannot follow one recorded branch. Rewrite the decision with tensor "
+             "operations.")
+_NO_GRADIENT = ("The output does not depend on every input through differentiable operations, so autograd has no "
+                "gradient to bound. Leave out `detach` and `no_grad`, and inputs that the model does not use.")
+
+REFUSED = {
+    "data-dependent": _BRANCHES,
+    "_local_scalar_dense": _BRANCHES,
+    "does not require grad": _NO_GRADIENT,
+    "appears to not have been used in the graph": _NO_GRADIENT,
+}
+"""What torch says while tracing, and what it means for the model."""
+
 
 def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: tuple[Any, ...] = (), *,
             path: bool = False) -> GradientModule:
@@ -124,13 +138,11 @@ def _trace(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list
                 "be traced. Perturbed parameters are not supported: certify the model with plain parameters."
             ) from error
         except RuntimeError as error:
-            if "data-dependent" not in str(error) and "_local_scalar_dense" not in str(error):
+            reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)
+            if reason is None:
                 raise
-            raise UnsupportedOperation(
-                "The model decides by the values of its input what to compute (an `if`, a loop or `.item()` on a "
-                "tensor); bounds for all inputs in a ball cannot follow one recorded branch. Rewrite the decision "
-                "with tensor operations."
-            ) from error
+            raise UnsupportedOperation(reason) from error
+
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:

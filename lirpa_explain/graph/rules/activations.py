@@ -13,7 +13,7 @@ aten = torch.ops.aten
 def _input_of(b: Builder, result: Rows, operator: str) -> Rows:
     """The pre-activation of an activation's result: autograd may save either; the former is what is bounded."""
     step = b.producer(result)
-    if step.operator != operator:
+    if step is None or step.operator != operator:
         raise UnsupportedOperation(f"a gradient of {operator} whose forward operation is not in the trace")
     return Rows(step.inputs[0], result.shape, result.merged)
 
@@ -28,7 +28,8 @@ def _relu_backward(b: Builder, g: Rows, result: Rows, threshold: float) -> Rows:
     if threshold != 0:
         raise UnsupportedOperation("a threshold other than 0")
     step = b.producer(result)
-    z = _input_of(b, result, "kink") if step.operator == "kink" and step.settings["slope"] == 0 else result
+    is_relu = step is not None and step.operator == "kink" and step.settings["slope"] == 0
+    z = _input_of(b, result, "kink") if is_relu else result  # F.threshold hands its own input over
     return b.emit("kink_gradient", g, z, slope=0.0)
 
 
