@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..relaxations import piecewise, univariate
+from ..relaxations import univariate
 from ..relaxations.product import Plane, planes
 from ..relaxations.ranges import product_range
 from .bound import BoundOperator, Box, both_sides, box_of, signed, signed_sum, value_of, weighted_sum
-from .registry import Operator, register
 
 Line = tuple[Tensor, Tensor]
 
@@ -152,57 +151,3 @@ class BoundMultiply(BoundProduct):
             return coefficients, 0.0
 
         return both_sides(last_lower, last_upper, linear, linear)
-
-
-def _kink_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
-    values = torch.where(lo >= 0, lo, slope * lo), torch.where(hi >= 0, hi, slope * hi)
-    if slope >= 0:
-        return values
-    low = torch.where((lo < 0) & (hi > 0), torch.zeros_like(lo), torch.minimum(*values))
-    return low, torch.maximum(*values)
-
-
-def _step_open(lo: Tensor, hi: Tensor, slope: float) -> Tensor:
-    low, high = piecewise.step_range(lo, hi, slope)
-    return low < high
-
-
-def _step_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
-    low, high = piecewise.step_range(lo, hi, slope)
-    zero = torch.zeros_like(low)
-    return (zero, low), (zero, high)
-
-
-KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0))
-STEP = Curve(piecewise.step_range, _step_lines, _step_open)
-
-
-def _leaky_relu(z: Tensor, slope: float) -> Tensor:
-    return torch.nn.functional.leaky_relu(z, slope)
-
-
-def _leaky_relu_gradient(g: Tensor, z: Tensor, slope: float) -> Tensor:
-    return g * torch.where(z > 0, torch.ones_like(z), torch.full_like(z, slope))
-
-
-def _softplus_gradient(g: Tensor, z: Tensor, beta: float, threshold: float) -> Tensor:
-    return g * torch.where(beta * z > threshold, torch.ones_like(z), torch.sigmoid(beta * z))
-
-
-ROWS = [
-    Operator("kink", _leaky_relu, BoundActivation, "nn.ReLU, nn.LeakyReLU", KINK),
-    Operator("kink_gradient", _leaky_relu_gradient, BoundActivationGradient, "nn.ReLU, nn.LeakyReLU", STEP),
-    Operator("tanh", torch.tanh, BoundActivation, "nn.Tanh", smooth(lambda: univariate.TANH)),
-    Operator("tanh_gradient", lambda g, z: g * univariate.TANH_SLOPE.value(z), BoundActivationGradient, "nn.Tanh",
-             smooth(lambda: univariate.TANH_SLOPE)),
-    Operator("sigmoid", torch.sigmoid, BoundActivation, "nn.Sigmoid", smooth(lambda: univariate.SIGMOID)),
-    Operator("sigmoid_gradient", lambda g, z: g * univariate.SIGMOID_SLOPE.value(z), BoundActivationGradient,
-             "nn.Sigmoid", smooth(lambda: univariate.SIGMOID_SLOPE)),
-    Operator("softplus", lambda z, beta, threshold: torch.nn.functional.softplus(z, beta, threshold), BoundActivation,
-             "nn.Softplus", smooth(univariate.softplus)),
-    Operator("softplus_gradient", _softplus_gradient, BoundActivationGradient, "nn.Softplus",
-             smooth(univariate.softplus_slope)),
-    Operator("multiply", torch.mul, BoundMultiply, "products of two tensors"),
-]
-for row in ROWS:
-    register(row)
