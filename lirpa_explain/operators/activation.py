@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..relaxations import univariate
-from ..relaxations.product import Plane, planes
+from ..relaxations import product, univariate
+from ..relaxations.piecewise import Line
+from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
-from .bound import BoundOperator, Box, both_sides, box_of, signed, signed_sum, value_of, weighted_sum
-
-Line = tuple[Tensor, Tensor]
+from .bound import Box, both_sides, value_of
+from .planes import BoundPlanes, Plane, to_shape
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class Curve:
         range: (lowest value, highest value).
         lines: (line below, line above).
         open: where a smaller interval would give tighter lines or a smaller range.
+        family: several lines below and several above, each tensor (K, *S), the first those of `lines`.
     """
 
     range: Callable[..., Box]
     lines: Callable[..., tuple[Line, Line]]
     open: Callable[..., Tensor]
+    family: Callable[..., tuple[Line, Line]]
 
 
 def smooth(build: Callable[..., univariate.Smooth]) -> Curve:
@@ -39,10 +41,11 @@ def smooth(build: Callable[..., univariate.Smooth]) -> Curve:
         range=lambda lo, hi, **settings: univariate.range_of(build(**settings), lo, hi),
         lines=lambda lo, hi, **settings: univariate.lines(build(**settings), lo, hi),
         open=lambda lo, hi, **settings: hi > lo,
+        family=lambda lo, hi, **settings: univariate.line_family(build(**settings), lo, hi),
     )
 
 
-class BoundActivation(BoundOperator):
+class BoundActivation(BoundPlanes):
     """y = phi(z); traits: the `Curve` of phi."""
 
     def relaxed_inputs(self) -> list[int]:
@@ -54,68 +57,47 @@ class BoundActivation(BoundOperator):
     def bound_interval(self, *boxes: Box) -> Box:
         return self.operator.traits.range(*boxes[0], **self.settings)
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
-        lower, upper = self.operator.traits.lines(*box_of(nodes[0]), **self.settings)
+    def planes(self, *boxes: Box) -> tuple[Plane, Plane]:
+        return self.operator.traits.lines(*boxes[0], **self.settings)
 
-        def side(below: Line, above: Line) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
-            """Bound of A * phi(z) that uses line `below` where A > 0 and `above` where A < 0."""
-            return lambda A: ([signed(A, below[0], above[0])], signed_sum(A, below[1], above[1]))
-
-        return both_sides(last_lower, last_upper, side(lower, upper), side(upper, lower))
+    def plane_family(self, *boxes: Box) -> tuple[Plane, Plane]:
+        return self.operator.traits.family(*boxes[0], **self.settings)
 
 
-class BoundProduct(BoundOperator):
+class BoundProduct(BoundPlanes):
     """p = g * d(t), with planes from the bounds of g and the lines around d."""
 
-    def factor(self, t: Box) -> tuple[Box, tuple[Line, Line]]:
+    def factor(self, t: Box) -> tuple[Box, Lines]:
         """Range of d on t, and lines below and above it."""
+        raise NotImplementedError
+
+    def factor_family(self, t: Box) -> Lines:
+        """Several lines below and several above d, each tensor (K, *S)."""
         raise NotImplementedError
 
     def relaxed_inputs(self) -> list[int]:
         return [0, 1]
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
-        g, t = box_of(nodes[0]), box_of(nodes[1])
+    def planes(self, *boxes: Box) -> tuple[Plane, Plane]:
+        g, t = boxes
         d, lines = self.factor(t)
-        lower, upper = planes(g, d, t, lines)
+        return product.planes(g, d, t, lines)
 
-        def side(below: Plane, above: Plane) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
-            """Bound of A * p that uses plane `below` where A > 0 and `above` where A < 0."""
-
-            def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
-                bias = signed_sum(A, below[2], above[2])
-                coefficients: list[Tensor | None] = []
-                for i, node in enumerate(nodes):
-                    if not below[i].any() and not above[i].any():
-                        coefficients.append(None)
-                        continue
-                    coefficient = signed(A, below[i], above[i])
-                    if not node.perturbed:
-                        bias = bias + weighted_sum(coefficient, value_of(node))
-                    coefficients.append(_to_shape(coefficient, node) if node.perturbed else None)
-                return coefficients, bias
-
-            return bound
-
-        return both_sides(last_lower, last_upper, side(lower, upper), side(upper, lower))
-
-
-def _to_shape(coefficient: Tensor, node: Any) -> Tensor:
-    """Sum a coefficient (S, B, *output) over the dimensions along which the node's value was broadcast."""
-    shape = node.output_shape[1:]
-    missing = coefficient.ndim - 2 - len(shape)
-    if missing:
-        raise ValueError(f"A factor of shape {tuple(node.output_shape)} lacks {missing} dimensions of the product.")
-    dims = [i + 2 for i, size in enumerate(shape) if size == 1 and coefficient.shape[i + 2] != 1]
-    return coefficient.sum(dims, keepdim=True) if dims else coefficient
+    def plane_family(self, *boxes: Box) -> tuple[Plane, Plane]:
+        g, t = boxes
+        d, lines = self.factor(t)
+        return product.plane_family(g, d, t, lines, self.factor_family(t))
 
 
 class BoundActivationGradient(BoundProduct):
     """p = g * phi'(z); traits: the `Curve` of phi'."""
 
-    def factor(self, t: Box) -> tuple[Box, tuple[Line, Line]]:
+    def factor(self, t: Box) -> tuple[Box, Lines]:
         curve = self.operator.traits
         return curve.range(*t, **self.settings), curve.lines(*t, **self.settings)
+
+    def factor_family(self, t: Box) -> Lines:
+        return self.operator.traits.family(*t, **self.settings)
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         is_open = self.operator.traits.open(*boxes[1], **self.settings)
@@ -129,9 +111,13 @@ class BoundActivationGradient(BoundProduct):
 class BoundMultiply(BoundProduct):
     """p = x * y, entry by entry, either or both perturbed."""
 
-    def factor(self, t: Box) -> tuple[Box, tuple[Line, Line]]:
+    def factor(self, t: Box) -> tuple[Box, Lines]:
         identity = torch.ones_like(t[0]), torch.zeros_like(t[0])
         return t, (identity, identity)
+
+    def factor_family(self, t: Box) -> Lines:
+        identity = torch.ones_like(t[0])[None], torch.zeros_like(t[0])[None]
+        return identity, identity
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         return torch.full_like(boxes[index][0], self.inputs[1 - index].perturbed, dtype=torch.bool)
@@ -147,7 +133,7 @@ class BoundMultiply(BoundProduct):
 
         def linear(A: Tensor) -> tuple[list[Tensor | None], float]:
             coefficients: list[Tensor | None] = [None, None]
-            coefficients[moving] = _to_shape(A * weight, nodes[moving])
+            coefficients[moving] = to_shape(A * weight, nodes[moving])
             return coefficients, 0.0
 
         return both_sides(last_lower, last_upper, linear, linear)

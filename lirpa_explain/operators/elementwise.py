@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..relaxations import piecewise, univariate
-from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve, Line, smooth
+from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve, smooth
 from .bound import Box
 from .registry import Operator, register
 
@@ -22,14 +22,8 @@ def _step_open(lo: Tensor, hi: Tensor, slope: float) -> Tensor:
     return low < high
 
 
-def _step_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
-    low, high = piecewise.step_range(lo, hi, slope)
-    zero = torch.zeros_like(low)
-    return (zero, low), (zero, high)
-
-
-KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0))
-STEP = Curve(piecewise.step_range, _step_lines, _step_open)
+KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0), piecewise.kink_family)
+STEP = Curve(piecewise.step_range, piecewise.step_lines, _step_open, piecewise.step_family)
 
 
 def _leaky_relu(z: Tensor, slope: float) -> Tensor:

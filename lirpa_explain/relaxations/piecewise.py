@@ -42,6 +42,50 @@ def kink_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
     return lines if slope <= 1 else lines[::-1]
 
 
+def kink_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
+    """Several lines below and several above; each tensor is (3, *S), the first those of `kink_lines`.
+
+    Both pieces extended are lines on one side, and span all that pass through the kink; the chord is the best line
+    on the other.
+    """
+    lines = kink_lines(lo, hi, slope)
+    crossing, zero = (lo < 0) & (hi > 0), torch.zeros_like(hi)
+
+    def members(line: Line, pieces: bool) -> Line:
+        slopes = [torch.where(crossing, piece, line[0]) if pieces else line[0] for piece in (slope, 1.0)]
+        return torch.stack([line[0], *slopes]), torch.stack([line[1]] + [zero if pieces else line[1]] * 2)
+
+    return members(lines[0], slope <= 1), members(lines[1], slope > 1)
+
+
+def step_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
+    """Lines below and above the derivative of `kink_lines`' function: its range."""
+    low, high = step_range(lo, hi, slope)
+    zero = torch.zeros_like(low)
+    return (zero, low), (zero, high)
+
+
+def step_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
+    """Several lines below and several above the derivative; each tensor is (2, *S), the first those of `step_lines`.
+
+    The second is that from the step to the far end of the lower piece, above, or of the upper piece, below: with
+    slope < 1 the lines d <= 1 + (1 - slope) t / |lo| and d >= slope + (1 - slope) t / hi.
+
+    Example:
+        >>> below, above = step_family(torch.tensor(-1.), torch.tensor(2.), 0.)
+        >>> below[0].tolist(), below[1].tolist(), above[0].tolist(), above[1].tolist()
+        ([0.0, 0.5], [0.0, 0.0], [0.0, 1.0], [1.0, 1.0])
+    """
+    (zero, low), (_, high) = step_lines(lo, hi, slope)
+    margin = 16 * torch.finfo(lo.dtype).eps * torch.maximum(lo.abs(), hi.abs())
+    inside = (low < high) & (lo < -margin) & (hi > margin)
+    left, right = torch.where(inside, -lo, torch.ones_like(lo)), torch.where(inside, hi, torch.ones_like(hi))
+    far, near = (left, right) if slope <= 1 else (-right, -left)
+    above, below = ((high - low) / far, (high - low) / near)
+    stacked = [torch.stack([zero, torch.where(inside, line, zero)]) for line in (below, above)]
+    return (stacked[0], torch.stack([low, low])), (stacked[1], torch.stack([high, high]))
+
+
 def step_range(lo: Tensor, hi: Tensor, slope: float) -> tuple[Tensor, Tensor]:
     """Range of the derivative of `kink_lines`' function on [lo, hi]; at 0 it is the interval between both sides.
 

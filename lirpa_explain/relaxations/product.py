@@ -18,9 +18,10 @@ from .piecewise import Line
 
 Plane = tuple[Tensor, Tensor, Tensor]
 Box = tuple[Tensor, Tensor]
+Lines = tuple[Line, Line]
 
 
-def upper_plane(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> Plane:
+def upper_plane(g: Box, d: Box, t: Box, lines: Lines) -> Plane:
     """An upper plane of g * d(t), as a function of g and t.
 
     Of the mixtures with lam = 0, 1 and the middle one (without d where g changes sign, lam = 1/2 elsewhere), that
@@ -44,9 +45,7 @@ def upper_plane(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> Plane:
     """
     (gl, gu), (dl, du), (tl, tu) = g, d, t
     center_g, center_t = (gl + gu) / 2, (tl + tu) / 2
-    crossing = (gl < 0) & (gu > 0)
-    width = torch.where(crossing, gu - gl, torch.ones_like(gu))
-    middle = torch.where(crossing, -gl / width, torch.full_like(gl, 0.5))
+    middle = _middle(g)
     size = torch.maximum(gl.abs(), gu.abs()) * torch.maximum(dl.abs(), du.abs())
     margin = 1e-6 * (gu - gl) * (du - dl) + 64 * torch.finfo(gl.dtype).eps * size
 
@@ -62,7 +61,15 @@ def upper_plane(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> Plane:
     return best
 
 
-def _mixture(lam: Tensor, g: Box, d: Box, lines: tuple[Line, Line]) -> Plane:
+def _middle(g: Box) -> Tensor:
+    """The weight lam that leaves no d in the plane where g changes sign; 1/2 elsewhere."""
+    gl, gu = g
+    crossing = (gl < 0) & (gu > 0)
+    width = torch.where(crossing, gu - gl, torch.ones_like(gu))
+    return torch.where(crossing, -gl / width, torch.full_like(gl, 0.5))
+
+
+def _mixture(lam: Tensor, g: Box, d: Box, lines: Lines) -> Plane:
     (gl, gu), (dl, du) = g, d
     a = lam * dl + (1 - lam) * du
     k = lam * gu + (1 - lam) * gl
@@ -73,7 +80,46 @@ def _mixture(lam: Tensor, g: Box, d: Box, lines: tuple[Line, Line]) -> Plane:
     return a, b, c
 
 
-def planes(g: Box, d: Box, t: Box, lines: tuple[Line, Line]) -> tuple[Plane, Plane]:
+def planes(g: Box, d: Box, t: Box, lines: Lines) -> tuple[Plane, Plane]:
     """Planes below and above g * d(t); see `upper_plane`."""
-    a, b, c = upper_plane((-g[1], -g[0]), d, t, lines)
-    return (a, -b, -c), upper_plane(g, d, t, lines)
+    return _negated(upper_plane(_minus(g), d, t, lines)), upper_plane(g, d, t, lines)
+
+
+def plane_family(g: Box, d: Box, t: Box, lines: Lines, family: Lines) -> tuple[Plane, Plane]:
+    """Several planes below and several above g * d(t), any convex mixture of which is sound.
+
+    The planes of `planes`, then those of lam = the middle, 0 and 1, the latter two with each pair of lines of
+    `family`. The coefficient k of d is linear in lam and 0 at the middle where g changes sign, so these span every
+    lam and every mixture of the lines.
+
+    Args:
+        g: bounds of the first factor, (*S).
+        d: bounds of the second factor on the range of t.
+        t: bounds of the variable that d is a function of.
+        lines: lines below and above d(t).
+        family: further such lines, each tensor (K, *S).
+
+    Returns:
+        Planes below and planes above, each tensor (2 + 2 K, *S).
+    """
+    return (_negated(_upper_family(_minus(g), d, t, lines, family)), _upper_family(g, d, t, lines, family))
+
+
+def _upper_family(g: Box, d: Box, t: Box, lines: Lines, family: Lines) -> Plane:
+    zero = torch.zeros_like(g[0])
+    members = [upper_plane(g, d, t, lines), _mixture(_middle(g), g, d, lines)]
+    for i in range(len(family[0][0])):
+        chosen = ((family[0][0][i], family[0][1][i]), (family[1][0][i], family[1][1][i]))
+        members += [_mixture(lam, g, d, chosen) for lam in (zero, zero + 1)]
+    a, b, c = (torch.stack(torch.broadcast_tensors(*parts)) for parts in zip(*members, strict=True))
+    return a, b, c
+
+
+def _minus(g: Box) -> Box:
+    return -g[1], -g[0]
+
+
+def _negated(plane: Plane) -> Plane:
+    """A plane above (-g) d as one below g d."""
+    a, b, c = plane
+    return a, -b, -c

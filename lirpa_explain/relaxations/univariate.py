@@ -123,6 +123,12 @@ def lines(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
     return lower, upper
 
 
+def line_family(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
+    """Several lines below and several above, each tensor (K, *S), the first those of `lines`."""
+    below, above = lines(f, lo, hi)
+    return (below[0][None], below[1][None]), (above[0][None], above[1][None])
+
+
 def _outward(f: Smooth, hi: Tensor) -> Tensor:
     """How far bounds of `f.value` on an interval that ends at `hi` move to hold for the function bounded."""
     return torch.where(hi >= f.exact_below, torch.full_like(hi, f.error), 0.0)

@@ -1,0 +1,146 @@
+"""Operators bounded entry by entry between two planes, and the mixtures of planes that optimised bounds choose from.
+
+A plane is a tuple (a_1, ..., a_n, c): the output's entry lies above, or below, sum_i a_i x_i + c. Any convex mixture of
+planes on one side is one, so a relaxation offers a family of them: its own choice first, which plain CROWN takes, and
+others beside it. Optimised bounds choose the weights of the mixture for each function that is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .bound import BoundOperator, Box, both_sides, box_of, flat_functions, signed, signed_sum, value_of, weighted_sum
+
+Plane = tuple[Tensor, ...]
+
+
+@dataclass
+class Mixture:
+    """Weights of the planes of one node for the functions that are being bounded.
+
+    Args:
+        columns: (M,), the entries of the flattened node at which the planes of the family differ, in any row.
+        below: the family of planes below at these entries, each tensor (K, B, M).
+        above: that above.
+        weights: (2, K, S, B, M), at least 0: of the lower and of the upper bounds of S functions.
+    """
+
+    columns: Tensor
+    below: Plane
+    above: Plane
+    weights: Tensor
+
+    def share(self, side: int) -> Tensor:
+        """The weights of one side, made to sum to 1: (K, S, B, M)."""
+        weights = self.weights[side]
+        return weights / weights.sum(0, keepdim=True)
+
+
+class BoundPlanes(BoundOperator):
+    """An operator whose entries lie between planes in the same entries of its inputs, which may be broadcast."""
+
+    def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
+        super().__init__(attr, inputs, output_index, options)
+        self.mixture: Mixture | None = None
+        self._known: tuple[list[Any], tuple[Plane, Plane]] | None = None
+
+    def planes(self, *boxes: Box) -> tuple[Plane, Plane]:
+        """The planes below and above that plain CROWN takes; each tensor (B, *output)."""
+        raise NotImplementedError
+
+    def plane_family(self, *boxes: Box) -> tuple[Plane, Plane]:
+        """Several planes below and above, the first those of `planes`; each tensor (K, B, *output)."""
+        raise NotImplementedError
+
+    def start_mixture(self, functions: int) -> Mixture | None:
+        """A mixture that is the first plane for each of so many functions; None if there is nothing to choose."""
+        boxes = [box_of(node) for node in self.inputs]
+        with torch.no_grad():
+            families = self.plane_family(*boxes)
+            differ = [(part[1:] != part[:1]).flatten(2).any(0).any(0) for family in families for part in family]
+            columns = torch.stack(differ).any(0).nonzero()[:, 0]
+            if len(columns) == 0:
+                return None
+            below, above = (tuple(part.flatten(2)[..., columns] for part in family) for family in families)
+            count, rows = below[-1].shape[:2]
+            weights = below[-1].new_zeros(2, count, functions, rows, len(columns))
+            weights[:, 0] = 1.0
+        return Mixture(columns, below, above, weights.requires_grad_())
+
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        below, above = self._planes_of([box_of(node) for node in nodes])
+
+        def side(positive: Plane, negative: Plane, upper: bool) -> Callable[[Tensor], Any]:
+            """Bound of A * y that uses plane `positive` where A > 0 and `negative` where A < 0."""
+
+            def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+                coefficients, bias = self._apply(A, positive, negative, upper)
+                for i, node in enumerate(nodes):
+                    coefficient = coefficients[i]
+                    if coefficient is not None and not node.perturbed:
+                        bias = bias + weighted_sum(coefficient, value_of(node))
+                    coefficients[i] = to_shape(coefficient, node) if coefficient is not None and node.perturbed \
+                        else None
+                return coefficients, bias
+
+            return bound
+
+        return both_sides(last_lower, last_upper, side(below, above, False), side(above, below, True))
+
+    def _planes_of(self, boxes: list[Box]) -> tuple[Plane, Plane]:
+        """The planes, remembered for as long as the bounds of the inputs are the same tensors."""
+        key: list[Any] = [torch.is_grad_enabled(), *(tensor for box in boxes for tensor in box)]
+        if self._known is None or len(key) != len(self._known[0]) or \
+                any(a is not b for a, b in zip(key, self._known[0], strict=True)):
+            self._known = key, self.planes(*boxes)
+        return self._known[1]
+
+    def forget(self) -> None:
+        """Let go of remembered planes and of the mixture."""
+        self._known = self.mixture = None
+
+    def _apply(self, A: Tensor, positive: Plane, negative: Plane, upper: bool) -> tuple[list[Tensor | None], Tensor]:
+        """Coefficients of the inputs, before broadcasting is undone, and bias of A * y."""
+        if self.mixture is not None:
+            return self._apply_mixture(A, positive, negative, upper)
+        bias = signed_sum(A, positive[-1], negative[-1])
+        return [signed(A, p, n) if p.any() or n.any() else None
+                for p, n in zip(positive[:-1], negative[:-1], strict=True)], bias
+
+    def _apply_mixture(self, A: Tensor, positive: Plane, negative: Plane, upper: bool
+                       ) -> tuple[list[Tensor | None], Tensor]:
+        """Plain planes but for the mixture's columns, where each function has its own."""
+        mixture = self.mixture
+        assert mixture is not None
+        columns, share = mixture.columns, mixture.share(int(upper))
+        keep = torch.ones(A[0, 0].numel(), dtype=A.dtype, device=A.device).index_fill(0, columns, 0.0)
+        keep = keep.reshape(A.shape[2:])
+        families = (mixture.above, mixture.below) if upper else (mixture.below, mixture.above)
+        few = flat_functions(A)[..., columns]
+        up, down = few.clamp(min=0), few.clamp(max=0)
+
+        def chosen(i: int) -> Tensor:
+            mixed = [torch.einsum("ksbm,kbm->sbm", share, family[i]) for family in families]
+            return up * mixed[0] + down * mixed[1]
+
+        bias = signed_sum(A, positive[-1] * keep, negative[-1] * keep) + chosen(-1).sum(2)
+        coefficients: list[Tensor | None] = []
+        for i in range(len(positive) - 1):
+            rest = signed(A, positive[i] * keep, negative[i] * keep)
+            coefficients.append(flat_functions(rest).index_add(2, columns, chosen(i)).reshape(A.shape))
+        return coefficients, bias
+
+
+def to_shape(coefficient: Tensor, node: Any) -> Tensor:
+    """Sum a coefficient (S, B, *output) over the dimensions along which the node's value was broadcast."""
+    shape = node.output_shape[1:]
+    missing = coefficient.ndim - 2 - len(shape)
+    if missing:
+        raise ValueError(f"A factor of shape {tuple(node.output_shape)} lacks {missing} dimensions of the product.")
+    dims = [i + 2 for i, size in enumerate(shape) if size == 1 and coefficient.shape[i + 2] != 1]
+    return coefficient.sum(dims, keepdim=True) if dims else coefficient
