@@ -7,6 +7,7 @@ come first; linear bounds follow only for the entries that a relaxation can stil
 import copy
 import functools
 import math
+from collections.abc import Iterable
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -18,15 +19,24 @@ from ..compat import parsing
 from ..graph import GradientModule
 from ..operators.affine import BoundAffine
 from ..operators.bound import BoundOperator, Box, box_of, box_of_interval, flat_rows
+from ..operators.planes import BoundPlanes
+from .optimize import Optimization, optimized
 
 METHODS = {
     "IBP": "interval bounds throughout",
     "CROWN-IBP": "linear bounds of the result, interval bounds of everything within",
     "CROWN": "linear bounds of the result and of everything within that a relaxation reads",
+    "CROWN-Optimized": "as CROWN, with the planes of every relaxation chosen for each function that is bounded",
 }
 
+LINEAR_WITHIN = ("CROWN", "CROWN-Optimized")
+
 COEFFICIENTS = 2 ** 22
-"""Most entries of one coefficient tensor (functions x rows x neurons of the widest layer) computed at once."""
+"""Most entries of one coefficient tensor (functions x rows x neurons of the widest layer) computed at once, unless a
+limit of memory is given."""
+
+TENSORS = {"CROWN": 8, "CROWN-Optimized": 64}
+"""How many such tensors exist at a time, about: what a limit of memory in bytes is divided by."""
 
 ROUNDINGS = 8
 """Roundings by which bounds that a relaxation reads are moved outward. The derivative of a kink jumps: a bound on the
@@ -39,10 +49,15 @@ class Engine:
     Args:
         module: the module.
         example: one tensor for each of its inputs, in which rows may be few.
+        options: how method "CROWN-Optimized" optimises.
+        memory_limit: bytes that coefficients may take, or None.
     """
 
-    def __init__(self, module: GradientModule, example: tuple[Tensor, ...]) -> None:
+    def __init__(self, module: GradientModule, example: tuple[Tensor, ...], options: Optimization | None = None,
+                 memory_limit: int | None = None) -> None:
         self.module = module
+        self.options = options or Optimization()
+        self.memory_limit = memory_limit
         self.bounded = _parse(module, example)
         nodes = list(self.bounded.children())
         self._nodes = {node.name: node for node in nodes}
@@ -52,46 +67,72 @@ class Engine:
             for node in nodes
         }
 
-    def __call__(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...], method: str) -> Box:
-        """Lower and upper bounds of the module's output.
+    def __call__(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...], method: str,
+                 functions: Tensor | None = None) -> Box:
+        """Lower and upper bounds of the module's output, or of linear functions of it.
 
         Args:
             inputs: values of the module's inputs, each with B rows.
             perturbations: the ball that each of the first inputs lies in; None, or left out at the end: it is fixed.
             method: a key of `METHODS`.
+            functions: (B, K, D), K linear functions of each row's output; None for the output itself, (B, D).
 
         Returns:
-            (lower, upper), each (B, D), differentiable in the parameters unless grad mode is off.
+            (lower, upper), each (B, K or D), differentiable in the parameters unless grad mode is off.
         """
         moving = [name for name, p in zip(self.module.input_names, perturbations, strict=False) if p is not None]
         if not self.module.depends_on(moving):
             value = self.module(*inputs)
+            value = value if functions is None else torch.einsum("bkd,bd->bk", functions, value)
             return value, value
         balls = [*perturbations, *[None] * (len(inputs) - len(perturbations))]
         self.bounded(*[x if ball is None else BoundedTensor(x, ball) for x, ball in zip(inputs, balls, strict=True)])
+        if not torch.is_grad_enabled():
+            self._detach_parameters()
+        try:
+            return self._bounds(method, functions)
+        finally:
+            for node in self._nodes.values():
+                if isinstance(node, BoundPlanes):
+                    node.forget()
+
+    def _detach_parameters(self) -> None:
+        """Read the parameters as constants, so that optimising mixtures does not differentiate by them too."""
+        for node in self._nodes.values():
+            if isinstance(node, BoundParams):
+                node.forward_value = node.forward_value.detach()
+
+    def _bounds(self, method: str, functions: Tensor | None) -> Box:
         for name, users in self._relaxed_by.items():
             if users and self._nodes[name].perturbed:
-                self._bound(name, users, linear=method == "CROWN")
+                self._bound(name, users, method)
         final = self._nodes[self.bounded.final_name]
         box = self._interval(final.name)
+        rows, count = box[0].shape
+        if functions is None:
+            every = torch.arange(count, device=box[0].device).expand(rows, -1)
+            return box if method == "IBP" else _intersect(box, self._linear(final.name, every, method))
+        positive, negative = functions.clamp(min=0), functions.clamp(max=0)
+        box = (torch.einsum("bkd,bd->bk", positive, box[0]) + torch.einsum("bkd,bd->bk", negative, box[1]),
+               torch.einsum("bkd,bd->bk", positive, box[1]) + torch.einsum("bkd,bd->bk", negative, box[0]))
         if method == "IBP":
             return box
-        every = torch.arange(box[0].shape[1], device=box[0].device).expand(box[0].shape[0], -1)
-        return _intersect(box, self._linear(final.name, every))
+        chunk = self._chunk(rows, method)
+        return _intersect(box, self._concatenated(final.name, functions.split(chunk, 1), method))
 
-    def _bound(self, name: str, users: list[tuple[BoundOperator, int]], linear: bool) -> None:
+    def _bound(self, name: str, users: list[tuple[BoundOperator, int]], method: str) -> None:
         """Give a node its bounds: intervals, then linear bounds of the entries that are open for a user."""
         node = self._nodes[name]
         for user, _ in users:
             user.refuse_perturbed_parameters()
         lower, upper = self._interval(name)
-        if linear:
+        if method in LINEAR_WITHIN:
             open_entries = functools.reduce(torch.logical_or, [
                 user.open_entries(i, *[(lower, upper) if n is node else self._current(n) for n in user.inputs])
                 for user, i in users])
             index = _first_true(flat_rows(open_entries))
             if index.shape[1]:
-                linear_lower, linear_upper = self._linear(name, index)
+                linear_lower, linear_upper = self._linear(name, index, method)
                 flat = flat_rows(lower), flat_rows(upper)
                 at_index = flat[0].gather(1, index), flat[1].gather(1, index)
                 better = _intersect(at_index, (linear_lower, linear_upper))
@@ -119,21 +160,50 @@ class Engine:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
         return _or_nothing(box_of_interval(self.bounded.compute_bounds(method="IBP", final_node_name=name)))
 
-    def _linear(self, name: str, index: Tensor) -> Box:
+    def _linear(self, name: str, index: Tensor, method: str) -> Box:
         """Linear bounds, made numbers, of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
         node = self._nodes[name]
-        shape = node.output_shape[1:]
-        rows, count = index.shape
+        size = math.prod(node.output_shape[1:])
+        rows = len(index)
+        zero = node.forward_value.new_zeros(())
+        parts = (zero.new_zeros(rows, part.shape[1], size).scatter(2, part[..., None], 1.0)
+                 for part in index.split(self._chunk(rows, method), 1))
+        return self._concatenated(name, parts, method)
+
+    def _chunk(self, rows: int, method: str) -> int:
+        """How many functions of so many rows are bounded at once."""
         width = max(math.prod(n.output_shape[1:]) for n in self._nodes.values() if n.output_shape is not None)
-        chunk = max(1, COEFFICIENTS // (rows * width))
-        dtype = node.forward_value.dtype
-        sides: list[Box] = []
-        for part in index.split(chunk, 1):
-            C = torch.zeros(rows, part.shape[1], math.prod(shape), dtype=dtype, device=index.device)
-            C = C.scatter(2, part[..., None], 1.0).reshape(rows, part.shape[1], *shape)
+        entries = COEFFICIENTS if method != "CROWN-Optimized" else COEFFICIENTS // 4
+        if self.memory_limit is not None:
+            size = self._nodes[self.bounded.final_name].forward_value.element_size()
+            entries = self.memory_limit // (size * TENSORS.get(method, TENSORS["CROWN"]))
+        return max(1, entries // (rows * width))
+
+    def _concatenated(self, name: str, parts: Iterable[Tensor], method: str) -> Box:
+        """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is bounded at once."""
+        shape = self._nodes[name].output_shape[1:]
+
+        def bound(functions: Tensor) -> Box:
+            C = functions.reshape(*functions.shape[:2], *shape)
             lower, upper = self.bounded.compute_bounds(C=C, method="CROWN", final_node_name=name)[:2]
-            sides.append((lower.reshape(rows, -1), upper.reshape(rows, -1)))
+            return lower.reshape(C.shape[:2]), upper.reshape(C.shape[:2])
+
+        relaxed = self._relaxations_before(name) if method == "CROWN-Optimized" else []
+        sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
         return _or_nothing((torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)))
+
+    def _relaxations_before(self, name: str) -> list[BoundPlanes]:
+        """The relaxed operators that a node depends on, itself included."""
+        found: dict[str, BoundPlanes] = {}
+        seen, stack = {name}, [self._nodes[name]]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, BoundPlanes) and node.perturbed and node.relaxed_inputs():
+                found[node.name] = node
+            new = [n for n in node.inputs if n.name not in seen]
+            seen.update(n.name for n in new)
+            stack += new
+        return list(found.values())
 
 
 def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule:

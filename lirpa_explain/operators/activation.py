@@ -15,7 +15,7 @@ from ..relaxations.piecewise import Line
 from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
 from .bound import Box, both_sides, value_of
-from .planes import BoundPlanes, Plane, to_shape
+from .planes import BoundPlanes, Mixture, Plane, to_shape
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,9 @@ class BoundMultiply(BoundProduct):
 
     def bound_interval(self, *boxes: Box) -> Box:
         return product_range(boxes[0], boxes[1])
+
+    def start_mixture(self, functions: int) -> Mixture | None:
+        return super().start_mixture(functions) if all(node.perturbed for node in self.inputs) else None
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         if all(node.perturbed for node in nodes):

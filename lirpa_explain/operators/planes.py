@@ -14,7 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bound import BoundOperator, Box, both_sides, box_of, flat_functions, signed, signed_sum, value_of, weighted_sum
+from .bound import (
+    BoundOperator,
+    Box,
+    both_sides,
+    box_of,
+    flat_functions,
+    flat_rows,
+    signed,
+    signed_sum,
+    value_of,
+    weighted_sum,
+)
 
 Plane = tuple[Tensor, ...]
 
@@ -24,7 +35,7 @@ class Mixture:
     """Weights of the planes of one node for the functions that are being bounded.
 
     Args:
-        columns: (M,), the entries of the flattened node at which the planes of the family differ, in any row.
+        columns: (M,), the entries of the flattened node at which the nonlinear factor is open in any row.
         below: the family of planes below at these entries, each tensor (K, B, M).
         above: that above.
         weights: (2, K, S, B, M), at least 0: of the lower and of the upper bounds of S functions.
@@ -61,12 +72,13 @@ class BoundPlanes(BoundOperator):
         """A mixture that is the first plane for each of so many functions; None if there is nothing to choose."""
         boxes = [box_of(node) for node in self.inputs]
         with torch.no_grad():
-            families = self.plane_family(*boxes)
-            differ = [(part[1:] != part[:1]).flatten(2).any(0).any(0) for family in families for part in family]
-            columns = torch.stack(differ).any(0).nonzero()[:, 0]
+            is_open = self.open_entries(self.relaxed_inputs()[-1], *boxes)
+            is_open = torch.broadcast_tensors(is_open, *[box[0] for box in boxes])[0]
+            columns = flat_rows(is_open).any(0).nonzero()[:, 0]
             if len(columns) == 0:
                 return None
-            below, above = (tuple(part.flatten(2)[..., columns] for part in family) for family in families)
+            below, above = (tuple(part.flatten(2)[..., columns] for part in family)
+                            for family in self.plane_family(*boxes))
             count, rows = below[-1].shape[:2]
             weights = below[-1].new_zeros(2, count, functions, rows, len(columns))
             weights[:, 0] = 1.0
@@ -125,7 +137,7 @@ class BoundPlanes(BoundOperator):
         up, down = few.clamp(min=0), few.clamp(max=0)
 
         def chosen(i: int) -> Tensor:
-            mixed = [torch.einsum("ksbm,kbm->sbm", share, family[i]) for family in families]
+            mixed = [(share * family[i][:, None]).sum(0) for family in families]
             return up * mixed[0] + down * mixed[1]
 
         bias = signed_sum(A, positive[-1] * keep, negative[-1] * keep) + chosen(-1).sum(2)
