@@ -9,6 +9,7 @@ from .attributions import ATTRIBUTIONS as ATTRIBUTIONS  # noqa: E402  (auto_LiRP
 from .bounding.ball import Ball as Ball  # noqa: E402
 from .bounding.engine import METHODS as METHODS  # noqa: E402
 from .certificates import Certificate as Certificate  # noqa: E402
+from .certifier import Certifier as Certifier  # noqa: E402
 from .certify import certify as certify  # noqa: E402
 from .errors import LirpaExplainError as LirpaExplainError  # noqa: E402
 from .errors import SoundnessError as SoundnessError  # noqa: E402

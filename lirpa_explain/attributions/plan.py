@@ -62,6 +62,16 @@ class Plan:
         """Whether the gradient is taken at x itself."""
         return self.scales is None and not self.noisy
 
+    @property
+    def outer(self) -> str | None:
+        """The outer map, by the name that `graph.capture` knows it by; None for the identity."""
+        return "absolute" if self.absolute else None
+
+    @property
+    def is_row_linear(self) -> bool:
+        """Whether A is a weighted mean, over samples and steps, of a function of single gradients."""
+        return self.reduction == "mean" and (self.steps == 1 or not self.absolute)
+
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
         """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for outputs (V, *shape)."""
         parts: list[Tensor] = []

@@ -4,6 +4,7 @@ Each point of each path of each sample is one row for the engine. Rows are bound
 their sample at once, so memory grows with the chunk and not with the number of steps.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,24 +55,52 @@ def compose(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Te
         Bounds, value and scale of the attribution.
     """
     rows = _Rows(plan, module, inputs, balls)
-    samples = len(plan.points[0])
     size = sum(x[0].numel() for x in inputs)
-    lower, upper, value, magnitude = (inputs[0].new_zeros(samples, size) for _ in range(4))
-    chunks = torch.arange(samples * plan.steps, device=inputs[0].device).split(batch_size)
-    with tqdm(total=samples * plan.steps, disable=not progress, unit="gradient", leave=False) as bar:
-        for index in chunks:
-            sample, values, perturbations, weight = rows.take(index)
-            low, high = engine(values, perturbations, method)
-            with torch.no_grad():
-                gradient = module(*values)
-            ordered = (low * weight, high * weight) if bool((weight >= 0).all()) else \
-                (torch.minimum(low * weight, high * weight), torch.maximum(low * weight, high * weight))
-            lower.index_add_(0, sample, ordered[0])
-            upper.index_add_(0, sample, ordered[1])
-            value.index_add_(0, sample, gradient * weight)
-            magnitude.index_add_(0, sample, (gradient * weight).abs())
-            bar.update(len(index))
+    lower, upper, value, magnitude = (inputs[0].new_zeros(len(plan.points[0]), size) for _ in range(4))
+    for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
+        low, high = _weighted(engine(values, perturbations, method), weight)
+        with torch.no_grad():
+            gradient = module(*values)
+        lower.index_add_(0, sample, low)
+        upper.index_add_(0, sample, high)
+        value.index_add_(0, sample, gradient * weight)
+        magnitude.index_add_(0, sample, (gradient * weight).abs())
     return _finish(plan, rows, (lower, upper), value, magnitude)
+
+
+def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
+                      balls: tuple[Ball | None, ...], method: str, batch_size: int, functions: Tensor,
+                      progress: bool = False) -> Box:
+    """Bound linear functions of the attribution, each row's as a whole.
+
+    Args:
+        plan: the attribution, for which `plan.is_row_linear`.
+        module: captured with the plan's multiplier and outer map.
+        engine: bounds of that module.
+        inputs: the examples, each (N, *S).
+        balls: the ball of each input, None if it is fixed.
+        method: a key of `engine.METHODS`.
+        batch_size: most rows bounded at once.
+        functions: (N, K, D).
+        progress: show a bar.
+
+    Returns:
+        (lower, upper), each (N, K).
+    """
+    rows = _Rows(plan, module, inputs, balls)
+    lower, upper = (inputs[0].new_zeros(len(inputs[0]), functions.shape[1]) for _ in range(2))
+    for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
+        example = rows.example[sample]
+        low, high = _weighted(engine(values, perturbations, method, functions[example]), weight)
+        lower.index_add_(0, example, low)
+        upper.index_add_(0, example, high)
+    return lower / plan.samples, upper / plan.samples
+
+
+def _weighted(box: Box, weight: Tensor) -> Box:
+    """Bounds of a weight (B, 1) times a value in a box (B, K)."""
+    sides = box[0] * weight, box[1] * weight
+    return sides if bool((weight >= 0).all()) else (torch.minimum(*sides), torch.maximum(*sides))
 
 
 class _Rows:
@@ -79,12 +108,20 @@ class _Rows:
 
     def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...],
                  balls: tuple[Ball | None, ...]) -> None:
-        self.plan, self.inputs, self.balls = plan, inputs, balls
+        self.plan, self.inputs, self.balls, self.names = plan, inputs, balls, module.input_names
         self.example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
         self.cotangent = plan.cotangent(module.cotangent_shape)
         self.extras = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(self.example)]
         self.scales = None if plan.scales is None else plan.scales.to(inputs[0])
         self.weights = inputs[0].new_ones(1) if plan.weights is None else plan.weights.to(inputs[0])
+
+    def chunks(self, size: int, progress: bool) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
+        """All rows, so many at a time; see `take`."""
+        total = len(self.example) * self.plan.steps
+        with tqdm(total=total, disable=not progress, unit="gradient", leave=False) as bar:
+            for index in torch.arange(total, device=self.example.device).split(size):
+                yield self.take(index)
+                bar.update(len(index))
 
     def take(self, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]:
         """Sample of each row, the engine's inputs and perturbations for them, and their weights (B, 1)."""
@@ -92,7 +129,8 @@ class _Rows:
         example = self.example[sample]
         xs = tuple(x[example] for x in self.inputs)
         maps = () if self.plan.is_plain else self._maps(sample, example, step)
-        values = (*xs, *maps, *[e[sample] for e in self.extras], self.cotangent[sample])
+        offsets = self._offsets(sample) if "offset0" in self.names else ()
+        values = (*xs, *maps, *offsets, *[e[sample] for e in self.extras], self.cotangent[sample])
         perturbations = tuple(None if ball is None else ball.rows(example) for ball in self.balls)
         return sample, values, perturbations, self.weights[step][:, None]
 
@@ -114,12 +152,20 @@ class _Rows:
         assert self.plan.baselines is not None
         return self.plan.baselines[i].expand(len(self.example), *self.inputs[i].shape[1:])
 
+    def _offsets(self, sample: Tensor) -> tuple[Tensor, ...]:
+        """e_j - b_j of these samples for each input."""
+        offsets = []
+        for i, (x, point) in enumerate(zip(self.inputs, self.plan.points, strict=True)):
+            offset = point[sample] - x[self.example[sample]]
+            offsets.append(offset if self.plan.baselines is None else offset - self.baseline(i)[sample])
+        return tuple(offsets)
+
     def multiplier(self) -> tuple[Box, Tensor]:
         """Bounds and value of x + e_j - b_j over the ball, flat: (V, D)."""
         low, high, value = [], [], []
-        for i, (x, point, ball) in enumerate(zip(self.inputs, self.plan.points, self.balls, strict=True)):
+        offsets = self._offsets(torch.arange(len(self.example), device=self.example.device))
+        for x, offset, ball in zip(self.inputs, offsets, self.balls, strict=True):
             center = x[self.example]
-            offset = point - center if self.plan.baselines is None else point - center - self.baseline(i)
             sides = (center, center) if ball is None else (ball.low[self.example], ball.high[self.example])
             low.append(flat_rows(sides[0] + offset))
             high.append(flat_rows(sides[1] + offset))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lirpa_explain.certificates import box, ranking
+from lirpa_explain.certificates import refine as refinement
 
 Attributions = Tensor | tuple[Tensor, ...]  # one (N, *S) for each input; a tuple where the user passed one
 
@@ -44,6 +45,11 @@ class Certificate:
         elapsed_s: How long that took, in seconds.
         convergence_delta: What Captum returned beside the attribution, if it was asked to.
         versions: The versions of the packages involved, by name.
+        spec_lower: (N, K), lower bounds of the linear functions that `spec` asked for; None without it.
+        spec_upper: Upper bounds, likewise.
+        spec_nominal: Their values at the unperturbed input.
+        refiner: Maps linear functions (N, K, D) of the flattened attribution to bounds of them, each (N, K),
+            by bound propagation. Not saved: a loaded certificate has none.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -91,6 +97,10 @@ class Certificate:
     elapsed_s: float
     convergence_delta: Tensor | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    spec_lower: Tensor | None = None
+    spec_upper: Tensor | None = None
+    spec_nominal: Tensor | None = None
+    refiner: refinement.Bounder | None = None
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -101,15 +111,21 @@ class Certificate:
         """The widths upper - lower, shaped like `nominal`; differentiable in both."""
         return self._like_nominal(_flat(self.upper) - _flat(self.lower))
 
-    def sign(self) -> Attributions:
+    def sign(self, refine: str | None = None) -> Attributions:
         """Return the sign of each feature that no perturbation can flip.
+
+        Args:
+            refine: "spec" to bound undecided features again by propagation; see `top_k`.
 
         Returns:
             Shaped like `nominal`, int8: +1 or -1 where it is certain, 0 where the value is or may be 0.
         """
-        return self._like_nominal(box.signs(_flat(self.lower), _flat(self.upper)))
+        lower, upper = _flat(self.lower), _flat(self.upper)
+        if (bound := self._bounder(refine)) is not None:
+            lower, upper = refinement.entries(bound, lower, upper)
+        return self._like_nominal(box.signs(lower, upper))
 
-    def top_k(self, k: int, absolute: bool = True) -> Attributions:
+    def top_k(self, k: int, absolute: bool = True, refine: str | None = None) -> Attributions:
         """Return which features are among the k largest of their example under every perturbation.
 
         However ties are broken: a feature that may be tied for the last place is not certain.
@@ -117,35 +133,71 @@ class Certificate:
         Args:
             k: How many features are the largest, from 1 to the number of features of an example.
             absolute: Whether to rank by |attribution| or by the signed attribution.
+            refine: None to decide by the box of bounds, which forgets that features move together; "spec" to bound
+                the differences of undecided pairs by propagation through the model, which takes longer.
 
         Returns:
             Shaped like `nominal`, bool.
 
         Raises:
             TypeError: If k is not an int.
-            ValueError: If there are no k features.
+            ValueError: If there are no k features, or the certificate was loaded and cannot be refined.
         """
-        lower, upper, _ = self._ranked(k, absolute)
-        return self._like_nominal(ranking.certain_top_k(lower, upper, k))
+        lower, upper, nominal = self._ranked(k, absolute)
+        certain = ranking.certain_top_k(lower, upper, k)
+        if (bound := self._bounder(refine)) is not None:
+            rivals = refinement.rivals(bound, _flat(self.lower), _flat(self.upper), nominal, k, absolute)
+            certain = certain | refinement.certain_top_k(rivals, nominal, k)
+        return self._like_nominal(certain)
 
-    def top_k_overlap(self, k: int, absolute: bool = True) -> Tensor:
+    def top_k_overlap(self, k: int, absolute: bool = True, refine: str | None = None) -> Tensor:
         """Return how many of the k largest features must stay among the k largest.
 
         The minimum of |top k of a, intersected with the top k of `nominal`| over all points a between
-        the bounds and all ways of breaking ties.
+        the bounds and all ways of breaking ties: exact for the box. Refined, it is a lower bound of what the
+        model itself allows, nowhere smaller.
 
         Args:
             k: How many features are the largest, from 1 to the number of features of an example.
             absolute: Whether to rank by |attribution| or by the signed attribution.
+            refine: None or "spec"; see `top_k`.
 
         Returns:
             (N,), int64, from 0 to k.
 
         Raises:
             TypeError: If k is not an int.
-            ValueError: If there are no k features.
+            ValueError: If there are no k features, or the certificate was loaded and cannot be refined.
         """
-        return ranking.top_k_overlap(*self._ranked(k, absolute), k)
+        lower, upper, nominal = self._ranked(k, absolute)
+        overlap = ranking.top_k_overlap(lower, upper, nominal, k)
+        if (bound := self._bounder(refine)) is not None:
+            rivals = refinement.rivals(bound, _flat(self.lower), _flat(self.upper), nominal, k, absolute)
+            overlap = torch.maximum(overlap, refinement.least_overlap(rivals, k))
+        return overlap
+
+    def region_sum(self, mask: Attributions, refine: str | None = None) -> tuple[Tensor, Tensor]:
+        """Return bounds of the sum of the attribution over a region: sum_i mask_i a_i.
+
+        Args:
+            mask: Shaped like `nominal`, or like one example of it; bool, or weights of any sign.
+            refine: None to add up the box; "spec" to bound the sum by propagation, in which errors cancel.
+
+        Returns:
+            (lower, upper), each (N,).
+
+        Raises:
+            ValueError: If the mask has another shape, or the certificate was loaded and cannot be refined.
+        """
+        weights = self._weights(mask)
+        sides = (_flat(self.lower), _flat(self.upper))
+        positive, negative = weights.clamp(min=0), weights.clamp(max=0)
+        lower = (positive * sides[0] + negative * sides[1]).sum(1)
+        upper = (positive * sides[1] + negative * sides[0]).sum(1)
+        if (bound := self._bounder(refine)) is not None:
+            low, high = bound(weights[:, None])
+            lower, upper = torch.maximum(lower, low[:, 0]), torch.minimum(upper, high[:, 0])
+        return lower, upper
 
     def max_change(self, norm: float = 2) -> Tensor:
         """Return how far the attribution can move from `nominal`: max of |a - nominal|_norm.
@@ -195,7 +247,7 @@ class Certificate:
         words: dict[str, Any] = {}
         dtypes: dict[str, str | list[str]] = {}
         arrays: dict[str, Any] = {}
-        for name in (entry.name for entry in fields(self)):
+        for name in (entry.name for entry in fields(self) if entry.name != "refiner"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 dtypes[name] = _dtype_name(value)
@@ -253,6 +305,28 @@ class Certificate:
             f"  mean width    {mean_width:.4g}\n"
             f"  signs         {certified:.1%} of the entries that are not 0 certified"
         )
+
+    def _bounder(self, refine: str | None) -> refinement.Bounder | None:
+        if refine is None:
+            return None
+        if refine != "spec":
+            raise ValueError(f"refine is {refine!r}; pass None or 'spec'.")
+        if self.refiner is None:
+            raise ValueError("This certificate was loaded, or made without its model: it has nothing to refine with. "
+                             "Certify again, and refine before saving.")
+        return self.refiner
+
+    def _weights(self, mask: Attributions) -> Tensor:
+        """A mask as weights (N, D)."""
+        parts = []
+        for part, like in zip(_tensors(mask), _tensors(self.nominal), strict=False):
+            if not isinstance(part, Tensor) or part.shape not in (like.shape, like.shape[1:]):
+                raise ValueError(f"mask must be shaped like the attribution, {_shapes(self.nominal)}, or like one "
+                                 f"example of it; given: {_shapes(mask)}.")
+            parts.append(part.to(like).expand_as(like))
+        if len(parts) != len(_tensors(self.nominal)) or len(parts) != len(_tensors(mask)):
+            raise ValueError(f"mask must have one tensor for each of the {len(_tensors(self.nominal))} inputs.")
+        return _flat(tuple(parts))
 
     def _ranked(self, k: int, absolute: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Check k; return lower, upper and nominal, (N, D) each, of what is ranked."""

@@ -34,9 +34,12 @@ REFUSED = {
 }
 """What torch says while tracing, and what it means for the model."""
 
+OUTER: dict[str, tuple[str, dict[str, Any]]] = {"absolute": ("kink", {"slope": -1.0})}
+"""Outer maps by name: the operator and its settings."""
+
 
 def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: tuple[Any, ...] = (), *,
-            path: bool = False) -> GradientModule:
+            path: bool = False, multiply: bool = False, outer: str | None = None) -> GradientModule:
     """The gradient of `function(*inputs, *extras)` with respect to `inputs`, as a module of bound operators.
 
     Forward and backward pass are recorded by running them once (ATen operations, as autograd executes them), then
@@ -48,6 +51,8 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
         extras: further positional arguments. Tensors whose first dimension is N have rows and become inputs of the
             module; everything else is held constant.
         path: take the gradient at scale * x + shift, with scale (B, 1, ..., 1) and shift (B, *S) as inputs.
+        multiply: multiply the gradient by x + offset, with offset (B, *S) as an input.
+        outer: "absolute": take absolute values of the result.
 
     Returns:
         The module; see `GradientModule` for its inputs.
@@ -89,25 +94,38 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
     values = [Rows(f"x{i}", tuple(x.shape[1:])) for i, x in enumerate(example)]
     scales = [x.new_ones(ROWS, *[1] * (x.ndim - 1)) for x in example] if path else []
     shifts = [torch.zeros_like(x) for x in example] if path else []
+    offsets = [torch.zeros_like(x) for x in example] if multiply else []
     named = [*zip([v.name for v in values], example, strict=True),
              *((f"scale{i}", scale) for i, scale in enumerate(scales)),
              *((f"shift{i}", shift) for i, shift in enumerate(shifts)),
+             *((f"offset{i}", offset) for i, offset in enumerate(offsets)),
              *((f"argument{i}", e) for i, e in enumerate(example_extras)), ("cotangent", cotangent)]
     if path:
         values = [builder.emit("add", builder.emit("multiply", v, Rows(f"scale{i}", v.shape)),
                                Rows(f"shift{i}", v.shape)) for i, v in enumerate(values)]
     rest = [Rows(name, tuple(value.shape[1:])) for name, value in named[len(named) - len(example_extras) - 1:]]
-    gradients = [builder.reshape(g, (math.prod(g.shape),), merged=False)
-                 for g in lower(graph, builder, [*values, *rest])]
-    result = gradients[0]
-    if len(gradients) > 1:
-        result = builder.emit("concatenate", result, *gradients[1:], dim=1)
+    result = _side_by_side(builder, lower(graph, builder, [*values, *rest]))
+    if multiply:
+        factors = [builder.emit("add", Rows(f"x{i}", tuple(x.shape[1:])), Rows(f"offset{i}", tuple(x.shape[1:])))
+                   for i, x in enumerate(example)]
+        result = builder.emit("multiply", result, _side_by_side(builder, factors))
+    if outer is not None:
+        operator, settings = OUTER[outer]
+        result = builder.emit(operator, result, **settings)
     steps = _needed(builder.steps, result.name)
     used = {name for step in steps for name in step.inputs} | {result.name}
     module = GradientModule([name for name, _ in named], steps, result.name, builder.used_tensors(used),
                             tuple(tuple(x.shape[1:]) for x in example), tuple(output.shape[1:]))
     _check_rows(module, [value for _, value in named])
     return module
+
+
+def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:
+    """Values as one, each flattened."""
+    flat = [builder.reshape(value, (math.prod(value.shape),), merged=False) for value in values]
+    if len(flat) == 1:
+        return flat[0]
+    return builder.emit("concatenate", *flat, shape=(sum(part.shape[0] for part in flat),), dim=1)
 
 
 def _rows(x: Tensor) -> Tensor:

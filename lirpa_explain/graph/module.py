@@ -30,7 +30,8 @@ class GradientModule(nn.Module):
     `module(*inputs)` has shape (B, D): the gradients with respect to all differentiated inputs, flattened and side
     by side, where D is the number of their entries in one row. `inputs` are named by `input_names`: the
     differentiated inputs, a scale and a shift for each of them if the module was captured with `path=True` (the
-    gradient is then taken at scale * x + shift), other arguments of the function that have rows, and last the
+    gradient is then taken at scale * x + shift), an offset for each if it was captured with `multiply=True` (the
+    gradient is then multiplied by x + offset), other arguments of the function that have rows, and last the
     cotangent: what the function's output is multiplied by before it is differentiated, for each row.
 
     It is an ordinary module: it runs, moves to another device, and can be given to any auto_LiRPA `BoundedModule`.

@@ -1,0 +1,96 @@
+"""What the caller gave to certify, checked."""
+
+from typing import Any
+
+import torch
+from captum._utils.gradient import compute_gradients
+from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
+from torch import Tensor
+
+from . import attributions
+from .bounding.ball import plain
+from .bounding.engine import METHODS
+from .errors import UnsupportedAttribution
+
+DTYPES = (torch.float64, torch.float32)
+
+
+def split_method(method: Any, quadrature: str | None, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`method` names bounds here and a quadrature in Captum; the names do not overlap."""
+    if isinstance(method, str) and method in SUPPORTED_METHODS:
+        if quadrature is not None:
+            raise ValueError(f"Two quadratures were given: method={method!r} and quadrature={quadrature!r}.")
+        method, quadrature = "CROWN", method
+    return method, kwargs if quadrature is None else {**kwargs, "method": quadrature}
+
+
+def check_settings(method: Any, batch_size: Any, memory_limit: Any, iterations: Any, lr: Any) -> None:
+    """Refuse what is no method, or no number of its kind."""
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}. (Quadratures of "
+                         f"IntegratedGradients are {', '.join(SUPPORTED_METHODS)}.)")
+    for name, value, least in (("batch_size", batch_size, 1), ("memory_limit", memory_limit, 2**20),
+                               ("iterations", iterations, 0)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} must be an integer of at least {least}{', or None' * (least > 0)}; given: "
+                             f"{value!r}.")
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr <= 1:
+        raise ValueError(f"lr must be a number above 0 and at most 1; given: {lr!r}.")
+
+
+def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
+    """The inputs as a tuple of plain tensors (N, *S) of one floating-point type, all finite."""
+    xs = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not xs or not all(isinstance(x, Tensor) for x in xs):
+        raise TypeError(f"inputs must be a tensor or a tuple of tensors; given: {type(inputs).__name__}.")
+    for x in xs:
+        if x.dtype not in DTYPES:
+            raise TypeError(f"inputs must be float32 or float64; given: {x.dtype}. Convert with .float().")
+        if x.ndim == 0 or x.numel() == 0 or len(x) != len(xs[0]):
+            raise ValueError("inputs must have at least one example and one feature, the examples in dimension 0 of "
+                             f"every input; given shapes: {', '.join(str(tuple(x.shape)) for x in xs)}.")
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("inputs contain NaN or infinite values; no ball around them can be certified.")
+    if len({x.dtype for x in xs}) > 1 or len({x.device for x in xs}) > 1:
+        raise TypeError("all inputs must have one dtype and be on one device.")
+    with torch.inference_mode(False):
+        return tuple(plain(x).clone() if x.is_inference() else plain(x) for x in xs)
+
+
+def check_seam(attribution: Any) -> None:
+    """A replaced `gradient_func` would make the attribution a sum of something else."""
+    inner = getattr(attribution, "attribution_method", attribution)
+    attributions.lookup(inner)
+    if getattr(inner, "gradient_func", compute_gradients) is not compute_gradients:
+        raise UnsupportedAttribution(
+            f"{attributions.name_of(attribution)} has a gradient_func of its own; only Captum's compute_gradients can "
+            "be certified."
+        )
+
+
+def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
+    """Linear functions of an attribution as one tensor (N, K, D).
+
+    Args:
+        spec: one tensor for each input, in a tuple if there are several: (K, *S), or (N, K, *S) for functions that
+            differ from example to example.
+        xs: the inputs, each (N, *S).
+    """
+    parts = spec if isinstance(spec, tuple) else (spec,)
+    if len(parts) != len(xs) or not all(isinstance(part, Tensor) for part in parts):
+        raise TypeError(f"spec must be a tensor, or a tuple with one tensor for each of the {len(xs)} inputs; given: "
+                        f"{type(spec).__name__}.")
+    flat = []
+    for part, x in zip(parts, xs, strict=True):
+        C = part.detach().to(x)
+        if C.ndim == x.ndim:
+            C = C[None].expand(len(x), *C.shape)
+        if C.ndim != x.ndim + 1 or len(C) != len(x) or C.shape[2:] != x.shape[1:] or C.shape[1] == 0:
+            raise ValueError(f"spec must have the shape (K, {', '.join(map(str, x.shape[1:]))}), or that with N = "
+                             f"{len(x)} before it, K >= 1; given: {tuple(part.shape)}.")
+        if not bool(torch.isfinite(C).all()):
+            raise ValueError("spec contains NaN or infinite values.")
+        flat.append(C.flatten(2))
+    if len({C.shape[1] for C in flat}) > 1:
+        raise ValueError("spec must have equally many functions for each input.")
+    return torch.cat(flat, 2)
