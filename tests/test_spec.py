@@ -1,0 +1,165 @@
+"""Linear functions of an attribution, and what they decide that the box cannot."""
+
+import itertools
+
+import pytest
+import torch
+from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
+from torch import nn
+
+import lirpa_explain as lx
+from lirpa_explain.certificates import refine
+from tests.test_soundness import attributions_of, flat, make, points, tupled
+
+KINDS = [kind for kind in attributions_of(nn.Identity())]
+EPS = 0.03
+
+
+def certified(kind, name="mlp", activation="tanh", method="CROWN", **more):
+    model, x = make(name, activation)
+    attribution, keywords = attributions_of(model)[kind]
+
+    def seeded(function, point, **extra):
+        torch.manual_seed(3)
+        return function(point, target=[0, 2, 1], **keywords, **extra)
+
+    def attribute(point):
+        return flat(seeded(attribution.attribute, point)).detach()
+
+    def certify(**extra):
+        return seeded(lambda *args, **kw: lx.certify(attribution, *args, eps=EPS, method=method, **kw), x, **extra)
+
+    return x, attribute, certify(**more)
+
+
+def functions(x, count=5):
+    generator = torch.Generator().manual_seed(0)
+    parts = tuple(torch.randn(count, *part.shape[1:], generator=generator, dtype=torch.float64) for part in tupled(x))
+    return parts if isinstance(x, tuple) else parts[0]
+
+
+def of_box(C, lower, upper):
+    return torch.where(C > 0, C * lower[:, None], C * upper[:, None]).sum(2)
+
+
+@pytest.mark.parametrize("method", lx.METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_functions_of_sampled_points_lie_inside_and_never_wider_than_the_box(kind, method):
+    C = functions(make("mlp", "tanh")[1])
+    x, attribute, certificate = certified(kind, method=method, spec=C)
+    lower, upper = flat(certificate.lower), flat(certificate.upper)
+    assert (certificate.spec_lower >= of_box(C, lower, upper) - 1e-9).all()
+    assert (certificate.spec_upper <= -of_box(-C, lower, upper) + 1e-9).all()
+    for point in points(x, EPS, torch.inf, 40):
+        value = attribute(point) @ C.T
+        assert (value >= certificate.spec_lower - 1e-9).all() and (value <= certificate.spec_upper + 1e-9).all()
+    torch.testing.assert_close(certificate.spec_nominal, attribute(x) @ C.T)
+
+
+@pytest.mark.parametrize("kind", ["saliency", "gradient", "input x gradient", "integrated gradients", "smoothgrad"])
+def test_propagated_functions_are_narrower_than_the_box(kind):
+    C = functions(make("mlp", "tanh")[1])
+    _, _, certificate = certified(kind, spec=C)
+    lower, upper = flat(certificate.lower), flat(certificate.upper)
+    box = -of_box(-C, lower, upper) - of_box(C, lower, upper)
+    assert ((certificate.spec_upper - certificate.spec_lower).mean() < 0.9 * box.mean())
+
+
+def test_several_inputs_and_functions_of_each_example():
+    x = make("two inputs", "relu")[1]
+    shared = functions(x)
+    each = tuple(torch.stack([part, 2 * part, -part]) for part in shared)
+    _, _, one = certified("input x gradient", "two inputs", "relu", spec=shared)
+    _, _, own = certified("input x gradient", "two inputs", "relu", spec=each)
+    torch.testing.assert_close(own.spec_lower[0], one.spec_lower[0])
+    torch.testing.assert_close(own.spec_upper[1], 2 * one.spec_upper[1])
+    torch.testing.assert_close(own.spec_lower[2], -one.spec_upper[2])
+
+
+@pytest.mark.parametrize(("spec", "error"), [
+    (torch.ones(2, 4), ValueError), (torch.ones(5), ValueError), (torch.ones(2, 2, 5), ValueError),
+    (torch.full((2, 5), torch.nan), ValueError), ("all", TypeError), ((torch.ones(2, 5),) * 2, TypeError),
+    (torch.ones(0, 5), ValueError),
+], ids=str)
+def test_bad_functions_are_refused(spec, error):
+    with pytest.raises(error, match="spec"):
+        certified("gradient", spec=spec)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_refined_ranks_and_signs_hold_at_sampled_points(kind, absolute):
+    x, attribute, certificate = certified(kind)
+    k = 2
+    top, refined = (flat(certificate.top_k(k, absolute, refine=r)) for r in (None, "spec"))
+    overlap, least = (certificate.top_k_overlap(k, absolute, refine=r) for r in (None, "spec"))
+    signs, certain = (flat(certificate.sign(refine=r)) for r in (None, "spec"))
+    assert (refined | ~top).all() and (least >= overlap).all() and ((certain == signs) | (signs == 0)).all()
+    ranked = (lambda a: a.abs()) if absolute else (lambda a: a)
+    nominal = torch.zeros_like(refined).scatter(1, ranked(attribute(x)).topk(k).indices, True)
+    for point in points(x, EPS, torch.inf, 40):
+        value = attribute(point)
+        found = torch.zeros_like(refined).scatter(1, ranked(value).topk(k).indices, True)
+        assert (found | ~refined).all() and ((found & nominal).sum(1) >= least).all()
+        assert ((value.sign() == certain) | (certain == 0)).all()
+
+
+def test_refining_decides_more():
+    """Two features that move together: their order is certain, though their intervals overlap."""
+    weight = nn.Parameter(torch.tensor([[1.0, 0.9, 0.1]]).double())
+    attribution = Saliency(lambda x: torch.sigmoid(2 * (x * weight).sum(1)))
+    certificate = lx.certify(attribution, torch.full((1, 3), 0.3).double(), eps=0.3)
+    assert certificate.top_k_overlap(1).item() == 0 and certificate.top_k_overlap(1, refine="spec").item() == 1
+    assert certificate.top_k(2, refine="spec").tolist() == [[True, True, False]]
+    box, refined = (certificate.region_sum(torch.tensor([1.0, -1.0, 0.0]), refine=r) for r in (None, "spec"))
+    assert refined[0].item() > 0 > box[0].item()
+
+
+@pytest.mark.parametrize("refined", [None, "spec"])
+@pytest.mark.parametrize("kind", ["gradient", "integrated gradients", "vargrad"])
+def test_region_sums_of_sampled_points_lie_inside(kind, refined):
+    x, attribute, certificate = certified(kind)
+    mask = torch.tensor([True, False, True, True, False])
+    lower, upper = certificate.region_sum(mask, refine=refined)
+    for point in points(x, EPS, torch.inf, 40):
+        value = attribute(point)[:, mask].sum(1)
+        assert (value >= lower - 1e-9).all() and (value <= upper + 1e-9).all()
+    with pytest.raises(ValueError, match="mask must be"):
+        certificate.region_sum(torch.ones(4))
+
+
+def test_a_loaded_certificate_has_nothing_to_refine_with(tmp_path):
+    model, x = make("mlp", "relu")
+    certificate = lx.certify(IntegratedGradients(model), x, eps=EPS, target=0, n_steps=2, spec=torch.eye(5).double())
+    certificate.save(tmp_path / "a.npz")
+    loaded = lx.Certificate.load(tmp_path / "a.npz")
+    assert torch.equal(loaded.spec_lower, certificate.spec_lower) and loaded.refiner is None
+    assert torch.equal(loaded.top_k(2), certificate.top_k(2))
+    for ask in (lambda: loaded.sign(refine="spec"), lambda: loaded.top_k(1, refine="spec"),
+                lambda: loaded.top_k_overlap(1, refine="spec"), lambda: loaded.region_sum(x[0] > 0, refine="spec")):
+        with pytest.raises(ValueError, match="nothing to refine with"):
+            ask()
+    with pytest.raises(ValueError, match="pass None or 'spec'"):
+        certificate.sign(refine="more")
+
+
+def test_the_noise_that_was_drawn_is_refined():
+    model, x = make("mlp", "relu")
+    torch.manual_seed(0)
+    certificate = lx.certify(NoiseTunnel(InputXGradient(model)), x, eps=0.0, target=0, nt_samples=3)
+    lower, upper = certificate.region_sum(torch.ones(5), refine="spec")
+    torch.testing.assert_close(lower, certificate.nominal.sum(1))
+    torch.testing.assert_close(upper, certificate.nominal.sum(1))
+
+
+def test_least_overlap_is_below_the_true_one():
+    """All relations of 2 leaders with 3 others: the true one by enumerating who may come and who may leave."""
+    size, k = 5, 2
+    for bits in itertools.product([False, True], repeat=k * (size - k)):
+        reach = torch.zeros(1, k, size, dtype=torch.bool)
+        reach[0, :, k:] = torch.tensor(bits).reshape(k, size - k)
+        most = max(t for t in range(k + 1) for leave in itertools.combinations(range(k), t)
+                   for come in itertools.combinations(range(k, size), t)
+                   if all(reach[0, i, o] for i in leave for o in come))
+        assert refine.least_overlap(reach, k).item() <= k - most
+    assert refine.least_overlap(torch.zeros(1, 3, 9, dtype=torch.bool), 3).item() == 3
