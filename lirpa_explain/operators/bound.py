@@ -155,29 +155,33 @@ def signed(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     result = A * positive
     if positive is negative:
         return result
-    columns = _columns(positive != negative, A)
-    if columns is None:
+    few = _few(positive != negative, A)
+    if few is None:
         return A.clamp(min=0) * positive + A.clamp(max=0) * negative
-    if len(columns) == 0:
+    if few.shape[1] == 0:
         return result
-    difference = flat_rows(negative - positive)[:, columns]
-    few = flat_functions(A)[..., columns].clamp(max=0)
-    flat = flat_functions(result).index_add_(2, columns, few * difference)
-    return flat.reshape(A.shape)
+    difference = flat_rows(negative - positive).gather(1, few)
+    index = few.expand(len(A), -1, -1)
+    change = flat_functions(A).gather(2, index).clamp(max=0) * difference
+    return flat_functions(result).scatter_add_(2, index, change).reshape(A.shape)
 
 
 def signed_sum(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Sum over a row's entries of `signed`: (S, B)."""
-    columns = _columns((positive != 0) | (negative != 0), A)
-    if columns is None:
+    few = _few((positive != 0) | (negative != 0), A)
+    if few is None:
         return flat_functions(signed(A, positive, negative)).sum(2)
-    few = flat_functions(A)[..., columns]
-    return signed(few, flat_rows(positive)[:, columns], flat_rows(negative)[:, columns]).sum(2)
+    at = flat_functions(A).gather(2, few.expand(len(A), -1, -1))
+    return signed(at, flat_rows(positive).gather(1, few), flat_rows(negative).gather(1, few)).sum(2)
 
 
-def _columns(mask: Tensor, A: Tensor) -> Tensor | None:
-    """Flat indices of the neurons for which a mask (B, *S) is true in any row; None if they are many."""
+def _few(mask: Tensor, A: Tensor) -> Tensor | None:
+    """Flat indices (B, M) of the neurons for which a mask (B, *S) is true; None if they are many.
+
+    Rows with fewer than M such neurons have others beside them.
+    """
     if mask.shape != A.shape[1:]:
         return None
-    columns = flat_rows(mask).any(0).nonzero()[:, 0]
-    return columns if len(columns) <= FEW * mask[0].numel() else None
+    flat = flat_rows(mask)
+    most = int(flat.sum(1).max())
+    return flat.to(torch.int8).topk(most, 1).indices if most <= FEW * flat.shape[1] else None
