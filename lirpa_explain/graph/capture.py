@@ -104,7 +104,10 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
         values = [builder.emit("add", builder.emit("multiply", v, Rows(f"scale{i}", v.shape)),
                                Rows(f"shift{i}", v.shape)) for i, v in enumerate(values)]
     rest = [Rows(name, tuple(value.shape[1:])) for name, value in named[len(named) - len(example_extras) - 1:]]
-    result = _side_by_side(builder, lower(graph, builder, [*values, *rest]))
+    gradients = lower(graph, builder, [*values, *rest])
+    if any(not g.leads or g.shape != v.shape for g, v in zip(gradients, values, strict=True)):
+        raise UnsupportedOperation("The first dimension of the function's output is not the batch.")
+    result = _side_by_side(builder, gradients)
     if multiply:
         factors = [builder.emit("add", Rows(f"x{i}", tuple(x.shape[1:])), Rows(f"offset{i}", tuple(x.shape[1:])))
                    for i, x in enumerate(example)]
@@ -122,7 +125,7 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
 
 def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:
     """Values as one, each flattened."""
-    flat = [builder.reshape(value, (math.prod(value.shape),), merged=False) for value in values]
+    flat = [builder.reshape(value, (math.prod(value.shape),)) for value in values]
     if len(flat) == 1:
         return flat[0]
     return builder.emit("concatenate", *flat, shape=(sum(part.shape[0] for part in flat),), dim=1)

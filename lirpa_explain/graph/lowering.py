@@ -147,8 +147,7 @@ def _without_values(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> 
             return torch.zeros_like(value.value)
         if not isinstance(value, Rows):
             return value
-        first = builder.rows * value.shape[0] if value.merged else builder.rows
-        return torch.zeros(first, *value.shape[value.merged:], dtype=builder.dtype, device=builder.device)
+        return torch.zeros(value.traced(builder.rows), dtype=builder.dtype, device=builder.device)
 
     return node.target(*map(stand_in, args), **kwargs)  # type: ignore[operator]
 

@@ -1,5 +1,6 @@
 """Rules of functions of one variable and of their gradients."""
 
+from dataclasses import replace
 
 import torch
 
@@ -15,7 +16,7 @@ def _input_of(b: Builder, result: Rows, operator: str) -> Rows:
     step = b.producer(result)
     if step is None or step.operator != operator:
         raise UnsupportedOperation(f"a gradient of {operator} whose forward operation is not in the trace")
-    return Rows(step.inputs[0], result.shape, result.merged)
+    return replace(result, name=step.inputs[0])
 
 
 @rule(aten.relu.default, aten.relu_.default)

@@ -19,7 +19,7 @@ def _convolved(n: int, k: int, s: int, p: int, d: int) -> int:
 @rule(aten.convolution.default)
 def _convolution(b: Builder, x: Rows, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
                  output_padding: Any, groups: int) -> Rows:
-    if transposed or x.merged or isinstance(w, Rows):
+    if transposed or not x.leads or isinstance(w, Rows):
         raise UnsupportedOperation("a convolution that is transposed, or whose weights depend on the input")
     weight = w.value if isinstance(w, Live) else w
     spatial = [_convolved(*a) for a in zip(x.shape[1:], weight.shape[2:], stride, padding, dilation, strict=True)]
@@ -97,7 +97,7 @@ def _pooled(settings: dict[str, Any], x: Rows) -> tuple[int, ...]:
 @rule(aten.avg_pool2d.default)
 def _avg_pool(b: Builder, x: Rows, kernel: Any, stride: Any = None, padding: Any = 0, ceil: bool = False,
               count_include_pad: bool = True, divisor: int | None = None) -> Rows:
-    settings = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding), "ceil": ceil,
+    settings: dict[str, Any] = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding), "ceil": ceil,
                 "count_include_pad": count_include_pad, "divisor": divisor}
     return b.emit("average_pool", x, shape=_pooled(settings, x), **settings)
 
@@ -113,7 +113,7 @@ def _avg_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, p
 @rule(aten.max_pool2d_with_indices.default)
 def _max_pool(b: Builder, x: Rows, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
               ceil: bool = False) -> tuple[Any, ...]:
-    settings = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding),
+    settings: dict[str, Any] = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding),
                 "dilation": _pair(dilation), "ceil": ceil}
     return b.emit("max_pool", x, shape=_pooled(settings, x), **settings), Indices(x)
 
