@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from .. import operators
 from ..errors import UnsupportedOperation
@@ -148,7 +149,8 @@ def _trace(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list
             return torch.autograd.grad(call(xs, list(tensors[count:-1])), xs, tensors[-1])
 
     # Fused attention and mkldnn's kernels would be opaque single operations.
-    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths():
+    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths(), \
+            _SingleExamples():
         try:
             return make_fx(gradient, record_stack_traces=True)(*inputs, *extras, cotangent)
         except TypeError as error:
@@ -163,6 +165,18 @@ def _trace(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list
             if reason is None:
                 raise
             raise UnsupportedOperation(reason) from error
+
+
+class _SingleExamples(TorchFunctionMode):
+    """Functions that torch computes by merging the batch with the channels, replaced by equal ones that do not."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.instance_norm:
+            return func(*args, **(kwargs or {}))
+        x, weight, bias, mean, variance, of_input, momentum, epsilon, cudnn = args
+        if of_input:
+            return torch.group_norm(x, x.shape[1], weight, bias, epsilon, cudnn)
+        return torch.batch_norm(x, weight, bias, mean, variance, False, momentum, epsilon, cudnn)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Their linear bounds are exact: the coefficients are pulled back by the transpose
 vector-Jacobian product gives. Nothing is derived by hand.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,24 @@ class BoundUnperturbed(BoundOperator):
         return value, value
 
 
+class BoundKnown(BoundAffine):
+    """A value that is known to lie in [low, high], whatever interval arithmetic says."""
+
+    def bound_interval(self, *boxes: Box) -> Box:
+        low, high = self.settings["low"], self.settings["high"]
+        return boxes[0][0].clamp(low, high), boxes[0][1].clamp(low, high)
+
+
+def _center(x: Tensor, dims: list[int]) -> Tensor:
+    return x - x.mean(dims, keepdim=True)
+
+
+def _center_magnitude(x: Tensor, dims: list[int]) -> Tensor:
+    """Sum_j |1[i = j] - 1/n| x_j."""
+    count = math.prod(x.shape[d] for d in dims)
+    return (1 - 2 / count) * x + x.mean(dims, keepdim=True)
+
+
 def _rows(x: Tensor, shape: list[int]) -> tuple[int, ...]:
     return (x.shape[0], *shape)
 
@@ -139,6 +158,9 @@ ROWS = [
              Weighted(lambda x, w: torch.matmul(x, w.abs()))),
     Operator("divide", torch.div, BoundAffine, "division by parameters and constants",
              Weighted(lambda x, w: x / w.abs())),
+    Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
+             Weighted(_center_magnitude)),
+    Operator("known", lambda x, low, high: x, BoundKnown, "ranges that hold by construction"),
     # Of what is not perturbed.
     Operator("unperturbed", _aten, BoundUnperturbed, "reparametrised weights"),
 ]

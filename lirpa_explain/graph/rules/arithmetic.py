@@ -27,6 +27,14 @@ def broadcast(x: Rows, y: Any) -> tuple[int, ...]:
     return tuple(torch.broadcast_shapes(x.shape, other))
 
 
+MASKED = -1e30
+"""What stands for -inf, of which intervals have no width: nothing is left of it in a softmax either."""
+
+
+def _finite(y: Any) -> Any:
+    return y.masked_fill(y == -torch.inf, MASKED) if isinstance(y, torch.Tensor) and y.is_floating_point() else y
+
+
 def _times(b: Builder, x: Any, factor: float) -> Any:
     if factor == 1:
         return x
@@ -37,7 +45,7 @@ def _times(b: Builder, x: Any, factor: float) -> Any:
 @rule(aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar)
 def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
     """Lower x + alpha * y."""
-    return _pointwise(b, "add", x, _times(b, y, alpha))
+    return _pointwise(b, "add", _finite(x), _times(b, _finite(y), alpha))
 
 
 @rule(aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar)
@@ -57,7 +65,8 @@ def _neg(b: Builder, x: Rows) -> Rows:
 
 
 @rule(aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar)
-def _mul(b: Builder, x: Any, y: Any) -> Rows:
+def multiply(b: Builder, x: Any, y: Any) -> Rows:
+    """Lower x * y."""
     if isinstance(x, int | float) or isinstance(y, int | float):
         return _times(b, *((y, float(x)) if isinstance(x, int | float) else (x, float(y))))
     return _pointwise(b, "multiply", x, y)

@@ -1,12 +1,12 @@
-"""Rules of convolution, normalization and pooling, and of their gradients."""
+"""Rules of convolution and pooling, and of their gradients."""
 
 from typing import Any
 
 import torch
 
-from ...errors import TrainingModeError, UnsupportedOperation
+from ...errors import UnsupportedOperation
 from ..builder import Builder, Indices, Live, Rows
-from .arithmetic import add, subtract
+from .arithmetic import add
 from .table import rule
 
 aten = torch.ops.aten
@@ -25,10 +25,10 @@ def _convolution(b: Builder, x: Rows, w: Any, bias: Any, stride: Any, padding: A
     spatial = [_convolved(*a) for a in zip(x.shape[1:], weight.shape[2:], stride, padding, dilation, strict=True)]
     y = b.emit("convolution", x, w, shape=(weight.shape[0], *spatial), stride=list(stride), padding=list(padding),
                dilation=list(dilation), groups=groups)
-    return y if bias is None else add(b, y, _channels(b, bias, len(spatial)))
+    return y if bias is None else add(b, y, channels(b, bias, len(spatial)))
 
 
-def _channels(b: Builder, vector: Any, spatial: int) -> Any:
+def channels(b: Builder, vector: Any, spatial: int) -> Any:
     """A vector of one number a channel, shaped to broadcast over the dimensions behind."""
     size = [-1, *[1] * spatial]
     return b.live("view.default", vector, size) if isinstance(vector, Live) else vector.reshape(size)
@@ -43,38 +43,6 @@ def _convolution_backward(b: Builder, g: Rows, x: Rows, w: Any, bias_sizes: Any,
     result = b.emit("convolution_gradient", g, w, shape=x.shape, size=list(x.shape[1:]), stride=list(stride),
                     padding=list(padding), dilation=list(dilation), groups=groups)
     return result, None, None
-
-
-def _batch_norm(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Any, ...]:
-    spatial = len(x.shape) - 1
-    weight = torch.ones_like(mean) if w is None else w
-    y = subtract(b, x, _channels(b, mean, spatial))
-    y = b.emit("normalize", y, weight, variance, epsilon=epsilon)
-    return (y if bias is None else add(b, y, _channels(b, bias, spatial))), None, None, None
-
-
-@rule(aten.native_batch_norm.default)
-def _native_batch_norm(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, training: bool,
-                       momentum: float, epsilon: float) -> tuple[Any, ...]:
-    if training or mean is None:
-        raise TrainingModeError("A batch normalization uses the statistics of the batch; call model.eval() first.")
-    return _batch_norm(b, x, w, bias, mean, variance, epsilon)
-
-
-@rule(aten._native_batch_norm_legit_no_training.default, aten._batch_norm_no_update.default)
-def _batch_norm_no_training(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, momentum: float,
-                            epsilon: float) -> tuple[Any, ...]:
-    return _batch_norm(b, x, w, bias, mean, variance, epsilon)
-
-
-@rule(aten.native_batch_norm_backward.default)
-def _native_batch_norm_backward(b: Builder, g: Rows, x: Rows, w: Any, mean: Any, variance: Any, *rest: Any
-                                ) -> tuple[Any, ...]:
-    train, epsilon = rest[2], rest[3]
-    if train:
-        raise TrainingModeError("A batch normalization uses the statistics of the batch; call model.eval() first.")
-    weight = torch.ones_like(mean) if w is None else w
-    return b.emit("normalize", g, weight, variance, epsilon=epsilon), None, None
 
 
 def _pair(value: Any, default: Any = None) -> list[int]:
@@ -97,8 +65,8 @@ def _pooled(settings: dict[str, Any], x: Rows) -> tuple[int, ...]:
 @rule(aten.avg_pool2d.default)
 def _avg_pool(b: Builder, x: Rows, kernel: Any, stride: Any = None, padding: Any = 0, ceil: bool = False,
               count_include_pad: bool = True, divisor: int | None = None) -> Rows:
-    settings: dict[str, Any] = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding), "ceil": ceil,
-                "count_include_pad": count_include_pad, "divisor": divisor}
+    settings: dict[str, Any] = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding),
+                                "ceil": ceil, "count_include_pad": count_include_pad, "divisor": divisor}
     return b.emit("average_pool", x, shape=_pooled(settings, x), **settings)
 
 
@@ -114,7 +82,7 @@ def _avg_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, p
 def _max_pool(b: Builder, x: Rows, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
               ceil: bool = False) -> tuple[Any, ...]:
     settings: dict[str, Any] = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding),
-                "dilation": _pair(dilation), "ceil": ceil}
+                                "dilation": _pair(dilation), "ceil": ceil}
     return b.emit("max_pool", x, shape=_pooled(settings, x), **settings), Indices(x)
 
 
