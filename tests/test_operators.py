@@ -92,17 +92,24 @@ def picked(x: Tensor, dim: int, index: range) -> Tensor:
 
 TRUTH = {
     "add": lambda x, y: x + y,
+    "along": lambda x, w, dim: torch.einsum("bcij,ik->bckj" if x.ndim == 4 else "bi,ik->bk", x, w),
     "average_pool": average_pool,
     "average_pool_gradient": lambda g, size, **s: vjp(lambda x: average_pool(x, **s), g, g.new_zeros(BATCH, 2, *size)),
+    "center": lambda x, dims: x - x.sum(dims, keepdim=True) / math.prod(x.shape[d] for d in dims),
     "concatenate": lambda *xs, dim: torch.concat(xs, dim),
     "convolution": conv,
     "convolution_gradient": lambda g, w, size, **s: vjp(
         lambda x: conv(x, w, **s), g, g.new_zeros(BATCH, w.shape[1] * s["groups"], *size)),
     "divide": lambda x, w: x * (1 / w),
     "expand": lambda x, shape: x + x.new_zeros(BATCH, *shape),
+    "inverse_root": lambda t, epsilon: torch.where(
+        t < 0, epsilon**-0.5 - t / (2 * epsilon**1.5), 1 / torch.sqrt(t.clamp(min=0) + epsilon)),
     "kink": lambda z, slope: F.leaky_relu(z, slope),
     "kink_gradient": lambda g, z, slope: vjp(lambda z: F.leaky_relu(z, slope), g, z),
+    "known": lambda x, low, high: x,
+    "log_softmax": lambda x, dim: x.softmax(dim).log(),
     "matmul": lambda x, w: torch.einsum("...i,ij->...j" if w.ndim == 2 else "...i,i->...", x, w),
+    "matrix_product": lambda x, y: torch.einsum("...mk,...kl->...ml", x, y),
     "max_pool": max_pool,
     "max_pool_gradient": lambda g, z, **s: vjp(lambda z: max_pool(z, **s), g, z),
     "mean": lambda x, dims, keepdim: x.sum(dims, keepdim) / math.prod(x.shape[d] for d in dims),
@@ -113,6 +120,7 @@ TRUTH = {
     "place": lambda x, size, dim, start, step: vjp(
         lambda full: picked(full, dim, range(start, size, step)[:x.shape[dim]]), x,
         x.new_zeros(*x.shape[:dim], size, *x.shape[dim + 1:])),
+    "probability": lambda t: F.elu(t) + 1,
     "reshape": lambda x, shape: x.view(BATCH, *shape),
     "scale": lambda x, factor: factor * x,
     "sigmoid": lambda z: 1 / (1 + torch.exp(-z)),
@@ -120,12 +128,15 @@ TRUTH = {
     "slice": lambda x, dim, start, stop, step: picked(x, dim, range(start, stop, step)),
     "softplus": softplus,
     "softplus_gradient": lambda g, z, **s: vjp(lambda z: softplus(z, **s), g, z),
+    "square": lambda t: t**2,
     "sum": lambda x, dims, keepdim: x.sum(dims, keepdim),
     "tanh": lambda z: 1 - 2 / (1 + torch.exp(2 * z)),
     "tanh_gradient": lambda g, z: vjp(torch.tanh, g, z),
     "unperturbed": lambda *xs, target, arguments, **s: {
         "t.default": lambda: xs[0].T, "mul.Tensor": lambda: xs[0] * xs[-1], "split.Tensor": lambda: xs[0][:, 2:4],
     }[target](),
+    "weighted_center": lambda g, p, dim, total: sum(
+        p.narrow(dim, j, 1) * (g - g.narrow(dim, j, 1)) for j in range(g.shape[dim])),
 }
 
 

@@ -106,6 +106,7 @@ class Builder:
         self.device = device
         self.steps: list[Step] = []
         self.tensors: dict[str, Tensor] = {}
+        self._constants: dict[tuple[tuple[int, ...], bytes], Tensor] = {}
         self._made: dict[tuple[str, tuple[str, ...], str], str] = {}
         self._named: dict[int, tuple[Tensor, str]] = {}
 
@@ -199,6 +200,11 @@ class Builder:
         while x.ndim < ndim:
             x = self.unsqueeze(x, 0)
         return x, self.operand(y, x)
+
+    def constant(self, value: Tensor) -> Tensor:
+        """The same tensor for all constants of these entries."""
+        key = tuple(value.shape), value.cpu().numpy().tobytes()
+        return self._constants.setdefault(key, value)
 
     def operand(self, value: Any, x: Rows) -> Any:
         """A second operand of an operation entry by entry on x, in the form in which it broadcasts in the module.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -171,12 +172,26 @@ class _SingleExamples(TorchFunctionMode):
     """Functions that torch computes by merging the batch with the channels, replaced by equal ones that do not."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.instance_norm:
-            return func(*args, **(kwargs or {}))
-        x, weight, bias, mean, variance, of_input, momentum, epsilon, cudnn = args
-        if of_input:
-            return torch.group_norm(x, x.shape[1], weight, bias, epsilon, cudnn)
-        return torch.batch_norm(x, weight, bias, mean, variance, False, momentum, epsilon, cudnn)
+        kwargs = kwargs or {}
+        if func is F.instance_norm:
+            return _instance_norm(*args, **kwargs)
+        if func is F.pad and (kwargs.get("mode") == "circular" or args[2:3] == ("circular",)):
+            return _circular_pad(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _instance_norm(x: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
+                   use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    if use_input_stats:
+        return F.group_norm(x, x.shape[1], weight, bias, eps)
+    return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+
+
+def _circular_pad(x: Tensor, pad: list[int], *_: Any, **__: Any) -> Tensor:
+    for i in range(len(pad) // 2):
+        index = torch.arange(-pad[2 * i], x.shape[-1 - i] + pad[2 * i + 1], device=x.device) % x.shape[-1 - i]
+        x = x.index_select(x.ndim - 1 - i, index)
+    return x
 
 
 @contextlib.contextmanager

@@ -111,6 +111,11 @@ def _center_magnitude(x: Tensor, dims: list[int]) -> Tensor:
     return (1 - 2 / count) * x + x.mean(dims, keepdim=True)
 
 
+def _along(x: Tensor, matrix: Tensor, dim: int) -> Tensor:
+    """Multiply one dimension by a matrix (entries before, entries after)."""
+    return (x.movedim(dim, -1) @ matrix).movedim(-1, dim)
+
+
 def _rows(x: Tensor, shape: list[int]) -> tuple[int, ...]:
     return (x.shape[0], *shape)
 
@@ -156,6 +161,9 @@ ROWS = [
              Weighted(lambda x, factor: x * abs(factor))),
     Operator("matmul", torch.matmul, BoundAffine, "nn.Linear, forward and gradient",
              Weighted(lambda x, w: torch.matmul(x, w.abs()))),
+    Operator("along", _along, BoundAffine,
+             "nn.Upsample, nn.AdaptiveAvgPool2d, nn.ReflectionPad2d, nn.ReplicationPad2d, roll, flip, indices, cumsum",
+             Weighted(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
     Operator("divide", torch.div, BoundAffine, "division by parameters and constants",
              Weighted(lambda x, w: x / w.abs())),
     Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",

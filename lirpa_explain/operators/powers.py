@@ -1,36 +1,40 @@
-"""Functions of one variable that softmax and the normalizations are made of."""
+"""Functions of one variable that softmax and the normalizations are made of.
+
+Two of them are called on one side of 0 only. Beyond it they are continued by their tangent, so that they are convex
+and finite wherever roundings put a bound.
+"""
 
 import torch
 from torch import Tensor
 
 from ..relaxations.univariate import Smooth
-from .activation import BoundActivation, Curve, smooth
+from .activation import BoundActivation, smooth
 from .registry import Operator, register
 
-EXP = Smooth(torch.exp, torch.exp)
 SQUARE = Smooth(torch.square, lambda t: 2 * t, extrema=(0.0,))
 
 
+def _exp(t: Tensor) -> Tensor:
+    return t.clamp(max=0).exp() + t.clamp(min=0)
+
+
+PROBABILITY = Smooth(_exp, lambda t: t.clamp(max=0).exp())
+
+
 def inverse_root(epsilon: float) -> Smooth:
-    """1 / sqrt(t + epsilon), and its value at 0 where t is negative."""
-    return Smooth(lambda t: (t.clamp(min=0) + epsilon) ** -0.5, lambda t: -0.5 * (t.clamp(min=0) + epsilon) ** -1.5)
+    """1 / sqrt(t + epsilon), for t >= 0."""
+    def slope(t: Tensor) -> Tensor:
+        return -0.5 * (t.clamp(min=0) + epsilon) ** -1.5
 
-
-def _inverse_root(t: Tensor, epsilon: float) -> Tensor:
-    return inverse_root(epsilon).value(t)
-
-
-def _from_zero(of: Curve) -> Curve:
-    """The same curve, of a variable that is never negative, whatever roundings did to its bounds."""
-    return Curve(*[lambda lo, hi, f=f, **settings: f(lo.clamp(min=0), hi.clamp(min=0), **settings)
-                   for f in (of.range, of.lines, of.open)])
+    return Smooth(lambda t: (t.clamp(min=0) + epsilon) ** -0.5 + t.clamp(max=0) * slope(torch.zeros_like(t)), slope)
 
 
 ROWS = [
-    Operator("exp", torch.exp, BoundActivation, "nn.Softmax, torch.exp", smooth(lambda: EXP)),
-    Operator("square", torch.square, BoundActivation, "variances, x ** 2", smooth(lambda: SQUARE)),
-    Operator("inverse_root", _inverse_root, BoundActivation, "deviations of nn.LayerNorm, nn.GroupNorm, nn.RMSNorm",
-             _from_zero(smooth(inverse_root))),
+    Operator("probability", _exp, BoundActivation, "nn.Softmax, attention: exp of the logarithm of a probability",
+             smooth(lambda: PROBABILITY)),
+    Operator("square", torch.square, BoundActivation, "variances", smooth(lambda: SQUARE)),
+    Operator("inverse_root", lambda t, epsilon: inverse_root(epsilon).value(t), BoundActivation,
+             "deviations of nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d", smooth(inverse_root)),
 ]
 for row in ROWS:
     register(row)

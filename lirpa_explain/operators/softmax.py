@@ -100,7 +100,7 @@ class BoundWeightedCenter(BoundOperator):
                 of_g = of_g + of_g2
                 if total is None:
                     of_p = of_p + of_sum
-                bias = sum(flat_functions(t).sum(2) for t in (constant, constant2, -of_g * shift))
+                bias = sum((flat_functions(t).sum(2) for t in (constant, constant2, -of_g * shift)), A.new_zeros(()))
                 if total is not None:
                     bias = bias + flat_functions(of_sum * total).sum(2)
                 coefficients: list[Tensor | None] = []

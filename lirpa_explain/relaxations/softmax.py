@@ -26,7 +26,7 @@ def log_softmax_range(lo: Tensor, hi: Tensor) -> Box:
 
 
 def _log_sum_of_others(x: Tensor) -> Tensor:
-    """log sum_{j != i} exp(x_j), without subtracting what was added."""
+    """Return log sum_{j != i} exp(x_j), without subtracting what was added."""
     nothing = torch.full_like(x[..., :1], torch.finfo(x.dtype).min / 4)
     before = torch.cat([nothing, x[..., :-1].logcumsumexp(-1)], -1)
     after = torch.cat([x[..., 1:].flip(-1).logcumsumexp(-1).flip(-1), nothing], -1)

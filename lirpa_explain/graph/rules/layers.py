@@ -12,20 +12,22 @@ from .table import rule
 aten = torch.ops.aten
 
 
-def _convolved(n: int, k: int, s: int, p: int, d: int) -> int:
-    return (n + 2 * p - d * (k - 1) - 1) // s + 1
-
-
 @rule(aten.convolution.default)
 def _convolution(b: Builder, x: Rows, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
                  output_padding: Any, groups: int) -> Rows:
-    if transposed or not x.leads or isinstance(w, Rows):
-        raise UnsupportedOperation("a convolution that is transposed, or whose weights depend on the input")
+    if not x.leads or isinstance(w, Rows):
+        raise UnsupportedOperation("a convolution over the batch, or whose weights depend on the input")
     weight = w.value if isinstance(w, Live) else w
-    spatial = [_convolved(*a) for a in zip(x.shape[1:], weight.shape[2:], stride, padding, dilation, strict=True)]
-    y = b.emit("convolution", x, w, shape=(weight.shape[0], *spatial), stride=list(stride), padding=list(padding),
-               dilation=list(dilation), groups=groups)
-    return y if bias is None else add(b, y, channels(b, bias, len(spatial)))
+    probe = torch.empty(1, *x.shape, device="meta")
+    shape = aten.convolution(probe, weight.to("meta"), None, stride, padding, dilation, transposed, output_padding,
+                             groups).shape[1:]
+    settings: dict[str, Any] = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation),
+                                "groups": groups}
+    if transposed:
+        y = b.emit("convolution_gradient", x, w, shape=shape, size=list(shape[1:]), **settings)
+    else:
+        y = b.emit("convolution", x, w, shape=shape, **settings)
+    return y if bias is None else add(b, y, channels(b, bias, len(shape) - 1))
 
 
 def channels(b: Builder, vector: Any, spatial: int) -> Any:
@@ -38,11 +40,13 @@ def channels(b: Builder, vector: Any, spatial: int) -> Any:
 def _convolution_backward(b: Builder, g: Rows, x: Rows, w: Any, bias_sizes: Any, stride: Any, padding: Any,
                           dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Any
                           ) -> tuple[Any, ...]:
-    if transposed or isinstance(w, Rows):
-        raise UnsupportedOperation("the gradient of a transposed convolution")
-    result = b.emit("convolution_gradient", g, w, shape=x.shape, size=list(x.shape[1:]), stride=list(stride),
-                    padding=list(padding), dilation=list(dilation), groups=groups)
-    return result, None, None
+    if isinstance(w, Rows) or not isinstance(g, Rows):
+        raise UnsupportedOperation("a convolution whose weights depend on the input")
+    settings: dict[str, Any] = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation),
+                                "groups": groups}
+    if transposed:
+        return b.emit("convolution", g, w, shape=x.shape, **settings), None, None
+    return b.emit("convolution_gradient", g, w, shape=x.shape, size=list(x.shape[1:]), **settings), None, None
 
 
 def _pair(value: Any, default: Any = None) -> list[int]:
@@ -93,3 +97,23 @@ def _max_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, p
         raise UnsupportedOperation("the gradient of a max pooling of another tensor")
     return b.emit("max_pool_gradient", g, x, shape=x.shape, kernel=_pair(kernel), stride=_pair(stride, kernel),
                   padding=_pair(padding), dilation=_pair(dilation), ceil=ceil)
+
+
+def _divided(x: Rows, sizes: list[int]) -> dict[str, Any]:
+    """An adaptive pooling whose windows are all of one size and do not overlap, as an ordinary one."""
+    if any(n % m for n, m in zip(x.shape[1:], sizes, strict=True)):
+        raise UnsupportedOperation("an adaptive max pooling to a size that does not divide the input's")
+    kernel = [n // m for n, m in zip(x.shape[1:], sizes, strict=True)]
+    return {"kernel": kernel, "stride": kernel, "padding": [0, 0], "dilation": [1, 1], "ceil": False}
+
+
+@rule(aten.adaptive_max_pool2d.default)
+def _adaptive_max_pool(b: Builder, x: Rows, sizes: list[int]) -> tuple[Any, ...]:
+    return b.emit("max_pool", x, shape=(x.shape[0], *sizes), **_divided(x, sizes)), Indices(x)
+
+
+@rule(aten.adaptive_max_pool2d_backward.default)
+def _adaptive_max_pool_backward(b: Builder, g: Rows, x: Rows, indices: Indices) -> Rows:
+    if indices.of != x:
+        raise UnsupportedOperation("the gradient of a max pooling of another tensor")
+    return b.emit("max_pool_gradient", g, x, shape=x.shape, **_divided(x, list(g.shape[1:])))

@@ -1,6 +1,7 @@
 """Rules of the normalizations and of their gradients."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,12 +47,15 @@ def _native_batch_norm_backward(b: Builder, g: Rows, x: Rows, w: Any, mean: Any,
     return b.emit("normalize", g, weight, variance, epsilon=epsilon), None, None
 
 
+def _mean(b: Builder, x: Rows, dims: list[int]) -> Rows:
+    shape = tuple(1 if i + 1 in dims else s for i, s in enumerate(x.shape))
+    return b.emit("mean", x, shape=shape, dims=dims, keepdim=True)
+
+
 def _deviation(b: Builder, x: Rows, dims: list[int], epsilon: float) -> tuple[Rows, Rows]:
     """Differences to the mean over dimensions of the module, and one over the standard deviation."""
-    shape = tuple(1 if i + 1 in dims else s for i, s in enumerate(x.shape))
     center = b.emit("center", x, dims=dims)
-    variance = b.emit("mean", b.emit("square", center), shape=shape, dims=dims, keepdim=True)
-    return center, b.emit("inverse_root", variance, epsilon=epsilon)
+    return center, b.emit("inverse_root", _mean(b, b.emit("square", center), dims), epsilon=epsilon)
 
 
 def _standardized(b: Builder, x: Rows, dims: list[int], epsilon: float) -> Rows:
@@ -61,15 +65,17 @@ def _standardized(b: Builder, x: Rows, dims: list[int], epsilon: float) -> Rows:
     return b.emit("known", b.emit("multiply", center, factor), low=-largest, high=largest)
 
 
-def _standardized_backward(b: Builder, g: Rows, x: Rows, factor: Rows, dims: list[int]) -> Rows:
-    """factor * (q - y mean(q y)) with q = g - mean(g), y the standardized x and `factor` as saved by the forward."""
-    step = b.producer(factor)
+def _standardized_backward(b: Builder, g: Rows, x: Rows, saved: Rows, dims: list[int]) -> Rows:
+    """Lower factor * (q - y mean(q y)), q = g - mean(g), y the standardized x, its `factor` saved by the forward."""
+    step = b.producer(saved)
+    while step is not None and step.operator == "reshape":
+        step = b.producer(replace(saved, name=step.inputs[0]))
     if step is None or step.operator != "inverse_root" or not g.lines_up(x):
         raise UnsupportedOperation("a gradient of a normalization whose forward operation is not in the trace")
-    y = _standardized(b, x, dims, step.settings["epsilon"])
+    epsilon = step.settings["epsilon"]
+    y, factor = _standardized(b, x, dims, epsilon), _deviation(b, x, dims, epsilon)[1]
     q = b.emit("center", g, dims=dims)
-    mean = b.emit("mean", b.emit("multiply", q, y), shape=factor.shape, dims=dims, keepdim=True)
-    along = b.emit("multiply", y, mean)
+    along = b.emit("multiply", y, _mean(b, b.emit("multiply", q, y), dims))
     return b.emit("multiply", subtract(b, q, along), factor)
 
 
@@ -85,14 +91,14 @@ def _layer_norm(b: Builder, x: Rows, sizes: list[int], w: Any, bias: Any, epsilo
     dims = _last(x, len(sizes))
     y = _standardized(b, x, dims, epsilon)
     y = y if w is None else multiply(b, y, w)
-    return y if bias is None else add(b, y, bias), None, _deviation(b, x, dims, epsilon)[1]
+    return y if bias is None else add(b, y, bias), _mean(b, x, dims), _deviation(b, x, dims, epsilon)[1]
 
 
 @rule(aten.native_layer_norm_backward.default)
-def _layer_norm_backward(b: Builder, g: Rows, x: Rows, sizes: list[int], mean: None, factor: Rows, w: Any, *_: Any
+def _layer_norm_backward(b: Builder, g: Rows, x: Rows, sizes: list[int], mean: Rows, saved: Rows, w: Any, *_: Any
                          ) -> tuple[Any, ...]:
     g = g if w is None else multiply(b, g, w)
-    return _standardized_backward(b, g, x, factor, _last(x, len(sizes))), None, None
+    return _standardized_backward(b, g, x, saved, _last(x, len(sizes))), None, None
 
 
 def _groups(b: Builder, x: Rows, count: int, examples: int) -> Rows:
@@ -108,12 +114,13 @@ def _group_norm(b: Builder, x: Rows, w: Any, bias: Any, examples: int, _: int, _
     y = b.reshape(_standardized(b, groups, [2], epsilon), x.shape)
     y = y if w is None else multiply(b, y, channels(b, w, spatial))
     y = y if bias is None else add(b, y, channels(b, bias, spatial))
-    return y, None, _deviation(b, groups, [2], epsilon)[1]
+    saved = _mean(b, groups, [2]), _deviation(b, groups, [2], epsilon)[1]
+    return y, *[b.reshape(part, (count,)) for part in saved]
 
 
 @rule(aten.native_group_norm_backward.default)
-def _group_norm_backward(b: Builder, g: Rows, x: Rows, mean: None, factor: Rows, w: Any, examples: int, _: int, __: int,
+def _group_norm_backward(b: Builder, g: Rows, x: Rows, mean: Rows, saved: Rows, w: Any, examples: int, _: int, __: int,
                          count: int, mask: Any) -> tuple[Any, ...]:
     g = g if w is None else multiply(b, g, channels(b, w, len(x.shape) - 1))
-    groups = [_groups(b, t, count, examples) for t in (g, x)]
-    return b.reshape(_standardized_backward(b, *groups, factor, [2]), x.shape), None, None
+    result = _standardized_backward(b, _groups(b, g, count, examples), _groups(b, x, count, examples), saved, [2])
+    return b.reshape(result, x.shape), None, None

@@ -213,3 +213,21 @@ def _sum(b: Builder, x: Rows, dims: Any, keepdim: bool = False, *, dtype: Any = 
 @rule(aten.mean.dim)
 def _mean(b: Builder, x: Rows, dims: Any, keepdim: bool = False, *, dtype: Any = None) -> Rows:
     return _reduce(b, "mean", x, dims, keepdim)
+
+
+@rule(aten.pixel_shuffle.default)
+def _pixel_shuffle(b: Builder, x: Rows, factor: int) -> Rows:
+    *outer, channels, height, width = x.traced(b.rows)
+    x = b.view(x, (*outer, channels // factor ** 2, factor, factor, height, width))
+    n = len(outer)
+    x = b.permute(x, [*range(n), n, n + 3, n + 1, n + 4, n + 2])
+    return b.view(x, (*outer, channels // factor ** 2, height * factor, width * factor))
+
+
+@rule(aten.pixel_unshuffle.default)
+def _pixel_unshuffle(b: Builder, x: Rows, factor: int) -> Rows:
+    *outer, channels, height, width = x.traced(b.rows)
+    x = b.view(x, (*outer, channels, height // factor, factor, width // factor, factor))
+    n = len(outer)
+    x = b.permute(x, [*range(n), n, n + 2, n + 4, n + 1, n + 3])
+    return b.view(x, (*outer, channels * factor ** 2, height // factor, width // factor))

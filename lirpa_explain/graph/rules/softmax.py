@@ -18,7 +18,7 @@ def _log_softmax(b: Builder, x: Rows, dim: int, *_: Any) -> Rows:
 
 @rule(aten._softmax.default, aten._safe_softmax.default)
 def _softmax(b: Builder, x: Rows, dim: int, *_: Any) -> Rows:
-    return b.emit("exp", _log_softmax(b, x, dim))
+    return b.emit("probability", _log_softmax(b, x, dim))
 
 
 @rule(aten._softmax_backward_data.default)
@@ -32,4 +32,4 @@ def _log_softmax_backward(b: Builder, g: Rows, result: Rows, dim: int, *_: Any) 
     at = g.dim(dim)
     shape = (*g.shape[: at - 1], 1, *g.shape[at:])
     total = b.emit("sum", g, shape=shape, dims=[at], keepdim=True)
-    return subtract(b, g, multiply(b, b.emit("exp", result), total))
+    return subtract(b, g, multiply(b, b.emit("probability", result), total))
