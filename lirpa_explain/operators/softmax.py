@@ -1,12 +1,12 @@
 """Softmax along one dimension: its logarithm, and the weighted averages that its gradient contains."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..relaxations.product import planes
 from ..relaxations.ranges import product_range
 from ..relaxations.softmax import log_softmax_range, log_sum_exp_planes
 from .bound import BoundOperator, Box, both_sides, box_of, flat_functions, value_of, weighted_sum
@@ -75,50 +75,35 @@ class BoundWeightedCenter(BoundOperator):
         return lower.movedim(-1, dim), upper.movedim(-1, dim)
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
-        g, p = box_of(nodes[0]), box_of(nodes[1])
-        dim, total = self.settings["dim"] - g[0].ndim, self.settings["total"]
-        sums = [side.sum(dim, keepdim=True) if total is None else torch.full_like(side.sum(dim, keepdim=True), total)
-                for side in p]
-        # Where the total is known, h stays the same if all g_j are moved: to around 0, where p counts least.
-        shift = torch.zeros_like(sums[0])
+        (center, g_radius), (p, p_radius) = (((low + high) / 2, (high - low) / 2) for low, high in map(box_of, nodes))
+        g = center
+        dim, total = self.settings["dim"] - p.ndim, self.settings["total"]
+        sums, sums_radius = p.sum(dim, keepdim=True), p_radius.sum(dim, keepdim=True)
         if total is not None:
-            weights = (p[0] + p[1]).clamp(min=torch.finfo(p[0].dtype).tiny)
-            shift = (weights * (g[0] + g[1])).sum(dim, keepdim=True) / (2 * weights.sum(dim, keepdim=True))
-        moved, one = (g[0] - shift, g[1] - shift), torch.ones_like(p[0])
-        products = planes(moved, p, p, ((one, 0 * one), (one, 0 * one)))
-        weight, flat = (sums[0], sums[1]), torch.ones_like(g[0])
-        wholes = planes(moved, weight, weight, ((flat, 0 * flat), (flat, 0 * flat)))
+            # h stays the same if all g_j are moved: to around 0, where p counts least.
+            weights = p.clamp(min=torch.finfo(p.dtype).tiny)
+            g = g - (weights * g).sum(dim, keepdim=True) / weights.sum(dim, keepdim=True)
+            sums, sums_radius = torch.full_like(sums, total), torch.zeros_like(sums)
 
-        def side(first: int) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
-            """Bound that uses plane `first` of the products where their coefficient is positive."""
+        def bound(A: Tensor, side: int) -> tuple[list[Tensor | None], Tensor]:
+            """Tangents of all products at the centres, and their errors, radius by radius."""
+            added = A.sum(dim, keepdim=True)
+            of_g, of_p = A * sums - added * p, -added * g
+            if total is None:
+                of_p = of_p + (A * g).sum(dim, keepdim=True)
+            errors = A.abs() * sums_radius * g_radius + added.abs() * p_radius * g_radius
+            # The tangent has the centre's value there; coefficients are of g and p themselves.
+            moves = -of_g * center - of_p * p
+            value = A * (g * sums) - added * (p * g)
+            bias = flat_functions(moves + value + side * errors).sum(2)
+            coefficients: list[Tensor | None] = []
+            for coefficient, node in zip((of_g, of_p), nodes, strict=True):
+                if not node.perturbed:
+                    bias = bias + weighted_sum(coefficient, value_of(node))
+                coefficients.append(coefficient if node.perturbed else None)
+            return coefficients, bias
 
-            def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
-                minus = -A.sum(dim, keepdim=True)
-                of_g, of_p, constant = _mixed(minus, products[first], products[1 - first])
-                of_g2, of_sum, constant2 = _mixed(A, wholes[first], wholes[1 - first])
-                of_sum = of_sum.sum(dim, keepdim=True)
-                of_g = of_g + of_g2
-                if total is None:
-                    of_p = of_p + of_sum
-                bias = sum((flat_functions(t).sum(2) for t in (constant, constant2, -of_g * shift)), A.new_zeros(()))
-                if total is not None:
-                    bias = bias + flat_functions(of_sum * total).sum(2)
-                coefficients: list[Tensor | None] = []
-                for coefficient, node in zip((of_g, of_p), nodes, strict=True):
-                    if not node.perturbed:
-                        bias = bias + weighted_sum(coefficient, value_of(node))
-                    coefficients.append(coefficient if node.perturbed else None)
-                return coefficients, bias
-
-            return bound
-
-        return both_sides(last_lower, last_upper, side(0), side(1))
-
-
-def _mixed(A: Tensor, for_positive: Any, for_negative: Any) -> list[Tensor]:
-    """A times a plane where A > 0, and times another one where A < 0."""
-    positive, negative = A.clamp(min=0), A.clamp(max=0)
-    return [positive * a + negative * b for a, b in zip(for_positive, for_negative, strict=True)]
+        return both_sides(last_lower, last_upper, functools.partial(bound, side=-1), functools.partial(bound, side=1))
 
 
 def largest_average(values: Tensor, low: Tensor, high: Tensor, total: float) -> Tensor:
