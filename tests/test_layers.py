@@ -1,0 +1,169 @@
+"""Layers in small nets: captured with autograd's value, and certified with bounds that no sampled gradient leaves."""
+
+import math
+
+import pytest
+import torch
+from captum.attr import Saliency
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import lirpa_explain as lx
+from tests.reference import sample_box
+
+EXAMPLES = 2
+
+
+class Net(nn.Module):
+    """A linear map of the input, which brings its entries together, the layer, and a nonlinear head."""
+
+    def __init__(self, layer, shape: tuple[int, ...], function=None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.first = nn.Linear(5, math.prod(shape))
+        self.layer = layer() if layer is not None else None
+        self.function = function or (lambda layer, x: layer(x))
+        with torch.no_grad():
+            outputs = self.layered(torch.zeros(1, 5)).shape[1]
+        self.head = nn.Linear(outputs, 3)
+
+    def layered(self, x: Tensor) -> Tensor:
+        return self.function(self.layer, self.first(x).reshape(-1, *self.shape)).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.head(self.layered(x)))
+
+
+def sequence(layer, function=None):
+    return lambda: Net(layer, (3, 4), function)
+
+
+def pixels(layer, function=None):
+    return lambda: Net(layer, (2, 4, 4), function)
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention of one head, written out, with weights that mean something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (m(x) for m in self.maps)
+        return torch.softmax(q @ k.transpose(1, 2) / 2, -1) @ v
+
+
+class Vit(nn.Module):
+    """A small vision transformer: patches, class token, positions, one encoder layer, head on the class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 4, 2, stride=2)
+        self.cls = nn.Parameter(torch.randn(1, 1, 4))
+        self.position = nn.Parameter(torch.randn(1, 5, 4))
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True, norm_first=True)
+        self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x.reshape(-1, 1, 4, 4)).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.position
+        return self.head(self.norm(self.encoder(x))[:, 0])
+
+
+class Positions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x + self.embedding(torch.arange(x.shape[1])))
+
+
+def self_attention(**options):
+    def function(layer, x):
+        return layer(x, x, x, **options)[0]
+    return function
+
+
+def time_first(layer, x):
+    return layer(x.transpose(0, 1))[0].transpose(0, 1)
+
+
+def heads(x: Tensor) -> Tensor:
+    return x.unflatten(2, (2, 2)).transpose(1, 2)
+
+
+LATER = torch.ones(3, 3).triu(1).bool()
+LAYERS = {
+    "softmax": sequence(lambda: nn.Softmax(1)),
+    "softmax-last": sequence(lambda: nn.Softmax(-1), lambda layer, x: layer(3 * x)),
+    "log-softmax": sequence(lambda: nn.LogSoftmax(2)),
+    "layer-norm": sequence(lambda: nn.LayerNorm(4)),
+    "layer-norm-two-dims-plain": sequence(lambda: nn.LayerNorm((3, 4), elementwise_affine=False)),
+    "group-norm": pixels(lambda: nn.GroupNorm(2, 2)),
+    "instance-norm": pixels(lambda: nn.InstanceNorm2d(2, affine=True)),
+    "instance-norm-1d": sequence(lambda: nn.InstanceNorm1d(3)),
+    "instance-norm-running": pixels(lambda: nn.InstanceNorm2d(2, track_running_stats=True)),
+    "max-pool-1d": sequence(lambda: nn.MaxPool1d(2, 1)),
+    "adaptive-max-pool": pixels(lambda: nn.AdaptiveMaxPool2d((2, 1))),
+    "average-pool-1d": sequence(lambda: nn.AvgPool1d(2, 1, padding=1)),
+    "average-pool-2d": pixels(lambda: nn.AvgPool2d(3, 2, padding=1, ceil_mode=True)),
+    "adaptive-average-pool": pixels(lambda: nn.AdaptiveAvgPool2d((3, 2))),
+    "adaptive-average-pool-1d": sequence(lambda: nn.AdaptiveAvgPool1d(3)),
+    "transposed-convolution": pixels(lambda: nn.ConvTranspose2d(2, 2, 3, 2, 1, output_padding=1, groups=2)),
+    "transposed-convolution-1d": sequence(lambda: nn.ConvTranspose1d(3, 2, 2, stride=3, dilation=2)),
+    "upsample": pixels(lambda: nn.Upsample(scale_factor=2)),
+    "upsample-1d-other-scale": sequence(lambda: nn.Upsample(scale_factor=1.7)),
+    "upsample-bilinear": pixels(lambda: nn.Upsample((3, 7), mode="bilinear", align_corners=True)),
+    "pad-constant": pixels(lambda: nn.ConstantPad2d((1, 2, -1, 1), 2.5)),
+    "pad-reflection": pixels(lambda: nn.ReflectionPad2d((1, 2, 0, 3))),
+    "pad-replication-1d": sequence(lambda: nn.ReplicationPad1d((2, 1))),
+    "pad-circular": pixels(lambda: nn.CircularPad2d((1, 2, 0, 1))),
+    "moves": sequence(None, lambda _, x: x.roll((1, 2), (1, 2)).flip(1).repeat(1, 2, 1).index_select(2, LATER[0].int())),
+    "indices": pixels(None, lambda _, x: x[:, :, [0, 3, 3], [1, 2, 2]].cumsum(2)),
+    "pixel-shuffle": pixels(None, lambda _, x: F.pixel_unshuffle(F.pixel_unshuffle(x, 2).sigmoid(), 2)),
+    "attention": sequence(Attention),
+    "multihead": sequence(lambda: nn.MultiheadAttention(4, 2, batch_first=True), self_attention()),
+    "multihead-time-first": sequence(lambda: nn.MultiheadAttention(4, 2), lambda layer, x: self_attention(
+        need_weights=False)(layer, x.transpose(0, 1)).transpose(0, 1)),
+    "multihead-masked": sequence(lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+                                 self_attention(attn_mask=LATER, need_weights=True)),
+    "attention-causal": sequence(None, lambda _, x: F.scaled_dot_product_attention(*[heads(x)] * 3, is_causal=True)),
+    "encoder-layer": sequence(lambda: nn.TransformerEncoderLayer(4, 2, 5, batch_first=True)),
+    "positions": sequence(Positions),
+    "lstm": sequence(lambda: nn.LSTM(4, 3, batch_first=True), lambda layer, x: layer(x)[0][:, -1]),
+    "gru-bidirectional": sequence(lambda: nn.GRU(4, 2, bidirectional=True), time_first),
+    "rnn-two-layers": sequence(lambda: nn.RNN(4, 3, 2, batch_first=True), lambda layer, x: layer(x)[1].transpose(0, 1)),
+    "vit": lambda: nn.Sequential(nn.Linear(5, 16), Vit()),
+}
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    net = LAYERS[name]().to(dtype).eval()
+    for weight in net.parameters():
+        if weight.ndim == 1 and not weight.any():  # biases that start at 0
+            weight.data.normal_(std=0.2)
+    return net, torch.randn(EXAMPLES, 5, dtype=dtype)
+
+
+def sampled(net: nn.Module, x: Tensor, eps: float, count: int = 200) -> Tensor:
+    """Gradients of output 1 at points of the box and its corners: (n, B, 5)."""
+    generator = torch.Generator().manual_seed(0)
+    signs = 2 * torch.randint(0, 2, (32, *x.shape), generator=generator) - 1
+    points = torch.cat([sample_box(x - eps, x + eps, count, generator), x + eps * signs]).flatten(0, 1)
+    points.requires_grad_()
+    return torch.autograd.grad(net(points)[:, 1].sum(), points)[0].unflatten(0, (-1, len(x)))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_gradient_is_outside_its_bounds(name):
+    net, x = build(name)
+    for eps, methods in ((0.05, lx.METHODS), (0.5, ["CROWN"])):
+        truth = sampled(net, x, eps)
+        for method in methods:
+            found = lx.certify(Saliency(net), x, eps=eps, target=1, abs=False, method=method)
+            rounding = 1e-9 * truth.abs().max()
+            assert found.lower.isfinite().all() and found.upper.isfinite().all()
+            assert (found.lower - rounding <= truth).all() and (truth <= found.upper + rounding).all(), method
