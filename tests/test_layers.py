@@ -120,7 +120,8 @@ LAYERS = {
     "pad-reflection": pixels(lambda: nn.ReflectionPad2d((1, 2, 0, 3))),
     "pad-replication-1d": sequence(lambda: nn.ReplicationPad1d((2, 1))),
     "pad-circular": pixels(lambda: nn.CircularPad2d((1, 2, 0, 1))),
-    "moves": sequence(None, lambda _, x: x.roll((1, 2), (1, 2)).flip(1).repeat(1, 2, 1).index_select(2, LATER[0].int())),
+    "moves": sequence(None, lambda _, x: x.roll((1, 2), (1, 2)).flip(1).repeat(1, 2, 1).index_select(
+        2, torch.tensor([0, 3, 3]))),
     "indices": pixels(None, lambda _, x: x[:, :, [0, 3, 3], [1, 2, 2]].cumsum(2)),
     "pixel-shuffle": pixels(None, lambda _, x: F.pixel_unshuffle(F.pixel_unshuffle(x, 2).sigmoid(), 2)),
     "attention": sequence(Attention),

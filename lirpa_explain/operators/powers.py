@@ -11,8 +11,6 @@ from ..relaxations.univariate import Smooth
 from .activation import BoundActivation, smooth
 from .registry import Operator, register
 
-SQUARE = Smooth(torch.square, lambda t: 2 * t, extrema=(0.0,))
-
 
 def _exp(t: Tensor) -> Tensor:
     return t.clamp(max=0).exp() + t.clamp(min=0)
@@ -32,7 +30,6 @@ def inverse_root(epsilon: float) -> Smooth:
 ROWS = [
     Operator("probability", _exp, BoundActivation, "nn.Softmax, attention: exp of the logarithm of a probability",
              smooth(lambda: PROBABILITY)),
-    Operator("square", torch.square, BoundActivation, "variances", smooth(lambda: SQUARE)),
     Operator("inverse_root", lambda t, epsilon: inverse_root(epsilon).value(t), BoundActivation,
              "deviations of nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d", smooth(inverse_root)),
 ]

@@ -54,8 +54,8 @@ def _mean(b: Builder, x: Rows, dims: list[int]) -> Rows:
 
 def _deviation(b: Builder, x: Rows, dims: list[int], epsilon: float) -> tuple[Rows, Rows]:
     """Differences to the mean over dimensions of the module, and one over the standard deviation."""
-    center = b.emit("center", x, dims=dims)
-    return center, b.emit("inverse_root", _mean(b, b.emit("square", center), dims), epsilon=epsilon)
+    variance = b.emit("variance", x, shape=_mean(b, x, dims).shape, dims=dims)
+    return b.emit("center", x, dims=dims), b.emit("inverse_root", variance, epsilon=epsilon)
 
 
 def _standardized(b: Builder, x: Rows, dims: list[int], epsilon: float) -> Rows:
