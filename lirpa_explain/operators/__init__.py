@@ -4,6 +4,7 @@ from . import (  # noqa: F401  (each fills the table)
     affine,
     convolution,
     elementwise,
+    known,
     matrix,
     normalization,
     pooling,

@@ -93,14 +93,6 @@ class BoundUnperturbed(BoundOperator):
         return value, value
 
 
-class BoundKnown(BoundAffine):
-    """A value that is known to lie in [low, high], whatever interval arithmetic says."""
-
-    def bound_interval(self, *boxes: Box) -> Box:
-        low, high = self.settings["low"], self.settings["high"]
-        return boxes[0][0].clamp(low, high), boxes[0][1].clamp(low, high)
-
-
 def _center(x: Tensor, dims: list[int]) -> Tensor:
     return x - x.mean(dims, keepdim=True)
 
@@ -168,7 +160,6 @@ ROWS = [
              Weighted(lambda x, w: x / w.abs())),
     Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
              Weighted(_center_magnitude)),
-    Operator("known", lambda x, low, high: x, BoundKnown, "ranges that hold by construction"),
     # Of what is not perturbed.
     Operator("unperturbed", _aten, BoundUnperturbed, "reparametrised weights"),
 ]
