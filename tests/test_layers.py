@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from auto_LiRPA import PerturbationLpNorm
 from captum.attr import Saliency
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lirpa_explain as lx
+from lirpa_explain.bounding.engine import Engine
 from tests.reference import sample_box
 
 EXAMPLES = 2
@@ -36,6 +38,11 @@ class Net(nn.Module):
 
 def sequence(layer, function=None):
     return lambda: Net(layer, (3, 4), function)
+
+
+def two_steps(layer, function):
+    """A sequence short enough for what is unrolled."""
+    return lambda: Net(layer, (2, 3), function)
 
 
 def pixels(layer, function=None):
@@ -133,9 +140,10 @@ LAYERS = {
     "attention-causal": sequence(None, lambda _, x: F.scaled_dot_product_attention(*[heads(x)] * 3, is_causal=True)),
     "encoder-layer": sequence(lambda: nn.TransformerEncoderLayer(4, 2, 5, batch_first=True)),
     "positions": sequence(Positions),
-    "lstm": sequence(lambda: nn.LSTM(4, 3, batch_first=True), lambda layer, x: layer(x)[0][:, -1]),
-    "gru-bidirectional": sequence(lambda: nn.GRU(4, 2, bidirectional=True), time_first),
-    "rnn-two-layers": sequence(lambda: nn.RNN(4, 3, 2, batch_first=True), lambda layer, x: layer(x)[1].transpose(0, 1)),
+    "lstm": two_steps(lambda: nn.LSTM(3, 2, batch_first=True), lambda layer, x: layer(x)[0][:, -1]),
+    "gru-bidirectional": two_steps(lambda: nn.GRU(3, 2, bidirectional=True), time_first),
+    "lstm-two-layers-bidirectional": two_steps(lambda: nn.LSTM(3, 1, 2, bidirectional=True), time_first),
+    "rnn-two-layers": two_steps(lambda: nn.RNN(3, 2, 2, batch_first=True), lambda layer, x: layer(x)[1].transpose(0, 1)),
     "vit": lambda: nn.Sequential(nn.Linear(5, 16), Vit()),
 }
 
@@ -149,22 +157,104 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Ten
     return net, torch.randn(EXAMPLES, 5, dtype=dtype)
 
 
+def gradient(net: nn.Module, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(net(x)[:, 1].sum(), x)[0]
+
+
 def sampled(net: nn.Module, x: Tensor, eps: float, count: int = 200) -> Tensor:
     """Gradients of output 1 at points of the box and its corners: (n, B, 5)."""
     generator = torch.Generator().manual_seed(0)
-    signs = 2 * torch.randint(0, 2, (32, *x.shape), generator=generator) - 1
-    points = torch.cat([sample_box(x - eps, x + eps, count, generator), x + eps * signs]).flatten(0, 1)
-    points.requires_grad_()
-    return torch.autograd.grad(net(points)[:, 1].sum(), points)[0].unflatten(0, (-1, len(x)))
+    signs = 2 * torch.randint(0, 2, (32, *x.shape), generator=generator).to(x.dtype) - 1
+    points = torch.cat([sample_box(x - eps, x + eps, count, generator), x + eps * signs])
+    return gradient(net, points.flatten(0, 1).to(x.dtype)).unflatten(0, (-1, len(x)))
+
+
+def engine(net: nn.Module, x: Tensor):
+    """Bounds of the gradient of output 1 on a box around any x."""
+    module = lx.capture(net, (x,))
+
+    def of_output(x: Tensor) -> Tensor:
+        return F.one_hot(torch.ones(len(x), dtype=torch.long), 3).to(x.dtype)
+
+    bounds = Engine(module, (x, of_output(x)))
+
+    def call(x: Tensor, eps: float, method: str) -> tuple[Tensor, Tensor]:
+        return bounds((x, of_output(x)), (PerturbationLpNorm(norm=math.inf, x_L=x - eps, x_U=x + eps),), method)
+
+    return call, lambda x: module(x, of_output(x))
+
+
+def assert_inside(truth: Tensor, lower: Tensor, upper: Tensor, rounding: float, what: str) -> None:
+    rounding *= float(truth.abs().max())
+    assert lower.isfinite().all() and upper.isfinite().all(), what
+    assert (lower - rounding <= truth).all() and (truth <= upper + rounding).all(), what
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_gradient_is_outside_its_bounds(name):
+    """And the value is autograd's for any batch, a batch is its rows, and a point has no width."""
     net, x = build(name)
-    for eps, methods in ((0.05, lx.METHODS), (0.5, ["CROWN"])):
-        truth = sampled(net, x, eps)
-        for method in methods:
-            found = lx.certify(Saliency(net), x, eps=eps, target=1, abs=False, method=method)
-            rounding = 1e-9 * truth.abs().max()
-            assert found.lower.isfinite().all() and found.upper.isfinite().all()
-            assert (found.lower - rounding <= truth).all() and (truth <= found.upper + rounding).all(), method
+    truth = sampled(net, x, 0.05)
+    certificate = lx.certify(Saliency(net), x, eps=0.05, target=1, abs=False)
+    assert_inside(truth, certificate.lower, certificate.upper, 1e-9, "certificate")
+    bounds, value = engine(net, x)
+    for count in (1, 4):
+        other = torch.randn(count, 5, dtype=x.dtype)
+        torch.testing.assert_close(value(other), gradient(net, other), rtol=1e-11, atol=1e-12)
+    for method, eps in (("IBP", 0.05), ("CROWN-IBP", 0.05), ("CROWN", 0.5)):
+        together = bounds(x, eps, method)
+        assert_inside(truth if eps == 0.05 else sampled(net, x, eps), *together, 1e-9, method)
+        for one, both in zip(bounds(x[1:], eps, method), together, strict=True):
+            torch.testing.assert_close(one[0], both[1], rtol=1e-6, atol=1e-9)
+    lower, upper = bounds(x, 0.0, "CROWN")
+    assert_inside(gradient(net, x), lower, upper, 1e-9, "point")
+    assert ((upper - lower).amax(1) <= 1e-9 * (1 + upper.abs().amax(1))).all()
+
+
+@pytest.mark.parametrize("name", ["softmax", "layer-norm", "group-norm", "multihead", "upsample", "vit"])
+def test_float32(name):
+    net, x = build(name, torch.float32)
+    certificate = lx.certify(Saliency(net), x, eps=0.05, target=1, abs=False)
+    assert certificate.lower.dtype == torch.float32
+    assert_inside(sampled(net, x, 0.05), certificate.lower, certificate.upper, 1e-4, name)
+
+
+@pytest.mark.parametrize("size", [30.0, 1000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_large_logits(size, dtype):
+    """Probabilities that round to 0 and 1 leave nothing infinite."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 4), nn.Softmax(1), nn.Linear(4, 3)).to(dtype)
+    net[0].weight.data.mul_(size)
+    x = torch.randn(EXAMPLES, 5, dtype=dtype)
+    for method in lx.METHODS:
+        found = lx.certify(Saliency(net), x, eps=0.1, target=1, abs=False, method=method)
+        assert_inside(sampled(net, x, 0.1), found.lower, found.upper, 1e-9 if dtype == torch.float64 else 1e-4, method)
+
+
+def test_unmasked_keys_alone_count():
+    """A key that is masked for every query has no influence: its gradient is exactly 0."""
+    def attend(x: Tensor) -> Tensor:
+        parts = x.reshape(-1, 1, 3, 2)
+        mask = torch.tensor([True, True, False]).expand(3, 3)
+        return F.scaled_dot_product_attention(parts[..., :2, :].mean(2, keepdim=True).expand(-1, 1, 3, 2), parts, parts,
+                                              attn_mask=mask).flatten(1)
+
+    x = torch.randn(EXAMPLES, 6, dtype=torch.float64)
+    module = lx.capture(attend, (x,))
+    cotangent = torch.randn(EXAMPLES, 6, dtype=torch.float64)
+    ball = PerturbationLpNorm(norm=math.inf, eps=0.3)
+    for method in lx.METHODS:
+        lower, upper = Engine(module, (x, cotangent))((x, cotangent), (ball,), method)
+        assert not lower[:, 4:].any() and not upper[:, 4:].any() and (upper[:, :4] > lower[:, :4]).all(), method
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: F.softmax(x.reshape(-1, 4), 0), lambda x: x.reshape(-1, 2, 2).transpose(0, 1) @ x.reshape(-1, 2, 2),
+    lambda x: F.layer_norm(x.t(), (len(x),)).t(), lambda x: x.T.roll(1, 1).T, lambda x: torch.einsum("ni,mi->nm", x, x),
+    lambda x: F.scaled_dot_product_attention(x, x, x), lambda x: x[[2, 0, 1]],
+], ids=["softmax", "bmm", "layer-norm", "roll", "gram", "attention", "index"])
+def test_layers_over_the_batch_are_refused(function):
+    with pytest.raises(lx.UnsupportedOperation):
+        lx.capture(function, (torch.randn(3, 4, dtype=torch.float64),))
