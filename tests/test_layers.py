@@ -142,8 +142,10 @@ LAYERS = {
     "positions": sequence(Positions),
     "lstm": two_steps(lambda: nn.LSTM(3, 2, batch_first=True), lambda layer, x: layer(x)[0][:, -1]),
     "gru-bidirectional": two_steps(lambda: nn.GRU(3, 2, bidirectional=True), time_first),
-    "lstm-two-layers-bidirectional": two_steps(lambda: nn.LSTM(3, 1, 2, bidirectional=True), time_first),
-    "rnn-two-layers": two_steps(lambda: nn.RNN(3, 2, 2, batch_first=True), lambda layer, x: layer(x)[1].transpose(0, 1)),
+    "lstm-two-layers-bidirectional": two_steps(lambda: nn.LSTM(3, 1, 2, bidirectional=True),
+                                               lambda layer, x: layer(x.transpose(0, 1))[1][0].transpose(0, 1)),
+    "rnn-two-layers": two_steps(lambda: nn.RNN(3, 2, 2, batch_first=True),
+                                lambda layer, x: layer(x)[1].transpose(0, 1)),
     "vit": lambda: nn.Sequential(nn.Linear(5, 16), Vit()),
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedOperation
 from .bound import BoundOperator, Box, both_sides, value_of, weighted_sum
+from .planes import to_shape
 from .registry import Operator, register
 
 
@@ -65,6 +66,17 @@ class BoundAffine(BoundOperator):
             arguments = {**fixed, **dict(zip(moving, values, strict=True))}
             return self.forward(*[arguments[i] for i in range(len(nodes))])
 
+        written_out = TRANSPOSED.get(self.operator.name)
+        if written_out is not None and moving == [0]:
+            weights = [fixed[i] for i in range(1, len(nodes))]
+            shape = nodes[0].output_shape[1:]
+
+            def pull_first(A: Tensor) -> tuple[list[Tensor | None], float]:
+                pulled = written_out(A, *weights, **self.settings, of=shape)
+                return [pulled, *[None] * len(weights)], 0.0
+
+            return both_sides(last_lower, last_upper, pull_first, pull_first)
+
         def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
             zeros = [A.new_zeros(A.shape[1], *nodes[i].output_shape[1:]) for i in moving]
             constant, transposed = torch.func.vjp(function, *zeros)[:2]
@@ -83,6 +95,44 @@ class BoundAffine(BoundOperator):
                 f"{self.operator.name}: its weights are perturbed, or depend on a perturbed input. Only the first "
                 "factor may be. Keep the parameters unperturbed, or rewrite the model as products entry by entry."
             )
+
+
+def _transposed_matmul(A: Tensor, w: Tensor, of: Any) -> Tensor:
+    return A @ w.mT if w.ndim > 1 else A[..., None] * w
+
+
+def _transposed_slice(A: Tensor, dim: int, start: int, stop: int, step: int, of: Any) -> Tensor:
+    pulled = A.new_zeros(*A.shape[:2], *of)
+    pulled.narrow(dim + 1, start, stop - start)[(slice(None),) * (dim + 1) + (slice(None, None, step),)] = A
+    return pulled
+
+
+def _transposed_place(A: Tensor, size: int, dim: int, start: int, step: int, of: Any) -> Tensor:
+    return A.narrow(dim + 1, start, size - start)[(slice(None),) * (dim + 1) + (slice(None, None, step),)].narrow(
+        dim + 1, 0, of[dim - 1])
+
+
+TRANSPOSED: dict[str, Callable[..., Tensor]] = {
+    "matmul": _transposed_matmul,
+    "place": _transposed_place,
+    "permute": lambda A, dims, of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]),
+    "reshape": lambda A, shape, of: A.reshape(*A.shape[:2], *of),
+    "scale": lambda A, factor, of: A * factor,
+    "slice": _transposed_slice,
+}
+"""Transposed maps of linear operators for which calling torch's own costs more than they do; `of` is the shape of a row
+of the input."""
+
+
+class BoundAdd(BoundAffine):
+    """x + y: coefficients are handed on, summed over what was broadcast."""
+
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
+            coefficients = [to_shape(A, node) if node.perturbed else None for node in nodes]
+            return coefficients, sum(weighted_sum(A, value_of(node)) for node in nodes if not node.perturbed)
+
+        return both_sides(last_lower, last_upper, pull, pull)
 
 
 class BoundUnperturbed(BoundOperator):
@@ -137,7 +187,7 @@ def _aten(*tensors: Tensor, target: str, arguments: list[Any], output: int | Non
 
 ROWS = [
     # Increasing in every input.
-    Operator("add", lambda x, y: x + y, BoundAffine, "+, biases, residual connections"),
+    Operator("add", lambda x, y: x + y, BoundAdd, "+, biases, residual connections"),
     Operator("concatenate", lambda *xs, dim: torch.cat(xs, dim), BoundAffine, "torch.cat, torch.stack"),
     Operator("reshape", lambda x, shape: x.reshape(_rows(x, shape)), BoundAffine,
              "reshape, view, flatten, squeeze, unsqueeze"),
