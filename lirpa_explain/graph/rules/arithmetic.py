@@ -42,13 +42,13 @@ def _times(b: Builder, x: Any, factor: float) -> Any:
         b.live("mul.Scalar", x, factor) if isinstance(x, Live) else x * factor
 
 
-@rule(aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar)
+@rule(aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar, aten.add_.Scalar)
 def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
     """Lower x + alpha * y."""
     return _pointwise(b, "add", _finite(x), _times(b, _finite(y), alpha))
 
 
-@rule(aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar)
+@rule(aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar, aten.sub_.Scalar)
 def subtract(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
     """Lower x - alpha * y."""
     return _pointwise(b, "add", x, _times(b, y, -alpha))
