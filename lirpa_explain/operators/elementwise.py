@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..relaxations import piecewise, univariate
-from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve, smooth
+from ..relaxations import functions, piecewise
+from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve, Line, smooth
 from .bound import Box
 from .registry import Operator, register
 
@@ -41,16 +41,16 @@ def _softplus_gradient(g: Tensor, z: Tensor, beta: float, threshold: float) -> T
 ROWS = [
     Operator("kink", _leaky_relu, BoundActivation, "nn.ReLU, nn.LeakyReLU", KINK),
     Operator("kink_gradient", _leaky_relu_gradient, BoundActivationGradient, "nn.ReLU, nn.LeakyReLU", STEP),
-    Operator("tanh", torch.tanh, BoundActivation, "nn.Tanh", smooth(lambda: univariate.TANH)),
-    Operator("tanh_gradient", lambda g, z: g * univariate.TANH_SLOPE.value(z), BoundActivationGradient, "nn.Tanh",
-             smooth(lambda: univariate.TANH_SLOPE)),
-    Operator("sigmoid", torch.sigmoid, BoundActivation, "nn.Sigmoid", smooth(lambda: univariate.SIGMOID)),
-    Operator("sigmoid_gradient", lambda g, z: g * univariate.SIGMOID_SLOPE.value(z), BoundActivationGradient,
-             "nn.Sigmoid", smooth(lambda: univariate.SIGMOID_SLOPE)),
+    Operator("tanh", torch.tanh, BoundActivation, "nn.Tanh", smooth(lambda: functions.tanh().function)),
+    Operator("tanh_gradient", lambda g, z: g * functions.tanh().derivative.value(z), BoundActivationGradient, "nn.Tanh",
+             smooth(lambda: functions.tanh().derivative)),
+    Operator("sigmoid", torch.sigmoid, BoundActivation, "nn.Sigmoid", smooth(lambda: functions.sigmoid().function)),
+    Operator("sigmoid_gradient", lambda g, z: g * functions.sigmoid().derivative.value(z), BoundActivationGradient,
+             "nn.Sigmoid", smooth(lambda: functions.sigmoid().derivative)),
     Operator("softplus", lambda z, beta, threshold: torch.nn.functional.softplus(z, beta, threshold), BoundActivation,
-             "nn.Softplus", smooth(univariate.softplus)),
+             "nn.Softplus", smooth(lambda **s: functions.softplus(**s).function)),
     Operator("softplus_gradient", _softplus_gradient, BoundActivationGradient, "nn.Softplus",
-             smooth(univariate.softplus_slope)),
+             smooth(lambda **s: functions.softplus(**s).derivative)),
     Operator("multiply", torch.mul, BoundMultiply, "products of two tensors"),
 ]
 for row in ROWS:
