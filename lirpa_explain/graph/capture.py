@@ -16,6 +16,7 @@ from ..errors import UnsupportedOperation
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
+from .whole import WholeFunctions
 
 ROWS = 3
 """Batch size of the trace: the smallest in which the first, a middle and the last row differ."""
@@ -145,7 +146,8 @@ def _trace(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list
             return torch.autograd.grad(call(xs, list(tensors[count:-1])), xs, tensors[-1])
 
     # Fused attention and mkldnn's kernels would be opaque single operations.
-    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths():
+    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths(), \
+            WholeFunctions():
         try:
             return make_fx(gradient, record_stack_traces=True)(*inputs, *extras, cotangent)
         except TypeError as error:

@@ -5,9 +5,7 @@ are zero; functions of several formulas, by those and the breaks between them.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -45,17 +43,19 @@ class Differentiable:
 
 
 def declare(*formulas: Formula, breaks: tuple[float, ...] = (), domain: tuple[float, float] = (-math.inf, math.inf),
-            poles: tuple[float, ...] = (), period: float = 0.0, trend: float = 0.0) -> Differentiable:
+            poles: tuple[float, ...] = (), period: float = 0.0, trend: float = 0.0,
+            values: tuple[float, ...] = (), slopes: tuple[float, ...] = ()) -> Differentiable:
     """A function and its derivative from formulas.
 
     Args:
         formulas: one more than there are breaks.
-        breaks: where one formula ends and the next begins: kinks and jumps are allowed there. At a break the function
-            and its derivative take the left formula's values.
+        breaks: where one formula ends and the next begins: kinks and jumps are allowed there.
         domain: see `univariate.Function`; so the following.
         poles: where it is not defined.
         period: after how much it repeats, but for the trend; its zeros are then those of one period.
         trend: the mean slope of a function with a period.
+        values: what the function is at the breaks, between the values of both sides; by default that of the left one.
+        slopes: what the derivative is there, likewise.
 
     Returns:
         Both, as data.
@@ -73,7 +73,8 @@ def declare(*formulas: Formula, breaks: tuple[float, ...] = (), domain: tuple[fl
 
     value = tuple(Piece(f.value, f.first, extrema(*f.zeros[:2]), f.zeros[1]) for f in formulas)
     slope = tuple(Piece(f.first, f.second, extrema(*f.zeros[1:]), f.zeros[2]) for f in formulas)
-    return Differentiable(Function(value, trend=trend, **places), Function(slope, **places))  # type: ignore[arg-type]
+    return Differentiable(Function(value, trend=trend, at_breaks=values, **places),
+                          Function(slope, at_breaks=slopes, **places))  # type: ignore[arg-type]
 
 
 def line(slope: float, offset: float) -> Formula:
@@ -223,26 +224,40 @@ def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Dif
 # Broken lines
 
 
-def hardtanh(low: float | None = -1.0, high: float | None = 1.0) -> Differentiable:
-    """`t`, but at least `low` and at most `high`: also clamp, where either may be None."""
+def hardtanh(low: float = -1.0, high: float = 1.0) -> Differentiable:
+    """`t`, but at least `low` and at most `high`; its slope is 0 at both."""
+    return declare(line(0.0, low), line(1.0, 0.0), line(0.0, high), breaks=(low, high), slopes=(0.0, 0.0))
+
+
+def clamp(low: float | None = None, high: float | None = None) -> Differentiable:
+    """`t`, but at least `low` and at most `high` unless they are None; its slope is 1 at both."""
     formulas, breaks = [line(1.0, 0.0)], []
     if low is not None:
         formulas, breaks = [line(0.0, low), *formulas], [low]
     if high is not None:
         formulas, breaks = [*formulas, line(0.0, high)], [*breaks, high]
-    return declare(*formulas, breaks=tuple(map(float, breaks)))
+    return declare(*formulas, breaks=tuple(breaks), slopes=(1.0,) * len(breaks))
+
+
+def window(low: float | None, high: float | None, closed: bool, inside: bool) -> Differentiable:
+    """1 between `low` and `high` (None: no limit), themselves included if `closed`, 0 elsewhere; not `inside`: 1 - that.
+    """
+    breaks = tuple(b for b in (low, high) if b is not None)
+    levels = ([] if low is None else [0.0]) + [1.0] + ([] if high is None else [0.0])
+    at_breaks = (float(closed == inside),) * len(breaks)
+    return declare(*(line(0.0, level if inside else 1 - level) for level in levels), breaks=breaks, values=at_breaks)
 
 
 def hardsigmoid() -> Differentiable:
     """`t / 6 + 1 / 2`, between 0 and 1."""
-    return declare(line(0.0, 0.0), line(1 / 6, 0.5), line(0.0, 1.0), breaks=(-3.0, 3.0))
+    return declare(line(0.0, 0.0), line(1 / 6, 0.5), line(0.0, 1.0), breaks=(-3.0, 3.0), slopes=(0.0, 0.0))
 
 
 def hardswish() -> Differentiable:
     """`t hardsigmoid(t)`."""
     middle = Formula(lambda t: t * (t + 3) / 6, lambda t: t / 3 + 0.5, lambda t: torch.full_like(t, 1 / 3),
                      ((-1.5,), (), ()))
-    return declare(line(0.0, 0.0), middle, line(1.0, 0.0), breaks=(-3.0, 3.0))
+    return declare(line(0.0, 0.0), middle, line(1.0, 0.0), breaks=(-3.0, 3.0), slopes=(0.0, 1.0))
 
 
 def threshold(threshold: float, value: float) -> Differentiable:
@@ -250,19 +265,25 @@ def threshold(threshold: float, value: float) -> Differentiable:
     return declare(line(0.0, value), line(1.0, 0.0), breaks=(threshold,))
 
 
-def shrink(width: float, shift: float) -> Differentiable:
-    """`t -+ shift`, but 0 where `|t| <= width`: hardshrink with shift 0, softshrink with shift = width."""
-    return declare(line(1.0, shift), line(0.0, 0.0), line(1.0, -shift), breaks=(-width, width))
+def hardshrink(width: float = 0.5) -> Differentiable:
+    """`t`, but 0 where `|t| <= width`."""
+    return declare(line(1.0, 0.0), line(0.0, 0.0), line(1.0, 0.0), breaks=(-width, width), values=(0.0, 0.0),
+                   slopes=(0.0, 0.0))
+
+
+def softshrink(width: float = 0.5) -> Differentiable:
+    """`t` moved towards 0 by `width`, but 0 where `|t| <= width`."""
+    return declare(line(1.0, width), line(0.0, 0.0), line(1.0, -width), breaks=(-width, width), slopes=(0.0, 0.0))
 
 
 def absolute() -> Differentiable:
-    """`|t|`."""
-    return declare(line(-1.0, 0.0), line(1.0, 0.0), breaks=(0.0,))
+    """`|t|`; its slope is 0 at 0."""
+    return declare(line(-1.0, 0.0), line(1.0, 0.0), breaks=(0.0,), slopes=(0.0,))
 
 
 def sign() -> Differentiable:
     """-1 or 1; 0 at 0."""
-    return declare(line(0.0, -1.0), line(0.0, 1.0), breaks=(0.0,))
+    return declare(line(0.0, -1.0), line(0.0, 1.0), breaks=(0.0,), values=(0.0,))
 
 
 # Elementary functions
@@ -300,11 +321,3 @@ def power(exponent: float) -> Differentiable:
     if not whole:
         return declare(formula, domain=(0.0, math.inf), poles=poles)
     return declare(formula, formula, breaks=(0.0,), poles=poles) if n < 0 else declare(formula)
-
-
-FUNCTIONS: dict[str, Callable[..., Differentiable]] = {
-    f.__name__: lru_cache(maxsize=256)(f)
-    for f in (tanh, tanhshrink, sigmoid, logsigmoid, softsign, gelu, silu, mish, softplus, elu, hardtanh, hardsigmoid,
-              hardswish, threshold, shrink, absolute, sign, sin, cos, exp, log, power)
-}
-"""By name; the same settings give the same object, which keeps the tables it has made."""

@@ -21,9 +21,9 @@ from .piecewise import Line
 Family = tuple[Tensor, Tensor]  # slopes (K, *S), offsets (K, *S)
 Elementwise = Callable[[Tensor], Tensor]
 
-EXCHANGES = 8  # at most so many exchanges of a supporting point in the search for the best slope
+EXCHANGES = 5  # at most so many exchanges of a supporting point in the search for the best slope
 GAP = 1e-6  # of the best height, at which the search ends
-ROUGH, FINE = 2, 6  # steps to a stationary point; what they leave open is added to the offset: tightness only
+ROUGH, FINE = 3, 6  # steps to a stationary point; what they leave open is added to the offset: tightness only
 PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)  # where in its interval each line of a family is lowest, the first one `lines`'
 
 
@@ -49,7 +49,7 @@ class Function:
     """A function of one variable, declared as data.
 
     Between consecutive breaks it follows one piece. At a break it may have a kink or jump; bounds then hold for the
-    values of both sides. Evaluated at a break, it takes the left piece's value.
+    values of both sides.
 
     Args:
         pieces: the formulas, one more than there are breaks.
@@ -60,6 +60,7 @@ class Function:
         period: `f(t + period) = f(t) + trend * period`; 0 if there is none. Otherwise there is one piece, and its
             extrema and turns are those of one period, which begins at its first turn.
         trend: the mean slope of a function with a period.
+        at_breaks: its values at the breaks, between those of both sides; by default the left piece's.
     """
 
     pieces: tuple[Piece, ...]
@@ -68,10 +69,14 @@ class Function:
     poles: tuple[float, ...] = ()
     period: float = 0.0
     trend: float = 0.0
+    at_breaks: tuple[float, ...] = ()
 
     def value(self, t: Tensor) -> Tensor:
         """The function."""
-        return self._select([piece.value for piece in self.pieces], t)
+        result = self._select([piece.value for piece in self.pieces], t)
+        for point, value in zip(self.breaks, self.at_breaks, strict=False):
+            result = torch.where(t == point, value, result)
+        return result
 
     def slope(self, t: Tensor) -> Tensor:
         """Its derivative; at a break the left one."""
@@ -105,7 +110,7 @@ class Function:
     def negative(self) -> "Function":
         """The function times -1."""
         pieces = tuple(replace(p, value=_minus(p.value), slope=_minus(p.slope)) for p in self.pieces)
-        return replace(self, pieces=pieces, trend=-self.trend)
+        return replace(self, pieces=pieces, trend=-self.trend, at_breaks=tuple(-v for v in self.at_breaks))
 
     @cached_property
     def concave(self) -> "tuple[Span, ...]":
@@ -382,9 +387,10 @@ def _line_above(f: Function, lo: Tensor, hi: Tensor, high: Tensor, place: Tensor
     x = torch.lerp(lo, hi, place)
     with torch.no_grad():
         above = _Above(f, lo.reshape(-1), hi.reshape(-1))
-        tangent, *ends = _supports(above, x.reshape(-1), high.expand(lo.shape).reshape(-1))
+        kind, *ends = _supports(above, x.reshape(-1), high.expand(lo.shape).reshape(-1))
+        ends = _polished(above, x.reshape(-1), kind, *ends)
         left, right = ([part.reshape(lo.shape) for part in end] for end in ends)
-        kind = tangent.reshape(lo.shape)
+        kind = kind.reshape(lo.shape)
     # a touching point is a constant for autograd: rightly, the chord has no slope by it there
     ends = [(_moving(t, lo, hi), index) for t, _, index in (left, right)]
     chord = _slope_between(f, *((t, f.of_piece(index, t), index) for t, index in ends))
@@ -411,6 +417,8 @@ def _supports(above: "_Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, 
     best_left, best_right, at_x = left, right, f.value(x)
     best, kind = torch.full_like(x, math.inf), torch.zeros_like(todo)
     k, size = _finite(f.slope(x)), high - torch.minimum(left[1], right[1])
+    gap = max(GAP, 1e3 * torch.finfo(x.dtype).eps)
+    bulge = at_x - torch.lerp(left[1], right[1], (x - above.lo) / (above.hi - above.lo).clamp(min=1e-30))
     for step in range(EXCHANGES):
         t, index, slack = above.highest(k, ROUGH)
         value = f.of_piece(index, t)
@@ -426,15 +434,31 @@ def _supports(above: "_Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, 
         left, right = _where(before, (t, value, index), left), _where(before, right, (t, value, index))
         k = _slope_between(f, left, right)
         least = torch.maximum(left[1] + k * (x - left[0]), right[1] + k * (x - right[0]))
-        open_ = (best[todo] - least > GAP * (best[todo] - at_x) + 1e-2 * GAP * size).nonzero()[:, 0]
+        excess = best[todo] - at_x
+        close = (best[todo] - least <= gap * excess + 1e-2 * gap * size) | (excess <= 1e-3 * bulge)
+        open_ = (~close).nonzero()[:, 0]
         if len(open_) == 0:
             break
         if len(open_) < len(todo):
             above, todo = above.pick(open_), todo[open_]
-            x, at_x, size, k = x[open_], at_x[open_], size[open_], k[open_]
+            x, at_x, size, bulge, k = x[open_], at_x[open_], size[open_], bulge[open_], k[open_]
             left, right = ([part[open_] for part in end] for end in (left, right))  # type: ignore[assignment]
     kind[high < best] = CONSTANT
     return kind, best_left, best_right
+
+
+def _polished(above: "_Above", x: Tensor, kind: Tensor, left: Point, right: Point) -> tuple[Point, Point]:
+    """The supporting points of chords once more, to the last digit: autograd takes them as given."""
+    index = (kind == CHORD).nonzero()[:, 0]
+    if len(index) == 0:
+        return left, right
+    part = above.pick(index)
+    a, b = [end[index] for end in left], [end[index] for end in right]
+    t, piece, _ = part.highest(_slope_between(above.f, a, b), FINE)
+    new = t, above.f.of_piece(piece, t), piece
+    inside = (t > part.lo) & (t < part.hi)
+    a, b = _where(inside & (t <= x[index]), new, a), _where(inside & (t > x[index]), new, b)
+    return _put(left, index, a), _put(right, index, b)
 
 
 def _put(point: Point, index: Tensor, new: list[Tensor]) -> Point:

@@ -6,6 +6,7 @@ import torch
 
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Live, Rows
+from .powers import power, product
 from .table import rule
 
 aten = torch.ops.aten
@@ -58,16 +59,18 @@ def _neg(b: Builder, x: Rows) -> Rows:
 
 
 @rule(aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar)
-def _mul(b: Builder, x: Any, y: Any) -> Rows:
+def multiply(b: Builder, x: Any, y: Any) -> Rows:
+    """Lower x * y."""
     if isinstance(x, int | float) or isinstance(y, int | float):
         return _times(b, *((y, float(x)) if isinstance(x, int | float) else (x, float(y))))
-    return _pointwise(b, "multiply", x, y)
+    fused = product(b, x, y) if isinstance(x, Rows) and isinstance(y, Rows) else None
+    return _pointwise(b, "multiply", x, y) if fused is None else fused
 
 
 @rule(aten.div.Tensor, aten.div_.Tensor, aten.div.Scalar)
 def _div(b: Builder, x: Any, y: Any) -> Rows:
     if isinstance(y, Rows):
-        raise UnsupportedOperation("division by a value that depends on the input")
+        return multiply(b, x, power(b, y, -1))
     y = b.operand(y, x)
     return b.emit("divide", x, y, shape=_broadcast(x, y))
 
