@@ -245,6 +245,6 @@ def _check_rows(module: GradientModule, inputs: list[Tensor]) -> None:
 def _with_nan(x: Tensor, row: int) -> Tensor:
     if not x.is_floating_point():
         return x
-    x = torch.zeros_like(x)
+    x = torch.ones_like(x)  # not 0, where quotients and logarithms are not defined
     x[row] = torch.nan
     return x

@@ -89,6 +89,8 @@ def _refuse_overwrites(graph: fx.GraphModule) -> None:
     position = {node: i for i, node in enumerate(graph.graph.nodes)}
     for node in graph.graph.nodes:
         for target in _arguments(node, written=True):
+            if _is_evaluated(node) and target is node.args[1]:
+                continue  # the noise, which is not drawn
             names = [n for n in position if n.op == "get_attr" == target.op and n.target == target.target] or [target]
             others = [user for name in names for user in name.users if user is not node]
             if target.op == "placeholder" or _arguments(target, written=False) or any(

@@ -250,7 +250,9 @@ def window(low: float | None, high: float | None, closed: bool, inside: bool) ->
 
 def hardsigmoid() -> Differentiable:
     """`t / 6 + 1 / 2`, between 0 and 1."""
-    return declare(line(0.0, 0.0), line(1 / 6, 0.5), line(0.0, 1.0), breaks=(-3.0, 3.0), slopes=(0.0, 0.0))
+    sixth = torch.tensor(1 / 6).item()  # torch's gradient has it in single precision
+    middle = Formula(lambda t: t / 6 + 0.5, lambda t: torch.full_like(t, sixth), torch.zeros_like)
+    return declare(line(0.0, 0.0), middle, line(0.0, 1.0), breaks=(-3.0, 3.0), slopes=(0.0, 0.0))
 
 
 def hardswish() -> Differentiable:
