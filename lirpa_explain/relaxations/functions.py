@@ -5,7 +5,7 @@ are zero; functions of several formulas, by those and the breaks between them.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -321,5 +321,6 @@ def power(exponent: float) -> Differentiable:
                       zeros)  # type: ignore[arg-type]
     poles = (0.0,) if n < 0 else ()
     if not whole:
-        return declare(formula, domain=(0.0, math.inf), poles=poles)
+        declared = declare(formula, domain=(0.0, math.inf), poles=poles)
+        return declared if n > 1 else replace(declared, derivative=replace(declared.derivative, poles=(0.0,)))
     return declare(formula, formula, breaks=(0.0,), poles=poles) if n < 0 else declare(formula)

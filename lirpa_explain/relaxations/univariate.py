@@ -395,7 +395,7 @@ def _line_above(f: Function, lo: Tensor, hi: Tensor, high: Tensor, place: Tensor
     ends = [(_moving(t, lo, hi), index) for t, _, index in (left, right)]
     chord = _slope_between(f, *((t, f.of_piece(index, t), index) for t, index in ends))
     k = torch.where(kind == CONSTANT, 0.0, torch.where(kind == TANGENT, _finite(f.slope(x)), chord))
-    t, index, slack = (part.reshape(lo.shape) for part in above.highest(k.detach().reshape(-1), FINE))
+    t, index, slack = (part.reshape(lo.shape) for part in above.touching(k.detach().reshape(-1)))
     # a maximiser at an end moves with it; one between counts in second order only: h' = 0 (envelope theorem)
     t = _moving(t, lo, hi)
     return k, f.of_piece(index, t) - k * t + slack
@@ -541,6 +541,17 @@ class _Above:
                 index = index[higher]
                 best[index], best_t[index], best_slack[index] = height[higher], t[higher], slack[higher]
                 best_index[index] = span.index
+        return best_t, best_index, best_slack
+
+    def touching(self, k: Tensor) -> Point:
+        """As `highest`, to the last digit, and of points equally high the one that rounding makes the highest."""
+        best_t, best_index, best_slack = self.highest(k, FINE)
+        best = self.f.of_piece(best_index, best_t) - k * best_t + best_slack
+        for i, (t, value) in enumerate(self.ends):
+            offset = value - k * t
+            higher = offset > best
+            best, best_t = torch.maximum(best, offset), torch.where(higher, t, best_t)
+            best_index, best_slack = torch.where(higher, i // 2, best_index), torch.where(higher, 0.0, best_slack)
         return best_t, best_index, best_slack
 
     def _stationary(self, span: Span, shift: Tensor, k: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
