@@ -154,12 +154,14 @@ ACTIVATIONS: dict[str, list[tuple[dict[str, Any], float, float]]] = {
     "softsign": [({}, 2.0, math.inf)],
     "tanhshrink": [({}, 2.0, math.inf)],
     "softplus": [({"beta": beta, "threshold": threshold}, spread, math.inf)
-                 for beta, threshold, spread in ((1.0, 20.0, 24.0), (1.0, 2.0, 3.0), (3.0, 20.0, 8.0), (3.0, 2.0, 1.0))],
+                 for beta, threshold, spread in ((1.0, 20.0, 24.0), (1.0, 2.0, 3.0), (3.0, 20.0, 8.0),
+                                                 (3.0, 2.0, 1.0))],
     "gelu": [({"approximate": "none"}, 3.0, math.inf), ({"approximate": "tanh"}, 3.0, math.inf)],
     "silu": [({}, 4.0, math.inf)],
     "mish": [({}, 4.0, math.inf)],
     "elu": [({"alpha": alpha, "scale": scale, "input_scale": inner}, 2.0, math.inf)
-            for alpha, scale, inner in ((1.0, 1.0, 1.0), (1.6732632423543772, 1.0507009873554805, 1.0), (2.0, 1.0, 0.5))],
+            for alpha, scale, inner in ((1.0, 1.0, 1.0), (1.6732632423543772, 1.0507009873554805, 1.0),
+                                        (2.0, 1.0, 0.5))],
     "hardtanh": [({"low": -1.0, "high": 0.5}, 2.0, math.inf)],
     "clamp": [({"low": low, "high": high}, 2.0, math.inf) for low, high in ((-1.0, 0.5), (None, 1.0), (0.0, None))],
     "hardsigmoid": [({}, 4.0, math.inf)],

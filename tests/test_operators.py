@@ -13,7 +13,20 @@ from torch.nn import functional as F
 from lirpa_explain import METHODS, OPERATORS, operators
 from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.operators.affine import BoundAffine
-from tests.cases import ACTIVATIONS, BATCH, CASES, FEW_ROUNDINGS, KINDS, ROUNDING, Box, Problem, boxes, case, moving, problem
+from tests.cases import (
+    ACTIVATIONS,
+    BATCH,
+    CASES,
+    FEW_ROUNDINGS,
+    KINDS,
+    ROUNDING,
+    Box,
+    Problem,
+    boxes,
+    case,
+    moving,
+    problem,
+)
 from tests.reference import sample_ball, sample_box
 
 each_case = pytest.mark.parametrize("row", CASES, ids=str)

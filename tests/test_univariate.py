@@ -9,8 +9,9 @@ from scipy.spatial import ConvexHull
 from torch import Tensor
 
 from lirpa_explain.operators.elementwise import ACTIVATIONS as TABLE
-from lirpa_explain.relaxations.functions import Differentiable, Formula, declare, line, softplus
-from lirpa_explain.relaxations.univariate import Function, is_straight, line_family, lines, range_of
+from lirpa_explain.relaxations.declaration import Differentiable, Formula, Function, declare, line
+from lirpa_explain.relaxations.functions import softplus
+from lirpa_explain.relaxations.univariate import is_straight, line_family, lines, range_of
 from tests.cases import ACTIVATIONS, label_of
 from tests.test_operators import FORWARD, vjp
 

@@ -18,4 +18,6 @@ class WholeFunctions(TorchFunctionMode):
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, or the operator in its place."""
         name = WHOLE.get(function)
-        return function(*args, **(kwargs or {})) if name is None else activation(*args, **(kwargs or {}), name=name)
+        if name is None:
+            return function(*args, **(kwargs or {}))
+        return activation((*args, *dict(kwargs or {}).values())[0], name)

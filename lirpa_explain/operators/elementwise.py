@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from ..relaxations import functions, piecewise, univariate
+from ..relaxations.declaration import Differentiable, Function
 from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve, Line
 from .bound import Box
 from .registry import DOMAIN, Operator, lookup, register
 
-Build = Callable[..., functions.Differentiable]
+Build = Callable[..., Differentiable]
 
 
-def curve(build: Callable[..., univariate.Function]) -> Curve:
+def curve(build: Callable[..., Function]) -> Curve:
     """How the function that `build(**settings)` returns is bounded."""
     return Curve(
         range=lambda lo, hi, **settings: univariate.range_of(build(**settings), lo, hi),
@@ -37,7 +38,7 @@ def register_activation(name: str, build: Build, covers: str, *, overwrite: bool
 
     Args:
         name: name of the operator; that of the gradient has `_gradient` appended.
-        build: `build(**settings)` declares the function (see `relaxations.functions.declare`); settings are numbers,
+        build: `build(**settings)` declares the function (see `relaxations.declaration.declare`); settings are numbers,
             strings, booleans or None.
         covers: the layers and functions it stands for, for people.
         overwrite: replace operators of that name.
@@ -53,10 +54,10 @@ def register_activation(name: str, build: Build, covers: str, *, overwrite: bool
     def gradient(g: Tensor, z: Tensor, **settings: Any) -> Tensor:
         return g * built(**settings).derivative.value(z)
 
+    given = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(build).parameters.values()]
     for function, tensors in ((value, "z"), (gradient, "gz")):
         parameters = [inspect.Parameter(t, inspect.Parameter.POSITIONAL_ONLY) for t in tensors]
-        settings = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(build).parameters.values()]
-        function.__signature__ = inspect.Signature([*parameters, *settings])  # type: ignore[attr-defined]
+        setattr(function, "__signature__", inspect.Signature([*parameters, *given]))  # noqa: B010
     register(Operator(name, value, BoundActivation, covers, curve(lambda **s: built(**s).function)),
              overwrite=overwrite)
     register(Operator(f"{name}_gradient", gradient, BoundActivationGradient, covers,

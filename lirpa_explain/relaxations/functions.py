@@ -1,86 +1,13 @@
-"""The table of functions of one variable: each with its derivative, as data for `univariate`.
-
-A function is declared by its formula, the first and second derivative, and where the first three derivatives
-are zero; functions of several formulas, by those and the breaks between them.
-"""
+"""The table of functions of one variable, declared as data: see `declaration.declare`."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .univariate import Elementwise, Function, Piece
-
-Zeros = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Formula:
-    """A formula with its derivatives.
-
-    Args:
-        value: the formula, finite wherever it is used, also under autograd.
-        first: its derivative, likewise.
-        second: the derivative of that, likewise.
-        zeros: where the first, second and third derivative change sign, ascending. Points where they do not do no
-            harm; one left out makes bounds wrong.
-    """
-
-    value: Elementwise
-    first: Elementwise
-    second: Elementwise
-    zeros: tuple[Zeros, Zeros, Zeros] = ((), (), ())
-
-
-@dataclass(frozen=True)
-class Differentiable:
-    """A function of one variable and its derivative."""
-
-    function: Function
-    derivative: Function
-
-
-def declare(*formulas: Formula, breaks: tuple[float, ...] = (), domain: tuple[float, float] = (-math.inf, math.inf),
-            poles: tuple[float, ...] = (), period: float = 0.0, trend: float = 0.0,
-            values: tuple[float, ...] = (), slopes: tuple[float, ...] = ()) -> Differentiable:
-    """A function and its derivative from formulas.
-
-    Args:
-        formulas: one more than there are breaks.
-        breaks: where one formula ends and the next begins: kinks and jumps are allowed there.
-        domain: see `univariate.Function`; so the following.
-        poles: where it is not defined.
-        period: after how much it repeats, but for the trend; its zeros are then those of one period.
-        trend: the mean slope of a function with a period.
-        values: what the function is at the breaks, between the values of both sides; by default that of the left one.
-        slopes: what the derivative is there, likewise.
-
-    Returns:
-        Both, as data.
-
-    Example:
-        >>> absolute = declare(line(-1, 0), line(1, 0), breaks=(0,))
-        >>> absolute.function.value(torch.tensor([-2.0, 3.0])).tolist()
-        [2.0, 3.0]
-    """
-    places = {"breaks": breaks, "domain": domain, "poles": poles, "period": period}
-
-    def extrema(zeros: Zeros, turns: Zeros) -> Zeros:
-        """Within the period that begins at the first turn."""
-        return tuple(sorted(turns[0] + (t - turns[0]) % period for t in zeros)) if period else zeros
-
-    value = tuple(Piece(f.value, f.first, extrema(*f.zeros[:2]), f.zeros[1]) for f in formulas)
-    slope = tuple(Piece(f.first, f.second, extrema(*f.zeros[1:]), f.zeros[2]) for f in formulas)
-    return Differentiable(Function(value, trend=trend, at_breaks=values, **places),
-                          Function(slope, at_breaks=slopes, **places))  # type: ignore[arg-type]
-
-
-def line(slope: float, offset: float) -> Formula:
-    """The formula of a straight line."""
-    return Formula(lambda t: slope * t + offset, lambda t: torch.full_like(t, slope), torch.zeros_like)
-
+from .declaration import Differentiable, Formula, Zeros, declare, line
 
 # Sigmoids
 
@@ -144,7 +71,7 @@ def gelu(approximate: str = "none") -> Differentiable:
     scale, cubic = math.sqrt(2 / math.pi), 0.044715
 
     def inner(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """t where it matters, and twice tanh's argument with its derivatives."""
+        """The point t where it matters, and twice tanh's argument with its derivatives."""
         t = t.clamp(-30, 30)  # beyond, sigmoid is 0 or 1 in float64
         return t, 2 * scale * (t + cubic * t**3), 2 * scale * (1 + 3 * cubic * t**2), 12 * scale * cubic * t
 
@@ -160,7 +87,7 @@ def gelu(approximate: str = "none") -> Differentiable:
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
-    """x * y, but 0 where y is, whatever x."""
+    """The product, but 0 where y is, whatever x."""
     return torch.where(y == 0, 0.0, torch.where(y == 0, 0.0, x) * y)
 
 
@@ -240,8 +167,7 @@ def clamp(low: float | None = None, high: float | None = None) -> Differentiable
 
 
 def window(low: float | None, high: float | None, closed: bool, inside: bool) -> Differentiable:
-    """1 between `low` and `high` (None: no limit), themselves included if `closed`, 0 elsewhere; not `inside`: 1 - that.
-    """
+    """1 between `low` and `high` (None: no limit), with them if `closed`, 0 elsewhere; not `inside`: 0 and 1."""
     breaks = tuple(b for b in (low, high) if b is not None)
     levels = ([] if low is None else [0.0]) + [1.0] + ([] if high is None else [0.0])
     at_breaks = (float(closed == inside),) * len(breaks)
@@ -316,9 +242,10 @@ def log() -> Differentiable:
 def power(exponent: float) -> Differentiable:
     """`t ** exponent`: also square, square root and reciprocal."""
     n, whole = float(exponent), float(exponent).is_integer()
-    zeros = ((0.0,),) * 3 if whole and n >= 2 else ((),) * 3
+    zero: Zeros = (0.0,) if whole and n >= 2 else ()
+    zeros = (zero, zero, zero)
     formula = Formula(lambda t: t.pow(n), lambda t: n * t.pow(n - 1), lambda t: n * (n - 1) * t.pow(n - 2),
-                      zeros)  # type: ignore[arg-type]
+                      zeros)
     poles = (0.0,) if n < 0 else ()
     if not whole:
         declared = declare(formula, domain=(0.0, math.inf), poles=poles)

@@ -141,7 +141,7 @@ def _empty_like(b: Builder, x: Rows, **_: Any) -> None:
 
 @rule(aten._prelu_kernel.default)
 def _prelu(b: Builder, z: Rows, w: Any) -> Rows:
-    """w z + (1 - w) relu(z)."""
+    """Lower prelu as w z + (1 - w) relu(z)."""
     return _kinked(b, z, b.emit("kink", z, slope=0.0), w)
 
 

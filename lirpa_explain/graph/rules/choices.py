@@ -66,7 +66,7 @@ def _masked_fill(b: Builder, x: Any, mask: Any, value: Any) -> Rows:
 
 def _masked(b: Builder, x: Any, mask: Comparison) -> Rows | None:
     """X where the mask is true, 0 elsewhere; None if x is 0."""
-    settings = {"low": mask.low, "high": mask.high, "closed": mask.closed, "inside": mask.inside}
+    settings: dict[str, Any] = {"low": mask.low, "high": mask.high, "closed": mask.closed, "inside": mask.inside}
     z = mask.of
     if isinstance(x, Rows):
         if x.shape != z.shape or x.merged != z.merged:

@@ -1,5 +1,6 @@
 """Rules of powers, and of products that are better bounded as a function of one variable, or as its gradient."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ def _of_power(exponent: float) -> tuple[str, dict[str, Any], float]:
     return "power", {"exponent": exponent + 1}, 1 / (exponent + 1)
 
 
-ANTIDERIVATIVES = {
+ANTIDERIVATIVES: dict[str, Callable[..., tuple[str, dict[str, Any], float]]] = {
     "exp": lambda: ("exp", {}, 1.0),
     "cos": lambda: ("sin", {}, 1.0),
     "sin": lambda: ("cos", {}, -1.0),
