@@ -150,8 +150,8 @@ class Above:
 
     def end(self, t: Tensor) -> Point:
         """An end as a point."""
-        index = sum((t > b for b in self.f.breaks), torch.zeros_like(t, dtype=torch.long))
-        return t, self.f.value(t), index  # type: ignore[return-value]
+        index = sum(((t > b).long() for b in self.f.breaks), torch.zeros_like(t, dtype=torch.long))
+        return t, self.f.value(t), index
 
     def highest(self, k: Tensor, steps: int) -> Point:
         """A point `t` of piece `index`, and a slack, with `h(x) = f(x) - k x <= h(t) + slack` on the interval.
