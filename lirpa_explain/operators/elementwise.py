@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..relaxations import functions, piecewise, univariate
 from ..relaxations.declaration import Differentiable, Function
-from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve, Line
+from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve
 from .bound import Box
 from .registry import DOMAIN, Operator, lookup, register
 
@@ -28,6 +28,7 @@ def curve(build: Callable[..., Function]) -> Curve:
         range=lambda lo, hi, **settings: univariate.range_of(build(**settings), lo, hi),
         lines=lambda lo, hi, **settings: univariate.lines(build(**settings), lo, hi),
         open=lambda lo, hi, **settings: ~univariate.is_straight(build(**settings), lo, hi),
+        family=lambda lo, hi, **settings: univariate.line_family(build(**settings), lo, hi),
     )
 
 
