@@ -91,6 +91,20 @@ class Indices:
     of: Rows
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Where a value lies between two numbers (None: no limit), or where it does not if `inside` is False.
+
+    With `closed` the numbers themselves lie between.
+    """
+
+    of: Rows
+    low: float | None
+    high: float | None
+    closed: bool
+    inside: bool = True
+
+
 class Builder:
     """Collects the steps and tensors of a module while its trace is lowered.
 

@@ -18,6 +18,7 @@ from ..errors import UnsupportedOperation
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
+from .whole import WholeFunctions
 
 ROWS = 3
 """Batch size of the trace: the smallest in which the first, a middle and the last row differ."""
@@ -151,7 +152,7 @@ def _trace(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list
 
     # Fused attention and mkldnn's kernels would be opaque single operations.
     with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths(), \
-            _SingleExamples():
+            _SingleExamples(), WholeFunctions():
         try:
             return make_fx(gradient, record_stack_traces=True)(*inputs, *extras, cotangent)
         except TypeError as error:
@@ -275,6 +276,6 @@ def _check_rows(module: GradientModule, inputs: list[Tensor]) -> None:
 def _with_nan(x: Tensor, row: int) -> Tensor:
     if not x.is_floating_point():
         return x
-    x = torch.zeros_like(x)
+    x = torch.ones_like(x)  # not 0, where quotients and logarithms are not defined
     x[row] = torch.nan
     return x

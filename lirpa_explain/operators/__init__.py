@@ -11,6 +11,8 @@ from . import (  # noqa: F401  (each fills the table)
     powers,
     softmax,
 )
+from .elementwise import activation as activation
+from .elementwise import register_activation as register_activation
 from .registry import OPERATORS as OPERATORS
 from .registry import Operator as Operator
 from .registry import call as call

@@ -7,6 +7,7 @@ import torch
 
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Live, Rows
+from .powers import power, product
 from .shapes import transpose
 from .table import rule
 
@@ -69,13 +70,14 @@ def multiply(b: Builder, x: Any, y: Any) -> Rows:
     """Lower x * y."""
     if isinstance(x, int | float) or isinstance(y, int | float):
         return _times(b, *((y, float(x)) if isinstance(x, int | float) else (x, float(y))))
-    return _pointwise(b, "multiply", x, y)
+    fused = product(b, x, y) if isinstance(x, Rows) and isinstance(y, Rows) else None
+    return _pointwise(b, "multiply", x, y) if fused is None else fused
 
 
 @rule(aten.div.Tensor, aten.div_.Tensor, aten.div.Scalar)
 def _div(b: Builder, x: Any, y: Any) -> Rows:
     if isinstance(y, Rows):
-        raise UnsupportedOperation("division by a value that depends on the input")
+        return multiply(b, x, power(b, y, -1))
     x, y = b.line_up(x, y)
     return b.emit("divide", x, y, shape=broadcast(x, y))
 
