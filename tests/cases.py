@@ -33,8 +33,8 @@ class Arg:
     positive: bool = False
 
 
-def moving(*row: int) -> Arg:
-    return Arg("moving", (BATCH, *row))
+def moving(*row: int, positive: bool = False) -> Arg:
+    return Arg("moving", (BATCH, *row), positive)
 
 
 def fixed(*row: int) -> Arg:
@@ -47,13 +47,14 @@ def weight(*shape: int, positive: bool = False) -> Arg:
 
 @dataclass(frozen=True)
 class Case:
-    """One problem; `spread` is the size of its numbers."""
+    """One problem; `spread` is the size of its numbers, and boxes reach no further than `largest`."""
 
     operator: str
     label: str
     args: tuple[Arg, ...]
     settings: dict[str, Any]
     spread: float
+    largest: float = math.inf
 
     def __str__(self) -> str:
         return f"{self.operator}-{self.label}" if self.label else self.operator
@@ -63,7 +64,8 @@ class Case:
         return (values + 0.5 if arg.positive else self.spread * (2 * values - 1)).to(dtype)
 
 
-def case(operator: str, label: str, *args: Arg, spread: float = 2.0, **settings: Any) -> Case:
+def case(operator: str, label: str, *args: Arg, spread: float = 2.0, largest: float = math.inf, **settings: Any
+         ) -> Case:
     """A row of the table.
 
     Raises:
@@ -76,7 +78,7 @@ def case(operator: str, label: str, *args: Arg, spread: float = 2.0, **settings:
             raise TypeError(f"{operator} has no settings; given: {', '.join(settings)}.") from None
     else:
         signature.bind(*args, **settings)
-    return Case(operator, label, args, settings, spread)
+    return Case(operator, label, args, settings, spread, largest)
 
 
 # The table
@@ -142,15 +144,59 @@ def _poolings() -> list[Case]:
             case("max_pool_gradient", "z-fixed", moving(2, 2, 2), fixed(2, 4, 4), **small)]
 
 
+#: Operator -> settings, size of the numbers and largest number tried, one entry a case. Those in `POSITIVE` are tried
+#: for positive arguments only.
+ACTIVATIONS: dict[str, list[tuple[dict[str, Any], float, float]]] = {
+    "kink": [({"slope": slope}, 2.0, math.inf) for slope in (0.0, 0.1, 1.0, 1.5, -0.2)],
+    "tanh": [({}, 2.0, math.inf)],
+    "sigmoid": [({}, 4.0, math.inf)],
+    "logsigmoid": [({}, 4.0, math.inf)],
+    "softsign": [({}, 2.0, math.inf)],
+    "tanhshrink": [({}, 2.0, math.inf)],
+    "softplus": [({"beta": beta, "threshold": threshold}, spread, math.inf)
+                 for beta, threshold, spread in ((1.0, 20.0, 24.0), (1.0, 2.0, 3.0), (3.0, 20.0, 8.0),
+                                                 (3.0, 2.0, 1.0))],
+    "gelu": [({"approximate": "none"}, 3.0, math.inf), ({"approximate": "tanh"}, 3.0, math.inf)],
+    "silu": [({}, 4.0, math.inf)],
+    "mish": [({}, 4.0, math.inf)],
+    "elu": [({"alpha": alpha, "scale": scale, "input_scale": inner}, 2.0, math.inf)
+            for alpha, scale, inner in ((1.0, 1.0, 1.0), (1.6732632423543772, 1.0507009873554805, 1.0),
+                                        (2.0, 1.0, 0.5))],
+    "hardtanh": [({"low": -1.0, "high": 0.5}, 2.0, math.inf)],
+    "clamp": [({"low": low, "high": high}, 2.0, math.inf) for low, high in ((-1.0, 0.5), (None, 1.0), (0.0, None))],
+    "hardsigmoid": [({}, 4.0, math.inf)],
+    "hardswish": [({}, 4.0, math.inf)],
+    "hardshrink": [({"width": 0.5}, 1.0, math.inf)],
+    "softshrink": [({"width": 0.5}, 1.0, math.inf)],
+    "threshold": [({"threshold": 0.1, "value": 2.0}, 1.0, math.inf)],
+    "absolute": [({}, 1.0, math.inf)],
+    "sign": [({}, 1.0, math.inf)],
+    "window": [({"low": -1.0, "high": 0.5, "closed": True, "inside": True}, 2.0, math.inf),
+               ({"low": 0.0, "high": None, "closed": False, "inside": False}, 2.0, math.inf)],
+    "sin": [({}, 4.0, 1e4)],
+    "cos": [({}, 4.0, 1e4)],
+    "exp": [({}, 2.0, 10.0)],
+    "log": [({}, 2.0, 1e4)],
+    "power": [({"exponent": exponent}, 2.0, 100.0) for exponent in (2.0, 3.0, -1.0, 0.5)],
+}
+POSITIVE = {("log", ""), ("power", "-1"), ("power", "0.5")}
+
+
+def label_of(settings: dict[str, Any]) -> str:
+    return "-".join(f"{v:g}" if isinstance(v, float) else str(v) for v in settings.values())
+
+
 def _activations() -> list[Case]:
-    rows = [("kink", f"{slope:g}", {"slope": slope}, 2.0) for slope in (0.0, 0.1, 1.0, 1.5, -0.2)]
-    rows += [("tanh", "", {}, 2.0), ("sigmoid", "", {}, 4.0)]
-    rows += [("softplus", f"{beta:g}-{threshold:g}", {"beta": beta, "threshold": threshold}, spread)
-             for beta, threshold, spread in ((1.0, 20.0, 24.0), (1.0, 2.0, 3.0), (3.0, 20.0, 8.0), (3.0, 2.0, 1.0))]
     cases = []
-    for operator, label, settings, spread in rows:
-        cases += [case(operator, label, moving(2, 3), spread=spread, **settings),
-                  case(f"{operator}_gradient", label, moving(2, 3), moving(2, 3), spread=spread, **settings)]
+    for operator, rows in ACTIVATIONS.items():
+        for settings, spread, largest in rows:
+            label = label_of(settings)
+            z = moving(2, 3, positive=(operator, label) in POSITIVE)
+            sizes = {"spread": spread, "largest": largest}
+            cases += [case(operator, label, z, **sizes, **settings),
+                      case(f"{operator}_gradient", label, moving(2, 3), z, **sizes, **settings)]
+            if operator == "window":
+                cases.append(case("select", label, moving(2, 3), z, **sizes, **settings))
     return [*cases,
             case("kink_gradient", "g-fixed", fixed(4), moving(4), slope=0.1),
             case("kink_gradient", "z-fixed", moving(4), fixed(4), slope=0.0),
@@ -208,6 +254,29 @@ CASES = [
     case("multiply", "number", moving(2, 3), weight()),
     case("multiply", "channels", moving(2, 3), weight(1, 2, 1)),
     case("multiply", "as-many-features-as-rows", moving(3), weight(3)),
+    case("probability", "", moving(2, 3)),
+    case("variance", "last", moving(2, 3), dims=[2]),
+    case("variance", "two", moving(2, 2), dims=[1, 2]),
+    case("variance", "one", moving(2, 1), dims=[2]),
+    case("inverse_root", "", moving(2, 3), epsilon=0.1),
+    case("inverse_root", "small", moving(3), epsilon=1e-3),
+    case("along", "middle", moving(2, 4, 2), weight(4, 3), dim=2),
+    case("along", "last", moving(3), weight(3, 3), dim=1),
+    case("center", "last", moving(2, 4), dims=[2]),
+    case("center", "two", moving(2, 2, 3), dims=[1, 3]),
+    case("center", "one", moving(2, 1), dims=[2]),
+    case("known", "", moving(2, 3), low=-1e9, high=1e9),
+    case("matrix_product", "both", moving(2, 3), moving(3, 2)),
+    case("matrix_product", "heads", moving(2, 2, 3), moving(2, 3, 1)),
+    case("matrix_product", "first", moving(2, 3), fixed(3, 4)),
+    case("matrix_product", "second", fixed(2, 3), moving(3, 4)),
+    case("log_softmax", "last", moving(2, 3), dim=2),
+    case("log_softmax", "first", moving(4, 2), dim=1),
+    case("log_softmax", "one", moving(2, 1), dim=2),
+    case("weighted_center", "last", moving(2, 3), moving(2, 3), dim=2, total=None),
+    case("weighted_center", "first", moving(3, 2), moving(3, 2), dim=1, total=None),
+    case("weighted_center", "g-fixed", fixed(3), moving(3), dim=1, total=None),
+    case("weighted_center", "p-fixed", moving(3), fixed(3), dim=1, total=None),
     case("unperturbed", "transpose", weight(3, 4), target="t.default", arguments=[T]),
     case("unperturbed", "product", weight(4, 3), weight(3), target="mul.Tensor", arguments=[T, T]),
     case("unperturbed", "part", weight(4, 6), target="split.Tensor", arguments=[T, 2, 1], output=1),
@@ -228,6 +297,7 @@ class Problem:
     module: GradientModule
     moving: tuple[Shape, ...]
     rest: tuple[Tensor, ...]
+    positive: tuple[bool, ...] = ()
 
     def inputs(self, *moved: Tensor) -> tuple[Tensor, ...]:
         """All inputs of the module, those at rest repeated for as many rows as the moved have."""
@@ -247,7 +317,7 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
     generator = torch.Generator().manual_seed(0)
     steps: list[Step] = []
     tensors: dict[str, Tensor] = {}
-    names, rest, moves = [], {}, {}
+    names, rest, moves, positive = [], {}, {}, {}
 
     def parameter(value: Tensor) -> str:
         name = f"parameter{len(tensors)}"
@@ -267,17 +337,20 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
         elif not meet:
             names.append(f"x{i}")
             moves[names[-1]] = arg.shape
+            positive[names[-1]] = arg.positive
         else:
             moves["u"] = (BATCH, 4)
             size = math.prod(arg.shape[1:])
             hidden = step("matmul", "u", parameter(torch.randn(4, size, generator=generator, dtype=torch.float64) / 2))
             hidden = step("add", hidden, parameter(case.numbers(Arg("weight", (size,)), generator) / 2))
+            if arg.positive:
+                hidden = step("add", step("sigmoid", hidden), parameter(torch.tensor(2.0)))
             names.append(step("reshape", hidden, shape=list(arg.shape[1:])))
     result = step(case.operator, *names[::-1 if backwards else 1], **case.settings)
     if not moves:  # an operator on parameters alone: what is bounded is a product with its result
         moves["u"] = (BATCH, 4)
         result = step("matmul", "u", result)
-    inputs = [torch.zeros(shape, dtype=dtype) for shape in moves.values()]
+    inputs = [torch.ones(shape, dtype=dtype) for shape in moves.values()]
 
     def module() -> GradientModule:
         return GradientModule([*moves, *rest], steps, result, tensors, (), ())
@@ -285,7 +358,8 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
     shape = module()(*inputs, *rest.values()).shape[1:]
     if len(shape) != 1:
         result = step("reshape", result, shape=[math.prod(shape)])
-    return Problem(case, module(), tuple(moves.values()), tuple(rest.values()))
+    return Problem(case, module(), tuple(moves.values()), tuple(rest.values()),
+                   tuple(positive.get(name, False) for name in moves))
 
 
 Box = tuple[Tensor, Tensor]
@@ -316,4 +390,9 @@ def boxes(problem: Problem, *kinds: str, dtype: torch.dtype = torch.float64) -> 
         radius = factor * torch.ones(shape) if kind == "tiny" else factor * problem.case.spread * uniform(shape)
         return torch.stack([center - radius, center + radius])
 
-    return [tuple(torch.cat([box(shape, kind) for kind in kinds], 1).to(dtype)) for shape in problem.moving]
+    def allowed(sides: Tensor, positive: bool) -> Tensor:
+        sides = sides.clamp(-problem.case.largest, problem.case.largest)
+        return (sides.abs() + 0.05).sort(0).values if positive else sides
+
+    return [tuple(allowed(torch.cat([box(shape, kind) for kind in kinds], 1), positive).to(dtype))
+            for shape, positive in zip(problem.moving, problem.positive, strict=True)]

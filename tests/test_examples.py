@@ -13,6 +13,15 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 COUNT = 4
 
 
+def test_an_activation_of_ones_own():
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        certificate, sampled = runpy.run_path(str(EXAMPLES / "add_an_operator.py"))["main"]()
+    assert (certificate.lower <= sampled).all() and (sampled <= certificate.upper).all()
+    spread = (sampled.amax(0) - sampled.amin(0)).mean()
+    assert spread < certificate.width.mean() < 3 * spread
+    assert "100.0%" in printed.getvalue()
+
+
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """What the quickstart returns, prints and saves, for a few examples."""

@@ -17,6 +17,12 @@ ACTIVATIONS = {
     "relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.1), "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
     "softplus": lambda: nn.Softplus(2.0),
 }
+MORE_ACTIVATIONS = {
+    "gelu": nn.GELU, "silu": nn.SiLU, "mish": nn.Mish, "elu": nn.ELU, "selu": nn.SELU, "celu": lambda: nn.CELU(0.5),
+    "hardtanh": nn.Hardtanh, "relu6": nn.ReLU6, "hardswish": nn.Hardswish, "hardsigmoid": nn.Hardsigmoid,
+    "logsigmoid": nn.LogSigmoid, "softsign": nn.Softsign, "tanhshrink": nn.Tanhshrink, "prelu": nn.PReLU,
+    "softshrink": nn.Softshrink, "hardshrink": nn.Hardshrink, "threshold": lambda: nn.Threshold(0.1, 0.5),
+}
 
 
 def mlp(activation):
@@ -71,7 +77,7 @@ MODELS = {
 
 def make(name, activation, seed=0, examples=3):
     torch.manual_seed(seed)
-    model, shapes = MODELS[name](ACTIVATIONS[activation])
+    model, shapes = MODELS[name]((ACTIVATIONS | MORE_ACTIVATIONS)[activation])
     model = model.double().eval()
     for weight in model.parameters():  # larger weights than the default: more kinks in the ball
         weight.data.mul_(2)
@@ -128,6 +134,15 @@ def test_gradients_of_sampled_points_lie_inside(name, activation, method):
     for norm, eps in ((math.inf, 0.05), (2, 0.2), (1, 0.4)):
         certificate = lx.certify(Saliency(model), x, eps=eps, norm=norm, method=method, target=target, abs=False)
         assert_sound(certificate, lambda p: Saliency(model).attribute(p, target=target, abs=False), x, eps, norm)
+
+
+@pytest.mark.parametrize("method", lx.METHODS)
+@pytest.mark.parametrize("activation", MORE_ACTIVATIONS)
+def test_gradients_of_all_activations_lie_inside(activation, method):
+    model, x = make("mlp", activation, seed=6)
+    for eps in (0.0, 0.03, 0.5):
+        certificate = lx.certify(Saliency(model), x, eps=eps, method=method, target=1, abs=False)
+        assert_sound(certificate, lambda p: Saliency(model).attribute(p, target=1, abs=False), x, eps, math.inf)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

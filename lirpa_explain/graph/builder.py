@@ -1,6 +1,8 @@
 """What a trace is lowered to: values that have rows, values that do not, and the steps that compute them."""
 
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,30 +14,66 @@ from .module import Step
 
 @dataclass(frozen=True)
 class Rows:
-    """A value that depends on an input: dimension 0 is the batch.
+    """A value that depends on an input: dimension 0 is the batch in the module, and any dimension in the trace.
+
+    The trace's tensor is the module's with the batch moved behind the first `before` dimensions of a row, and merged
+    with a neighbour where `outer` or `inner` say so: (T, N, C) has `before` = 1; a linear layer on (N, L, C) is traced
+    on (N * L, C), which has `inner`, and on (T, N, C) on (T * N, C), which has `before` = 1 and `outer`.
 
     Args:
         name: its name in the module.
         shape: shape of one row in the module.
-        merged: the trace has the first entry of `shape` merged with the batch, in its dimension 0 (a linear layer on
-            (N, L, C) is traced on (N * L, C)); the module keeps them apart.
+        before: number of dimensions of a row that come before the batch in the trace.
+        outer: the last of them is merged with the batch, which runs faster.
+        inner: the first dimension of a row after the batch is merged with it; the batch runs slower.
     """
 
     name: str
     shape: tuple[int, ...]
-    merged: bool = False
+    before: int = 0
+    outer: bool = False
+    inner: bool = False
 
     @property
     def ndim(self) -> int:
         """Number of dimensions in the trace."""
-        return len(self.shape) + (not self.merged)
+        return len(self.shape) + 1 - self.outer - self.inner
+
+    @property
+    def batch(self) -> int:
+        """The dimension of the trace that holds the batch."""
+        return self.before - self.outer
+
+    @property
+    def merged(self) -> tuple[int, int]:
+        """Sizes that the trace has merged with the batch: before it and after it."""
+        return (self.shape[self.before - 1] if self.outer else 1), (self.shape[self.before] if self.inner else 1)
+
+    @property
+    def leads(self) -> bool:
+        """Whether the batch is dimension 0 of the trace, and nothing else is."""
+        return self.before == 0 and not self.inner
+
+    def place(self, dim: int) -> int:
+        """Index in `shape` of dimension `dim` of the trace, or of a new dimension there; not of the batch itself."""
+        return dim if dim <= self.batch else dim - 1 + self.outer + self.inner
 
     def dim(self, dim: int) -> int:
         """Dimension in the module of dimension `dim` in the trace, which must not be the batch."""
         dim = dim % self.ndim
-        if dim == 0:
+        if dim == self.batch:
             raise UnsupportedOperation("an operation along the batch dimension")
-        return dim + self.merged
+        return self.place(dim) + 1
+
+    def traced(self, rows: int) -> tuple[int, ...]:
+        """Shape in the trace."""
+        outer, inner = self.merged
+        return (*self.shape[: self.batch], outer * rows * inner, *self.shape[self.before + self.inner:])
+
+    def lines_up(self, other: "Rows") -> bool:
+        """Whether the batch is at the same place of two traced tensors."""
+        return (self.ndim, self.before, self.outer, self.inner, self.merged) == \
+            (other.ndim, other.before, other.outer, other.inner, other.merged)
 
 
 @dataclass(frozen=True)
@@ -53,6 +91,20 @@ class Indices:
     of: Rows
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Where a value lies between two numbers (None: no limit), or where it does not if `inside` is False.
+
+    With `closed` the numbers themselves lie between.
+    """
+
+    of: Rows
+    low: float | None
+    high: float | None
+    closed: bool
+    inside: bool = True
+
+
 class Builder:
     """Collects the steps and tensors of a module while its trace is lowered.
 
@@ -68,26 +120,63 @@ class Builder:
         self.device = device
         self.steps: list[Step] = []
         self.tensors: dict[str, Tensor] = {}
+        self._constants: dict[tuple[tuple[int, ...], bytes], Tensor] = {}
+        self._made: dict[tuple[str, tuple[str, ...], str], str] = {}
         self._named: dict[int, tuple[Tensor, str]] = {}
 
     def step(self, operator: str, *inputs: str, **settings: Any) -> str:
-        """Append a call and return the name of its result."""
-        name = f"v{len(self.steps)}"
-        self.steps.append(Step(operator, inputs, name, settings))
-        return name
+        """Append a call and return the name of its result; the result of the same call is the same."""
+        key = operator, inputs, json.dumps(settings)
+        if key not in self._made:
+            self._made[key] = f"v{len(self.steps)}"
+            self.steps.append(Step(operator, inputs, self._made[key], settings))
+        return self._made[key]
 
-    def emit(self, operator: str, x: Rows, *inputs: Any, shape: tuple[int, ...] | None = None, **settings: Any
-             ) -> Rows:
-        """Append a call whose first input has rows; `shape` is the shape of a row of the result, if it differs."""
+    def emit(self, operator: str, x: Rows, *inputs: Any, shape: tuple[int, ...] | None = None,
+             before: int | None = None, **settings: Any) -> Rows:
+        """Append a call whose first input has rows; `shape` and `before` are those of the result, if they differ."""
         name = self.step(operator, *[self.name(i) for i in (x, *inputs)], **settings)
-        return Rows(name, x.shape if shape is None else tuple(shape), x.merged)
+        return replace(x, name=name, shape=x.shape if shape is None else tuple(shape),
+                       before=x.before if before is None else before)
 
-    def reshape(self, x: Rows, shape: tuple[int, ...], merged: bool | None = None) -> Rows:
-        """The same entries in rows of another shape."""
-        merged = x.merged if merged is None else merged
-        if shape == x.shape:
-            return Rows(x.name, shape, merged)
-        return Rows(self.step("reshape", x.name, shape=list(shape)), shape, merged)
+    def reshape(self, x: Rows, shape: tuple[int, ...], before: int = 0, outer: bool = False, inner: bool = False
+                ) -> Rows:
+        """The same entries, in the same order, in rows of another shape."""
+        name = x.name if shape == x.shape else self.step("reshape", x.name, shape=list(shape))
+        return Rows(name, shape, before, outer, inner)
+
+    def view(self, x: Rows, sizes: tuple[int, ...]) -> Rows:
+        """Reshape to a shape of the trace, one dimension of which must be the batch, merged with whole others or not.
+
+        Entries ahead of the batch and behind it keep their order, so that is found by counting them.
+        """
+        ahead, behind = math.prod(x.shape[: x.before]), math.prod(x.shape[x.before:])
+        if -1 in sizes:
+            rest = -math.prod(sizes)
+            sizes = tuple(ahead * self.rows * behind // rest if s == -1 else s for s in sizes)
+        for at in range(len(sizes)):
+            first, last = math.prod(sizes[:at]), math.prod(sizes[at + 1:])
+            if first and last and ahead % first == 0 and behind % last == 0:
+                outer, inner = ahead // first, behind // last
+                shape = (*sizes[:at], *[outer] * (outer > 1), *[inner] * (inner > 1), *sizes[at + 1:])
+                return self.reshape(x, shape, at + (outer > 1), outer > 1, inner > 1)
+        raise UnsupportedOperation(f"a reshape to {tuple(sizes)}, which splits the examples of a batch")
+
+    def unsqueeze(self, x: Rows, dim: int) -> Rows:
+        """A new dimension of size 1 of the trace; `dim` counts from the front."""
+        at = x.place(dim)
+        return self.reshape(x, (*x.shape[:at], 1, *x.shape[at:]), x.before + (dim <= x.batch), x.outer, x.inner)
+
+    def permute(self, x: Rows, dims: list[int]) -> Rows:
+        """Another order of the trace's dimensions."""
+        parts = [[x.place(d)] for d in range(x.ndim)]
+        parts[x.batch] = [x.before - 1] * x.outer + [x.before] * x.inner
+        order = [p for d in dims for p in parts[d]]
+        before = sum(len(parts[d]) for d in dims[: dims.index(x.batch)]) + x.outer
+        result = replace(x, shape=tuple(x.shape[p] for p in order), before=before)
+        if order == sorted(order):
+            return result
+        return replace(result, name=self.step("permute", x.name, dims=[0, *[p + 1 for p in order]]))
 
     def live(self, target: str, *arguments: Any) -> Any:
         """Append an ATen operation on parameters; the result is one `Live`, or a tuple of them."""
@@ -119,23 +208,53 @@ class Builder:
             self._named[id(value)] = value, name
         return self._named[id(value)][1]
 
+    def line_up(self, x: Rows, y: Any) -> tuple[Rows, Any]:
+        """Two factors of an operation entry by entry, x with rows, in a form in which they broadcast in the module."""
+        ndim = y.ndim if isinstance(y, Rows) else (y.value if isinstance(y, Live) else torch.as_tensor(y)).ndim
+        while x.ndim < ndim:
+            x = self.unsqueeze(x, 0)
+        return x, self.operand(y, x)
+
+    def constant(self, value: Tensor) -> Tensor:
+        """The same tensor for all constants of these entries."""
+        key = tuple(value.shape), value.cpu().numpy().tobytes()
+        return self._constants.setdefault(key, value)
+
     def operand(self, value: Any, x: Rows) -> Any:
         """A second operand of an operation entry by entry on x, in the form in which it broadcasts in the module.
 
         A constant with the trace's batch dimension must be the same for all rows, and loses it.
         """
         if isinstance(value, Rows):
-            if value.merged != x.merged or value.ndim != x.ndim:
+            while value.ndim < x.ndim:
+                value = self.unsqueeze(value, 0)
+            if not value.lines_up(x):
                 raise UnsupportedOperation("two factors whose batch dimensions do not line up")
             return value
         tensor = value.value if isinstance(value, Live) else torch.as_tensor(value)
-        if tensor.ndim < x.ndim or tensor.shape[0] == 1 and tensor.ndim == x.ndim:
+        at = x.batch - x.ndim + tensor.ndim
+        if at < 0:
             return value
-        rows = tensor.reshape(self.rows, -1, *tensor.shape[1:]) if tensor.ndim == x.ndim \
-            and tensor.shape[0] % self.rows == 0 else None
-        if rows is None or isinstance(value, Live) or not torch.equal(rows, rows[:1].expand_as(rows)):
+        sizes, merged = tuple(tensor.shape), [s for s, is_merged in zip(x.merged, (x.outer, x.inner), strict=True)
+                                              if is_merged]
+        if sizes[at] == 1:
+            return self.fixed(value, "reshape.default", (*sizes[:at], *[1] * len(merged), *sizes[at + 1:]))
+        if sizes[at] != math.prod(merged) * self.rows:
             raise UnsupportedOperation("a constant that differs from example to example of the batch")
-        return rows[:1].clone() if x.merged else rows[:1, 0].clone()
+        split = (*sizes[:at], x.merged[0], self.rows, x.merged[1], *sizes[at + 1:])
+        rows = tensor.reshape(split)
+        if not torch.equal(rows, rows.narrow(at + 1, 0, 1).expand_as(rows)):
+            raise UnsupportedOperation("a constant that differs from example to example of the batch")
+        first = self.fixed(self.fixed(value, "reshape.default", split), "select.int", at + 1, 0)
+        return self.fixed(first, "reshape.default", (*sizes[:at], *merged, *sizes[at + 1:]))
+
+    def fixed(self, value: Any, target: str, *arguments: Any) -> Any:
+        """An ATen operation on a value without rows."""
+        arguments = tuple(list(a) if isinstance(a, tuple) else a for a in arguments)
+        if isinstance(value, Live):
+            return value if arguments == (list(value.value.shape),) else self.live(target, value, *arguments)
+        packet, overload = target.split(".")
+        return getattr(getattr(torch.ops.aten, packet), overload)(torch.as_tensor(value), *arguments).clone()
 
     def producer(self, value: Rows) -> Step | None:
         """The step that computed a value; None if it is an input."""

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from .. import operators
 from ..errors import UnsupportedOperation
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
+from .whole import WholeFunctions
 
 ROWS = 3
 """Batch size of the trace: the smallest in which the first, a middle and the last row differ."""
@@ -104,7 +107,10 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
         values = [builder.emit("add", builder.emit("multiply", v, Rows(f"scale{i}", v.shape)),
                                Rows(f"shift{i}", v.shape)) for i, v in enumerate(values)]
     rest = [Rows(name, tuple(value.shape[1:])) for name, value in named[len(named) - len(example_extras) - 1:]]
-    result = _side_by_side(builder, lower(graph, builder, [*values, *rest]))
+    gradients = lower(graph, builder, [*values, *rest])
+    if any(not g.leads or g.shape != v.shape for g, v in zip(gradients, values, strict=True)):
+        raise UnsupportedOperation("The first dimension of the function's output is not the batch.")
+    result = _side_by_side(builder, gradients)
     if multiply:
         factors = [builder.emit("add", Rows(f"x{i}", tuple(x.shape[1:])), Rows(f"offset{i}", tuple(x.shape[1:])))
                    for i, x in enumerate(example)]
@@ -122,7 +128,7 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
 
 def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:
     """Values as one, each flattened."""
-    flat = [builder.reshape(value, (math.prod(value.shape),), merged=False) for value in values]
+    flat = [builder.reshape(value, (math.prod(value.shape),)) for value in values]
     if len(flat) == 1:
         return flat[0]
     return builder.emit("concatenate", *flat, shape=(sum(part.shape[0] for part in flat),), dim=1)
@@ -145,7 +151,8 @@ def _trace(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list
             return torch.autograd.grad(call(xs, list(tensors[count:-1])), xs, tensors[-1])
 
     # Fused attention and mkldnn's kernels would be opaque single operations.
-    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths():
+    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths(), \
+            _SingleExamples(), WholeFunctions():
         try:
             return make_fx(gradient, record_stack_traces=True)(*inputs, *extras, cotangent)
         except TypeError as error:
@@ -160,6 +167,32 @@ def _trace(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list
             if reason is None:
                 raise
             raise UnsupportedOperation(reason) from error
+
+
+class _SingleExamples(TorchFunctionMode):
+    """Functions that torch computes by merging the batch with the channels, replaced by equal ones that do not."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.instance_norm:
+            return _instance_norm(*args, **kwargs)
+        if func is F.pad and (kwargs.get("mode") == "circular" or args[2:3] == ("circular",)):
+            return _circular_pad(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _instance_norm(x: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
+                   use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    if use_input_stats:
+        return F.group_norm(x, x.shape[1], weight, bias, eps)
+    return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+
+
+def _circular_pad(x: Tensor, pad: list[int], *_: Any, **__: Any) -> Tensor:
+    for i in range(len(pad) // 2):
+        index = torch.arange(-pad[2 * i], x.shape[-1 - i] + pad[2 * i + 1], device=x.device) % x.shape[-1 - i]
+        x = x.index_select(x.ndim - 1 - i, index)
+    return x
 
 
 @contextlib.contextmanager
@@ -243,6 +276,6 @@ def _check_rows(module: GradientModule, inputs: list[Tensor]) -> None:
 def _with_nan(x: Tensor, row: int) -> Tensor:
     if not x.is_floating_point():
         return x
-    x = torch.zeros_like(x)
+    x = torch.ones_like(x)  # not 0, where quotients and logarithms are not defined
     x[row] = torch.nan
     return x

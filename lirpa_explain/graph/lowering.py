@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import TrainingModeError, UnsupportedOperation
-from .builder import Builder, Indices, Live, Rows
+from .builder import Builder, Comparison, Indices, Live, Rows
 from .rules import PASS_THROUGH, RULES, VALUE_FREE
 
 RANDOM = ("native_dropout", "bernoulli", "rand", "randn", "rand_like", "randn_like", "normal", "multinomial",
@@ -69,11 +69,16 @@ def _base(node: fx.Node) -> str:
 
 def _refuse_random(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
-        if node.op == "call_function" and _base(node).removesuffix("_") in RANDOM:
+        if node.op == "call_function" and _base(node).removesuffix("_") in RANDOM and not _is_evaluated(node):
             raise TrainingModeError(
                 f"The model draws random numbers (aten.{_base(node)}{_where(node)}): its attribution is not one "
                 "function of the input. Call model.eval(), or take the noise out of the model."
             )
+
+
+def _is_evaluated(node: fx.Node) -> bool:
+    """Whether a random operation is not random, because it is told not to be training."""
+    return "rrelu" in _base(node) and not (node.args[4:5] == (True,) or node.kwargs.get("training"))
 
 
 def _refuse_overwrites(graph: fx.GraphModule) -> None:
@@ -84,6 +89,8 @@ def _refuse_overwrites(graph: fx.GraphModule) -> None:
     position = {node: i for i, node in enumerate(graph.graph.nodes)}
     for node in graph.graph.nodes:
         for target in _arguments(node, written=True):
+            if _is_evaluated(node) and target is node.args[1]:
+                continue  # the noise, which is not drawn
             names = [n for n in position if n.op == "get_attr" == target.op and n.target == target.target] or [target]
             others = [user for name in names for user in name.users if user is not node]
             if target.op == "placeholder" or _arguments(target, written=False) or any(
@@ -110,12 +117,12 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
     if node.target is operator.getitem:
         return args[0][args[1]]
     leaves = torch.utils._pytree.tree_leaves((list(args), dict(kwargs)))
-    if not any(isinstance(leaf, Rows | Live | Indices) for leaf in leaves):
+    if not any(isinstance(leaf, Rows | Live | Indices | Comparison) for leaf in leaves):
         return node.target(*args, **kwargs)  # type: ignore[operator]
     try:
         if node.target in VALUE_FREE:
             return _without_values(node, args, kwargs, builder)
-        if not any(isinstance(leaf, Rows | Indices) for leaf in leaves):
+        if not any(isinstance(leaf, Rows | Indices | Comparison) for leaf in leaves):
             return _live(node, args, kwargs, builder)
         if node.target in PASS_THROUGH:
             return args[0]
@@ -147,8 +154,7 @@ def _without_values(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> 
             return torch.zeros_like(value.value)
         if not isinstance(value, Rows):
             return value
-        first = builder.rows * value.shape[0] if value.merged else builder.rows
-        return torch.zeros(first, *value.shape[value.merged:], dtype=builder.dtype, device=builder.device)
+        return torch.zeros(value.traced(builder.rows), dtype=builder.dtype, device=builder.device)
 
     return node.target(*map(stand_in, args), **kwargs)  # type: ignore[operator]
 

@@ -1,6 +1,18 @@
 """Bound operators: the functions a gradient module is made of, and how each is bounded."""
 
-from . import affine, convolution, elementwise, normalization, pooling  # noqa: F401  (each fills the table)
+from . import (  # noqa: F401  (each fills the table)
+    affine,
+    convolution,
+    elementwise,
+    known,
+    matrix,
+    normalization,
+    pooling,
+    powers,
+    softmax,
+)
+from .elementwise import activation as activation
+from .elementwise import register_activation as register_activation
 from .registry import OPERATORS as OPERATORS
 from .registry import Operator as Operator
 from .registry import call as call

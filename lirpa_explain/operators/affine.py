@@ -4,6 +4,7 @@ Their linear bounds are exact: the coefficients are pulled back by the transpose
 vector-Jacobian product gives. Nothing is derived by hand.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedOperation
 from .bound import BoundOperator, Box, both_sides, value_of, weighted_sum
+from .planes import to_shape
 from .registry import Operator, register
 
 
@@ -64,6 +66,17 @@ class BoundAffine(BoundOperator):
             arguments = {**fixed, **dict(zip(moving, values, strict=True))}
             return self.forward(*[arguments[i] for i in range(len(nodes))])
 
+        written_out = TRANSPOSED.get(self.operator.name)
+        if written_out is not None and moving == [0]:
+            weights = [fixed[i] for i in range(1, len(nodes))]
+            shape = nodes[0].output_shape[1:]
+
+            def pull_first(A: Tensor) -> tuple[list[Tensor | None], float]:
+                pulled = written_out(A, *weights, **self.settings, of=shape)
+                return [pulled, *[None] * len(weights)], 0.0
+
+            return both_sides(last_lower, last_upper, pull_first, pull_first)
+
         def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
             zeros = [A.new_zeros(A.shape[1], *nodes[i].output_shape[1:]) for i in moving]
             constant, transposed = torch.func.vjp(function, *zeros)[:2]
@@ -84,12 +97,65 @@ class BoundAffine(BoundOperator):
             )
 
 
+def _transposed_matmul(A: Tensor, w: Tensor, of: Any) -> Tensor:
+    return A @ w.mT if w.ndim > 1 else A[..., None] * w
+
+
+def _transposed_slice(A: Tensor, dim: int, start: int, stop: int, step: int, of: Any) -> Tensor:
+    pulled = A.new_zeros(*A.shape[:2], *of)
+    pulled.narrow(dim + 1, start, stop - start)[(slice(None),) * (dim + 1) + (slice(None, None, step),)] = A
+    return pulled
+
+
+def _transposed_place(A: Tensor, size: int, dim: int, start: int, step: int, of: Any) -> Tensor:
+    return A.narrow(dim + 1, start, size - start)[(slice(None),) * (dim + 1) + (slice(None, None, step),)].narrow(
+        dim + 1, 0, of[dim - 1])
+
+
+TRANSPOSED: dict[str, Callable[..., Tensor]] = {
+    "matmul": _transposed_matmul,
+    "place": _transposed_place,
+    "permute": lambda A, dims, of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]),
+    "reshape": lambda A, shape, of: A.reshape(*A.shape[:2], *of),
+    "scale": lambda A, factor, of: A * factor,
+    "slice": _transposed_slice,
+}
+"""Transposed maps of linear operators for which calling torch's own costs more than they do; `of` is the shape of a row
+of the input."""
+
+
+class BoundAdd(BoundAffine):
+    """x + y: coefficients are handed on, summed over what was broadcast."""
+
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
+            coefficients = [to_shape(A, node) if node.perturbed else None for node in nodes]
+            return coefficients, sum(weighted_sum(A, value_of(node)) for node in nodes if not node.perturbed)
+
+        return both_sides(last_lower, last_upper, pull, pull)
+
+
 class BoundUnperturbed(BoundOperator):
     """Any function of parameters that are not perturbed, such as a reparametrised weight."""
 
     def bound_interval(self, *boxes: Box) -> Box:
         value = self.forward(*[box[0] for box in boxes])
         return value, value
+
+
+def _center(x: Tensor, dims: list[int]) -> Tensor:
+    return x - x.mean(dims, keepdim=True)
+
+
+def _center_magnitude(x: Tensor, dims: list[int]) -> Tensor:
+    """Sum_j |1[i = j] - 1/n| x_j."""
+    count = math.prod(x.shape[d] for d in dims)
+    return (1 - 2 / count) * x + x.mean(dims, keepdim=True)
+
+
+def _along(x: Tensor, matrix: Tensor, dim: int) -> Tensor:
+    """Multiply one dimension by a matrix (entries before, entries after)."""
+    return (x.movedim(dim, -1) @ matrix).movedim(-1, dim)
 
 
 def _rows(x: Tensor, shape: list[int]) -> tuple[int, ...]:
@@ -121,7 +187,7 @@ def _aten(*tensors: Tensor, target: str, arguments: list[Any], output: int | Non
 
 ROWS = [
     # Increasing in every input.
-    Operator("add", lambda x, y: x + y, BoundAffine, "+, biases, residual connections"),
+    Operator("add", lambda x, y: x + y, BoundAdd, "+, biases, residual connections"),
     Operator("concatenate", lambda *xs, dim: torch.cat(xs, dim), BoundAffine, "torch.cat, torch.stack"),
     Operator("reshape", lambda x, shape: x.reshape(_rows(x, shape)), BoundAffine,
              "reshape, view, flatten, squeeze, unsqueeze"),
@@ -137,8 +203,13 @@ ROWS = [
              Weighted(lambda x, factor: x * abs(factor))),
     Operator("matmul", torch.matmul, BoundAffine, "nn.Linear, forward and gradient",
              Weighted(lambda x, w: torch.matmul(x, w.abs()))),
+    Operator("along", _along, BoundAffine,
+             "nn.Upsample, nn.AdaptiveAvgPool2d, nn.ReflectionPad2d, nn.ReplicationPad2d, roll, flip, indices, cumsum",
+             Weighted(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
     Operator("divide", torch.div, BoundAffine, "division by parameters and constants",
              Weighted(lambda x, w: x / w.abs())),
+    Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
+             Weighted(_center_magnitude)),
     # Of what is not perturbed.
     Operator("unperturbed", _aten, BoundUnperturbed, "reparametrised weights"),
 ]

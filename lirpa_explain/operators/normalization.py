@@ -1,9 +1,14 @@
-"""Batch normalization in eval mode: an affine map of each channel."""
+"""Normalizations: batch normalization in eval mode, an affine map of each channel, and the variance of an example."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..relaxations.ranges import variance_range
 from .affine import BoundAffine, Weighted
+from .bound import BoundOperator, Box, both_sides, box_of, flat_functions
 from .registry import Operator, register
 
 
@@ -16,9 +21,50 @@ def _normalize(x: Tensor, weight: Tensor, variance: Tensor, epsilon: float) -> T
     return x * _scale(weight, variance, epsilon, x.ndim)
 
 
+class BoundVariance(BoundOperator):
+    """v = mean_i (x_i - mean(x))^2, over the last dimensions.
+
+    v is convex, so its tangent at the centre lies below it. With the centre's mean m and the radii r it is at most
+    mean_i (x_i - m)^2, which exceeds that same tangent by mean_i r_i^2 at most.
+    """
+
+    def relaxed_inputs(self) -> list[int]:
+        return [0]
+
+    def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        return boxes[0][1] > boxes[0][0]
+
+    def bound_interval(self, *boxes: Box) -> Box:
+        dims = self.settings["dims"]
+        shape = *boxes[0][0].shape[: dims[0]], *[1] * len(dims)
+        entries = [side.flatten(dims[0])[..., None].flatten(0, -3) for side in boxes[0]]
+        low, high = variance_range((entries[0], entries[1]))
+        return low.reshape(shape), high.reshape(shape)
+
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        low, high = box_of(nodes[0])
+        dims = self.settings["dims"]
+        center = (low + high) / 2
+        value = self.forward(center)
+        slope = 2 * (center - center.mean(dims, keepdim=True)) / (low.numel() / value.numel())
+        at_zero = value - (slope * center).sum(dims, keepdim=True)
+        spread = ((high - low) / 2).square().mean(dims, keepdim=True)
+
+        def side(for_positive: Tensor, for_negative: Tensor) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
+            return lambda A: ([A * slope], flat_functions(
+                A.clamp(min=0) * for_positive + A.clamp(max=0) * for_negative).sum(2))
+
+        return both_sides(last_lower, last_upper, side(at_zero, at_zero + spread), side(at_zero + spread, at_zero))
+
+
+def _variance(x: Tensor, dims: list[int]) -> Tensor:
+    return (x - x.mean(dims, keepdim=True)).square().mean(dims, keepdim=True)
+
+
 ROWS = [
     Operator("normalize", _normalize, BoundAffine, "nn.BatchNorm1d, nn.BatchNorm2d in eval mode",
              Weighted(lambda x, w, variance, epsilon: _normalize(x, w.abs(), variance, epsilon))),
+    Operator("variance", _variance, BoundVariance, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d"),
 ]
 for row in ROWS:
     register(row)

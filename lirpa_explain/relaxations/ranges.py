@@ -66,5 +66,10 @@ def variance_range(box: Box, iterations: int = 60) -> Box:
     at_left = residual(left, True)
     low = (at_left.square().mean(1) + 2 * at_left.mean(1) * (right - left)[:, 0]).clamp(min=0)
     left, right = bracket(nearest=False)
-    high = torch.minimum(residual(left, False).square().mean(1), residual(right, False).square().mean(1))
+    # Where the minimum lies at a kink, the middle of an interval, it moves with that interval.
+    middles = (lower + upper) / 2
+    nearest = middles.gather(1, (middles - left).abs().argmin(1, keepdim=True))
+    margin = 8 * torch.finfo(left.dtype).eps * torch.maximum(left.abs(), right.abs())
+    c = torch.where((left - margin <= nearest) & (nearest <= right + margin), nearest, left)
+    high = residual(c, False).square().mean(1)
     return low, high

@@ -1,63 +1,33 @@
-"""Lines above and below a smooth function of one variable on an interval.
+"""Lines above and below a function of one variable on an interval.
 
 One construction serves every function. The offset of a line of slope `k` above `f` on `[lo, hi]` is the exact
-maximum of `h(t) = f(t) - k t`, which lies at an end or, where `f` is concave, at `f'(t) = k`. So ANY slope
-gives a sound line and only its tightness depends on `k`. A function is declared as data (`Smooth`): a new one
-costs one row.
+maximum of `h(t) = f(t) - k t`, which lies at an end, at a break of `f` or, where `f` is concave, at `f'(t) = k`.
+So ANY slope gives a sound line and only its tightness depends on `k`. A function is declared as data (`Function`).
 
 Shapes: `lo`, `hi` and everything returned have one common shape `(*S)`; all operations are elementwise.
 Rounding is not directed outward: bounds hold up to a few units in the last place of `|f| + |k t| + |b|`.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-Line = tuple[Tensor, Tensor]  # slope (*S), offset (*S)
+from .declaration import Function, Piece, margin
+from .piecewise import Line
+from .search import line_above, peak
 
-STEPS = 25  # bisections; what they leave open is added to the offset, so this number concerns tightness only
+Family = tuple[Tensor, Tensor]  # slopes (K, *S), offsets (K, *S)
 
-
-@dataclass(frozen=True)
-class Smooth:
-    """A differentiable function of one variable, declared as data.
-
-    The function bounded is `value(t)` for `t < exact_below`, the line `tail` for `t > linear_above`, either
-    of the two in between: so does torch compute softplus.
-
-    Args:
-        value: the function, elementwise and finite at every finite `t`, also under autograd.
-        slope: its derivative, likewise.
-        turns: where `slope` changes from rising to falling or back (inflection points of `value`), ascending.
-        extrema: where `slope` changes sign (interior extrema of `value`), ascending.
-        error: the largest distance of the function bounded from `value`, for `t >= exact_below`.
-        exact_below: the function bounded is `value` below this point.
-        linear_above: the function bounded is the line `tail` above this point.
-        tail: slope and offset of that line.
-    """
-
-    value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    turns: tuple[float, ...] = ()
-    extrema: tuple[float, ...] = ()
-    error: float = 0.0
-    exact_below: float = math.inf
-    linear_above: float = math.inf
-    tail: tuple[float, float] = (0.0, 0.0)
+PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)  # where in its interval each line of a family is lowest, the first one `lines`'
 
 
-def range_of(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+def range_of(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of a function on an interval.
 
-    `min, max of f(t) over t in {lo, hi, the extrema between them}`: exact, but for `f.error` on intervals
-    that contain the switch to `f.tail`.
+    `min, max of f(t) over t in {lo, hi, both sides of the breaks and the extrema between them}`: exact.
 
     Args:
         f: the function.
@@ -65,34 +35,47 @@ def range_of(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
         hi: upper ends `(*S)`, `lo <= hi`.
 
     Returns:
-        The minimum `(*S)` and the maximum `(*S)`.
+        The minimum `(*S)` and the maximum `(*S)`; infinite where `f` is not defined on the whole interval.
 
     Source:
-        A continuous function takes its extremes at an end or where its slope changes sign.
+        A differentiable function takes its extremes at an end or where its slope changes sign.
 
     Example:
-        >>> low, high = range_of(TANH_SLOPE, torch.tensor([-1.0, 0.0]), torch.tensor([2.0, 0.0]))
+        >>> from lirpa_explain.relaxations.functions import tanh
+        >>> low, high = range_of(tanh().derivative, torch.tensor([-1.0, 0.0]), torch.tensor([2.0, 0.0]))
         >>> high.tolist()
         [1.0, 1.0]
     """
-    at_lo, at_hi = f.value(lo), f.value(hi)
-    low, high = torch.minimum(at_lo, at_hi), torch.maximum(at_lo, at_hi)
-    for point in f.extrema:
-        inside, peak = (lo < point) & (point < hi), f.value(torch.full_like(lo, point))
-        low = torch.where(inside, torch.minimum(low, peak), low)
-        high = torch.where(inside, torch.maximum(high, peak), high)
-    k, b = f.tail
-    beyond, outward = lo > f.linear_above, _outward(f, hi)
-    low = torch.where(beyond, torch.minimum(k * lo, k * hi) + b, low - outward)
-    high = torch.where(beyond, torch.maximum(k * lo, k * hi) + b, high + outward)
-    return low, high
+    defined = _defined(f, lo, hi)
+    lo, hi = _inside(f, defined, lo, hi)
+    lows, highs = [], []
+    for i, piece in enumerate(f.pieces):
+        a, b = f.clamp(i, lo), f.clamp(i, hi)
+        at_a, at_b = piece.value(a), piece.value(b)
+        low, high = torch.minimum(at_a, at_b), torch.maximum(at_a, at_b)
+        for point, extreme, by in _extrema(f, piece, lo, hi):
+            inside = (a < point + by) & (point - by < b)
+            low = torch.where(inside, torch.minimum(low, extreme), low)
+            high = torch.where(inside, torch.maximum(high, extreme), high)
+        reached = f.reached(i, lo, hi)
+        lows.append(low if reached is None else torch.where(reached, low, math.inf))
+        highs.append(high if reached is None else torch.where(reached, high, -math.inf))
+    low, high = reduce(torch.minimum, lows), reduce(torch.maximum, highs)
+    if f.period:
+        wide, rises = _wide(f, lo, hi), (f.trend * lo, f.trend * hi)
+        low = torch.where(wide, torch.minimum(*rises) - peak(f.negative), low)
+        high = torch.where(wide, torch.maximum(*rises) + peak(f), high)
+    if defined is None:
+        return low, high
+    return torch.where(defined, low, -math.inf), torch.where(defined, high, math.inf)
 
 
-def lines(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
+def lines(f: Function, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
     """Lines below and above a function on an interval.
 
-    `kl t + bl <= f(t) <= ku t + bu` for every `t` in `[lo, hi]`. Where `lo == hi` both are the tangent at
-    that point. Differentiable in `lo` and `hi` wherever the choice among the slopes tried does not change.
+    `kl t + bl <= f(t) <= ku t + bu` for every `t` in `[lo, hi]`, each with the least area between line and function,
+    nearly. Where `lo == hi` and `f` is smooth both are the tangent at that point. Differentiable in `lo` and `hi`
+    wherever the choice among the slopes tried does not change.
 
     Args:
         f: the function.
@@ -100,247 +83,122 @@ def lines(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
         hi: upper ends `(*S)`, `lo <= hi`, finite.
 
     Returns:
-        The lower line `(kl, bl)` and the upper line `(ku, bu)`, all of shape `(*S)`.
+        The lower line `(kl, bl)` and the upper line `(ku, bu)`, all of shape `(*S)`; of slope 0 and infinite where
+        `f` is not defined on the whole interval.
 
     Source:
-        Slopes tried as in CROWN (Zhang et al. 2018, arXiv:1811.00866): the chord, the tangent at the
-        midpoint, tangents through an end. The offset is the module's own construction, see above.
+        The least of all lines above `f` supports its concave envelope at the midpoint. It is found by exchanging
+        one of two supporting points: Kelley, The cutting-plane method, 1960, in one dimension.
 
     Example:
+        >>> from lirpa_explain.relaxations.functions import tanh
         >>> lo, hi = torch.tensor([-1.0, 0.5]), torch.tensor([2.0, 0.5])
-        >>> (kl, bl), (ku, bu) = lines(TANH, lo, hi)
+        >>> (kl, bl), (ku, bu) = lines(tanh().function, lo, hi)
         >>> bool(kl[0] * 0.3 + bl[0] <= math.tanh(0.3) <= ku[0] * 0.3 + bu[0])
         True
         >>> bool(kl[1] == ku[1]) and bool(bl[1] == bu[1])
         True
     """
-    ku, bu = _line_above(f, lo, hi)
-    kl, bl = _line_above(replace(f, value=lambda t: -f.value(t), slope=lambda t: -f.slope(t)), lo, hi)
-    k, b = f.tail
-    beyond, outward = lo > f.linear_above, _outward(f, hi)
-    lower = torch.where(beyond, k, -kl), torch.where(beyond, b, -bl - outward)
-    upper = torch.where(beyond, k, ku), torch.where(beyond, b, bu + outward)
-    return lower, upper
+    return _both(f, lo, hi, 0.5)
 
 
-def line_family(f: Smooth, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
-    """Several lines below and several above, each tensor (K, *S), the first those of `lines`."""
-    below, above = lines(f, lo, hi)
-    return (below[0][None], below[1][None]), (above[0][None], above[1][None])
+def line_family(f: Function, lo: Tensor, hi: Tensor) -> tuple[Family, Family]:
+    """Several lines below and above a function on an interval.
 
-
-def _outward(f: Smooth, hi: Tensor) -> Tensor:
-    """How far bounds of `f.value` on an interval that ends at `hi` move to hold for the function bounded."""
-    return torch.where(hi >= f.exact_below, torch.full_like(hi, f.error), 0.0)
-
-
-def _line_above(f: Smooth, lo: Tensor, hi: Tensor) -> Line:
-    """The line above `f.value` on `[lo, hi]`: of the slopes tried, that with the least area under its line.
-
-    The area under a line over `[lo, hi]` is `hi - lo` times its height at the midpoint `m`, so the least
-    height at `m` wins. The least of all lines supports the concave envelope of `f` at `m`: it is the tangent
-    there, the chord, or passes through one end and touches `f` beyond `m`. So `m`, the ends and the touching
-    points suffice to compare the slopes. (Lines that touch twice are not tried: then another one wins.)
-    """
-    m, concave = torch.lerp(lo, hi, 0.5), _concave_pieces(f)
-    left, right = _touching_points(f, concave, lo, m, hi)
-    # a touching point is a constant for autograd: rightly, the secant has no slope by it there
-    chords = [_secant(f, lo, t) for t in (hi, *right)] + [_secant(f, t, hi) for t in left]
-    slopes = torch.stack([f.slope(m), *chords, torch.zeros_like(m)])
-    with torch.no_grad():
-        points = (lo, hi, m, *left, *right)
-        heights = reduce(torch.maximum, [f.value(t) + slopes * (m - t) for t in points])
-    k, height = slopes[0], heights[0]  # the first of equals stays, so where lo == hi the tangent
-    for new_k, new_height in zip(slopes[1:], heights[1:], strict=True):
-        k, height = torch.where(new_height < height, new_k, k), torch.minimum(new_height, height)
-    t, slack = _highest_point(f, concave, k, lo, hi)
-    # a maximiser at an end moves with it; one between counts in second order only: h' = 0 (envelope theorem)
-    t = torch.where(t == lo, lo, torch.where(t == hi, hi, t))
-    return k, f.value(t) - k * t + slack
-
-
-def _concave_pieces(f: Smooth) -> list[tuple[float, float]]:
-    """The pieces of the real line between consecutive turns on which `f.slope` falls."""
-    first, last = (f.turns[0], f.turns[-1]) if f.turns else (0.0, 0.0)
-    knots, probes = (-math.inf, *f.turns, math.inf), (first - 1, *f.turns, last + 1)
-    slopes = f.slope(torch.tensor(probes, dtype=torch.float64)).tolist()
-    return [(knots[i], knots[i + 1]) for i in range(len(knots) - 1) if slopes[i + 1] < slopes[i]]
-
-
-def _secant(f: Smooth, a: Tensor, b: Tensor) -> Tensor:
-    """`(f(b) - f(a)) / (b - a)`; where rounding would spoil it `f'((a + b) / 2)`, equal to second order."""
-    narrow = b - a <= torch.finfo(a.dtype).eps ** (1 / 3) * (1 + a.abs())
-    chord = (f.value(b) - f.value(a)) / torch.where(narrow, 1.0, b - a)
-    return torch.where(narrow, f.slope(torch.lerp(a, b, 0.5)), chord)
-
-
-def _clamp(point: float, a: Tensor, b: Tensor) -> Tensor:
-    """The point of `[a, b]` nearest to `point`."""
-    return a.clamp(min=point).minimum(b)
-
-
-def _bisect(go_right: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """A bracket of where `go_right` turns from true to false; if it does not, `a` or `b` itself is an end."""
-    for _ in range(STEPS):
-        t = torch.lerp(a, b, 0.5)
-        right = go_right(t).to(t.dtype)
-        a, b = torch.lerp(a, t, right), torch.lerp(t, b, right)  # `where`, bit by bit, but ten times faster
-    return a, b
-
-
-@torch.no_grad()
-def _touching_points(
-    f: Smooth, concave: list[tuple[float, float]], lo: Tensor, m: Tensor, hi: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Where lines through `(hi, f(hi))` touch `f` in `[lo, m]`, and lines through `(lo, f(lo))` in `[m, hi]`.
-
-    On each concave piece `f'(t) - secant(t, end)` changes sign once at most; if it does not, or if the piece
-    lies elsewhere, the point is some other one of that half.
-    """
-    if not concave:
-        return [], []
-    halves = [(lo, m)] * len(concave) + [(m, hi)] * len(concave)
-    a = torch.stack([_clamp(start, *half) for (start, _), half in zip(concave * 2, halves, strict=True)])
-    b = torch.stack([_clamp(stop, *half) for (_, stop), half in zip(concave * 2, halves, strict=True)])
-    ends = torch.stack([hi] * len(concave) + [lo] * len(concave))
-    at_ends = f.value(ends)
-    a, b = _bisect(lambda t: f.slope(t) > (f.value(t) - at_ends) / (t - ends), a, b)
-    return list(a[: len(concave)]), list(b[len(concave) :])
-
-
-@torch.no_grad()
-def _highest_point(
-    f: Smooth, concave: list[tuple[float, float]], k: Tensor, lo: Tensor, hi: Tensor
-) -> tuple[Tensor, Tensor]:
-    """A point `t` and a slack such that `h(x) = f(x) - k x <= h(t) + slack` for every `x` in `[lo, hi]`.
-
-    On a bracket `[a, b]` in a concave piece `h(x) <= h(a) + max(h'(a), 0) (b - a)`, and likewise from `b`;
-    `h` is lower left of `a` and right of `b`. So the bound is rigorous after any number of bisections.
-    """
-
-    def height(t: Tensor) -> Tensor:
-        return f.value(t) - k * (t - lo)  # not k * t: this rounds less
-
-    t, slack = torch.where(height(hi) > height(lo), hi, lo), torch.zeros_like(lo)
-    for start, stop in concave:
-        a, b = _bisect(lambda t: f.slope(t) > k, _clamp(start, lo, hi), _clamp(stop, lo, hi))
-        slack_a, slack_b = (f.slope(a) - k).relu() * (b - a), (k - f.slope(b)).relu() * (b - a)
-        from_a = height(a) + slack_a <= height(b) + slack_b
-        new_t, new_slack = torch.where(from_a, a, b), torch.where(from_a, slack_a, slack_b)
-        higher = height(new_t) + new_slack > height(t) + slack
-        t, slack = torch.where(higher, new_t, t), torch.where(higher, new_slack, slack)
-    return t, slack
-
-
-# The functions, as data.
-
-
-def _sech2(t: Tensor) -> Tensor:
-    """`1 / cosh(t)^2 = 1 - tanh(t)^2`, without overflow or cancellation."""
-    return 4 * torch.sigmoid(2 * t) * torch.sigmoid(-2 * t)
-
-
-def _sigmoid_slope(t: Tensor) -> Tensor:
-    return torch.sigmoid(t) * torch.sigmoid(-t)
-
-
-def softplus(beta: float = 1.0, threshold: float = 20.0) -> Smooth:
-    """What `torch.nn.functional.softplus` computes.
-
-    `log(1 + exp(beta t)) / beta`, but `t` where `beta t > threshold`.
+    The first are those of `lines`. The others are each lowest at another place of the interval (above): at `lo`, at a
+    quarter, at three quarters, at `hi`; the last is the constant maximum. So mixtures of them come near every useful
+    line, for any downstream coefficients.
 
     Args:
-        beta: sharpness, positive.
-        threshold: where torch switches to the identity; the jump there is `log(1 + exp(-threshold)) / beta`.
+        f: the function.
+        lo: lower ends `(*S)`.
+        hi: upper ends `(*S)`, `lo <= hi`, finite.
 
     Returns:
-        The function as data; `error` is that jump.
-
-    Raises:
-        ValueError: if `beta` is not positive.
-
-    Source:
-        torch 2.13, `aten/src/ATen/native/cpu/Activation.cpp`, `softplus_kernel`.
+        The lower lines and the upper lines: slopes and offsets of shape `(K, *S)`.
 
     Example:
-        >>> low, high = range_of(softplus(), torch.tensor(30.0), torch.tensor(40.0))
-        >>> low.item(), high.item()
-        (30.0, 40.0)
+        >>> from lirpa_explain.relaxations.functions import tanh
+        >>> (kl, bl), (ku, bu) = line_family(tanh().function, torch.tensor(-1.0), torch.tensor(2.0))
+        >>> bool((kl * 0.3 + bl <= math.tanh(0.3)).all() and (math.tanh(0.3) <= ku * 0.3 + bu).all())
+        True
     """
-    start, stop = _switch(beta, threshold)
-    return Smooth(
-        value=lambda t: F.softplus(t, beta, threshold=50.0),  # beyond 50 equal to the identity in float64
-        slope=lambda t: torch.sigmoid(beta * t),
-        error=-F.logsigmoid(torch.tensor(beta * start, dtype=torch.float64)).item() / beta,
-        exact_below=start,
-        linear_above=stop,
-        tail=(1.0, 0.0),
-    )
+    places = torch.tensor(PLACES, dtype=lo.dtype, device=lo.device).reshape(-1, *[1] * lo.ndim)
+    shape = (len(PLACES), *lo.shape)
+    below, above = _both(f, lo.expand(shape), hi.expand(shape), places)
+    constant = torch.zeros_like(lo)[None]
+    return tuple((torch.cat([k, constant]), torch.cat([b, end[None]]))  # type: ignore[return-value]
+                 for (k, b), end in zip((below, above), range_of(f, lo, hi), strict=True))
 
 
-def softplus_slope(beta: float = 1.0, threshold: float = 20.0) -> Smooth:
-    """The derivative of softplus as torch's autograd computes it.
-
-    `sigmoid(beta t)`, but `1` where `beta t > threshold`.
-
-    Args:
-        beta: as for `softplus`.
-        threshold: as for `softplus`; the jump there is `sigmoid(-threshold)`.
-
-    Returns:
-        The function as data; `error` is that jump.
-
-    Raises:
-        ValueError: if `beta` is not positive.
-
-    Source:
-        torch 2.13, `aten/src/ATen/native/cpu/Activation.cpp`, `softplus_backward_kernel`.
+def is_straight(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
+    """Where a function is a straight line on the interval: no smaller interval would give tighter lines.
 
     Example:
-        >>> low, high = range_of(softplus_slope(beta=2.0), torch.tensor(0.0), torch.tensor(11.0))
-        >>> low.item(), high.item()
-        (0.5, 1.0)
+        >>> from lirpa_explain.relaxations.functions import hardtanh
+        >>> is_straight(hardtanh(-1, 1).function, torch.tensor([-3.0, 0.0]), torch.tensor([-2.0, 2.0])).tolist()
+        [True, False]
     """
-    start, stop = _switch(beta, threshold)
-    return Smooth(
-        value=lambda t: torch.sigmoid(beta * t),
-        slope=lambda t: beta * _sigmoid_slope(beta * t),
-        turns=(0.0,),
-        error=torch.sigmoid(torch.tensor(-beta * start, dtype=torch.float64)).item(),
-        exact_below=start,
-        linear_above=stop,
-        tail=(0.0, 1.0),
-    )
+    inside = [(lo > start + margin(lo, hi)) & (hi < stop - margin(lo, hi)) for start, stop in f.straight]
+    return reduce(torch.logical_or, inside, lo >= hi)
 
 
-def _switch(beta: float, threshold: float) -> tuple[float, float]:
-    """The points between which rounding decides whether torch finds `beta t > threshold`."""
-    if not beta > 0:
-        raise ValueError(f"softplus is bounded for beta > 0 only, got beta={beta}")
-    point = threshold / beta
-    return point - 1e-6 * abs(point), point + 1e-6 * abs(point)
+# Where a function lives
 
 
-TANH = Smooth(torch.tanh, _sech2, turns=(0.0,))
-TANH_SLOPE = Smooth(
-    _sech2,
-    lambda t: -2 * torch.tanh(t) * _sech2(t),
-    turns=(-math.atanh(1 / math.sqrt(3)), math.atanh(1 / math.sqrt(3))),
-    extrema=(0.0,),
-)
-SIGMOID = Smooth(torch.sigmoid, _sigmoid_slope, turns=(0.0,))
-SIGMOID_SLOPE = Smooth(
-    _sigmoid_slope,
-    lambda t: -torch.tanh(t / 2) * _sigmoid_slope(t),
-    turns=(-math.log(2 + math.sqrt(3)), math.log(2 + math.sqrt(3))),
-    extrema=(0.0,),
-)
+def _defined(f: Function, lo: Tensor, hi: Tensor) -> Tensor | None:
+    """Where the function is defined on the whole interval; None if everywhere."""
+    if f.domain == (-math.inf, math.inf) and not f.poles:
+        return None
+    inside = (lo >= f.domain[0]) & (hi <= f.domain[1])
+    return reduce(torch.logical_and, [(lo > pole) | (hi < pole) for pole in f.poles], inside)
 
-FUNCTIONS = {
-    "tanh": TANH,
-    "tanh_slope": TANH_SLOPE,
-    "sigmoid": SIGMOID,
-    "sigmoid_slope": SIGMOID_SLOPE,
-    "softplus": softplus(),
-    "softplus_slope": softplus_slope(),
-}
+
+def _inside(f: Function, usable: Tensor | None, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+    """The interval, or a point of the domain where it cannot be used."""
+    if usable is None:
+        return lo, hi
+    point = next(p for p in (0.0, 1.0, f.domain[0] + 1, f.domain[1] - 1)
+                 if f.domain[0] <= p <= f.domain[1] and p not in f.poles)
+    return torch.where(usable, lo, point), torch.where(usable, hi, point)
+
+
+def _wide(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
+    """Where an interval is longer than two periods, or rounding has lost its place within one."""
+    return (hi - lo >= 2 * f.period) | (16 * margin(lo, hi) > f.period)
+
+
+def _extrema(f: Function, piece: Piece, lo: Tensor, hi: Tensor) -> Iterator[tuple[Tensor | float, Tensor, Tensor]]:
+    """Extrema of a piece, the values there, and how far rounding may have moved them."""
+    zero = torch.zeros_like(lo)
+    for point in piece.extrema:
+        extreme = piece.value(zero + point)
+        if not f.period:
+            yield point, extreme, zero
+            continue
+        for shift in f.shifts(lo.detach()):
+            yield point + shift, extreme + f.trend * shift, margin(lo, hi)
+
+
+# The construction
+
+
+def _both(f: Function, lo: Tensor, hi: Tensor, place: Tensor | float) -> tuple[Line, Line]:
+    """The lines below and above that are lowest (below: highest) at that place of the interval, from 0 to 1."""
+    low, high = range_of(f, lo, hi)
+    usable = low.isfinite() & high.isfinite()
+    known = None if usable.all() else usable
+    a, b = _inside(f, known, lo, hi)
+    sides = []
+    for g, end, sign in ((f.negative, -low, -1), (f, high, 1)):
+        k, offset = line_above(g, a, b, torch.where(usable, end, 0.0).detach(), place)
+        if f.period:
+            wide = _wide(f, a, b)
+            k, offset = torch.where(wide, g.trend, k), torch.where(wide, peak(g), offset)
+        if known is not None:
+            k, offset = torch.where(usable, k, 0.0), torch.where(usable, offset, end)
+        sides.append((sign * k, sign * offset))
+    return sides[0], sides[1]
+
+
+Smooth = Function

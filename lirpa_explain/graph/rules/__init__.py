@@ -4,7 +4,17 @@ A rule is called with the builder and the operation's arguments, in which tensor
 It appends steps and returns the value of the result.
 """
 
-from . import activations, arithmetic, layers, shapes  # noqa: F401  (each fills the table)
+from . import (  # noqa: F401  (each fills the table)
+    activations,
+    arithmetic,
+    choices,
+    layers,
+    normalization,
+    powers,
+    resampling,
+    shapes,
+    softmax,
+)
 from .table import PASS_THROUGH as PASS_THROUGH
 from .table import RULES as RULES
 from .table import VALUE_FREE as VALUE_FREE

@@ -1,31 +1,39 @@
 """Rules of sums, products and quotients."""
 
+import math
 from typing import Any
 
 import torch
 
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Live, Rows
+from .powers import power, product
+from .shapes import transpose
 from .table import rule
 
 aten = torch.ops.aten
-
-
-def _broadcast(x: Rows, y: Any) -> tuple[int, ...]:
-    other = y.shape if isinstance(y, Rows) else (y.value if isinstance(y, Live) else torch.as_tensor(y)).shape
-    if not isinstance(y, Rows) and len(other) == x.ndim and not x.merged:
-        other = other[1:]
-    elif not isinstance(y, Rows) and len(other) == x.ndim + x.merged:
-        other = other[1:]
-    return tuple(torch.broadcast_shapes(x.shape, other))
 
 
 def _pointwise(b: Builder, operator: str, x: Any, y: Any) -> Rows:
     """A commutative operator on x and y, of which at least one has rows."""
     if not isinstance(x, Rows):
         x, y = y, x
-    y = b.operand(y, x)
-    return b.emit(operator, x, y, shape=_broadcast(x, y))
+    x, y = b.line_up(x, y)
+    return b.emit(operator, x, y, shape=broadcast(x, y))
+
+
+def broadcast(x: Rows, y: Any) -> tuple[int, ...]:
+    """Shape of a row of an operation entry by entry on two operands that line up."""
+    other = y.shape if isinstance(y, Rows) else (y.value if isinstance(y, Live) else torch.as_tensor(y)).shape
+    return tuple(torch.broadcast_shapes(x.shape, other))
+
+
+MASKED = -1e30
+"""What stands for -inf, of which intervals have no width: nothing is left of it in a softmax either."""
+
+
+def _finite(y: Any) -> Any:
+    return y.masked_fill(y == -torch.inf, MASKED) if isinstance(y, torch.Tensor) and y.is_floating_point() else y
 
 
 def _times(b: Builder, x: Any, factor: float) -> Any:
@@ -35,13 +43,13 @@ def _times(b: Builder, x: Any, factor: float) -> Any:
         b.live("mul.Scalar", x, factor) if isinstance(x, Live) else x * factor
 
 
-@rule(aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar)
+@rule(aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar, aten.add_.Scalar)
 def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
     """Lower x + alpha * y."""
-    return _pointwise(b, "add", x, _times(b, y, alpha))
+    return _pointwise(b, "add", _finite(x), _times(b, _finite(y), alpha))
 
 
-@rule(aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar)
+@rule(aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar, aten.sub_.Scalar)
 def subtract(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
     """Lower x - alpha * y."""
     return _pointwise(b, "add", x, _times(b, y, -alpha))
@@ -58,35 +66,64 @@ def _neg(b: Builder, x: Rows) -> Rows:
 
 
 @rule(aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar)
-def _mul(b: Builder, x: Any, y: Any) -> Rows:
+def multiply(b: Builder, x: Any, y: Any) -> Rows:
+    """Lower x * y."""
     if isinstance(x, int | float) or isinstance(y, int | float):
         return _times(b, *((y, float(x)) if isinstance(x, int | float) else (x, float(y))))
-    return _pointwise(b, "multiply", x, y)
+    fused = product(b, x, y) if isinstance(x, Rows) and isinstance(y, Rows) else None
+    return _pointwise(b, "multiply", x, y) if fused is None else fused
 
 
 @rule(aten.div.Tensor, aten.div_.Tensor, aten.div.Scalar)
 def _div(b: Builder, x: Any, y: Any) -> Rows:
     if isinstance(y, Rows):
-        raise UnsupportedOperation("division by a value that depends on the input")
-    y = b.operand(y, x)
-    return b.emit("divide", x, y, shape=_broadcast(x, y))
+        return multiply(b, x, power(b, y, -1))
+    x, y = b.line_up(x, y)
+    return b.emit("divide", x, y, shape=broadcast(x, y))
 
 
 @rule(aten.mm.default)
-def _mm(b: Builder, x: Any, w: Any) -> Rows:
-    if not isinstance(x, Rows) or isinstance(w, Rows):
-        raise UnsupportedOperation("a matrix product whose second factor depends on the input")
-    columns = (w.value if isinstance(w, Live) else w).shape[1]
-    return b.emit("matmul", x, w, shape=(*x.shape[:-1], columns))
+def _mm(b: Builder, x: Any, y: Any) -> Rows:
+    if not isinstance(x, Rows):
+        return transpose(b, _mm(b, transpose(b, y, 0, 1), b.fixed(x, "t.default")), 0, 1)
+    if isinstance(y, Rows) or x.batch != 0:
+        raise UnsupportedOperation("a matrix product of different examples")
+    return b.emit("matmul", x, y, shape=(*x.shape[:-1], _sizes(y)[1]))
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    return tuple((value.value if isinstance(value, Live) else value).shape)
 
 
 @rule(aten.mv.default)
-def _mv(b: Builder, x: Any, w: Any) -> Rows:
-    if not isinstance(x, Rows) or isinstance(w, Rows):
-        raise UnsupportedOperation("a matrix product whose second factor depends on the input")
-    return b.emit("matmul", x, w, shape=x.shape[:-1])
+def _mv(b: Builder, x: Any, y: Any) -> Rows:
+    if not isinstance(x, Rows) or isinstance(y, Rows) or x.batch != 0:
+        raise UnsupportedOperation("a matrix product of different examples")
+    return b.emit("matmul", x, y, shape=x.shape[:-1])
 
 
 @rule(aten.addmm.default)
-def _addmm(b: Builder, bias: Any, x: Any, w: Any, beta: float = 1, alpha: float = 1) -> Rows:
-    return add(b, _times(b, _mm(b, x, w), alpha), _times(b, bias, beta))
+def _addmm(b: Builder, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1) -> Rows:
+    return add(b, _times(b, _mm(b, x, y), alpha), _times(b, bias, beta))
+
+
+@rule(aten.bmm.default)
+def _bmm(b: Builder, x: Any, y: Any) -> Rows:
+    """(G, M, K) and (G, K, L) -> (G, M, L), where G, M or L holds the batch."""
+    if not isinstance(x, Rows):
+        return transpose(b, _bmm(b, transpose(b, y, 1, 2), b.fixed(x, "transpose.int", 1, 2)), 1, 2)
+    if x.batch == 2 or isinstance(y, Rows) and not (x.batch == 0 and y.lines_up(x)):
+        raise UnsupportedOperation("a matrix product of different examples")
+    if isinstance(y, Rows):
+        return b.emit("matrix_product", x, y, shape=(*x.shape[:-1], y.shape[-1]))
+    if x.batch == 0:
+        return b.emit("matmul", x, b.operand(y, x), shape=(*x.shape[:-1], _sizes(y)[2]))
+    shape = *x.shape[:-1], _sizes(y)[2]
+    rows = b.reshape(x, (x.shape[0], math.prod(x.merged), x.shape[-1]))
+    result = b.emit("matmul", rows, y, shape=(*rows.shape[:-1], shape[-1]))
+    return b.reshape(result, shape, x.before, x.outer, x.inner)
+
+
+@rule(aten.baddbmm.default)
+def _baddbmm(b: Builder, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1) -> Rows:
+    return add(b, _times(b, _bmm(b, x, y), alpha), _times(b, bias, beta))

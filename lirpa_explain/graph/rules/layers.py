@@ -1,34 +1,36 @@
-"""Rules of convolution, normalization and pooling, and of their gradients."""
+"""Rules of convolution and pooling, and of their gradients."""
 
 from typing import Any
 
 import torch
 
-from ...errors import TrainingModeError, UnsupportedOperation
+from ...errors import UnsupportedOperation
 from ..builder import Builder, Indices, Live, Rows
-from .arithmetic import add, subtract
+from .arithmetic import add
 from .table import rule
 
 aten = torch.ops.aten
 
 
-def _convolved(n: int, k: int, s: int, p: int, d: int) -> int:
-    return (n + 2 * p - d * (k - 1) - 1) // s + 1
-
-
 @rule(aten.convolution.default)
 def _convolution(b: Builder, x: Rows, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
                  output_padding: Any, groups: int) -> Rows:
-    if transposed or x.merged or isinstance(w, Rows):
-        raise UnsupportedOperation("a convolution that is transposed, or whose weights depend on the input")
+    if not x.leads or isinstance(w, Rows):
+        raise UnsupportedOperation("a convolution over the batch, or whose weights depend on the input")
     weight = w.value if isinstance(w, Live) else w
-    spatial = [_convolved(*a) for a in zip(x.shape[1:], weight.shape[2:], stride, padding, dilation, strict=True)]
-    y = b.emit("convolution", x, w, shape=(weight.shape[0], *spatial), stride=list(stride), padding=list(padding),
-               dilation=list(dilation), groups=groups)
-    return y if bias is None else add(b, y, _channels(b, bias, len(spatial)))
+    probe = torch.empty(1, *x.shape, device="meta")
+    shape = aten.convolution(probe, weight.to("meta"), None, stride, padding, dilation, transposed, output_padding,
+                             groups).shape[1:]
+    settings: dict[str, Any] = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation),
+                                "groups": groups}
+    if transposed:
+        y = b.emit("convolution_gradient", x, w, shape=shape, size=list(shape[1:]), **settings)
+    else:
+        y = b.emit("convolution", x, w, shape=shape, **settings)
+    return y if bias is None else add(b, y, channels(b, bias, len(shape) - 1))
 
 
-def _channels(b: Builder, vector: Any, spatial: int) -> Any:
+def channels(b: Builder, vector: Any, spatial: int) -> Any:
     """A vector of one number a channel, shaped to broadcast over the dimensions behind."""
     size = [-1, *[1] * spatial]
     return b.live("view.default", vector, size) if isinstance(vector, Live) else vector.reshape(size)
@@ -38,43 +40,13 @@ def _channels(b: Builder, vector: Any, spatial: int) -> Any:
 def _convolution_backward(b: Builder, g: Rows, x: Rows, w: Any, bias_sizes: Any, stride: Any, padding: Any,
                           dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Any
                           ) -> tuple[Any, ...]:
-    if transposed or isinstance(w, Rows):
-        raise UnsupportedOperation("the gradient of a transposed convolution")
-    result = b.emit("convolution_gradient", g, w, shape=x.shape, size=list(x.shape[1:]), stride=list(stride),
-                    padding=list(padding), dilation=list(dilation), groups=groups)
-    return result, None, None
-
-
-def _batch_norm(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Any, ...]:
-    spatial = len(x.shape) - 1
-    weight = torch.ones_like(mean) if w is None else w
-    y = subtract(b, x, _channels(b, mean, spatial))
-    y = b.emit("normalize", y, weight, variance, epsilon=epsilon)
-    return (y if bias is None else add(b, y, _channels(b, bias, spatial))), None, None, None
-
-
-@rule(aten.native_batch_norm.default)
-def _native_batch_norm(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, training: bool,
-                       momentum: float, epsilon: float) -> tuple[Any, ...]:
-    if training or mean is None:
-        raise TrainingModeError("A batch normalization uses the statistics of the batch; call model.eval() first.")
-    return _batch_norm(b, x, w, bias, mean, variance, epsilon)
-
-
-@rule(aten._native_batch_norm_legit_no_training.default, aten._batch_norm_no_update.default)
-def _batch_norm_no_training(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, momentum: float,
-                            epsilon: float) -> tuple[Any, ...]:
-    return _batch_norm(b, x, w, bias, mean, variance, epsilon)
-
-
-@rule(aten.native_batch_norm_backward.default)
-def _native_batch_norm_backward(b: Builder, g: Rows, x: Rows, w: Any, mean: Any, variance: Any, *rest: Any
-                                ) -> tuple[Any, ...]:
-    train, epsilon = rest[2], rest[3]
-    if train:
-        raise TrainingModeError("A batch normalization uses the statistics of the batch; call model.eval() first.")
-    weight = torch.ones_like(mean) if w is None else w
-    return b.emit("normalize", g, weight, variance, epsilon=epsilon), None, None
+    if isinstance(w, Rows) or not isinstance(g, Rows):
+        raise UnsupportedOperation("a convolution whose weights depend on the input")
+    settings: dict[str, Any] = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation),
+                                "groups": groups}
+    if transposed:
+        return b.emit("convolution", g, w, shape=x.shape, **settings), None, None
+    return b.emit("convolution_gradient", g, w, shape=x.shape, size=list(x.shape[1:]), **settings), None, None
 
 
 def _pair(value: Any, default: Any = None) -> list[int]:
@@ -97,8 +69,8 @@ def _pooled(settings: dict[str, Any], x: Rows) -> tuple[int, ...]:
 @rule(aten.avg_pool2d.default)
 def _avg_pool(b: Builder, x: Rows, kernel: Any, stride: Any = None, padding: Any = 0, ceil: bool = False,
               count_include_pad: bool = True, divisor: int | None = None) -> Rows:
-    settings = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding), "ceil": ceil,
-                "count_include_pad": count_include_pad, "divisor": divisor}
+    settings: dict[str, Any] = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding),
+                                "ceil": ceil, "count_include_pad": count_include_pad, "divisor": divisor}
     return b.emit("average_pool", x, shape=_pooled(settings, x), **settings)
 
 
@@ -113,8 +85,8 @@ def _avg_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, p
 @rule(aten.max_pool2d_with_indices.default)
 def _max_pool(b: Builder, x: Rows, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
               ceil: bool = False) -> tuple[Any, ...]:
-    settings = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding),
-                "dilation": _pair(dilation), "ceil": ceil}
+    settings: dict[str, Any] = {"kernel": _pair(kernel), "stride": _pair(stride, kernel), "padding": _pair(padding),
+                                "dilation": _pair(dilation), "ceil": ceil}
     return b.emit("max_pool", x, shape=_pooled(settings, x), **settings), Indices(x)
 
 
@@ -125,3 +97,23 @@ def _max_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, p
         raise UnsupportedOperation("the gradient of a max pooling of another tensor")
     return b.emit("max_pool_gradient", g, x, shape=x.shape, kernel=_pair(kernel), stride=_pair(stride, kernel),
                   padding=_pair(padding), dilation=_pair(dilation), ceil=ceil)
+
+
+def _divided(x: Rows, sizes: list[int]) -> dict[str, Any]:
+    """An adaptive pooling whose windows are all of one size and do not overlap, as an ordinary one."""
+    if any(n % m for n, m in zip(x.shape[1:], sizes, strict=True)):
+        raise UnsupportedOperation("an adaptive max pooling to a size that does not divide the input's")
+    kernel = [n // m for n, m in zip(x.shape[1:], sizes, strict=True)]
+    return {"kernel": kernel, "stride": kernel, "padding": [0, 0], "dilation": [1, 1], "ceil": False}
+
+
+@rule(aten.adaptive_max_pool2d.default)
+def _adaptive_max_pool(b: Builder, x: Rows, sizes: list[int]) -> tuple[Any, ...]:
+    return b.emit("max_pool", x, shape=(x.shape[0], *sizes), **_divided(x, sizes)), Indices(x)
+
+
+@rule(aten.adaptive_max_pool2d_backward.default)
+def _adaptive_max_pool_backward(b: Builder, g: Rows, x: Rows, indices: Indices) -> Rows:
+    if indices.of != x:
+        raise UnsupportedOperation("the gradient of a max pooling of another tensor")
+    return b.emit("max_pool_gradient", g, x, shape=x.shape, **_divided(x, list(g.shape[1:])))

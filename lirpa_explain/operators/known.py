@@ -1,0 +1,44 @@
+"""Ranges that hold by construction, such as that of a normalized value."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .bound import BoundOperator, Box, both_sides, box_of, flat_functions
+from .registry import Operator, register
+
+
+class BoundKnown(BoundOperator):
+    """A value that is known to lie in [low, high], whatever is known of its terms.
+
+    It is itself a plane above and below. Where the bounds of its terms leave more room than is known, the ends of the
+    known range are.
+    """
+
+    def relaxed_inputs(self) -> list[int]:
+        return [0]
+
+    def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        lower, upper = boxes[0]
+        return (lower < self.settings["low"]) | (upper > self.settings["high"])
+
+    def bound_interval(self, *boxes: Box) -> Box:
+        low, high = self.settings["low"], self.settings["high"]
+        return boxes[0][0].clamp(low, high), boxes[0][1].clamp(low, high)
+
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        lower, upper = box_of(nodes[0])
+        low, high = self.settings["low"], self.settings["high"]
+        itself = (upper - lower <= high - low).to(lower.dtype)
+
+        def side(for_positive: float, for_negative: float) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
+            return lambda A: ([A * itself], flat_functions(
+                (A.clamp(min=0) * for_positive + A.clamp(max=0) * for_negative) * (1 - itself)).sum(2))
+
+        return both_sides(last_lower, last_upper, side(low, high), side(high, low))
+
+
+ROWS = [Operator("known", lambda x, low, high: x, BoundKnown, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d")]
+for row in ROWS:
+    register(row)

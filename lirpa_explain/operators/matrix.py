@@ -1,0 +1,59 @@
+"""Matrix products of two values that both depend on the input, as in attention."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..relaxations.ranges import product_range
+from .bound import BoundOperator, Box, both_sides, box_of, flat_functions, value_of
+from .registry import Operator, register
+
+
+class BoundMatrixProduct(BoundOperator):
+    """p_ml = sum_k x_mk y_kl.
+
+    With centres c, d and radii r, s of the boxes each product differs from its tangent c y + d x - c d by
+    (x - c) (y - d), at most r s. Tangents and errors of all products are matrix products themselves.
+    """
+
+    def relaxed_inputs(self) -> list[int]:
+        return [0, 1]
+
+    def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        lower, upper = boxes[1 - index]
+        other = (upper > lower).any(-1 if index == 0 else -2, keepdim=True).mT
+        return other.expand_as(boxes[index][0])
+
+    def bound_interval(self, *boxes: Box) -> Box:
+        x, y = ([side.unsqueeze(dim) for side in box] for box, dim in zip(boxes, (-1, -3), strict=True))
+        lower, upper = product_range((x[0], x[1]), (y[0], y[1]))  # of all products: (B, *, M, K, L)
+        return lower.sum(-2), upper.sum(-2)
+
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        x, y = nodes
+        if not x.perturbed or not y.perturbed:
+            return self._linear(last_lower, last_upper, x, y)
+        (c, r), (d, s) = (((low + high) / 2, (high - low) / 2) for low, high in map(box_of, nodes))
+        at_center, error = c @ d, r @ s
+
+        def lower(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+            return [A @ d.mT, c.mT @ A], -flat_functions(A * at_center + A.abs() * error).sum(2)
+
+        def upper(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+            return [A @ d.mT, c.mT @ A], -flat_functions(A * at_center - A.abs() * error).sum(2)
+
+        return both_sides(last_lower, last_upper, lower, upper)
+
+    def _linear(self, last_lower: Tensor | None, last_upper: Tensor | None, x: Any, y: Any) -> Any:
+        """Exact coefficients where one factor is fixed."""
+
+        def pull(A: Tensor) -> tuple[list[Tensor | None], float]:
+            return [A @ value_of(y).mT if x.perturbed else None, value_of(x).mT @ A if y.perturbed else None], 0.0
+
+        return both_sides(last_lower, last_upper, pull, pull)
+
+
+ROWS = [Operator("matrix_product", torch.matmul, BoundMatrixProduct, "attention, torch.bmm of two values")]
+for row in ROWS:
+    register(row)
