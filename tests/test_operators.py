@@ -275,10 +275,7 @@ def test_no_point_is_outside_its_bounds(row, meet):
 
 
 def methods_of(row: Case) -> list[str]:
-    """Optimised bounds take longest; of functions of one variable they are tried on kinks, and on all for soundness.
-
-    Rows of a batch stop being optimised together, so where mixtures matter a batch is its rows only nearly.
-    """
+    """Optimised bounds take longest: of functions of one variable they are tried on kinks, and on all for soundness."""
     curved = row.operator.removesuffix("_gradient") in {*ACTIVATIONS, "select"} - {"kink"}
     return [method for method in METHODS if not (curved and method == "CROWN-Optimized")]
 
@@ -361,7 +358,7 @@ def test_bounds_have_the_derivatives_of_their_differences(row):
         torch._foreach_sub_(parameters, directions, alpha=by)
         return result
 
-    for method in methods_of(row):
+    for method in set(METHODS) - {"CROWN-Optimized"}:  # whose steps are constants for autograd
         value = total(method) + 0 * sum(w.sum() for w in parameters)  # bounds may depend on none of them
         gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
         slope = sum((g * d).sum().item() for g, d in zip(gradients, directions, strict=True))
