@@ -81,12 +81,14 @@ def test_a_relu_nets_with_any_batch_and_number_of_outputs(batch, outputs, method
 # b, c. Functions whose derivative is taken for another's
 
 
-@pytest.mark.parametrize("model", [
-    nn.GELU(), nn.GELU(approximate="tanh"), pytest.param(lambda x: torch.tan(x), id="tan")], ids=str)
-def test_b_c_gelu_and_tan_are_refused(model):
-    name = "tan" if callable(model) and not isinstance(model, nn.Module) else "gelu"
-    with pytest.raises(UnsupportedOperation, match=rf"aten\.{name}"):
-        certify(Saliency(lambda x: model(x).sum(1)), inputs(2, 3), eps=0.1, abs=False)
+@pytest.mark.parametrize("model", [nn.GELU(), nn.GELU(approximate="tanh")], ids=str)
+def test_b_gelu_has_the_derivative_of_gelu(model):
+    assert_holds(mlp(3, 6, 2, activation=lambda: model), inputs(4, 3), 0.3, [0, 1, 0, 1])
+
+
+def test_c_tan_is_refused():
+    with pytest.raises(UnsupportedOperation, match=r"aten\.tan"):
+        certify(Saliency(lambda x: torch.tan(x).sum(1)), inputs(2, 3), eps=0.1, abs=False)
 
 
 def test_b_c_tanh_has_the_derivative_of_tanh():
@@ -97,7 +99,7 @@ def test_b_c_tanh_has_the_derivative_of_tanh():
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"CROWN-Optimized"}))  # whose steps are constants
 def test_d_bounds_have_derivatives_by_every_weight(method, activation):
     model, x, h = mlp(4, 6, 5, 3, activation=activation), inputs(3, 4), 1e-6
 
@@ -193,13 +195,9 @@ def test_f_a_model_with_perturbed_parameters_is_refused(name):
         certify(Saliency(model), inputs(3, 4), eps=0.1, abs=False, target=0)
 
 
-@pytest.mark.parametrize("function", [
-    lambda x: nn.functional.linear(x, x[:1]),
-    lambda x: x / x,
-], ids=["linear", "divide"])
-def test_f_weights_that_depend_on_the_input_are_refused(function):
+def test_f_weights_that_depend_on_another_example_are_refused():
     with pytest.raises(UnsupportedOperation):
-        certify(Saliency(function), inputs(3, 4), eps=0.1, abs=False, target=0)
+        certify(Saliency(lambda x: nn.functional.linear(x, x[:1])), inputs(3, 4), eps=0.1, abs=False, target=0)
 
 
 # g. The bounds of a better method are better, and bounds of the gradient itself

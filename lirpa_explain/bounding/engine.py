@@ -136,8 +136,9 @@ class Engine:
                 flat = flat_rows(lower), flat_rows(upper)
                 at_index = flat[0].gather(1, index), flat[1].gather(1, index)
                 better = _intersect(at_index, (linear_lower, linear_upper))
-                lower, upper = (side.scatter(1, index, new).reshape(lower.shape)
-                                for side, new in zip(flat, better, strict=True))
+                wanted = flat_rows(open_entries).gather(1, index)  # a batch gives what its rows give
+                lower, upper = (side.scatter(1, index, torch.where(wanted, new, old)).reshape(lower.shape)
+                                for side, new, old in zip(flat, better, at_index, strict=True))
         node.lower, node.upper = node.interval = lower, upper
         with torch.no_grad():
             margin = ROUNDINGS * torch.finfo(lower.dtype).eps * self._size(node)

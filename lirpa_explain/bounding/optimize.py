@@ -33,6 +33,10 @@ class Optimization:
     patience: int = 7
     tolerance: float = 1e-3
 
+STEADY = 1e-3
+"""Adam's eps, for gradients of widths relative to themselves: a weight that moves its bound by less than this share has
+shorter steps, so that gradients which are rounding errors have none."""
+
 
 def optimized(bound: Callable[[Tensor], Box], functions: Tensor, nodes: Iterable[BoundPlanes], options: Optimization
               ) -> Box:
@@ -91,13 +95,14 @@ def _descend(bound: Callable[[], Box], mixtures: list[Mixture], steps: int, lr: 
              ) -> Box:
     """Take so many steps, and return the best bounds met after each of them."""
     weights = [mixture.weights for mixture in mixtures]
-    optimizer = torch.optim.Adam(weights, lr)
+    optimizer = torch.optim.Adam(weights, lr, eps=STEADY)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
     best: Box | None = None
     for step in range(steps + 1):
         with torch.set_grad_enabled(keep_graph or step < steps):
             lower, upper = bound()
-            gap = (upper - lower).sum()
+            width = upper - lower
+            gap = (width / torch.where(width > 0, width, torch.ones_like(width)).detach()).sum()
             depends = step < steps and gap.requires_grad  # not if no mixture is reached
         if depends:
             gradients = torch.autograd.grad(gap, weights, allow_unused=True, retain_graph=keep_graph)

@@ -133,7 +133,7 @@ class BoundPlanes(BoundOperator):
         keep = keep.reshape(A.shape[2:])
         families = (mixture.above, mixture.below) if upper else (mixture.below, mixture.above)
         few = flat_functions(A)[..., columns]
-        up, down = few.clamp(min=0), few.clamp(max=0)
+        up, down = (few + few.abs()) / 2, (few - few.abs()) / 2  # at 0, half a derivative each
 
         def chosen(i: int) -> Tensor:
             mixed = [(share * family[i][:, None]).sum(0) for family in families]

@@ -73,6 +73,7 @@ def _mixture(lam: Tensor, g: Box, d: Box, lines: Lines) -> Plane:
     (gl, gu), (dl, du) = g, d
     a = lam * dl + (1 - lam) * du
     k = lam * gu + (1 - lam) * gl
+    k = torch.where(k.abs() <= 4 * torch.finfo(k.dtype).eps * (gu - gl), torch.zeros_like(k), k)
     (lower_slope, lower_offset), (upper_slope, upper_offset) = lines
     positive = k > 0
     b = k * torch.where(positive, upper_slope, lower_slope)
