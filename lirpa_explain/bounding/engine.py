@@ -93,6 +93,7 @@ class Engine:
             return self._bounds(method, functions)
         finally:
             for node in self._nodes.values():
+                node.rounding_margin = None
                 if isinstance(node, BoundPlanes):
                     node.forget()
 
@@ -141,7 +142,7 @@ class Engine:
                                 for side, new, old in zip(flat, better, at_index, strict=True))
         node.lower, node.upper = node.interval = lower, upper
         with torch.no_grad():
-            margin = ROUNDINGS * torch.finfo(lower.dtype).eps * self._size(node)
+            node.rounding_margin = margin = ROUNDINGS * torch.finfo(lower.dtype).eps * self._size(node)
         node.lower, node.upper = node.interval = lower - margin, upper + margin
 
     def _size(self, node: Bound) -> Tensor:

@@ -76,12 +76,22 @@ class BoundPlanes(BoundOperator):
         columns = flat_rows(is_open).any(0).nonzero()[:, 0]
         if len(columns) == 0:
             return None
-        below, above = (tuple(part.flatten(2)[..., columns] for part in family)
-                        for family in self.plane_family(*boxes))
+        families = (self._outward(family, sign) for family, sign in
+                    zip(self.plane_family(*boxes), (-1.0, 1.0), strict=True))
+        below, above = (tuple(part.flatten(2)[..., columns] for part in family) for family in families)
         count, rows = below[-1].shape[:2]
         weights = below[-1].new_zeros(2, count, functions, rows, len(columns))
         weights[:, 0] = 1.0
         return Mixture(columns, below, above, weights.requires_grad_())
+
+    def _outward(self, family: Plane, sign: float) -> Plane:
+        """Planes but the first moved outward by what roundings of their inputs, times steep slopes, may add up to."""
+        margins = [getattr(node, "rounding_margin", None) for node in self.inputs]
+        errors = [a.abs() * margin for a, margin in zip(family, margins, strict=False) if margin is not None]
+        if not errors:
+            return family
+        error = sign * sum(errors)
+        return *family[:-1], torch.cat([family[-1][:1], family[-1][1:] + error[1:]])
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         below, above = self._planes_of([box_of(node) for node in nodes])
