@@ -33,8 +33,18 @@ def tables() -> dict[str, str]:
         "attributions": markdown(("Captum class", "what is bounded"),
                                  [(f"`{kind.__name__}`", row.formula) for kind, row in ATTRIBUTIONS.items()]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", words) for name, words in METHODS.items()]),
-        "operators": markdown(("operator", "torch"), [(f"`{name}`", row.covers) for name, row in OPERATORS.items()]),
+        "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),
     }
+
+
+def _operators() -> list[tuple[str, ...]]:
+    """One line for each operator; a gradient of which the same is said stands beside its function."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for name, row in OPERATORS.items():
+        of_function = OPERATORS.get(name.removesuffix("_gradient"), row)
+        same = (row.covers, row.auto_lirpa) == (of_function.covers, of_function.auto_lirpa)
+        lines.setdefault((row.covers, of_function.name if same else name), []).append(f"`{name}`")
+    return [(", ".join(names), covers, OPERATORS[first].auto_lirpa) for (covers, first), names in lines.items()]
 
 
 def fill(text: str) -> str:

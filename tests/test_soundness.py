@@ -92,6 +92,8 @@ def attributions_of(model):
         "input x gradient": (InputXGradient(model), {}),
         "integrated gradients": (IntegratedGradients(model), {"n_steps": 4}),
         "smoothgrad": (NoiseTunnel(Saliency(model)), {"nt_samples": 3, "stdevs": 0.1, "abs": False}),
+        "smoothgrad squared": (NoiseTunnel(InputXGradient(model)), {"nt_samples": 3, "stdevs": 0.1, "nt_type":
+                                                                    "smoothgrad_sq"}),
         "smoothgrad squared ig": (NoiseTunnel(IntegratedGradients(model)),
                                   {"nt_samples": 2, "stdevs": 0.1, "nt_type": "smoothgrad_sq", "n_steps": 3}),
         "vargrad": (NoiseTunnel(InputXGradient(model)), {"nt_samples": 4, "stdevs": 0.1, "nt_type": "vargrad"}),

@@ -64,13 +64,15 @@ class Plan:
 
     @property
     def outer(self) -> str | None:
-        """The outer map, by the name that `graph.capture` knows it by; None for the identity."""
+        """The map of each sample's sum before they are averaged, as `graph.capture` names it; None for the identity."""
+        if self.reduction == "mean of squares":
+            return "square"
         return "absolute" if self.absolute else None
 
     @property
     def is_row_linear(self) -> bool:
         """Whether A is a weighted mean, over samples and steps, of a function of single gradients."""
-        return self.reduction == "mean" and (self.steps == 1 or not self.absolute)
+        return self.reduction != "variance" and (self.outer is None or self.weights is None)
 
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
         """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for outputs (V, *shape)."""

@@ -37,7 +37,10 @@ REFUSED = {
 }
 """What torch says while tracing, and what it means for the model."""
 
-OUTER: dict[str, tuple[str, dict[str, Any]]] = {"absolute": ("kink", {"slope": -1.0})}
+OUTER: dict[str, tuple[str, dict[str, Any]]] = {
+    "absolute": ("kink", {"slope": -1.0}),
+    "square": ("power", {"exponent": 2}),
+}
 """Outer maps by name: the operator and its settings."""
 
 
@@ -55,7 +58,7 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
             module; everything else is held constant.
         path: take the gradient at scale * x + shift, with scale (B, 1, ..., 1) and shift (B, *S) as inputs.
         multiply: multiply the gradient by x + offset, with offset (B, *S) as an input.
-        outer: "absolute": take absolute values of the result.
+        outer: a key of `OUTER`: take absolute values, or squares, of the result.
 
     Returns:
         The module; see `GradientModule` for its inputs.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..relaxations import product, univariate
+from ..relaxations import product
 from ..relaxations.piecewise import Line
 from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
@@ -33,16 +33,6 @@ class Curve:
     lines: Callable[..., tuple[Line, Line]]
     open: Callable[..., Tensor]
     family: Callable[..., tuple[Line, Line]]
-
-
-def smooth(build: Callable[..., univariate.Smooth]) -> Curve:
-    """The curve of a smooth function, which `build(**settings)` returns."""
-    return Curve(
-        range=lambda lo, hi, **settings: univariate.range_of(build(**settings), lo, hi),
-        lines=lambda lo, hi, **settings: univariate.lines(build(**settings), lo, hi),
-        open=lambda lo, hi, **settings: hi > lo,
-        family=lambda lo, hi, **settings: univariate.line_family(build(**settings), lo, hi),
-    )
 
 
 class BoundActivation(BoundPlanes):

@@ -25,11 +25,14 @@ def _convolution_gradient(g: Tensor, weight: Tensor, size: list[int], stride: li
                                       transposed=True, output_padding=output_padding, groups=groups)
 
 
+COVERS = "nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d"
+
 ROWS = [
-    Operator("convolution", _convolution, BoundAffine, "nn.Conv1d, nn.Conv2d",
+    Operator("convolution", _convolution, BoundAffine, COVERS,
              Weighted(lambda x, w, **settings: _convolution(x, w.abs(), **settings))),
-    Operator("convolution_gradient", _convolution_gradient, BoundAffine, "nn.Conv1d, nn.Conv2d",
-             Weighted(lambda g, w, **settings: _convolution_gradient(g, w.abs(), **settings))),
+    Operator("convolution_gradient", _convolution_gradient, BoundAffine, COVERS,
+             Weighted(lambda g, w, **settings: _convolution_gradient(g, w.abs(), **settings)),
+             "0.3: padding 0 only; 0.7.1: no stride in patches mode"),
 ]
 for row in ROWS:
     register(row)

@@ -32,7 +32,8 @@ def curve(build: Callable[..., Function]) -> Curve:
     )
 
 
-def register_activation(name: str, build: Build, covers: str, *, overwrite: bool = False) -> None:
+def register_activation(name: str, build: Build, covers: str, auto_lirpa: str = "", *, overwrite: bool = False
+                        ) -> None:
     """Add a function of one variable, with its gradient, to the table of operators.
 
     A model may then call `activation(z, name, **settings)`; it is differentiable, and bounded as one function.
@@ -42,6 +43,7 @@ def register_activation(name: str, build: Build, covers: str, *, overwrite: bool
         build: `build(**settings)` declares the function (see `relaxations.declaration.declare`); settings are numbers,
             strings, booleans or None.
         covers: the layers and functions it stands for, for people.
+        auto_lirpa: what auto_LiRPA's own bounds of it lack, if anything is known.
         overwrite: replace operators of that name.
 
     Raises:
@@ -59,10 +61,10 @@ def register_activation(name: str, build: Build, covers: str, *, overwrite: bool
     for function, tensors in ((value, "z"), (gradient, "gz")):
         parameters = [inspect.Parameter(t, inspect.Parameter.POSITIONAL_ONLY) for t in tensors]
         setattr(function, "__signature__", inspect.Signature([*parameters, *given]))  # noqa: B010
-    register(Operator(name, value, BoundActivation, covers, curve(lambda **s: built(**s).function)),
+    register(Operator(name, value, BoundActivation, covers, curve(lambda **s: built(**s).function), auto_lirpa),
              overwrite=overwrite)
     register(Operator(f"{name}_gradient", gradient, BoundActivationGradient, covers,
-                      curve(lambda **s: built(**s).derivative)), overwrite=overwrite)
+                      curve(lambda **s: built(**s).derivative), auto_lirpa), overwrite=overwrite)
 
 
 def activation(z: Tensor, name: str, **settings: Any) -> Tensor:
@@ -140,9 +142,11 @@ def _select(g: Tensor, z: Tensor, low: float | None, high: float | None, closed:
 
 
 ROWS = [
-    Operator("kink", _leaky_relu, BoundActivation, "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", KINK),
+    Operator("kink", _leaky_relu, BoundActivation, "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", KINK,
+             "0.7.1: forward-mode bounds of LeakyReLU are violated"),
     Operator("kink_gradient", _leaky_relu_gradient, BoundActivationGradient,
-             "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", STEP),
+             "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", STEP,
+             "0.7.1: ReLU's is wrong in some batches, without an error; LeakyReLU's is missing"),
     Operator("select", _select, BoundActivationGradient, "torch.where on comparisons with numbers, gradient of clamp",
              curve(lambda **s: functions.window(**s).function)),
     Operator("multiply", torch.mul, BoundMultiply, "products of two tensors"),
@@ -150,31 +154,31 @@ ROWS = [
 for row in ROWS:
     register(row)
 
-ACTIVATIONS: list[tuple[str, Build, str]] = [
+ACTIVATIONS: list[tuple[str, Build, str] | tuple[str, Build, str, str]] = [
     ("tanh", functions.tanh, "nn.Tanh"),
     ("sigmoid", functions.sigmoid, "nn.Sigmoid"),
     ("logsigmoid", functions.logsigmoid, "nn.LogSigmoid"),
-    ("softsign", functions.softsign, "nn.Softsign"),
+    ("softsign", functions.softsign, "nn.Softsign", "0.7.1: no gradient"),
     ("tanhshrink", functions.tanhshrink, "nn.Tanhshrink"),
-    ("softplus", functions.softplus, "nn.Softplus"),
-    ("gelu", functions.gelu, "nn.GELU"),
+    ("softplus", functions.softplus, "nn.Softplus", "0.3, 0.7.1: no linear bounds, no gradient"),
+    ("gelu", functions.gelu, "nn.GELU", "0.3: missing; 0.7.1: F.gelu refused, the gradient is tanh's"),
     ("silu", functions.silu, "nn.SiLU"),
-    ("mish", functions.mish, "nn.Mish"),
-    ("elu", functions.elu, "nn.ELU, nn.SELU, nn.CELU"),
-    ("hardtanh", functions.hardtanh, "nn.Hardtanh, nn.ReLU6"),
-    ("clamp", functions.clamp, "torch.clamp"),
+    ("mish", functions.mish, "nn.Mish", "0.7.1: no gradient"),
+    ("elu", functions.elu, "nn.ELU, nn.SELU, nn.CELU", "0.3, 0.7.1: missing"),
+    ("hardtanh", functions.hardtanh, "nn.Hardtanh, nn.ReLU6", "0.3, 0.7.1: missing"),
+    ("clamp", functions.clamp, "torch.clamp", "0.7.1: fails on today's torch"),
     ("hardsigmoid", functions.hardsigmoid, "nn.Hardsigmoid"),
     ("hardswish", functions.hardswish, "nn.Hardswish"),
     ("hardshrink", functions.hardshrink, "nn.Hardshrink"),
     ("softshrink", functions.softshrink, "nn.Softshrink"),
     ("threshold", functions.threshold, "nn.Threshold"),
-    ("absolute", functions.absolute, "torch.abs"),
+    ("absolute", functions.absolute, "torch.abs", "0.7.1: no gradient"),
     ("sign", functions.sign, "gradient of torch.abs, torch.sign"),
     ("window", functions.window, "torch.where on comparisons with numbers"),
-    ("sin", functions.sin, "torch.sin"),
-    ("cos", functions.cos, "torch.cos"),
+    ("sin", functions.sin, "torch.sin", "0.7.1: no gradient"),
+    ("cos", functions.cos, "torch.cos", "0.7.1: no gradient"),
     ("exp", functions.exp, "torch.exp"),
-    ("log", functions.log, "torch.log"),
+    ("log", functions.log, "torch.log", "0.7.1: no gradient"),
     ("power", functions.power, "torch.pow, sqrt, rsqrt, reciprocal, division by a value, x * x"),
 ]
 for arguments in ACTIVATIONS:

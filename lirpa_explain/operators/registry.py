@@ -32,6 +32,7 @@ class Operator:
         bound: the class that bounds it.
         covers: the torch layers and functions whose forward or gradient pass contains it, for people.
         traits: what `bound` needs to know about this operator (each class says what it reads).
+        auto_lirpa: what auto_LiRPA's own bounds of this function lack, if it is known to be something.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Operator:
     bound: type[BoundOperator]
     covers: str
     traits: Any = None
+    auto_lirpa: str = ""
 
 
 OPERATORS: dict[str, Operator] = {}

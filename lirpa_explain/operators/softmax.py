@@ -131,7 +131,7 @@ def _weighted_center(g: Tensor, p: Tensor, dim: int, total: float | None) -> Ten
 
 ROWS = [
     Operator("log_softmax", lambda x, dim: x.log_softmax(dim), BoundLogSoftmax,
-             "nn.LogSoftmax, nn.Softmax, attention"),
+             "nn.LogSoftmax, nn.Softmax, attention", auto_lirpa="0.3: no linear bounds; 0.7.1: no gradient"),
     Operator("weighted_center", _weighted_center, BoundWeightedCenter, "gradient of nn.Softmax and attention"),
 ]
 for row in ROWS:

@@ -199,6 +199,3 @@ def _both(f: Function, lo: Tensor, hi: Tensor, place: Tensor | float) -> tuple[L
             k, offset = torch.where(usable, k, 0.0), torch.where(usable, offset, end)
         sides.append((sign * k, sign * offset))
     return sides[0], sides[1]
-
-
-Smooth = Function
