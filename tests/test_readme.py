@@ -4,8 +4,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
-
 from lirpa_explain import compat, tables
 
 ROOT = Path(__file__).parents[1]
@@ -13,11 +11,13 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
 
 
-@pytest.mark.parametrize("code", [code for language, code in BLOCKS if language == "python"])
-def test_python_blocks_run(code, tmp_path, monkeypatch, capsys):
+def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    names = {"__name__": "readme"}
+    for code in [code for language, code in BLOCKS if language == "python"]:
+        exec(compile(code, "README.md", "exec"), names)
     assert "Certificate of IntegratedGradients" in capsys.readouterr().out
+    assert names["certificate"].spec_lower.shape == (2, 1)
 
 
 def test_tables_are_those_of_the_registries():

@@ -9,9 +9,10 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from lirpa_explain.relaxations import piecewise
+from lirpa_explain.relaxations.functions import sigmoid, tanh
 from lirpa_explain.relaxations.product import planes, upper_plane
 from lirpa_explain.relaxations.ranges import absolute_range, product_range, variance_range
-from lirpa_explain.relaxations.univariate import SIGMOID, TANH, TANH_SLOPE, lines, range_of
+from lirpa_explain.relaxations.univariate import lines, range_of
 
 SLOPES = [0.0, 0.1, 1.0, 1.5, -0.2]
 ROUNDING = 1e-13
@@ -89,7 +90,7 @@ def test_an_end_that_rounding_may_have_moved_over_the_kink_counts_as_reaching_it
 # Products
 
 IDENTITY = "identity"
-FACTORS = {"tanh": TANH, "tanh_slope": TANH_SLOPE, "sigmoid": SIGMOID}
+FACTORS = {"tanh": tanh().function, "tanh_slope": tanh().derivative, "sigmoid": sigmoid().function}
 
 
 @pytest.mark.parametrize("factor", [IDENTITY, "step", *FACTORS])

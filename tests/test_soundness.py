@@ -12,6 +12,7 @@ import lirpa_explain as lx
 from tests.reference import exact_gradient_range, sample_ball
 
 TOLERANCE = 1e-9
+STEPS = 3  #: of optimised bounds: as sound as more
 
 ACTIVATIONS = {
     "relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.1), "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
@@ -134,7 +135,8 @@ def test_gradients_of_sampled_points_lie_inside(name, activation, method):
     model, x = make(name, activation)
     target = [0, 2, 1]
     for norm, eps in ((math.inf, 0.05), (2, 0.2), (1, 0.4)):
-        certificate = lx.certify(Saliency(model), x, eps=eps, norm=norm, method=method, target=target, abs=False)
+        certificate = lx.certify(Saliency(model), x, eps=eps, norm=norm, method=method, iterations=STEPS,
+                                 target=target, abs=False)
         assert_sound(certificate, lambda p: Saliency(model).attribute(p, target=target, abs=False), x, eps, norm)
 
 
@@ -143,7 +145,7 @@ def test_gradients_of_sampled_points_lie_inside(name, activation, method):
 def test_gradients_of_all_activations_lie_inside(activation, method):
     model, x = make("mlp", activation, seed=6)
     for eps in (0.0, 0.03, 0.5):
-        certificate = lx.certify(Saliency(model), x, eps=eps, method=method, target=1, abs=False)
+        certificate = lx.certify(Saliency(model), x, eps=eps, method=method, iterations=STEPS, target=1, abs=False)
         assert_sound(certificate, lambda p: Saliency(model).attribute(p, target=1, abs=False), x, eps, math.inf)
 
 
@@ -162,7 +164,8 @@ def test_attributions_of_sampled_points_lie_inside(name, activation, kind):
 
     for method in lx.METHODS:
         torch.manual_seed(5)
-        certificate = lx.certify(attribution, x, eps=0.05, method=method, target=[1, 0, 2], **keywords)
+        certificate = lx.certify(attribution, x, eps=0.05, method=method, iterations=STEPS, target=[1, 0, 2],
+                                 **keywords)
         assert torch.equal(flat(certificate.nominal), flat(attribute(x)))
         assert_sound(certificate, attribute, x, 0.05, math.inf, count=30)
 
@@ -180,7 +183,8 @@ def test_no_perturbation_gives_no_width(kind):
 def test_a_batch_equals_its_rows(name, method):
     model, x = make(name, "relu", seed=3)
     targets = [2, 0, 1]
-    bounds = functools.partial(lx.certify, IntegratedGradients(model), eps=0.03, method=method, n_steps=3)
+    bounds = functools.partial(lx.certify, IntegratedGradients(model), eps=0.03, method=method, iterations=STEPS,
+                               n_steps=3)
     together = bounds(x, target=targets)
     for i, target in enumerate(targets):
         row = tuple(part[i: i + 1] for part in x) if isinstance(x, tuple) else x[i: i + 1]
@@ -216,7 +220,7 @@ def test_exact_optima_lie_inside(hidden, seed):
     layers = [(layer.weight.detach(), layer.bias.detach()) for layer in linear]
     low, high = exact_gradient_range(layers, x[0], 0.1, torch.tensor([1.0, 0.0], dtype=torch.float64))
     for method in lx.METHODS:
-        certificate = lx.certify(Saliency(model), x, eps=0.1, target=0, abs=False, method=method)
+        certificate = lx.certify(Saliency(model), x, eps=0.1, target=0, abs=False, method=method, iterations=STEPS)
         assert (certificate.lower[0] <= low + TOLERANCE).all() and (certificate.upper[0] >= high - TOLERANCE).all()
     if len(hidden) == 1:  # one layer of kinks: the neurons are independent up to shared inputs
         assert certificate.width.mean() <= 1.1 * (high - low).mean() + TOLERANCE
