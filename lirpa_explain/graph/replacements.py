@@ -1,0 +1,48 @@
+"""Functions that are replaced by equal ones while a model is recorded.
+
+Some are composed of several operations, and bounds of the whole are tighter; some merge the batch with the channels.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ..operators import activation
+
+
+def _instance_norm(input: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
+                   use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    if use_input_stats:
+        return F.group_norm(input, input.shape[1], weight, bias, eps)
+    return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+
+
+def _pad(input: Tensor, pad: list[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    if mode != "circular":
+        return F.pad(input, pad, mode, value)
+    for i in range(len(pad) // 2):
+        size = input.shape[-1 - i]
+        index = torch.arange(-pad[2 * i], size + pad[2 * i + 1], device=input.device) % size
+        input = input.index_select(input.ndim - 1 - i, index)
+    return input
+
+
+REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {
+    F.softsign: lambda input: activation(input, "softsign"),
+    F.tanhshrink: lambda input: activation(input, "tanhshrink"),
+    F.instance_norm: _instance_norm,
+    F.pad: _pad,
+}
+"""torch's function -> what is called in its place, with the same arguments."""
+
+
+class Replacements(TorchFunctionMode):
+    """While it is active, functions of the table are replaced; within a replacement they are torch's own."""
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, or what stands in its place."""
+        return REPLACEMENTS.get(function, function)(*args, **(kwargs or {}))

@@ -1,0 +1,99 @@
+"""Record a function together with its gradient as one graph of ATen operations."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..errors import UnsupportedOperation
+from .replacements import Replacements
+
+_BRANCHES = ("The model decides by the values of its input what to compute (an `if`, a loop or `.item()` on a tensor); "
+             "bounds for all inputs in a ball cannot follow one recorded branch. Rewrite the decision with tensor "
+             "operations.")
+_NO_GRADIENT = ("The output does not depend on every input through differentiable operations, so autograd has no "
+                "gradient to bound. Leave out `detach` and `no_grad`, and inputs that the model does not use.")
+
+REFUSED = {
+    "data-dependent": _BRANCHES,
+    "_local_scalar_dense": _BRANCHES,
+    "does not require grad": _NO_GRADIENT,
+    "appears to not have been used in the graph": _NO_GRADIENT,
+}
+"""What torch says while tracing, and what it means for the model."""
+
+
+def record(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list[Tensor], cotangent: Tensor
+           ) -> fx.GraphModule:
+    """Record function and gradient as one graph; the order of its inputs: inputs, extras, cotangent."""
+    count = len(inputs)
+
+    def gradient(*tensors: Tensor) -> tuple[Tensor, ...]:
+        xs = tuple(x.detach().requires_grad_() for x in tensors[:count])
+        with torch.enable_grad():
+            return torch.autograd.grad(call(xs, list(tensors[count:-1])), xs, tensors[-1])
+
+    # Fused attention and mkldnn's kernels would be opaque single operations.
+    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths(), \
+            Replacements():
+        try:
+            return make_fx(gradient, record_stack_traces=True)(*inputs, *extras, cotangent)
+        except TypeError as error:
+            if "Multiple dispatch" not in str(error):
+                raise
+            raise UnsupportedOperation(
+                "The model holds tensors of a class of their own, such as auto_LiRPA's BoundedParameter, which cannot "
+                "be traced. Perturbed parameters are not supported: certify the model with plain parameters."
+            ) from error
+        except RuntimeError as error:
+            reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)
+            if reason is None:
+                raise
+            raise UnsupportedOperation(reason) from error
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Switching mkldnn off warns about hardware that is not there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _module_paths() -> Iterator[None]:
+    """Note on each recorded node which module it was called from, as `meta["module"]`."""
+    stack: list[str] = []
+    names: dict[nn.Module, str] = {}
+
+    def entered(module: nn.Module, _: Any) -> None:
+        if not stack:
+            names.update({m: n or type(module).__name__ for n, m in module.named_modules()})
+        stack.append(f"{names.get(module, '?')} ({type(module).__name__})")
+        _mark("")
+
+    def left(module: nn.Module, _: Any, __: Any) -> None:
+        if stack:
+            _mark(stack.pop())
+
+    def _mark(path: str) -> None:
+        mode = get_proxy_mode()
+        if mode is None:
+            return
+        for node in reversed(mode.tracer.graph.nodes):
+            if "module" in node.meta:
+                break
+            node.meta["module"] = path or (stack[-2] if len(stack) > 1 else "")
+
+    handles = [nn.modules.module.register_module_forward_pre_hook(entered),
+               nn.modules.module.register_module_forward_hook(left)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
