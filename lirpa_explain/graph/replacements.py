@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from ..operators import activation
 
 
-def _instance_norm(input: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
-                   use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+def _instance_norm(input: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None,
+                   bias: Any = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
     if use_input_stats:
         return F.group_norm(input, input.shape[1], weight, bias, eps)
     return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
