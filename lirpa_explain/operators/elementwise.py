@@ -154,32 +154,47 @@ ROWS = [
 for row in ROWS:
     register(row)
 
-ACTIVATIONS: list[tuple[str, Build, str] | tuple[str, Build, str, str]] = [
+ACTIVATIONS: list[tuple[str, Build, str]] = [
     ("tanh", functions.tanh, "nn.Tanh"),
     ("sigmoid", functions.sigmoid, "nn.Sigmoid"),
     ("logsigmoid", functions.logsigmoid, "nn.LogSigmoid"),
-    ("softsign", functions.softsign, "nn.Softsign", "0.7.1: no gradient"),
+    ("softsign", functions.softsign, "nn.Softsign"),
     ("tanhshrink", functions.tanhshrink, "nn.Tanhshrink"),
-    ("softplus", functions.softplus, "nn.Softplus", "0.3, 0.7.1: no linear bounds, no gradient"),
-    ("gelu", functions.gelu, "nn.GELU", "0.3: missing; 0.7.1: F.gelu refused, the gradient is tanh's"),
+    ("softplus", functions.softplus, "nn.Softplus"),
+    ("gelu", functions.gelu, "nn.GELU"),
     ("silu", functions.silu, "nn.SiLU"),
-    ("mish", functions.mish, "nn.Mish", "0.7.1: no gradient"),
-    ("elu", functions.elu, "nn.ELU, nn.SELU, nn.CELU", "0.3, 0.7.1: missing"),
-    ("hardtanh", functions.hardtanh, "nn.Hardtanh, nn.ReLU6", "0.3, 0.7.1: missing"),
-    ("clamp", functions.clamp, "torch.clamp", "0.7.1: fails on today's torch"),
+    ("mish", functions.mish, "nn.Mish"),
+    ("elu", functions.elu, "nn.ELU, nn.SELU, nn.CELU"),
+    ("hardtanh", functions.hardtanh, "nn.Hardtanh, nn.ReLU6"),
+    ("clamp", functions.clamp, "torch.clamp"),
     ("hardsigmoid", functions.hardsigmoid, "nn.Hardsigmoid"),
     ("hardswish", functions.hardswish, "nn.Hardswish"),
     ("hardshrink", functions.hardshrink, "nn.Hardshrink"),
     ("softshrink", functions.softshrink, "nn.Softshrink"),
     ("threshold", functions.threshold, "nn.Threshold"),
-    ("absolute", functions.absolute, "torch.abs", "0.7.1: no gradient"),
+    ("absolute", functions.absolute, "torch.abs"),
     ("sign", functions.sign, "gradient of torch.abs, torch.sign"),
     ("window", functions.window, "torch.where on comparisons with numbers"),
-    ("sin", functions.sin, "torch.sin", "0.7.1: no gradient"),
-    ("cos", functions.cos, "torch.cos", "0.7.1: no gradient"),
+    ("sin", functions.sin, "torch.sin"),
+    ("cos", functions.cos, "torch.cos"),
     ("exp", functions.exp, "torch.exp"),
-    ("log", functions.log, "torch.log", "0.7.1: no gradient"),
+    ("log", functions.log, "torch.log"),
     ("power", functions.power, "torch.pow, sqrt, rsqrt, reciprocal, division by a value, x * x"),
 ]
-for arguments in ACTIVATIONS:
-    register_activation(*arguments)
+LACKING = {
+    "softsign": "0.7.1: no gradient",
+    "softplus": "0.3, 0.7.1: no linear bounds, no gradient",
+    "gelu": "0.3: missing; 0.7.1: F.gelu refused, the gradient is tanh's",
+    "mish": "0.7.1: no gradient",
+    "elu": "0.3, 0.7.1: missing",
+    "hardtanh": "0.3, 0.7.1: missing",
+    "clamp": "0.7.1: fails on today's torch",
+    "absolute": "0.7.1: no gradient",
+    "sin": "0.7.1: no gradient",
+    "cos": "0.7.1: no gradient",
+    "log": "0.7.1: no gradient",
+}
+"""What auto_LiRPA's own bounds of these lack."""
+
+for name, build, covers in ACTIVATIONS:
+    register_activation(name, build, covers, LACKING.get(name, ""))
