@@ -160,7 +160,8 @@ class Certifier:
         trace, is_new = self._trace(plan, xs, keywords)
 
         def run(balls: tuple[Ball | None, ...], method: str) -> Composed:
-            return compose(plan, trace.module, trace.engine, xs, balls, method, self.batch_size, self.progress)
+            rows = trace.engine.rows_at_once(self.batch_size, method)
+            return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
 
         composed = run(balls, method)
         try:
@@ -180,8 +181,9 @@ class Certifier:
                         for i in (0, 1))
         if plan.is_row_linear and method != "IBP":
             trace, _ = self._trace(plan, xs, keywords, explained=True)
-            propagated = compose_functions(plan, trace.module, trace.engine, xs, balls, method, self.batch_size,
-                                           functions, self.progress)
+            rows = trace.engine.rows_at_once(self.batch_size, method)
+            propagated = compose_functions(plan, trace.module, trace.engine, xs, balls, method, rows, functions,
+                                           self.progress)
             lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
         return enclose_box((lower, upper), torch.einsum("nkd,nd->nk", functions, nominal))
 

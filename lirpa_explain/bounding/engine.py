@@ -61,6 +61,8 @@ class Engine:
         self.bounded = _parse(module, example)
         nodes = list(self.bounded.children())
         self._nodes = {node.name: node for node in nodes}
+        self._width = max(math.prod(node.output_shape[1:]) for node in nodes if node.output_shape is not None)
+        self._item_size = example[0].element_size()
         self._relaxed_by = {
             node.name: [(user, i) for user in nodes if isinstance(user, BoundOperator)
                         for i in user.requires_input_bounds if user.inputs[i] is node]
@@ -172,14 +174,19 @@ class Engine:
                  for part in index.split(self._chunk(rows, method), 1))
         return self._concatenated(name, parts, method)
 
+    def rows_at_once(self, batch_size: int, method: str) -> int:
+        """How many rows, `batch_size` at most, one function of each leaves within the limit of memory."""
+        return max(1, min(batch_size, self._entries(method) // self._width))
+
     def _chunk(self, rows: int, method: str) -> int:
         """How many functions of so many rows are bounded at once."""
-        width = max(math.prod(n.output_shape[1:]) for n in self._nodes.values() if n.output_shape is not None)
-        entries = COEFFICIENTS if method != "CROWN-Optimized" else COEFFICIENTS // 4
+        return max(1, self._entries(method) // (rows * self._width))
+
+    def _entries(self, method: str) -> int:
+        """Most entries of one coefficient tensor."""
         if self.memory_limit is not None:
-            size = self._nodes[self.bounded.final_name].forward_value.element_size()
-            entries = self.memory_limit // (size * TENSORS.get(method, TENSORS["CROWN"]))
-        return max(1, entries // (rows * width))
+            return self.memory_limit // (self._item_size * TENSORS.get(method, TENSORS["CROWN"]))
+        return COEFFICIENTS if method != "CROWN-Optimized" else COEFFICIENTS // 4
 
     def _concatenated(self, name: str, parts: Iterable[Tensor], method: str) -> Box:
         """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is bounded at once."""
