@@ -245,3 +245,30 @@ def test_the_bounds_are_differentiable_in_the_parameters():
             weight[..., 0] += step
         slope = (above - below) / (2 * step)
         torch.testing.assert_close(weight.grad[..., 0].sum(), slope, rtol=1e-5, atol=1e-8)
+
+
+class Block(nn.Module):
+    """A residual block with batch normalization."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
+                                    nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6))
+
+    def forward(self, x):
+        return torch.relu(x + self.branch(x))
+
+
+def test_stable_neurons_add_no_roundings_of_loose_intervals():
+    """In a deep net the intervals of upstream gradients are huge; at a neuron that is certain they must not matter."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), *[Block() for _ in range(8)], nn.Flatten(), nn.Linear(216, 2))
+    net.eval()
+    x = torch.rand(1, 3, 8, 8)
+    for eps in (0.0, 1e-7):
+        certificates = []
+        for dtype in (torch.float32, torch.float64):
+            certificates.append(lx.certify(Saliency(net.to(dtype)), x.to(dtype), eps=eps, target=0, abs=False))
+        rough, fine = certificates
+        scale = 1e-5 * fine.nominal.abs().max()
+        assert (rough.lower - fine.lower).abs().max() <= scale and (rough.upper - fine.upper).abs().max() <= scale

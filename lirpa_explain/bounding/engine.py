@@ -249,10 +249,6 @@ def _or_nothing(box: Box) -> Box:
 
 
 def _intersect(first: Box, second: Box) -> Box:
-    """Both boxes hold, so their intersection does; a box whose sides rounding has crossed is closed in the middle."""
+    """Both boxes hold, so their intersection does; where roundings have crossed its sides, what lies between them."""
     lower, upper = torch.maximum(first[0], second[0]), torch.minimum(first[1], second[1])
-    middle = (lower + upper) / 2
-    crossed = lower > upper
-    return torch.where(crossed, middle, lower), torch.where(crossed, middle, upper)
-
-
+    return torch.minimum(lower, upper), torch.maximum(lower, upper)

@@ -78,7 +78,9 @@ def _mixture(lam: Tensor, g: Box, d: Box, lines: Lines) -> Plane:
     positive = k > 0
     b = k * torch.where(positive, upper_slope, lower_slope)
     c = k * torch.where(positive, upper_offset, lower_offset) - lam * gu * dl - (1 - lam) * gl * du
-    return a, b, c
+    # The product with a known factor is linear; its terms above cancel, but for roundings as large as the bounds of g.
+    known = (dl == du) & torch.ones_like(a, dtype=torch.bool)
+    return torch.where(known, dl, a), torch.where(known, 0.0, b), torch.where(known, 0.0, c)
 
 
 def planes(g: Box, d: Box, t: Box, lines: Lines) -> tuple[Plane, Plane]:
