@@ -75,7 +75,7 @@ def directed_steps(units: Units, eps: float) -> Tensor:
 
 def ascent(net: nn.Sequential, image: Tensor, target: Tensor, eps: float, units: Units, steps: int
            ) -> Iterator[Tensor]:
-    """Points (1568, 1, 28, 28) after each step of ascent, one for each entry and side of the softened net's gradient."""
+    """Points (1568, 1, 28, 28) after each step: one for each entry and side of the softened net's gradient."""
     size = image.numel()
     row = torch.arange(2 * size)
     side = torch.where(row < size, 1.0, -1.0)
