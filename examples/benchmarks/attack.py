@@ -1,6 +1,6 @@
 """Benchmark: certified widths beside the strongest attack found, on auto_LiRPA's four MNIST networks.
 
-    python examples/benchmarks/attack.py DATA [--nets kw_mnist ...] [--images 5] [--optimized 1] [--eps 1 2 4 8]
+    python examples/benchmarks/attack.py DATA [--nets kw_mnist ...] [--images 2] [--optimized 1] [--eps 1 2 4 8]
 
 For the first test images and each eps, the gradient of the predicted class's logit (Captum's Saliency with abs=False)
 is bounded over the linf ball of radius eps/255, not cut to the range of pixels, by CROWN and, for the first
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = common.parser(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--nets", nargs="+", choices=common.NETS, default=common.NETS)
-    parser.add_argument("--images", type=int, default=5)
+    parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--optimized", type=int, default=1, help="images for CROWN-Optimized")
     parser.add_argument("--eps", type=float, nargs="+", default=[1, 2, 4, 8], help="radii in 1/255")
     parser.add_argument("--steps", type=int, default=8, help="of projected gradient ascent")
