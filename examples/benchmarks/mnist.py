@@ -10,11 +10,12 @@ JacobianOP comes with auto_LiRPA 0.7. It gets one image at a time, because its b
 with the logit of the image's class as only output. It runs as it comes, with relaxations optimised for the logit
 ("JacobianOP"), and without that ("JacobianOP-CROWN"). Methods that optimise get the first --optimized images only.
 
-Each method runs in a process of its own for each net and eps, after an unmeasured run on one image. Seconds are of
-the processor (start it with OMP_NUM_THREADS=1), medians over the images, one by one; for lirpa_explain by one `Certifier`, whose trace is made once ("s, trace"), for JacobianOP
-with the building of a BoundedModule for each image, given again under "s, trace". "s, batch" is for one image of the
-first --batch images bounded together. MiB: "before" is the most memory the process had used before its first bound
-(the imports); "one by one" and "batch" are by how much bounding raised that.
+Each method runs in a process of its own for each net and eps, after an unmeasured run on one image. Seconds are of the
+processor (start it with OMP_NUM_THREADS=1), medians over the images, one by one; for lirpa_explain by one `Certifier`,
+whose trace is made once ("s, trace"), for JacobianOP with the building of a BoundedModule for each image, given again
+under "s, trace". "s, batch" is for one image of the first --batch images bounded together. MiB: "before" is the most
+memory the process had used before its first bound (the imports); "one by one" and "batch" are by how much bounding
+raised that.
 
 "/ found" divides by the mean width of the gradients found by the attacks of attack.py, without ascent; "outside" is by
 how much one of these leaves the bounds (float32: 1e-6 is rounding). Below each table the bounds are compared image by
