@@ -245,3 +245,14 @@ def test_the_bounds_are_differentiable_in_the_parameters():
             weight[..., 0] += step
         slope = (above - below) / (2 * step)
         torch.testing.assert_close(weight.grad[..., 0].sum(), slope, rtol=1e-5, atol=1e-8)
+
+
+def test_roundings_are_relative_to_tightened_bounds():
+    widths = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        model = nn.Sequential(*[nn.TransformerEncoderLayer(4, 1, 4, dropout=0.0, batch_first=True, norm_first=True)
+                                for _ in range(2)]).to(dtype).eval()
+        certificate = lx.certify(Saliency(model), torch.rand(1, 2, 4).to(dtype), eps=1e-4, target=(0, 0), abs=False)
+        widths.append(float(certificate.width.mean()))
+    assert widths[0] <= 1.01 * widths[1]
