@@ -272,3 +272,14 @@ def test_stable_neurons_add_no_roundings_of_loose_intervals():
         rough, fine = certificates
         scale = 1e-5 * fine.nominal.abs().max()
         assert (rough.lower - fine.lower).abs().max() <= scale and (rough.upper - fine.upper).abs().max() <= scale
+
+
+def test_roundings_are_relative_to_tightened_bounds():
+    widths = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        model = nn.Sequential(*[nn.TransformerEncoderLayer(4, 1, 4, dropout=0.0, batch_first=True, norm_first=True)
+                                for _ in range(2)]).to(dtype).eval()
+        certificate = lx.certify(Saliency(model), torch.rand(1, 2, 4).to(dtype), eps=1e-4, target=(0, 0), abs=False)
+        widths.append(float(certificate.width.mean()))
+    assert widths[0] <= 1.01 * widths[1]

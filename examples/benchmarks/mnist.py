@@ -1,87 +1,56 @@
-"""Benchmark: the gradient of an MNIST network, bounded by lirpa_explain and by auto_LiRPA's own JacobianOP.
+"""Benchmark: the gradient of MNIST networks, bounded by lirpa_explain and by auto_LiRPA's own JacobianOP.
 
-    python examples/benchmarks/mnist.py DATA [--net kw_mnist] [--images 10] [--eps 1 2 4] [--methods CROWN ...]
-        [--double]
+    python examples/benchmarks/mnist.py DATA [--nets kw_mnist mnist_cnn_small] [--images 6] [--optimized 1] [--batch 32]
+        [--eps 1 4] [--methods CROWN ...] [--double]
 
-DATA holds auto_lirpa/kw_mnist.pth (from examples/vision/pretrained of auto_LiRPA's repository) and
-mnist/t10k-images-idx3-ubyte.gz. For the first test images and each eps, the gradient of the predicted class's logit
-(Captum's Saliency with abs=False) is bounded over the linf ball of radius eps/255, not cut to the range of pixels.
-RESULTS.md holds what this printed. Linux only: it reads memory from /proc.
+For the first test images and each eps, the gradient of the predicted class's logit (Captum's Saliency with abs=False)
+is bounded over the linf ball of radius eps/255, not cut to the range of pixels.
 
 JacobianOP comes with auto_LiRPA 0.7. It gets one image at a time, because its bounds of a batch are wrong, and a model
 with the logit of the image's class as only output. It runs as it comes, with relaxations optimised for the logit
-("JacobianOP"), and without that ("JacobianOP-CROWN").
+("JacobianOP"), and without that ("JacobianOP-CROWN"). Methods that optimise get the first --optimized images only.
 
-Each method runs in a process of its own for each eps. Seconds are for all images, everything included, after an
-unmeasured run on one image; for JacobianOP, what remains without building its BoundedModule for each image is given
-too. "before" is the most memory that the process had used before its first bound, the imports; "one by one" and
-"batch" are by how much bounding the images so raised that.
+Each method runs in a process of its own for each net and eps, after an unmeasured run on one image. Seconds are of the
+processor (start it with OMP_NUM_THREADS=1), medians over the images, one by one; for lirpa_explain by one `Certifier`,
+whose trace is made once ("s, trace"), for JacobianOP with the building of a BoundedModule for each image, given again
+under "s, trace". "s, batch" is for one image of the first --batch images bounded together. MiB: "before" is the most
+memory the process had used before its first bound (the imports); "one by one" and "batch" are by how much bounding
+raised that.
 
-"outside" is by how much a sampled gradient leaves the bounds (float32: 1e-6 is rounding).
-
-The sampled width is the truth seen from below: for each entry the largest minus the smallest gradient found at points
-of the ball. It is worth as much as the points are. A ReLU net's gradient changes only where a hidden unit changes its
-sign, and a random point of a 784-dimensional ball, even a random corner, moves a pre-activation z by about
-eps |dz/dx|_2, a small part of the eps |dz/dx|_1 that is possible: most units that can change sign never do. So beside
-random points and corners there are, by the units' gradients dz/dx at the image:
-  * for each unit that may change sign (|z| <= 1.3 eps |dz/dx|_1) the two corners that push it furthest, and a point
-    just beyond its kink, where few other units have changed;
-  * corners that push several of these units at once, each in a direction at random;
-  * for each entry i of the gradient two corners that push it up and down: to first order a unit adds
-    df/dh dz/dx_i to it, h = relu(z), while it is active, so each unit is pushed by its contribution's sign and size,
-    and the more the nearer it is to its kink.
+"/ found" divides by the mean width of the gradients found by the attacks of attack.py, without ascent; "outside" is by
+how much one of these leaves the bounds (float32: 1e-6 is rounding). Below each table the bounds are compared image by
+image, but for images at which both are narrower than 1e-6 (roundings).
 """
 
-import argparse
-import gzip
 import importlib.util
 import logging
 import math
-import platform
-import subprocess
-import sys
-import tempfile
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import common
 import torch
+from attack import found_range, hidden_units
 from captum.attr import Saliency
 from torch import Tensor, nn
 
 import lirpa_explain as lx
 
-OURS = ("IBP", "CROWN-IBP", "CROWN")
+OURS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")
 THEIRS = ("JacobianOP-CROWN", "JacobianOP")
-COLUMNS = ("method", "mean width", "/ sampled", "outside", "s, one by one", "s, build left out", "s, batch",
+OPTIMIZED = ("CROWN-Optimized", "JacobianOP")
+PAIRS = (("CROWN", "JacobianOP-CROWN"), ("CROWN", "JacobianOP"), ("CROWN-Optimized", "JacobianOP"))
+COLUMNS = ("method", "images", "mean width", "/ found", "outside", "s, trace", "s, one by one", "s, batch",
            "MiB before", "+ one by one", "+ batch")
 
-
-def load(data: Path, name: str, count: int) -> tuple[nn.Sequential, Tensor, Tensor]:
-    """The network, the first test images (N, 1, 28, 28) in [0, 1], and the classes it predicts (N,)."""
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10),
-    )
-    net.load_state_dict(torch.load(data / "auto_lirpa" / f"{name}.pth", map_location="cpu", weights_only=True))
-    with gzip.open(data / "mnist" / "t10k-images-idx3-ubyte.gz") as file:
-        pixels = bytearray(file.read()[16:16 + count * 784])
-    images = torch.frombuffer(pixels, dtype=torch.uint8).reshape(-1, 1, 28, 28) / 255
-    return net.eval(), images, net(images).argmax(1)
-
-
-# Bounds: one process for each method and eps
-
-
-def our_bounds(net: nn.Sequential, images: Tensor, target: Tensor, eps: float, method: str) -> tuple[Tensor, Tensor]:
-    """Bounds by lirpa_explain, each (N, 784)."""
-    certificate = lx.certify(Saliency(net), images, eps=eps, target=target, method=method, abs=False)
-    return certificate.lower.flatten(1), certificate.upper.flatten(1)
+Result = dict[str, Tensor | float]
 
 
 def their_bounds(net: nn.Sequential, image: Tensor, target: Tensor, eps: float, method: str
                  ) -> tuple[Tensor, Tensor, float]:
-    """Bounds of one image by JacobianOP, each (1, 784), and the seconds without building the module."""
+    """Bounds of one image by JacobianOP, each (1, 784), and the seconds of building the module."""
     from auto_LiRPA import BoundedModule, BoundedTensor
     from auto_LiRPA.jacobian import JacobianOP
     from auto_LiRPA.perturbations import PerturbationLpNorm
@@ -96,152 +65,127 @@ def their_bounds(net: nn.Sequential, image: Tensor, target: Tensor, eps: float, 
         def forward(self, x: Tensor) -> Tensor:
             return JacobianOP.apply(self.logit(x), x)
 
+    started = time.process_time()
     bounded = BoundedModule(Gradient(), image, bound_opts={"conv_mode": "matrix"})  # "patches" fails on stride 2
-    started = time.perf_counter()
+    building = time.process_time() - started
     ball = BoundedTensor(image, PerturbationLpNorm(norm=math.inf, eps=eps))
     optimize = method == "JacobianOP"
     with torch.set_grad_enabled(optimize):
         lower, upper = bounded.compute_jacobian_bounds(ball, optimize=optimize)
-    return lower.detach().flatten(1), upper.detach().flatten(1), time.perf_counter() - started
+    return lower.detach().flatten(1), upper.detach().flatten(1), building
 
 
-def peak() -> float:
-    """The most memory this process has held, MiB.
+def measure_theirs(net: nn.Sequential, images: Tensor, target: Tensor, eps: float, method: str) -> Result:
+    """Bounds, seconds and memory of JacobianOP."""
+    before = common.peak()
+    their_bounds(net, images[:1], target[:1], eps, method)
+    seconds, bounds = [], []
+    for image, t in zip(images.split(1), target.split(1), strict=True):
+        started = time.process_time()
+        bounds.append(their_bounds(net, image, t, eps, method))
+        seconds.append(time.process_time() - started)
+    return {"trace": statistics.median(b[2] for b in bounds), "single": statistics.median(seconds), "before": before,
+            "single_growth": common.peak() - before,
+            "lower": torch.cat([b[0] for b in bounds]), "upper": torch.cat([b[1] for b in bounds])}
 
-    Not getrusage's ru_maxrss: that counts what the parent held when it started this process.
-    """
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
-
-def measure(net: nn.Sequential, images: Tensor, target: Tensor, eps: float, method: str) -> dict[str, Tensor | float]:
-    """Bounds, seconds and memory of one method."""
-    bound = our_bounds if method in OURS else their_bounds
-    before = peak()
-    bound(net, images[:1], target[:1], eps, method)
-    started = time.perf_counter()
-    singles = [bound(net, *one, eps, method) for one in zip(images.split(1), target.split(1), strict=True)]
-    result = {"single": time.perf_counter() - started, "before": before, "single_growth": peak() - before,
-              "lower": torch.cat([s[0] for s in singles]), "upper": torch.cat([s[1] for s in singles])}
-    if method in THEIRS:
-        return result | {"bounding": sum(s[2] for s in singles)}
-    started = time.perf_counter()
-    lower, upper = our_bounds(net, images, target, eps, method)
-    result |= {"batch": time.perf_counter() - started, "batch_growth": peak() - before}
-    torch.testing.assert_close(lower, result["lower"], rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(upper, result["upper"], rtol=1e-3, atol=1e-6)
+def measure_ours(net: nn.Sequential, images: Tensor, target: Tensor, eps: float, method: str, batch: Tensor) -> Result:
+    """Bounds, seconds and memory of lirpa_explain."""
+    before = common.peak()
+    lx.certify(Saliency(net), images[:1], eps=eps, target=target[:1], method=method, abs=False)
+    started = time.process_time()
+    certifier = lx.Certifier(Saliency(net), images[:1], method=method, target=target[:1], abs=False)
+    trace = time.process_time() - started
+    seconds, certificates = [], []
+    for image, t in zip(images.split(1), target.split(1), strict=True):
+        started = time.process_time()
+        certificates.append(certifier.certify(image, eps=eps, target=t))
+        seconds.append(time.process_time() - started)
+    lower, upper = (torch.cat([getattr(c, side).flatten(1) for c in certificates]) for side in ("lower", "upper"))
+    result = {"trace": trace, "single": statistics.median(seconds), "before": before,
+              "single_growth": common.peak() - before, "lower": lower, "upper": upper}
+    if method in OPTIMIZED or not len(batch):
+        return result
+    started = time.process_time()
+    together = certifier.certify(batch, eps=eps, target=net(batch).argmax(1))
+    result |= {"batch": (time.process_time() - started) / len(batch), "batch_growth": common.peak() - before}
+    count = min(len(images), len(batch))
+    torch.testing.assert_close(together.lower[:count].flatten(1), lower[:count], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(together.upper[:count].flatten(1), upper[:count], rtol=1e-3, atol=1e-6)
     return result
 
 
-# Samples
-
-
-def hidden_units(net: nn.Sequential, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all units: pre-activations z (U,), their gradients dz/dx (U, 784), and df/dh (U,) for h = relu(z)."""
-    x = h = image.clone().requires_grad_()
-    before, after = [], []
-    for layer in net:
-        before += [h] if isinstance(layer, nn.ReLU) else []
-        h = layer(h)
-        after += [h] if isinstance(layer, nn.ReLU) else []
-    slopes = torch.autograd.grad(h[0, target].sum(), after, retain_graph=True)
-    rows = [
-        torch.autograd.grad(z.flatten(), x, unit, retain_graph=True, is_grads_batched=True)[0].flatten(1)
-        for z in before for unit in torch.eye(z.numel()).split(512)
-    ]
-    return torch.cat([z.detach().flatten() for z in before]), torch.cat(rows), torch.cat([s.flatten() for s in slopes])
-
-
-def sampled_range(net: nn.Sequential, image: Tensor, target: Tensor, eps: float, units: tuple[Tensor, Tensor, Tensor]
-                  ) -> tuple[Tensor, Tensor]:
-    """Smallest and largest gradient found at points of the ball, each (784,)."""
-    z, dz, slope = units
-    reach = eps * dz.abs().sum(1)  # how far z can move, to first order
-    open_units = (z.abs() <= 1.3 * reach) & (reach > 0)
-    z, dz, slope, reach = z[open_units], dz[open_units], slope[open_units], reach[open_units]
-    to_kink = (-1.02 * z / reach).clamp(-1, 1)[:, None]
-    uniform = 2 * torch.rand(300, 784) - 1
-    several = torch.randn(1000, len(z)) * (torch.rand(1000, len(z)) < torch.rand(1000, 1)) / reach
-    entries = (slope[:, None] * dz).T
-    near = torch.exp(-2 * z.abs() / reach) / reach
-    corners = torch.cat([uniform, dz, -dz, several @ dz, entries @ dz, -entries @ dz,
-                         (entries * near) @ dz, -(entries * near) @ dz]).sign()
-    steps = torch.cat([torch.zeros(1, 784), uniform, to_kink * dz.sign(), corners])
-    low, high = torch.full((784,), math.inf), torch.full((784,), -math.inf)
-    for part in steps.split(256):
-        x = (image + eps * part.reshape(-1, 1, 28, 28)).requires_grad_()
-        gradient = torch.autograd.grad(net(x)[:, target].sum(), x)[0].flatten(1)
-        low, high = torch.minimum(low, gradient.amin(0)), torch.maximum(high, gradient.amax(0))
-    return low, high
-
-
-# The table
-
-
-def line(result: dict[str, Tensor | float], method: str, low: Tensor, high: Tensor) -> list[str]:
-    """One method's line of the table; `low` and `high` (N, 784) were found by sampling."""
-    width = (result["upper"] - result["lower"]).mean()
-    outside = torch.maximum(result["lower"] - low, high - result["upper"]).clamp(min=0).max()
+def line(result: Result, method: str, low: Tensor, high: Tensor) -> list[str]:
+    """One method's line of the table; `low` and `high` (N, 784) were found."""
+    lower, upper = result["lower"], result["upper"]
+    low, high = low[:len(lower)], high[:len(lower)]
+    width = (upper - lower).mean()
 
     def number(key: str, digits: int) -> str:
         return f"{result[key]:.{digits}f}" if key in result else "-"
 
-    return [method, f"{width:.6f}", f"{width / (high - low).mean():.4f}", f"{outside:.1e}", number("single", 2),
-            number("bounding", 2), number("batch", 2), number("before", 0), number("single_growth", 0),
-            number("batch_growth", 0)]
+    return [method, str(len(lower)), f"{width:.3e}", f"{width / (high - low).mean():.4f}",
+            f"{common.outside(lower, upper, low, high):.1e}", number("trace", 2), number("single", 3),
+            number("batch", 3), number("before", 0), number("single_growth", 0), number("batch_growth", 0)]
 
 
-def print_table(lines: Sequence[Sequence[str]]) -> None:
-    """Print lines of cells as a Markdown table."""
-    table = [COLUMNS, ["---"] + ["---:"] * (len(COLUMNS) - 1), *lines]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        print("|", " | ".join(cell.rjust(width) if i else cell.ljust(width)
-                              for i, (cell, width) in enumerate(zip(cells, widths, strict=True))), "|")
+def comparison(ours: str, theirs: str, results: dict[str, Result]) -> str:
+    """Widths image by image, and by what factor ours is faster."""
+    a, b = results[ours], results[theirs]
+    count = min(len(a["lower"]), len(b["lower"]))
+    widths = [(r["upper"] - r["lower"])[:count].mean(1) for r in (a, b)]
+    moving = torch.maximum(*widths) > 1e-6
+    ratio = (widths[0] / widths[1])[moving]
+    text = (f"* {ours} / {theirs}: mean width {ratio.min():.6f} to {ratio.max():.6f} on {len(ratio)} images; "
+            f"{b['single'] / a['single']:.1f} times faster one by one "
+            f"({(b['single'] - b['trace']) / a['single']:.1f} if JacobianOP's building is left out)")
+    return text + (f", {b['single'] / a['batch']:.1f} times in a batch" if "batch" in a else "")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark, or with the hidden option --one a single measurement of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--net", choices=("kw_mnist", "mnist_a_adv"), default="kw_mnist")
-    parser.add_argument("--images", type=int, default=10)
-    parser.add_argument("--eps", type=float, nargs="+", default=[1, 2, 4], help="radii in 1/255")
+    parser.add_argument("--nets", nargs="+", choices=common.NETS, default=["kw_mnist", "mnist_cnn_small"])
+    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--optimized", type=int, default=1, help="images for methods that optimise")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--eps", type=float, nargs="+", default=[1, 4], help="radii in 1/255")
     parser.add_argument("--methods", nargs="+", choices=OURS + THEIRS, default=OURS + THEIRS)
     parser.add_argument("--double", action="store_true", help="compute in float64, where rounding does not matter")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     torch.set_default_dtype(torch.float64 if args.double else torch.float32)
-    net, images, target = load(args.data, args.net, args.images)
+    images, _ = common.load_mnist(args.data, max(args.images, args.batch))
     if args.one:
         logging.disable(logging.INFO)  # auto_LiRPA announces every JacobianOP
-        torch.save(measure(net, images, target, args.eps[0] / 255, args.methods[0]), args.one)
+        net, (method,) = common.load_net(args.data, args.nets[0]), args.methods
+        few = images[:args.optimized if method in OPTIMIZED else args.images]
+        arguments = (net, few, net(few).argmax(1), args.eps[0] / 255, method)
+        torch.save(measure_ours(*arguments, images[:args.batch]) if method in OURS else measure_theirs(*arguments),
+                   args.one)
         return
 
     has_jacobian = importlib.util.find_spec("auto_LiRPA.jacobian") is not None
     methods = [method for method in args.methods if has_jacobian or method in OURS]
-    print(f"{args.net}, the first {args.images} test images; torch {torch.__version__}, auto_LiRPA "
-          f"{lx.AUTO_LIRPA_VERSION}{'' if has_jacobian else ' (which has no JacobianOP)'}, Python "
-          f"{platform.python_version()}, {torch.get_num_threads()} thread(s), {torch.get_default_dtype()}")
+    print(f"The first test images; {common.versions()}{'' if has_jacobian else '; there is no JacobianOP'}")
     torch.manual_seed(0)
-    units = [hidden_units(net, *one) for one in zip(images.split(1), target.split(1), strict=True)]
-    for eps in args.eps:
-        ranges = [sampled_range(net, images[i], target[i], eps / 255, units[i]) for i in range(len(images))]
-        low, high = (torch.stack(side) for side in zip(*ranges, strict=True))
-        results = {}
-        with tempfile.TemporaryDirectory() as folder:
+    for name in args.nets:
+        net, images = common.load_net(args.data, name), images[:args.images]
+        target = net(images).argmax(1)
+        units = [hidden_units(net, *one) for one in zip(images.split(1), target.split(1), strict=True)]
+        for eps in args.eps:
+            found = [found_range(net, images[i:i + 1], target[i], eps / 255, units[i]) for i in range(len(images))]
+            low, high = (torch.stack(side) for side in zip(*found, strict=True))
+            results = {}
             for method in methods:
-                file = Path(folder) / "result.pt"
-                subprocess.run([sys.executable, "-W", "ignore", __file__, args.data, "--net", args.net, "--images",
-                                str(args.images), "--eps", str(eps), "--methods", method, "--one", file,
-                                *["--double"] * args.double], check=True, stdout=subprocess.DEVNULL)
-                results[method] = torch.load(file, weights_only=True)
-        print(f"\neps {eps:g}/255: sampled mean width {(high - low).mean():.6f}\n")
-        print_table([line(result, method, low, high) for method, result in results.items()])
-        width = {method: (result["upper"] - result["lower"]).mean(1) for method, result in results.items()}
-        for method in (m for m in THEIRS if {m, "CROWN"} <= width.keys()):
-            ratio = width["CROWN"] / width[method]
-            print(f"\nMean width of CROWN / {method}, image by image: {ratio.min():.6f} to {ratio.max():.6f}")
+                results[method] = common.in_process(__file__, [
+                    args.data, "--nets", name, "--images", args.images, "--optimized", args.optimized, "--batch",
+                    args.batch, "--eps", eps, "--methods", method, *["--double"] * args.double])
+                common.progress(" | ".join(line(results[method], method, low, high)))
+            print(f"\n**{name}, eps {eps:g}/255**\n")
+            common.print_table(COLUMNS, [line(result, method, low, high) for method, result in results.items()])
+            pairs = [pair for pair in PAIRS if set(pair) <= results.keys()]
+            print("\n" * bool(pairs) + "\n".join(comparison(*pair, results) for pair in pairs))
 
 
 if __name__ == "__main__":

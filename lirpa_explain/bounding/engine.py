@@ -63,6 +63,7 @@ class Engine:
         self._nodes = {node.name: node for node in nodes}
         self._width = max(math.prod(node.output_shape[1:]) for node in nodes if node.output_shape is not None)
         self._item_size = example[0].element_size()
+        self._bounded: set[str] = set()
         self._relaxed_by = {
             node.name: [(user, i) for user in nodes if isinstance(user, BoundOperator)
                         for i in user.requires_input_bounds if user.inputs[i] is node]
@@ -106,6 +107,7 @@ class Engine:
                 node.forward_value = node.forward_value.detach()
 
     def _bounds(self, method: str, functions: Tensor | None) -> Box:
+        self._bounded = set()
         for name, users in self._relaxed_by.items():
             if users and self._nodes[name].perturbed:
                 self._bound(name, users, method)
@@ -146,6 +148,16 @@ class Engine:
         with torch.no_grad():
             node.rounding_margin = margin = ROUNDINGS * torch.finfo(lower.dtype).eps * self._size(node)
         node.lower, node.upper = node.interval = lower - margin, upper + margin
+        self._bounded.add(name)
+        self._forget_intervals()
+
+    def _forget_intervals(self) -> None:
+        """Drop the intervals of nodes whose turn is to come: they are as loose as what they were computed from."""
+        for node in self._nodes.values():
+            if node.perturbed and node.name not in self._bounded and getattr(node, "perturbation", None) is None:
+                node.lower = node.upper = None
+                if hasattr(node, "interval"):
+                    del node.interval
 
     def _size(self, node: Bound) -> Tensor:
         """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""

@@ -1,0 +1,205 @@
+"""Benchmark: how far a CIFAR-10 ResNet-20 and a small vision transformer can be certified.
+
+    python examples/benchmarks/large.py DATA [--nets resnet20 vit] [--methods CROWN-IBP CROWN] [--images 1]
+        [--halvings 5] [--low -26] [--high -10] [--memory 1] [--weights FOLDER]
+
+The gradient of the predicted class's logit (Captum's Saliency with abs=False) is bounded over linf balls around the
+first test images. In units of a pixel, from 0 to 1 (a normalisation is part of the model). "eps * 255" is the largest
+radius found at which half of the signs of the non-zero entries are certified, for each image by bisection of
+log2(eps) with one `Certifier`; "half" is the smallest share at it, "s" the seconds of the last bound at it, "peak" that
+of the whole process, with memory_limit of --memory GiB.
+
+  * resnet20: akamaster/pytorch_resnet_cifar10, BatchNorm in eval mode, 32x32x3 pixels.
+  * vit: 28x28 MNIST in patches of 7, dimension 32, a class token, learned positions, 2 layers of
+    nn.TransformerEncoderLayer(norm_first=True, activation="gelu", dropout=0) with 4 heads and 64 hidden units; trained
+    here for --epochs, and kept in --weights for the next time.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import common
+import torch
+from captum.attr import Saliency
+from torch import Tensor, nn
+
+import lirpa_explain as lx
+
+F = nn.functional
+
+
+class Block(nn.Module):
+    """A basic block: two convolutions, and a shortcut that drops every other pixel and pads channels."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.pad = (after - before) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.pad:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
+        return F.relu(y + x)
+
+
+class ResNet(nn.Module):
+    """The CIFAR-10 network with 6 n + 2 layers, of images in [0, 1]."""
+
+    def __init__(self, n: int = 3) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1))
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*[Block(16, 16, 1) for _ in range(n)])
+        self.layer2 = nn.Sequential(Block(16, 32, 2), *[Block(32, 32, 1) for _ in range(n - 1)])
+        self.layer3 = nn.Sequential(Block(32, 64, 2), *[Block(64, 64, 1) for _ in range(n - 1)])
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 10)."""
+        x = F.relu(self.bn1(self.conv1((x - self.mean) / self.std)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+class ViT(nn.Module):
+    """A small vision transformer of 28x28 images in [0, 1]."""
+
+    def __init__(self, dim: int = 32, layers: int = 2, heads: int = 4, patch: int = 7) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, dim, patch, patch)
+        self.token = nn.Parameter(torch.randn(1, 1, dim) / 8)
+        self.position = nn.Parameter(torch.randn(1, (28 // patch) ** 2 + 1, dim) / 8)
+        self.layers = nn.Sequential(*[
+            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout=0.0, activation="gelu", batch_first=True,
+                                       norm_first=True)
+            for _ in range(layers)
+        ])
+        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 10)."""
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        return self.head(self.norm(self.layers(x)[:, 0]))
+
+
+def load_resnet(data: Path) -> ResNet:
+    """The trained ResNet-20 in eval mode."""
+    stored = torch.load(data / "cifar_resnet" / "resnet20-12fca82f.th", map_location="cpu", weights_only=True)
+    net = ResNet()
+    state = {name.removeprefix("module."): value for name, value in stored["state_dict"].items()}
+    net.load_state_dict({"mean": net.mean, "std": net.std, **state})
+    return net.eval()
+
+
+def load_vit(data: Path, weights: Path | None, epochs: int, train_images: int) -> ViT:
+    """The vision transformer in eval mode, trained unless its weights are there."""
+    torch.manual_seed(0)
+    net, file = ViT(), weights and weights / "vit.pth"
+    if file and file.exists():
+        net.load_state_dict(torch.load(file, weights_only=True))
+        return net.eval()
+    images, labels = common.load_mnist(data, train_images, train=True)
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    total = epochs * (train_images // 128)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total)
+    for _ in range(epochs):
+        for index in torch.randperm(len(images))[:total // epochs * 128].split(128):
+            optimizer.zero_grad()
+            F.cross_entropy(net(images[index]), labels[index]).backward()
+            optimizer.step()
+            schedule.step()
+    if file:
+        torch.save(net.state_dict(), file)
+    return net.eval()
+
+
+def share(certificate: lx.Certificate) -> float:
+    """Share of the non-zero entries whose sign is certified."""
+    live = certificate.nominal != 0
+    return float((certificate.sign() != 0)[live].double().mean())
+
+
+def bisect(certifier: lx.Certifier, image: Tensor, target: Tensor, halvings: int, low: float, high: float
+           ) -> dict[str, float]:
+    """The largest eps found at which half of the signs are certified."""
+    result = {"eps": 0.0, "share": math.nan, "seconds": math.nan}
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        certificate = certifier.certify(image, eps=2**middle, target=target)
+        certified = share(certificate)
+        common.progress(f"{certifier.method}, eps {255 * 2**middle:.5f}/255: {certified:.1%} of the signs, mean width "
+                        f"{float(certificate.width.mean()):.3g}, {certificate.elapsed_s:.1f} s, peak "
+                        f"{common.peak() / 1024:.2f} GiB")
+        if certified >= 0.5:
+            low = middle
+            result = {"eps": 2**middle, "share": certified, "seconds": certificate.elapsed_s}
+        else:
+            high = middle
+    return result
+
+
+def measure(name: str, method: str, args: argparse.Namespace) -> dict[str, Tensor | float]:
+    """The bisections of a net and method."""
+    if name == "resnet20":
+        net, images = load_resnet(args.data), common.load_cifar(args.data, args.images)
+    else:
+        net, images = load_vit(args.data, args.weights, args.epochs, args.train), common.load_mnist(
+            args.data, args.images)[0]
+    target = net(images).argmax(1)
+    started = time.perf_counter()
+    certifier = lx.Certifier(Saliency(net), images[:1], target=target[:1], abs=False, method=method,
+                             memory_limit=int(args.memory * 2**30))
+    trace = time.perf_counter() - started
+    found = [bisect(certifier, images[i:i + 1], target[i:i + 1], args.halvings, args.low, args.high)
+             for i in range(len(images))]
+    return {"trace": trace, "peak": common.peak(),
+            **{key: torch.tensor([f[key] for f in found]) for key in ("eps", "share", "seconds")}}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark, or with the hidden option --one a single measurement of it."""
+    parser = common.parser(__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--nets", nargs="+", choices=("resnet20", "vit"), default=("resnet20", "vit"))
+    parser.add_argument("--methods", nargs="+", default=["CROWN-IBP", "CROWN"])
+    parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--halvings", type=int, default=5)
+    parser.add_argument("--low", type=float, default=-26.0, help="log2 of the smallest eps")
+    parser.add_argument("--high", type=float, default=-10.0, help="log2 of the largest eps")
+    parser.add_argument("--memory", type=float, default=1, help="memory_limit, GiB")
+    parser.add_argument("--weights", type=Path, help="folder for the trained transformer")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--train", type=int, default=20000, help="training images")
+    args = parser.parse_args(argv)
+    if args.one:
+        torch.save(measure(args.nets[0], args.methods[0], args), args.one)
+        return
+    print(f"{common.versions()}\n")
+    options = [f"--{key}={getattr(args, key)}"
+               for key in ("images", "halvings", "memory", "epochs", "train", "low", "high")]
+    lines = []
+    for name in args.nets:
+        if name == "vit":
+            net = load_vit(args.data, args.weights, args.epochs, args.train)
+            images, labels = common.load_mnist(args.data, 1000)
+            common.progress(f"vit: {(net(images).argmax(1) == labels).double().mean():.1%} of 1000 test images right")
+        for method in args.methods:
+            result = common.in_process(__file__, [args.data, "--nets", name, "--methods", method, *options,
+                                                  *(["--weights", args.weights] if args.weights else [])])
+            lines.append([name, method, str(args.images), f"{255 * result['eps'].median():.5f}",
+                          f"{result['share'].min():.1%}", f"{result['trace']:.1f}", f"{result['seconds'].median():.1f}",
+                          f"{result['peak'] / 1024:.2f}"])
+    common.print_table(("net", "method", "images", "eps * 255", "half", "s, trace", "s", "GiB, peak"), lines)
+
+
+if __name__ == "__main__":
+    main()
