@@ -205,3 +205,12 @@ def test_smaller_boxes_have_smaller_ranges():
         (low, high), (inner_low, inner_high) = function(outer), function(inner)
         rounding = 1e-9 * size(low, high)
         assert (low <= inner_low + rounding).all() and (inner_high <= high + rounding).all()
+
+
+def test_a_factor_that_is_fixed_leaves_no_roundings_of_the_other():
+    generator = torch.Generator().manual_seed(0)
+    g = -1e7 * torch.rand(100, generator=generator), 1e7 * torch.rand(100, generator=generator)
+    t = torch.rand(100, generator=generator) + 0.1
+    one, zero = torch.ones(100), torch.zeros(100)
+    for a, b, c in planes(g, (one, one), (t, t + 1), ((zero, one), (zero, one))):
+        assert bool((a == 1).all() and (b == 0).all() and (c == 0).all())
