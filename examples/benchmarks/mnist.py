@@ -136,7 +136,8 @@ def comparison(ours: str, theirs: str, results: dict[str, Result]) -> str:
     widths = [(r["upper"] - r["lower"])[:count].mean(1) for r in (a, b)]
     moving = torch.maximum(*widths) > 1e-6
     ratio = (widths[0] / widths[1])[moving]
-    text = (f"* {ours} / {theirs}: mean width {ratio.min():.6f} to {ratio.max():.6f} on {len(ratio)} images; "
+    ratios = f"{ratio.min():.6f} to {ratio.max():.6f} on {len(ratio)} images" if len(ratio) else "within roundings"
+    text = (f"* {ours} / {theirs}: mean width {ratios}; "
             f"{b['single'] / a['single']:.1f} times faster one by one "
             f"({(b['single'] - b['trace']) / a['single']:.1f} if JacobianOP's building is left out)")
     return text + (f", {b['single'] / a['batch']:.1f} times in a batch" if "batch" in a else "")
