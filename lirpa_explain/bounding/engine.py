@@ -38,7 +38,7 @@ limit of memory is given."""
 TENSORS = {"CROWN": 8, "CROWN-Optimized": 64}
 """How many such tensors exist at a time, about: what a limit of memory in bytes is divided by."""
 
-ROUNDINGS = 8
+ROUNDINGS = 32
 """Roundings by which bounds that a relaxation reads are moved outward. The derivative of a kink jumps: a bound on the
 wrong side of 0 by one rounding would be wrong by a whole neuron."""
 
