@@ -24,11 +24,15 @@ def split_method(method: Any, quadrature: str | None, kwargs: dict[str, Any]) ->
     return method, kwargs if quadrature is None else {**kwargs, "method": quadrature}
 
 
-def check_settings(method: Any, batch_size: Any, memory_limit: Any, iterations: Any, lr: Any) -> None:
-    """Refuse what is no method, or no number of its kind."""
+def check_method(method: Any) -> None:
+    """Refuse what is no method."""
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}. (Quadratures of "
                          f"IntegratedGradients are {', '.join(SUPPORTED_METHODS)}.)")
+
+
+def check_settings(batch_size: Any, memory_limit: Any, iterations: Any, lr: Any) -> None:
+    """Refuse what is no number of its kind."""
     for name, value, least in (("batch_size", batch_size, 1), ("memory_limit", memory_limit, 2**20),
                                ("iterations", iterations, 0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):

@@ -12,7 +12,7 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor, nn
 
 from . import attributions
-from .arguments import check_inputs, check_seam, check_settings, check_spec, split_method
+from .arguments import check_inputs, check_method, check_seam, check_settings, check_spec, split_method
 from .attributions import Plan
 from .bounding.ball import Ball, make_balls
 from .bounding.compose import Composed, compose, compose_functions
@@ -23,7 +23,8 @@ from .errors import SoundnessError
 from .graph import GradientModule, capture
 from .nominal import attribute, isolated, no_training_layers
 from .operators.bound import Box, flat_rows
-from .selfcheck import around, check_value, enclose, enclose_box
+from .relaxations.ranges import linear_range
+from .selfcheck import around, check_value, enclose
 
 ROWS = 64
 """Rows (examples x path points) bounded at once unless the caller says otherwise."""
@@ -79,7 +80,8 @@ class Certifier:
                  **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
-        check_settings(method, batch_size, memory_limit, iterations, lr)
+        check_method(method)
+        check_settings(batch_size, memory_limit, iterations, lr)
         check_seam(attribution)
         self.attribution = attribution
         self.method = method
@@ -121,7 +123,7 @@ class Certifier:
         started = time.perf_counter()
         method, keywords = split_method(self.method if method is None else method, quadrature,
                                         {**self.attribute_kwargs, **attribute_kwargs})
-        check_settings(method, self.batch_size, self.memory_limit, self.options.iterations, self.options.lr)
+        check_method(method)
         xs = check_inputs(inputs)
         with torch.inference_mode(False):
             balls = make_balls(inputs, perturbation, eps, norm, clip)
@@ -171,21 +173,19 @@ class Certifier:
                 raise
             self._traces.clear()
             return self._box(plan, xs, balls, method, keywords, nominal)
-        return enclose(composed, nominal)
+        return enclose((composed.lower, composed.upper), nominal)
 
     def _spec(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
               keywords: dict[str, Any], functions: Tensor, box: Box, nominal: Tensor) -> Box:
         """Bounds of linear functions of the attribution: of the box, and by propagation where the plan is linear."""
-        positive, negative = functions.clamp(min=0), functions.clamp(max=0)
-        lower, upper = (torch.einsum("nkd,nd->nk", positive, box[i]) + torch.einsum("nkd,nd->nk", negative, box[1 - i])
-                        for i in (0, 1))
+        lower, upper = linear_range(functions, box)
         if plan.is_row_linear and method != "IBP":
             trace, _ = self._trace(plan, xs, keywords, explained=True)
             rows = trace.engine.rows_at_once(self.batch_size, method)
             propagated = compose_functions(plan, trace.module, trace.engine, xs, balls, method, rows, functions,
                                            self.progress)
             lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
-        return enclose_box((lower, upper), torch.einsum("nkd,nd->nk", functions, nominal))
+        return enclose((lower, upper), torch.einsum("nkd,nd->nk", functions, nominal))
 
     def _trace(self, plan: Plan, xs: tuple[Tensor, ...], keywords: dict[str, Any], explained: bool = False
                ) -> tuple[_Trace, bool]:

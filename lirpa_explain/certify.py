@@ -6,7 +6,6 @@ from typing import Any
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from .arguments import split_method
 from .certificates import Certificate
 from .certifier import Certifier
 
@@ -65,8 +64,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         >>> bool(certificate.contains(certificate.nominal).all())
         True
     """
-    method, keywords = split_method(method, quadrature, attribute_kwargs)
     certifier = Certifier(attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
                           progress=progress, differentiable=differentiable, iterations=iterations, lr=lr)
-    return certifier.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, spec=spec,
-                             quadrature=keywords.pop("method", None), **keywords)
+    return certifier.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
+                             quadrature=quadrature, spec=spec, **attribute_kwargs)

@@ -61,13 +61,8 @@ def around(xs: tuple[Tensor, ...], radius: float) -> tuple[Ball | None, ...]:
     return make_balls(xs, eps=tuple(radius * x.detach().abs().max().clamp(min=1) for x in xs))
 
 
-def enclose(composed: Composed, nominal: Tensor) -> tuple[Tensor, Tensor]:
+def enclose(box: Box, nominal: Tensor) -> Box:
     """Bounds that contain the nominal value exactly, and not only up to rounding; their derivatives are as before."""
-    return enclose_box((composed.lower, composed.upper), nominal)
-
-
-def enclose_box(box: Box, nominal: Tensor) -> Box:
-    """As `enclose`, for any bounds and the value that they must contain."""
     lower, upper = box
     return (torch.where(lower > nominal, nominal + (lower - lower.detach()), lower),
             torch.where(upper < nominal, nominal + (upper - upper.detach()), upper))

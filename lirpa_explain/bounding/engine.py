@@ -20,6 +20,7 @@ from ..graph import GradientModule
 from ..operators.affine import BoundAffine
 from ..operators.bound import BoundOperator, Box, box_of, box_of_interval, flat_rows
 from ..operators.planes import BoundPlanes
+from ..relaxations.ranges import linear_range
 from .optimize import Optimization, optimized
 
 METHODS = {
@@ -63,7 +64,6 @@ class Engine:
         self._nodes = {node.name: node for node in nodes}
         self._width = max(math.prod(node.output_shape[1:]) for node in nodes if node.output_shape is not None)
         self._item_size = example[0].element_size()
-        self._bounded: set[str] = set()
         self._relaxed_by = {
             node.name: [(user, i) for user in nodes if isinstance(user, BoundOperator)
                         for i in user.requires_input_bounds if user.inputs[i] is node]
@@ -107,7 +107,6 @@ class Engine:
                 node.forward_value = node.forward_value.detach()
 
     def _bounds(self, method: str, functions: Tensor | None) -> Box:
-        self._bounded = set()
         for name, users in self._relaxed_by.items():
             if users and self._nodes[name].perturbed:
                 self._bound(name, users, method)
@@ -117,9 +116,7 @@ class Engine:
         if functions is None:
             every = torch.arange(count, device=box[0].device).expand(rows, -1)
             return box if method == "IBP" else _intersect(box, self._linear(final.name, every, method))
-        positive, negative = functions.clamp(min=0), functions.clamp(max=0)
-        box = (torch.einsum("bkd,bd->bk", positive, box[0]) + torch.einsum("bkd,bd->bk", negative, box[1]),
-               torch.einsum("bkd,bd->bk", positive, box[1]) + torch.einsum("bkd,bd->bk", negative, box[0]))
+        box = linear_range(functions, box)
         if method == "IBP":
             return box
         chunk = self._chunk(rows, method)
@@ -148,13 +145,13 @@ class Engine:
         with torch.no_grad():
             node.rounding_margin = margin = ROUNDINGS * torch.finfo(lower.dtype).eps * self._size(node)
         node.lower, node.upper = node.interval = lower - margin, upper + margin
-        self._bounded.add(name)
         self._forget_intervals()
 
     def _forget_intervals(self) -> None:
         """Drop the intervals of nodes whose turn is to come: they are as loose as what they were computed from."""
         for node in self._nodes.values():
-            if node.perturbed and node.name not in self._bounded and getattr(node, "perturbation", None) is None:
+            is_bounded = getattr(node, "rounding_margin", None) is not None
+            if node.perturbed and not is_bounded and getattr(node, "perturbation", None) is None:
                 node.lower = node.upper = None
                 if hasattr(node, "interval"):
                     del node.interval

@@ -33,6 +33,7 @@ class Optimization:
     patience: int = 7
     tolerance: float = 1e-3
 
+
 STEADY = 1e-3
 """Adam's eps, for gradients of widths relative to themselves: a weight that moves its bound by less than this share has
 shorter steps, so that gradients which are rounding errors have none."""

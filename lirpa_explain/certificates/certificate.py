@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lirpa_explain.certificates import box, ranking
 from lirpa_explain.certificates import refine as refinement
+from lirpa_explain.relaxations.ranges import linear_range
 
 Attributions = Tensor | tuple[Tensor, ...]  # one (N, *S) for each input; a tuple where the user passed one
 
@@ -189,15 +190,12 @@ class Certificate:
         Raises:
             ValueError: If the mask has another shape, or the certificate was loaded and cannot be refined.
         """
-        weights = self._weights(mask)
-        sides = (_flat(self.lower), _flat(self.upper))
-        positive, negative = weights.clamp(min=0), weights.clamp(max=0)
-        lower = (positive * sides[0] + negative * sides[1]).sum(1)
-        upper = (positive * sides[1] + negative * sides[0]).sum(1)
+        weights = self._weights(mask)[:, None]
+        lower, upper = linear_range(weights, (_flat(self.lower), _flat(self.upper)))
         if (bound := self._bounder(refine)) is not None:
-            low, high = bound(weights[:, None])
-            lower, upper = torch.maximum(lower, low[:, 0]), torch.minimum(upper, high[:, 0])
-        return lower, upper
+            low, high = bound(weights)
+            lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
+        return lower[:, 0], upper[:, 0]
 
     def max_change(self, norm: float = 2) -> Tensor:
         """Return how far the attribution can move from `nominal`: max of |a - nominal|_norm.

@@ -58,7 +58,7 @@ class BoundPlanes(BoundOperator):
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
         self.mixture: Mixture | None = None
-        self._known: tuple[list[Any], tuple[Plane, Plane]] | None = None
+        self._known: dict[str, tuple[list[Any], tuple[Plane, Plane]]] = {}
 
     def planes(self, *boxes: Box) -> tuple[Plane, Plane]:
         """The planes below and above that plain CROWN takes; each tensor (B, *output)."""
@@ -77,7 +77,7 @@ class BoundPlanes(BoundOperator):
         if len(columns) == 0:
             return None
         families = (self._outward(family, sign) for family, sign in
-                    zip(self.plane_family(*boxes), (-1.0, 1.0), strict=True))
+                    zip(self._remembered(self.plane_family, boxes), (-1.0, 1.0), strict=True))
         below, above = (tuple(part.flatten(2)[..., columns] for part in family) for family in families)
         count, rows = below[-1].shape[:2]
         weights = below[-1].new_zeros(2, count, functions, rows, len(columns))
@@ -94,7 +94,7 @@ class BoundPlanes(BoundOperator):
         return *family[:-1], torch.cat([family[-1][:1], family[-1][1:] + error[1:]])
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
-        below, above = self._planes_of([box_of(node) for node in nodes])
+        below, above = self._remembered(self.planes, [box_of(node) for node in nodes])
 
         def side(positive: Plane, negative: Plane, upper: bool) -> Callable[[Tensor], Any]:
             """Bound of A * y that uses plane `positive` where A > 0 and `negative` where A < 0."""
@@ -113,17 +113,18 @@ class BoundPlanes(BoundOperator):
 
         return both_sides(last_lower, last_upper, side(below, above, False), side(above, below, True))
 
-    def _planes_of(self, boxes: list[Box]) -> tuple[Plane, Plane]:
-        """The planes, remembered for as long as the bounds of the inputs are the same tensors."""
+    def _remembered(self, make: Callable[..., tuple[Plane, Plane]], boxes: list[Box]) -> tuple[Plane, Plane]:
+        """Planes, remembered for as long as the bounds of the inputs are the same tensors."""
         key: list[Any] = [torch.is_grad_enabled(), *(tensor for box in boxes for tensor in box)]
-        if self._known is None or len(key) != len(self._known[0]) or \
-                any(a is not b for a, b in zip(key, self._known[0], strict=True)):
-            self._known = key, self.planes(*boxes)
-        return self._known[1]
+        known = self._known.get(make.__name__)
+        if known is None or any(a is not b for a, b in zip(key, known[0], strict=True)):
+            known = self._known[make.__name__] = key, make(*boxes)
+        return known[1]
 
     def forget(self) -> None:
         """Let go of remembered planes and of the mixture."""
-        self._known = self.mixture = None
+        self._known.clear()
+        self.mixture = None
 
     def _apply(self, A: Tensor, positive: Plane, negative: Plane, upper: bool) -> tuple[list[Tensor | None], Tensor]:
         """Coefficients of the inputs, before broadcasting is undone, and bias of A * y."""

@@ -21,6 +21,21 @@ def product_range(g: Box, d: Box) -> Box:
     return corners.amin(0), corners.amax(0)
 
 
+def linear_range(functions: Tensor, box: Box) -> Box:
+    """Range of linear functions (B, K, D) over boxes (B, D): each side (B, K).
+
+    Example:
+        >>> box = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 3.0]])
+        >>> low, high = linear_range(torch.tensor([[[1.0, -1.0]]]), box)
+        >>> low.item(), high.item()
+        (-3.0, 0.0)
+    """
+    positive, negative = functions.clamp(min=0), functions.clamp(max=0)
+    lower, upper = (torch.einsum("bkd,bd->bk", positive, box[i]) + torch.einsum("bkd,bd->bk", negative, box[1 - i])
+                    for i in (0, 1))
+    return lower, upper
+
+
 def absolute_range(box: Box) -> Box:
     """Range of |a| for a in a box.
 
