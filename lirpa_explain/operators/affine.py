@@ -19,46 +19,55 @@ from .registry import Operator, register
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """Traits of an operator that is linear in its first input and has weights of any sign.
+class Affine:
+    """Traits of an affine operator.
 
     Args:
-        magnitude: the function with all weights replaced by their absolute value, `magnitude(x, *weights, **settings)`.
+        magnitude: for an operator that is linear in its first input and has weights of any sign, the function with all
+            weights replaced by their absolute value, `magnitude(x, *weights, **settings)`. None: it has no weights,
+            and increases in every input.
+        transposed: the transposed map from the output to the first input, where calling torch's own is slow:
+            `transposed(A, *weights, **settings, of)` maps coefficients (S, B, *output) to (S, B, *of).
     """
 
-    magnitude: Callable[..., Tensor]
+    magnitude: Callable[..., Tensor] | None = None
+    transposed: Callable[..., Tensor] | None = None
 
 
 class BoundAffine(BoundOperator):
     """Affine map of the perturbed inputs.
 
-    Without traits it increases in every input: the interval is (f(lower), f(upper)).
-    With `Weighted` traits it is linear in the first input and the others must not be perturbed: the interval is
+    Without weights it increases in every input: the interval is (f(lower), f(upper)).
+    With weights it is linear in the first input and the others must not be perturbed: the interval is
     f(center) -+ magnitude(radius).
     """
+
+    @property
+    def traits(self) -> Affine:
+        return self.operator.traits or Affine()
 
     def bound_interval(self, *boxes: Box) -> Box:
         lowers, uppers = [box[0] for box in boxes], [box[1] for box in boxes]
         if all(box[0] is box[1] for box in boxes):
             value = self.forward(*lowers)
             return value, value
-        if self.operator.traits is None:
+        if self.traits.magnitude is None:
             return self.forward(*lowers), self.forward(*uppers)
         self._check_weights_fixed()
         center, radius = (uppers[0] + lowers[0]) / 2, (uppers[0] - lowers[0]) / 2
         value = self.forward(center, *lowers[1:])
-        spread = self.operator.traits.magnitude(radius, *lowers[1:], **self.settings)
+        spread = self.traits.magnitude(radius, *lowers[1:], **self.settings)
         return value - spread, value + spread
 
     def magnitude(self, *sizes: Tensor) -> Tensor:
         """Sum of the sizes of all terms that make up an entry, from the sizes of the inputs' entries."""
-        if self.operator.traits is None:
+        if self.traits.magnitude is None:
             return self.forward(*sizes)
-        return self.operator.traits.magnitude(*sizes, **self.settings)
+        return self.traits.magnitude(*sizes, **self.settings)
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         moving = [i for i, node in enumerate(nodes) if node.perturbed]
-        if self.operator.traits is not None:
+        if self.traits.magnitude is not None:
             self._check_weights_fixed()
         fixed = {i: value_of(node) for i, node in enumerate(nodes) if not node.perturbed}
 
@@ -66,25 +75,25 @@ class BoundAffine(BoundOperator):
             arguments = {**fixed, **dict(zip(moving, values, strict=True))}
             return self.forward(*[arguments[i] for i in range(len(nodes))])
 
-        written_out = TRANSPOSED.get(self.operator.name)
-        if written_out is not None and moving == [0]:
+        transposed = self.traits.transposed
+        if transposed is not None and moving == [0]:
             weights = [fixed[i] for i in range(1, len(nodes))]
             shape = nodes[0].output_shape[1:]
 
             def pull_first(A: Tensor) -> tuple[list[Tensor | None], float]:
-                pulled = written_out(A, *weights, **self.settings, of=shape)
+                pulled = transposed(A, *weights, **self.settings, of=shape)
                 return [pulled, *[None] * len(weights)], 0.0
 
             return both_sides(last_lower, last_upper, pull_first, pull_first)
 
         def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
             zeros = [A.new_zeros(A.shape[1], *nodes[i].output_shape[1:]) for i in moving]
-            constant, transposed = torch.func.vjp(function, *zeros)[:2]
-            pulled = torch.vmap(transposed)(A)
+            constant, backward = torch.func.vjp(function, *zeros)[:2]
+            pulled = torch.vmap(backward)(A)
             coefficients: list[Tensor | None] = [None] * len(nodes)
             for i, coefficient in zip(moving, pulled, strict=True):
                 coefficients[i] = coefficient
-            linear = self.operator.traits is not None or not fixed
+            linear = self.traits.magnitude is not None or not fixed
             return coefficients, 0.0 if linear else weighted_sum(A, constant)
 
         return both_sides(last_lower, last_upper, pull, pull)
@@ -110,18 +119,6 @@ def _transposed_slice(A: Tensor, dim: int, start: int, stop: int, step: int, of:
 def _transposed_place(A: Tensor, size: int, dim: int, start: int, step: int, of: Any) -> Tensor:
     return A.narrow(dim + 1, start, size - start)[(slice(None),) * (dim + 1) + (slice(None, None, step),)].narrow(
         dim + 1, 0, of[dim - 1])
-
-
-TRANSPOSED: dict[str, Callable[..., Tensor]] = {
-    "matmul": _transposed_matmul,
-    "place": _transposed_place,
-    "permute": lambda A, dims, of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]),
-    "reshape": lambda A, shape, of: A.reshape(*A.shape[:2], *of),
-    "scale": lambda A, factor, of: A * factor,
-    "slice": _transposed_slice,
-}
-"""Transposed maps of linear operators for which calling torch's own costs more than they do; `of` is the shape of a row
-of the input."""
 
 
 class BoundAdd(BoundAffine):
@@ -190,26 +187,30 @@ ROWS = [
     Operator("add", lambda x, y: x + y, BoundAdd, "+, biases, residual connections"),
     Operator("concatenate", lambda *xs, dim: torch.cat(xs, dim), BoundAffine, "torch.cat, torch.stack"),
     Operator("reshape", lambda x, shape: x.reshape(_rows(x, shape)), BoundAffine,
-             "reshape, view, flatten, squeeze, unsqueeze"),
+             "reshape, view, flatten, squeeze, unsqueeze",
+             Affine(transposed=lambda A, shape, of: A.reshape(*A.shape[:2], *of))),
     Operator("expand", lambda x, shape: x.expand(_rows(x, shape)), BoundAffine, "expand, gradient of sum and mean"),
-    Operator("permute", lambda x, dims: x.permute(dims), BoundAffine, "permute, transpose"),
-    Operator("slice", _slice, BoundAffine, "x[:, a:b:c], x[:, i], split, chunk"),
-    Operator("place", _place, BoundAffine, "gradient of slicing and indexing"),
+    Operator("permute", lambda x, dims: x.permute(dims), BoundAffine, "permute, transpose",
+             Affine(transposed=lambda A, dims, of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]))),
+    Operator("slice", _slice, BoundAffine, "x[:, a:b:c], x[:, i], split, chunk",
+             Affine(transposed=_transposed_slice)),
+    Operator("place", _place, BoundAffine, "gradient of slicing and indexing",
+             Affine(transposed=_transposed_place)),
     Operator("sum", lambda x, dims, keepdim: x.sum(dims, keepdim), BoundAffine, "sum, gradient of expand"),
     Operator("mean", lambda x, dims, keepdim: x.mean(dims, keepdim), BoundAffine, "mean, nn.AdaptiveAvgPool2d(1)"),
     Operator("pad", lambda x, pad: torch.nn.functional.pad(x, pad), BoundAffine, "zero padding"),
     # Linear in the first input, with weights of any sign.
     Operator("scale", lambda x, factor: x * factor, BoundAffine, "multiplication and division by numbers, -",
-             Weighted(lambda x, factor: x * abs(factor))),
+             Affine(lambda x, factor: x * abs(factor), lambda A, factor, of: A * factor)),
     Operator("matmul", torch.matmul, BoundAffine, "nn.Linear, forward and gradient",
-             Weighted(lambda x, w: torch.matmul(x, w.abs()))),
+             Affine(lambda x, w: torch.matmul(x, w.abs()), _transposed_matmul)),
     Operator("along", _along, BoundAffine,
              "nn.Upsample, nn.AdaptiveAvgPool2d, nn.ReflectionPad2d, nn.ReplicationPad2d, roll, flip, indices, cumsum",
-             Weighted(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
+             Affine(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
     Operator("divide", torch.div, BoundAffine, "division by parameters and constants",
-             Weighted(lambda x, w: x / w.abs())),
+             Affine(lambda x, w: x / w.abs())),
     Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
-             Weighted(_center_magnitude)),
+             Affine(_center_magnitude)),
     # Of what is not perturbed.
     Operator("unperturbed", _aten, BoundUnperturbed, "reparametrised weights"),
 ]

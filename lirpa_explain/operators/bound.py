@@ -139,7 +139,9 @@ def flat_functions(A: Tensor) -> Tensor:
 
 
 def weighted_sum(coefficients: Tensor, values: Tensor) -> Tensor:
-    """Sum over a row's entries of A * values: (S, B, *S) and (B or 1, *S) -> (S, B)."""
+    """Sum over a row's entries of A * values, which may be broadcast: (S, B, *S) and (B, *S) -> (S, B)."""
+    if values.ndim < coefficients.ndim - 1 or len(values) == 1:  # the same for all rows
+        return flat_functions(coefficients) @ values.expand(1, *coefficients.shape[2:]).flatten()
     return flat_functions(coefficients * values).sum(2)
 
 

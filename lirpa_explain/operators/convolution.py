@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .affine import BoundAffine, Weighted
+from .affine import Affine, BoundAffine
 from .registry import Operator, register
 
 
@@ -25,13 +25,32 @@ def _convolution_gradient(g: Tensor, weight: Tensor, size: list[int], stride: li
                                       transposed=True, output_padding=output_padding, groups=groups)
 
 
+def _transposed_convolution(A: Tensor, weight: Tensor, of: Any, **settings: Any) -> Tensor:
+    flat = A.flatten(0, 1)
+    if len(of) == 3 and of[0] <= FEW_CHANNELS and settings["groups"] == 1:
+        geometry = {name: settings[name] for name in ("stride", "padding", "dilation")}
+        patches = torch.bmm(weight.flatten(1).T.expand(len(flat), -1, -1), flat.flatten(2))
+        pulled = torch.nn.functional.fold(patches, of[1:], weight.shape[2:], **geometry)
+    else:
+        pulled = _convolution_gradient(flat, weight, of[1:], **settings)
+    return pulled.unflatten(0, A.shape[:2])
+
+
+def _transposed_gradient(A: Tensor, weight: Tensor, size: list[int], of: Any, **settings: Any) -> Tensor:
+    return _convolution(A.flatten(0, 1), weight, **settings).unflatten(0, A.shape[:2])
+
+
+FEW_CHANNELS = 3
+"""Up to so many input channels (images), patches that are multiplied and added up are faster than torch's transposed
+convolution."""
+
 COVERS = "nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d"
 
 ROWS = [
     Operator("convolution", _convolution, BoundAffine, COVERS,
-             Weighted(lambda x, w, **settings: _convolution(x, w.abs(), **settings))),
+             Affine(lambda x, w, **settings: _convolution(x, w.abs(), **settings), _transposed_convolution)),
     Operator("convolution_gradient", _convolution_gradient, BoundAffine, COVERS,
-             Weighted(lambda g, w, **settings: _convolution_gradient(g, w.abs(), **settings)),
+             Affine(lambda g, w, **settings: _convolution_gradient(g, w.abs(), **settings), _transposed_gradient),
              "0.3: padding 0 only; 0.7.1: no stride in patches mode"),
 ]
 for row in ROWS:

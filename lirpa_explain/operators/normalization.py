@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..relaxations.ranges import variance_range
-from .affine import BoundAffine, Weighted
+from .affine import Affine, BoundAffine
 from .bound import BoundOperator, Box, both_sides, box_of, flat_functions
 from .registry import Operator, register
 
@@ -63,7 +63,7 @@ def _variance(x: Tensor, dims: list[int]) -> Tensor:
 
 ROWS = [
     Operator("normalize", _normalize, BoundAffine, "nn.BatchNorm1d, nn.BatchNorm2d in eval mode",
-             Weighted(lambda x, w, variance, epsilon: _normalize(x, w.abs(), variance, epsilon))),
+             Affine(lambda x, w, variance, epsilon: _normalize(x, w.abs(), variance, epsilon))),
     Operator("variance", _variance, BoundVariance, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d",
              auto_lirpa="0.3: nn.LayerNorm has a wrong value; 0.7.1: no gradient"),
 ]
