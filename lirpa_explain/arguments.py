@@ -76,14 +76,14 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
     """Linear functions of an attribution as one tensor (N, K, D).
 
     Args:
-        spec: one tensor for each input, in a tuple if there are several: (K, *S), or (N, K, *S) for functions that
-            differ from example to example.
-        xs: the inputs, each (N, *S).
+        spec: one tensor for each part of the attribution, in a tuple if there are several: (K, *S), or (N, K, *S) for
+            functions that differ from example to example.
+        xs: the attribution's parts, each (N, *S).
     """
     parts = spec if isinstance(spec, tuple) else (spec,)
     if len(parts) != len(xs) or not all(isinstance(part, Tensor) for part in parts):
-        raise TypeError(f"spec must be a tensor, or a tuple with one tensor for each of the {len(xs)} inputs; given: "
-                        f"{type(spec).__name__}.")
+        raise TypeError(f"spec must be a tensor, or a tuple with one tensor for each of the {len(xs)} parts of the "
+                        f"attribution; given: {type(spec).__name__}.")
     flat = []
     for part, x in zip(parts, xs, strict=True):
         C = part.detach().to(x)
@@ -96,5 +96,5 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
             raise ValueError("spec contains NaN or infinite values.")
         flat.append(C.flatten(2))
     if len({C.shape[1] for C in flat}) > 1:
-        raise ValueError("spec must have equally many functions for each input.")
+        raise ValueError("spec must have equally many functions for each part.")
     return torch.cat(flat, 2)

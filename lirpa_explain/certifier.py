@@ -20,9 +20,9 @@ from .bounding.engine import Engine
 from .bounding.optimize import Optimization
 from .certificates import Certificate
 from .errors import SoundnessError
-from .graph import GradientModule, capture
+from .graph import GradientModule, capture_program
 from .nominal import attribute, isolated, no_training_layers
-from .operators.bound import Box, flat_rows
+from .operators.bound import Box
 from .relaxations.ranges import linear_range
 from .selfcheck import around, check_value, enclose
 
@@ -127,10 +127,11 @@ class Certifier:
         xs = check_inputs(inputs)
         with torch.inference_mode(False):
             balls = make_balls(inputs, perturbation, eps, norm, clip)
-            functions = None if spec is None else check_spec(spec, xs)
         with isolated(xs[0].device), no_training_layers():
-            nominal, delta = attribute(self.attribution, inputs, xs, keywords)
-        flat = torch.cat([flat_rows(part) for part in nominal], 1)
+            nominal = attribute(self.attribution, inputs, xs, keywords)
+        with torch.inference_mode(False):
+            functions = None if spec is None else check_spec(spec, nominal.parts)
+        flat, shaped = nominal.flat, nominal.shaped
         with isolated(xs[0].device), torch.set_grad_enabled(self.differentiable):
             plan = attributions.make_plan(self.attribution, xs, keywords)
             box = self._box(plan, xs, balls, method, keywords, flat)
@@ -142,16 +143,11 @@ class Certifier:
 
             spec_box = None if functions is None else refine(functions)
 
-        def shaped(rows: Tensor) -> Tensor | tuple[Tensor, ...]:
-            parts = tuple(part.reshape(x.shape) for part, x in
-                          zip(rows.split([x[0].numel() for x in xs], 1), xs, strict=True))
-            return parts if isinstance(inputs, tuple) else parts[0]
-
         return Certificate(
             lower=shaped(box[0]), upper=shaped(box[1]), nominal=shaped(flat),
             attribution=attributions.name_of(self.attribution), method=method, perturbation=_describe(balls),
             dtype=str(flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
-            convergence_delta=delta, versions=_versions(),
+            convergence_delta=nominal.delta, versions=_versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],
             spec_nominal=None if functions is None else torch.einsum("nkd,nd->nk", functions, flat), refiner=refine,
         )
@@ -191,16 +187,15 @@ class Certifier:
                ) -> tuple[_Trace, bool]:
         """The trace for inputs of these shapes and these constants, and whether it was made just now."""
         extras = attributions.plan.common_fields(xs, keywords)["extras"]
-        multiply, outer = (plan.multiply, plan.outer) if explained else (False, None)
-        key = (plan.is_plain, multiply, outer, *((x.shape[1:], x.dtype, x.device) for x in xs),
+        program, outer = plan.row_program(explained), plan.outer if explained else None
+        key = (program, outer, *((x.shape[1:], x.dtype, x.device) for x in xs),
                *(_described(e, len(xs[0])) for e in extras))
         state = _state(self.attribution.forward_func)
         trace = self._traces.pop(key, None)
         is_new = trace is None or trace.state != state
         if trace is None or is_new:
-            module = capture(self.attribution.forward_func, xs, extras, path=not plan.is_plain, multiply=multiply,
-                             outer=outer)
-            trace = _Trace(module, Engine(module, _example(module, xs, plan), self.options, self.memory_limit), state)
+            module = capture_program(program, self.attribution.forward_func, xs, extras, outer=outer)
+            trace = _Trace(module, Engine(module, module.example, self.options, self.memory_limit), state)
         self._traces[key] = trace
         while len(self._traces) > TRACES:
             self._traces.popitem(last=False)
@@ -223,22 +218,6 @@ def _state(forward: Any) -> tuple[Any, ...]:
         return ()
     return (*((id(m), m.training) for m in model.modules()), *(id(p) for p in model.parameters()),
             *((id(b), b._version) for b in model.buffers()))
-
-
-def _example(module: GradientModule, xs: tuple[Tensor, ...], plan: Plan) -> tuple[Tensor, ...]:
-    """One example of each of a module's inputs."""
-    count = len(xs[0])
-    extras = [e[:count] for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(plan.points[0])]
-    arguments = iter((*extras, xs[0].new_ones(count, *module.cotangent_shape)))
-
-    def value(name: str) -> Tensor:
-        kind, number = name.rstrip("0123456789"), name.lstrip("abcdefghijklmnopqrstuvwxyz")
-        if kind in ("argument", "cotangent"):
-            return next(arguments)
-        x = xs[int(number)]
-        return x.new_ones(count, *[1] * (x.ndim - 1)) if kind == "scale" else x
-
-    return tuple(map(value, module.input_names))
 
 
 def _describe(balls: tuple[Ball | None, ...]) -> str:

@@ -2,13 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import TrainingModeError
+from .errors import TrainingModeError, UnsupportedAttribution
+from .operators.bound import flat_rows
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
 
@@ -42,8 +44,33 @@ def no_training_layers() -> Iterator[None]:
         handle.remove()
 
 
-def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]
-               ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+@dataclass(frozen=True)
+class Nominal:
+    """What Captum computes.
+
+    Args:
+        parts: one attribution (N, *T) for each input, or for each tensor that a layer returns.
+        is_tuple: whether Captum returns more than one tensor, or a tuple of one.
+        delta: its convergence delta, if the caller asked for it.
+    """
+
+    parts: tuple[Tensor, ...]
+    is_tuple: bool
+    delta: Tensor | None
+
+    @property
+    def flat(self) -> Tensor:
+        """All parts side by side, (N, D)."""
+        return torch.cat([flat_rows(part) for part in self.parts], 1)
+
+    def shaped(self, flat: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Rows (N, D) in the form of Captum's result."""
+        sizes = [part[0].numel() for part in self.parts]
+        parts = tuple(rows.reshape(part.shape) for rows, part in zip(flat.split(sizes, 1), self.parts, strict=True))
+        return parts if self.is_tuple else parts[0]
+
+
+def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Nominal:
     """Captum's own attributions, and its convergence delta if the caller asked for it."""
     given = tuple(x.detach().requires_grad_() for x in xs)
     try:
@@ -57,8 +84,13 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
     delta = None
     if kwargs.get("return_convergence_delta"):
         result, delta = result[0], result[1].detach()
-    parts = tuple(part.detach() for part in (result if isinstance(result, tuple) else (result,)))
+    parts = tuple(part.detach() for part in torch.utils._pytree.tree_leaves(result))
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise ValueError(f"Captum's {type(attribution).__name__} is NaN or infinite at this input; look at the model's "
                          "weights, the baselines and the further arguments.")
-    return parts, delta
+    if not all(part.ndim and len(part) == len(xs[0]) for part in parts):
+        shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+        raise UnsupportedAttribution(
+            f"Captum's {type(attribution).__name__} has shape {shapes} for {len(xs[0])} examples; only attributions with one row for each example can be certified."
+        )
+    return Nominal(parts, isinstance(result, tuple | list), delta)

@@ -31,8 +31,8 @@ def traces(monkeypatch):
         calls.append(args)
         return capture(*args, **keywords)
 
-    capture = module.capture
-    monkeypatch.setattr(module, "capture", counted)
+    capture = module.capture_program
+    monkeypatch.setattr(module, "capture_program", counted)
     return calls
 
 

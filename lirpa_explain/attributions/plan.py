@@ -1,11 +1,12 @@
-"""What an attribution sums: gradients at points of a path, weights, multipliers, and what is done with the sum.
+"""What an attribution sums: a program at points of a path, weights, multipliers, and what is done with the sum.
 
 Every attribution here is, for each example x,
 
-    A(x) = reduce over samples j of  outer( m_j(x) * sum_k w_k grad f(s_k (x + e_j) + (1 - s_k) b_j) )
+    A(x) = reduce over samples j of  outer( m_j(x) * sum_k w_jk P(s_jk (x + e_j) + (1 - s_jk) b_j) )
 
-with steps k along a path from a baseline b_j to x + e_j, a noise e_j, the multiplier m_j(x) = x + e_j - b_j or 1, the
-outer map |.| or the identity, and a reduction over the samples of one example.
+with steps k along a path from a baseline b_j to x + e_j, a noise e_j, the program P (the gradient of f, or something
+else made of gradients; see `graph.program`), the multiplier m_j(x) = x + e_j - b_j or 1, the outer map |.| or the
+identity, and a reduction over the samples of one example.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 from ..errors import UnsupportedAttribution
+from ..graph.program import Program, gradient
 
 REDUCTIONS = ("mean", "mean of squares", "variance")
 
@@ -29,8 +31,10 @@ class Plan:
     Args:
         points: x + e_j for each sample, one (V, *S) for each input.
         baselines: b_j, one (V, *S) or (1, *S) for each input; None where there is no path.
-        scales: s_k, (K,); None where there is no path.
-        weights: w_k, (K,).
+        scales: s_jk, (K,) if all samples have the same, else (V, K); None where there is no path.
+        next_scales: for programs that read the following point of the path as well, likewise.
+        weights: w_k, (K,); None for 1.
+        program: what is computed at each point; None: the gradient.
         multiply: whether the sum is multiplied by x + e_j - b_j.
         absolute: whether the outer map is |.|.
         reduction: one of `REDUCTIONS`.
@@ -45,7 +49,9 @@ class Plan:
     extras: tuple[Any, ...] = ()
     baselines: tuple[Tensor, ...] | None = None
     scales: Tensor | None = None
+    next_scales: Tensor | None = None
     weights: Tensor | None = None
+    program: Program | None = None
     multiply: bool = False
     absolute: bool = False
     reduction: str = "mean"
@@ -55,12 +61,18 @@ class Plan:
     @property
     def steps(self) -> int:
         """K, the number of points of the path."""
-        return 1 if self.scales is None else len(self.scales)
+        return 1 if self.scales is None else self.scales.shape[-1]
 
     @property
     def is_plain(self) -> bool:
         """Whether the gradient is taken at x itself."""
         return self.scales is None and not self.noisy
+
+    def row_program(self, multiply: bool = False) -> Program:
+        """What a row computes; with the multiplier if asked for."""
+        if self.program is not None:
+            return self.program
+        return gradient("input" if self.is_plain else "path", multiply and self.multiply)
 
     @property
     def outer(self) -> str | None:

@@ -4,6 +4,7 @@ Each point of each path of each sample is one row for the engine. Rows are bound
 their sample at once, so memory grows with the chunk and not with the number of steps.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ def compose(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Te
 
     Args:
         plan: the attribution.
-        module: gradient of the model, captured with `path=True` unless `plan.is_plain`.
+        module: what a row computes, captured of `plan.row_program()`.
         engine: bounds of that module.
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
@@ -55,8 +56,7 @@ def compose(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Te
         Bounds, value and scale of the attribution.
     """
     rows = _Rows(plan, module, inputs, balls)
-    size = sum(x[0].numel() for x in inputs)
-    lower, upper, value, magnitude = (inputs[0].new_zeros(len(plan.points[0]), size) for _ in range(4))
+    lower, upper, value, magnitude = (inputs[0].new_zeros(len(plan.points[0]), module.size) for _ in range(4))
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         low, high = _weighted(engine(values, perturbations, method), weight)
         with torch.no_grad():
@@ -112,8 +112,7 @@ class _Rows:
         self.example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
         self.cotangent = plan.cotangent(module.cotangent_shape)
         self.extras = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(self.example)]
-        self.scales = None if plan.scales is None else plan.scales.to(inputs[0])
-        self.weights = inputs[0].new_ones(1) if plan.weights is None else plan.weights.to(inputs[0])
+        self.weights = inputs[0].new_ones(plan.steps) if plan.weights is None else plan.weights.to(inputs[0])
 
     def chunks(self, size: int, progress: bool) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
         """All rows, so many at a time; see `take`."""
@@ -127,50 +126,67 @@ class _Rows:
         """Sample of each row, the engine's inputs and perturbations for them, and their weights (B, 1)."""
         sample, step = index // self.plan.steps, index % self.plan.steps
         example = self.example[sample]
-        xs = tuple(x[example] for x in self.inputs)
-        maps = () if self.plan.is_plain else self._maps(sample, example, step)
-        offsets = self._offsets(sample) if "offset0" in self.names else ()
-        values = (*xs, *maps, *offsets, *[e[sample] for e in self.extras], self.cotangent[sample])
+        values = tuple(value for name, group in itertools.groupby(self.names, _stem)
+                       for value in self._tensors(name, len(list(group)), sample, step))
         perturbations = tuple(None if ball is None else ball.rows(example) for ball in self.balls)
         return sample, values, perturbations, self.weights[step][:, None]
 
-    def _maps(self, sample: Tensor, example: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        """Scale and shift of each row for each input: scale * (x + noise) + (1 - scale) * baseline."""
-        scales, shifts = [], []
-        for i, (x, point) in enumerate(zip(self.inputs, self.plan.points, strict=True)):
-            column = (len(step), *[1] * (x.ndim - 1))
-            scale = x.new_ones(column) if self.scales is None else self.scales[step].reshape(column)
-            shift = scale * (point[sample] - x[example])
-            if self.plan.baselines is not None:
-                shift = shift + (1 - scale) * self.baseline(i)[sample]
-            scales.append(scale)
-            shifts.append(shift)
-        return (*scales, *shifts)
+    def _tensors(self, name: str, count: int, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        """The engine's inputs of one kind for these rows."""
+        if name == "cotangent":
+            return (self.cotangent[sample],)
+        if name == "argument":
+            return tuple(e[sample] for e in self.extras)
+        if name == "alpha":
+            return (self._scale(self.plan.scales, sample, step),)
+        return tuple(self._tensor(name, i, sample, step) for i in range(count))
+
+    def _tensor(self, name: str, i: int, sample: Tensor, step: Tensor) -> Tensor:
+        """One tensor of the rows for input i, of those that `graph.program.POINTS` names."""
+        if name == "x":
+            return self.inputs[i][self.example[sample]]
+        if name == "baseline":
+            return self.baseline(i)[sample]
+        noise = self.plan.points[i][sample] - self.inputs[i][self.example[sample]]
+        if name == "noise":
+            return noise
+        if name == "offset":
+            return noise if self.plan.baselines is None else noise - self.baseline(i)[sample]
+        scales = self.plan.next_scales if name.startswith("next_") else self.plan.scales
+        scale = self._scale(scales, sample, step).reshape(-1, *[1] * (noise.ndim - 1))
+        if name.endswith("scale"):
+            return scale
+        shift = scale * noise
+        return shift if self.plan.baselines is None else shift + (1 - scale) * self.baseline(i)[sample]
+
+    def _scale(self, scales: Tensor | None, sample: Tensor, step: Tensor) -> Tensor:
+        """Place of each row on its path, (B,)."""
+        if scales is None:
+            return self.inputs[0].new_ones(len(sample))
+        return scales.to(self.inputs[0])[step] if scales.ndim == 1 else scales.to(self.inputs[0])[sample, step]
 
     def baseline(self, i: int) -> Tensor:
         """Baseline of input i for each sample."""
         assert self.plan.baselines is not None
         return self.plan.baselines[i].expand(len(self.example), *self.inputs[i].shape[1:])
 
-    def _offsets(self, sample: Tensor) -> tuple[Tensor, ...]:
-        """e_j - b_j of these samples for each input."""
-        offsets = []
-        for i, (x, point) in enumerate(zip(self.inputs, self.plan.points, strict=True)):
-            offset = point[sample] - x[self.example[sample]]
-            offsets.append(offset if self.plan.baselines is None else offset - self.baseline(i)[sample])
-        return tuple(offsets)
-
     def multiplier(self) -> tuple[Box, Tensor]:
         """Bounds and value of x + e_j - b_j over the ball, flat: (V, D)."""
         low, high, value = [], [], []
-        offsets = self._offsets(torch.arange(len(self.example), device=self.example.device))
-        for x, offset, ball in zip(self.inputs, offsets, self.balls, strict=True):
+        every = torch.arange(len(self.example), device=self.example.device)
+        for i, (x, ball) in enumerate(zip(self.inputs, self.balls, strict=True)):
+            offset = self._tensor("offset", i, every, every)
             center = x[self.example]
             sides = (center, center) if ball is None else (ball.low[self.example], ball.high[self.example])
             low.append(flat_rows(sides[0] + offset))
             high.append(flat_rows(sides[1] + offset))
             value.append(flat_rows(center + offset))
         return (torch.cat(low, 1), torch.cat(high, 1)), torch.cat(value, 1)
+
+
+def _stem(name: str) -> str:
+    """Name of an input of the engine without its number."""
+    return name.rstrip("0123456789")
 
 
 def _finish(plan: Plan, rows: _Rows, box: Box, value: Tensor, magnitude: Tensor) -> Composed:

@@ -1,7 +1,8 @@
 """Trace a function together with its gradient, and lower the trace to bound operators."""
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..errors import UnsupportedOperation
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
+from .program import POINTS, Program, gradient
 from .trace import record
 
 ROWS = 3
@@ -51,59 +53,84 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
         >>> print([step.operator for step in module.steps])
         ['scale', 'reshape', 'expand', 'tanh_gradient', 'scale']
     """
+    return capture_program(gradient("path" if path else "input", multiply), function, inputs, extras, outer=outer)
+
+
+def capture_program(program: Program, function: Callable[..., Tensor], inputs: tuple[Tensor, ...],
+                    extras: tuple[Any, ...] = (), *, outer: str | None = None) -> GradientModule:
+    """What a program computes of a function, as a module of bound operators.
+
+    Args:
+        program: what is computed for each row.
+        function: as for `capture`, and so all others.
+        inputs: example inputs.
+        extras: further positional arguments of the function.
+        outer: a key of `OUTER`.
+
+    Returns:
+        The module. Its inputs are x0, x1, ...; the tensors that the program's points read, such as scale0, scale1,
+        shift0, shift1; alpha if the program reads it; argument0, ...; cotangent.
+    """
     example = tuple(_rows(x) for x in inputs)
     count = inputs[0].shape[0]
     row_like = [isinstance(e, Tensor) and e.ndim > 0 and e.shape[0] == count for e in extras]
-    example_extras = [_rows(e) for e, has_rows in zip(extras, row_like, strict=True) if has_rows]
+    arguments = [_rows(e) for e, has_rows in zip(extras, row_like, strict=True) if has_rows]
 
-    def call(xs: tuple[Tensor, ...], rows: list[Tensor]) -> Tensor:
+    def call(rows: tuple[Tensor, ...], *xs: Tensor) -> Tensor:
         remaining = iter(rows)
         return function(*xs, *(next(remaining) if has_rows else e
                                for e, has_rows in zip(extras, row_like, strict=True)))
 
-    output = _output(call, example, example_extras)
-    cotangent = torch.ones_like(output)
-    graph = record(call, example, example_extras, cotangent)
-    columns = [x.new_ones(ROWS, *[1] * (x.ndim - 1)) for x in example]
-    zeros = [torch.zeros_like(x) for x in example]
-    named = {
-        **_numbered("x", example), **_numbered("scale", columns if path else []),
-        **_numbered("shift", zeros if path else []), **_numbered("offset", zeros if multiply else []),
-        **_numbered("argument", example_extras), "cotangent": cotangent,
+    output = _output(call, example, arguments)
+    groups = {
+        "x": example,
+        **{name: tuple(_example(name, x) for x in example) for name in program.tensors()},
+        **({"alpha": (example[0].new_ones(ROWS),)} if program.alpha else {}),
+        "argument": tuple(arguments), "cotangent": (torch.ones_like(output),),
     }
 
-    def rows(name: str) -> Rows:
-        return Rows(name, tuple(named[name].shape[1:]))
+    def compute(*tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(tensors)
+        given = {name: tuple(next(rest) for _ in group) for name, group in groups.items()}
+        points = {name: tuple(map(POINTS[name].function, given["x"], *(given[t] for t in POINTS[name].tensors)))
+                  for name in program.points}
+        if program.alpha:
+            points["alpha"] = given["alpha"]
+        return program.compute(functools.partial(call, given["argument"]), points, *given["cotangent"])
 
+    named = {name if name in SINGLE else f"{name}{i}": tensor
+             for name, group in groups.items() for i, tensor in enumerate(group)}
     builder = Builder(ROWS, output.dtype, output.device)
-    values = [rows(f"x{i}") for i in range(len(example))]
-    if path:
-        values = [builder.emit("add", builder.emit("multiply", v, Rows(f"scale{i}", v.shape)), rows(f"shift{i}"))
-                  for i, v in enumerate(values)]
-    rest = [rows(name) for name in [*_numbered("argument", example_extras), "cotangent"]]
-    gradients = lower(graph, builder, [*values, *rest])
-    if any(not g.leads or g.shape != v.shape for g, v in zip(gradients, values, strict=True)):
+    rows = [Rows(name, tuple(tensor.shape[1:])) for name, tensor in named.items()]
+    results = lower(record(compute, tuple(named.values())), builder, rows)
+    if not all(isinstance(result, Rows) and result.leads for result in results):
         raise UnsupportedOperation("The first dimension of the function's output is not the batch.")
-    result = _side_by_side(builder, gradients)
-    if multiply:
-        factors = [builder.emit("add", rows(f"x{i}"), rows(f"offset{i}")) for i in range(len(example))]
-        result = builder.emit("multiply", result, _side_by_side(builder, factors))
+    final = _side_by_side(builder, results)
     if outer is not None:
         operator, settings = OUTER[outer]
-        result = builder.emit(operator, result, **settings)
-    steps = _needed(builder.steps, result.name)
-    used = {name for step in steps for name in step.inputs} | {result.name}
-    module = GradientModule(named, steps, result.name, builder.used_tensors(used),
-                            tuple(tuple(x.shape[1:]) for x in example), tuple(output.shape[1:]))
-    _check_rows(module, list(named.values()))
+        final = builder.emit(operator, final, **settings)
+    steps = _needed(builder.steps, final.name)
+    used = {name for step in steps for name in step.inputs} | {final.name}
+    module = GradientModule(named, steps, final.name, builder.used_tensors(used),
+                            tuple(result.shape for result in results), tuple(output.shape[1:]), tuple(named.values()))
+    _check_rows(module)
     return module
 
 
-def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], extras: list[Tensor]) -> Tensor:
+SINGLE = ("alpha", "cotangent")
+"""Inputs of a module of which there is one, and not one for each input of the model."""
+
+
+def _example(name: str, x: Tensor) -> Tensor:
+    """An example of a row's tensor for an input."""
+    return x.new_ones(ROWS, *[1] * (x.ndim - 1)) if name.endswith("scale") else torch.zeros_like(x)
+
+
+def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments: list[Tensor]) -> Tensor:
     """The function's output for ROWS rows, of which it must return one tensor with as many."""
     try:
         with torch.no_grad():
-            output = call(example, extras)
+            output = call(tuple(arguments), *example)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedOperation(
             "The function must take any number of examples, and further tensor arguments with one row an example; with "
@@ -115,10 +142,6 @@ def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], extras: li
             f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
         )
     return output
-
-
-def _numbered(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {f"{name}{i}": tensor for i, tensor in enumerate(tensors)}
 
 
 def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:
@@ -145,12 +168,12 @@ def _needed(steps: list[Step], result: str) -> list[Step]:
     return kept[::-1]
 
 
-def _check_rows(module: GradientModule, inputs: list[Tensor]) -> None:
+def _check_rows(module: GradientModule) -> None:
     """Refuse a module that mixes rows: a NaN in one row must not reach another, whatever the operation.
 
     Each step is tested alone, because a comparison within the module could swallow a NaN.
     """
-    values = dict(zip(module.input_names, inputs, strict=True))
+    values = dict(zip(module.input_names, module.example, strict=True))
     fixed = dict(module.named_parameters()) | dict(module.named_buffers())
     has_rows = set(values)
     with torch.no_grad():

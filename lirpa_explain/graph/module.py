@@ -25,14 +25,14 @@ class Step:
 
 
 class GradientModule(nn.Module):
-    """Gradient of a function with respect to its inputs, as a sequence of bound operators.
+    """Gradients of a function, and what is made of them, as a sequence of bound operators.
 
-    `module(*inputs)` has shape (B, D): the gradients with respect to all differentiated inputs, flattened and side
-    by side, where D is the number of their entries in one row. `inputs` are named by `input_names`: the
-    differentiated inputs, a scale and a shift for each of them if the module was captured with `path=True` (the
-    gradient is then taken at scale * x + shift), an offset for each if it was captured with `multiply=True` (the
-    gradient is then multiplied by x + offset), other arguments of the function that have rows, and last the
-    cotangent: what the function's output is multiplied by before it is differentiated, for each row.
+    `module(*inputs)` has shape (B, D): all results, flattened and side by side, where D is the number of their entries
+    in one row. As `capture` makes it, these are the gradients with respect to all inputs of the function. `inputs` are
+    named by `input_names`: the function's inputs x0, x1, ..., a scale and a shift for each of them if the module was
+    captured with `path=True` (the gradient is then taken at scale * x + shift), an offset for each if it was captured
+    with `multiply=True` (the gradient is then multiplied by x + offset), other arguments of the function that have
+    rows, and last the cotangent: what the function's output is multiplied by before it is differentiated, for each row.
 
     It is an ordinary module: it runs, moves to another device, and can be given to any auto_LiRPA `BoundedModule`.
     Its parameters are the very parameters of the function it was captured from.
@@ -42,18 +42,21 @@ class GradientModule(nn.Module):
         steps: what is computed, in order.
         output: name of the result.
         tensors: parameters and constants by name.
-        shapes: shape of one row of each differentiated input.
+        shapes: shape of one row of each result.
         cotangent_shape: shape of one row of the function's output.
+        example: an example of each input, a few rows each.
     """
 
     def __init__(self, input_names: Iterable[str], steps: Iterable[Step], output: str, tensors: dict[str, Tensor],
-                 shapes: tuple[tuple[int, ...], ...], cotangent_shape: tuple[int, ...]) -> None:
+                 shapes: tuple[tuple[int, ...], ...], cotangent_shape: tuple[int, ...],
+                 example: tuple[Tensor, ...] = ()) -> None:
         super().__init__()
         self.input_names = tuple(input_names)
         self.steps = tuple(steps)
         self.output = output
         self.shapes = shapes
         self.cotangent_shape = cotangent_shape
+        self.example = example
         for name, tensor in tensors.items():
             if isinstance(tensor, nn.Parameter):
                 self.register_parameter(name, tensor)
@@ -61,7 +64,7 @@ class GradientModule(nn.Module):
                 self.register_buffer(name, tensor)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Gradients (B, D) at inputs with B rows."""
+        """The results (B, D) at inputs with B rows."""
         if len(inputs) != len(self.input_names):
             raise TypeError(f"Expected the inputs {', '.join(self.input_names)}; {len(inputs)} were given.")
         values = dict(zip(self.input_names, inputs, strict=True))
@@ -79,9 +82,14 @@ class GradientModule(nn.Module):
         return self.output in reached
 
     def split(self, flat: Tensor) -> tuple[Tensor, ...]:
-        """Cut (B, D) into one tensor (B, *S) for each differentiated input."""
+        """Cut (B, D) into the results, each (B, *T)."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
         return tuple(part.reshape(-1, *shape) for part, shape in zip(flat.split(sizes, 1), self.shapes, strict=True))
+
+    @property
+    def size(self) -> int:
+        """D, the number of entries of a row's results."""
+        return sum(torch.Size(shape).numel() for shape in self.shapes)
 
     def extra_repr(self) -> str:
         """The steps, one a line."""

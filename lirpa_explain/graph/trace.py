@@ -28,21 +28,18 @@ REFUSED = {
 """What torch says while tracing, and what it means for the model."""
 
 
-def record(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list[Tensor], cotangent: Tensor
-           ) -> fx.GraphModule:
-    """Record function and gradient as one graph; the order of its inputs: inputs, extras, cotangent."""
-    count = len(inputs)
+def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Record a function, and the gradients that it takes, as one graph with these tensors as inputs."""
 
-    def gradient(*tensors: Tensor) -> tuple[Tensor, ...]:
-        xs = tuple(x.detach().requires_grad_() for x in tensors[:count])
+    def enabled(*values: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            return torch.autograd.grad(call(xs, list(tensors[count:-1])), xs, tensors[-1])
+            return function(*values)
 
     # Fused attention and mkldnn's kernels would be opaque single operations.
     with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths(), \
             Replacements():
         try:
-            return make_fx(gradient, record_stack_traces=True)(*inputs, *extras, cotangent)
+            return make_fx(enabled, record_stack_traces=True)(*tensors)
         except TypeError as error:
             if "Multiple dispatch" not in str(error):
                 raise
