@@ -91,7 +91,7 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
     if not all(part.ndim and len(part) == len(xs[0]) for part in parts):
         shapes = ", ".join(str(tuple(part.shape)) for part in parts)
         raise UnsupportedAttribution(
-            f"Captum's {type(attribution).__name__} has shape {shapes} for {len(xs[0])} examples; only attributions with "
+            f"Captum's {type(attribution).__name__} has shape {shapes} for {len(xs[0])} examples; only results with "
             "one row for each example can be certified."
         )
     return Nominal(parts, isinstance(result, tuple | list), delta)
