@@ -188,13 +188,14 @@ class Certifier:
         """The trace for inputs of these shapes and these constants, and whether it was made just now."""
         extras = attributions.plan.common_fields(xs, keywords)["extras"]
         program, outer = plan.row_program(explained), plan.outer if explained else None
-        key = (program, outer, *((x.shape[1:], x.dtype, x.device) for x in xs),
+        function = self.attribution.forward_func if plan.function is None else plan.function
+        key = (program, getattr(plan.function, "key", None), outer, *((x.shape[1:], x.dtype, x.device) for x in xs),
                *(_described(e, len(xs[0])) for e in extras))
         state = _state(self.attribution.forward_func)
         trace = self._traces.pop(key, None)
         is_new = trace is None or trace.state != state
         if trace is None or is_new:
-            module = capture_program(program, self.attribution.forward_func, xs, extras, outer=outer)
+            module = capture_program(program, function, xs, extras, outer=outer)
             trace = _Trace(module, Engine(module, module.example, self.options, self.memory_limit), state)
         self._traces[key] = trace
         while len(self._traces) > TRACES:

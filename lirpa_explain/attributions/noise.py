@@ -15,19 +15,21 @@ REDUCTION_OF = {"smoothgrad": "mean", "smoothgrad_sq": "mean of squares", "vargr
 
 
 class _Recorder(GradientAttribution):
-    """Stands in for the attribution within a NoiseTunnel and notes what it is called with.
+    """Stands in for the attribution within a NoiseTunnel and makes a plan of each of its calls.
 
-    The tunnel itself thus draws the noise and repeats baselines, targets and arguments, exactly as it does for Captum.
+    The tunnel itself thus draws the noise and repeats baselines, targets and arguments, exactly as it does for Captum,
+    and what an inner plan draws is drawn in Captum's order.
     """
 
     def __init__(self, attribution: Any) -> None:
         super().__init__(attribution.forward_func)
-        self.calls: list[tuple[tuple[Tensor, ...], dict[str, Any]]] = []
+        self.attribution = attribution
+        self.plans: list[Plan] = []
 
     @log_usage()
     def attribute(self, inputs: Any, **keywords: Any) -> Any:
         xs = inputs if isinstance(inputs, tuple) else (inputs,)
-        self.calls.append((tuple(x.detach() for x in xs), keywords))
+        self.plans.append(make_plan(self.attribution, tuple(x.detach() for x in xs), keywords))
         return tuple(torch.zeros_like(x) for x in xs) if isinstance(inputs, tuple) else torch.zeros_like(inputs)
 
 
@@ -40,8 +42,7 @@ def noise_tunnel(attribution: NoiseTunnel, inputs: tuple[Tensor, ...], keywords:
     recorder = _Recorder(inner)
     keywords = {k: v for k, v in keywords.items() if k != "return_convergence_delta"}
     NoiseTunnel(recorder).attribute(inputs, **keywords)
-    plans = [make_plan(inner, points, inner_keywords) for points, inner_keywords in recorder.calls]
-    return _merge(plans, len(inputs[0]), REDUCTION_OF[keywords.get("nt_type", "smoothgrad")])
+    return _merge(recorder.plans, len(inputs[0]), REDUCTION_OF[keywords.get("nt_type", "smoothgrad")])
 
 
 def _merge(plans: list[Plan], examples: int, reduction: str) -> Plan:
@@ -61,9 +62,11 @@ def _merge(plans: list[Plan], examples: int, reduction: str) -> Plan:
         join(tuple(b.expand(len(x), *b.shape[1:]) for b, x in zip(bs, [p.points[i] for p in plans], strict=True)))
         for i, bs in enumerate(zip(*[p.baselines or () for p in plans], strict=True))
     )
+    scales = plans[0].scales if plans[0].scales is None or plans[0].scales.ndim == 1 else join(
+        tuple(p.scales for p in plans))
     single = [t for p in plans for count, target in p.targets for t in _one_each(target, count)]
     return dataclasses.replace(
-        plans[0], noisy=True, samples=rows // examples, reduction=reduction, baselines=baselines,
+        plans[0], noisy=True, samples=rows // examples, reduction=reduction, baselines=baselines, scales=scales,
         points=tuple(map(join, zip(*[p.points for p in plans], strict=True))),
         extras=tuple(map(join, zip(*[p.extras for p in plans], strict=True))),
         targets=tuple((1, single[i]) for i in index),

@@ -19,7 +19,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 from ..errors import UnsupportedAttribution
-from ..graph.program import Program, gradient
+from ..graph.program import Program, gradient, multiplied
 
 REDUCTIONS = ("mean", "mean of squares", "variance")
 
@@ -35,6 +35,8 @@ class Plan:
         next_scales: for programs that read the following point of the path as well, likewise.
         weights: w_k, (K,); None for 1.
         program: what is computed at each point; None: the gradient.
+        function: the function f, with an attribute `key` that is equal for equal functions; None: the attribution's
+            `forward_func`.
         multiply: whether the sum is multiplied by x + e_j - b_j.
         absolute: whether the outer map is |.|.
         reduction: one of `REDUCTIONS`.
@@ -52,6 +54,7 @@ class Plan:
     next_scales: Tensor | None = None
     weights: Tensor | None = None
     program: Program | None = None
+    function: Callable[..., Tensor] | None = None
     multiply: bool = False
     absolute: bool = False
     reduction: str = "mean"
@@ -69,10 +72,9 @@ class Plan:
         return self.scales is None and not self.noisy
 
     def row_program(self, multiply: bool = False) -> Program:
-        """What a row computes; with the multiplier if asked for."""
-        if self.program is not None:
-            return self.program
-        return gradient("input" if self.is_plain else "path", multiply and self.multiply)
+        """What a row computes; with the multiplier, if there is one, if asked for."""
+        program = self.program or gradient("input" if self.is_plain else "path")
+        return multiplied(program) if multiply and self.multiply else program
 
     @property
     def outer(self) -> str | None:

@@ -13,7 +13,7 @@ from ..errors import UnsupportedOperation
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
-from .program import POINTS, Program, gradient
+from .program import POINTS, Program, gradient, multiplied
 from .trace import record
 
 ROWS = 3
@@ -53,7 +53,8 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
         >>> print([step.operator for step in module.steps])
         ['scale', 'reshape', 'expand', 'tanh_gradient', 'scale']
     """
-    return capture_program(gradient("path" if path else "input", multiply), function, inputs, extras, outer=outer)
+    program = gradient("path" if path else "input")
+    return capture_program(multiplied(program) if multiply else program, function, inputs, extras, outer=outer)
 
 
 def capture_program(program: Program, function: Callable[..., Tensor], inputs: tuple[Tensor, ...],

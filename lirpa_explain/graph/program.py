@@ -63,22 +63,25 @@ class Program:
         """Names of the row's tensors, of which there is one for each input."""
         return list(dict.fromkeys(name for point in self.points for name in POINTS[point].tensors))
 
-    def reads_inputs(self) -> bool:
-        """Whether a point is the input itself."""
-        return "input" in self.points
 
-
-def gradient(point: str = "input", multiply: bool = False) -> Program:
-    """The gradient at a point with respect to it, times x minus its baseline if `multiply`."""
+def gradient(point: str = "input") -> Program:
+    """The gradient at a point with respect to it."""
 
     def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
         zs = leaves(points[point])
-        gradients = torch.autograd.grad(call(*zs), zs, cotangent)
-        if not multiply:
-            return gradients
-        return tuple(g * factor for g, factor in zip(gradients, points["difference"], strict=True))
+        return torch.autograd.grad(call(*zs), zs, cotangent)
 
-    return Program(("gradient", point, multiply), (point, *["difference"] * multiply), compute)
+    return Program(("gradient", point), (point,), compute)
+
+
+def multiplied(program: Program) -> Program:
+    """What a program computes for each input, times that input minus its baseline."""
+
+    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+        results = program.compute(call, points, cotangent)
+        return tuple(result * factor for result, factor in zip(results, points["difference"], strict=True))
+
+    return Program((program.key, "multiplied"), (*program.points, "difference"), compute, program.alpha)
 
 
 def leaves(tensors: tuple[Any, ...]) -> tuple[Tensor, ...]:
