@@ -207,6 +207,7 @@ def _secants() -> list[Case]:
         case("secant_gradient", "tanh-wide", moving(4), moving(4), fixed(4), function="tanh", eps=0.5),
         case("secant_gradient", "g-fixed", fixed(4), moving(4), fixed(4), function="kink", eps=1e-10, slope=0.0),
         case("secant_gradient", "z-fixed", moving(4), fixed(4), fixed(4), function="kink", eps=1e-10, slope=0.0),
+        *[case("stabilized_gradient", f"{eps:g}", moving(2, 3), moving(2, 3), eps=eps) for eps in (1e-9, 0.1)],
         case("secant_gradient", "constant", moving(4), moving(4), weight(4), function="tanh", eps=1e-10),
     ]
 

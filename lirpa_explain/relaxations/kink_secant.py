@@ -78,9 +78,9 @@ def kink_secant_lines(lo: Tensor, hi: Tensor, z0: Tensor, eps: float, place: flo
 
 
 def _raised(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """For z0 <= 0: whether the slope is 1 instead, for |z - z0| < eps and z > 0, somewhere; and whether everywhere."""
+    """For z0 <= 0: whether the slope is 1 instead, for |z - z0| < eps and z >= 0, somewhere; and whether everywhere."""
     stop = z0 + eps
-    reached = (stop > 0) & (lo < stop) & (hi > 0)
+    reached = (stop > 0) & (lo < stop) & (hi >= -margin(lo, hi))
     return reached, reached & (lo > 0) & (hi < stop)
 
 
@@ -120,7 +120,7 @@ def _left_lines(lo: Tensor, hi: Tensor, z0: Tensor, x: Tensor, eps: float) -> tu
     tangent = quotient(-z0, (x.clamp(min=0) - z0).square(), zero)
     k = torch.where(from_left, quotient(height, touch - lo, zero), torch.where(steps, zero, tangent))
     c = torch.where(from_left, -k * lo, torch.where(steps, one, curve(x.clamp(min=0)) - tangent * x.clamp(min=0)))
-    stays = torch.where(rounded, hi < -2 * reach, hi <= 0)  # left of the kink
+    stays = ~reached & torch.where(rounded, hi < -2 * reach, hi <= 0)  # left of the kink
     return below, (torch.where(stays, zero, k), torch.where(stays, zero, c))
 
 
