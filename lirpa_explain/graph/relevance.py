@@ -83,7 +83,7 @@ def relevance(model: nn.Module) -> Iterator[None]:
         scaled: list[str] = []
         for source in _sources(output, "the model's output", scaled):
             if scaled and isinstance(source, str):
-                raise UnsupportedAttribution(f"LRP of a model that multiplies the result of {source}, its last activation.")
+                raise UnsupportedAttribution(f"LRP of a model that multiplies the result of {source} at its end.")
             if scaled and isinstance(source, Output):
                 source.scaled = True
 
@@ -97,7 +97,7 @@ def relevance(model: nn.Module) -> Iterator[None]:
 
 def _epsilon(module: nn.Module, name: str) -> float:
     """The eps of a layer's rule."""
-    rule = getattr(module, "rule", None)
+    rule: Any = getattr(module, "rule", None)
     if rule is None and type(module) in SUPPORTED_LAYERS_WITH_RULES:
         rule = SUPPORTED_LAYERS_WITH_RULES[type(module)]()
     if type(rule) is not EpsilonRule or not rule.STABILITY_FACTOR > 0:
@@ -155,7 +155,8 @@ def _activation(module: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
 
 def _refuse_both(output: Output) -> None:
     if output.to_activation and output.to_layer:
-        raise UnsupportedAttribution(f"LRP of a model in which the layer {output.name} feeds an activation and a layer.")
+        raise UnsupportedAttribution(
+            f"LRP of a model in which the layer {output.name} feeds both an activation and a layer.")
 
 
 def _sources(x: Tensor, to: str, scaled: list[str] | None = None) -> list[Output | str]:

@@ -50,7 +50,8 @@ def rescaled(model: nn.Module, reference: Callable[[], Any], eps: float = 1e-10)
             an activation module more than once, or one that the reference did not reach.
 
     Example:
-        >>> model, x, b = nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.ones(1, 2, requires_grad=True), torch.zeros(1, 2)
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> x, b = torch.ones(1, 2, requires_grad=True), torch.zeros(1, 2)
         >>> with rescaled(model, lambda: model(b)):
         ...     out = model(x)
         >>> gradient, = torch.autograd.grad(out.sum(), x)
@@ -64,9 +65,10 @@ def rescaled(model: nn.Module, reference: Callable[[], Any], eps: float = 1e-10)
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if type(module) in REFUSED:
             raise UnsupportedAttribution(
-                f"DeepLift of a model with the module {modules[module]} ({type(module).__name__}): Captum's rule for it "
-                "mixes the examples of a batch and has no bound. Replace it, for instance by average pooling, or explain "
-                "the logits; a function such as torch.nn.functional.max_pool2d keeps its plain gradient, as in Captum."
+                f"DeepLift of a model with the module {modules[module]} ({type(module).__name__}): Captum's rule for "
+                "it mixes the examples of a batch and has no bound. Replace it, for instance by average pooling, or "
+                "explain the logits; a function such as torch.nn.functional.max_pool2d keeps its plain gradient, as "
+                "in Captum."
             )
         if module in references:
             raise _reused(modules[module])
@@ -133,5 +135,5 @@ class _Rescaled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        function, settings, eps = ctx.call
-        return secant_gradient(gradients[0], *ctx.saved_tensors, function, eps, **settings), None, None, None, None
+        (z, z0), (function, settings, eps) = ctx.saved_tensors, ctx.call
+        return secant_gradient(gradients[0], z, z0, function, eps, **settings), None, None, None, None

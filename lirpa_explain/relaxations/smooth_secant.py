@@ -145,7 +145,8 @@ def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
     found by exchanging one of them for the highest point.
     """
     with torch.no_grad():
-        left, right = torch.zeros_like(x, dtype=torch.long)[None], torch.full_like(x, len(z) - 1, dtype=torch.long)[None]
+        left = torch.zeros_like(x, dtype=torch.long)[None]
+        right = left + len(z) - 1
         for _ in range(EXCHANGES):
             highest = (s - _chord(z, s, left, right)[None] * (z - x)).argmax(0, keepdim=True)
             before = z.gather(0, highest) <= x
