@@ -5,19 +5,26 @@ import warnings
 import pytest
 import torch
 from captum.attr import (
+    LRP,
     Deconvolution,
+    DeepLift,
+    DeepLiftShap,
     GradientShap,
     GuidedBackprop,
     GuidedGradCam,
     InternalInfluence,
     LayerActivation,
     LayerConductance,
+    LayerDeepLift,
+    LayerDeepLiftShap,
     LayerGradCam,
     LayerGradientShap,
     LayerGradientXActivation,
     LayerIntegratedGradients,
     NeuronConductance,
     NeuronDeconvolution,
+    NeuronDeepLift,
+    NeuronDeepLiftShap,
     NeuronGradient,
     NeuronGradientShap,
     NeuronGuidedBackprop,
@@ -29,7 +36,7 @@ from captum.testing.helpers import basic_models
 from torch import nn
 
 import lirpa_explain as lx
-from tests.test_captum import FACTOR, TWO, B, X, Y, check, parts
+from tests.test_captum import FACTOR, TWO, B, X, Y, check, net, parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Captum's own, of hooks and settings
 
@@ -39,6 +46,11 @@ IMAGE = torch.arange(16.0).reshape(1, 1, 4, 4)
 
 # attribution, inputs, keywords, by hand: Captum's own tests of each class, tests/attr
 BY_HAND = {
+    # test_deeplift_basic.py and test_lrp.py
+    "deep_lift": (DeepLift(basic_models.ReLUDeepLiftModel()), (torch.tensor([[1.0]]), torch.tensor([[2.0]])),
+                  {"baselines": (torch.tensor([[0.0]]), torch.tensor([[0.0]]))}, ([[2.0]], [[1.0]])),
+    "lrp": (LRP(basic_models.SimpleLRPModel(inplace=False).eval()), torch.tensor([[1.0, 2.0, 3.0]]), {},
+            [[18.0, 36.0, 54.0]]),
     "grad_cam": (LayerGradCam(LAYERED, LAYERED.linear0), HUNDRED, {"target": 0}, [[400.0]]),
     "gradient_x_activation_0": (LayerGradientXActivation(LAYERED, LAYERED.linear0), HUNDRED, {"target": 0},
                                 [[0.0, 400.0, 0.0]]),
@@ -60,7 +72,9 @@ def test_hand_checked_numbers(name):
     quadrature = keywords.get("method")
     given = {key: value for key, value in keywords.items() if key != "method"}
     certificate = lx.certify(attribution, inputs, eps=0.001, quadrature=quadrature, **given)
-    torch.testing.assert_close(certificate.nominal, torch.tensor(by_hand), rtol=0.02, atol=0.02)
+    by_hand = by_hand if isinstance(by_hand, tuple) else (by_hand,)
+    for part, number in zip(parts(certificate.nominal), by_hand, strict=True):
+        torch.testing.assert_close(part, torch.tensor(number), rtol=0.02, atol=0.02)
 
 
 CONV = basic_models.BasicModel_ConvNet_One_Conv()
@@ -92,6 +106,18 @@ class Blocks(nn.Module):
         return self.last(self.tanh(left) + torch.relu(right)) + x
 
 
+class Pooled(nn.Module):
+    """Layers with Captum's epsilon rule, which it has none for nn.Flatten."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.pool, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.AvgPool2d(2), nn.BatchNorm2d(3)
+        self.relu, self.last = nn.ReLU(), nn.Linear(27, 3)
+
+    def forward(self, x):
+        return self.last(self.norm(self.pool(self.relu(self.first(x)))).flatten(1))
+
+
 class Pair(nn.Module):
     """Two outputs."""
 
@@ -115,6 +141,8 @@ IMAGES = build(lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), n
 AVERAGED = build(lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2),
                                        nn.ReLU(), nn.Flatten(), nn.Linear(4 * 2 * 2, 3)))
 RELU = build(lambda: nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+SMOOTH = build(lambda: nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 4),
+                                     nn.ELU(), nn.Linear(4, 4), nn.Softplus(), nn.Linear(4, 3)))
 PICTURES = torch.rand(2, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that layers must not feed each other
@@ -192,6 +220,31 @@ CASES = {
     "shap_function_of_baselines": (GradientShap(RELU), X, {**ONE, **SHAP, "baselines": lambda: B}),
     "shap_two_inputs": (GradientShap(TWO), (X, Y),
                         {"target": 1, "n_samples": 3, "stdevs": (0.1, 0.3), "baselines": (B, Y[:3])}),
+    # by secant slopes
+    "deep_lift": (DeepLift(RELU), X, {**ONE, "baselines": B[:4]}),
+    "deep_lift_zero": (DeepLift(RELU), X, ONE),
+    "deep_lift_multipliers": (DeepLift(RELU, multiply_by_inputs=False), X, {**ONE, "baselines": 0.3}),
+    "deep_lift_smooth": (DeepLift(SMOOTH), X, {**ONE, "baselines": B[:4]}),
+    "deep_lift_images": (DeepLift(AVERAGED), PICTURES, {"target": 1, "baselines": 0.5}),
+    "deep_lift_at_its_baseline": (DeepLift(SMOOTH), X, {**ONE, "baselines": X.clone()}),
+    "deep_lift_shap": (DeepLiftShap(RELU), X, {**ONE, "baselines": B}),
+    "deep_lift_shap_function": (DeepLiftShap(SMOOTH), X, {**ONE, "baselines": lambda inputs: B[:len(inputs)]}),
+    "deep_lift_shap_two_inputs": (DeepLiftShap(TWO), (X, Y),
+                                  {"target": 1, "baselines": (B[:3], Y[:3]),
+                                   "additional_forward_args": (FACTOR, True)}),
+    "layer_deep_lift": (LayerDeepLift(RELU, RELU[2]), X, {**ONE, "baselines": B[:4]}),
+    "layer_deep_lift_input": (LayerDeepLift(SMOOTH, SMOOTH[2]), X,
+                              {**ONE, "baselines": B[:1], "attribute_to_layer_input": True}),
+    "layer_deep_lift_multipliers": (LayerDeepLift(SMOOTH, SMOOTH[0], multiply_by_inputs=False), X, ONE),
+    "layer_deep_lift_shap": (LayerDeepLiftShap(SMOOTH, SMOOTH[2]), X, {**ONE, "baselines": B}),
+    "neuron_deep_lift": (NeuronDeepLift(RELU, RELU[2]), X, {"neuron_selector": 1, "baselines": B[:4]}),
+    "neuron_deep_lift_shap": (NeuronDeepLiftShap(SMOOTH, SMOOTH[2]), X, {"neuron_selector": 1, "baselines": B}),
+    "tunnel_of_deep_lift": (NoiseTunnel(DeepLift(SMOOTH)), X, {**ONE, "nt_samples": 3, "stdevs": 0.1}),
+    "lrp": (LRP(RELU), X, ONE),
+    "lrp_tanh": (LRP(net(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 3))), X,
+                 ONE),
+    "lrp_images": (LRP(build(Pooled)), PICTURES, {"target": [2, 1]}),
+    "tunnel_of_lrp": (NoiseTunnel(LRP(RELU)), X, {**ONE, "nt_samples": 3, "stdevs": 0.1}),
     # functions of other kinds
     "bound_method": (Saliency(RELU.forward), X, ONE),
     "data_parallel": (Saliency(nn.DataParallel(RELU)), X, ONE),

@@ -22,7 +22,8 @@ RESCALED: dict[type[nn.Module], Callable[[Any], tuple[str, dict[str, float]]]] =
 """Module types that Captum's DeepLift rescales, exactly these and no subclasses -> function and settings."""
 
 REFUSED = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.Softmax)
-"""Module types for which Captum has rules that mix the examples of a batch."""
+"""Module types for which Captum has rules without a bound: that of max pooling divides by the difference of an entry to
+the reference's, which may be 0 in the ball; that of softmax mixes the examples of a batch."""
 
 FORWARD: dict[str, Callable[..., Tensor]] = {
     "kink": lambda z, slope: torch.relu(z) if slope == 0 else F.leaky_relu(z, slope),
@@ -66,13 +67,13 @@ def rescaled(model: nn.Module, reference: Callable[[], Any], eps: float = 1e-10)
         if type(module) in REFUSED:
             raise UnsupportedAttribution(
                 f"DeepLift of a model with the module {modules[module]} ({type(module).__name__}): Captum's rule for "
-                "it mixes the examples of a batch and has no bound. Replace it, for instance by average pooling, or "
-                "explain the logits; a function such as torch.nn.functional.max_pool2d keeps its plain gradient, as "
-                "in Captum."
+                "it has no bound (max pooling: it divides by what may be 0; softmax: it mixes the examples of a "
+                "batch). Replace it, for instance by average pooling, or explain the logits; a function such as "
+                "torch.nn.functional.max_pool2d keeps its plain gradient, as in Captum."
             )
         if module in references:
             raise _reused(modules[module])
-        references[module] = inputs[0].detach().clone()
+        references[module] = inputs[0].clone().detach()
 
     with _hooked(modules, note), torch.no_grad():
         reference()
