@@ -103,9 +103,9 @@ def _reused(name: str) -> UnsupportedAttribution:
 
 def _refused(name: str, module: nn.Module) -> UnsupportedAttribution:
     return UnsupportedAttribution(
-        f"DeepLift of a model with the module {name} ({type(module).__name__}): Captum's rule for it mixes the examples "
-        "of a batch and has no bound. Replace it, for instance by average pooling, or explain the logits; a function "
-        "such as torch.nn.functional.max_pool2d keeps its plain gradient, as in Captum."
+        f"DeepLift of a model with the module {name} ({type(module).__name__}): Captum's rule for it mixes the "
+        "examples of a batch and has no bound. Replace it, for instance by average pooling, or explain the logits; a "
+        "function such as torch.nn.functional.max_pool2d keeps its plain gradient, as in Captum."
     )
 
 
