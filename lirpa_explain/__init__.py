@@ -11,6 +11,7 @@ from .bounding.engine import METHODS as METHODS  # noqa: E402
 from .certificates import Certificate as Certificate  # noqa: E402
 from .certifier import Certifier as Certifier  # noqa: E402
 from .certify import certify as certify  # noqa: E402
+from .errors import CaptumWarning as CaptumWarning  # noqa: E402
 from .errors import LirpaExplainError as LirpaExplainError  # noqa: E402
 from .errors import SoundnessError as SoundnessError  # noqa: E402
 from .errors import TrainingModeError as TrainingModeError  # noqa: E402

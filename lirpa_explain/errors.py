@@ -22,3 +22,7 @@ class SoundnessError(LirpaExplainError, AssertionError):
 
     Never expected: please report the model, the input and the message.
     """
+
+
+class CaptumWarning(UserWarning):
+    """Captum computes something else than one would expect; certified is what it computes."""

@@ -24,7 +24,8 @@ STEPS = (2, 3, 4, 10, 50)
 CLASSES = (Saliency, InputXGradient, IntegratedGradients)
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{start}:UserWarning")
               for start in ("Input Tensor . did not already require gradients", "Internal batch size cannot be less",
-                            "Setting backward hooks", "Multiple layers provided", "The neuron_selector provided")]
+                            "Setting backward hooks", "Multiple layers provided", "The neuron_selector provided",
+                            "Captum's weights of riemann_trapezoid")]
 
 
 def seeded(function, *args, **keywords):

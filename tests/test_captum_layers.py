@@ -288,6 +288,21 @@ def test_linear_functions(name):
     assert (certificate.spec_upper - certificate.spec_lower <= size * (1 + 1e-9)).all()
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_warnings_where_captum_does_something_else():
+    with pytest.warns(lx.CaptumWarning, match="1 activation.* as functions, which Captum's GuidedBackprop"):
+        lx.certify(GuidedBackprop(BLOCKS), X, eps=0.01, target=0)
+    with pytest.warns(lx.CaptumWarning, match="1 activation.* as functions, which Captum's DeepLift does not see"):
+        lx.certify(DeepLift(BLOCKS), X, eps=0.01, target=0)
+    with pytest.warns(lx.CaptumWarning, match="riemann_trapezoid sum to 3/4"):
+        lx.certify(NeuronConductance(BLOCKS, BLOCKS.first), X, eps=0.01, target=0, neuron_selector=0, n_steps=4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for kind in (GuidedBackprop, Deconvolution, DeepLift):
+            lx.certify(kind(RELU), X, eps=0.01, target=0)
+    assert not [w for w in caught if "as functions" in str(w.message)]
+
+
 def test_hooks_are_gone_afterwards():
     before = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in BLOCKS.modules()]
     for name in ("conductance", "integrated", "neuron_function", "guided_sees_no_functional_relu"):

@@ -1,7 +1,8 @@
 """DeepLift: gradients in which the slope of each activation is the secant to its value at the baseline."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .neuron import Neuron
 from .path import baseline_rows
 from .plan import Plan, common_fields, register
 from .shap import drawn_baselines
+from .unseen import FUNCTIONS, warn_of_unseen
 
 
 @register(DeepLift, "(x - b) * grad f(x) in which activations have the slope (s(z) - s(z_b)) / (z - z_b)")
@@ -37,12 +39,11 @@ def layer_deep_lift(attribution: LayerDeepLift, inputs: Tensors, keywords: dict[
     layer, multiply = Layer(attribution, keywords), attribution.multiplies_by_inputs
 
     def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
-        baseline = points["baseline"]
-        with rescaled(attribution.model, lambda: call(*baseline), attribution.eps):
+        with _rescaled(attribution, call, points):
             gradients, activations = layer.gradients(call, leaves(points["input"]), cotangent)
         if not multiply:
             return gradients
-        start = layer.evaluate(call, baseline)[1]
+        start = layer.evaluate(call, points["baseline"])[1]
         return tuple(g * (a - b) for g, a, b in zip(gradients, activations, start, strict=True))
 
     program = layer.program("deep lift", ("input", "baseline"), compute, False, attribution.eps, multiply)
@@ -73,11 +74,19 @@ def _program(attribution: DeepLift) -> Program:
 
     def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> Tensors:
         zs = leaves(points["input"])
-        with rescaled(attribution.model, lambda: call(*points["baseline"]), attribution.eps):
+        with _rescaled(attribution, call, points):
             output = call(*zs)
         return torch.autograd.grad(output, zs, cotangent)
 
     return Program(("deep lift", attribution.eps), ("input", "baseline"), compute)
+
+
+@contextlib.contextmanager
+def _rescaled(attribution: DeepLift, call: Call, points: Values) -> Iterator[None]:
+    """The model's backward pass by the rescale rule, for one forward pass."""
+    with rescaled(attribution.model, lambda: call(*points["baseline"]), attribution.eps), \
+            warn_of_unseen("DeepLift", tuple(FUNCTIONS)):
+        yield
 
 
 def _fields(inputs: Tensors, keywords: dict[str, Any]) -> dict[str, Any]:

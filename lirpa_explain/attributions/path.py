@@ -9,6 +9,7 @@ from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor
 
 from .plan import Plan, common_fields, register
+from .unseen import warn_of_trapezoid
 
 
 @register(IntegratedGradients, "(x - b) * sum_k w_k grad f(b + s_k (x - b)); no (x - b) if multiply_by_inputs=False")
@@ -29,8 +30,10 @@ def quadrature(inputs: tuple[Tensor, ...], keywords: dict[str, Any], method: str
         keywords: keywords of `attribute`, of which `n_steps`, `method` and `baselines` are read.
         method: the class's default for `method`.
     """
-    weights, scales = approximation_parameters(keywords.get("method", method))
-    n_steps = keywords.get("n_steps", 50)
+    method, n_steps = keywords.get("method", method), keywords.get("n_steps", 50)
+    weights, scales = approximation_parameters(method)
+    if method == "riemann_trapezoid":
+        warn_of_trapezoid(n_steps)
     return {**common_fields(inputs, keywords), "baselines": baseline_rows(inputs, keywords),
             "scales": torch.tensor(scales(n_steps), dtype=torch.float64),
             "weights": torch.tensor(weights(n_steps)).float()}

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from captum.attr import Deconvolution, GuidedBackprop
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..graph.program import Program, Values, leaves
 from .plan import Plan, common_fields, register
+from .unseen import warn_of_unseen
 
 
 @register(GuidedBackprop, "grad f(x) in which each nn.ReLU hands back relu(g) * [z > 0]")
@@ -24,7 +25,7 @@ def hooked_gradient(attribution: Any) -> Program:
 
     def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
         zs = leaves(points["input"])
-        with relu_hooks(attribution):
+        with relu_hooks(attribution), warn_of_unseen(type(attribution).__name__, (nn.ReLU,)):
             return torch.autograd.grad(call(*zs), zs, cotangent)
 
     return Program((type(attribution).__name__,), ("input",), compute)

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..errors import UnsupportedOperation
+from ..errors import CaptumWarning, UnsupportedOperation
 from .replacements import Replacements
 
 _BRANCHES = ("The model decides by the values of its input what to compute (an `if`, a loop or `.item()` on a tensor); "
@@ -56,9 +56,10 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Switching mkldnn off warns about hardware that is not there."""
+    """Switching mkldnn off warns about hardware that is not there; our own warnings are let through."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", CaptumWarning)
         yield
 
 
