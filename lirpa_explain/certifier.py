@@ -17,11 +17,12 @@ from .attributions import Plan
 from .bounding.ball import Ball, make_balls
 from .bounding.compose import Composed, compose, compose_functions
 from .bounding.engine import Engine
+from .bounding.integral import integral_plans
 from .bounding.optimize import Optimization
 from .certificates import Certificate
 from .errors import SoundnessError
 from .graph import GradientModule, capture_program
-from .nominal import attribute, isolated, no_training_layers
+from .nominal import Nominal, attribute, completeness, isolated, no_training_layers
 from .operators.bound import Box
 from .relaxations.ranges import linear_range
 from .selfcheck import around, check_value, enclose
@@ -103,7 +104,8 @@ class Certifier:
                 perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                 eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
-                spec: Tensor | tuple[Tensor, ...] | None = None, **attribute_kwargs: Any) -> Certificate:
+                spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
+                **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs.
 
         Args:
@@ -115,6 +117,7 @@ class Certifier:
             method: how to bound, if not as the certifier was made for.
             quadrature: Captum's `method` of IntegratedGradients.
             spec: linear functions of the attribution to bound as well.
+            integral: "exact" to bound the path integral and not the finite sum.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -133,13 +136,16 @@ class Certifier:
             functions = None if spec is None else check_spec(spec, nominal.parts)
         flat, shaped = nominal.flat, nominal.shaped
         with isolated(xs[0].device), torch.set_grad_enabled(self.differentiable):
-            plan = attributions.make_plan(self.attribution, xs, keywords)
-            box = self._box(plan, xs, balls, method, keywords, flat)
+            plan = bounded = attributions.make_plan(self.attribution, xs, keywords)
+            if integral is not None:
+                plan, bounded = integral_plans(plan, self.attribution, integral)
+            box, value = self._box(plan, bounded, xs, balls, method, keywords, flat)
+            report = {} if integral is None else self._integral_report(bounded, xs, method, keywords, nominal)
 
             def refine(C: Tensor) -> Box:
                 """Bounds of linear functions C (N, K, D) of the attribution, each (N, K)."""
                 with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-                    return self._spec(plan, xs, balls, method, keywords, C, box, flat)
+                    return self._spec(bounded, xs, balls, method, keywords, C, box, value)
 
             spec_box = None if functions is None else refine(functions)
 
@@ -150,26 +156,49 @@ class Certifier:
             convergence_delta=nominal.delta, versions=_versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],
             spec_nominal=None if functions is None else torch.einsum("nkd,nd->nk", functions, flat), refiner=refine,
+            integral=integral, **report,
         )
 
-    def _box(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
-             keywords: dict[str, Any], nominal: Tensor) -> Box:
-        """Checked bounds of the attribution, (N, D) each; a trace that the model has outgrown is made anew."""
-        trace, is_new = self._trace(plan, xs, keywords)
+    def _box(self, plan: Plan, bounded: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
+             keywords: dict[str, Any], nominal: Tensor) -> tuple[Box, Tensor]:
+        """Checked bounds of an attribution, (N, D) each, and a value within; an outgrown trace is made anew.
 
-        def run(balls: tuple[Ball | None, ...], method: str) -> Composed:
-            rows = trace.engine.rows_at_once(self.batch_size, method)
-            return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
+        `plan` is that of Captum's value; `bounded` that of what is bounded, made of the same program.
+        """
+        is_new = self._trace(plan, xs, keywords)[1]
 
-        composed = run(balls, method)
+        def run(plan: Plan, balls: tuple[Ball | None, ...], method: str) -> Composed:
+            return self._compose(plan, xs, balls, method, keywords)
+
+        composed = run(bounded, balls, method)
         try:
-            check_value(composed, nominal, lambda radius: run(around(xs, radius), "IBP"))
+            if bounded is plan:
+                value = nominal
+            else:
+                value = composed.value
+                check_value(run(plan, (None,) * len(xs), "IBP"), nominal, lambda r: run(plan, around(xs, r), "IBP"))
+            check_value(composed, value, lambda r: run(bounded, around(xs, r), "IBP"))
         except SoundnessError:
             if is_new:
                 raise
             self._traces.clear()
-            return self._box(plan, xs, balls, method, keywords, nominal)
-        return enclose((composed.lower, composed.upper), nominal)
+            return self._box(plan, bounded, xs, balls, method, keywords, nominal)
+        return enclose((composed.lower, composed.upper), value), value
+
+    def _compose(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
+                 keywords: dict[str, Any]) -> Composed:
+        """Bounds of a plan, and its value."""
+        trace, _ = self._trace(plan, xs, keywords)
+        rows = trace.engine.rows_at_once(self.batch_size, method)
+        return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
+
+    def _integral_report(self, plan: Plan, xs: tuple[Tensor, ...], method: str, keywords: dict[str, Any],
+                         nominal: Nominal) -> dict[str, Any]:
+        """How far Captum's sum may be from the integral, and from completeness, at the unperturbed input."""
+        integral = self._compose(plan, xs, (None,) * len(xs), method, keywords)
+        error = torch.maximum(nominal.flat - integral.lower, integral.upper - nominal.flat).clamp(min=0)
+        return {"quadrature_error": nominal.shaped(error.detach()),
+                "completeness": completeness(self.attribution, xs, keywords, nominal.parts)}
 
     def _spec(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
               keywords: dict[str, Any], functions: Tensor, box: Box, nominal: Tensor) -> Box:

@@ -41,6 +41,8 @@ class Plan:
         absolute: whether the outer map is |.|.
         reduction: one of `REDUCTIONS`.
         samples: J.
+        ends: ends of K sub-intervals of the path, (K + 1,): row k stands for the mean over s from `ends[k]` to
+            `ends[k + 1]`, `scales` for its middle; None: every row is one point.
         noisy: whether `points` differ from the inputs.
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
@@ -59,6 +61,7 @@ class Plan:
     absolute: bool = False
     reduction: str = "mean"
     samples: int = 1
+    ends: Tensor | None = None
     noisy: bool = False
 
     @property

@@ -19,6 +19,7 @@ from ..operators.bound import flat_rows
 from ..relaxations.ranges import absolute_range, product_range, variance_range
 from .ball import Ball
 from .engine import Box, Engine
+from .integral import Stretch
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,12 @@ class _Rows:
         example = self.example[sample]
         values = tuple(value for name, group in itertools.groupby(self.names, _stem)
                        for value in self._tensors(name, len(list(group)), sample, step))
-        perturbations = tuple(None if ball is None else ball.rows(example) for ball in self.balls)
-        return sample, values, perturbations, self.weights[step][:, None]
+        perturbations: list[Any] = [None if ball is None else ball.rows(example) for ball in self.balls]
+        if self.plan.ends is not None:
+            ends = self.plan.ends.to(self.inputs[0])
+            perturbations += [None] * (self.names.index("alpha") - len(perturbations))
+            perturbations.append(Stretch(ends[step], ends[step + 1]))
+        return sample, values, tuple(perturbations), self.weights[step][:, None]
 
     def _tensors(self, name: str, count: int, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """The engine's inputs of one kind for these rows."""

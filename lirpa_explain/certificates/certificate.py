@@ -51,6 +51,12 @@ class Certificate:
         spec_nominal: Their values at the unperturbed input.
         refiner: Maps linear functions (N, K, D) of the flattened attribution to bounds of them, each (N, K),
             by bound propagation. Not saved: a loaded certificate has none.
+        integral: "exact" if lower and upper bound the integral along the path that A stands for, at every x' of the
+            perturbation; `nominal` is Captum's finite sum even then, and may lie outside. None: they bound that sum.
+        quadrature_error: Like `lower`, with `integral`: certified bound of |nominal - integral| at the unperturbed
+            input.
+        completeness: (N,), with `integral` and where Captum defines it: sum_i nominal_i - (f(x) - f(b)), which is 0
+            for the integral itself; for a continuous model it is at most the sum of `quadrature_error`.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -102,6 +108,9 @@ class Certificate:
     spec_upper: Tensor | None = None
     spec_nominal: Tensor | None = None
     refiner: refinement.Bounder | None = None
+    integral: str | None = None
+    quadrature_error: Attributions | None = None
+    completeness: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -295,8 +304,9 @@ class Certificate:
         mean_width = (upper - lower).float().mean().item()
         certain, nonzero = box.signs(lower, upper) != 0, _flat(self.nominal) != 0
         certified = (certain & nonzero).sum().item() / max(1, nonzero.sum().item())
+        kind = f", {self.integral} integral" if self.integral else ""
         return (
-            f"Certificate of {self.attribution}\n"
+            f"Certificate of {self.attribution}{kind}\n"
             f"  method        {self.method}, {self.dtype}, {self.elapsed_s:.3g} s\n"
             f"  perturbation  {self.perturbation}\n"
             f"  shape         {_shapes(self.nominal)}\n"
