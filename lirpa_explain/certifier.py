@@ -15,8 +15,17 @@ from . import attributions
 from .arguments import check_inputs, check_method, check_seam, check_settings, check_spec, split_method
 from .attributions import Plan
 from .bounding.ball import Ball, make_balls
-from .bounding.compose import Composed, compose, compose_functions
+from .bounding.compose import Composed, compose, compose_functions, sample_values
 from .bounding.engine import Engine
+from .bounding.expectation import (
+    certified_range,
+    check_expectation,
+    deviations,
+    expectation_bounds,
+    one_sample,
+    shift_of,
+    summarise,
+)
 from .bounding.integral import integral_plans
 from .bounding.optimize import Optimization
 from .certificates import Certificate
@@ -105,7 +114,7 @@ class Certifier:
                 eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
-                **attribute_kwargs: Any) -> Certificate:
+                expectation: str | None = None, confidence: float = 0.999, **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs.
 
         Args:
@@ -118,6 +127,8 @@ class Certifier:
             quadrature: Captum's `method` of IntegratedGradients.
             spec: linear functions of the attribution to bound as well.
             integral: "exact" to bound the path integral and not the finite sum.
+            expectation: "gaussian" to bound the expectation under the noise and not the mean of samples.
+            confidence: with which they hold then.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -139,11 +150,23 @@ class Certifier:
             plan = bounded = attributions.make_plan(self.attribution, xs, keywords)
             if integral is not None:
                 plan, bounded = integral_plans(plan, self.attribution, integral)
-            box, value = self._box(plan, bounded, xs, balls, method, keywords, flat)
-            report = {} if integral is None else self._integral_report(bounded, xs, method, keywords, nominal)
+            report: dict[str, Any] = {}
+            if expectation is not None:
+                if integral is not None or self.differentiable:
+                    raise ValueError("expectation goes neither with integral nor with differentiable=True: its bounds "
+                                     "are statistics of drawn samples of what Captum computes.")
+                check_expectation(self.attribution, plan, keywords, expectation, confidence)
+                box, value = self._expected(plan, xs, balls, method, keywords, flat, confidence), flat
+                report = {"expectation": expectation, "confidence": confidence, "samples": plan.samples}
+            else:
+                box, value = self._box(plan, bounded, xs, balls, method, keywords, flat)
+            if integral is not None:
+                report = self._integral_report(bounded, xs, method, keywords, nominal)
 
             def refine(C: Tensor) -> Box:
                 """Bounds of linear functions C (N, K, D) of the attribution, each (N, K)."""
+                if expectation is not None:
+                    return enclose(linear_range(C, box), torch.einsum("nkd,nd->nk", C, value))
                 with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
                     return self._spec(bounded, xs, balls, method, keywords, C, box, value)
 
@@ -191,6 +214,32 @@ class Certifier:
         trace, _ = self._trace(plan, xs, keywords)
         rows = trace.engine.rows_at_once(self.batch_size, method)
         return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
+
+    def _expected(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
+                  keywords: dict[str, Any], nominal: Tensor, confidence: float) -> Box:
+        """Bounds of the expectation that the samples of a plan estimate, (N, D) each."""
+        single, sigmas = one_sample(plan, xs), deviations(keywords, len(xs))
+        shift = shift_of(xs, balls, sigmas)
+        trace, is_new = self._trace(plan, xs, keywords)
+
+        def bound(balls: tuple[Ball | None, ...], how: str | None) -> Box:
+            composed = self._compose(single, xs, balls, how or method, keywords)
+            return composed.lower, composed.upper
+
+        near, far = certified_range(bound, xs, balls, sigmas)
+        chunks = sample_values(plan, trace.module, xs, self.batch_size, self.progress)
+        samples = summarise(chunks, near, far, plan.samples)
+        lower, upper = expectation_bounds(samples, near, far, plan.samples, confidence, shift)
+        value = samples.value.to(nominal)
+        try:
+            check_value(Composed(lower, upper, value, samples.magnitude.to(nominal)), nominal,
+                        lambda r: self._compose(plan, xs, around(xs, r), "IBP", keywords))
+        except SoundnessError:
+            if is_new:
+                raise
+            self._traces.clear()
+            return self._expected(plan, xs, balls, method, keywords, nominal, confidence)
+        return enclose((lower, upper), nominal)
 
     def _integral_report(self, plan: Plan, xs: tuple[Tensor, ...], method: str, keywords: dict[str, Any],
                          nominal: Nominal) -> dict[str, Any]:

@@ -98,6 +98,17 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
     return lower / plan.samples, upper / plan.samples
 
 
+def sample_values(plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...], batch_size: int,
+                  progress: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a plan without a multiplier is the mean of: the example of each sample, (B,), and its value, (B, D)."""
+    rows = _Rows(plan, module, inputs, (None,) * len(inputs))
+    for row, values, _, weight in rows.chunks(max(1, batch_size // plan.steps) * plan.steps, progress):
+        terms = module(*values) * weight
+        value = terms.reshape(-1, plan.steps, terms.shape[1]).sum(1)
+        value = value.abs() if plan.absolute else value
+        yield rows.example[row[::plan.steps]], value.square() if plan.reduction == "mean of squares" else value
+
+
 def _weighted(box: Box, weight: Tensor) -> Box:
     """Bounds of a weight (B, 1) times a value in a box (B, K)."""
     sides = box[0] * weight, box[1] * weight

@@ -57,6 +57,11 @@ class Certificate:
             input.
         completeness: (N,), with `integral` and where Captum defines it: sum_i nominal_i - (f(x) - f(b)), which is 0
             for the integral itself; for a continuous model it is at most the sum of `quadrature_error`.
+        expectation: "gaussian" if lower and upper bound the expectation under Gaussian noise, at every x' of the
+            perturbation; `nominal` is the mean of the samples drawn. None: they bound that mean.
+        confidence: With `expectation`: the probability, for each example, that the samples are such that all of its
+            bounds hold.
+        samples: With `expectation`: how many samples of each example were drawn.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -111,6 +116,9 @@ class Certificate:
     integral: str | None = None
     quadrature_error: Attributions | None = None
     completeness: Tensor | None = None
+    expectation: str | None = None
+    confidence: float | None = None
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -305,6 +313,9 @@ class Certificate:
         certain, nonzero = box.signs(lower, upper) != 0, _flat(self.nominal) != 0
         certified = (certain & nonzero).sum().item() / max(1, nonzero.sum().item())
         kind = f", {self.integral} integral" if self.integral else ""
+        if self.expectation:
+            kind = (f", expectation under {self.expectation} noise\n"
+                    f"  confidence    {self.confidence:g} an example, {self.samples} samples")
         return (
             f"Certificate of {self.attribution}{kind}\n"
             f"  method        {self.method}, {self.dtype}, {self.elapsed_s:.3g} s\n"
