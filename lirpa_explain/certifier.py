@@ -15,9 +15,10 @@ from . import attributions
 from .arguments import check_inputs, check_method, check_seam, check_settings, check_spec, split_method
 from .attributions import Plan
 from .bounding.ball import Ball, make_balls
-from .bounding.compose import Composed, compose, compose_functions, sample_values
+from .bounding.compose import Composed, compose, compose_functions, sample_bounds
 from .bounding.engine import Engine
 from .bounding.expectation import (
+    PROPAGATED,
     certified_range,
     check_expectation,
     deviations,
@@ -127,7 +128,8 @@ class Certifier:
             quadrature: Captum's `method` of IntegratedGradients.
             spec: linear functions of the attribution to bound as well.
             integral: "exact" to bound the path integral and not the finite sum.
-            expectation: "gaussian" to bound the expectation under the noise and not the mean of samples.
+            expectation: "gaussian" or "gaussian-propagated" to bound the expectation under the noise and not the mean
+                of samples.
             confidence: with which they hold then.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
@@ -156,7 +158,7 @@ class Certifier:
                     raise ValueError("expectation goes neither with integral nor with differentiable=True: its bounds "
                                      "are statistics of drawn samples of what Captum computes.")
                 check_expectation(self.attribution, plan, keywords, expectation, confidence)
-                box, value = self._expected(plan, xs, balls, method, keywords, flat, confidence), flat
+                box, value = self._expected(plan, xs, balls, method, keywords, flat, expectation, confidence), flat
                 report = {"expectation": expectation, "confidence": confidence, "samples": plan.samples}
             else:
                 box, value = self._box(plan, bounded, xs, balls, method, keywords, flat)
@@ -216,7 +218,7 @@ class Certifier:
         return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
 
     def _expected(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
-                  keywords: dict[str, Any], nominal: Tensor, confidence: float) -> Box:
+                  keywords: dict[str, Any], nominal: Tensor, expectation: str, confidence: float) -> Box:
         """Bounds of the expectation that the samples of a plan estimate, (N, D) each."""
         single, sigmas = one_sample(plan, xs), deviations(keywords, len(xs))
         shift = shift_of(xs, balls, sigmas)
@@ -227,9 +229,12 @@ class Certifier:
             return composed.lower, composed.upper
 
         near, far = certified_range(bound, xs, balls, sigmas)
-        chunks = sample_values(plan, trace.module, xs, self.batch_size, self.progress)
+        moving, how = (balls, method) if expectation == PROPAGATED else ((None,) * len(xs), "IBP")
+        rows = trace.engine.rows_at_once(self.batch_size, how)
+        chunks = sample_bounds(plan, trace.module, trace.engine, xs, moving, how, rows, self.progress)
         samples = summarise(chunks, near, far, plan.samples)
-        lower, upper = expectation_bounds(samples, near, far, plan.samples, confidence, shift)
+        lower, upper = expectation_bounds(samples, near, far, plan.samples, confidence, shift,
+                                          propagated=expectation == PROPAGATED)
         value = samples.value.to(nominal)
         try:
             check_value(Composed(lower, upper, value, samples.magnitude.to(nominal)), nominal,
@@ -238,7 +243,7 @@ class Certifier:
             if is_new:
                 raise
             self._traces.clear()
-            return self._expected(plan, xs, balls, method, keywords, nominal, confidence)
+            return self._expected(plan, xs, balls, method, keywords, nominal, expectation, confidence)
         return enclose((lower, upper), nominal)
 
     def _integral_report(self, plan: Plan, xs: tuple[Tensor, ...], method: str, keywords: dict[str, Any],

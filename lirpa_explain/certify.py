@@ -46,7 +46,8 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         integral: "exact" to bound, for path integrals such as IntegratedGradients, the integral over s from 0 to 1
             that Captum's finite sum stands for, on `n_steps` equal sub-intervals; None to bound the sum.
         expectation: "gaussian" to bound, for a `NoiseTunnel`, the expectation under its noise and not the mean of the
-            samples that were drawn; the larger `nt_samples`, the tighter.
+            samples that were drawn; the larger `nt_samples`, the tighter. "gaussian-propagated" is tighter where the
+            ball is small beside the noise, and as slow as certifying what was drawn.
         confidence: with `expectation`, the probability with which all bounds of an example hold; between 0 and 1.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 

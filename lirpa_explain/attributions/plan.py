@@ -93,11 +93,15 @@ class Plan:
 
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
         """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for outputs (V, *shape)."""
+        known: dict[tuple[int, str], Tensor] = {}
         parts: list[Tensor] = []
         for count, target in self.targets:
-            output = self.points[0].new_zeros(count, *shape, requires_grad=True)
-            with torch.enable_grad():
-                parts += torch.autograd.grad(_select_targets(output, target).sum(), output)
+            key = count, str(target.tolist() if isinstance(target, Tensor) else target)
+            if key not in known:
+                output = self.points[0].new_zeros(count, *shape, requires_grad=True)
+                with torch.enable_grad():
+                    known[key], = torch.autograd.grad(_select_targets(output, target).sum(), output)
+            parts.append(known[key])
         return torch.cat(parts)
 
 

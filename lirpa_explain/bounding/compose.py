@@ -98,15 +98,26 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
     return lower / plan.samples, upper / plan.samples
 
 
-def sample_values(plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...], batch_size: int,
-                  progress: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """What a plan without a multiplier is the mean of: the example of each sample, (B,), and its value, (B, D)."""
-    rows = _Rows(plan, module, inputs, (None,) * len(inputs))
-    for row, values, _, weight in rows.chunks(max(1, batch_size // plan.steps) * plan.steps, progress):
-        terms = module(*values) * weight
-        value = terms.reshape(-1, plan.steps, terms.shape[1]).sum(1)
-        value = value.abs() if plan.absolute else value
-        yield rows.example[row[::plan.steps]], value.square() if plan.reduction == "mean of squares" else value
+def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
+                  balls: tuple[Ball | None, ...], method: str, batch_size: int, progress: bool = False
+                  ) -> Iterator[tuple[Tensor, Tensor, Box]]:
+    """Each sample by itself of those that a plan without a multiplier is the mean of.
+
+    Yields:
+        Their examples (B,), values (B, D) and, over the balls, bounds (B, D).
+    """
+    rows = _Rows(plan, module, inputs, balls)
+
+    def outer(box: Box) -> Box:
+        if plan.outer is None:
+            return box
+        low, high = absolute_range(box)
+        return (low, high) if plan.outer == "absolute" else (low.square(), high.square())
+
+    for row, values, perturbations, weight in rows.chunks(max(1, batch_size // plan.steps) * plan.steps, progress):
+        value, low, high = (terms.reshape(-1, plan.steps, terms.shape[1]).sum(1) for terms in (
+            module(*values) * weight, *_weighted(engine(values, perturbations, method), weight)))
+        yield rows.example[row[::plan.steps]], outer((value, value))[1], outer((low, high))
 
 
 def _weighted(box: Box, weight: Tensor) -> Box:

@@ -9,6 +9,9 @@ lies between confidence bounds from n samples, and Phi^-1(p) changes by at most 
 
     l + (u - l) Phi(Phi^-1(p_low) - r / sigma)  <=  E a(x' + e)  <=  l + (u - l) Phi(Phi^-1(p_high) + r / sigma).
 
+Where the ball is small, propagation bounds the change more tightly: with l_j <= a(x' + e_j) <= u_j over the ball, the
+mean of the l_j, which are independent samples as well, estimates a lower bound of E a(x' + e) for all x' at once.
+
 The range [l, u] is certified by bound propagation: over all inputs, and over a box that the noise leaves with
 probability `LEAVING` at most. Values beyond the second count as its ends in p; what that neglects is less than that
 probability times the distance to the ends of the first, and is added.
@@ -34,7 +37,12 @@ from ..operators.bound import Box, flat_rows
 from .ball import Ball
 from .confidence import mean_interval, shifted
 
-EXPECTATIONS = ("gaussian",)
+PROPAGATED = "gaussian-propagated"
+
+EXPECTATIONS = {
+    "gaussian": "the change over the ball is bounded by the smoothing alone",
+    PROPAGATED: "it is bounded by propagation at every sample too, as slowly as for the drawn noise",
+}
 
 LEAVING = 1e-6
 """Probability with which the noise may leave the box of the tighter range."""
@@ -55,8 +63,8 @@ def check_expectation(attribution: Any, plan: Plan, keywords: dict[str, Any], ex
         UnsupportedAttribution: the attribution is no mean of bounded samples.
     """
     if expectation not in EXPECTATIONS:
-        raise ValueError(f"expectation must be 'gaussian', or None for the noise that was drawn; given: "
-                         f"{expectation!r}.")
+        raise ValueError(f"expectation must be one of {', '.join(EXPECTATIONS)}, or None for the noise that was drawn; "
+                         f"given: {expectation!r}.")
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
         raise ValueError(f"confidence must be a number between 0 and 1, such as 0.999; given: {confidence!r}.")
     reason = ""
@@ -154,21 +162,20 @@ class Samples:
     Args:
         value: their mean.
         magnitude: the mean of their sizes.
-        mean: the mean of where they lie in the range, from 0 at its lower end to 1; 0 where the range is a point.
-        variance: the variance of that, with divisor n - 1.
+        shares: of the values, of their lower and of their upper bounds over the ball: the mean of where they lie in
+            the range, from 0 at its lower end to 1, and the variance of that with divisor n - 1.
     """
 
     value: Tensor
     magnitude: Tensor
-    mean: Tensor
-    variance: Tensor
+    shares: tuple[Box, Box, Box]
 
 
-def summarise(chunks: Iterable[tuple[Tensor, Tensor]], near: Box, far: Box, count: int) -> Samples:
+def summarise(chunks: Iterable[tuple[Tensor, Tensor, Box]], near: Box, far: Box, count: int) -> Samples:
     """Moments of the samples.
 
     Args:
-        chunks: (example of each sample (B,), its value (B, D)), one after the other.
+        chunks: example of each sample (B,), its value (B, D) and its bounds, (B, D) each, one after the other.
         near: range in which samples are counted, (N, D) each.
         far: range in which they all lie.
         count: samples of each example.
@@ -178,22 +185,28 @@ def summarise(chunks: Iterable[tuple[Tensor, Tensor]], near: Box, far: Box, coun
     """
     low, high, floor, ceiling = (side.double() for side in (*near, *far))
     width = high - low
-    value, magnitude, mean, squares = (torch.zeros_like(low) for _ in range(4))
-    slack = 1e-4 if near[0].dtype == torch.float32 else 1e-9
-    for example, sample in chunks:
-        a = sample.double()
-        tolerance = slack * (1e-30 + torch.maximum(floor.abs(), ceiling.abs()).amax(1, keepdim=True))[example]
-        if bool(((a < floor[example] - tolerance) | (a > ceiling[example] + tolerance)).any()):
+    slack = SATURATED[near[0].dtype] * (1e-30 + torch.maximum(floor.abs(), ceiling.abs()).amax(1, keepdim=True))
+    value, magnitude = torch.zeros_like(low), torch.zeros_like(low)
+    means, squares = ([torch.zeros_like(low) for _ in range(3)] for _ in range(2))
+    for example, sample, bounds in chunks:
+        exact = sample.double()
+        if bool(((exact < (floor - slack)[example]) | (exact > (ceiling + slack)[example])).any()):
             raise SoundnessError("A sample of the attribution lies beyond its range over all inputs. This is a defect: "
                                  "please report the model and the input.")
-        share = torch.where(width[example] > 0, (a - low[example]) / width[example], 0.0).clamp(0, 1)
-        for moment, of_sample in ((value, a), (magnitude, a.abs()), (mean, share), (squares, share.square())):
-            moment.index_add_(0, example, of_sample / count)
-    variance = (squares - mean.square()).clamp(min=0) * (count / max(1, count - 1))
-    return Samples(value, magnitude, mean.clamp(0, 1), variance + torch.finfo(torch.float64).eps)
+        value.index_add_(0, example, exact / count)
+        magnitude.index_add_(0, example, exact.abs() / count)
+        for mean, square, part in zip(means, squares, (sample, *bounds), strict=True):
+            share = torch.where(width[example] > 0, (part - low[example]) / width[example], 0.0).clamp(0, 1)
+            mean.index_add_(0, example, share / count)
+            square.index_add_(0, example, share.square() / count)
+    rounding = torch.finfo(torch.float64).eps
+    shares = [(mean.clamp(0, 1), (square - mean.square()).clamp(min=0) * (count / max(1, count - 1)) + rounding)
+              for mean, square in zip(means, squares, strict=True)]
+    return Samples(value, magnitude, (shares[0], shares[1], shares[2]))
 
 
-def expectation_bounds(samples: Samples, near: Box, far: Box, count: int, confidence: float, shift: Tensor) -> Box:
+def expectation_bounds(samples: Samples, near: Box, far: Box, count: int, confidence: float, shift: Tensor,
+                       propagated: bool) -> Box:
     """Bounds of the expectation at every input of the ball, for all entries of an example at once.
 
     Args:
@@ -203,12 +216,19 @@ def expectation_bounds(samples: Samples, near: Box, far: Box, count: int, confid
         count: samples of each example.
         confidence: probability, for each example, that all of its bounds hold.
         shift: largest l2 distance in units of the noise, (N, 1).
+        propagated: whether the samples' bounds hold over the ball; the error is then shared by both ways.
 
     Returns:
         (lower, upper), each (N, D), of the type of `near`.
     """
     low, high, floor, ceiling = (side.double() for side in (*near, *far))
-    mean = mean_interval(samples.mean, samples.variance, count, (1 - confidence) / low.shape[1])
+    error = (1 - confidence) / low.shape[1] / (2 if propagated else 1)
+    values, lowers, uppers = samples.shares
+    mean = mean_interval(*values, count, error)
     lower = low + (high - low) * shifted(mean[0].clamp(0, 1), -shift) - LEAVING * (low - floor)
     upper = low + (high - low) * shifted(mean[1].clamp(0, 1), shift) + LEAVING * (ceiling - high)
+    if propagated:
+        below, above = mean_interval(*lowers, count, error)[0], mean_interval(*uppers, count, error)[1]
+        lower = torch.maximum(lower, low + (high - low) * below - LEAVING * (high - floor))
+        upper = torch.minimum(upper, low + (high - low) * above + LEAVING * (ceiling - low))
     return torch.maximum(lower, floor).to(near[0]), torch.minimum(upper, ceiling).to(near[0])

@@ -57,8 +57,8 @@ class Certificate:
             input.
         completeness: (N,), with `integral` and where Captum defines it: sum_i nominal_i - (f(x) - f(b)), which is 0
             for the integral itself; for a continuous model it is at most the sum of `quadrature_error`.
-        expectation: "gaussian" if lower and upper bound the expectation under Gaussian noise, at every x' of the
-            perturbation; `nominal` is the mean of the samples drawn. None: they bound that mean.
+        expectation: "gaussian" or "gaussian-propagated" if lower and upper bound the expectation under Gaussian noise,
+            at every x' of the perturbation; `nominal` is the mean of the samples drawn. None: they bound that mean.
         confidence: With `expectation`: the probability, for each example, that the samples are such that all of its
             bounds hold.
         samples: With `expectation`: how many samples of each example were drawn.
@@ -314,7 +314,7 @@ class Certificate:
         certified = (certain & nonzero).sum().item() / max(1, nonzero.sum().item())
         kind = f", {self.integral} integral" if self.integral else ""
         if self.expectation:
-            kind = (f", expectation under {self.expectation} noise\n"
+            kind = (f", expectation ({self.expectation})\n"
                     f"  confidence    {self.confidence:g} an example, {self.samples} samples")
         return (
             f"Certificate of {self.attribution}{kind}\n"
