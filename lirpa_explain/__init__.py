@@ -16,6 +16,9 @@ from .errors import SoundnessError as SoundnessError  # noqa: E402
 from .errors import TrainingModeError as TrainingModeError  # noqa: E402
 from .errors import UnsupportedAttribution as UnsupportedAttribution  # noqa: E402
 from .errors import UnsupportedOperation as UnsupportedOperation  # noqa: E402
+from .explained import channels as channels  # noqa: E402
+from .explained import label_free as label_free  # noqa: E402
+from .explained import subspace as subspace  # noqa: E402
 from .graph import GradientModule as GradientModule  # noqa: E402
 from .graph import capture as capture  # noqa: E402
 from .operators import OPERATORS as OPERATORS  # noqa: E402

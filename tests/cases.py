@@ -186,6 +186,32 @@ def label_of(settings: dict[str, Any]) -> str:
     return "-".join(f"{v:g}" if isinstance(v, float) else str(v) for v in settings.values())
 
 
+#: Functions with their settings and the size of the numbers, for secant slopes.
+SECANTS: list[tuple[str, dict[str, Any], float]] = [
+    *[("kink", {"slope": slope}, 2.0) for slope in (0.0, 0.1, 1.5, -0.2)],
+    ("elu", {"alpha": 1.0, "scale": 1.0, "input_scale": 1.0}, 2.0),
+    ("elu", {"alpha": 0.5, "scale": 1.0, "input_scale": 1.0}, 2.0),
+    ("elu", {"alpha": 2.0, "scale": 1.0, "input_scale": 0.8}, 2.0),
+    ("sigmoid", {}, 4.0),
+    ("tanh", {}, 2.0),
+    ("softplus", {"beta": 1.0, "threshold": 20.0}, 24.0),
+    ("softplus", {"beta": 3.0, "threshold": 2.0}, 1.0),
+]
+
+
+def _secants() -> list[Case]:
+    return [
+        *[case("secant_gradient", f"{function}-{label_of(settings)}", moving(2, 3), moving(2, 3), fixed(2, 3),
+               spread=spread, function=function, eps=1e-10, **settings) for function, settings, spread in SECANTS],
+        case("secant_gradient", "kink-wide", moving(4), moving(4), fixed(4), function="kink", eps=0.5, slope=0.0),
+        case("secant_gradient", "tanh-wide", moving(4), moving(4), fixed(4), function="tanh", eps=0.5),
+        case("secant_gradient", "g-fixed", fixed(4), moving(4), fixed(4), function="kink", eps=1e-10, slope=0.0),
+        case("secant_gradient", "z-fixed", moving(4), fixed(4), fixed(4), function="kink", eps=1e-10, slope=0.0),
+        *[case("stabilized_gradient", f"{eps:g}", moving(2, 3), moving(2, 3), eps=eps) for eps in (1e-9, 0.1)],
+        case("secant_gradient", "constant", moving(4), moving(4), weight(4), function="tanh", eps=1e-10),
+    ]
+
+
 def _activations() -> list[Case]:
     cases = []
     for operator, rows in ACTIVATIONS.items():
@@ -280,7 +306,7 @@ CASES = [
     case("unperturbed", "transpose", weight(3, 4), target="t.default", arguments=[T]),
     case("unperturbed", "product", weight(4, 3), weight(3), target="mul.Tensor", arguments=[T, T]),
     case("unperturbed", "part", weight(4, 6), target="split.Tensor", arguments=[T, 2, 1], output=1),
-    *_activations(), *_convolutions(), *_poolings(),
+    *_activations(), *_secants(), *_convolutions(), *_poolings(),
 ]
 
 

@@ -129,6 +129,10 @@ TRUTH = FORWARD | {
     for name, function in FORWARD.items()
 } | {
     "select": lambda g, z, **s: g * window(z, **s),
+    "stabilized_gradient": lambda g, z, eps: g * z / (z + torch.where(z < 0, -eps, eps)),
+    "secant_gradient": lambda g, z, z0, function, eps, **s: torch.where(
+        (z - z0).abs() < eps, vjp(lambda z: FORWARD[function](z, **s), g, z),
+        g * (FORWARD[function](z, **s) - FORWARD[function](z0, **s)) / (z - z0)),
     "add": lambda x, y: x + y,
     "along": lambda x, w, dim: torch.einsum("bcij,ik->bckj" if x.ndim == 4 else "bi,ik->bk", x, w),
     "average_pool": average_pool,
@@ -276,7 +280,7 @@ def test_no_point_is_outside_its_bounds(row, meet):
 
 def methods_of(row: Case) -> list[str]:
     """Optimised bounds take longest: of functions of one variable they are tried on kinks, and on all for soundness."""
-    curved = row.operator.removesuffix("_gradient") in {*ACTIVATIONS, "select"} - {"kink"}
+    curved = row.operator.removesuffix("_gradient") in {*ACTIVATIONS, "select", "secant"} - {"kink"}
     return [method for method in METHODS if not (curved and method == "CROWN-Optimized")]
 
 

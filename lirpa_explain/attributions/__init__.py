@@ -1,6 +1,16 @@
 """Which Captum attributions can be certified, and the sum of gradients that each is."""
 
-from . import gradient, layer, neuron, noise, path, rules, shap  # noqa: F401  (each fills the table)
+from . import (  # noqa: F401  (each fills the table)
+    deep_lift,
+    gradient,
+    layer,
+    neuron,
+    noise,
+    path,
+    relevance,
+    rules,
+    shap,
+)
 from .plan import ATTRIBUTIONS as ATTRIBUTIONS
 from .plan import Plan as Plan
 from .plan import lookup as lookup

@@ -8,6 +8,7 @@ from captum._utils.gradient import _forward_layer_distributed_eval
 from captum.attr import (
     GuidedGradCam,
     InternalInfluence,
+    LayerActivation,
     LayerAttribution,
     LayerConductance,
     LayerGradCam,
@@ -77,6 +78,17 @@ def _times(first: Tensors, second: Tensors) -> Tensors:
 
 def _minus(first: Tensors, second: Tensors) -> Tensors:
     return tuple(a - b for a, b in zip(first, second, strict=True))
+
+
+@register(LayerActivation, "a(x)")
+def layer_activation(attribution: LayerActivation, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+    """Plan of LayerActivation, in which there is no gradient at all."""
+    layer = Layer(attribution, keywords)
+
+    def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
+        return layer.evaluate(call, leaves(points["input"]))[1]
+
+    return Plan(**common_fields(inputs, keywords), program=layer.program("activation", ("input",), compute))
 
 
 @register(LayerGradientXActivation, "a(x) * grad_a f(x); no a(x) if multiply_by_inputs=False")

@@ -19,7 +19,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 from ..errors import UnsupportedAttribution
-from ..graph.program import Program, gradient, multiplied
+from ..graph.program import Program, gradient, multiplied, noisy
 
 REDUCTIONS = ("mean", "mean of squares", "variance")
 
@@ -77,6 +77,7 @@ class Plan:
     def row_program(self, multiply: bool = False) -> Program:
         """What a row computes; with the multiplier, if there is one, if asked for."""
         program = self.program or gradient("input" if self.is_plain else "path")
+        program = noisy(program) if self.noisy else program
         return multiplied(program) if multiply and self.multiply else program
 
     @property

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum._utils.common import _format_tensor_into_tuples
 from captum.attr import GradientShap, NoiseTunnel
 from captum.attr._core.gradient_shap import InputBaselineXGradient
 from captum.attr._utils.common import _format_callable_baseline
@@ -38,10 +37,14 @@ def drawn_point(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> dict[st
             "scales": torch.tensor(coefficients, dtype=inputs[0].dtype)[:, None]}
 
 
+def drawn_baselines(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Captum's `baselines` to draw from, each (M, *S), given as tensors or as a function, perhaps of the inputs."""
+    return _format_callable_baseline(keywords["baselines"], inputs if len(inputs) > 1 else inputs[0])
+
+
 def tunnelled(inner: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
     """Plan of an attribution at drawn points, each sample with a baseline drawn from those given."""
-    given = inputs if len(inputs) > 1 else inputs[0]
-    baselines = _format_callable_baseline(keywords["baselines"], _format_tensor_into_tuples(given))
+    baselines = drawn_baselines(inputs, keywords)
     shared = "target", "additional_forward_args", "attribute_to_layer_input"
     passed: dict[str, Any] = {name: keywords[name] for name in shared if name in keywords}
     return noise_tunnel(NoiseTunnel(inner), inputs, {

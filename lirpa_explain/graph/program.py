@@ -99,6 +99,18 @@ def segment_gradient() -> Program:
     return Program(("segment gradient",), ("difference", "baseline"), compute, alpha=True)
 
 
+def noisy(program: Program) -> Program:
+    """A program at the input with its noise, in place of the input."""
+    if "input" not in program.points:
+        return program
+
+    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return program.compute(call, {**points, "input": points["noisy"]}, cotangent)
+
+    points = dict.fromkeys("noisy" if point == "input" else point for point in program.points)
+    return Program((program.key, "noisy"), tuple(points), compute, program.alpha)
+
+
 def leaves(tensors: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """The same values as tensors that a gradient can be taken with respect to."""
     return tuple(x.detach().requires_grad_() for x in tensors)

@@ -9,6 +9,7 @@ from . import (  # noqa: F401  (each fills the table)
     normalization,
     pooling,
     powers,
+    secant,
     softmax,
 )
 from .elementwise import activation as activation
@@ -18,3 +19,4 @@ from .registry import Operator as Operator
 from .registry import call as call
 from .registry import lookup as lookup
 from .registry import register as register
+from .secant import secant_gradient as secant_gradient

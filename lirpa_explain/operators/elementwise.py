@@ -125,6 +125,10 @@ def _step_open(lo: Tensor, hi: Tensor, slope: float) -> Tensor:
     return low < high
 
 
+def _stabilized_gradient(g: Tensor, z: Tensor, eps: float) -> Tensor:
+    return g * functions.stabilized(eps).function.value(z)
+
+
 KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0), piecewise.kink_family)
 STEP = Curve(piecewise.step_range, piecewise.step_lines, _step_open, piecewise.step_family)
 
@@ -149,6 +153,9 @@ ROWS = [
              "0.7.1: ReLU's is wrong in some batches, without an error; LeakyReLU's is missing"),
     Operator("select", _select, BoundActivationGradient, "torch.where on comparisons with numbers, gradient of clamp",
              curve(lambda **s: functions.window(**s).function)),
+    Operator("stabilized_gradient", _stabilized_gradient, BoundActivationGradient,
+             "captum's LRP: relevance divided by a layer's output, times that output",
+             curve(lambda **s: functions.stabilized(**s).function)),
     Operator("multiply", torch.mul, BoundMultiply, "products of two tensors"),
 ]
 for row in ROWS:

@@ -174,6 +174,16 @@ def window(low: float | None, high: float | None, closed: bool, inside: bool) ->
     return declare(*(line(0.0, level if inside else 1 - level) for level in levels), breaks=breaks, values=at_breaks)
 
 
+def stabilized(eps: float) -> Differentiable:
+    """`t / (t + eps sign(t))` for a positive eps: 0 at 0, and 1 elsewhere but for `eps / |t|`."""
+
+    def side(sign: float) -> Formula:
+        return Formula(lambda t: t / (t + sign * eps), lambda t: sign * eps * (t + sign * eps).pow(-2),
+                       lambda t: -2 * sign * eps * (t + sign * eps).pow(-3))
+
+    return declare(side(-1.0), side(1.0), breaks=(0.0,))
+
+
 def hardsigmoid() -> Differentiable:
     """`t / 6 + 1 / 2`, between 0 and 1."""
     sixth = torch.tensor(1 / 6).item()  # torch's gradient has it in single precision

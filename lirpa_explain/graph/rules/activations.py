@@ -199,3 +199,8 @@ def _activation(b: Builder, z: Rows, name: str, settings: str) -> Rows:
 @rule(custom.activation_gradient.default)
 def _activation_gradient(b: Builder, g: Rows, z: Rows, name: str, settings: str) -> Rows:
     return b.emit(f"{name}_gradient", g, z, **json.loads(settings))
+
+
+@rule(custom.secant_gradient.default)
+def _secant_gradient(b: Builder, g: Rows, z: Rows, z0: Any, function: str, settings: str) -> Rows:
+    return b.emit("secant_gradient", g, b.operand(z, g), b.operand(z0, g), function=function, **json.loads(settings))

@@ -1,0 +1,104 @@
+"""DeepLift: gradients in which the slope of each activation is the secant to its value at the baseline."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum._utils.common import ExpansionTypes, _expand_additional_forward_args, _expand_target
+from captum.attr import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
+from torch import Tensor
+
+from ..errors import UnsupportedAttribution
+from ..graph.program import Program, Values, leaves
+from ..graph.rescale import rescaled
+from .layer import Call, Layer, Tensors
+from .neuron import Neuron
+from .path import baseline_rows
+from .plan import Plan, common_fields, register
+from .shap import drawn_baselines
+
+
+@register(DeepLift, "(x - b) * grad f(x) in which activations have the slope (s(z) - s(z_b)) / (z - z_b)")
+def deep_lift(attribution: DeepLift, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+    """Plan of DeepLift with the rescale rule."""
+    return Plan(**_fields(inputs, keywords), program=_program(attribution), multiply=attribution.multiplies_by_inputs)
+
+
+@register(DeepLiftShap, "mean over baselines b of DeepLift")
+def deep_lift_shap(attribution: DeepLiftShap, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+    """Plan of DeepLiftShap: every example with every baseline."""
+    return _over_baselines(deep_lift, attribution, inputs, keywords)
+
+
+@register(LayerDeepLift, "(a(x) - a(b)) * grad_a f(x), slopes as in DeepLift")
+def layer_deep_lift(attribution: LayerDeepLift, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+    """Plan of LayerDeepLift."""
+    layer, multiply = Layer(attribution, keywords), attribution.multiplies_by_inputs
+
+    def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
+        baseline = points["baseline"]
+        with rescaled(attribution.model, lambda: call(*baseline), attribution.eps):
+            gradients, activations = layer.gradients(call, leaves(points["input"]), cotangent)
+        if not multiply:
+            return gradients
+        start = layer.evaluate(call, baseline)[1]
+        return tuple(g * (a - b) for g, a, b in zip(gradients, activations, start, strict=True))
+
+    program = layer.program("deep lift", ("input", "baseline"), compute, False, attribution.eps, multiply)
+    return Plan(**_fields(inputs, keywords), program=program)
+
+
+@register(LayerDeepLiftShap, "mean over baselines b of LayerDeepLift")
+def layer_deep_lift_shap(attribution: LayerDeepLiftShap, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+    """Plan of LayerDeepLiftShap."""
+    return _over_baselines(layer_deep_lift, attribution, inputs, keywords)
+
+
+@register(NeuronDeepLift, "DeepLift of a_n(x)")
+def neuron_deep_lift(attribution: NeuronDeepLift, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+    """Plan of NeuronDeepLift."""
+    plan = deep_lift(DeepLift(attribution.forward_func, attribution.multiplies_by_inputs), inputs, keywords)
+    return dataclasses.replace(plan, function=Neuron(attribution, keywords))
+
+
+@register(NeuronDeepLiftShap, "DeepLiftShap of a_n(x)")
+def neuron_deep_lift_shap(attribution: NeuronDeepLiftShap, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+    """Plan of NeuronDeepLiftShap."""
+    return _over_baselines(neuron_deep_lift, attribution, inputs, keywords)
+
+
+def _program(attribution: DeepLift) -> Program:
+    """The gradient by the rescale rule."""
+
+    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> Tensors:
+        zs = leaves(points["input"])
+        with rescaled(attribution.model, lambda: call(*points["baseline"]), attribution.eps):
+            output = call(*zs)
+        return torch.autograd.grad(output, zs, cotangent)
+
+    return Program(("deep lift", attribution.eps), ("input", "baseline"), compute)
+
+
+def _fields(inputs: Tensors, keywords: dict[str, Any]) -> dict[str, Any]:
+    if keywords.get("custom_attribution_func") is not None:
+        raise UnsupportedAttribution("DeepLift with a custom_attribution_func cannot be certified: the function may be "
+                                     "anything. Leave it out.")
+    return {**common_fields(inputs, keywords), "baselines": baseline_rows(inputs, keywords)}
+
+
+def _over_baselines(planner: Callable[[Any, Tensors, dict[str, Any]], Plan], attribution: Any, inputs: Tensors,
+                    keywords: dict[str, Any]) -> Plan:
+    """The mean of a plan over the rows of the baselines, for each example."""
+    given = drawn_baselines(inputs, keywords)
+    count, samples = len(inputs[0]), len(given[0])
+    rows = ExpansionTypes.repeat_interleave
+    extras = keywords.get("additional_forward_args")
+    extras = extras if extras is None or isinstance(extras, tuple) else (extras,)
+    expanded = {
+        **keywords, "baselines": tuple(b.repeat(count, *[1] * (b.ndim - 1)) for b in given),
+        "target": _expand_target(keywords.get("target"), samples, expansion_type=rows),
+        "additional_forward_args": _expand_additional_forward_args(extras, samples, expansion_type=rows),
+    }
+    points = tuple(x.repeat_interleave(samples, 0) for x in inputs)
+    return dataclasses.replace(planner(attribution, points, expanded), samples=samples)

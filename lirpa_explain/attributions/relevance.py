@@ -1,0 +1,25 @@
+"""Layer-wise relevance propagation by Captum's epsilon rule."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum.attr import LRP
+from torch import Tensor
+
+from ..graph.program import Program, Values, leaves
+from ..graph.relevance import relevance
+from .plan import Plan, common_fields, register
+
+
+@register(LRP, "x * grad f(x) in which activations have the slope s(z) / (z + e sign(z)): the epsilon rule")
+def lrp(attribution: LRP, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
+    """Plan of LRP with EpsilonRule, its default."""
+
+    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+        zs = leaves(points["input"])
+        with relevance(attribution.model):
+            output = call(*zs)
+        return torch.autograd.grad(output, zs, cotangent)
+
+    return Plan(**common_fields(inputs, keywords), program=Program(("relevance",), ("input",), compute))

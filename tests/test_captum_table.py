@@ -1,0 +1,75 @@
+"""Captum's shipped table of cases: every row is certified, or there is a reason why it is not."""
+
+import copy
+
+import pytest
+import torch
+from captum import attr
+from captum.attr import NoiseTunnel
+from captum.testing.attr.helpers.gen_test_utils import get_target_layer, parse_test_config
+from captum.testing.attr.helpers.test_config import config
+
+import lirpa_explain as lx
+from tests.test_captum import check
+
+METHODS = ("IBP", "CROWN-IBP", "CROWN")
+SAMPLES = 20
+"""Of attributions that draw; Captum's table has up to 2000, each a row like the others."""
+
+NO_GRADIENT = "it changes the input and looks at the output; there is no gradient"
+REASONS = {
+    attr.FeatureAblation: NO_GRADIENT, attr.FeaturePermutation: NO_GRADIENT, attr.Occlusion: NO_GRADIENT,
+    attr.ShapleyValueSampling: NO_GRADIENT, attr.LayerFeatureAblation: NO_GRADIENT,
+    attr.NeuronFeatureAblation: NO_GRADIENT, attr.Lime: NO_GRADIENT, attr.KernelShap: NO_GRADIENT,
+    attr.LayerLRP: "relevance is certified at the input only",
+}
+"""Classes of the table that are not certified, and why."""
+
+MAX_POOLING = "Captum's rule for max pooling divides by what may be 0"
+REFUSED = {
+    ("conv_layer_single_target", attr.LayerDeepLift): MAX_POOLING, ("conv_neuron", attr.NeuronDeepLift): MAX_POOLING,
+    ("conv_neuron_slice_selector", attr.NeuronDeepLift): MAX_POOLING,
+}
+"""Rows of certified classes that are refused, and why."""
+
+CASES = [(row, kind) for row in config for kind in row["algorithms"]]
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Captum's own, of hooks and settings
+
+
+
+CERTIFIED = [(row, kind) for row, kind in CASES if kind in lx.ATTRIBUTIONS and (row["name"], kind) not in REFUSED]
+
+
+def attribution_of(row, kind):
+    _, model, keywords, layer, noise_tunnel, _ = parse_test_config(row)
+    attribution = kind(model) if layer is None else kind(model, get_target_layer(model, layer))
+    return NoiseTunnel(attribution) if noise_tunnel else attribution, copy.deepcopy(keywords)
+
+
+def test_every_row_of_captums_table_is_certified_or_has_a_reason():
+    assert len(config) == 77 and len(CERTIFIED) == 204
+    assert not REASONS.keys() & lx.ATTRIBUTIONS.keys()
+    assert {kind for _, kind in CASES} <= REASONS.keys() | lx.ATTRIBUTIONS.keys()
+
+
+@pytest.mark.parametrize(("row", "kind"), CERTIFIED, ids=[f"{row['name']}-{k.__name__}" for row, k in CERTIFIED])
+def test_captums_table(row, kind):
+    attribution, keywords = attribution_of(row, kind)
+    keywords.update({"n_samples": SAMPLES} if "n_samples" in keywords else {})
+    check(attribution, keywords.pop("inputs"), keywords, eps=0.01, methods=METHODS, batch_size=2000, pairs=1)
+
+
+@pytest.mark.parametrize(("name", "kind"), REFUSED)
+def test_rows_that_are_refused(name, kind):
+    row = next(row for row in config if row["name"] == name)
+    attribution, keywords = attribution_of(row, kind)
+    with pytest.raises(lx.UnsupportedAttribution, match="max pooling"):
+        lx.certify(attribution, keywords.pop("inputs"), eps=0.01, **keywords)
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_other_classes_are_refused(kind):
+    attribution = kind.__new__(kind)
+    with pytest.raises(lx.UnsupportedAttribution, match=kind.__name__):
+        lx.certify(attribution, torch.ones(1, 2), eps=0.1)
