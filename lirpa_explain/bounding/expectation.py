@@ -44,7 +44,7 @@ EXPECTATIONS = {
     PROPAGATED: "it is bounded by propagation at every sample too, as slowly as for the drawn noise",
 }
 
-LEAVING = 1e-6
+LEAVING = 1e-8
 """Probability with which the noise may leave the box of the tighter range."""
 
 FAR = {torch.float64: (1e50, 1e100), torch.float32: (1e8, 1e16)}
