@@ -252,7 +252,7 @@ class Certifier:
         integral = self._compose(plan, xs, (None,) * len(xs), method, keywords)
         error = torch.maximum(nominal.flat - integral.lower, integral.upper - nominal.flat).clamp(min=0)
         return {"quadrature_error": nominal.shaped(error.detach()),
-                "completeness": completeness(self.attribution, xs, keywords, nominal.parts)}
+                "completeness": completeness(self.attribution, xs, plan.baselines or (), keywords, nominal.parts)}
 
     def _spec(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
               keywords: dict[str, Any], functions: Tensor, box: Box, nominal: Tensor) -> Box:

@@ -98,12 +98,12 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
     return Nominal(parts, isinstance(result, tuple | list), delta)
 
 
-def completeness(attribution: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any], parts: tuple[Tensor, ...]
-                 ) -> Tensor | None:
+def completeness(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], kwargs: dict[str, Any],
+                 parts: tuple[Tensor, ...]) -> Tensor | None:
     """Captum's convergence delta of attributions, sum_i a_i - (f(x) - f(b)), (N,); None where Captum defines none."""
     if not isinstance(attribution, IntegratedGradients) or not attribution.multiplies_by_inputs:
         return None
     with torch.no_grad():
         return attribution.compute_convergence_delta(
-            parts, kwargs.get("baselines"), xs, target=kwargs.get("target"),
+            parts, tuple(b.expand_as(x) for b, x in zip(baselines, xs, strict=True)), xs, target=kwargs.get("target"),
             additional_forward_args=kwargs.get("additional_forward_args"))

@@ -151,6 +151,18 @@ def test_error_of_captums_sum_is_certified(name, quadrature):
     assert certificate.integral == "exact" and "exact" in repr(certificate)
 
 
+@pytest.mark.parametrize("baselines", [None, 1, -0.5, B[:1], B.float()], ids=["none", "int", "float", "row", "float32"])
+def test_baselines_of_all_kinds(baselines):
+    model = MODELS["tanh"]
+    certificate = lx.certify(IntegratedGradients(model), X, eps=0.02, target=TARGET, n_steps=3, baselines=baselines,
+                             **EXACT)
+    b = torch.zeros_like(X) + (0 if baselines is None else baselines)
+    assert_inside(certificate, truth(model, (X + 0.02,), (b,)))
+    with torch.no_grad():
+        change = (model(X) - model(b))[[0, 1], TARGET]
+    torch.testing.assert_close(certificate.completeness, certificate.nominal.sum(1) - change, rtol=0, atol=1e-9)
+
+
 def test_functions_are_bounded_by_propagation():
     """The sum of all entries is f(x') - f(b); the others keep the sums of the integral's entries."""
     model, ones = MODELS["relu"], torch.ones(1, 4, dtype=torch.float64)
