@@ -191,7 +191,7 @@ SECANTS: list[tuple[str, dict[str, Any], float]] = [
     *[("kink", {"slope": slope}, 2.0) for slope in (0.0, 0.1, 1.5, -0.2)],
     ("elu", {"alpha": 1.0, "scale": 1.0, "input_scale": 1.0}, 2.0),
     ("elu", {"alpha": 0.5, "scale": 1.0, "input_scale": 1.0}, 2.0),
-    ("elu", {"alpha": 2.0, "scale": 1.0, "input_scale": 0.8}, 2.0),
+    ("elu", {"alpha": 2.0, "scale": 1.0, "input_scale": 1.0}, 2.0),
     ("sigmoid", {}, 4.0),
     ("tanh", {}, 2.0),
     ("softplus", {"beta": 1.0, "threshold": 20.0}, 24.0),

@@ -29,6 +29,16 @@ def test_an_activation_of_ones_own(monkeypatch):
     assert "100.0%" in printed.getvalue()
 
 
+def test_the_gallery_draws_a_row_for_each_attribution(tmp_path):
+    out, names = tmp_path / "gallery.png", ["Saliency", "DeepLift", "GuidedGradCam", "LayerGradCam"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        certificates = runpy.run_path(str(EXAMPLES / "gallery.py"))["main"](["--out", str(out), "--only", *names])
+    assert list(certificates) == names == [line.split()[0] for line in printed.getvalue().splitlines()]
+    assert all(certificate.contains(certificate.nominal).all() for certificate in certificates.values())
+    height, width, _ = imread(out).shape
+    assert width == 880 and height == pytest.approx(80 * 2.1 * len(names), abs=2)
+
+
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """What the quickstart returns, prints and saves, for a few examples."""

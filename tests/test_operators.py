@@ -129,7 +129,7 @@ TRUTH = FORWARD | {
     for name, function in FORWARD.items()
 } | {
     "select": lambda g, z, **s: g * window(z, **s),
-    "stabilized_gradient": lambda g, z, eps: g * z / (z + torch.where(z < 0, -eps, eps)),
+    "stabilized_gradient": lambda g, z, eps: g * z / torch.where(z < 0, z - eps, z + eps),
     "secant_gradient": lambda g, z, z0, function, eps, **s: torch.where(
         (z - z0).abs() < eps, vjp(lambda z: FORWARD[function](z, **s), g, z),
         g * (FORWARD[function](z, **s) - FORWARD[function](z0, **s)) / (z - z0)),

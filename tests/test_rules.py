@@ -2,9 +2,11 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
+from auto_LiRPA import PerturbationLpNorm
 from captum._utils.common import _select_targets
 from captum.attr import LRP, DeepLift, DeepLiftShap
 from captum.attr._utils.custom_modules import Addition_Module
@@ -14,7 +16,11 @@ from captum.testing.attr.helpers.test_config import config
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lirpa_explain.bounding.engine import METHODS, Engine
 from lirpa_explain.errors import UnsupportedAttribution
+from lirpa_explain.graph.builder import Builder, Rows
+from lirpa_explain.graph.lowering import lower
+from lirpa_explain.graph.module import GradientModule
 from lirpa_explain.graph.relevance import relevance
 from lirpa_explain.graph.rescale import rescaled
 
@@ -25,21 +31,27 @@ def parts(value):
     return value if isinstance(value, tuple) else (value,)
 
 
-def deep_lift(model, inputs, baselines, target=None, extras=()):
+def gradient(out, xs, target, cotangent):
+    if cotangent is None:
+        return torch.autograd.grad(_select_targets(out, target).sum(), xs)
+    return torch.autograd.grad(out, xs, cotangent)
+
+
+def deep_lift(model, inputs, baselines, target=None, extras=(), cotangent=None):
     """DeepLift by the rescaled gradient."""
     xs = tuple(x.detach().requires_grad_() for x in inputs)
     with rescaled(model, lambda: model(*baselines, *extras)):
         out = model(*xs, *extras)
-    gradients = torch.autograd.grad(_select_targets(out, target).sum(), xs)
+    gradients = gradient(out, xs, target, cotangent)
     return tuple((x - b) * g for x, b, g in zip(xs, baselines, gradients, strict=True))
 
 
-def lrp(model, inputs, target=None, extras=()):
+def lrp(model, inputs, target=None, extras=(), cotangent=None):
     """LRP by the relevance's gradient."""
     xs = tuple(x.detach().requires_grad_() for x in inputs)
     with relevance(model):
         out = model(*xs, *extras)
-    return torch.autograd.grad(_select_targets(out, target).sum(), xs)
+    return gradient(out, xs, target, cotangent)
 
 
 def same(ours, captums, rtol=1e-5, atol=1e-5):
@@ -190,6 +202,44 @@ def gamma():
 def test_lrp_refuses_what_is_no_chain_of_layers(model, words):
     with pytest.raises(UnsupportedAttribution, match=words):
         lrp(model, (torch.randn(2, 4),), 0)
+
+
+def module_of(function, *examples):
+    """A function of tensors (3, *S) as a module of operators."""
+    builder = Builder(3, examples[0].dtype, examples[0].device)
+    inputs = [Rows(f"x{i}", tuple(x.shape[1:])) for i, x in enumerate(examples)]
+    result = lower(make_fx(function)(*examples), builder, inputs)[0]
+    result = builder.reshape(result, (math.prod(result.shape),))
+    used = {name for step in builder.steps for name in step.inputs}
+    return GradientModule([x.name for x in inputs], builder.steps, result.name, builder.used_tensors(used), (), ())
+
+
+@pytest.mark.parametrize(("rule", "model"), [
+    *[(DeepLift, mlp(a)) for a in ACTIVATIONS if not isinstance(a, nn.GELU)], (DeepLift, conv()),
+    (LRP, mlp(nn.ReLU())), (LRP, mlp(nn.Tanh())), (LRP, Residual()),
+], ids=lambda value: getattr(value, "__name__", "") or f"{type(value).__name__}-{list(value.modules())[2]}")
+def test_bounds_hold(rule, model):
+    """Captum's values at points of a box lie inside, and at a point the bounds have no width."""
+    model = model.double().eval()
+    generator = torch.Generator().manual_seed(0)
+    shape = (4,) if isinstance(model[0] if isinstance(model, nn.Sequential) else None, nn.Linear) else (2, 4, 4)
+    x, b = (torch.randn(3, *shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    b[1, 0] = x[1, 0]
+    c = torch.eye(3, dtype=torch.float64)[[1, 1, 1]]
+    if rule is DeepLift:
+        module, rest = module_of(lambda x, b, c: deep_lift(model, (x,), (b,), cotangent=c)[0], x, b, c), (b, c)
+    else:
+        module, rest = module_of(lambda x, c: lrp(model, (x,), cotangent=c)[0], x, c), (c,)
+    engine = Engine(module, (x, *rest))
+    for eps in (0.0, 0.01, 0.3):
+        points = x + eps * (3 * torch.rand(40, *x.shape, generator=generator, dtype=x.dtype) - 1.5).clamp(-1, 1)
+        given = {"baselines": b.repeat(40, *[1] * (b.ndim - 1))} if rule is DeepLift else {}
+        values = rule(model).attribute(points.flatten(0, 1), target=1, **given).detach().reshape(40, 3, -1)
+        for method in METHODS if len(shape) == 1 and eps == 0.3 else ("IBP", "CROWN"):
+            with torch.no_grad():
+                low, high = engine((x, *rest), (PerturbationLpNorm(norm=math.inf, eps=eps),), method)
+            assert (low <= values + 1e-9).all() and (values <= high + 1e-9).all(), (method, eps)
+            assert eps or (high - low).max() <= 1e-9, method
 
 
 def test_settings_of_the_operation_are_its_own():

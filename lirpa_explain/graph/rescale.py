@@ -22,8 +22,7 @@ RESCALED: dict[type[nn.Module], Callable[[Any], tuple[str, dict[str, float]]]] =
 """Module types that Captum's DeepLift rescales, exactly these and no subclasses -> function and settings."""
 
 REFUSED = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.Softmax)
-"""Module types for which Captum has rules without a bound: that of max pooling divides by the difference of an entry to
-the reference's, which may be 0 in the ball; that of softmax mixes the examples of a batch."""
+"""Module types for which Captum has rules that mix the examples of a batch."""
 
 FORWARD: dict[str, Callable[..., Tensor]] = {
     "kink": lambda z, slope: torch.relu(z) if slope == 0 else F.leaky_relu(z, slope),
@@ -63,33 +62,35 @@ def rescaled(model: nn.Module, reference: Callable[[], Any], eps: float = 1e-10)
                if type(m) in (*RESCALED, *REFUSED) and not m._backward_hooks}
     references: dict[nn.Module, Tensor] = {}
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if type(module) in REFUSED:
-            raise UnsupportedAttribution(
-                f"DeepLift of a model with the module {modules[module]} ({type(module).__name__}): Captum's rule for "
-                "it has no bound (max pooling: it divides by what may be 0; softmax: it mixes the examples of a "
-                "batch). Replace it, for instance by average pooling, or explain the logits; a function such as "
-                "torch.nn.functional.max_pool2d keeps its plain gradient, as in Captum."
-            )
-        if module in references:
-            raise _reused(modules[module])
-        references[module] = inputs[0].clone().detach()
-
-    with _hooked(modules, note), torch.no_grad():
-        reference()
-    waiting = dict(references)
-
-    def replaced(module: nn.Module) -> Callable[[Tensor], Tensor]:
-        function, settings = RESCALED[type(module)](module)
+    def noted(module: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The module's function out of place, that notes what it is given."""
 
         def forward(input: Tensor) -> Tensor:
-            if module not in waiting:
+            if type(module) in REFUSED:
+                raise _refused(modules[module], module)
+            if module in references:
                 raise _reused(modules[module])
-            return _Rescaled.apply(input, waiting.pop(module), function, settings, eps)
+            references[module] = input
+            function, settings = RESCALED[type(module)](module)
+            return FORWARD[function](input, **settings)
 
         return forward
 
-    with with_forward({m: replaced(m) for m in modules if type(m) in RESCALED}):
+    with with_forward({m: noted(m) for m in modules}), torch.no_grad():
+        reference()
+
+    def replaced(module: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The module's function with the other gradient, once."""
+
+        def forward(input: Tensor) -> Tensor:
+            if module not in references:
+                raise _reused(modules[module])
+            function, settings = RESCALED[type(module)](module)
+            return _Rescaled.apply(input, references.pop(module), function, settings, eps)
+
+        return forward
+
+    with with_forward({m: replaced(m) for m in modules}):
         yield
 
 
@@ -100,14 +101,12 @@ def _reused(name: str) -> UnsupportedAttribution:
     )
 
 
-@contextlib.contextmanager
-def _hooked(modules: Any, hook: Callable[..., None]) -> Iterator[None]:
-    handles = [module.register_forward_pre_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _refused(name: str, module: nn.Module) -> UnsupportedAttribution:
+    return UnsupportedAttribution(
+        f"DeepLift of a model with the module {name} ({type(module).__name__}): Captum's rule for it mixes the "
+        "examples of a batch and has no bound. Replace it, for instance by average pooling, or explain the logits; a "
+        "function such as torch.nn.functional.max_pool2d keeps its plain gradient, as in Captum."
+    )
 
 
 @contextlib.contextmanager

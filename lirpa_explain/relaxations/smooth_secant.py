@@ -2,8 +2,9 @@
 
 Rounding: the formulas of the slope have no cancellation, also where z is close to z0. A line above is found among
 chords between points of a grid; its offset is the largest height at the grid plus `M w^2 / 8` for cells of width w on
-which |s''| <= M, so it holds everywhere. With phi''' bounded, s''(z) = mean of t^2 phi'''(z0 + t (z - z0)) over t in
-[0, 1] is at most a third of it; away from z0, s'' = (phi'' - 2 s') / (z - z0) with s' = (phi' - s) / (z - z0).
+which |s''| <= M and s is not known to be convex, so it holds everywhere. With phi''' bounded, s''(z), the mean of
+t^2 phi'''(z0 + t (z - z0)) over t in [0, 1], is at most a third of it; away from z0, s'' = (phi'' - 2 s') / (z - z0)
+with s' = (phi' - s) / (z - z0).
 
 Shapes: all tensors broadcast; each entry alone.
 """
@@ -37,7 +38,9 @@ class Smooth:
             two ends of any interval and this point s is monotone.
         bell: whether phi' falls again.
         third: (lo, hi) -> a bound of |phi'''| on [lo, hi].
-        second: (lo, hi) -> a bound of |phi''| on [lo, hi].
+        second: (t, right) -> phi'', at a jump on that side of it.
+        most: (lo, hi) -> a bound of |phi''| on [lo, hi].
+        bends: where phi''' changes its sign, ascending; left of the first it is positive.
         first: a bound of |phi' - s|.
         error: (lo, hi, z0, eps) -> what is to be added to s on [lo, hi], between two numbers; or None.
         straight: beyond it phi(t) = t.
@@ -48,7 +51,9 @@ class Smooth:
     middle: Callable[[Tensor], Tensor]
     bell: bool
     third: Two
-    second: Two
+    second: Callable[[Tensor, bool], Tensor]
+    most: Two
+    bends: tuple[float, ...]
     first: float
     error: Callable[[Tensor, Tensor, Tensor, float], Box] | None = None
     straight: float = math.inf
@@ -94,13 +99,14 @@ def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, plac
     s = f.value(z, z0)
     a, b = z[:-1], z[1:]
     slack = _curvature(f, a, b, z0) * (b - a).square() / 8
+    slacks = [torch.where(known, 0.0, slack) for known in _signs(f, a, b, z0)]
     low, high = smooth_range(f, lo, hi, z0, eps)
     x = torch.lerp(lo, hi, place)
     near, least, most, start, stop = _window(f, lo, hi, z0, eps)
     less, more = f.error(lo, hi, z0, eps) if f.error else (torch.zeros_like(lo), torch.zeros_like(lo))
     sides = []
     for sign, end, window, by in ((-1, -low, -least, -less), (1, high, most, more)):
-        k, c = _above(z, sign * s, slack, x)
+        k, c = _above(z, sign * s, slacks[sign > 0], x)
         c = torch.where(near, torch.maximum(c, window - torch.minimum(k * start, k * stop)), c) + by
         flat = ~(k * x + c < end) | _straight(f, lo, z0) | _inside(lo, hi, z0, eps)
         k, c = torch.where(flat, 0.0, k), torch.where(flat, end, c)
@@ -135,7 +141,36 @@ def _curvature(f: Smooth, a: Tensor, b: Tensor, z0: Tensor) -> Tensor:
     distance = torch.maximum(a - z0, z0 - b)
     away = distance > 0
     distance = torch.where(away, distance, 1.0)
-    return torch.where(away, torch.minimum(third, (f.second(a, b) + 2 * f.first / distance) / distance), third)
+    return torch.where(away, torch.minimum(third, (f.most(a, b) + 2 * f.first / distance) / distance), third)
+
+
+@torch.no_grad()
+def _signs(f: Smooth, a: Tensor, b: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether s is known to be concave on [a, b], and whether it is known to be convex.
+
+    Where phi''' has one sign between z, for all z of [a, b], and z0, s'' has that sign. Where it has one sign on
+    [a, b] alone and z0 is outside, (z - z0)^3 s'' is monotone, so s'' has the sign that it has at both ends, if that is
+    the same; rounding is allowed for.
+    """
+
+    def one_sign(lo: Tensor, hi: Tensor) -> list[Tensor]:
+        """Where phi''' is negative on all of [lo, hi], and where it is positive."""
+        found = [torch.zeros_like(lo, dtype=torch.bool), torch.zeros_like(lo, dtype=torch.bool)]
+        for i, (start, stop) in enumerate(zip((-math.inf, *f.bends), (*f.bends, math.inf), strict=True)):
+            found[1 - i % 2] |= (lo >= start) & (hi <= stop)
+        return found
+
+    concave, convex = one_sign(torch.minimum(a, z0), torch.maximum(b, z0))
+    negative, positive = one_sign(a, b)
+    apart = (negative | positive) & ((a > z0) | (b < z0))
+    rises, falls = apart, apart
+    for z, right in ((a, True), (b, False)):
+        run = torch.where(apart, z - z0, 1.0)
+        bend = f.second(z, right)
+        second = (bend - 2 * (f.slope(z) - f.value(z, z0)) / run) / run
+        error = 64 * torch.finfo(z.dtype).eps * (bend.abs() + run.abs().reciprocal()) / run.abs()
+        rises, falls = rises & (second > error), falls & (second < -error)
+    return concave | falls, convex | rises
 
 
 def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
@@ -215,11 +250,17 @@ def _sigmoid_third(lo: Tensor, hi: Tensor) -> Tensor:
     return _highest(lo, hi).clamp(max=1 / 8)
 
 
-SIGMOID = Smooth(_sigmoid_secant, _bump, _sigmoid_peak, True, _sigmoid_third,
-                 lambda lo, hi: _highest(lo, hi).clamp(max=0.0963), 0.25)
+def _sigmoid_second(t: Tensor, right: bool = True) -> Tensor:
+    return -torch.tanh(t / 2) * _bump(t)
+
+
+INFLECTION = math.log(2 + math.sqrt(3))  # of sigmoid's derivative
+SIGMOID = Smooth(_sigmoid_secant, _bump, _sigmoid_peak, True, _sigmoid_third, _sigmoid_second,
+                 lambda lo, hi: _highest(lo, hi).clamp(max=0.0963), (-INFLECTION, INFLECTION), 0.25)
 TANH = Smooth(lambda z, z0: 4 * _sigmoid_secant(2 * z, 2 * z0), lambda t: 4 * _bump(2 * t),
               lambda z0: _sigmoid_peak(2 * z0) / 2, True, lambda lo, hi: 16 * _sigmoid_third(2 * lo, 2 * hi),
-              lambda lo, hi: 8 * _highest(2 * lo, 2 * hi).clamp(max=0.0963), 1.0)
+              lambda t, right: 8 * _sigmoid_second(2 * t),
+              lambda lo, hi: 8 * _highest(2 * lo, 2 * hi).clamp(max=0.0963), (-INFLECTION / 2, INFLECTION / 2), 1.0)
 """tanh(t) = 2 sigmoid(2 t) - 1."""
 
 
@@ -241,8 +282,11 @@ def EXPONENTIAL(rate: float) -> Smooth:
         bound = rate**2 * torch.exp(rate * hi.clamp(max=0))
         return torch.where(lo >= 0, 0.0, torch.where(hi > 0, torch.inf, bound))
 
-    return Smooth(value, lambda t: torch.exp(rate * t.clamp(max=0)), torch.zeros_like, False, third,
-                  lambda lo, hi: torch.where(lo >= 0, 0.0, rate * torch.exp(rate * hi.clamp(max=0))), 1.0)
+    def second(t: Tensor, right: bool) -> Tensor:
+        return torch.where((t >= 0) if right else (t > 0), 0.0, rate * torch.exp(rate * t.clamp(max=0)))
+
+    return Smooth(value, lambda t: torch.exp(rate * t.clamp(max=0)), torch.zeros_like, False, third, second,
+                  lambda lo, hi: torch.where(lo >= 0, 0.0, rate * torch.exp(rate * hi.clamp(max=0))), (0.0,), 1.0)
 
 
 @lru_cache(maxsize=64)
@@ -288,8 +332,8 @@ def SOFTPLUS(beta: float, threshold: float) -> Smooth:
         return torch.where(across, fall(first), 0.0), torch.where(only, fall(last), up)
 
     return Smooth(value, lambda t: torch.sigmoid(beta * t), torch.zeros_like, False,
-                  lambda lo, hi: beta**2 * highest(lo, hi).clamp(max=0.0963), lambda lo, hi: beta * highest(lo, hi),
-                  1.0, error, limit)
+                  lambda lo, hi: beta**2 * highest(lo, hi).clamp(max=0.0963), lambda t, right: beta * _bump(beta * t),
+                  lambda lo, hi: beta * highest(lo, hi), (0.0,), 1.0, error, limit)
 
 
 def _log_ratio(w: Tensor) -> Tensor:
