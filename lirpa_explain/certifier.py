@@ -15,13 +15,24 @@ from . import attributions
 from .arguments import check_inputs, check_method, check_seam, check_settings, check_spec, split_method
 from .attributions import Plan
 from .bounding.ball import Ball, make_balls
-from .bounding.compose import Composed, compose, compose_functions
+from .bounding.compose import Composed, compose, compose_functions, sample_bounds
 from .bounding.engine import Engine
+from .bounding.expectation import (
+    PROPAGATED,
+    certified_range,
+    check_expectation,
+    deviations,
+    expectation_bounds,
+    one_sample,
+    shift_of,
+    summarise,
+)
+from .bounding.integral import integral_plans
 from .bounding.optimize import Optimization
 from .certificates import Certificate
 from .errors import SoundnessError
 from .graph import GradientModule, capture_program
-from .nominal import attribute, isolated, no_training_layers
+from .nominal import Nominal, attribute, completeness, isolated, no_training_layers
 from .operators.bound import Box
 from .relaxations.ranges import linear_range
 from .selfcheck import around, check_value, enclose
@@ -103,7 +114,8 @@ class Certifier:
                 perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                 eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
-                spec: Tensor | tuple[Tensor, ...] | None = None, **attribute_kwargs: Any) -> Certificate:
+                spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
+                expectation: str | None = None, confidence: float = 0.999, **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs.
 
         Args:
@@ -115,6 +127,10 @@ class Certifier:
             method: how to bound, if not as the certifier was made for.
             quadrature: Captum's `method` of IntegratedGradients.
             spec: linear functions of the attribution to bound as well.
+            integral: "exact" to bound the path integral and not the finite sum.
+            expectation: "gaussian" or "gaussian-propagated" to bound the expectation under the noise and not the mean
+                of samples.
+            confidence: with which they hold then.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -133,13 +149,28 @@ class Certifier:
             functions = None if spec is None else check_spec(spec, nominal.parts)
         flat, shaped = nominal.flat, nominal.shaped
         with isolated(xs[0].device), torch.set_grad_enabled(self.differentiable):
-            plan = attributions.make_plan(self.attribution, xs, keywords)
-            box = self._box(plan, xs, balls, method, keywords, flat)
+            plan = bounded = attributions.make_plan(self.attribution, xs, keywords)
+            if integral is not None:
+                plan, bounded = integral_plans(plan, self.attribution, integral)
+            report: dict[str, Any] = {}
+            if expectation is not None:
+                if integral is not None or self.differentiable:
+                    raise ValueError("expectation goes neither with integral nor with differentiable=True: its bounds "
+                                     "are statistics of drawn samples of what Captum computes.")
+                check_expectation(self.attribution, plan, keywords, expectation, confidence)
+                box, value = self._expected(plan, xs, balls, method, keywords, flat, expectation, confidence), flat
+                report = {"expectation": expectation, "confidence": confidence, "samples": plan.samples}
+            else:
+                box, value = self._box(plan, bounded, xs, balls, method, keywords, flat)
+            if integral is not None:
+                report = self._integral_report(bounded, xs, method, keywords, nominal)
 
             def refine(C: Tensor) -> Box:
                 """Bounds of linear functions C (N, K, D) of the attribution, each (N, K)."""
+                if expectation is not None:
+                    return enclose(linear_range(C, box), torch.einsum("nkd,nd->nk", C, value))
                 with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-                    return self._spec(plan, xs, balls, method, keywords, C, box, flat)
+                    return self._spec(bounded, xs, balls, method, keywords, C, box, value)
 
             spec_box = None if functions is None else refine(functions)
 
@@ -150,26 +181,78 @@ class Certifier:
             convergence_delta=nominal.delta, versions=_versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],
             spec_nominal=None if functions is None else torch.einsum("nkd,nd->nk", functions, flat), refiner=refine,
+            integral=integral, **report,
         )
 
-    def _box(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
-             keywords: dict[str, Any], nominal: Tensor) -> Box:
-        """Checked bounds of the attribution, (N, D) each; a trace that the model has outgrown is made anew."""
-        trace, is_new = self._trace(plan, xs, keywords)
+    def _box(self, plan: Plan, bounded: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
+             keywords: dict[str, Any], nominal: Tensor) -> tuple[Box, Tensor]:
+        """Checked bounds of an attribution, (N, D) each, and a value within; an outgrown trace is made anew.
 
-        def run(balls: tuple[Ball | None, ...], method: str) -> Composed:
-            rows = trace.engine.rows_at_once(self.batch_size, method)
-            return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
+        `plan` is that of Captum's value; `bounded` that of what is bounded, made of the same program.
+        """
+        is_new = self._trace(plan, xs, keywords)[1]
 
-        composed = run(balls, method)
+        def run(plan: Plan, balls: tuple[Ball | None, ...], method: str) -> Composed:
+            return self._compose(plan, xs, balls, method, keywords)
+
+        composed = run(bounded, balls, method)
         try:
-            check_value(composed, nominal, lambda radius: run(around(xs, radius), "IBP"))
+            if bounded is plan:
+                value = nominal
+            else:
+                value = composed.value
+                check_value(run(plan, (None,) * len(xs), "IBP"), nominal, lambda r: run(plan, around(xs, r), "IBP"))
+            check_value(composed, value, lambda r: run(bounded, around(xs, r), "IBP"))
         except SoundnessError:
             if is_new:
                 raise
             self._traces.clear()
-            return self._box(plan, xs, balls, method, keywords, nominal)
-        return enclose((composed.lower, composed.upper), nominal)
+            return self._box(plan, bounded, xs, balls, method, keywords, nominal)
+        return enclose((composed.lower, composed.upper), value), value
+
+    def _compose(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
+                 keywords: dict[str, Any]) -> Composed:
+        """Bounds of a plan, and its value."""
+        trace, _ = self._trace(plan, xs, keywords)
+        rows = trace.engine.rows_at_once(self.batch_size, method)
+        return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
+
+    def _expected(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
+                  keywords: dict[str, Any], nominal: Tensor, expectation: str, confidence: float) -> Box:
+        """Bounds of the expectation that the samples of a plan estimate, (N, D) each."""
+        single, sigmas = one_sample(plan, xs), deviations(keywords, len(xs))
+        shift = shift_of(xs, balls, sigmas)
+        trace, is_new = self._trace(plan, xs, keywords)
+
+        def bound(balls: tuple[Ball | None, ...], how: str | None) -> Box:
+            composed = self._compose(single, xs, balls, how or method, keywords)
+            return composed.lower, composed.upper
+
+        near, far = certified_range(bound, xs, balls, sigmas)
+        moving, how = (balls, method) if expectation == PROPAGATED else ((None,) * len(xs), "IBP")
+        rows = trace.engine.rows_at_once(self.batch_size, how)
+        chunks = sample_bounds(plan, trace.module, trace.engine, xs, moving, how, rows, self.progress)
+        samples = summarise(chunks, near, far, plan.samples)
+        lower, upper = expectation_bounds(samples, near, far, plan.samples, confidence, shift,
+                                          propagated=expectation == PROPAGATED)
+        value = samples.value.to(nominal)
+        try:
+            check_value(Composed(lower, upper, value, samples.magnitude.to(nominal)), nominal,
+                        lambda r: self._compose(plan, xs, around(xs, r), "IBP", keywords))
+        except SoundnessError:
+            if is_new:
+                raise
+            self._traces.clear()
+            return self._expected(plan, xs, balls, method, keywords, nominal, expectation, confidence)
+        return enclose((lower, upper), nominal)
+
+    def _integral_report(self, plan: Plan, xs: tuple[Tensor, ...], method: str, keywords: dict[str, Any],
+                         nominal: Nominal) -> dict[str, Any]:
+        """How far Captum's sum may be from the integral, and from completeness, at the unperturbed input."""
+        integral = self._compose(plan, xs, (None,) * len(xs), method, keywords)
+        error = torch.maximum(nominal.flat - integral.lower, integral.upper - nominal.flat).clamp(min=0)
+        return {"quadrature_error": nominal.shaped(error.detach()),
+                "completeness": completeness(self.attribution, xs, plan.baselines or (), keywords, nominal.parts)}
 
     def _spec(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
               keywords: dict[str, Any], functions: Tensor, box: Box, nominal: Tensor) -> Box:

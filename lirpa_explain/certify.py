@@ -16,7 +16,8 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             clip: tuple[Any, Any] | None = None, method: str = "CROWN", batch_size: int | None = None,
             memory_limit: int | None = None, progress: bool = False, quadrature: str | None = None,
             differentiable: bool = False, spec: Tensor | tuple[Tensor, ...] | None = None, iterations: int = 20,
-            lr: float = 0.3, **attribute_kwargs: Any) -> Certificate:
+            lr: float = 0.3, integral: str | None = None, expectation: str | None = None, confidence: float = 0.999,
+            **attribute_kwargs: Any) -> Certificate:
     """Bound a Captum attribution over every allowed perturbation of its input.
 
     lower <= attribution.attribute(x', **attribute_kwargs) <= upper for every x' in the ball around `inputs`.
@@ -42,6 +43,12 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             (N, K, *S) where they differ from example to example; a tuple for several inputs.
         iterations: most steps of method "CROWN-Optimized".
         lr: its first step length, above 0 and at most 1.
+        integral: "exact" to bound, for path integrals such as IntegratedGradients, the integral over s from 0 to 1
+            that Captum's finite sum stands for, on `n_steps` equal sub-intervals; None to bound the sum.
+        expectation: "gaussian" to bound, for a `NoiseTunnel`, the expectation under its noise and not the mean of the
+            samples that were drawn; the larger `nt_samples`, the tighter. "gaussian-propagated" is tighter where the
+            ball is small beside the noise, and as slow as certifying what was drawn.
+        confidence: with `expectation`, the probability with which all bounds of an example hold; between 0 and 1.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
@@ -67,4 +74,5 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
     certifier = Certifier(attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
                           progress=progress, differentiable=differentiable, iterations=iterations, lr=lr)
     return certifier.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
-                             quadrature=quadrature, spec=spec, **attribute_kwargs)
+                             quadrature=quadrature, spec=spec, integral=integral, expectation=expectation,
+                             confidence=confidence, **attribute_kwargs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from .errors import TrainingModeError, UnsupportedAttribution
@@ -95,3 +96,14 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
             "one row for each example can be certified."
         )
     return Nominal(parts, isinstance(result, tuple | list), delta)
+
+
+def completeness(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], kwargs: dict[str, Any],
+                 parts: tuple[Tensor, ...]) -> Tensor | None:
+    """Captum's convergence delta of attributions, sum_i a_i - (f(x) - f(b)), (N,); None where Captum defines none."""
+    if not isinstance(attribution, IntegratedGradients) or not attribution.multiplies_by_inputs:
+        return None
+    with torch.no_grad():
+        return attribution.compute_convergence_delta(
+            parts, tuple(b.expand_as(x) for b, x in zip(baselines, xs, strict=True)), xs, target=kwargs.get("target"),
+            additional_forward_args=kwargs.get("additional_forward_args"))

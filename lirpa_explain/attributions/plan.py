@@ -41,6 +41,8 @@ class Plan:
         absolute: whether the outer map is |.|.
         reduction: one of `REDUCTIONS`.
         samples: J.
+        ends: ends of K sub-intervals of the path, (K + 1,): row k stands for the mean over s from `ends[k]` to
+            `ends[k + 1]`, `scales` for its middle; None: every row is one point.
         noisy: whether `points` differ from the inputs.
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
@@ -59,6 +61,7 @@ class Plan:
     absolute: bool = False
     reduction: str = "mean"
     samples: int = 1
+    ends: Tensor | None = None
     noisy: bool = False
 
     @property
@@ -91,11 +94,15 @@ class Plan:
 
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
         """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for outputs (V, *shape)."""
+        known: dict[tuple[int, str], Tensor] = {}
         parts: list[Tensor] = []
         for count, target in self.targets:
-            output = self.points[0].new_zeros(count, *shape, requires_grad=True)
-            with torch.enable_grad():
-                parts += torch.autograd.grad(_select_targets(output, target).sum(), output)
+            key = count, str(target.tolist() if isinstance(target, Tensor) else target)
+            if key not in known:
+                output = self.points[0].new_zeros(count, *shape, requires_grad=True)
+                with torch.enable_grad():
+                    known[key], = torch.autograd.grad(_select_targets(output, target).sum(), output)
+            parts.append(known[key])
         return torch.cat(parts)
 
 

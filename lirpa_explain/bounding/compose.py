@@ -19,6 +19,7 @@ from ..operators.bound import flat_rows
 from ..relaxations.ranges import absolute_range, product_range, variance_range
 from .ball import Ball
 from .engine import Box, Engine
+from .integral import Stretch
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,28 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
     return lower / plan.samples, upper / plan.samples
 
 
+def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
+                  balls: tuple[Ball | None, ...], method: str, batch_size: int, progress: bool = False
+                  ) -> Iterator[tuple[Tensor, Tensor, Box]]:
+    """Each sample by itself of those that a plan without a multiplier is the mean of.
+
+    Yields:
+        Their examples (B,), values (B, D) and, over the balls, bounds (B, D).
+    """
+    rows = _Rows(plan, module, inputs, balls)
+
+    def outer(box: Box) -> Box:
+        if plan.outer is None:
+            return box
+        low, high = absolute_range(box)
+        return (low, high) if plan.outer == "absolute" else (low.square(), high.square())
+
+    for row, values, perturbations, weight in rows.chunks(max(1, batch_size // plan.steps) * plan.steps, progress):
+        value, low, high = (terms.reshape(-1, plan.steps, terms.shape[1]).sum(1) for terms in (
+            module(*values) * weight, *_weighted(engine(values, perturbations, method), weight)))
+        yield rows.example[row[::plan.steps]], outer((value, value))[1], outer((low, high))
+
+
 def _weighted(box: Box, weight: Tensor) -> Box:
     """Bounds of a weight (B, 1) times a value in a box (B, K)."""
     sides = box[0] * weight, box[1] * weight
@@ -128,8 +151,12 @@ class _Rows:
         example = self.example[sample]
         values = tuple(value for name, group in itertools.groupby(self.names, _stem)
                        for value in self._tensors(name, len(list(group)), sample, step))
-        perturbations = tuple(None if ball is None else ball.rows(example) for ball in self.balls)
-        return sample, values, perturbations, self.weights[step][:, None]
+        perturbations: list[Any] = [None if ball is None else ball.rows(example) for ball in self.balls]
+        if self.plan.ends is not None:
+            ends = self.plan.ends.to(self.inputs[0])
+            perturbations += [None] * (self.names.index("alpha") - len(perturbations))
+            perturbations.append(Stretch(ends[step], ends[step + 1]))
+        return sample, values, tuple(perturbations), self.weights[step][:, None]
 
     def _tensors(self, name: str, count: int, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """The engine's inputs of one kind for these rows."""

@@ -21,6 +21,7 @@ from ..operators.affine import BoundAffine
 from ..operators.bound import BoundOperator, Box, box_of, box_of_interval, flat_rows
 from ..operators.planes import BoundPlanes
 from ..relaxations.ranges import linear_range
+from .integral import Stretch
 from .optimize import Optimization, optimized
 
 METHODS = {
@@ -76,7 +77,7 @@ class Engine:
 
         Args:
             inputs: values of the module's inputs, each with B rows.
-            perturbations: the ball that each of the first inputs lies in; None, or left out at the end: it is fixed.
+            perturbations: the set that each of the first inputs lies in; None, or left out at the end: it is fixed.
             method: a key of `METHODS`.
             functions: (B, K, D), K linear functions of each row's output; None for the output itself, (B, D).
 
@@ -112,6 +113,9 @@ class Engine:
                 self._bound(name, users, method)
         final = self._nodes[self.bounded.final_name]
         box = self._interval(final.name)
+        for node in self._nodes.values():
+            if isinstance(getattr(node, "perturbation", None), Stretch):
+                node.perturbation.average = True  # not before: relaxations are made for all of the stretch
         rows, count = box[0].shape
         if functions is None:
             every = torch.arange(count, device=box[0].device).expand(rows, -1)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import zipfile
 from dataclasses import dataclass, field, fields
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lirpa_explain.certificates import box, ranking
+from lirpa_explain.certificates import box, ranking, storage
 from lirpa_explain.certificates import refine as refinement
 from lirpa_explain.relaxations.ranges import linear_range
 
@@ -21,9 +17,6 @@ Attributions = Tensor | tuple[Tensor, ...]  # one (N, *S) for each input; a tupl
 
 _RTOL = {"float64": 1e-9, "float32": 1e-5}
 _RTOL_OF_HALF_TYPES = 1e-2
-
-_FORMAT = 1
-_HEADER = "lirpa_explain.Certificate"  # the array that makes an .npz file a certificate
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,6 +44,17 @@ class Certificate:
         spec_nominal: Their values at the unperturbed input.
         refiner: Maps linear functions (N, K, D) of the flattened attribution to bounds of them, each (N, K),
             by bound propagation. Not saved: a loaded certificate has none.
+        integral: "exact" if lower and upper bound the integral along the path that A stands for, at every x' of the
+            perturbation; `nominal` is Captum's finite sum even then, and may lie outside. None: they bound that sum.
+        quadrature_error: Like `lower`, with `integral`: certified bound of |nominal - integral| at the unperturbed
+            input.
+        completeness: (N,), with `integral` and where Captum defines it: sum_i nominal_i - (f(x) - f(b)), which is 0
+            for the integral itself; for a continuous model it is at most the sum of `quadrature_error`.
+        expectation: "gaussian" or "gaussian-propagated" if lower and upper bound the expectation under Gaussian noise,
+            at every x' of the perturbation; `nominal` is the mean of the samples drawn. None: they bound that mean.
+        confidence: With `expectation`: the probability, for each example, that the samples are such that all of its
+            bounds hold.
+        samples: With `expectation`: how many samples of each example were drawn.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -102,6 +106,12 @@ class Certificate:
     spec_upper: Tensor | None = None
     spec_nominal: Tensor | None = None
     refiner: refinement.Bounder | None = None
+    integral: str | None = None
+    quadrature_error: Attributions | None = None
+    completeness: Tensor | None = None
+    expectation: str | None = None
+    confidence: float | None = None
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -242,22 +252,8 @@ class Certificate:
         Args:
             path: The file to write; an existing one is replaced.
         """
-        words: dict[str, Any] = {}
-        dtypes: dict[str, str | list[str]] = {}
-        arrays: dict[str, Any] = {}
-        for name in (entry.name for entry in fields(self) if entry.name != "refiner"):
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                dtypes[name] = _dtype_name(value)
-                arrays[name] = _to_numpy(value)
-            elif isinstance(value, tuple):
-                dtypes[name] = [_dtype_name(part) for part in value]
-                arrays |= {f"{name}.{i}": _to_numpy(part) for i, part in enumerate(value)}
-            else:
-                words[name] = value
-        arrays[_HEADER] = np.array(json.dumps({"format": _FORMAT, "words": words, "dtypes": dtypes}))
-        with open(path, "wb") as file:  # np.savez would append .npz to a path
-            np.savez(file, **arrays)
+        storage.write(path, {entry.name: getattr(self, entry.name) for entry in fields(self)
+                             if entry.name != "refiner"})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Certificate:
@@ -272,31 +268,19 @@ class Certificate:
         Raises:
             ValueError: If the file is not a certificate, or one of another format.
         """
-        header, arrays = _read(path)
-        if header["format"] != _FORMAT:
-            raise ValueError(
-                f"{path} is a certificate of format {header['format']}; this version of lirpa_explain reads "
-                f"format {_FORMAT}. Load it with the version that saved it, or certify again."
-            )
-
-        def tensor(key: str, dtype: str) -> Tensor:
-            return torch.from_numpy(arrays[key]).view(getattr(torch, dtype))
-
-        values = header["words"]
-        for name, dtypes in header["dtypes"].items():
-            if isinstance(dtypes, str):
-                values[name] = tensor(name, dtypes)
-            else:
-                values[name] = tuple(tensor(f"{name}.{i}", dtype) for i, dtype in enumerate(dtypes))
-        return cls(**values)
+        return cls(**storage.read(path))
 
     def __repr__(self) -> str:
         lower, upper = _flat(self.lower).detach(), _flat(self.upper).detach()
         mean_width = (upper - lower).float().mean().item()
         certain, nonzero = box.signs(lower, upper) != 0, _flat(self.nominal) != 0
         certified = (certain & nonzero).sum().item() / max(1, nonzero.sum().item())
+        kind = f", {self.integral} integral" if self.integral else ""
+        if self.expectation:
+            kind = (f", expectation ({self.expectation})\n"
+                    f"  confidence    {self.confidence:g} an example, {self.samples} samples")
         return (
-            f"Certificate of {self.attribution}\n"
+            f"Certificate of {self.attribution}{kind}\n"
             f"  method        {self.method}, {self.dtype}, {self.elapsed_s:.3g} s\n"
             f"  perturbation  {self.perturbation}\n"
             f"  shape         {_shapes(self.nominal)}\n"
@@ -374,26 +358,3 @@ def _require_same_shape(name: str, value: Attributions, nominal: Attributions) -
             f"{name} has the shape {_shapes(value)}, but the nominal attribution has {_shapes(nominal)}; "
             "pass one of the same shape."
         )
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _to_numpy(tensor: Tensor) -> np.ndarray:
-    tensor = tensor.detach().cpu()
-    if not hasattr(np, _dtype_name(tensor)):  # bfloat16, float8: numpy stores the bits as integers
-        tensor = tensor.view({1: torch.uint8, 2: torch.int16}[tensor.element_size()])
-    return tensor.numpy()
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header and the arrays of a saved certificate, or raise a ValueError if it is none."""
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            return json.loads(str(archive[_HEADER])), dict(archive)
-    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} is not a certificate ({error}); pass a file that Certificate.save wrote."
-        ) from error

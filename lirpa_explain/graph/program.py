@@ -84,6 +84,21 @@ def multiplied(program: Program) -> Program:
     return Program((program.key, "multiplied"), (*program.points, "difference"), compute, program.alpha)
 
 
+def segment_gradient() -> Program:
+    """The gradient at b + s (x - b) with respect to it, where the place s on the path may be perturbed too.
+
+    That point is a product of what may move, so it is bounded by planes in x and s and not by a box around the path.
+    """
+
+    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+        place, = points["alpha"]
+        zs = leaves(tuple(baseline + place.reshape(-1, *[1] * (difference.ndim - 1)) * difference
+                          for baseline, difference in zip(points["baseline"], points["difference"], strict=True)))
+        return torch.autograd.grad(call(*zs), zs, cotangent)
+
+    return Program(("segment gradient",), ("difference", "baseline"), compute, alpha=True)
+
+
 def noisy(program: Program) -> Program:
     """A program at the input with its noise, in place of the input."""
     if "input" not in program.points:
