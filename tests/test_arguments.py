@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 from auto_LiRPA.perturbations import PerturbationL0Norm, PerturbationSynonym
 from captum.attr import (
-    DeepLift,
     FeatureAblation,
     InputXGradient,
     IntegratedGradients,
-    LayerGradCam,
+    LayerLRP,
     NoiseTunnel,
     Occlusion,
     Saliency,
@@ -232,9 +231,9 @@ def _raising(x):
 UNSUPPORTED = {
     **{kind.__name__: bad(f"{kind.__name__} cannot be certified.*IntegratedGradients, NoiseTunnel, Saliency",
                           lx.UnsupportedAttribution, kind=kind)
-       for kind in (Occlusion, FeatureAblation, DeepLift, MySaliency)},
-    "LayerGradCam": bad("LayerGradCam cannot be certified", lx.UnsupportedAttribution,
-                        kind=lambda model: LayerGradCam(model, model[0])),
+       for kind in (Occlusion, FeatureAblation, MySaliency)},
+    "LayerLRP": bad("LayerLRP cannot be certified", lx.UnsupportedAttribution,
+                    kind=lambda model: LayerLRP(model, model[0])),
     "tunnel_of_occlusion": bad("Occlusion cannot be certified", lx.UnsupportedAttribution,
                                kind=lambda model: NoiseTunnel(Occlusion(model))),
     "tunnel_of_tunnel": bad("NoiseTunnel within a NoiseTunnel", lx.UnsupportedAttribution,
@@ -421,6 +420,7 @@ def test_fixed_inputs():
     assert any((f < b - 1e-3).any() for f, b in zip(first.width, both.width, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore::lirpa_explain.CaptumWarning")
 @pytest.mark.parametrize("quadrature", ["riemann_right", "riemann_trapezoid", "gausslegendre"])
 def test_captums_name_of_the_quadrature(quadrature):
     integrated = functools.partial(certify, X, IntegratedGradients, eps=0.1, n_steps=3)

@@ -135,6 +135,7 @@ def test_bounds_of_a_linear_model_are_exact(n_steps):
     assert (certificate.quadrature_error < 1e-7).all() and (certificate.completeness.abs() < 1e-7).all()
 
 
+@pytest.mark.filterwarnings("ignore::lirpa_explain.CaptumWarning")
 @pytest.mark.parametrize("quadrature", ["gausslegendre", "riemann_left", "riemann_trapezoid"])
 @pytest.mark.parametrize("name", ["relu", "tanh"])
 def test_error_of_captums_sum_is_certified(name, quadrature):
