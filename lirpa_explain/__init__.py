@@ -5,7 +5,10 @@ from . import compat as _compat
 __version__ = "0.1.0"
 AUTO_LIRPA_VERSION = _compat.prepare()
 
-from .attributions import ATTRIBUTIONS as ATTRIBUTIONS  # noqa: E402  (auto_LiRPA must be prepared first)
+from .attacks import OBJECTIVES as OBJECTIVES  # noqa: E402  (auto_LiRPA must be prepared first)
+from .attacks import AttackResult as AttackResult  # noqa: E402
+from .attacks import attack as attack  # noqa: E402
+from .attributions import ATTRIBUTIONS as ATTRIBUTIONS  # noqa: E402
 from .bounding.ball import Ball as Ball  # noqa: E402
 from .bounding.engine import METHODS as METHODS  # noqa: E402
 from .certificates import Certificate as Certificate  # noqa: E402

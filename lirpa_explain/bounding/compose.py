@@ -56,7 +56,7 @@ def compose(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Te
     Returns:
         Bounds, value and scale of the attribution.
     """
-    rows = _Rows(plan, module, inputs, balls)
+    rows = Rows(plan, module, inputs, balls)
     lower, upper, value, magnitude = (inputs[0].new_zeros(len(plan.points[0]), module.size) for _ in range(4))
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         low, high = _weighted(engine(values, perturbations, method), weight)
@@ -88,7 +88,7 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
     Returns:
         (lower, upper), each (N, K).
     """
-    rows = _Rows(plan, module, inputs, balls)
+    rows = Rows(plan, module, inputs, balls)
     lower, upper = (inputs[0].new_zeros(len(inputs[0]), functions.shape[1]) for _ in range(2))
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         example = rows.example[sample]
@@ -106,7 +106,7 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
     Yields:
         Their examples (B,), values (B, D) and, over the balls, bounds (B, D).
     """
-    rows = _Rows(plan, module, inputs, balls)
+    rows = Rows(plan, module, inputs, balls)
 
     def outer(box: Box) -> Box:
         if plan.outer is None:
@@ -126,7 +126,7 @@ def _weighted(box: Box, weight: Tensor) -> Box:
     return sides if bool((weight >= 0).all()) else (torch.minimum(*sides), torch.maximum(*sides))
 
 
-class _Rows:
+class Rows:
     """The rows of a plan: (sample, step) pairs in order, as inputs of the engine."""
 
     def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...],
@@ -216,7 +216,7 @@ def _stem(name: str) -> str:
     return name.rstrip("0123456789")
 
 
-def _finish(plan: Plan, rows: _Rows, box: Box, value: Tensor, magnitude: Tensor) -> Composed:
+def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, magnitude: Tensor) -> Composed:
     """Multiplier, outer map and reduction, on the sums of all samples."""
     if plan.multiply:
         factor, factor_value = rows.multiplier()

@@ -1,6 +1,6 @@
 """The gradient of a function as a module: a straight list of operator calls."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,10 +67,14 @@ class GradientModule(nn.Module):
         """The results (B, D) at inputs with B rows."""
         if len(inputs) != len(self.input_names):
             raise TypeError(f"Expected the inputs {', '.join(self.input_names)}; {len(inputs)} were given.")
+        return self.run(lambda step, *tensors: operators.call(step.operator, *tensors, **step.settings), inputs)
+
+    def run(self, call: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+        """The results (B, D) if `call(step, *tensors)` computes each step."""
         values = dict(zip(self.input_names, inputs, strict=True))
         values |= dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))
         for step in self.steps:
-            values[step.output] = operators.call(step.operator, *[values[n] for n in step.inputs], **step.settings)
+            values[step.output] = call(step, *[values[n] for n in step.inputs])
         return values[self.output]
 
     def depends_on(self, names: Iterable[str]) -> bool:

@@ -1,0 +1,229 @@
+"""What an attack maximises, as a function of the attribution and of that at the unperturbed input.
+
+Each objective is a row of a table. Its value may be piecewise constant, such as a number of flipped signs; it then has
+a surrogate that can be differentiated and grows with it.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Shapes = tuple[tuple[int, ...], ...]
+Score = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One row of the table: a number (N,) of an attribution, 0 where nothing changed or nothing was gained.
+
+    Args:
+        name: its name.
+        words: what it is, for people.
+        value: `value(a, nominal, shapes, **options) -> (N,)` of attributions (N, D) and the shapes of one example of
+            their parts.
+        surrogate: of the same arguments: what gradients are taken of.
+        options: the caller's options.
+    """
+
+    name: str
+    words: str
+    value: Score
+    surrogate: Score
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+OBJECTIVES: dict[str, Objective] = {}
+
+
+def register(name: str, words: str, surrogate: Score | None = None, *, overwrite: bool = False
+             ) -> Callable[[Score], Score]:
+    """Decorator: add a function `value(a, nominal, shapes, **options)` to the table.
+
+    Args:
+        name: its name.
+        words: what it is, for people.
+        surrogate: what is differentiated in its place.
+        overwrite: replace a row of that name.
+
+    Raises:
+        ValueError: the name is taken and `overwrite` is False.
+    """
+    if name in OBJECTIVES and not overwrite:
+        raise ValueError(f"The objective {name!r} is already registered; pass overwrite=True to replace it.")
+
+    def add(value: Score) -> Score:
+        OBJECTIVES[name] = Objective(name, words, value, surrogate or value)
+        return value
+
+    return add
+
+
+def objective(name: str, options: dict[str, Any] | None = None) -> Objective:
+    """The objective of that name, with its options checked.
+
+    Args:
+        name: a key of `OBJECTIVES`.
+        options: its own options, such as {"k": 5}.
+
+    Raises:
+        ValueError: there is none of that name, or an option is missing or unknown; the message lists those there are.
+
+    Example:
+        >>> objective("linf").value(torch.ones(1, 2), torch.zeros(1, 2), ((2,),))
+        tensor([1.])
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; given: {name!r}.")
+    row, options = OBJECTIVES[name], dict(options or {})
+    parameters = list(inspect.signature(row.value).parameters.values())[3:]
+    known = {p.name for p in parameters}
+    required = {p.name for p in parameters if p.default is p.empty}
+    if not set(options) <= known or not required <= set(options):
+        raise ValueError(f"The objective {name!r} has the options {', '.join(sorted(known)) or 'none'}, of which "
+                         f"{', '.join(sorted(required)) or 'none'} must be given; given: "
+                         f"{', '.join(sorted(options)) or 'none'}.")
+    return Objective(row.name, row.words, row.value, row.surrogate, options)
+
+
+def _distance(norm: float) -> Score:
+    def distance(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
+        return torch.linalg.vector_norm(a - nominal, ord=norm, dim=1)
+
+    return distance
+
+
+for _norm, _name in ((1, "l1"), (2, "l2"), (math.inf, "linf")):
+    register(_name, f"|a - nominal|, {_name} norm")(_distance(_norm))
+
+
+def _entry(a: Tensor, entry: Any) -> Tensor:
+    """One entry of each row; `entry` is an index of the flattened attribution, or one for each row."""
+    index = torch.as_tensor(entry, device=a.device).expand(len(a))
+    if index.is_floating_point() or bool((index < 0).any()) or bool((index >= a.shape[1]).any()):
+        raise ValueError(f"entry must be an index of the flattened attribution, 0 to {a.shape[1] - 1}; given: {entry}.")
+    return a.gather(1, index[:, None])[:, 0]
+
+
+@register("increase", "how far one entry goes up: a_i - nominal_i")
+def increase(a: Tensor, nominal: Tensor, shapes: Shapes, entry: Any) -> Tensor:
+    """Growth of entry i of the flattened attribution."""
+    return _entry(a - nominal, entry)
+
+
+@register("decrease", "how far one entry goes down: nominal_i - a_i")
+def decrease(a: Tensor, nominal: Tensor, shapes: Shapes, entry: Any) -> Tensor:
+    """Loss of entry i of the flattened attribution."""
+    return _entry(nominal - a, entry)
+
+
+def _weights(mask: Any, like: Tensor, shapes: Shapes) -> Tensor:
+    """A mask or map, for one example or all, or a tuple of them for several parts, as rows (N, D)."""
+    parts = mask if isinstance(mask, tuple) else (mask,)
+    if len(parts) != len(shapes) or not all(isinstance(p, Tensor) for p in parts):
+        raise ValueError(f"Give a tensor, or a tuple with one for each of the {len(shapes)} parts of the attribution.")
+    rows = []
+    for part, shape in zip(parts, shapes, strict=True):
+        if tuple(part.shape) not in (shape, (len(like), *shape)):
+            raise ValueError(f"A mask or map must have the shape {shape}, or that with N = {len(like)} before it; given: "
+                             f"{tuple(part.shape)}.")
+        rows.append(part.to(like).expand(len(like), *shape).flatten(1))
+    return torch.cat(rows, 1)
+
+
+@register("region_sum", "|sum over a region of a - nominal|")
+def region_sum(a: Tensor, nominal: Tensor, shapes: Shapes, mask: Any) -> Tensor:
+    """Change of sum_i mask_i a_i."""
+    return (_weights(mask, a, shapes) * (a - nominal)).sum(1).abs()
+
+
+def _scores(a: Tensor, nominal: Tensor, k: int, absolute: bool) -> tuple[Tensor, Tensor]:
+    """What is ranked of both."""
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= a.shape[1]:
+        raise ValueError(f"k must be an integer from 1 to {a.shape[1]}, the number of features; given: {k!r}.")
+    return (a.abs(), nominal.abs()) if absolute else (a, nominal)
+
+
+def _share(a: Tensor) -> Tensor:
+    """Each entry's share of the mass, |a_i| / sum_j |a_j|."""
+    return a.abs() / a.abs().sum(1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
+
+
+@register("top_k", "share of the mass that the k largest features lose (Ghorbani et al. 2019)")
+def top_k(a: Tensor, nominal: Tensor, shapes: Shapes, k: int) -> Tensor:
+    """Loss of sum_{i in B} |a_i| / sum_j |a_j|, B the k features largest in |nominal|."""
+    top = _scores(a, nominal, k, True)[1].topk(k, 1).indices
+    return (_share(nominal) - _share(a)).gather(1, top).sum(1)
+
+
+def _margin(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool = True) -> Tensor:
+    """By how much the strongest features outside of the top k exceed the weakest within."""
+    scores, reference = _scores(a, nominal, k, absolute)
+    inside = torch.zeros_like(scores, dtype=torch.bool).scatter(1, reference.topk(k, 1).indices, True)
+    count = min(k, scores.shape[1] - k)
+    if count == 0:
+        return 0 * scores.sum(1)
+    within = scores.masked_fill(~inside, math.inf).topk(count, 1, largest=False).values
+    without = scores.masked_fill(inside, -math.inf).topk(count, 1).values
+    return (without - within).clamp(max=0).sum(1) + (without - within).amax(1)
+
+
+@register("top_k_lost", "how many of the k largest features are no longer among them", _margin)
+def top_k_lost(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool = True) -> Tensor:
+    """The size k minus |top k of a, intersected with the top k of nominal|."""
+    scores, reference = _scores(a, nominal, k, absolute)
+    top, before = (torch.zeros_like(s).scatter(1, s.topk(k, 1).indices, 1) for s in (scores, reference))
+    return k - (top * before).sum(1)
+
+
+def _opposed(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
+    """A count of flipped signs, smoothed: entries near 0 weigh most."""
+    scale = nominal.abs().clamp(min=torch.finfo(a.dtype).tiny ** 0.5)
+    return -torch.tanh(2 * a / scale * nominal.sign()).sum(1)
+
+
+@register("sign_flips", "how many entries no longer have the sign they had", _opposed)
+def sign_flips(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
+    """Number of entries with nominal_i != 0 and a_i nominal_i <= 0."""
+    return ((nominal != 0) & (a.sign() != nominal.sign())).sum(1).to(a)
+
+
+@register("cosine", "1 - cos(a, nominal)")
+def cosine(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
+    """One minus the cosine of the angle between them; where either vanishes the cosine is 0, where both do 1."""
+    lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(nominal, dim=1)
+    result = 1 - (a * nominal).sum(1) / lengths.clamp(min=torch.finfo(a.dtype).tiny)
+    return torch.where((a == nominal).all(1), 0 * result, result)
+
+
+def _centre(a: Tensor, shapes: Shapes) -> Tensor:
+    """Mass centre of |a| in the last two dimensions (the last, if there is one), in pixels: (N, 2) or (N, 1)."""
+    if len(shapes) != 1 or not shapes[0]:
+        raise ValueError("mass_centre is defined for an attribution of one tensor with at least one feature dimension.")
+    shape = shapes[0][-2:]
+    share = _share(a).reshape(len(a), -1, *shape).sum(1)
+    axes = [torch.arange(n, device=a.device, dtype=a.dtype) for n in shape]
+    return torch.stack([(share.flatten(1) * grid.flatten()).sum(1) for grid in torch.meshgrid(*axes, indexing="ij")], 1)
+
+
+@register("mass_centre", "how far the centre of |a| moves, in pixels (Ghorbani et al. 2019)")
+def mass_centre(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
+    """Distance |C(a) - C(nominal)|_2 with C = sum_i |a_i| position_i / sum_i |a_i|."""
+    return torch.linalg.vector_norm(_centre(a, shapes) - _centre(nominal, shapes), dim=1)
+
+
+@register("region", "share of the mass that a region gains (targeted attack of Ghorbani et al. 2019)")
+def region(a: Tensor, nominal: Tensor, shapes: Shapes, mask: Any) -> Tensor:
+    """Growth of sum_{i in A} |a_i| / sum_j |a_j|, A the region."""
+    return (_weights(mask, a, shapes) * (_share(a) - _share(nominal))).sum(1)
+
+
+@register("target_map", "how much nearer a given map comes, in squared l2 distance (Dombrowski et al. 2019)")
+def target_map(a: Tensor, nominal: Tensor, shapes: Shapes, target: Any) -> Tensor:
+    """Loss of |a - t|_2^2, t the map."""
+    wanted = _weights(target, a, shapes)
+    return (nominal - wanted).square().sum(1) - (a - wanted).square().sum(1)

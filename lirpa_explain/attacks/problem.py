@@ -1,0 +1,111 @@
+"""What is attacked: an attribution, its inputs and arguments, the ball, and the random draws to replay."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import attributions
+from ..bounding.ball import Ball
+from ..bounding.derivative import Derivative
+from ..errors import UnsupportedAttribution, UnsupportedOperation
+from ..graph import capture_program
+from ..nominal import Nominal, attribute, isolated, no_training_layers
+
+Points = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An attribution as a function of the inputs: whatever it draws, it draws the same at all of them.
+
+    Args:
+        attribution: a Captum object.
+        inputs: as the caller gave them, a tensor or a tuple.
+        xs: the inputs as a tuple of plain tensors, each (N, *S).
+        balls: the ball of each, None if it is held fixed.
+        keywords: of `attribution.attribute`.
+        state: of the random generators of torch, the GPU and numpy at which the attribution starts.
+    """
+
+    attribution: Any
+    inputs: Any
+    xs: Points
+    balls: tuple[Ball | None, ...]
+    keywords: dict[str, Any]
+    state: tuple[Any, ...] = field(default_factory=lambda: random_state(None))
+
+    @functools.cached_property
+    def nominal(self) -> Nominal:
+        """The attribution at the unperturbed inputs."""
+        return self.attribute(self.xs)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of one example of each part of the attribution."""
+        return tuple(tuple(part.shape[1:]) for part in self.nominal.parts)
+
+    def attribute(self, points: Points) -> Nominal:
+        """Captum's own attribution at points, each (N, *S)."""
+        keywords = {k: v for k, v in self.keywords.items() if k != "return_convergence_delta"}
+        if callable(keywords.get("baselines")):
+            keywords["baselines"] = self._constant(keywords["baselines"])
+        with self._replayed(), no_training_layers():
+            return attribute(self.attribution, self.inputs, points, keywords)
+
+    def derivative(self, batch_size: int) -> Derivative | str:
+        """The traced attribution, which can be differentiated, or the reason why there is none."""
+        try:
+            with self._replayed(), torch.no_grad():
+                plan = attributions.make_plan(self.attribution, self.xs, self.keywords)
+                extras = attributions.plan.common_fields(self.xs, self.keywords)["extras"]
+                function = self.attribution.forward_func if plan.function is None else plan.function
+                module = capture_program(plan.row_program(), function, self.xs, extras)
+                return Derivative(plan, module, self.xs, batch_size)
+        except (UnsupportedAttribution, UnsupportedOperation) as error:
+            return str(error)
+
+    def output(self, points: Points) -> Tensor:
+        """The model's output at points, flat: (N, M); differentiable."""
+        extras = self.keywords.get("additional_forward_args")
+        extras = () if extras is None else extras if isinstance(extras, tuple) else (extras,)
+        return self.attribution.forward_func(*points, *extras).reshape(len(points[0]), -1)
+
+    def shaped(self, points: Points) -> Any:
+        """Points in the form in which the caller gave the inputs."""
+        return points if isinstance(self.inputs, tuple) else points[0]
+
+    def _constant(self, baselines: Callable[..., Any]) -> Callable[..., Any]:
+        """A function for baselines that draws as it does at the unperturbed inputs, whatever the inputs."""
+        given = self.shaped(self.xs)
+
+        @functools.wraps(baselines)
+        def drawn(*args: Any) -> Any:
+            return baselines(*([given] if args else []))
+
+        setattr(drawn, "__signature__", inspect.signature(baselines))  # noqa: B010  (Captum counts the parameters)
+        return drawn
+
+    @contextmanager
+    def _replayed(self) -> Iterator[None]:
+        """The random generators as they were, and afterwards as they are."""
+        device = self.xs[0].device
+        with isolated(device):
+            cpu, cuda, numpy = self.state
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda, device)
+            np.random.set_state(numpy)
+            yield
+
+
+def random_state(device: torch.device | None) -> tuple[Any, ...]:
+    """State of the generators that attributions draw from."""
+    cuda = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
+    return torch.get_rng_state(), cuda, np.random.get_state()

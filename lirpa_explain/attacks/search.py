@@ -1,0 +1,176 @@
+"""The search for the worst input: random points, corners, and projected gradient ascent with restarts."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..bounding.derivative import Derivative
+from .objectives import Objective
+from .problem import Points, Problem
+from .steps import SCHEDULES, ascend, draw
+from .surrogate import Softened
+
+Watch = Callable[[Points, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how to search; see `attack` for the fields."""
+
+    samples: int = 60
+    restarts: int = 3
+    steps: int = 20
+    step: float = 0.5
+    schedule: str = "cosine"
+    sharpness: tuple[float, float] = (1.0, 30.0)
+    output_weight: float = 0.0
+    seed: int = 0
+    batch_size: int = 256
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 0), ("restarts", 0), ("steps", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}; given: {value!r}.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; given: {self.schedule!r}.")
+        if isinstance(self.step, bool) or not isinstance(self.step, int | float) or not 0 < self.step <= 2:
+            raise ValueError(f"step must be a number above 0 and at most 2, a share of the radius; given: "
+                             f"{self.step!r}.")
+        if len(self.sharpness) != 2 or not all(s > 0 for s in self.sharpness):
+            raise ValueError(f"sharpness must be a pair of numbers above 0; given: {self.sharpness!r}.")
+        if not self.output_weight >= 0:
+            raise ValueError(f"output_weight must be at least 0; given: {self.output_weight!r}.")
+
+    @property
+    def evaluations(self) -> int:
+        """How many attributions are computed, the unperturbed one among them."""
+        return 1 + self.samples + self.restarts * (self.steps + 1)
+
+
+class Search:
+    """One run: every attribution it meets is Captum's own, and is remembered.
+
+    Args:
+        problem: what is attacked.
+        objective: what is maximised.
+        settings: how.
+        watch: called with the points and attributions (N, D) of every evaluation; may raise.
+    """
+
+    def __init__(self, problem: Problem, objective: Objective, settings: Settings, watch: Watch | None = None) -> None:
+        self.problem, self.objective, self.settings, self.watch = problem, objective, settings, watch
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.nominal = problem.nominal.flat
+        self.output = problem.output(problem.xs).detach() if settings.output_weight else None
+        self.points = problem.xs
+        self.attribution = self.low = self.high = self.nominal
+        self.value = self.score = torch.full_like(self.nominal[:, 0], -torch.inf)
+        self.steps, self.interrupted, self.fallback = 0, False, ""
+
+    def run(self) -> None:
+        """Search; stopping it by KeyboardInterrupt keeps what was found."""
+        settings = self.settings
+        with tqdm(total=settings.evaluations, disable=not settings.progress, unit="attribution", leave=False) as bar:
+            self.bar = bar
+            try:
+                self.evaluate(self.problem.xs)
+                for i in range(settings.samples):
+                    self.evaluate(self.draw(extreme=i % 2 == 0))
+                if settings.restarts:
+                    self.ascend()
+            except KeyboardInterrupt:
+                self.interrupted = True
+                warnings.warn("The attack was stopped; what it had found until then is returned.", stacklevel=3)
+
+    def evaluate(self, points: Points) -> Tensor:
+        """The attribution (N, D) at points; the best of each example is kept."""
+        a = self.problem.attribute(points).flat
+        self.steps += 1
+        self.bar.update()
+        if self.watch is not None:
+            self.watch(points, a)
+        value = self._score(self.objective.value, a)
+        score = value - self._penalty(points)
+        better = score > self.score
+        self.value, self.score = torch.where(better, value, self.value), torch.where(better, score, self.score)
+        self.attribution = torch.where(better[:, None], a, self.attribution)
+        self.points = tuple(torch.where(better.reshape(-1, *[1] * (p.ndim - 1)), p, q)
+                            for p, q in zip(points, self.points, strict=True))
+        self.low, self.high = torch.minimum(self.low, a), torch.maximum(self.high, a)
+        return a
+
+    def draw(self, extreme: bool) -> Points:
+        """A random point of all balls."""
+        return tuple(draw(ball, x, extreme, self.generator)
+                     for ball, x in zip(self.problem.balls, self.problem.xs, strict=True))
+
+    def ascend(self) -> None:
+        """Projected gradient ascent from the best point so far, and from random ones."""
+        settings = self.settings
+        derivative = self.problem.derivative(settings.batch_size)
+        if isinstance(derivative, str):
+            self.fallback = derivative
+            for i in range(settings.restarts * (settings.steps + 1)):
+                self.evaluate(self.draw(extreme=i % 2 == 0))
+            return
+        soft = self._softened(derivative)
+        first, last = settings.sharpness
+        for restart in range(settings.restarts):
+            points = self.points if restart == 0 else self.draw(extreme=restart % 2 == 0)
+            for step in range(settings.steps):
+                done = step / settings.steps
+                a = self.evaluate(points)
+                soft.sharpness = first * (last / first) ** (step / max(1, settings.steps - 1))
+                gradients = self._gradients(derivative, soft, points, a)
+                size = settings.step * SCHEDULES[settings.schedule](done)
+                points = tuple(p if ball is None else ascend(ball, x, p, g, size) for ball, x, p, g in
+                               zip(self.problem.balls, self.problem.xs, points, gradients, strict=True))
+            self.evaluate(points)
+
+    def _softened(self, derivative: Derivative) -> Softened:
+        """The module with its jumps smoothed on the scale of the ball."""
+        soft, xs = Softened(derivative.module), self.problem.xs
+        for extreme in (True, False):
+            for (_, start, _), (_, moved, _) in zip(derivative.chunks(xs), derivative.chunks(self.draw(extreme)),
+                                                    strict=True):
+                soft.measure(start, moved)
+        return soft
+
+    def _gradients(self, derivative: Derivative, soft: Softened, points: Points, a: Tensor) -> Points:
+        """Ascent directions: the slope of the objective at the true attribution, through the smoothed one's."""
+        with torch.enable_grad():
+            leaf = a.detach().requires_grad_()
+            cotangent, = torch.autograd.grad(self._score(self.objective.surrogate, leaf).sum(), leaf, allow_unused=True,
+                                             materialize_grads=True)
+        cotangent = cotangent.nan_to_num(0, 0, 0)
+        flat = (cotangent == 0).all(1, keepdim=True)
+        cotangent = torch.where(flat, self._noise(a), cotangent)
+        gradients = [g.nan_to_num(0, 0, 0) for g in derivative.pull_back(points, cotangent, soft)]
+        if self.output is not None:
+            with torch.enable_grad():
+                leaves = tuple(p.detach().requires_grad_() for p in points)
+                penalty = torch.autograd.grad(self._penalty(leaves).sum(), leaves, allow_unused=True,
+                                              materialize_grads=True)
+            gradients = [g - p for g, p in zip(gradients, penalty, strict=True)]
+        still = torch.stack([(g == 0).flatten(1).all(1) for g in gradients]).all(0)
+        return tuple(torch.where(still.reshape(-1, *[1] * (g.ndim - 1)), self._noise(g), g) for g in gradients)
+
+    def _penalty(self, points: Points) -> Tensor:
+        """What Dombrowski et al. subtract: a multiple of the squared change of the model's output, (N,)."""
+        if self.output is None:
+            return torch.zeros_like(self.nominal[:, 0])
+        change = self.problem.output(points) - self.output
+        penalty = self.settings.output_weight * change.square().sum(1)
+        return penalty if torch.is_grad_enabled() and any(p.requires_grad for p in points) else penalty.detach()
+
+    def _score(self, score: Callable[..., Tensor], a: Tensor) -> Tensor:
+        return score(a, self.nominal, self.problem.shapes, **self.objective.options)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator, dtype=torch.float64).to(like)

@@ -1,0 +1,89 @@
+"""The attribution that a plan describes as a differentiable function of the inputs.
+
+Captum builds no graph of its gradients; the gradient module is plain torch, so autograd differentiates through it.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..attributions import Plan
+from ..graph import GradientModule
+from ..operators.bound import flat_rows
+from .compose import Rows
+
+
+class Derivative:
+    """Products of vectors with the derivative dA/dx of an attribution.
+
+    Args:
+        plan: the attribution at the unperturbed inputs; what it drew stays as it is.
+        module: what a row computes, captured of `plan.row_program()`.
+        inputs: the unperturbed inputs, each (N, *S).
+        batch_size: most rows differentiated at once.
+    """
+
+    def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...], batch_size: int) -> None:
+        self.plan, self.module, self.inputs, self.batch_size = plan, module, inputs, batch_size
+        self.rows = Rows(plan, module, inputs, (None,) * len(inputs))
+
+    def chunks(self, points: tuple[Tensor, ...]) -> list[tuple[Tensor, tuple[Tensor, ...], Tensor]]:
+        """Sample (B,), inputs of the module, and weights (B, 1) of all rows, at points in place of the inputs."""
+        return [(sample, (*(x[self.rows.example[sample]] for x in points), *values[len(points):]), weight)
+                for sample, values, _, weight in self.rows.chunks(self.batch_size, progress=False)]
+
+    def __call__(self, points: tuple[Tensor, ...], call: Callable[..., Tensor] | None = None) -> Tensor:
+        """The attribution (N, D) at points, each (N, *S); `call` computes rows in place of the module."""
+        return finish(self.plan, self._sums(points, call or self.module), self._factor(points))
+
+    def pull_back(self, points: tuple[Tensor, ...], cotangent: Tensor, call: Callable[..., Tensor] | None = None
+                  ) -> tuple[Tensor, ...]:
+        """The gradient of <cotangent, A(x)> at points, one (N, *S) for each input; memory is that of one chunk.
+
+        Args:
+            points: each (N, *S).
+            cotangent: (N, D).
+            call: computes rows in place of the module.
+        """
+        call = call or self.module
+        with torch.enable_grad():
+            sums = self._sums(points, call).requires_grad_()
+            xs = tuple(x.detach().requires_grad_() for x in points)
+            upstream, *totals = torch.autograd.grad(finish(self.plan, sums, self._factor(xs)), (sums, *xs), cotangent,
+                                                    allow_unused=True, materialize_grads=True)
+            for sample, values, weight in self.chunks(xs):
+                result = call(*values)
+                if not result.requires_grad:
+                    continue
+                parts = torch.autograd.grad(result, xs, upstream[sample] * weight, allow_unused=True,
+                                            materialize_grads=True)
+                totals = [total + part for total, part in zip(totals, parts, strict=True)]
+        return tuple(totals)
+
+    @torch.no_grad()
+    def _sums(self, points: tuple[Tensor, ...], call: Callable[..., Tensor]) -> Tensor:
+        """Weighted sum over the path of each sample, (V, D)."""
+        sums = self.inputs[0].new_zeros(len(self.rows.example), self.module.size)
+        for sample, values, weight in self.chunks(points):
+            sums.index_add_(0, sample, call(*values) * weight)
+        return sums
+
+    def _factor(self, points: tuple[Tensor, ...]) -> Tensor | None:
+        """x + e_j - b_j at points, (V, D); None without a multiplier."""
+        if not self.plan.multiply:
+            return None
+        nominal = self.rows.multiplier()[1]
+        moved = (flat_rows((p - x)[self.rows.example]) for p, x in zip(points, self.inputs, strict=True))
+        return nominal + torch.cat(list(moved), 1)
+
+
+def finish(plan: Plan, sums: Tensor, factor: Tensor | None) -> Tensor:
+    """Multiplier, outer map and reduction of the sums (V, D) of all samples: (N, D)."""
+    value = sums if factor is None else sums * factor
+    value = value.abs() if plan.absolute else value
+    value = value.reshape(-1, plan.samples, value.shape[1])
+    if plan.reduction == "mean":
+        return value.mean(1)
+    squares = value.square().mean(1)
+    return squares if plan.reduction == "mean of squares" else squares - value.mean(1).square()
