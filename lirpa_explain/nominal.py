@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import TrainingModeError
+from .errors import LirpaExplainError, TrainingModeError
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
 
@@ -48,7 +48,7 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
     given = tuple(x.detach().requires_grad_() for x in xs)
     try:
         result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
-    except (torch.OutOfMemoryError, TrainingModeError):
+    except (torch.OutOfMemoryError, LirpaExplainError):
         raise
     except TypeError as error:
         raise TypeError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error

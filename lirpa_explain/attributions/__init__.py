@@ -1,6 +1,6 @@
 """Which Captum attributions can be certified, and the sum of gradients that each is."""
 
-from . import gradient, noise, path  # noqa: F401  (each fills the table)
+from . import boundary, gradient, noise, path  # noqa: F401  (each fills the table)
 from .plan import ATTRIBUTIONS as ATTRIBUTIONS
 from .plan import Plan as Plan
 from .plan import lookup as lookup

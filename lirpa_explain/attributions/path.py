@@ -12,7 +12,7 @@ from .plan import Plan, common_fields, register
 
 
 @register(IntegratedGradients, "(x - b) * sum_k w_k grad f(b + s_k (x - b)); no (x - b) if multiply_by_inputs=False")
-def integrated_gradients(attribution: IntegratedGradients, inputs: tuple[Tensor, ...], keywords: dict[str, Any]
+def integrated_gradients(attribution: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]
                          ) -> Plan:
     """Plan of IntegratedGradients: Captum's own quadrature, rounding included.
 

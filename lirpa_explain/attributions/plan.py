@@ -38,6 +38,7 @@ class Plan:
         noisy: whether `points` differ from the inputs.
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
+        nearest: for boundary attributions, whose baselines are boundary points: how these were searched for.
     """
 
     points: tuple[Tensor, ...]
@@ -51,6 +52,7 @@ class Plan:
     reduction: str = "mean"
     samples: int = 1
     noisy: bool = False
+    nearest: Any = None
 
     @property
     def steps(self) -> int:

@@ -38,11 +38,27 @@ def record(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list
         with torch.enable_grad():
             return torch.autograd.grad(call(xs, list(tensors[count:-1])), xs, tensors[-1])
 
+    return _record(gradient, (*inputs, *extras, cotangent))
+
+
+def record_output(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: list[Tensor]) -> fx.GraphModule:
+    """Record the function alone; the order of its inputs: inputs, extras."""
+    count = len(inputs)
+
+    def output(*tensors: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return (call(tensors[:count], list(tensors[count:])),)
+
+    return _record(output, (*inputs, *extras))
+
+
+def _record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...]) -> fx.GraphModule:
+    """The ATen operations of a function at these tensors."""
     # Fused attention and mkldnn's kernels would be opaque single operations.
     with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths(), \
             Replacements():
         try:
-            return make_fx(gradient, record_stack_traces=True)(*inputs, *extras, cotangent)
+            return make_fx(function, record_stack_traces=True)(*tensors)
         except TypeError as error:
             if "Multiple dispatch" not in str(error):
                 raise
