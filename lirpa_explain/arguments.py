@@ -1,5 +1,6 @@
 """What the caller gave to certify, checked."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -70,6 +71,16 @@ def check_seam(attribution: Any) -> None:
             f"{attributions.name_of(attribution)} has a gradient_func of its own; only Captum's compute_gradients can "
             "be certified."
         )
+
+
+def check_boundary(boundary: Any, plan: attributions.Plan) -> attributions.Plan:
+    """The plan of the sense in which a boundary attribution is certified."""
+    if boundary not in (None, "fixed", "moving"):
+        raise ValueError(f"boundary must be 'fixed' or 'moving'; given: {boundary!r}.")
+    if boundary is not None and plan.nearest is None:
+        raise ValueError("boundary goes with BoundarySaliency and BoundaryIntegratedGradients; this attribution has no "
+                         "boundary point.")
+    return dataclasses.replace(plan, moving=boundary == "moving")
 
 
 def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:

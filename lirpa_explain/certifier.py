@@ -1,5 +1,6 @@
 """Certifier: certificates of one attribution, whose model is traced and parsed once."""
 
+import dataclasses
 import math
 import time
 from collections import OrderedDict
@@ -12,8 +13,10 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor, nn
 
 from . import attributions
-from .arguments import check_inputs, check_method, check_seam, check_settings, check_spec, split_method
+from .arguments import check_boundary, check_inputs, check_method, check_seam, check_settings, check_spec, split_method
 from .attributions import Plan
+from .boundary.moving import compose_moving
+from .boundary.search import remembered
 from .bounding.ball import Ball, make_balls
 from .bounding.compose import Composed, compose, compose_functions
 from .bounding.engine import Engine
@@ -103,7 +106,8 @@ class Certifier:
                 perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                 eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
-                spec: Tensor | tuple[Tensor, ...] | None = None, **attribute_kwargs: Any) -> Certificate:
+                spec: Tensor | tuple[Tensor, ...] | None = None, boundary: str | None = None,
+                **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs.
 
         Args:
@@ -115,6 +119,7 @@ class Certifier:
             method: how to bound, if not as the certifier was made for.
             quadrature: Captum's `method` of IntegratedGradients.
             spec: linear functions of the attribution to bound as well.
+            boundary: "fixed" or "moving", for boundary attributions.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -128,11 +133,12 @@ class Certifier:
         with torch.inference_mode(False):
             balls = make_balls(inputs, perturbation, eps, norm, clip)
             functions = None if spec is None else check_spec(spec, xs)
-        with isolated(xs[0].device), no_training_layers():
+        searched: list[Any] = []
+        with isolated(xs[0].device), no_training_layers(), remembered(searched):
             nominal, delta = attribute(self.attribution, inputs, xs, keywords)
         flat = torch.cat([flat_rows(part) for part in nominal], 1)
-        with isolated(xs[0].device), torch.set_grad_enabled(self.differentiable):
-            plan = attributions.make_plan(self.attribution, xs, keywords)
+        with isolated(xs[0].device), torch.set_grad_enabled(self.differentiable), remembered(searched):
+            plan = check_boundary(boundary, attributions.make_plan(self.attribution, xs, keywords))
             box = self._box(plan, xs, balls, method, keywords, flat)
 
             def refine(C: Tensor) -> Box:
@@ -149,7 +155,7 @@ class Certifier:
 
         return Certificate(
             lower=shaped(box[0]), upper=shaped(box[1]), nominal=shaped(flat),
-            attribution=attributions.name_of(self.attribution), method=method, perturbation=_describe(balls),
+            attribution=attributions.name_of(self.attribution), method=method, perturbation=_describe(balls, plan),
             dtype=str(flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
             convergence_delta=delta, versions=_versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],
@@ -165,7 +171,12 @@ class Certifier:
             rows = trace.engine.rows_at_once(self.batch_size, method)
             return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
 
-        composed = run(balls, method)
+        if plan.moving:
+            moving = self._moving(plan, xs, balls, method, keywords)
+            fixed = run(tuple(None for _ in balls), method)
+            composed = dataclasses.replace(fixed, lower=moving[0], upper=moving[1])
+        else:
+            composed = run(balls, method)
         try:
             check_value(composed, nominal, lambda radius: run(around(xs, radius), "IBP"))
         except SoundnessError:
@@ -175,11 +186,19 @@ class Certifier:
             return self._box(plan, xs, balls, method, keywords, nominal)
         return enclose((composed.lower, composed.upper), nominal)
 
+    def _moving(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
+                keywords: dict[str, Any]) -> Box:
+        """Bounds for every x' at the nearest boundary point of x'."""
+        plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False, multiply=False, absolute=False)
+        trace, _ = self._trace(plain, xs, keywords)
+        rows = trace.engine.rows_at_once(self.batch_size, method)
+        return compose_moving(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
+
     def _spec(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
               keywords: dict[str, Any], functions: Tensor, box: Box, nominal: Tensor) -> Box:
         """Bounds of linear functions of the attribution: of the box, and by propagation where the plan is linear."""
         lower, upper = linear_range(functions, box)
-        if plan.is_row_linear and method != "IBP":
+        if plan.is_row_linear and method != "IBP" and not plan.moving:
             trace, _ = self._trace(plan, xs, keywords, explained=True)
             rows = trace.engine.rows_at_once(self.batch_size, method)
             propagated = compose_functions(plan, trace.module, trace.engine, xs, balls, method, rows, functions,
@@ -241,11 +260,12 @@ def _example(module: GradientModule, xs: tuple[Tensor, ...], plan: Plan) -> tupl
     return tuple(map(value, module.input_names))
 
 
-def _describe(balls: tuple[Ball | None, ...]) -> str:
+def _describe(balls: tuple[Ball | None, ...], plan: Plan) -> str:
     words = ["held fixed" if ball is None else ball.words for ball in balls]
-    if len(words) == 1 or len(set(words)) == 1:
-        return words[0]
-    return "; ".join(f"input {i}: {word}" for i, word in enumerate(words))
+    text = words[0] if len(set(words)) == 1 else "; ".join(f"input {i}: {word}" for i, word in enumerate(words))
+    if plan.nearest is None:
+        return text
+    return f"{text}; boundary point " + ("of each x' itself" if plan.moving else "fixed")
 
 
 def _versions() -> dict[str, str]:

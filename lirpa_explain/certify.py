@@ -16,7 +16,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             clip: tuple[Any, Any] | None = None, method: str = "CROWN", batch_size: int | None = None,
             memory_limit: int | None = None, progress: bool = False, quadrature: str | None = None,
             differentiable: bool = False, spec: Tensor | tuple[Tensor, ...] | None = None, iterations: int = 20,
-            lr: float = 0.3, **attribute_kwargs: Any) -> Certificate:
+            lr: float = 0.3, boundary: str | None = None, **attribute_kwargs: Any) -> Certificate:
     """Bound a Captum attribution over every allowed perturbation of its input.
 
     lower <= attribution.attribute(x', **attribute_kwargs) <= upper for every x' in the ball around `inputs`.
@@ -42,6 +42,8 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             (N, K, *S) where they differ from example to example; a tuple for several inputs.
         iterations: most steps of method "CROWN-Optimized".
         lr: its first step length, above 0 and at most 1.
+        boundary: for boundary attributions: "fixed" (default): the boundary point found for the input is part of the
+            attribution, as a baseline is; or "moving": every x' has its own nearest boundary point, wherever that is.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
@@ -54,6 +56,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         UnsupportedAttribution: the attribution is not one that can be certified.
         UnsupportedOperation: the model contains an operation that has no bound operator.
         TrainingModeError: a layer is in training mode whose output is then random or depends on the batch.
+        BoundaryNotFound: a boundary attribution found no boundary point for some examples.
         SoundnessError: the bounds contradict the attribution; never expected.
 
     Example:
@@ -67,4 +70,4 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
     certifier = Certifier(attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
                           progress=progress, differentiable=differentiable, iterations=iterations, lr=lr)
     return certifier.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
-                             quadrature=quadrature, spec=spec, **attribute_kwargs)
+                             quadrature=quadrature, spec=spec, boundary=boundary, **attribute_kwargs)

@@ -185,13 +185,22 @@ class BoundaryIntegratedGradients(_BoundaryAttribution):
         return self._like_inputs(inputs, parts, points.found), torch.where(points.found, delta, torch.nan)
 
 
+@dataclasses.dataclass(frozen=True)
+class Nearest:
+    """Whose decision a plan's baselines are boundary points of, and how they were searched for."""
+
+    function: Callable[..., Tensor]
+    options: BoundarySearch
+
+
 @register(BoundarySaliency, "grad f(b), b the nearest point found where the decision changes")
 def boundary_saliency(attribution: BoundarySaliency, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
     """Plan of BoundarySaliency: a path whose only point is its start."""
     points, target = attribution.found(inputs, keywords.get("target"), keywords.get("additional_forward_args"))
+    nearest = Nearest(attribution.forward_func, attribution.search)
     return Plan(**common_fields(inputs, {**keywords, "target": target}), baselines=as_tuple(points.points),
                 scales=torch.zeros(1, dtype=torch.float64), weights=torch.ones(1),
-                absolute=bool(keywords.get("abs", False)), nearest=attribution.search)
+                absolute=bool(keywords.get("abs", False)), nearest=nearest)
 
 
 @register(BoundaryIntegratedGradients, "(x - b) * sum_k w_k grad f(b + s_k (x - b)), b the nearest point found where "
@@ -201,4 +210,4 @@ def boundary_integrated_gradients(attribution: BoundaryIntegratedGradients, inpu
     """Plan of BoundaryIntegratedGradients: that of IntegratedGradients with the boundary points as baselines."""
     points, target = attribution.found(inputs, keywords.get("target"), keywords.get("additional_forward_args"))
     plan = integrated_gradients(attribution, inputs, {**keywords, "target": target, "baselines": points.points})
-    return dataclasses.replace(plan, nearest=attribution.search)
+    return dataclasses.replace(plan, nearest=Nearest(attribution.forward_func, attribution.search))

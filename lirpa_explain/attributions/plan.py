@@ -38,7 +38,8 @@ class Plan:
         noisy: whether `points` differ from the inputs.
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
-        nearest: for boundary attributions, whose baselines are boundary points: how these were searched for.
+        nearest: for boundary attributions, whose baselines are boundary points: whose decision's, and how searched for.
+        moving: whether the boundary point is the nearest to each x' itself, and not the one found for x.
     """
 
     points: tuple[Tensor, ...]
@@ -53,6 +54,7 @@ class Plan:
     samples: int = 1
     noisy: bool = False
     nearest: Any = None
+    moving: bool = False
 
     @property
     def steps(self) -> int:

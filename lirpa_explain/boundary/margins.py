@@ -15,6 +15,9 @@ from .decision import Decision
 BISECTIONS = 12
 """Of the largest radius that is certified: to 1/4096 of the distance of the point that was found."""
 
+ROUNDINGS = 256
+"""Roundings, relative to scores and their changes in the ball, by which a rival may seem excluded."""
+
 
 class _Recording(PerturbationLpNorm):
     """An l2 ball that notes the coefficients of the last lower bound it was asked to make a number."""
@@ -117,10 +120,13 @@ class Margins:
         a = torch.cat(parts, 2)
         # Each input's ball was made a number by itself: lower = c - radius * sum of the norms of their parts of a.
         constant = lower + radius[:, None] * sum(part.norm(dim=2) for part in parts)
-        size = a.norm(dim=2)
-        normal = -a / size.clamp(min=torch.finfo(size.dtype).tiny)[..., None]
-        height = torch.where(size > 0, constant / size.clamp(min=torch.finfo(size.dtype).tiny), -torch.inf)
-        return normal, height, lower <= 0
+        size, precision = a.norm(dim=2), torch.finfo(a.dtype)
+        scores = self.decision.output(self.decision.x[index], index).detach().reshape(rows, -1)
+        rounding = ROUNDINGS * precision.eps * (constant.abs() + radius[:, None] * size +
+                                                scores.abs().amax(1, keepdim=True))
+        length = size.clamp(min=precision.tiny)
+        height = torch.where(size > 0, (constant - rounding) / length, -torch.inf)
+        return -a / length[..., None], height, lower <= rounding
 
 
 def _like(column: Tensor, x: Tensor) -> Tensor:

@@ -131,9 +131,9 @@ _MEMORY: ContextVar[list[tuple[Any, ...]] | None] = ContextVar("boundary searche
 
 
 @contextlib.contextmanager
-def remembered() -> Iterator[None]:
-    """Within, the same search is run once, and examples without a boundary point are always refused."""
-    token = _MEMORY.set([])
+def remembered(memory: list[tuple[Any, ...]]) -> Iterator[None]:
+    """Within, a search that is in the memory is not run again, and examples without a boundary point are refused."""
+    token = _MEMORY.set(memory)
     try:
         yield
     finally:
