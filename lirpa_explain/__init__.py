@@ -9,6 +9,10 @@ from .attributions import ATTRIBUTIONS as ATTRIBUTIONS  # noqa: E402  (auto_LiRP
 from .attributions.boundary import BoundaryIntegratedGradients as BoundaryIntegratedGradients  # noqa: E402
 from .attributions.boundary import BoundarySaliency as BoundarySaliency  # noqa: E402
 from .boundary.find import find_boundary as find_boundary  # noqa: E402
+from .boundary.gap import BaselineSensitivity as BaselineSensitivity  # noqa: E402
+from .boundary.gap import BoundaryGap as BoundaryGap  # noqa: E402
+from .boundary.gap import baseline_sensitivity as baseline_sensitivity  # noqa: E402
+from .boundary.gap import boundary_gap as boundary_gap  # noqa: E402
 from .boundary.search import BoundaryPoints as BoundaryPoints  # noqa: E402
 from .boundary.search import BoundarySearch as BoundarySearch  # noqa: E402
 from .bounding.ball import Ball as Ball  # noqa: E402

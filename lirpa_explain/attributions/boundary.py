@@ -130,7 +130,7 @@ class BoundaryIntegratedGradients(_BoundaryAttribution):
         >>> import torch, lirpa_explain as lx
         >>> model = lambda x: torch.stack([2 * x[:, 0], x[:, 1]], 1)
         >>> lx.BoundaryIntegratedGradients(model).attribute(torch.tensor([[1.0, 0.5]])).round(decimals=2)
-        tensor([[ 1.2000, -0.0000]])
+        tensor([[1.2000, -0.0000]])
     """
 
     def __init__(self, forward_func: Callable[..., Tensor], multiply_by_inputs: bool = True,

@@ -96,33 +96,36 @@ class Margins:
                 low[index] = near
         return low
 
-    def half_spaces(self, index: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Half-spaces outside of which a rival cannot win within balls around the examples.
+    def half_spaces(self, index: Tensor, center: Tensor, radius: Tensor, rivals: Tensor
+                    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Half-spaces outside of which a rival cannot win within balls.
 
-        CROWN bounds the margin over rival j in the ball from below by a linear function n . (z - x) |a| + c. Where the
-        rival wins or ties, it is at most 0: the point lies in {n . (z - x) >= h} for n = -a / |a| and h = c / |a|.
+        CROWN bounds the margin over rival j in the ball around y from below by a linear function a . (z - y) + c. Where
+        the rival wins or ties, it is at most 0: the point lies in {n . (z - y) >= h} for n = -a / |a|, h = c / |a|.
 
         Args:
-            index: which examples, (B,).
-            radius: of the balls, (B,).
+            index: whose decision, (B,).
+            center: of the balls, (B, D).
+            radius: of the balls, (B, 1).
+            rivals: margins as linear functions of the output, (B, R, K), such as some of `rivals`.
 
         Returns:
             n (B, R, D); h (B, R), at most the radius where the rival may win; and where it may, (B, R).
         """
-        centers = self.decision.split(self.decision.x[index])
-        recorders = tuple(_Recording(radius[:, None]) for _ in centers)
+        centers = self.decision.split(center)
+        recorders = tuple(_Recording(radius) for _ in centers)
         extras = tuple(e[index] for e in self.extras)
         with torch.no_grad():
-            lower = self.engine.lower_bound((*centers, *extras), recorders, self.rivals[index])
-        rows, rivals = lower.shape
-        parts = [torch.zeros(rows, rivals, c[0].numel()).to(lower) if r.coefficients is None
-                 else r.coefficients.reshape(rows, rivals, -1) for r, c in zip(recorders, centers, strict=True)]
+            lower = self.engine.lower_bound((*centers, *extras), recorders, rivals)
+        shape = (*lower.shape, -1)
+        parts = [lower.new_zeros(*lower.shape, c[0].numel()) if r.coefficients is None
+                 else r.coefficients.reshape(shape) for r, c in zip(recorders, centers, strict=True)]
         a = torch.cat(parts, 2)
         # Each input's ball was made a number by itself: lower = c - radius * sum of the norms of their parts of a.
-        constant = lower + radius[:, None] * sum(part.norm(dim=2) for part in parts)
+        constant = lower + radius * sum(part.norm(dim=2) for part in parts)
         size, precision = a.norm(dim=2), torch.finfo(a.dtype)
-        scores = self.decision.output(self.decision.x[index], index).detach().reshape(rows, -1)
-        rounding = ROUNDINGS * precision.eps * (constant.abs() + radius[:, None] * size +
+        scores = self.decision.output(center, index).detach().reshape(len(index), -1)
+        rounding = ROUNDINGS * precision.eps * (constant.abs() + radius * size +
                                                 scores.abs().amax(1, keepdim=True))
         length = size.clamp(min=precision.tiny)
         height = torch.where(size > 0, (constant - rounding) / length, -torch.inf)

@@ -14,6 +14,9 @@ from ..operators.bound import flat_rows
 from .decision import Decision
 from .margins import Margins
 
+ROUNDS = 2
+"""How often the region of each rival is made smaller."""
+
 
 def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, Tensor, Tensor]:
     """Regions that contain every nearest boundary point b' of every x' in sets around the samples of a plan.
@@ -50,19 +53,32 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, 
     reach = more * ((boundary - decision.x).norm(dim=1, keepdim=True) + ends.radius)
     radius = more * (reach + ends.radius)
     clip = plan.nearest.options.range(plan.points)
-    margins = Margins(decision, plan.points)
-    parts = [margins.half_spaces(index, radius[index, 0])
-             for index in torch.arange(decision.count, device=boundary.device).split(batch_size)]
-    normal, height, alive = (torch.cat(part) for part in zip(*parts, strict=True))
-    if not bool(alive.any(1).all()):
+    caps, sample = _caps(Margins(decision, plan.points), radius, batch_size)
+    if len(sample.unique()) < decision.count:
         raise SoundnessError("A boundary point was found where bound propagation excludes it. This is a defect: please "
                              "report the model and the input.")
-    sample, rival = alive.nonzero(as_tuple=True)
     x, R = decision.x[sample], radius[sample]
-    h = height[sample, rival][:, None].clamp(min=0).minimum(R)
-    region = Region.ball(x + h * normal[sample, rival], (R.square() - h.square()).sqrt())
-    region = region.cut(ends.low[sample] - reach[sample], ends.high[sample] + reach[sample])
+    region = caps.cut(ends.low[sample] - reach[sample], ends.high[sample] + reach[sample])
     return region.cut(x - R, x + R).outward().cut(*clip), sample, reach[sample]
+
+
+def _caps(margins: Margins, radius: Tensor, batch_size: int) -> tuple[Region, Tensor]:
+    """Balls that contain what balls around all examples have in common with each rival's half-space, and whose.
+
+    The bounds are tighter within the smaller ball, and make it smaller still.
+    """
+    every = torch.arange(len(radius), device=radius.device)
+    count = margins.rivals.shape[1]
+    example, rivals = every.repeat_interleave(count), margins.rivals.flatten(0, 1)[:, None]
+    center, radius = margins.decision.x[example], radius[example]
+    for _ in range(ROUNDS):
+        rows = torch.arange(len(example), device=radius.device).split(batch_size)
+        parts = [margins.half_spaces(example[i], center[i], radius[i], rivals[i]) for i in rows]
+        normal, height, alive = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))
+        height = height[:, None].clamp(min=0).minimum(radius)
+        center, radius = center + height * normal, (radius.square() - height.square()).sqrt()
+        example, rivals, center, radius = example[alive], rivals[alive], center[alive], radius[alive]
+    return Region.ball(center, radius), example
 
 
 def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],

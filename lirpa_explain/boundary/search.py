@@ -24,6 +24,9 @@ from .decision import Decision
 HALVINGS = {torch.float64: 50, torch.float32: 24}
 """Bisections of a segment, until its ends are neighbouring numbers."""
 
+HALVINGS_WITHIN = 10
+"""Bisections of points that are improved further."""
+
 
 @dataclass(frozen=True, eq=False)
 class BoundaryPoints:
@@ -133,7 +136,8 @@ _MEMORY: ContextVar[list[tuple[Any, ...]] | None] = ContextVar("boundary searche
 @contextlib.contextmanager
 def remembered(memory: list[tuple[Any, ...]]) -> Iterator[None]:
     """Within, a search that is in the memory is not run again, and examples without a boundary point are refused."""
-    token = _MEMORY.set(memory)
+    outer = _MEMORY.get()
+    token = _MEMORY.set(memory if outer is None else outer)
     try:
         yield
     finally:
@@ -313,20 +317,21 @@ class _Search:
                 new = self.decision.margin(further, index)
             stay = (margin <= 0)[:, None]
             point, margin = torch.where(stay, point, further), torch.where(stay[:, 0], margin, new)
-        return self._nearest_on_segment(index, x, point), torch.where(margin <= 0, margin, 1.0)
+        return self._nearest_on_segment(index, x, point, HALVINGS_WITHIN), torch.where(margin <= 0, margin, 1.0)
 
     def _bisect(self, index: Tensor) -> None:
         """Move the kept points along the segments to their examples, onto the boundary."""
         index = index[self.distance[index].isfinite()]
         if len(index):
-            point = self._nearest_on_segment(index, self.x[index], self.best[index])
+            halvings = HALVINGS[self.x.dtype]
+            point = self._nearest_on_segment(index, self.x[index], self.best[index], halvings)
             self._keep(index, point, torch.zeros_like(self.distance[index]))
 
     @torch.no_grad()
-    def _nearest_on_segment(self, index: Tensor, x: Tensor, point: Tensor) -> Tensor:
+    def _nearest_on_segment(self, index: Tensor, x: Tensor, point: Tensor, halvings: int) -> Tensor:
         """The first change of the decision that bisection meets between x and a point where it has changed."""
         near, far = torch.zeros_like(x[:, :1]), torch.ones_like(x[:, :1])
-        for _ in range(HALVINGS[x.dtype]):
+        for _ in range(halvings):
             middle = (near + far) / 2
             held = self.decision.margin(x + middle * (point - x), index)[:, None] > 0
             near, far = torch.where(held, middle, near), torch.where(held, far, middle)
