@@ -172,7 +172,7 @@ def draw(models: dict[str, nn.Module], image: Tensor, search: lx.BoundarySearch)
         saliency, path = (kind(model, search=search) for kind in (lx.BoundarySaliency, lx.BoundaryIntegratedGradients))
         points = saliency.boundary_points(image)
         shown = [("image", image, None), (f"boundary, {float(points.distance):.2f} away", points.points, None)]
-        plain = Saliency(model).attribute(image, target=points.classes, abs=False)
+        plain = Saliency(model).attribute(image.clone().requires_grad_(), target=points.classes, abs=False)
         shown.append(("gradient at the image", plain, None))
         for name, attribution, options in (("gradient at the boundary", saliency, {}), ("IG from the boundary", path,
                                                                                        {"n_steps": STEPS})):
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
 
     train_images, test_images, train_labels, test_labels = load(args.mnist)
     models = networks(train_images, train_labels, args.epochs or (3 if args.mnist else 30))
-    search = lx.BoundarySearch(clip=(0, 1))
+    search = lx.BoundarySearch(clip=(0, 1), cw_steps=50, restarts=3)
     right = torch.stack([model(test_images[:500]).argmax(1) == test_labels[:500] for model in models.values()])
     images = test_images[:500][right.all(0)][:args.examples]
     rows = []

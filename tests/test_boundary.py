@@ -44,8 +44,7 @@ def net(seed, outputs, activation=nn.ReLU, inputs=2, scale=2.0):
     return model.to(DTYPE).eval()
 
 
-MODELS = {"relu": lambda: net(1, 3), "tanh": lambda: net(2, 4, nn.Tanh), "sign": lambda: net(3, 1),
-          "wave": Wave}
+MODELS = {"relu": lambda: net(1, 3), "sign": lambda: net(3, 1, nn.Tanh), "wave": Wave}
 
 
 def examples(model, count=7, inputs=2):
