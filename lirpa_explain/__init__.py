@@ -13,6 +13,7 @@ from .boundary.gap import BaselineSensitivity as BaselineSensitivity  # noqa: E4
 from .boundary.gap import BoundaryGap as BoundaryGap  # noqa: E402
 from .boundary.gap import baseline_sensitivity as baseline_sensitivity  # noqa: E402
 from .boundary.gap import boundary_gap as boundary_gap  # noqa: E402
+from .boundary.moving import Moving as Moving  # noqa: E402
 from .boundary.search import BoundaryPoints as BoundaryPoints  # noqa: E402
 from .boundary.search import BoundarySearch as BoundarySearch  # noqa: E402
 from .bounding.ball import Ball as Ball  # noqa: E402

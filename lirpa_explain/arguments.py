@@ -9,6 +9,7 @@ from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
 from torch import Tensor
 
 from . import attributions
+from .boundary.moving import Moving
 from .bounding.ball import plain
 from .bounding.engine import METHODS
 from .errors import UnsupportedAttribution
@@ -75,12 +76,13 @@ def check_seam(attribution: Any) -> None:
 
 def check_boundary(boundary: Any, plan: attributions.Plan) -> attributions.Plan:
     """The plan of the sense in which a boundary attribution is certified."""
-    if boundary not in (None, "fixed", "moving"):
-        raise ValueError(f"boundary must be 'fixed' or 'moving'; given: {boundary!r}.")
+    if not (boundary is None or isinstance(boundary, Moving) or boundary in ("fixed", "moving")):
+        raise ValueError(f"boundary must be 'fixed', 'moving' or a Moving; given: {boundary!r}.")
     if boundary is not None and plan.nearest is None:
         raise ValueError("boundary goes with BoundarySaliency and BoundaryIntegratedGradients; this attribution has no "
                          "boundary point.")
-    return dataclasses.replace(plan, moving=boundary == "moving")
+    return dataclasses.replace(plan, moving=Moving() if boundary == "moving" else
+                               boundary if isinstance(boundary, Moving) else None)
 
 
 def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:

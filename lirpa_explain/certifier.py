@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import attributions
 from .arguments import check_boundary, check_inputs, check_method, check_seam, check_settings, check_spec, split_method
 from .attributions import Plan
-from .boundary.moving import compose_moving
+from .boundary.moving import Moving, compose_moving
 from .boundary.search import remembered
 from .bounding.ball import Ball, make_balls
 from .bounding.compose import Composed, compose, compose_functions
@@ -106,7 +106,7 @@ class Certifier:
                 perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                 eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
-                spec: Tensor | tuple[Tensor, ...] | None = None, boundary: str | None = None,
+                spec: Tensor | tuple[Tensor, ...] | None = None, boundary: str | Moving | None = None,
                 **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs.
 
@@ -119,7 +119,7 @@ class Certifier:
             method: how to bound, if not as the certifier was made for.
             quadrature: Captum's `method` of IntegratedGradients.
             spec: linear functions of the attribution to bound as well.
-            boundary: "fixed" or "moving", for boundary attributions.
+            boundary: "fixed", "moving" or a `Moving`, for boundary attributions.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:

@@ -6,6 +6,7 @@ from typing import Any
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
+from .boundary.moving import Moving
 from .certificates import Certificate
 from .certifier import Certifier
 
@@ -16,7 +17,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             clip: tuple[Any, Any] | None = None, method: str = "CROWN", batch_size: int | None = None,
             memory_limit: int | None = None, progress: bool = False, quadrature: str | None = None,
             differentiable: bool = False, spec: Tensor | tuple[Tensor, ...] | None = None, iterations: int = 20,
-            lr: float = 0.3, boundary: str | None = None, **attribute_kwargs: Any) -> Certificate:
+            lr: float = 0.3, boundary: str | Moving | None = None, **attribute_kwargs: Any) -> Certificate:
     """Bound a Captum attribution over every allowed perturbation of its input.
 
     lower <= attribution.attribute(x', **attribute_kwargs) <= upper for every x' in the ball around `inputs`.
@@ -43,7 +44,8 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         iterations: most steps of method "CROWN-Optimized".
         lr: its first step length, above 0 and at most 1.
         boundary: for boundary attributions: "fixed" (default): the boundary point found for the input is part of the
-            attribution, as a baseline is; or "moving": every x' has its own nearest boundary point, wherever that is.
+            attribution, as a baseline is; "moving": every x' has its own nearest boundary point, wherever that is; or
+            a `Moving`, which says how hard to try.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:

@@ -304,13 +304,13 @@ def test_fixed_is_integrated_gradients_from_that_point(case):
 # Certified for the boundary point of every x' itself
 
 
-@pytest.mark.parametrize(("eps", "norm"), [(0.05, math.inf), (0.05, 1), (0.6, 2)])
-def test_regions_contain_the_nearest_points_of_all_neighbours(case, eps, norm):
+@pytest.mark.parametrize(("eps", "norm", "pieces"), [(0.05, math.inf, 32), (0.05, 1, 1), (0.6, 2, 4)])
+def test_regions_contain_the_nearest_points_of_all_neighbours(case, eps, norm, pieces):
     """With the large radius, some neighbours have another class."""
     model, x, points, _ = case
     x, points = x[:4], points.distance[:4]
     attribution = lx.BoundarySaliency(model, search=QUICK)
-    plan = lx.attributions.make_plan(attribution, (x,), {})
+    plan = dataclasses.replace(lx.attributions.make_plan(attribution, (x,), {}), moving=lx.Moving(pieces))
     ends = Region.of((x,), (x,), make_balls(x, eps=eps, norm=norm), torch.arange(len(x)))
     region, sample, reach = nearest_regions(plan, ends, 64)
     for moved in sample_ball(x, eps, norm, 4, torch.Generator().manual_seed(0)):
@@ -323,14 +323,14 @@ def test_regions_contain_the_nearest_points_of_all_neighbours(case, eps, norm):
             assert (b - moved[i]).norm() <= reach[of].max() * (1 + 1e-3)
 
 
-@pytest.mark.parametrize(("kind", "eps", "norm"), [(lx.BoundarySaliency, 0.05, 2),
-                                                   (lx.BoundaryIntegratedGradients, 0.02, math.inf)])
-def test_moving_holds_for_neighbours_and_their_own_nearest_points(case, kind, eps, norm):
+@pytest.mark.parametrize(("kind", "eps", "norm", "pieces"), [(lx.BoundarySaliency, 0.05, 2, 1),
+                                                             (lx.BoundaryIntegratedGradients, 0.02, math.inf, 16)])
+def test_moving_holds_for_neighbours_and_their_own_nearest_points(case, kind, eps, norm, pieces):
     model, x, points, truth = case
     target = None if points.by_sign else points.classes
     keywords = {} if kind is lx.BoundarySaliency else {"n_steps": 4}
-    certificate = lx.certify(kind(model, search=QUICK), x, eps=eps, norm=norm, boundary="moving", target=target,
-                             **keywords)
+    certificate = lx.certify(kind(model, search=QUICK), x, eps=eps, norm=norm, boundary=lx.Moving(pieces),
+                             target=target, **keywords)
     assert certificate.contains(certificate.nominal, rtol=0).all()
     assert "boundary point of each x' itself" in certificate.perturbation
     assert torch.isfinite(certificate.width).all()
@@ -341,6 +341,19 @@ def test_moving_holds_for_neighbours_and_their_own_nearest_points(case, kind, ep
         else:
             value = IntegratedGradients(model).attribute(moved, baselines=b, target=target, n_steps=4)
         assert certificate.contains(value).all()
+
+
+def test_pieces_without_a_boundary_point_are_dropped(case):
+    model, x, points, _ = case
+    attribution = lx.BoundarySaliency(model, search=QUICK)
+    target = None if points.by_sign else points.classes
+    whole, cut = (lx.certify(attribution, x, eps=0.01, boundary=lx.Moving(pieces), target=target)
+                  for pieces in (1, 64))
+    assert cut.contains(cut.nominal, rtol=0).all()
+    assert cut.width.mean() < 0.8 * whole.width.mean()
+    for pieces in (0, 3, -2, True, 2.0):
+        with pytest.raises(ValueError, match="power of 2"):
+            lx.Moving(pieces)
 
 
 def test_moving_is_exact_where_nothing_can_move():
@@ -398,7 +411,7 @@ def test_boundary_goes_with_boundary_attributions():
     model, x = nn.Linear(2, 2).to(DTYPE), torch.ones(1, 2, dtype=DTYPE)
     with pytest.raises(ValueError, match="no boundary point"):
         lx.certify(Saliency(model), x, eps=0.1, target=0, boundary="moving")
-    with pytest.raises(ValueError, match="'fixed' or 'moving'"):
+    with pytest.raises(ValueError, match="'fixed', 'moving' or a Moving"):
         lx.certify(lx.BoundarySaliency(model), x, eps=0.1, boundary="nearest")
 
 

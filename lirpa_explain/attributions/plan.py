@@ -39,7 +39,7 @@ class Plan:
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
         nearest: for boundary attributions, whose baselines are boundary points: whose decision's, and how searched for.
-        moving: whether the boundary point is the nearest to each x' itself, and not the one found for x.
+        moving: how the boundary points of each x' itself are enclosed; None if those found for x are kept.
     """
 
     points: tuple[Tensor, ...]
@@ -54,7 +54,7 @@ class Plan:
     samples: int = 1
     noisy: bool = False
     nearest: Any = None
-    moving: bool = False
+    moving: Any = None
 
     @property
     def steps(self) -> int:

@@ -23,6 +23,7 @@ from ..errors import UnsupportedAttribution
 from ..graph import capture
 from ..nominal import isolated, no_training_layers
 from ..operators.bound import Box, flat_rows
+from .moving import Moving
 from .search import BoundarySearch, as_tuple, remembered
 
 
@@ -50,7 +51,7 @@ class BoundaryGap:
 def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, inputs: Tensor | tuple[Tensor, ...], *,
                  baselines: Any = None, method: str = "CROWN", quadrature: str | None = None,
                  batch_size: int | None = None, memory_limit: int | None = None, progress: bool = False,
-                 **attribute_kwargs: Any) -> BoundaryGap:
+                 pieces: int = 1, **attribute_kwargs: Any) -> BoundaryGap:
     """The distance between a boundary attribution and the plain one: |A_b(x) - A(x)|_2 for each example.
 
     Compared are BoundarySaliency with Saliency(abs=False), and BoundaryIntegratedGradients with IntegratedGradients
@@ -66,6 +67,7 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, in
         batch_size: most rows bounded at once, default 64.
         memory_limit: bytes that bounds may take, about.
         progress: show progress bars.
+        pieces: see `Moving`.
         **attribute_kwargs: keywords of `attribution.attribute`.
 
     Returns:
@@ -97,8 +99,8 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, in
         plain = _plain(attribution, inputs, baselines, keywords)
         certifier = Certifier(attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
                               progress=progress)
-        certificate = certifier.certify(inputs, eps=0.0, boundary="moving", quadrature=keywords.pop("method", None),
-                                        **keywords)
+        certificate = certifier.certify(inputs, eps=0.0, boundary=Moving(pieces),
+                                        quadrature=keywords.pop("method", None), **keywords)
     value, lower, upper, nominal = (_flat(a) for a in (plain, certificate.lower, certificate.upper,
                                                        certificate.nominal))
     certified = torch.maximum((upper - value).abs(), (lower - value).abs()).norm(dim=1)

@@ -1,5 +1,7 @@
 """Where the nearest boundary point can be while the input moves, and the attributions that it can have then."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,31 @@ from .decision import Decision
 from .margins import Margins
 
 ROUNDS = 2
-"""How often the region of each rival is made smaller."""
+"""How often the region of each rival is made smaller: bounds are tighter within the smaller ball."""
+
+
+@dataclass(frozen=True)
+class Moving:
+    """The sense of a certificate in which every x' has its own nearest boundary point.
+
+    Args:
+        pieces: a power of 2: into so many pieces the region of each rival is cut at most, and those without a boundary
+            point are dropped. Tighter and slower; of use for inputs of few dimensions.
+
+    Raises:
+        ValueError: `pieces` is something else.
+
+    Example:
+        >>> Moving(pieces=16)
+        Moving(pieces=16)
+    """
+
+    pieces: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pieces, bool) or not isinstance(self.pieces, int) or self.pieces.bit_count() != 1 \
+                or self.pieces < 1:
+            raise ValueError(f"pieces must be a power of 2, at least 1; given: {self.pieces!r}.")
 
 
 def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, Tensor, Tensor]:
@@ -34,8 +60,9 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, 
        `Margins.half_spaces`. With |b' - x| <= R and h >= 0, |b' - x - h n|^2 = |b' - x|^2 - 2 h n . (b' - x) + h^2
        <= R^2 - h^2: a smaller ball, for each rival that CROWN does not exclude.
 
-    The ball within which no rival can win is no more than step 2 excludes on the way to the boundary; being a hole, it
-    cannot tighten bounds over a convex set by itself.
+    3. With `Moving(pieces)`, regions are cut in pieces; those are dropped in which CROWN proves that the rival does not
+       win, so all within the ball that is certified to hold no boundary point, and those out of reach. (A hole in a
+       convex set cannot tighten bounds over the whole of it.)
 
     Args:
         plan: of a boundary attribution; its baselines are the points found.
@@ -43,42 +70,75 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, 
         batch_size: most samples bounded at once.
 
     Returns:
-        Regions, one for each branch (a sample and a rival that may win); the branches' samples (B,); and d + e for
-        each branch, (B, 1).
+        Regions, one or more for each sample and each rival that may win; the samples of these branches, (B,); and
+        d + e for each branch, (B, 1).
     """
-    assert plan.baselines is not None and plan.nearest is not None
+    assert plan.baselines is not None and plan.nearest is not None and plan.moving is not None
     decision = Decision(plan.nearest.function, plan.points, plan.extras)
     boundary = torch.cat([flat_rows(b) for b in plan.baselines], 1)
     more = 1 + 64 * torch.finfo(boundary.dtype).eps
     reach = more * ((boundary - decision.x).norm(dim=1, keepdim=True) + ends.radius)
     radius = more * (reach + ends.radius)
     clip = plan.nearest.options.range(plan.points)
-    caps, sample = _caps(Margins(decision, plan.points), radius, batch_size)
-    if len(sample.unique()) < decision.count:
+    x = decision.x
+    start = Region.ball(x, radius).cut(ends.low - reach, ends.high + reach).outward().cut(*clip)
+    margins = Margins(decision, plan.points)
+    count = margins.rivals.shape[1]
+    sample = torch.arange(decision.count, device=x.device).repeat_interleave(count)
+    branches = _Branches(start.rows(sample), sample, margins.rivals.flatten(0, 1)[:, None])
+    for _ in range(ROUNDS):
+        branches = branches.capped(margins, batch_size)
+    for _ in range(plan.moving.pieces.bit_length() - 1):
+        branches = branches.halved(x, radius).capped(margins, batch_size)
+    if len(branches.sample.unique()) < decision.count:
         raise SoundnessError("A boundary point was found where bound propagation excludes it. This is a defect: please "
                              "report the model and the input.")
-    x, R = decision.x[sample], radius[sample]
-    region = caps.cut(ends.low[sample] - reach[sample], ends.high[sample] + reach[sample])
-    return region.cut(x - R, x + R).outward().cut(*clip), sample, reach[sample]
+    return branches.region.outward().cut(*clip), branches.sample, reach[branches.sample]
 
 
-def _caps(margins: Margins, radius: Tensor, batch_size: int) -> tuple[Region, Tensor]:
-    """Balls that contain what balls around all examples have in common with each rival's half-space, and whose.
+@dataclass(frozen=True)
+class _Branches:
+    """Where a rival of a sample may win: B regions, the samples (B,), and the rivals' margins (B, 1, K)."""
 
-    The bounds are tighter within the smaller ball, and make it smaller still.
-    """
-    every = torch.arange(len(radius), device=radius.device)
-    count = margins.rivals.shape[1]
-    example, rivals = every.repeat_interleave(count), margins.rivals.flatten(0, 1)[:, None]
-    center, radius = margins.decision.x[example], radius[example]
-    for _ in range(ROUNDS):
-        rows = torch.arange(len(example), device=radius.device).split(batch_size)
-        parts = [margins.half_spaces(example[i], center[i], radius[i], rivals[i]) for i in rows]
+    region: Region
+    sample: Tensor
+    rivals: Tensor
+
+    def where(self, mask: Tensor) -> "_Branches":
+        """Some of the branches."""
+        return _Branches(self.region.rows(mask), self.sample[mask], self.rivals[mask])
+
+    def capped(self, margins: Margins, batch_size: int) -> "_Branches":
+        """Balls that contain what the balls have in common with the half-spaces; branches that are empty are gone."""
+        rows = torch.arange(len(self.sample), device=self.sample.device).split(batch_size)
+        center, radius = self.region.center, self.region.radius
+        parts = [margins.half_spaces(self.sample[i], center[i], radius[i], self.rivals[i]) for i in rows]
         normal, height, alive = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))
         height = height[:, None].clamp(min=0).minimum(radius)
         center, radius = center + height * normal, (radius.square() - height.square()).sqrt()
-        example, rivals, center, radius = example[alive], rivals[alive], center[alive], radius[alive]
-    return Region.ball(center, radius), example
+        low, high = torch.maximum(self.region.low, center - radius), torch.minimum(self.region.high, center + radius)
+        alive = alive & (low - high <= 1e-5 * self.region.radius).all(1)
+        region = Region(torch.minimum(low, high), torch.maximum(low, high), center, radius).outward()
+        return _Branches(region, self.sample, self.rivals).where(alive)
+
+    def halved(self, x: Tensor, radius: Tensor) -> "_Branches":
+        """Each branch cut in two across its longest side, but for what lies outside of the balls around samples x."""
+        region, (x, radius) = self.region, (x[self.sample], radius[self.sample])
+        side = (region.high - region.low).argmax(1, keepdim=True)
+        middle = (region.low + region.high) / 2
+        halves = []
+        for low, high in ((region.low, region.high.scatter(1, side, middle.gather(1, side))),
+                          (region.low.scatter(1, side, middle.gather(1, side)), region.high)):
+            half = Region.around(low, high)
+            smaller = half.radius < region.radius
+            half = Region(low, high, torch.where(smaller, half.center, region.center),
+                          torch.minimum(half.radius, region.radius))
+            nearest = torch.minimum(torch.maximum(x, low), high)
+            reached = (nearest - x).norm(dim=1, keepdim=True) <= radius * (1 + 1e-5)
+            halves.append(_Branches(half, self.sample, self.rivals).where(reached[:, 0]))
+        first, second = halves
+        return _Branches(first.region.beside(second.region), torch.cat([first.sample, second.sample]),
+                         torch.cat([first.rivals, second.rivals]))
 
 
 def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],

@@ -38,6 +38,11 @@ class Region:
         return cls(center - radius, center + radius, center, radius)
 
     @classmethod
+    def around(cls, low: Tensor, high: Tensor) -> Region:
+        """A box, with the ball around it."""
+        return cls(low, high, (low + high) / 2, (high - low).norm(dim=1, keepdim=True) / 2)
+
+    @classmethod
     def of(cls, points: tuple[Tensor, ...], inputs: tuple[Tensor, ...], balls: tuple[Ball | None, ...],
            example: Tensor) -> Region:
         """The allowed perturbations of inputs, moved to given points.
@@ -61,6 +66,11 @@ class Region:
     def rows(self, index: Tensor) -> Region:
         """The sets of these rows."""
         return Region(self.low[index], self.high[index], self.center[index], self.radius[index])
+
+    def beside(self, other: Region) -> Region:
+        """The rows of this one, then those of the other."""
+        return Region(*(torch.cat([getattr(r, name) for r in (self, other)]) for name in
+                        ("low", "high", "center", "radius")))
 
     def outward(self) -> Region:
         """A little more, so that rounding does not exclude a point."""
