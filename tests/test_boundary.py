@@ -92,8 +92,7 @@ def case(request):
     """A model of the plane, examples, what was found, and the truth."""
     model = MODELS[request.param]()
     x = examples(model)
-    points = lx.find_boundary(model, x)
-    x = x[points.found]
+    x = x[lx.find_boundary(model, x, search_options=QUICK, certified=False).found]
     points = lx.find_boundary(model, x)
     return model, x, points, scan_all(model, x, 1.01 * points.distance)
 
@@ -196,6 +195,10 @@ def test_bad_models_and_inputs_are_refused():
         lx.find_boundary(nn.Linear(3, 2).to(DTYPE), x, search_options=lx.BoundarySearch(clip=(1, 2)))
     with pytest.raises(lx.TrainingModeError, match="eval"):
         lx.find_boundary(nn.Sequential(nn.Linear(3, 3), nn.Dropout()).to(DTYPE), x)
+    with pytest.raises(TypeError, match="given: list"):
+        lx.BoundarySaliency(nn.Linear(3, 2)).attribute([[1.0, 2.0, 3.0]])
+    with pytest.raises(TypeError, match="given: torch.int64"):
+        lx.BoundarySaliency(nn.Linear(3, 2)).attribute(torch.ones(1, 3, dtype=torch.long))
     with pytest.raises(TypeError, match="BoundarySearch"):
         lx.BoundarySaliency(nn.Linear(3, 2), search=3)
 
@@ -343,12 +346,44 @@ def test_moving_holds_for_neighbours_and_their_own_nearest_points(case, kind, ep
         assert certificate.contains(value).all()
 
 
+@pytest.mark.parametrize("clip", [None, (-1, 1)])
+@pytest.mark.parametrize("pieces", [1, 8])
+def test_regions_contain_every_point_that_may_be_nearest_in_more_dimensions(clip, pieces):
+    """Any point of the data at which the class of x does not win, and no further from x' than d + e."""
+    model = net(7, 4, inputs=8, scale=1.5)
+    x = 0.7 * (2 * torch.rand(4, 8, generator=torch.Generator().manual_seed(0), dtype=DTYPE) - 1)
+    attribution = lx.BoundarySaliency(model, search=dataclasses.replace(QUICK, clip=clip))
+    plan = dataclasses.replace(lx.attributions.make_plan(attribution, (x,), {}), moving=lx.Moving(pieces))
+    balls = make_balls(x, eps=0.2)
+    region, sample, reach = nearest_regions(plan, Region.of((x,), (x,), balls, torch.arange(4)), 64)
+    d = attribution.boundary_points(x).distance + 0.2 * 8**0.5
+    generator, met, own = torch.Generator().manual_seed(1), torch.zeros(4, dtype=torch.long), decide(model, x)
+    for moved in sample_ball(x, 0.2, math.inf, 40, generator):
+        for z in sample_ball(moved, 1.0, 2, 200, generator):
+            z = moved + d[:, None] * (z - moved)
+            z = z if clip is None else z.clamp(*clip)
+            for i in ((decide(model, z) != own) & ((z - moved).norm(dim=1) <= d)).nonzero()[:, 0].tolist():
+                of = sample == i
+                step = (z[i] - region.center[of]).norm(dim=1, keepdim=True)
+                inside = (z[i] >= region.low[of]) & (z[i] <= region.high[of]) & (step <= region.radius[of])
+                assert inside.all(1).any()
+                met[i] += 1
+    assert (met > 20).all()
+
+
+def test_moving_bounds_are_differentiable():
+    model, x = net(2, 3, nn.Tanh), examples(None, 2)
+    attribution = lx.BoundaryIntegratedGradients(model, search=QUICK)
+    lx.certify(attribution, x, eps=0.01, boundary="moving", n_steps=3, differentiable=True).width.sum().backward()
+    assert all(bool((layer.weight.grad != 0).any()) for layer in model[::2])
+
+
 def test_pieces_without_a_boundary_point_are_dropped(case):
     model, x, points, _ = case
     attribution = lx.BoundarySaliency(model, search=QUICK)
     target = None if points.by_sign else points.classes
     whole, cut = (lx.certify(attribution, x, eps=0.01, boundary=lx.Moving(pieces), target=target)
-                  for pieces in (1, 64))
+                  for pieces in (1, 32))
     assert cut.contains(cut.nominal, rtol=0).all()
     assert cut.width.mean() < 0.8 * whole.width.mean()
     for pieces in (0, 3, -2, True, 2.0):

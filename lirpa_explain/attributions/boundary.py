@@ -36,7 +36,13 @@ class _BoundaryAttribution(GradientAttribution):
 
         Returns:
             `BoundaryPoints`, without certified distances.
+
+        Raises:
+            TypeError: the inputs are not tensors of floating-point numbers.
         """
+        if not all(isinstance(x, Tensor) and x.is_floating_point() for x in as_tuple(inputs)):
+            raise TypeError("inputs must be a tensor of floating-point numbers, or a tuple of them; given: "
+                            f"{inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__}.")
         xs = tuple(x.detach() for x in as_tuple(inputs))
         return shaped_like(search(self.forward_func, xs, as_tuple(additional_forward_args), self.search), inputs)
 

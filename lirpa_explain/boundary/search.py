@@ -323,7 +323,7 @@ class _Search:
         """Move the kept points along the segments to their examples, onto the boundary."""
         index = index[self.distance[index].isfinite()]
         if len(index):
-            halvings = HALVINGS[self.x.dtype]
+            halvings = HALVINGS.get(self.x.dtype, HALVINGS_WITHIN)
             point = self._nearest_on_segment(index, self.x[index], self.best[index], halvings)
             self._keep(index, point, torch.zeros_like(self.distance[index]))
 
