@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
 
     train_images, test_images, train_labels, test_labels = load(args.mnist)
     models = networks(train_images, train_labels, args.epochs or (3 if args.mnist else 30))
-    search = lx.BoundarySearch(clip=(0, 1), cw_steps=50, restarts=3)
+    search = lx.BoundarySearch(clip=(0, 1))
     right = torch.stack([model(test_images[:500]).argmax(1) == test_labels[:500] for model in models.values()])
     images = test_images[:500][right.all(0)][:args.examples]
     rows = []

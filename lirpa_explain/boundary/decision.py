@@ -57,16 +57,29 @@ class Decision:
 
     def margin(self, flat: Tensor, index: Tensor) -> Tensor:
         """Score of the class of example `index` less the largest other one, (B,): the decision holds above 0."""
-        scores, own = _scores(self.output(flat, index)), self.classes[index][:, None]
-        return scores.gather(1, own)[:, 0] - scores.scatter(1, own, -torch.inf).amax(1)
+        own, others = self._own_and_others(flat, index)
+        return own - others.amax(1)
 
-    def gradient(self, flat: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The margin and its gradient, (B,) and (B, D)."""
+    def _own_and_others(self, flat: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The score of the example's class, (B,), and all scores with -inf in its place, (B, K)."""
+        scores, own = _scores(self.output(flat, index)), self.classes[index][:, None]
+        return scores.gather(1, own)[:, 0], scores.scatter(1, own, -torch.inf)
+
+    def gradient(self, flat: Tensor, index: Tensor, rival: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The margin, (B,), and its gradient, (B, D), or that of the margin over a given rival, (B,)."""
         point = flat.detach().requires_grad_()
         with torch.enable_grad():
-            margin = self.margin(point, index)
-            gradient, = torch.autograd.grad(margin.sum(), point)
+            own, others = self._own_and_others(point, index)
+            margin = own - others.amax(1)
+            descended = margin if rival is None else own - others.gather(1, rival[:, None])[:, 0]
+            gradient, = torch.autograd.grad(descended.sum(), point)
         return margin.detach(), gradient
+
+    def strongest_rivals(self, index: Tensor) -> Tensor:
+        """The other classes of examples, those with the largest scores first, (B, K - 1)."""
+        with torch.no_grad():
+            others = self._own_and_others(self.x[index], index)[1]
+        return others.argsort(1, descending=True)[:, :-1]
 
     def rivals(self) -> Tensor:
         """Margins over single classes as linear functions of the output, (N, R, K): R = 1 for a sign, else K - 1."""

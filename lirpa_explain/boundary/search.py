@@ -1,9 +1,9 @@
 """The search for the nearest point where a decision changes.
 
 Projected gradient descent over growing l2 balls finds such a point for most examples; a descent after Carlini and
-Wagner looks for a nearer one, and so does gradient descent in smaller balls from other starts; projections onto the
-boundary's tangent plane and bisection polish it. The closest point met is kept. The starts are drawn from a generator
-of the search's own, the same for every example: a search always gives the same points.
+Wagner looks for a nearer one, and so does gradient descent in smaller balls towards single rival classes; projections
+onto the boundary's tangent plane and bisection polish it. The closest point met is kept. What is random is drawn from a
+generator of the search's own, the same for every example: a search always gives the same points.
 """
 
 import contextlib
@@ -80,8 +80,8 @@ class BoundarySearch:
             with the first in which a point is found. The descent that follows is not limited by them.
         pgd_steps: steps in each ball, at least 1.
         cw_steps: steps of the Carlini-Wagner descent, at least 0.
-        restarts: so many times, gradient descent starts at another point of a ball that is smaller than the distance of
-            the closest point so far; at least 0.
+        restarts: so many times, gradient descent starts anew, in a ball that is smaller than the distance of the
+            closest point so far, towards one rival class after the other; at least 0.
         polish_steps: projections onto the tangent plane of the boundary, at least 0.
         clip: (low, high), the range of the data, numbers or tensors that broadcast to one example: points outside are
             no data, and not searched. For a single input, or the same for all. None for no limit.
@@ -99,7 +99,7 @@ class BoundarySearch:
     radii: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
     pgd_steps: int = 20
     cw_steps: int = 100
-    restarts: int = 6
+    restarts: int = 9
     polish_steps: int = 10
     clip: tuple[Any, Any] | None = None
     batch_size: int = 256
@@ -249,16 +249,22 @@ class _Search:
         self._bisect(index)
 
     def _restart(self, index: Tensor) -> None:
-        """Projected gradient descent from random points, in balls a little smaller than the closest point is far."""
+        """Projected gradient descent in balls a little smaller than the closest point is far.
+
+        The strongest rivals are tried one after the other, from the example itself, then once more from random points.
+        """
         generator = torch.Generator().manual_seed(0)
-        for _ in range(self.settings.restarts):
-            direction = _unit(torch.randn(1, self.x.shape[1], generator=generator, dtype=torch.float64))
+        rivals = self.decision.strongest_rivals(index)
+        for i in range(self.settings.restarts):
             before = self.distance[index].clone()
             radius = torch.where(before.isfinite(), 0.95 * before, self.settings.radii[-1])[:, None]
-            point = self._inside(index, self.x[index] + radius * direction.to(self.x), radius)
+            point, rival = self.x[index], rivals[:, i % rivals.shape[1]]
+            if i >= rivals.shape[1]:
+                direction = _unit(torch.randn(1, self.x.shape[1], generator=generator, dtype=torch.float64))
+                point = self._inside(index, point + radius * direction.to(self.x), radius)
             for _ in range(self.settings.pgd_steps):
                 self.bar.update()
-                margin, gradient = self.decision.gradient(point, index)
+                margin, gradient = self.decision.gradient(point, index, rival)
                 self._keep(index, point, margin)
                 step = 2.5 * radius / self.settings.pgd_steps * _unit(gradient)
                 point = self._inside(index, point - step, radius)
