@@ -24,6 +24,8 @@ ROUNDS = 2
 class Moving:
     """The sense of a certificate in which every x' has its own nearest boundary point.
 
+    Meant are the x' of the ball that lie in the search's clip: others are no data, and have no boundary attribution.
+
     Args:
         pieces: a power of 2: into so many pieces the region of each rival is cut at most, and those without a boundary
             point are dropped. Tighter and slower; of use for inputs of few dimensions.
@@ -48,7 +50,7 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, 
     """Regions that contain every nearest boundary point b' of every x' in sets around the samples of a plan.
 
     Let b be the point found for x, d = |b - x|, e the l2 radius of the set around x, and S(x') the points of the data
-    range where the decision is not that of x', or is tied.
+    range where the decision is not that of x', or is tied. x and x' are in the data range, a box.
 
     1. If x' has the class of x, then b is in S(x') and |b' - x'| <= |b - x'| <= d + e. If not, x itself is in S(x')
        and |b' - x'| <= |x - x'| <= e. So |b' - x'| <= d + e, and |b' - x| <= d + 2 e = R. Entry by entry, b' is no
@@ -59,7 +61,6 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, 
        linear lower bound of that margin over the ball of radius R turns this into n . (b' - x) >= h, see
        `Margins.half_spaces`. With |b' - x| <= R and h >= 0, |b' - x - h n|^2 = |b' - x|^2 - 2 h n . (b' - x) + h^2
        <= R^2 - h^2: a smaller ball, for each rival that CROWN does not exclude.
-
     3. With `Moving(pieces)`, regions are cut in pieces; those are dropped in which CROWN proves that the rival does not
        win, so all within the ball that is certified to hold no boundary point, and those out of reach. (A hole in a
        convex set cannot tighten bounds over the whole of it.)
@@ -115,7 +116,9 @@ class _Branches:
         parts = [margins.half_spaces(self.sample[i], center[i], radius[i], self.rivals[i]) for i in rows]
         normal, height, alive = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))
         height = height[:, None].clamp(min=0).minimum(radius)
-        center, radius = center + height * normal, (radius.square() - height.square()).sqrt()
+        # The difference of squares rounds as if it were as large as they are.
+        rest = radius.square() * (1 + 16 * torch.finfo(radius.dtype).eps) - height.square()
+        center, radius = center + height * normal, rest.sqrt()
         low, high = torch.maximum(self.region.low, center - radius), torch.minimum(self.region.high, center + radius)
         alive = alive & (low - high <= 1e-5 * self.region.radius).all(1)
         region = Region(torch.minimum(low, high), torch.maximum(low, high), center, radius).outward()
