@@ -6,4 +6,8 @@ from .objectives import OBJECTIVES as OBJECTIVES
 from .objectives import Objective as Objective
 from .objectives import objective as objective
 from .objectives import register as register
+from .sandwich import SANDWICHES as SANDWICHES
+from .sandwich import Sandwich as Sandwich
+from .sandwich import couple as couple
+from .sandwich import sandwich as sandwich
 from .steps import SCHEDULES as SCHEDULES

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..arguments import check_inputs
 from ..bounding.ball import make_balls
-from .objectives import Objective, objective as lookup
+from .objectives import Objective
+from .objectives import objective as lookup
 from .problem import Problem, random_state
 from .search import Search, Settings, Watch
 

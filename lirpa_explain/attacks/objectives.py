@@ -121,7 +121,7 @@ def decrease(a: Tensor, nominal: Tensor, shapes: Shapes, entry: Any) -> Tensor:
     return _entry(nominal - a, entry)
 
 
-def _weights(mask: Any, like: Tensor, shapes: Shapes) -> Tensor:
+def mask_rows(mask: Any, like: Tensor, shapes: Shapes) -> Tensor:
     """A mask or map, for one example or all, or a tuple of them for several parts, as rows (N, D)."""
     parts = mask if isinstance(mask, tuple) else (mask,)
     if len(parts) != len(shapes) or not all(isinstance(p, Tensor) for p in parts):
@@ -129,8 +129,8 @@ def _weights(mask: Any, like: Tensor, shapes: Shapes) -> Tensor:
     rows = []
     for part, shape in zip(parts, shapes, strict=True):
         if tuple(part.shape) not in (shape, (len(like), *shape)):
-            raise ValueError(f"A mask or map must have the shape {shape}, or that with N = {len(like)} before it; given: "
-                             f"{tuple(part.shape)}.")
+            raise ValueError(f"A mask or map must have the shape {shape}, or that with N = {len(like)} before it; "
+                             f"given: {tuple(part.shape)}.")
         rows.append(part.to(like).expand(len(like), *shape).flatten(1))
     return torch.cat(rows, 1)
 
@@ -138,7 +138,7 @@ def _weights(mask: Any, like: Tensor, shapes: Shapes) -> Tensor:
 @register("region_sum", "|sum over a region of a - nominal|")
 def region_sum(a: Tensor, nominal: Tensor, shapes: Shapes, mask: Any) -> Tensor:
     """Change of sum_i mask_i a_i."""
-    return (_weights(mask, a, shapes) * (a - nominal)).sum(1).abs()
+    return (mask_rows(mask, a, shapes) * (a - nominal)).sum(1).abs()
 
 
 def _scores(a: Tensor, nominal: Tensor, k: int, absolute: bool) -> tuple[Tensor, Tensor]:
@@ -219,11 +219,11 @@ def mass_centre(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
 @register("region", "share of the mass that a region gains (targeted attack of Ghorbani et al. 2019)")
 def region(a: Tensor, nominal: Tensor, shapes: Shapes, mask: Any) -> Tensor:
     """Growth of sum_{i in A} |a_i| / sum_j |a_j|, A the region."""
-    return (_weights(mask, a, shapes) * (_share(a) - _share(nominal))).sum(1)
+    return (mask_rows(mask, a, shapes) * (_share(a) - _share(nominal))).sum(1)
 
 
 @register("target_map", "how much nearer a given map comes, in squared l2 distance (Dombrowski et al. 2019)")
 def target_map(a: Tensor, nominal: Tensor, shapes: Shapes, target: Any) -> Tensor:
     """Loss of |a - t|_2^2, t the map."""
-    wanted = _weights(target, a, shapes)
+    wanted = mask_rows(target, a, shapes)
     return (nominal - wanted).square().sum(1) - (a - wanted).square().sum(1)

@@ -70,7 +70,7 @@ class Derivative:
         return sums
 
     def _factor(self, points: tuple[Tensor, ...]) -> Tensor | None:
-        """x + e_j - b_j at points, (V, D); None without a multiplier."""
+        """The multiplier x + e_j - b_j at points, (V, D); None if there is none."""
         if not self.plan.multiply:
             return None
         nominal = self.rows.multiplier()[1]

@@ -55,6 +55,7 @@ class Certificate:
         confidence: With `expectation`: the probability, for each example, that the samples are such that all of its
             bounds hold.
         samples: With `expectation`: how many samples of each example were drawn.
+        attackable: What `lirpa_explain.sandwich` attacks: the call that was certified. Not saved.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -112,6 +113,7 @@ class Certificate:
     expectation: str | None = None
     confidence: float | None = None
     samples: int | None = None
+    attackable: object = None
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -253,7 +255,7 @@ class Certificate:
             path: The file to write; an existing one is replaced.
         """
         storage.write(path, {entry.name: getattr(self, entry.name) for entry in fields(self)
-                             if entry.name != "refiner"})
+                             if entry.name not in ("refiner", "attackable")})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Certificate:

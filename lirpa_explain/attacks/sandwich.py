@@ -1,0 +1,259 @@
+"""Certified beside found: the two sides between which the worst case lies, and the alarm if they cross."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..certificates import Certificate
+from ..errors import SoundnessError
+from ..operators.bound import flat_rows
+from ..selfcheck import TOLERANCE
+from .attack import AttackResult, Attributions, run
+from .objectives import mask_rows, objective
+from .problem import Points, Problem
+from .search import Settings, Watch
+
+Coupling = Callable[..., tuple[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table: a certified number, and the objective whose largest value it bounds.
+
+    Args:
+        certified: `certified(certificate, **options) -> (N,)`.
+        objective: `objective(**options) -> (name, its options)`.
+        words: what the number is, for people.
+    """
+
+    certified: Callable[..., Tensor]
+    objective: Coupling
+    words: str
+
+
+SANDWICHES: dict[str, Metric] = {}
+
+
+def couple(name: str, words: str, objective: Coupling, certified: Callable[..., Tensor], *, overwrite: bool = False
+           ) -> None:
+    """Set a certified number and an objective beside each other.
+
+    Args:
+        name: name of the metric.
+        words: what it is, for people.
+        objective: from the metric's options to the objective's name and options.
+        certified: `certified(certificate, **options) -> (N,)`, an upper bound of that objective.
+        overwrite: replace a row of that name.
+
+    Raises:
+        ValueError: the name is taken and `overwrite` is False.
+    """
+    if name in SANDWICHES and not overwrite:
+        raise ValueError(f"The metric {name!r} is already coupled; pass overwrite=True to replace it.")
+    SANDWICHES[name] = Metric(certified, objective, words)
+
+
+def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:
+    low, high = certificate.region_sum(mask)
+    nominal = _flat(certificate.nominal)
+    value = (mask_rows(mask, nominal, _shapes(certificate.nominal)) * nominal).sum(1)
+    return torch.maximum(high - value, value - low)
+
+
+def _may_flip(certificate: Certificate) -> Tensor:
+    return ((_flat(certificate.nominal) != 0) & (_flat(certificate.sign()) == 0)).sum(1)
+
+
+couple("max_change", "|a - nominal| in the norm `norm`",
+       lambda norm=2: ({1: "l1", 2: "l2"}.get(norm, "linf"), {}),
+       lambda certificate, norm=2: certificate.max_change(norm))
+couple("top_k_overlap", "how many of the `k` largest features may leave the top k",
+       lambda k, absolute=True: ("top_k_lost", {"k": k, "absolute": absolute}),
+       lambda certificate, k, absolute=True: k - certificate.top_k_overlap(k, absolute))
+couple("sign", "how many entries that are not 0 may lose their sign", lambda: ("sign_flips", {}), _may_flip)
+couple("region_sum", "|change of the sum over the region `mask`|", lambda mask: ("region_sum", {"mask": mask}),
+       _region_change)
+
+
+@dataclass(frozen=True, eq=False)
+class Sandwich:
+    """The worst case of a metric, from both sides: found <= worst case <= certified, for each example.
+
+    Args:
+        metric: its name.
+        certified: the certificate's number, (N,).
+        found: that of the worst input found, (N,).
+        worst_inputs: that input, in the form of the inputs; None for "width", to which many inputs contribute.
+        low: smallest value of each entry at any input tried, in the form of the attribution.
+        high: largest value of each entry.
+        steps: how many attributions were computed.
+        fallback: why no gradients were followed; "" if they were.
+    """
+
+    metric: str
+    certified: Tensor
+    found: Tensor
+    worst_inputs: Attributions | None
+    low: Attributions
+    high: Attributions
+    steps: int
+    fallback: str = ""
+
+    @property
+    def ratio(self) -> Tensor:
+        """Certified / found, at least 1 up to rounding; 1 where both are 0, infinite where only `found` is: (N,)."""
+        return torch.where(self.certified == self.found, torch.ones_like(self.found), self.certified / self.found)
+
+    def __repr__(self) -> str:
+        lines = [f"Sandwich of {self.metric}, {self.steps} attributions tried"]
+        for i in range(min(10, len(self.found))):
+            found, certified, ratio = (float(side[i]) for side in (self.found, self.certified, self.ratio))
+            lines.append(f"  example {i}: {found:.4g} found <= {certified:.4g} certified, ratio {ratio:.4g}")
+        return "\n".join(lines)
+
+
+def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str | os.PathLike[str] | None = None,
+             entries: int = 4, settings: dict[str, Any] | None = None, **options: Any) -> Sandwich:
+    """Attack what a certificate certifies, and set what was found beside it.
+
+    The attack starts from the very call that was certified: its inputs, ball, keywords and random draws.
+
+    Args:
+        certificate: as `certify` returned it; not a loaded one.
+        metric: a key of `lirpa_explain.SANDWICHES`, or "width" for the mean over all entries of upper - lower.
+        path: where a counterexample is saved, should there be one; default: a temporary file, named in the error.
+        entries: for "width": how many entries of each example, the widest first, are pushed up and down one by one.
+        settings: of the search: `samples`, `restarts`, `steps`, `step`, `schedule`, `sharpness`, `seed`, `batch_size`,
+            `progress`, as for `attack`.
+        **options: of the metric: `norm` of "max_change", `k` and `absolute` of "top_k_overlap", `mask` of "region_sum".
+
+    Returns:
+        A `Sandwich`.
+
+    Raises:
+        SoundnessError: an attribution was found outside of the bounds, or a number beyond the certified one. The
+            counterexample is saved with `torch.save` as a dictionary of tensors.
+        ValueError: an unknown metric, bad options, or a certificate that has nothing to be attacked.
+
+    Example:
+        >>> import torch, lirpa_explain as lx
+        >>> from captum.attr import Saliency
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> certificate = lx.certify(Saliency(model), torch.rand(2, 3), eps=0.1, target=0)
+        >>> bool((lx.sandwich(certificate, "max_change", norm=2).ratio > 0.99).all())
+        True
+    """
+    problem = certificate.attackable
+    if metric != "width" and metric not in SANDWICHES:
+        raise ValueError(f"metric must be one of width, {', '.join(SANDWICHES)}; given: {metric!r}.")
+    if not isinstance(problem, Problem):
+        raise ValueError("This certificate has nothing to attack: it was loaded, or made without its model, or speaks "
+                         "of boundary points, which an attack would have to search for anew. Certify again, and ask "
+                         "before saving.")
+    if certificate.integral or certificate.expectation:
+        raise ValueError("This certificate bounds an integral or an expectation, which cannot be evaluated exactly at "
+                         "other inputs. Certify without integral and expectation to compare.")
+    given = Settings(**(settings or {}))
+    with torch.no_grad():
+        alarm = _Alarm(certificate, problem, path)
+        if metric == "width":
+            return _width(certificate, problem, alarm, given, entries, **options)
+        row = SANDWICHES[metric]
+        try:
+            name, chosen = row.objective(**options)
+        except TypeError as error:
+            raise ValueError(f"The metric {metric!r}, {row.words}, was given bad options: {error}.") from error
+        certified = row.certified(certificate, **options).detach()
+        result = run(problem, objective(name, chosen), given, alarm)
+        alarm.compare(metric, certified, result.value, result)
+    return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high, result.steps,
+                    result.fallback)
+
+
+def _width(certificate: Certificate, problem: Problem, alarm: Watch, settings: Settings, entries: int) -> Sandwich:
+    """Widths: what the extremes of all entries span that were met while the widest ones were pushed."""
+    widths = _flat(certificate.upper) - _flat(certificate.lower)
+    order = widths.topk(min(entries, widths.shape[1]), 1).indices
+    goals = [objective(name, {"entry": entry}) for entry in order.T for name in ("increase", "decrease")]
+    results: list[AttackResult] = []
+    for i, goal in enumerate(goals or [objective("linf")]):
+        changed = {"samples": settings.samples if i == 0 else 0, "seed": settings.seed + i}
+        results.append(run(problem, goal, Settings(**{**vars(settings), **changed}), alarm))
+        if results[-1].interrupted:
+            break
+    low = torch.stack([_flat(r.low) for r in results]).amin(0)
+    high = torch.stack([_flat(r.high) for r in results]).amax(0)
+    shaped = problem.nominal.shaped
+    return Sandwich("width", widths.mean(1), (high - low).mean(1), None, shaped(low), shaped(high),
+                    sum(r.steps for r in results), results[0].fallback)
+
+
+class _Alarm:
+    """Raises SoundnessError as soon as an attribution leaves its certificate, with the counterexample saved.
+
+    Bounds and attributions are rounded: only what the tolerance of the self-check does not explain is reported.
+    """
+
+    def __init__(self, certificate: Certificate, problem: Problem, path: str | os.PathLike[str] | None) -> None:
+        self.problem, self.path = problem, path
+        self.lower, self.upper, nominal = (
+            _flat(part).detach() for part in (certificate.lower, certificate.upper, certificate.nominal))
+        sizes = torch.cat([self.lower, self.upper], 1).nan_to_num(0, 0, 0).abs()
+        self.rtol = TOLERANCE.get(nominal.dtype, 1e-2)
+        self.slack = self.rtol * sizes.amax(1, keepdim=True) + 64 * torch.finfo(nominal.dtype).eps * sizes.max()
+        difference = (problem.nominal.flat - nominal).abs()
+        if not bool((difference <= self.slack).all()):
+            raise ValueError(f"The attribution at the unperturbed input is no longer the certificate's: it differs by "
+                             f"{float(difference.max()):.3g}. The model was changed; certify again.")
+
+    def __call__(self, points: Points, a: Tensor) -> None:
+        """Compare the attributions (N, D) at points with the bounds."""
+        outside = torch.maximum(self.lower - a, a - self.upper) - self.slack
+        if bool((outside <= 0).all()):
+            return
+        example, entry = divmod(int(outside.nan_to_num(torch.inf).argmax()), a.shape[1])
+        self.ring(f"{float(a[example, entry]):.9g} was found for entry {entry} of the flattened attribution of example "
+                  f"{example}, whose bounds are [{float(self.lower[example, entry]):.9g}, "
+                  f"{float(self.upper[example, entry]):.9g}].", points, a, example)
+
+    def compare(self, metric: str, certified: Tensor, found: Tensor, result: AttackResult) -> None:
+        """Compare the numbers (N,) of a metric."""
+        excess = found - certified - self.rtol * certified.abs() - self.slack[:, 0] * self.lower.shape[1]
+        if bool((excess <= 0).all()):
+            return
+        example = int(excess.nan_to_num(torch.inf).argmax())
+        points = result.worst_inputs if isinstance(result.worst_inputs, tuple) else (result.worst_inputs,)
+        self.ring(f"{metric} is {float(found[example]):.9g} at an input of the ball of example {example}, certified is "
+                  f"at most {float(certified[example]):.9g}.", points, _flat(result.attribution), example)
+
+    def ring(self, words: str, points: Points, a: Tensor, example: int) -> None:
+        """Save the counterexample and raise."""
+        content: dict[str, Any] = {
+            "inputs": self.problem.xs, "worst_inputs": points, "attribution": a, "lower": self.lower,
+            "upper": self.upper}
+        content = {name: [t.detach().cpu().clone() for t in value] if isinstance(value, tuple) else
+                   value.detach().cpu().clone() for name, value in content.items()}
+        path = self.path
+        if path is None:
+            handle, path = tempfile.mkstemp(prefix="counterexample-", suffix=".pt")
+            os.close(handle)
+        torch.save({**content, "example": example}, path)
+        raise SoundnessError(f"The certificate is wrong: {words} The counterexample was saved to {path}; torch.load "
+                             "reads it. This is a defect: please report the model and that file.")
+
+
+def _parts(value: Attributions) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _shapes(value: Attributions) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(part.shape[1:]) for part in _parts(value))
+
+
+def _flat(value: Attributions) -> Tensor:
+    return torch.cat([flat_rows(part) for part in _parts(value)], 1)
