@@ -52,7 +52,7 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
            eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
            clip: tuple[Any, Any] | None = None, objective: str | Objective = "l2",
            options: dict[str, Any] | None = None, samples: int = 60, restarts: int = 3, steps: int = 20,
-           step: float = 0.5, schedule: str = "cosine", sharpness: tuple[float, float] = (1.0, 30.0),
+           step: float = 1.0, schedule: str = "cosine", sharpness: tuple[float, float] = (0.3, 3.0),
            output_weight: float = 0.0, seed: int = 0, batch_size: int = 256, progress: bool = False,
            **attribute_kwargs: Any) -> AttackResult:
     """Search a ball for the input at which an attribution changes most.
@@ -78,8 +78,8 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         steps: of each ascent.
         step: length of the first step as a share of the radius, above 0 and at most 2.
         schedule: how steps shorten: "constant", "linear", "cosine" or "geometric".
-        sharpness: of the smoothed kinks at the first and at the last step: how many times narrower than the mean
-            change over the ball of what enters them.
+        sharpness: of the smoothed kinks at the first and at the last step: how many times narrower they are than the
+            mean change of what enters them between the input and random points of the ball.
         output_weight: multiple of the squared change of the model's output that is subtracted from the objective while
             searching, so that the prediction stays (Dombrowski et al.).
         seed: of the search. The attribution draws from the global generators as they are, the same at every point.

@@ -24,9 +24,9 @@ class Settings:
     samples: int = 60
     restarts: int = 3
     steps: int = 20
-    step: float = 0.5
+    step: float = 1.0
     schedule: str = "cosine"
-    sharpness: tuple[float, float] = (1.0, 30.0)
+    sharpness: tuple[float, float] = (0.3, 3.0)
     output_weight: float = 0.0
     seed: int = 0
     batch_size: int = 256
@@ -125,9 +125,9 @@ class Search:
             points = self.points if restart == 0 else self.draw(extreme=restart % 2 == 0)
             for step in range(settings.steps):
                 done = step / settings.steps
-                a = self.evaluate(points)
+                self.evaluate(points)
                 soft.sharpness = first * (last / first) ** (step / max(1, settings.steps - 1))
-                gradients = self._gradients(derivative, soft, points, a)
+                gradients = self._gradients(derivative, soft, points)
                 size = settings.step * SCHEDULES[settings.schedule](done)
                 points = tuple(p if ball is None else ascend(ball, x, p, g, size) for ball, x, p, g in
                                zip(self.problem.balls, self.problem.xs, points, gradients, strict=True))
@@ -142,15 +142,18 @@ class Search:
                 soft.measure(start, moved)
         return soft
 
-    def _gradients(self, derivative: Derivative, soft: Softened, points: Points, a: Tensor) -> Points:
-        """Ascent directions: the slope of the objective at the true attribution, through the smoothed one's."""
-        with torch.enable_grad():
-            leaf = a.detach().requires_grad_()
-            cotangent, = torch.autograd.grad(self._score(self.objective.surrogate, leaf).sum(), leaf, allow_unused=True,
-                                             materialize_grads=True)
-        cotangent = cotangent.nan_to_num(0, 0, 0)
-        flat = (cotangent == 0).all(1, keepdim=True)
-        cotangent = torch.where(flat, self._noise(a), cotangent)
+    def _gradients(self, derivative: Derivative, soft: Softened, points: Points) -> Points:
+        """Ascent directions: the slope of the objective at the change that the smoothed attribution makes."""
+        start = derivative(self.problem.xs, soft)
+
+        def cotangent(a: Tensor) -> Tensor:
+            with torch.enable_grad():
+                leaf = (self.nominal + a - start).requires_grad_()
+                slope, = torch.autograd.grad(self._score(self.objective.surrogate, leaf).sum(), leaf,
+                                             allow_unused=True, materialize_grads=True)
+            slope = slope.nan_to_num(0, 0, 0)
+            return torch.where((slope == 0).all(1, keepdim=True), self._noise(a), slope)
+
         gradients = [g.nan_to_num(0, 0, 0) for g in derivative.pull_back(points, cotangent, soft)]
         if self.output is not None:
             with torch.enable_grad():

@@ -37,21 +37,22 @@ class Derivative:
         """The attribution (N, D) at points, each (N, *S); `call` computes rows in place of the module."""
         return finish(self.plan, self._sums(points, call or self.module), self._factor(points))
 
-    def pull_back(self, points: tuple[Tensor, ...], cotangent: Tensor, call: Callable[..., Tensor] | None = None
-                  ) -> tuple[Tensor, ...]:
-        """The gradient of <cotangent, A(x)> at points, one (N, *S) for each input; memory is that of one chunk.
+    def pull_back(self, points: tuple[Tensor, ...], cotangent: Callable[[Tensor], Tensor],
+                  call: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
+        """The gradient of <c, A(x)> at points, one (N, *S) for each input; memory is that of one chunk.
 
         Args:
             points: each (N, *S).
-            cotangent: (N, D).
+            cotangent: maps A(points) to c, both (N, D).
             call: computes rows in place of the module.
         """
         call = call or self.module
         with torch.enable_grad():
             sums = self._sums(points, call).requires_grad_()
             xs = tuple(x.detach().requires_grad_() for x in points)
-            upstream, *totals = torch.autograd.grad(finish(self.plan, sums, self._factor(xs)), (sums, *xs), cotangent,
-                                                    allow_unused=True, materialize_grads=True)
+            value = finish(self.plan, sums, self._factor(xs))
+            upstream, *totals = torch.autograd.grad(value, (sums, *xs), cotangent(value.detach()), allow_unused=True,
+                                                    materialize_grads=True)
             for sample, values, weight in self.chunks(xs):
                 result = call(*values)
                 if not result.requires_grad:

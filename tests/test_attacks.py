@@ -1,0 +1,455 @@
+"""Attacks: what is found never exceeds what is certified, is the truth where that is known, and an alarm rings."""
+
+import copy
+import dataclasses
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import (
+    LRP,
+    DeepLift,
+    GradientShap,
+    GuidedBackprop,
+    InputXGradient,
+    IntegratedGradients,
+    LayerGradCam,
+    LayerIntegratedGradients,
+    NeuronGradient,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+)
+from scipy.optimize import minimize
+from torch import nn
+
+import lirpa_explain as lx
+from lirpa_explain import attacks
+from lirpa_explain.attacks import objectives, problem, search, steps, surrogate
+from lirpa_explain.attributions import make_plan
+from lirpa_explain.bounding.ball import make_balls
+from lirpa_explain.graph.module import GradientModule, Step
+
+QUICK = {"samples": 10, "restarts": 2, "steps": 6}
+NORMS = [(math.inf, 0.05), (2, 0.1), (1, 0.15)]
+
+
+def net(*layers):
+    return nn.Sequential(*layers).double().eval()
+
+
+with torch.random.fork_rng():
+    torch.manual_seed(1)
+    MODELS = {
+        "relu": net(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)),
+        "tanh": net(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)),
+        "mixed": net(nn.Linear(4, 8), nn.Hardtanh(), nn.Linear(8, 6), nn.GELU(), nn.LeakyReLU(), nn.Linear(6, 3)),
+        "cnn": net(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2, padding=1), nn.ReLU(), nn.MaxPool2d(2, 1),
+                   nn.Flatten(), nn.Linear(12, 3)),
+    }
+    X = torch.randn(2, 4, dtype=torch.float64)
+    B = torch.randn(3, 4, dtype=torch.float64) / 2
+
+ATTRIBUTIONS = {
+    "saliency": (Saliency, {"target": 0}),
+    "gradient": (Saliency, {"target": [0, 2], "abs": False}),
+    "input x gradient": (InputXGradient, {"target": 0}),
+    "integrated gradients": (IntegratedGradients, {"target": [0, 2], "n_steps": 5, "baselines": B[:1]}),
+    "smoothgrad": (lambda m: NoiseTunnel(Saliency(m)), {"target": 0, "nt_samples": 3, "stdevs": 0.1}),
+    "vargrad": (lambda m: NoiseTunnel(InputXGradient(m)),
+                {"target": 0, "nt_samples": 3, "stdevs": 0.1, "nt_type": "vargrad"}),
+    "gradient shap": (GradientShap, {"target": 0, "baselines": B, "n_samples": 3, "stdevs": 0.05}),
+    "drawn baselines": (GradientShap, {"target": 0, "baselines": lambda x: x[:1] * torch.rand(3, 1), "n_samples": 3}),
+    "guided": (GuidedBackprop, {"target": 0}),
+    "deep lift": (DeepLift, {"target": 0, "baselines": B[:1]}),
+    "grad cam": (lambda m: LayerGradCam(m, m[1]), {"target": 0, "attr_dim_summation": False}),
+    "layer": (lambda m: LayerIntegratedGradients(m, m[1]), {"target": 0, "n_steps": 4}),
+    "neuron": (lambda m: NeuronGradient(m, m[1]), {"neuron_selector": 2}),
+}
+
+
+def flat(value):
+    return torch.cat([part.flatten(1) for part in (value if isinstance(value, tuple) else (value,))], 1)
+
+
+def is_within(points, x, eps, norm):
+    length = torch.linalg.vector_norm((points - x).flatten(1), ord=norm, dim=1)
+    return bool((length <= eps * (1 + 1e-12)).all())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", ["relu", "tanh", "mixed"])
+@pytest.mark.parametrize("name", ATTRIBUTIONS)
+def test_found_is_within_certified(name, model):
+    make, keywords = ATTRIBUTIONS[name]
+    norm, eps = NORMS[len(name + model) % 3]
+    torch.manual_seed(0)
+    certificate = lx.certify(make(MODELS[model]), X, eps=eps, norm=norm, **keywords)
+    found = lx.attack(make(MODELS[model]), X, eps=eps, norm=norm, **QUICK, **keywords)
+    assert found.fallback == "" and found.steps == 1 + 10 + 2 * 7
+    assert is_within(found.worst_inputs, X, eps, norm)
+    assert torch.equal(flat(found.nominal), flat(certificate.nominal))
+    assert bool(certificate.contains(found.low).all()) and bool(certificate.contains(found.high).all())
+    assert bool((found.value <= certificate.max_change(2) * (1 + 1e-9)).all())
+    torch.testing.assert_close(found.value, (flat(found.attribution) - flat(found.nominal)).norm(dim=1))
+    torch.testing.assert_close(flat(make(MODELS[model]).attribute(found.worst_inputs, **keywords)),
+                               flat(found.attribution)) if "drawn" not in name else None
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_derivative_is_that_of_captum(model):
+    """Sums over paths, samples and multipliers, differentiated; against finite differences of Captum's values."""
+    attribution, keywords = NoiseTunnel(IntegratedGradients(nn.Sequential(MODELS[model], nn.Softplus()))), {
+        "target": 1, "n_steps": 4, "nt_samples": 3, "stdevs": 0.3, "nt_type": "vargrad"}
+    balls = make_balls(X, eps=0.1)
+    task = problem.Problem(attribution, X, (X,), balls, keywords)
+    derivative = task.derivative(7)
+    torch.testing.assert_close(derivative((X,)), task.nominal.flat)
+    cotangent, direction = torch.randn_like(task.nominal.flat), torch.randn_like(X)
+    gradient, = derivative.pull_back((X,), lambda a: cotangent)
+    h = 1e-6
+    ahead, behind = (task.attribute((X + sign * h * direction,)).flat for sign in (1, -1))
+    torch.testing.assert_close((gradient * direction).flatten(1).sum(1), ((ahead - behind) * cotangent).sum(1) / (2 * h),
+                               rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("norm", "eps"), NORMS)
+def test_the_worst_case_of_a_quadratic_model_is_found(norm, eps):
+    """A(x) = grad x^T Q x / 2 = Q x: the largest row sum, row length or row entry, times eps."""
+    torch.manual_seed(2)
+    Q = torch.randn(5, 5, dtype=torch.float64)
+    Q = Q + Q.T
+    x = torch.randn(2, 5, dtype=torch.float64)
+    attribution = Saliency(lambda x: ((x @ Q) * x).sum(1) / 2)
+    dual = {math.inf: 1, 2: 2, 1: math.inf}[norm]
+    reach = eps * torch.linalg.vector_norm(Q, ord=dual, dim=1)
+    found = lx.attack(attribution, x, eps=eps, norm=norm, objective="linf", abs=False, restarts=8, steps=30)
+    torch.testing.assert_close(found.value, reach.max().expand(2), rtol=1e-3, atol=0)
+    for name, sign in (("increase", 1), ("decrease", -1)):
+        one = lx.attack(attribution, x, eps=eps, norm=norm, objective=name, options={"entry": torch.tensor([1, 3])},
+                        abs=False, samples=0, steps=40)
+        torch.testing.assert_close(one.value, reach[[1, 3]], rtol=1e-3, atol=0)
+        moved = (sign * (flat(one.attribution) - flat(one.nominal)))[[0, 1], [1, 3]]
+        torch.testing.assert_close(one.value, moved)
+
+
+def test_a_linear_model_has_nothing_to_attack():
+    model = net(nn.Linear(4, 3))
+    result = lx.sandwich(lx.certify(Saliency(model), X, eps=0.5, target=0, abs=False), settings=QUICK)
+    assert torch.equal(result.found, torch.zeros(2).double()) and torch.equal(result.ratio, torch.ones(2).double())
+
+
+def wide_net(activation):
+    torch.manual_seed(3)
+    model = net(nn.Linear(60, 60), activation, nn.Linear(60, 60), activation, nn.Linear(60, 3))
+    for weight in model.parameters():
+        weight.data.mul_(1.5)
+    return model, torch.randn(2, 60).double()
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU(), nn.Hardtanh()])
+def test_ascent_finds_more_than_as_many_random_points(activation):
+    model, x = wide_net(activation)
+    keywords = {"eps": 0.05, "target": 0, "abs": False}
+    random = lx.attack(Saliency(model), x, samples=100, restarts=0, **keywords)
+    ascent = lx.attack(Saliency(model), x, samples=10, restarts=3, steps=29, **keywords)
+    assert ascent.steps == random.steps
+    assert bool((ascent.value > 1.2 * random.value).all())
+    certified = lx.certify(Saliency(model), x, **keywords).max_change(2)
+    assert bool((ascent.value <= certified).all())
+
+
+def test_without_smoothing_a_relu_net_shows_no_way():
+    """The derivative of the gradient of a ReLU net is 0; that of the smoothed one is not."""
+    model, x = wide_net(nn.ReLU())
+    task = problem.Problem(Saliency(model), x, (x,), make_balls(x, eps=0.03), {"target": 0, "abs": False})
+    derivative = task.derivative(100)
+    assert not bool(derivative.pull_back((x,), torch.ones_like)[0].any())
+    assert bool(derivative.pull_back((x,), torch.ones_like, surrogate.Softened(derivative.module))[0].any(1).all())
+
+
+OPTIONS = {"top_k": {"k": 2}, "top_k_lost": {"k": 2}, "increase": {"entry": 1}, "decrease": {"entry": 1},
+           "region": {"mask": torch.tensor([True, False, True, False])}, "region_sum": {"mask": torch.ones(4)},
+           "target_map": {"target": torch.tensor([1.0, 0, 0, 0])}}
+
+
+@pytest.mark.parametrize("name", lx.OBJECTIVES)
+def test_objectives_increase_over_the_nominal(name):
+    goal = objectives.objective(name, OPTIONS.get(name))
+    keywords = {"eps": 0.8, "target": 0, "abs": False}
+    found = lx.attack(Saliency(MODELS["tanh"]), X, objective=goal, **QUICK, **keywords)
+    a, nominal = found.attribution, found.nominal
+    assert torch.equal(found.value, goal.value(a, nominal, ((4,),), **goal.options))
+    assert torch.equal(goal.value(nominal, nominal, ((4,),), **goal.options), torch.zeros(2).double())
+    assert bool((found.value >= 0).all()) and bool((found.value > 0).any()) and found.objective == name
+    leaf = a.clone().requires_grad_()
+    slope, = torch.autograd.grad(goal.surrogate(leaf, nominal, ((4,),), **goal.options).sum(), leaf)
+    assert bool(torch.isfinite(slope).all()) and bool(slope.any())
+
+
+def test_objectives_are_what_they_say():
+    nominal, a = torch.tensor([[3.0, -2.0, 1.0, 0.0]]), torch.tensor([[1.0, 2.0, -4.0, 1.0]])
+    shapes = ((2, 2),)
+
+    def value(name, **options):
+        goal = objectives.objective(name, options)
+        return goal.value(a, nominal, shapes, **options).item()
+
+    assert value("l1") == 12 and value("linf") == 5 and value("sign_flips") == 2
+    assert value("top_k_lost", k=2) == 1 and value("top_k_lost", k=2, absolute=False) == 2 and value(
+        "top_k_lost", k=4) == 0
+    assert value("increase", entry=1) == 4 and value("decrease", entry=0) == 2
+    assert math.isclose(value("top_k", k=2), 5 / 6 - 3 / 8, rel_tol=1e-6)
+    assert math.isclose(value("cosine"), 1 + 5 / math.sqrt(14 * 22), rel_tol=1e-6)
+    assert math.isclose(value("mass_centre"), math.hypot(5 / 8 - 1 / 6, 3 / 8 - 2 / 6), rel_tol=1e-6)
+    mask = torch.tensor([[True, False], [True, False]])
+    assert value("region_sum", mask=mask) == 7
+    assert math.isclose(value("region", mask=mask), 5 / 8 - 4 / 6, rel_tol=1e-6)
+    assert value("target_map", target=torch.tensor([[1.0, 2], [-4, 0]])) == 45 - 1
+
+
+def test_dombrowski_keeps_the_output():
+    model, x = wide_net(nn.Tanh())
+    target = torch.zeros(60)
+    keywords = {"eps": 0.3, "target": 0, "abs": False, "objective": "target_map", "options": {"target": target}}
+    free = lx.attack(Saliency(model), x, **QUICK, **keywords)
+    kept = lx.attack(Saliency(model), x, output_weight=1.0, **QUICK, **keywords)
+
+    def change(result):
+        return (model(result.worst_inputs) - model(x)).norm(dim=1)
+
+    assert bool((kept.value > 0).all()) and bool((change(kept) < change(free) / 2).all())
+
+
+@pytest.mark.parametrize(("norm", "eps"), [(math.inf, 0.3), (2, 0.8), (1, 1.0)])
+def test_projections(norm, eps):
+    torch.manual_seed(4)
+    x = torch.randn(3, 2, 2, dtype=torch.float64)
+    ball, = make_balls(x, eps=eps, norm=norm)
+    for scale in (0.1, 1.0, 3.0):
+        points = x + scale * torch.randn_like(x)
+        found = steps.project(ball, x, points)
+        assert is_within(found, x, eps, norm)
+        for n in range(3):
+            c, p = x[n].flatten().numpy(), points[n].flatten().numpy()
+            # moves are split into their positive and negative parts, which makes the l1 ball smooth
+            limit = {1: lambda m: eps - m.sum(), 2: lambda m: eps**2 - ((m[:4] - m[4:])**2).sum(),
+                     math.inf: lambda m: eps - np.maximum(m[:4], m[4:])}[norm]
+            best = minimize(lambda m, c=c, p=p: ((c + m[:4] - m[4:] - p)**2).sum(), np.zeros(8), method="SLSQP",
+                            bounds=[(0, None)] * 8, constraints={"type": "ineq", "fun": limit},
+                            options={"ftol": 1e-14, "maxiter": 500})
+            distance = float((found[n] - points[n]).norm())
+            assert distance <= math.sqrt(best.fun) + 1e-5
+        if is_within(points, x, eps, norm):
+            torch.testing.assert_close(found, points)
+
+
+def test_a_cut_box_is_kept():
+    ball, = make_balls(torch.full((1, 3), 0.9).double(), eps=0.3, clip=(0, 1))
+    generator = torch.Generator().manual_seed(0)
+    for extreme in (True, False):
+        point = steps.draw(ball, torch.full((1, 3), 0.9).double(), extreme, generator)
+        assert bool((ball.low <= point).all()) and bool((point <= ball.high).all())
+    found = lx.attack(Saliency(MODELS["tanh"]), X.clamp(-1, 1), eps=0.3, clip=(-1, 1), target=0, **QUICK)
+    assert float(found.worst_inputs.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2, 1])
+def test_steps_and_draws_stay_in_the_ball_and_ascend(norm):
+    ball, = make_balls(X, eps=torch.tensor([[0.1], [0.3]]), norm=norm)
+    eps, generator = torch.tensor([0.1, 0.3]).double(), torch.Generator().manual_seed(0)
+    gradient = torch.randn_like(X)
+    ends = steps.ascend(ball, X, X, gradient, 1.0)
+    reach = eps * torch.linalg.vector_norm(gradient, ord={math.inf: 1, 2: 2, 1: math.inf}[norm], dim=1)
+    torch.testing.assert_close(((ends - X) * gradient).sum(1), reach)
+    for extreme in (True, False):
+        length = torch.linalg.vector_norm(steps.draw(ball, X, extreme, generator) - X, ord=norm, dim=1)
+        assert bool((length <= eps * (1 + 1e-12)).all()) and bool((length > 0.99 * eps).all()) >= extreme
+
+
+def test_two_inputs_one_held_fixed():
+    first, second = nn.Linear(3, 4).double(), nn.Linear(2, 4).double()
+    a, b = torch.randn(2, 3).double(), torch.randn(2, 2).double()
+    attribution = InputXGradient(lambda a, b: torch.tanh(first(a)) * second(b))
+    found = lx.attack(attribution, (a, b), eps=(0.1, None), target=1, **QUICK)
+    assert isinstance(found.worst_inputs, tuple) and torch.equal(found.worst_inputs[1], b)
+    certificate = lx.certify(attribution, (a, b), eps=(0.1, None), target=1)
+    assert bool((found.value <= certificate.max_change(2)).all()) and bool((found.value > 0).all())
+    result = lx.sandwich(certificate, "region_sum", mask=(torch.ones(3), torch.zeros(2)), settings=QUICK)
+    assert bool((result.ratio >= 1 - 1e-9).all())
+
+
+@pytest.mark.parametrize(("metric", "options"), [
+    ("max_change", {"norm": 1}), ("max_change", {"norm": math.inf}), ("top_k_overlap", {"k": 2}), ("sign", {}),
+    ("width", {}), ("region_sum", {"mask": torch.tensor([1.0, -1.0, 0.0, 2.0])})])
+@pytest.mark.parametrize("model", ["relu", "tanh"])
+def test_sandwiches(metric, options, model):
+    certificate = lx.certify(Saliency(MODELS[model]), X, eps=0.1, target=0, abs=False, method="CROWN-Optimized")
+    result = lx.sandwich(certificate, metric, settings=QUICK, **options)
+    assert result.found.shape == result.certified.shape == (2,)
+    assert bool((result.ratio >= 1 - 1e-9).all()) and result.fallback == ""
+    assert metric in repr(result)
+
+
+def test_noise_is_that_of_the_certificate():
+    """Draws between the certificate and the sandwich change nothing."""
+    for make, keywords in (ATTRIBUTIONS["smoothgrad"], ATTRIBUTIONS["gradient shap"], ATTRIBUTIONS["drawn baselines"]):
+        certificate = lx.certify(make(MODELS["tanh"]), X, eps=0.05, **keywords)
+        torch.rand(3), np.random.rand(3)
+        result = lx.sandwich(certificate, settings=QUICK)
+        assert bool((result.found > 0).all()) and bool((result.ratio < 4).all())
+
+
+@pytest.mark.parametrize("side", ["lower", "upper", "number"])
+def test_the_alarm_rings_on_a_wrong_bound(side, tmp_path, monkeypatch):
+    certificate = lx.certify(Saliency(MODELS["tanh"]), X, eps=0.1, target=0, abs=False)
+    path = tmp_path / "found.pt"
+    if side == "number":
+        monkeypatch.setitem(lx.SANDWICHES, "max_change", dataclasses.replace(
+            lx.SANDWICHES["max_change"], certified=lambda certificate: 0.1 * certificate.max_change(2)))
+        wrong = certificate
+    else:
+        nominal = certificate.nominal
+        bound = nominal + 0.2 * (getattr(certificate, side) - nominal)
+        wrong = dataclasses.replace(certificate, **{side: bound})
+    with pytest.raises(lx.SoundnessError, match=r"found\.pt"):
+        lx.sandwich(wrong, path=path, settings=QUICK)
+    saved = torch.load(path, weights_only=True)
+    worst, n = saved["worst_inputs"][0], saved["example"]
+    assert is_within(worst, X, 0.1, math.inf) and torch.equal(saved["inputs"][0], X)
+    again = Saliency(MODELS["tanh"]).attribute(worst, target=0, abs=False)
+    torch.testing.assert_close(again, saved["attribution"])
+    if side != "number":
+        assert not bool(wrong.contains(again)[n])
+        with pytest.raises(lx.SoundnessError, match="counterexample-"):
+            lx.sandwich(wrong, settings=QUICK)
+    lx.sandwich(certificate, "width", settings=QUICK)  # and is silent on the right one
+
+
+def test_what_cannot_be_sandwiched_is_refused(tmp_path):
+    attribution = IntegratedGradients(MODELS["tanh"])
+    certificate = lx.certify(attribution, X, eps=0.1, target=0, n_steps=3)
+    certificate.save(tmp_path / "c.npz")
+    with pytest.raises(ValueError, match="nothing to attack"):
+        lx.sandwich(lx.Certificate.load(tmp_path / "c.npz"))
+    with pytest.raises(ValueError, match="integral"):
+        lx.sandwich(lx.certify(attribution, X, eps=0.1, target=0, n_steps=3, integral="exact"))
+    with pytest.raises(ValueError, match="metric must be one of width, max_change"):
+        lx.sandwich(certificate, "angle")
+    with pytest.raises(ValueError, match="bad options"):
+        lx.sandwich(certificate, "max_change", k=3)
+    model = copy.deepcopy(MODELS["tanh"])
+    stale = lx.certify(IntegratedGradients(model), X, eps=0.1, target=0, n_steps=3)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    with pytest.raises(ValueError, match="was changed"):
+        lx.sandwich(stale)
+
+
+def test_the_process_is_left_as_it_was():
+    model = copy.deepcopy(MODELS["relu"]).train()
+    before = copy.deepcopy(model.state_dict())
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    x = X.clone()
+    for name in ("smoothgrad", "gradient shap", "guided", "deep lift"):
+        make, keywords = ATTRIBUTIONS[name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            first = lx.attack(make(model), x, eps=0.1, **QUICK, **keywords)
+            second = lx.attack(make(model), x, eps=0.1, **QUICK, **keywords)
+        assert torch.equal(first.worst_inputs, second.worst_inputs)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert model.training and not x.requires_grad and torch.equal(x, X)
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+
+
+def test_unknown_attributions_are_sampled_and_say_so():
+    found = lx.attack(Occlusion(MODELS["tanh"]), X, eps=0.1, target=0, sliding_window_shapes=(1,), **QUICK)
+    assert "Occlusion" in found.fallback and bool((found.value > 0).all()) and found.steps == 1 + 10 + 2 * 7
+    assert "Occlusion" not in lx.attack(Occlusion(MODELS["tanh"]), X, eps=0.1, target=0, sliding_window_shapes=(1,),
+                                        samples=5, restarts=0).fallback
+
+
+def test_stopping_keeps_what_was_found(monkeypatch):
+    seen = []
+
+    def stop(self, points):
+        seen.append(points)
+        if len(seen) == 8:
+            raise KeyboardInterrupt
+        return attribute(self, points)
+
+    attribute = problem.Problem.attribute
+    monkeypatch.setattr(problem.Problem, "attribute", stop)
+    with pytest.warns(UserWarning, match="stopped"):
+        found = lx.attack(Saliency(MODELS["tanh"]), X, eps=0.1, target=0, **QUICK)
+    assert found.interrupted and found.steps == 6 and bool((found.value > 0).all())
+
+
+@pytest.mark.parametrize("name", surrogate.BREAKS)
+def test_sharp_surrogates_are_the_function(name):
+    """At high sharpness values and slopes agree away from the jumps, and in between they are smooth."""
+    settings = {"kink": {"slope": 0.1}, "clamp": {"low": -1.0, "high": 2.0}, "threshold": {"threshold": 0.5, "value": 0.5},
+                "window": {"low": -1.0, "high": 1.0, "closed": True, "inside": True}, "power": {"exponent": 2}}.get(name, {})
+    z = torch.linspace(0.05, 2.95, 30, dtype=torch.float64)[:, None] * torch.tensor([[1.0, -1.0]])
+    z = z.abs() if name in ("log",) else z
+    for operator, inputs in ((name, ("z",)), (f"{name}_gradient", ("g", "z"))):
+        module = GradientModule(inputs, [Step(operator, inputs, "y", settings)], "y", {}, ((2,),), (2,))
+        soft = surrogate.Softened(module, 1e6)
+        given = (z,) if len(inputs) == 1 else (torch.full_like(z, 2.0), z)
+        torch.testing.assert_close(soft(*given), module(*given), rtol=1e-3, atol=1e-3)
+
+
+def test_a_smoothed_relu_is_softplus():
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    module = GradientModule(("z",), [Step("kink", ("z",), "y", {"slope": 0.0})], "y", {}, ((1,),), (1,))
+    soft = surrogate.Softened(module, 3.0)
+    soft.reach["z"] = torch.tensor(1.0).double()
+    torch.testing.assert_close(soft(z), nn.functional.softplus(z, 3.0))
+    backward = GradientModule(("g", "z"), [Step("kink_gradient", ("g", "z"), "y", {"slope": 0.0})], "y", {}, ((1,),), (1,))
+    soft = surrogate.Softened(backward, 3.0)
+    soft.reach["z"] = torch.tensor(1.0).double()
+    torch.testing.assert_close(soft(2 * torch.ones_like(z), z), 2 * torch.sigmoid(3 * z))
+
+
+def test_registries_and_arguments():
+    with pytest.raises(ValueError, match="already registered"):
+        attacks.register("l2", "again")
+    with pytest.raises(ValueError, match="already coupled"):
+        attacks.couple("sign", "again", lambda: ("l2", {}), lambda certificate: certificate.max_change(2))
+    with pytest.raises(ValueError, match="objective must be one of l1, l2"):
+        attacks.objective("l3")
+    for name, options in (("top_k", {}), ("l2", {"k": 3}), ("region", {"masks": 1})):
+        with pytest.raises(ValueError, match="has the options"):
+            attacks.objective(name, options)
+    attribution = Saliency(MODELS["tanh"])
+    for wrong, message in (({"samples": -1}, "samples"), ({"schedule": "x"}, "constant"), ({"step": 0}, "step"),
+                           ({"sharpness": (0, 1)}, "sharpness"), ({"output_weight": -1}, "output_weight"),
+                           ({"objective": "top_k", "options": {"k": 9}}, "k must be"),
+                           ({"objective": "increase", "options": {"entry": 4}}, "entry must be"),
+                           ({"objective": "region", "options": {"mask": torch.ones(3)}}, "shape")):
+        with pytest.raises(ValueError, match=message):
+            lx.attack(attribution, X, eps=0.1, target=0, **{**QUICK, **wrong})
+    with pytest.raises(ValueError, match="exactly one way"):
+        lx.attack(attribution, X, target=0)
+
+
+@pytest.mark.parametrize("schedule", steps.SCHEDULES)
+def test_schedules_start_at_one_and_do_not_grow(schedule):
+    factors = [steps.SCHEDULES[schedule](i / 10) for i in range(10)]
+    assert factors[0] == 1 and all(a >= b > 0 for a, b in zip(factors, factors[1:], strict=False))
+    found = lx.attack(Saliency(MODELS["tanh"]), X, eps=0.1, target=0, schedule=schedule, **QUICK)
+    assert bool((found.value > 0).all())
+
+
+def test_lrp_and_plans_are_attacked_as_traced():
+    model = net(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    found = lx.attack(LRP(model), X, eps=0.05, target=0, **QUICK)
+    assert found.fallback == "" and make_plan(LRP(model), (X,), {"target": 0}).program is not None
+    assert bool((found.value <= lx.certify(LRP(model), X, eps=0.05, target=0).max_change(2) * (1 + 1e-9)).all())
+    assert search.Settings(**QUICK).evaluations == found.steps
