@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from .attacks import OBJECTIVES
 from .attributions import ATTRIBUTIONS
 from .bounding.engine import METHODS
 from .operators import OPERATORS
@@ -32,6 +33,8 @@ def tables() -> dict[str, str]:
     return {
         "attributions": markdown(("Captum class", "what is bounded"),
                                  [(f"`{kind.__name__}`", row.formula) for kind, row in ATTRIBUTIONS.items()]),
+        "objectives": markdown(("objective", "what an attack maximises"),
+                               [(f"`{name}`", row.words) for name, row in OBJECTIVES.items()]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", words) for name, words in METHODS.items()]),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),
     }

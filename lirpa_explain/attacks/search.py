@@ -176,4 +176,5 @@ class Search:
         return score(a, self.nominal, self.problem.shapes, **self.objective.options)
 
     def _noise(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, dtype=torch.float64).to(like)
+        return torch.randn(like.shape, generator=self.generator, dtype=torch.float64,
+                           device=self.generator.device).to(like)

@@ -96,11 +96,11 @@ def draw(ball: Ball | None, center: Tensor, extreme: bool, generator: torch.Gene
     """
     if ball is None:
         return center
-    uniform = torch.rand(center.shape, generator=generator, dtype=torch.float64).to(center)
+    uniform = _random(torch.rand, center.shape, generator).to(center)
     if ball.radius is None:
         share = uniform.round() if extreme else uniform
         return project(ball, center, torch.lerp(ball.low, ball.high, share))
-    normal = torch.randn(center.shape, generator=generator, dtype=torch.float64).to(center).flatten(1)
+    normal = _random(torch.randn, center.shape, generator).to(center).flatten(1)
     if ball.norm == 1 and extreme:
         largest = normal.abs().argmax(1, keepdim=True)
         move = torch.zeros_like(normal).scatter(1, largest, normal.sign().gather(1, largest))
@@ -108,6 +108,10 @@ def draw(ball: Ball | None, center: Tensor, extreme: bool, generator: torch.Gene
         move = normal if ball.norm == 2 else -torch.log1p(-uniform).flatten(1) * normal.sign()
         move = move / torch.linalg.vector_norm(move, ord=ball.norm, dim=1, keepdim=True)
     if not extreme:
-        move = move * torch.rand(len(move), 1, generator=generator, dtype=torch.float64).to(move) ** (
-            1 / move.shape[1])
+        move = move * _random(torch.rand, (len(move), 1), generator).to(move) ** (1 / move.shape[1])
     return project(ball, center, center + (ball.radius * move).reshape(center.shape))
+
+
+def _random(kind: Callable[..., Tensor], shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random numbers where the generator is, whatever the default device and type."""
+    return kind(shape, generator=generator, dtype=torch.float64, device=generator.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from lirpa_explain.certificates import box, ranking, storage
 from lirpa_explain.certificates import refine as refinement
 from lirpa_explain.relaxations.ranges import linear_range
+
+if TYPE_CHECKING:
+    from lirpa_explain.attacks import Sandwich
 
 Attributions = Tensor | tuple[Tensor, ...]  # one (N, *S) for each input; a tuple where the user passed one
 
@@ -55,7 +59,7 @@ class Certificate:
         confidence: With `expectation`: the probability, for each example, that the samples are such that all of its
             bounds hold.
         samples: With `expectation`: how many samples of each example were drawn.
-        attackable: What `lirpa_explain.sandwich` attacks: the call that was certified. Not saved.
+        attackable: What `sandwich` attacks: the call that was certified, its random draws included. Not saved.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -224,6 +228,24 @@ class Certificate:
         if norm not in (1, 2, math.inf):
             raise ValueError(f"norm is {norm!r}; pass 1, 2 or math.inf.")
         return box.max_change(_flat(self.lower), _flat(self.upper), _flat(self.nominal), norm)
+
+    def sandwich(self, metric: str = "max_change", **options: Any) -> Sandwich:
+        """Set beside a certified number the strongest change that an attack finds; see `lirpa_explain.sandwich`.
+
+        Args:
+            metric: A key of `lirpa_explain.SANDWICHES`, or "width".
+            **options: The metric's, and those of `lirpa_explain.sandwich`.
+
+        Returns:
+            A `Sandwich`: certified, found, and their ratio.
+
+        Raises:
+            SoundnessError: If an attribution was found outside of the bounds.
+            ValueError: If the metric is unknown, or the certificate cannot be attacked.
+        """
+        from lirpa_explain.attacks import sandwich  # certificates know nothing of models unless asked to
+
+        return sandwich(self, metric, **options)
 
     def contains(self, attribution: Attributions, rtol: float | None = None) -> Tensor:
         """Return whether an attribution lies between the bounds, in all features of an example.
