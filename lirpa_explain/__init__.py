@@ -40,3 +40,7 @@ from .explained import subspace as subspace  # noqa: E402
 from .graph import GradientModule as GradientModule  # noqa: E402
 from .graph import capture as capture  # noqa: E402
 from .operators import OPERATORS as OPERATORS  # noqa: E402
+from .plots import plot_bars as plot_bars  # noqa: E402
+from .plots import plot_curve as plot_curve  # noqa: E402
+from .plots import plot_grid as plot_grid  # noqa: E402
+from .plots import plot_image as plot_image  # noqa: E402
