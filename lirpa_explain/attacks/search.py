@@ -135,11 +135,12 @@ class Search:
 
     def _softened(self, derivative: Derivative) -> Softened:
         """The module with its jumps smoothed on the scale of the ball."""
-        soft, xs = Softened(derivative.module), self.problem.xs
+        xs = self.problem.xs
+        soft = Softened(derivative.module, len(xs[0]))
         for extreme in (True, False):
-            for (_, start, _), (_, moved, _) in zip(derivative.chunks(xs), derivative.chunks(self.draw(extreme)),
-                                                    strict=True):
-                soft.measure(start, moved)
+            for (sample, start, _), (_, moved, _) in zip(derivative.chunks(xs), derivative.chunks(self.draw(extreme)),
+                                                         strict=True):
+                soft.measure(derivative.rows.example[sample], start, moved)
         return soft
 
     def _gradients(self, derivative: Derivative, soft: Softened, points: Points) -> Points:

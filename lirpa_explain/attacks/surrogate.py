@@ -4,6 +4,7 @@ The gradient of a ReLU net is piecewise constant: its derivative is 0 wherever i
 derivative of a smoothed module (Dombrowski et al. 2019 replace ReLU by softplus), and the value of the true one.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -35,26 +36,27 @@ class Softened:
     """A gradient module whose jumps are smoothed.
 
     A jump J of a slope d at p becomes d(z) + J (sigmoid(b (z - p)) - [z > p]), and the function itself is moved by
-    J (softplus_b(z - p) - relu(z - p)); for a ReLU that is softplus. The width 1 / b is set, for each layer, as a
-    multiple of how far its values move over the ball.
+    J (softplus_b(z - p) - relu(z - p)); for a ReLU that is softplus. The width 1 / b is set, for each layer and
+    example, as a share of how far its values move over the ball.
 
     Args:
         module: the gradient module.
+        examples: N, how many examples there are.
         sharpness: b in units of 1 / (that movement).
     """
 
-    def __init__(self, module: GradientModule, sharpness: float = 1.0) -> None:
-        self.module, self.sharpness = module, sharpness
+    def __init__(self, module: GradientModule, examples: int, sharpness: float = 1.0) -> None:
+        self.module, self.examples, self.sharpness = module, examples, sharpness
         self.reach: dict[str, Tensor] = {}
         self.jumps = {step.output: found for step in module.steps if (found := _jumps(step))}
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """The results (B, D) of the smoothed module."""
-        return self.module.run(self._call, inputs)
+    def __call__(self, example: Tensor, *inputs: Tensor) -> Tensor:
+        """The results (B, D) of the smoothed module at rows of these examples, (B,)."""
+        return self.module.run(functools.partial(self._call, example), inputs)
 
     @torch.no_grad()
-    def measure(self, start: tuple[Tensor, ...], moved: tuple[Tensor, ...]) -> None:
-        """Note how far the argument of each jump moves from one set of rows to another."""
+    def measure(self, example: Tensor, start: tuple[Tensor, ...], moved: tuple[Tensor, ...]) -> None:
+        """Note how far the argument of each jump moves, for each example, from one set of rows to another."""
         def arguments(inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
             found: dict[str, Tensor] = {}
 
@@ -68,15 +70,16 @@ class Softened:
 
         before, after = arguments(start), arguments(moved)
         for name, z in before.items():
-            distance = (after[name] - z).abs().mean()
-            self.reach[name] = torch.maximum(distance, self.reach.get(name, distance))
+            distance = (after[name] - z).abs().flatten(1).mean(1)
+            reach = self.reach.get(name, distance.new_zeros(self.examples))
+            self.reach[name] = reach.scatter_reduce(0, example, distance, "amax")
 
-    def _call(self, step: Step, *tensors: Tensor) -> Tensor:
+    def _call(self, example: Tensor, step: Step, *tensors: Tensor) -> Tensor:
         result = operators.call(step.operator, *tensors, **step.settings)
         if step.output not in self.jumps:
             return result
         z = tensors[-1]
-        reach = self.reach.get(step.inputs[-1], z.detach().abs().mean())
+        reach = self.reach[step.inputs[-1]][example].reshape(-1, *[1] * (z.ndim - 1))
         beta = self.sharpness / reach.clamp(min=torch.finfo(z.dtype).tiny**0.5)
         for place, jump in self.jumps[step.output]:
             t = z - place

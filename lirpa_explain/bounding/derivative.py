@@ -34,8 +34,8 @@ class Derivative:
                 for sample, values, _, weight in self.rows.chunks(self.batch_size, progress=False)]
 
     def __call__(self, points: tuple[Tensor, ...], call: Callable[..., Tensor] | None = None) -> Tensor:
-        """The attribution (N, D) at points, each (N, *S); `call` computes rows in place of the module."""
-        return finish(self.plan, self._sums(points, call or self.module), self._factor(points))
+        """The attribution (N, D) at points, each (N, *S); for `call` see `pull_back`."""
+        return finish(self.plan, self._sums(points, call or self._exact), self._factor(points))
 
     def pull_back(self, points: tuple[Tensor, ...], cotangent: Callable[[Tensor], Tensor],
                   call: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
@@ -44,9 +44,9 @@ class Derivative:
         Args:
             points: each (N, *S).
             cotangent: maps A(points) to c, both (N, D).
-            call: computes rows in place of the module.
+            call: `call(example, *inputs)` computes rows in place of the module, `example` (B,) that of each.
         """
-        call = call or self.module
+        call = call or self._exact
         with torch.enable_grad():
             sums = self._sums(points, call).requires_grad_()
             xs = tuple(x.detach().requires_grad_() for x in points)
@@ -54,7 +54,7 @@ class Derivative:
             upstream, *totals = torch.autograd.grad(value, (sums, *xs), cotangent(value.detach()), allow_unused=True,
                                                     materialize_grads=True)
             for sample, values, weight in self.chunks(xs):
-                result = call(*values)
+                result = call(self.rows.example[sample], *values)
                 if not result.requires_grad:
                     continue
                 parts = torch.autograd.grad(result, xs, upstream[sample] * weight, allow_unused=True,
@@ -62,12 +62,15 @@ class Derivative:
                 totals = [total + part for total, part in zip(totals, parts, strict=True)]
         return tuple(totals)
 
+    def _exact(self, example: Tensor, *inputs: Tensor) -> Tensor:
+        return self.module(*inputs)
+
     @torch.no_grad()
     def _sums(self, points: tuple[Tensor, ...], call: Callable[..., Tensor]) -> Tensor:
         """Weighted sum over the path of each sample, (V, D)."""
         sums = self.inputs[0].new_zeros(len(self.rows.example), self.module.size)
         for sample, values, weight in self.chunks(points):
-            sums.index_add_(0, sample, call(*values) * weight)
+            sums.index_add_(0, sample, call(self.rows.example[sample], *values) * weight)
         return sums
 
     def _factor(self, points: tuple[Tensor, ...]) -> Tensor | None:
