@@ -314,11 +314,7 @@ class Certificate:
         """Check k; return lower, upper and nominal, (N, D) each, of what is ranked."""
         lower, upper = box.ordered_box(_flat(self.lower), _flat(self.upper))
         nominal = _flat(self.nominal)
-        features = nominal.shape[1]
-        if not isinstance(k, int) or isinstance(k, bool):
-            raise TypeError(f"k is {k!r}, a {type(k).__name__}; pass an int, a number of features.")
-        if not 1 <= k <= features:
-            raise ValueError(f"k is {k}, but an example has {features} features; pass 1 <= k <= {features}.")
+        ranking.check_k(k, nominal.shape[1])
         if absolute:
             return *box.absolute_box(lower, upper), nominal.abs()
         return lower, upper, nominal
