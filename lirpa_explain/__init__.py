@@ -8,7 +8,9 @@ AUTO_LIRPA_VERSION = _compat.prepare()
 from .attributions import ATTRIBUTIONS as ATTRIBUTIONS  # noqa: E402  (auto_LiRPA must be prepared first)
 from .bounding.ball import Ball as Ball  # noqa: E402
 from .bounding.engine import METHODS as METHODS  # noqa: E402
+from .certificates import METRICS as METRICS  # noqa: E402
 from .certificates import Certificate as Certificate  # noqa: E402
+from .certificates import tangent_basis as tangent_basis  # noqa: E402
 from .certifier import Certifier as Certifier  # noqa: E402
 from .certify import certify as certify  # noqa: E402
 from .errors import CaptumWarning as CaptumWarning  # noqa: E402

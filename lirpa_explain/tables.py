@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .attributions import ATTRIBUTIONS
 from .bounding.engine import METHODS
+from .certificates import METRICS
 from .operators import OPERATORS
 
 
@@ -33,8 +34,15 @@ def tables() -> dict[str, str]:
         "attributions": markdown(("Captum class", "what is bounded"),
                                  [(f"`{kind.__name__}`", row.formula) for kind, row in ATTRIBUTIONS.items()]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", words) for name, words in METHODS.items()]),
+        "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),
     }
+
+
+def _metrics() -> list[tuple[str, ...]]:
+    return [(f"`{name}`", row.formula, row.range, ("above" if row.direction == "upper" else "below")
+             + (", exact" if row.exact else ""), ", ".join(f"`{setting}`" for setting in row.settings), row.source)
+            for name, row in METRICS.items()]
 
 
 def _operators() -> list[tuple[str, ...]]:

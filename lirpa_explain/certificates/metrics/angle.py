@@ -66,7 +66,7 @@ def least_cosine(lower: Tensor, upper: Tensor, direction: Tensor, centered: bool
 
 
 def _smallest_positive(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> Tensor:
-    """sqrt of the largest 4 nu h(nu, c), by golden section on the logarithm of nu."""
+    """The root of the largest 4 nu h(nu, c), by golden section on the logarithm of nu."""
 
     def squared(log_nu: Tensor) -> Tensor:
         nu = torch.exp2(log_nu)[:, None]

@@ -26,6 +26,7 @@ def cosine(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
         Joo et al., Towards More Robust Interpretation via Local Gradient Alignment, AAAI 2023.
 
     Example:
+        >>> import torch
         >>> v = torch.tensor([[1.0, 0.0]])
         >>> cosine(v, v + torch.tensor([[0.0, 1.0]]), v)
         tensor([0.7071])
@@ -51,6 +52,7 @@ def pearson(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
         Kindermans et al., The (Un)reliability of Saliency Methods, 2019; Adebayo et al., Sanity Checks, 2018.
 
     Example:
+        >>> import torch
         >>> v = torch.tensor([[0.0, 1.0, 2.0]])
         >>> pearson(v, v, v)
         tensor([1.])
@@ -73,6 +75,7 @@ def cosine_distance(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
         Joo et al., Towards More Robust Interpretation via Local Gradient Alignment, AAAI 2023.
 
     Example:
+        >>> import torch
         >>> v = torch.tensor([[1.0, 0.0]])
         >>> cosine_distance(v, v, v), cosine_distance(-v, v, v)
         (tensor([0.]), tensor([1.]))

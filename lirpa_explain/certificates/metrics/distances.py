@@ -168,9 +168,9 @@ def _checked(norm: float) -> float:
 
 
 for _function, _formula, _source in (
-        (l1, "\\|a - v\\|_1", ""), (l2, "\\|a - v\\|_2", ""), (linf, "\\|a - v\\|_inf", ""),
-        (relative, "\\|a - v\\| / \\|v\\|", "Yeh et al. 2019; Captum `sensitivity_max`"),
-        (input_relative, "\\|a - v\\| / \\|x\\|", "Yeh et al. 2019; Quantus `MaxSensitivity`"),
-        (lipschitz, "\\|a - v\\| / \\|x' - x\\|, \\|x' - x\\| >= distance", "Alvarez-Melis and Jaakkola 2018")):
-    register(Metric(_function.__name__, _function, "upper", True, "[0, inf)", _formula.replace("\\", ""), _source,
+        (l1, "|a - v|_1", ""), (l2, "|a - v|_2", ""), (linf, "|a - v|_inf", ""),
+        (relative, "|a - v| / |v|", "Yeh et al. 2019; Captum `sensitivity_max`"),
+        (input_relative, "|a - v| / |x|", "Yeh et al. 2019; Quantus `MaxSensitivity`"),
+        (lipschitz, "|a - v| / |x' - x|, |x' - x| >= distance", "Alvarez-Melis and Jaakkola 2018")):
+    register(Metric(_function.__name__, _function, "upper", True, "[0, inf)", _formula, _source,
                     worst=math.inf))

@@ -73,7 +73,8 @@ def pair_order(lower: Tensor, upper: Tensor, nominal: Tensor, absolute: bool = T
         Kendall, A New Measure of Rank Correlation, 1938.
 
     Example:
-        >>> pair_order(torch.tensor([[5.0, 2.0, 0.0]]), torch.tensor([[6.0, 4.0, 3.0]]), torch.tensor([[5.0, 3.0, 2.0]]))
+        >>> v = torch.tensor([[5.0, 3.0, 2.0]])
+        >>> pair_order(torch.tensor([[5.0, 2.0, 0.0]]), torch.tensor([[6.0, 4.0, 3.0]]), v)
         tensor([0.6667])
     """
     low, high, _ = _ranked(lower, upper, nominal, absolute)

@@ -106,16 +106,16 @@ def tangent_basis(decoder: Callable[[Tensor], Tensor], latent: Tensor) -> Tensor
     for i in range(latent.shape[1]):
         direction = torch.zeros_like(latent)
         direction[:, i] = 1
-        columns.append(torch.func.jvp(decoder, (latent.detach(),), (direction,))[1].flatten(1).detach())
-    return orthonormal(torch.stack(columns, dim=2))
+        columns.append(torch.autograd.functional.jvp(decoder, latent.detach(), direction)[1].flatten(1))
+    return orthonormal(torch.stack(columns, dim=2)).to(latent)
 
 
 def orthonormal(basis: Tensor) -> Tensor:
-    """An orthonormal basis (..., D, k) of the span of the columns; columns beyond its rank are 0.
+    """An orthonormal basis (..., D, k) of the span of the columns, float64; columns beyond its rank are 0.
 
     Singular values below max(D, k) roundings of the largest count as 0, as in scipy.linalg.orth.
     """
-    left, values, _ = torch.linalg.svd(basis, full_matrices=False)
+    left, values, _ = torch.linalg.svd(basis.double(), full_matrices=False)
     tolerance = max(basis.shape[-2:]) * torch.finfo(basis.dtype).eps * values[..., :1]
     kept = left * ((values > tolerance) & (values > 0))[..., None, :]
     return torch.nn.functional.pad(kept, (0, basis.shape[-1] - kept.shape[-1]))
@@ -126,9 +126,9 @@ def _prepared(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> t
     if not isinstance(basis, Tensor) or basis.ndim not in (2, 3) or basis.shape[-2] != nominal.shape[1] or (
             basis.ndim == 3 and len(basis) != len(nominal)):
         given = tuple(basis.shape) if isinstance(basis, Tensor) else type(basis).__name__
-        raise ValueError(f"basis must be ({nominal.shape[1]}, k) or ({len(nominal)}, {nominal.shape[1]}, k): vectors as "
-                         f"columns; given: {given}.")
-    q = orthonormal(basis.detach().to(nominal.device)).double()
+        rows, size = nominal.shape
+        raise ValueError(f"basis must be ({size}, k) or ({rows}, {size}, k), vectors as columns; given: {given}.")
+    q = orthonormal(basis.detach().to(nominal.device))
     low, high, v = (t.detach().double() for t in (lower, upper, nominal))
     return low, high, v, q.expand(len(v), *q.shape[-2:])
 
