@@ -25,3 +25,5 @@ from .explained import subspace as subspace  # noqa: E402
 from .graph import GradientModule as GradientModule  # noqa: E402
 from .graph import capture as capture  # noqa: E402
 from .operators import OPERATORS as OPERATORS  # noqa: E402
+from .radius import Radius as Radius  # noqa: E402
+from .radius import radius as radius  # noqa: E402

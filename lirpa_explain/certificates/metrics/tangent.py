@@ -42,7 +42,8 @@ def tangent_lower(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) 
     low, high, v, q = _prepared(lower, upper, nominal, basis)
     (shortest, _), (_, longest) = _lengths(linear_range(q.mT, (low, high))), _lengths((low, high))
     by_length = torch.where(shortest > 0, shortest / torch.where(longest > 0, longest, 1.0), 0.0)
-    return torch.maximum(least_cosine(low, high, _projected(q, v)), by_length).clamp(0, 1).to(nominal)
+    inside = least_cosine(low, high, _part(v, lambda w: _projected(q, w)))
+    return torch.maximum(inside, by_length).clamp(0, 1).to(nominal)
 
 
 def tangent_upper(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def tangent_upper(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) 
         tensor([0.7071])
     """
     low, high, v, q = _prepared(lower, upper, nominal, basis)
-    complement = least_cosine(low, high, v - _projected(q, v)).clamp(min=0)
+    complement = least_cosine(low, high, _part(v, lambda w: w - _projected(q, w))).clamp(min=0)
     (_, longest), (shortest, _) = _lengths(linear_range(q.mT, (low, high))), _lengths((low, high))
     by_length = torch.where(longest == 0, 0.0, longest / shortest)  # inf where a = 0 is possible
     return torch.minimum((1 - complement.square()).clamp(min=0).sqrt(), by_length).clamp(0, 1).to(nominal)
@@ -135,6 +136,13 @@ def _prepared(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> t
 
 def _projected(q: Tensor, v: Tensor) -> Tensor:
     return (q @ (q.mT @ v[..., None]))[..., 0]
+
+
+def _part(v: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+    """A projection of v; 0 where only rounding is left of v, which lies in no subspace."""
+    part = project(project(v))
+    norm = torch.linalg.vector_norm
+    return torch.where(norm(part, dim=1, keepdim=True) > 1e-12 * norm(v, dim=1, keepdim=True), part, 0.0)
 
 
 def _lengths(box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
