@@ -6,6 +6,16 @@ __version__ = "0.1.0"
 AUTO_LIRPA_VERSION = _compat.prepare()
 
 from .attributions import ATTRIBUTIONS as ATTRIBUTIONS  # noqa: E402  (auto_LiRPA must be prepared first)
+from .attributions.boundary import BoundaryIntegratedGradients as BoundaryIntegratedGradients  # noqa: E402
+from .attributions.boundary import BoundarySaliency as BoundarySaliency  # noqa: E402
+from .boundary.find import find_boundary as find_boundary  # noqa: E402
+from .boundary.gap import BaselineSensitivity as BaselineSensitivity  # noqa: E402
+from .boundary.gap import BoundaryGap as BoundaryGap  # noqa: E402
+from .boundary.gap import baseline_sensitivity as baseline_sensitivity  # noqa: E402
+from .boundary.gap import boundary_gap as boundary_gap  # noqa: E402
+from .boundary.moving import Moving as Moving  # noqa: E402
+from .boundary.search import BoundaryPoints as BoundaryPoints  # noqa: E402
+from .boundary.search import BoundarySearch as BoundarySearch  # noqa: E402
 from .bounding.ball import Ball as Ball  # noqa: E402
 from .bounding.engine import METHODS as METHODS  # noqa: E402
 from .certificates import METRICS as METRICS  # noqa: E402
@@ -13,6 +23,7 @@ from .certificates import Certificate as Certificate  # noqa: E402
 from .certificates import tangent_basis as tangent_basis  # noqa: E402
 from .certifier import Certifier as Certifier  # noqa: E402
 from .certify import certify as certify  # noqa: E402
+from .errors import BoundaryNotFound as BoundaryNotFound  # noqa: E402
 from .errors import CaptumWarning as CaptumWarning  # noqa: E402
 from .errors import LirpaExplainError as LirpaExplainError  # noqa: E402
 from .errors import SoundnessError as SoundnessError  # noqa: E402
@@ -25,5 +36,9 @@ from .explained import subspace as subspace  # noqa: E402
 from .graph import GradientModule as GradientModule  # noqa: E402
 from .graph import capture as capture  # noqa: E402
 from .operators import OPERATORS as OPERATORS  # noqa: E402
+from .plots import plot_bars as plot_bars  # noqa: E402
+from .plots import plot_curve as plot_curve  # noqa: E402
+from .plots import plot_grid as plot_grid  # noqa: E402
+from .plots import plot_image as plot_image  # noqa: E402
 from .radius import Radius as Radius  # noqa: E402
 from .radius import radius as radius  # noqa: E402

@@ -1,5 +1,6 @@
 """What the caller gave to certify, checked."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
 from torch import Tensor
 
 from . import attributions
+from .boundary.moving import Moving
 from .bounding.ball import plain
 from .bounding.engine import METHODS
 from .errors import UnsupportedAttribution
@@ -70,6 +72,17 @@ def check_seam(attribution: Any) -> None:
             f"{attributions.name_of(attribution)} has a gradient_func of its own; only Captum's compute_gradients can "
             "be certified."
         )
+
+
+def check_boundary(boundary: Any, plan: attributions.Plan) -> attributions.Plan:
+    """The plan of the sense in which a boundary attribution is certified."""
+    if not (boundary is None or isinstance(boundary, Moving) or boundary in ("fixed", "moving")):
+        raise ValueError(f"boundary must be 'fixed', 'moving' or a Moving; given: {boundary!r}.")
+    if boundary is not None and plan.nearest is None:
+        raise ValueError("boundary goes with BoundarySaliency and BoundaryIntegratedGradients; this attribution has no "
+                         "boundary point.")
+    return dataclasses.replace(plan, moving=Moving() if boundary == "moving" else
+                               boundary if isinstance(boundary, Moving) else None)
 
 
 def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:

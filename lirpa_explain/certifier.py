@@ -1,5 +1,6 @@
 """Certifier: certificates of one attribution, whose model is traced and parsed once."""
 
+import dataclasses
 import math
 import time
 from collections import OrderedDict
@@ -12,8 +13,10 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor, nn
 
 from . import attributions
-from .arguments import check_inputs, check_method, check_seam, check_settings, check_spec, split_method
+from .arguments import check_boundary, check_inputs, check_method, check_seam, check_settings, check_spec, split_method
 from .attributions import Plan
+from .boundary.moving import Moving, compose_moving
+from .boundary.search import remembered
 from .bounding.ball import Ball, make_balls
 from .bounding.compose import Composed, compose, compose_functions, sample_bounds
 from .bounding.engine import Engine
@@ -115,7 +118,8 @@ class Certifier:
                 eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
-                expectation: str | None = None, confidence: float = 0.999, **attribute_kwargs: Any) -> Certificate:
+                expectation: str | None = None, confidence: float = 0.999, boundary: str | Moving | None = None,
+                **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs.
 
         Args:
@@ -131,6 +135,7 @@ class Certifier:
             expectation: "gaussian" or "gaussian-propagated" to bound the expectation under the noise and not the mean
                 of samples.
             confidence: with which they hold then.
+            boundary: "fixed", "moving" or a `Moving`, for boundary attributions.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -143,13 +148,14 @@ class Certifier:
         xs = check_inputs(inputs)
         with torch.inference_mode(False):
             balls = make_balls(inputs, perturbation, eps, norm, clip)
-        with isolated(xs[0].device), no_training_layers():
+        searched: list[Any] = []
+        with isolated(xs[0].device), no_training_layers(), remembered(searched):
             nominal = attribute(self.attribution, inputs, xs, keywords)
         with torch.inference_mode(False):
             functions = None if spec is None else check_spec(spec, nominal.parts)
         flat, shaped = nominal.flat, nominal.shaped
-        with isolated(xs[0].device), torch.set_grad_enabled(self.differentiable):
-            plan = bounded = attributions.make_plan(self.attribution, xs, keywords)
+        with isolated(xs[0].device), torch.set_grad_enabled(self.differentiable), remembered(searched):
+            plan = bounded = check_boundary(boundary, attributions.make_plan(self.attribution, xs, keywords))
             if integral is not None:
                 plan, bounded = integral_plans(plan, self.attribution, integral)
             report: dict[str, Any] = {}
@@ -176,7 +182,7 @@ class Certifier:
 
         return Certificate(
             lower=shaped(box[0]), upper=shaped(box[1]), nominal=shaped(flat),
-            attribution=attributions.name_of(self.attribution), method=method, perturbation=_describe(balls),
+            attribution=attributions.name_of(self.attribution), method=method, perturbation=_describe(balls, plan),
             dtype=str(flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
             convergence_delta=nominal.delta, versions=_versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],
@@ -195,7 +201,11 @@ class Certifier:
         def run(plan: Plan, balls: tuple[Ball | None, ...], method: str) -> Composed:
             return self._compose(plan, xs, balls, method, keywords)
 
-        composed = run(bounded, balls, method)
+        if plan.moving:
+            moving = self._moving(plan, xs, balls, method, keywords)
+            composed = dataclasses.replace(run(plan, (None,) * len(xs), method), lower=moving[0], upper=moving[1])
+        else:
+            composed = run(bounded, balls, method)
         try:
             if bounded is plan:
                 value = nominal
@@ -254,11 +264,19 @@ class Certifier:
         return {"quadrature_error": nominal.shaped(error.detach()),
                 "completeness": completeness(self.attribution, xs, plan.baselines or (), keywords, nominal.parts)}
 
+    def _moving(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
+                keywords: dict[str, Any]) -> Box:
+        """Bounds for every x' at the nearest boundary point of x'."""
+        plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False, multiply=False, absolute=False)
+        trace, _ = self._trace(plain, xs, keywords)
+        rows = trace.engine.rows_at_once(self.batch_size, method)
+        return compose_moving(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
+
     def _spec(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
               keywords: dict[str, Any], functions: Tensor, box: Box, nominal: Tensor) -> Box:
         """Bounds of linear functions of the attribution: of the box, and by propagation where the plan is linear."""
         lower, upper = linear_range(functions, box)
-        if plan.is_row_linear and method != "IBP":
+        if plan.is_row_linear and method != "IBP" and not plan.moving:
             trace, _ = self._trace(plan, xs, keywords, explained=True)
             rows = trace.engine.rows_at_once(self.batch_size, method)
             propagated = compose_functions(plan, trace.module, trace.engine, xs, balls, method, rows, functions,
@@ -304,11 +322,12 @@ def _state(forward: Any) -> tuple[Any, ...]:
             *((id(b), b._version) for b in model.buffers()))
 
 
-def _describe(balls: tuple[Ball | None, ...]) -> str:
+def _describe(balls: tuple[Ball | None, ...], plan: Plan) -> str:
     words = ["held fixed" if ball is None else ball.words for ball in balls]
-    if len(words) == 1 or len(set(words)) == 1:
-        return words[0]
-    return "; ".join(f"input {i}: {word}" for i, word in enumerate(words))
+    text = words[0] if len(set(words)) == 1 else "; ".join(f"input {i}: {word}" for i, word in enumerate(words))
+    if plan.nearest is None:
+        return text
+    return f"{text}; boundary point " + ("of each x' itself" if plan.moving else "fixed")
 
 
 def _versions() -> dict[str, str]:

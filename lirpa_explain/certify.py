@@ -6,6 +6,7 @@ from typing import Any
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
+from .boundary.moving import Moving
 from .certificates import Certificate
 from .certifier import Certifier
 
@@ -17,7 +18,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             memory_limit: int | None = None, progress: bool = False, quadrature: str | None = None,
             differentiable: bool = False, spec: Tensor | tuple[Tensor, ...] | None = None, iterations: int = 20,
             lr: float = 0.3, integral: str | None = None, expectation: str | None = None, confidence: float = 0.999,
-            **attribute_kwargs: Any) -> Certificate:
+            boundary: str | Moving | None = None, **attribute_kwargs: Any) -> Certificate:
     """Bound a Captum attribution over every allowed perturbation of its input.
 
     lower <= attribution.attribute(x', **attribute_kwargs) <= upper for every x' in the ball around `inputs`.
@@ -49,6 +50,9 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             samples that were drawn; the larger `nt_samples`, the tighter. "gaussian-propagated" is tighter where the
             ball is small beside the noise, and as slow as certifying what was drawn.
         confidence: with `expectation`, the probability with which all bounds of an example hold; between 0 and 1.
+        boundary: for boundary attributions: "fixed" (default): the boundary point found for the input is part of the
+            attribution, as a baseline is; "moving": every x' has its own nearest boundary point, wherever that is; or
+            a `Moving`, which says how hard to try.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
@@ -61,6 +65,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         UnsupportedAttribution: the attribution is not one that can be certified.
         UnsupportedOperation: the model contains an operation that has no bound operator.
         TrainingModeError: a layer is in training mode whose output is then random or depends on the batch.
+        BoundaryNotFound: a boundary attribution found no boundary point for some examples.
         SoundnessError: the bounds contradict the attribution; never expected.
 
     Example:
@@ -75,4 +80,4 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
                           progress=progress, differentiable=differentiable, iterations=iterations, lr=lr)
     return certifier.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
                              quadrature=quadrature, spec=spec, integral=integral, expectation=expectation,
-                             confidence=confidence, **attribute_kwargs)
+                             confidence=confidence, boundary=boundary, **attribute_kwargs)

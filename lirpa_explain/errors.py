@@ -17,6 +17,10 @@ class TrainingModeError(LirpaExplainError, ValueError):
     """The model contains a layer whose output is random or depends on the batch in training mode."""
 
 
+class BoundaryNotFound(LirpaExplainError, ValueError):
+    """No point where the decision changes was found for some examples, so that no boundary attribution exists."""
+
+
 class SoundnessError(LirpaExplainError, AssertionError):
     """A certificate contradicts the attribution it certifies; it must not be used.
 

@@ -10,7 +10,7 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
-from .errors import TrainingModeError, UnsupportedAttribution
+from .errors import LirpaExplainError, TrainingModeError, UnsupportedAttribution
 from .operators.bound import flat_rows
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
@@ -76,7 +76,7 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
     given = tuple(x.detach().requires_grad_() for x in xs)
     try:
         result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
-    except (torch.OutOfMemoryError, TrainingModeError):
+    except (torch.OutOfMemoryError, LirpaExplainError):
         raise
     except TypeError as error:
         raise TypeError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error

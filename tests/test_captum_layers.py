@@ -245,6 +245,10 @@ CASES = {
                  ONE),
     "lrp_images": (LRP(build(Pooled)), PICTURES, {"target": [2, 1]}),
     "tunnel_of_lrp": (NoiseTunnel(LRP(RELU)), X, {**ONE, "nt_samples": 3, "stdevs": 0.1}),
+    "tunnel_of_shap": (NoiseTunnel(GradientShap(RELU)), X,
+                       {**ONE, "baselines": B[:4], "n_samples": 3, "nt_samples": 2, "stdevs": 0.1}),
+    "tunnel_of_deep_lift_shap": (NoiseTunnel(DeepLiftShap(RELU)), X,
+                                 {**ONE, "baselines": B[:4], "nt_samples": 2, "stdevs": 0.1}),
     # functions of other kinds
     "bound_method": (Saliency(RELU.forward), X, ONE),
     "data_parallel": (Saliency(nn.DataParallel(RELU)), X, ONE),
@@ -301,6 +305,11 @@ def test_warnings_where_captum_does_something_else():
         for kind in (GuidedBackprop, Deconvolution, DeepLift):
             lx.certify(kind(RELU), X, eps=0.01, target=0)
     assert not [w for w in caught if "as functions" in str(w.message)]
+
+
+def test_squares_of_means_are_refused():
+    with pytest.raises(lx.UnsupportedAttribution, match="smoothgrad"):
+        lx.certify(NoiseTunnel(DeepLiftShap(RELU)), X, eps=0.01, target=0, baselines=B[:4], nt_type="vargrad")
 
 
 def test_hooks_are_gone_afterwards():

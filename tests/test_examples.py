@@ -1,10 +1,12 @@
 """The examples run, and what they print and draw is consistent."""
 
 import contextlib
+import gzip
 import io
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from auto_LiRPA.bound_op_map import bound_op_map
@@ -89,3 +91,57 @@ def test_the_picture_is_saved(quickstart):
     assert 200 <= height <= 1000
     assert 800 <= width <= 3000
     assert 5_000 < out.stat().st_size < 500_000
+
+
+@pytest.fixture(scope="module")
+def boundary(tmp_path_factory):
+    """What the example of boundary attributions returns, prints and saves, for a few examples and little training."""
+    main = runpy.run_path(str(EXAMPLES / "boundary.py"))["main"]
+    out = tmp_path_factory.mktemp("boundary") / "figure.png"
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as bars:
+        rows = main(["--examples", "2", "--epochs", "8", "--out", str(out)])
+    return rows, printed.getvalue().splitlines(), bars.getvalue(), out
+
+
+def test_gaps_at_the_boundary_close(boundary):
+    rows, _, _, _ = boundary
+    standard, *robust = rows
+    assert [row.label for row in rows] == ["standard", "adversarial", "smoothed"]
+    for row in rows:
+        assert row.accuracy > 0.75
+        assert row.distance[0] >= row.distance[1] > 0
+        for found, certified in row[3:]:
+            assert 0 < found <= certified
+    for row in robust:
+        assert row.distance[0] > standard.distance[0] or row.distance[1] > standard.distance[1]
+        assert row.gap[0] < standard.gap[0] and row.gap[1] < standard.gap[1]
+
+
+def test_the_boundary_table_and_picture_are_what_is_returned(boundary):
+    rows, lines, bars, out = boundary
+    for line, row in zip(lines[-len(rows):], rows, strict=True):
+        label, accuracy, *pairs = line.split()
+        assert label == row.label and float(accuracy.rstrip("%")) == pytest.approx(100 * row.accuracy, abs=0.06)
+        for printed, pair in zip(pairs, row[2:], strict=True):
+            assert [float(number) for number in printed.split("/")] == pytest.approx(pair, abs=6e-4)
+    assert "boundary search" in bars and "gradient" in bars
+    height, width, _ = imread(out).shape
+    assert 500 <= height <= 1500 and 1000 <= width <= 3000
+
+
+def test_mnist_is_read_from_files_of_both_kinds(tmp_path):
+    load = runpy.run_path(str(EXAMPLES / "boundary.py"))["load"]
+    count = {"train": 3, "t10k": 2}
+    pixels = {kind: np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8) for kind, n in count.items()}
+    labels = {kind: np.arange(n, dtype=np.uint8) for kind, n in count.items()}
+    for kind in count:
+        for name, array in (("images-idx3", pixels[kind]), ("labels-idx1", labels[kind])):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+            (tmp_path / f"{kind}-{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    np.savez(tmp_path / "mnist.npz", x_train=pixels["train"], x_test=pixels["t10k"], y_train=labels["train"],
+             y_test=labels["t10k"])
+    for path in (tmp_path, tmp_path / "mnist.npz"):
+        train_images, test_images, train_labels, test_labels = load(path)
+        assert train_images.shape == (3, 1, 28, 28) and test_images.shape == (2, 1, 28, 28)
+        assert torch.equal((test_images[:, 0] * 255).round().byte(), torch.tensor(pixels["t10k"]))
+        assert train_labels.tolist() == [0, 1, 2] and test_labels.tolist() == [0, 1]

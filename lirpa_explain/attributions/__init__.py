@@ -1,6 +1,7 @@
 """Which Captum attributions can be certified, and the sum of gradients that each is."""
 
 from . import (  # noqa: F401  (each fills the table)
+    boundary,
     deep_lift,
     gradient,
     layer,

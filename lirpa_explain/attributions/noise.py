@@ -42,7 +42,11 @@ def noise_tunnel(attribution: NoiseTunnel, inputs: tuple[Tensor, ...], keywords:
     recorder = _Recorder(inner)
     keywords = {k: v for k, v in keywords.items() if k != "return_convergence_delta"}
     NoiseTunnel(recorder).attribute(inputs, **keywords)
-    return _merge(recorder.plans, len(inputs[0]), REDUCTION_OF[keywords.get("nt_type", "smoothgrad")])
+    reduction = REDUCTION_OF[keywords.get("nt_type", "smoothgrad")]
+    if reduction != "mean" and recorder.plans[0].samples > 1:
+        raise UnsupportedAttribution(f"{name_of(attribution)} can be certified with nt_type='smoothgrad' only: it is a "
+                                     "mean of means of samples, but no mean of their squares.")
+    return _merge(recorder.plans, len(inputs[0]), reduction)
 
 
 def _merge(plans: list[Plan], examples: int, reduction: str) -> Plan:

@@ -13,7 +13,7 @@ from .unseen import warn_of_trapezoid
 
 
 @register(IntegratedGradients, "(x - b) * sum_k w_k grad f(b + s_k (x - b)); no (x - b) if multiply_by_inputs=False")
-def integrated_gradients(attribution: IntegratedGradients, inputs: tuple[Tensor, ...], keywords: dict[str, Any]
+def integrated_gradients(attribution: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]
                          ) -> Plan:
     """Plan of IntegratedGradients."""
     return Plan(**quadrature(inputs, keywords), multiply=attribution.multiplies_by_inputs)

@@ -223,13 +223,22 @@ def _finish(plan: Plan, rows: _Rows, box: Box, value: Tensor, magnitude: Tensor)
         box = product_range(box, factor)
         value, magnitude = value * factor_value, magnitude * factor_value.abs()
     if plan.absolute:
-        box, value = absolute_range(box), value.abs()
-    shape = (-1, plan.samples, value.shape[1])
-    lower, upper, value, magnitude = (t.reshape(shape) for t in (*box, value, magnitude))
+        value = value.abs()
+    lower, upper = reduce_samples(plan, box)
+    value, magnitude = (t.reshape(-1, plan.samples, t.shape[1]) for t in (value, magnitude))
     if plan.reduction == "mean":
-        return Composed(lower.mean(1), upper.mean(1), value.mean(1), magnitude.mean(1))
-    squares = tuple(side.square() for side in absolute_range((lower, upper)))
-    if plan.reduction == "mean of squares":
-        return Composed(squares[0].mean(1), squares[1].mean(1), value.square().mean(1), magnitude.square().mean(1))
-    low, high = variance_range((lower, upper))
-    return Composed(low, high, value.square().mean(1) - value.mean(1).square(), magnitude.square().mean(1))
+        return Composed(lower, upper, value.mean(1), magnitude.mean(1))
+    squared = value.square().mean(1) - (value.mean(1).square() if plan.reduction == "variance" else 0)
+    return Composed(lower, upper, squared, magnitude.square().mean(1))
+
+
+def reduce_samples(plan: Plan, box: Box) -> Box:
+    """Bounds (N, D) of a plan's attribution from those of its samples, (V, D)."""
+    box = absolute_range(box) if plan.absolute else box
+    lower, upper = (side.reshape(-1, plan.samples, side.shape[1]) for side in box)
+    if plan.reduction == "mean":
+        return lower.mean(1), upper.mean(1)
+    if plan.reduction == "variance":
+        return variance_range((lower, upper))
+    squares = absolute_range((lower, upper))
+    return squares[0].square().mean(1), squares[1].square().mean(1)

@@ -4,10 +4,11 @@ Pre-activations are bounded front to back, then upstream gradients back to front
 come first; linear bounds follow only for the entries that a relaxation can still gain from.
 """
 
+import contextlib
 import copy
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -89,12 +90,36 @@ class Engine:
             value = self.module(*inputs)
             value = value if functions is None else torch.einsum("bkd,bd->bk", functions, value)
             return value, value
+        with self._at(inputs, perturbations):
+            return self._bounds(method, functions)
+
+    def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
+                    functions: Tensor) -> Tensor:
+        """CROWN's lower bound of linear functions, the extreme of one linear bound and not improved by any other.
+
+        Args:
+            inputs: as for calls.
+            perturbations: likewise; their `concretize` sees the coefficients of that bound last.
+            functions: (B, K, D).
+
+        Returns:
+            (B, K).
+        """
+        with self._at(inputs, perturbations):
+            self._bound_within("CROWN")
+            final = self._nodes[self.bounded.final_name]
+            C = functions.reshape(*functions.shape[:2], *final.output_shape[1:])
+            return self.bounded.compute_bounds(C=C, method="CROWN", final_node_name=final.name)[0]
+
+    @contextlib.contextmanager
+    def _at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...]) -> Iterator[None]:
+        """Set the inputs, and forget what was bounded for them afterwards."""
         balls = [*perturbations, *[None] * (len(inputs) - len(perturbations))]
         self.bounded(*[x if ball is None else BoundedTensor(x, ball) for x, ball in zip(inputs, balls, strict=True)])
         if not torch.is_grad_enabled():
             self._detach_parameters()
         try:
-            return self._bounds(method, functions)
+            yield
         finally:
             for node in self._nodes.values():
                 node.rounding_margin = None
@@ -107,10 +132,14 @@ class Engine:
             if isinstance(node, BoundParams):
                 node.forward_value = node.forward_value.detach()
 
-    def _bounds(self, method: str, functions: Tensor | None) -> Box:
+    def _bound_within(self, method: str) -> None:
+        """Bound every node that a relaxation reads."""
         for name, users in self._relaxed_by.items():
             if users and self._nodes[name].perturbed:
                 self._bound(name, users, method)
+
+    def _bounds(self, method: str, functions: Tensor | None) -> Box:
+        self._bound_within(method)
         final = self._nodes[self.bounded.final_name]
         box = self._interval(final.name)
         for node in self._nodes.values():

@@ -70,7 +70,8 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
 
     Returns:
         The module. Its inputs are x0, x1, ...; the tensors that the program's points read, such as scale0, scale1,
-        shift0, shift1; alpha if the program reads it; argument0, ...; cotangent.
+        shift0, shift1; alpha if the program reads it; argument0, ...; cotangent if the program
+        differentiates.
     """
     example = tuple(_rows(x) for x in inputs)
     count = inputs[0].shape[0]
@@ -87,7 +88,8 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         "x": example,
         **{name: tuple(_example(name, x) for x in example) for name in program.tensors()},
         **({"alpha": (example[0].new_ones(ROWS),)} if program.alpha else {}),
-        "argument": tuple(arguments), "cotangent": (torch.ones_like(output),),
+        "argument": tuple(arguments),
+        **({"cotangent": (torch.ones_like(output),)} if program.differentiates else {}),
     }
 
     def compute(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -97,7 +99,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
                   for name in program.points}
         if program.alpha:
             points["alpha"] = given["alpha"]
-        return program.compute(functools.partial(call, given["argument"]), points, *given["cotangent"])
+        return program.compute(functools.partial(call, given["argument"]), points, *given.get("cotangent", (None,)))
 
     named = {name if name in SINGLE else f"{name}{i}": tensor
              for name, group in groups.items() for i, tensor in enumerate(group)}

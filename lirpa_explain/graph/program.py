@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Values = Mapping[str, tuple[Tensor, ...]]
-Compute = Callable[[Callable[..., Tensor], Values, Tensor], tuple[Tensor, ...]]
+Compute = Callable[[Callable[..., Tensor], Values, Any], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,27 @@ class Program:
             one tensor (B,) if `alpha` is True; `cotangent` is what the model's output is multiplied by before it is
             differentiated.
         alpha: whether the row's place on the path is read.
+        differentiates: whether the cotangent is read; None is passed if not.
     """
 
     key: Hashable
     points: tuple[str, ...]
     compute: Compute = field(compare=False)
     alpha: bool = False
+    differentiates: bool = True
 
     def tensors(self) -> list[str]:
         """Names of the row's tensors, of which there is one for each input."""
         return list(dict.fromkeys(name for point in self.points for name in POINTS[point].tensors))
+
+
+def output() -> Program:
+    """The model's output itself."""
+
+    def compute(call: Callable[..., Tensor], points: Values, _: None) -> tuple[Tensor, ...]:
+        return (call(*points["input"]),)
+
+    return Program(("output",), ("input",), compute, differentiates=False)
 
 
 def gradient(point: str = "input") -> Program:
