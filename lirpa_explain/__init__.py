@@ -40,5 +40,7 @@ from .plots import plot_bars as plot_bars  # noqa: E402
 from .plots import plot_curve as plot_curve  # noqa: E402
 from .plots import plot_grid as plot_grid  # noqa: E402
 from .plots import plot_image as plot_image  # noqa: E402
+from .prediction import Prediction as Prediction  # noqa: E402
+from .prediction import certify_prediction as certify_prediction  # noqa: E402
 from .radius import Radius as Radius  # noqa: E402
 from .radius import radius as radius  # noqa: E402
