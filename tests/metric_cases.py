@@ -207,6 +207,20 @@ def points_of(lower, upper):
     return torch.unique(torch.cat([corners, same, mirrored, interior]), dim=0)
 
 
+def orders_of(lower, upper):
+    """Every strict order that the features of a box can have, as values 1..D."""
+    for order in itertools.permutations(range(len(lower))):
+        level = math.inf  # from the largest down, each as large as it can be
+        for i in order:
+            level = min(level, upper[i])
+            if level < lower[i]:
+                break
+        else:
+            values = np.empty(len(order))
+            values[list(order)] = np.arange(len(order), 0, -1)
+            yield values
+
+
 def extreme(name, direction, lower, upper, nominal, settings, search=False):
     """The largest or smallest value of a metric that is found in one box."""
     sign = -1 if direction == "upper" else 1

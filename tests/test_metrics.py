@@ -10,6 +10,7 @@ from captum.attr import Saliency
 from scipy import stats
 
 import lirpa_explain as lx
+from lirpa_explain.certificates.box import absolute_box
 from lirpa_explain.certificates.metrics import METRICS, Metric, evaluate, lookup, register
 
 from . import metric_cases as cases
@@ -108,6 +109,22 @@ def test_float32_and_half_give_the_same_to_their_precision(name, case):
     assert not evaluate(name, *(t.bfloat16() for t in box), **settings).isnan().any()
 
 
+@every_case
+def test_bounds_with_a_graph_are_measured(name, case):
+    torch.manual_seed(0)
+    box = generic_box(3, 6)
+    settings = cases.settings_of(case, 3, 6)
+    bound = make(*(t.clone().requires_grad_() for t in box)).metric(name, **settings)
+    assert bound.detach().equal(evaluate(name, *box, **settings))
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_distances_are_differentiable(norm):
+    torch.manual_seed(0)
+    box = [t.requires_grad_() for t in generic_box(3, 4)]
+    assert torch.autograd.gradcheck(lambda *box: evaluate("relative", *box, norm=norm), box)
+
+
 @pytest.mark.parametrize("spoiled", ["lower", "upper", "both", "nan", "nominal"])
 @every_case
 def test_infinite_bounds_are_answered_with_what_always_holds(name, case, spoiled):
@@ -158,6 +175,23 @@ def test_the_smallest_cosine_is_nearly_attained_with_many_features(name, width):
     assert found - 0.001 <= bound <= found
 
 
+@pytest.mark.parametrize(("name", "gap"), [("pair_order", 0.1), ("kendall", 0.2), ("spearman", 0.2)])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_rank_correlations_against_every_order_that_the_box_allows(name, gap, absolute):
+    torch.manual_seed(0)
+    nominal = torch.randn(20, 6, dtype=torch.float64)
+    lower, upper = nominal - 0.4 * torch.rand_like(nominal), nominal + 0.4 * torch.rand_like(nominal)
+    bounds = evaluate(name, lower, upper, nominal, absolute=absolute)
+    gaps = []
+    for n, bound in enumerate(bounds.tolist()):
+        v = nominal[n].abs().numpy() if absolute else nominal[n].numpy()
+        box = absolute_box(lower[n], upper[n]) if absolute else (lower[n], upper[n])
+        values = [cases.REFERENCES[name](a, v, absolute=False) for a in cases.orders_of(*(end.tolist() for end in box))]
+        gaps.append(min(values) - bound)
+    assert min(gaps) >= -1e-9
+    assert np.mean(gaps) < gap
+
+
 def test_a_nominal_outside_of_its_box_is_taken_into_it():
     lower, upper, nominal = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 3.0]]), torch.tensor([[4.0, 2.5]])
     for name in ("kendall", "spearman"):
@@ -188,8 +222,9 @@ def test_the_size_of_imagenet_takes_seconds(name):
     size = 3 * 224 * 224
     nominal = torch.randn(1, size)
     cert = make(nominal - 0.01, nominal + 0.01, nominal)
-    settings = {"mask": torch.arange(size) % 2 == 0, "k": 1000, "basis": torch.cat([nominal.T, torch.randn(size, 4)], 1), "shape": (224, 224),
+    settings = {"mask": torch.arange(size) % 2 == 0, "k": 1000, "basis": torch.randn(size, 5), "shape": (224, 224),
                 "inputs": torch.ones(1, size), "distance": 0.1, "channels": 3}
+    settings["basis"][:, :1] += nominal.T
     start = time.perf_counter()
     bound = cert.metric(name, **{key: settings[key] for key in METRICS[name].settings if key in settings})
     assert time.perf_counter() - start < 20
