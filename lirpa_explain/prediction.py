@@ -27,8 +27,8 @@ class Prediction:
         certain: (N,), bool: whether no perturbation changes it, a tie being a change.
         margin: (N,), lower bound of the score of that class less the largest other one.
         confidence: (N,), the softmax probability of that class, unperturbed; the sigmoid's for a single output.
-        confidence_lower: (N,), the least that it can be; never exact for more than two classes.
-        confidence_upper: (N,), the most.
+        confidence_lower: (N,), a lower bound of what it can become.
+        confidence_upper: (N,), an upper bound of that.
     """
 
     classes: Tensor

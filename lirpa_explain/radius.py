@@ -37,8 +37,8 @@ def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Cal
 
     After `steps` halvings the radius is known to high / 2^steps. What is certified at `value` is certified there,
     whatever the property; that no larger radius has it is a matter of bounds growing with the ball, which they do but
-    for rounding and the choice of relaxations. An upper end of the search is not one of the explanation itself: a
-    tighter method may certify more.
+    for rounding and the choice of relaxations. The radius is one of the bounds and not of the explanation: a tighter
+    method may certify a larger one.
 
     Args:
         certifier: of the attribution.

@@ -146,7 +146,7 @@ def test_infinite_bounds_are_answered_with_what_always_holds(name, case, spoiled
     assert bound[1] == finite[1]
     assert no_better(metric, bound[0].item(), finite[0].item())
     if not metric.takes_infinite or spoiled == "nominal":
-        assert bound[0] == metric.worst
+        assert bound[0] == (metric.worst if bound.is_floating_point() else min(metric.worst, 6))
 
 
 def test_rank_correlations_are_those_of_scipy_without_ties():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -116,6 +118,6 @@ def _prefix(ascending: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 register(Metric("sign_agreement", sign_agreement, "lower", True, "[0, 1]", "share of i with sign(a_i) = sign(v_i)",
                 "Krishna et al. 2022", worst=0, takes_infinite=True))
 register(Metric("effective_complexity", effective_complexity, "upper", True, "0 to D", "#{i: |a_i| > threshold}",
-                "Nguyen and Martinez 2020", worst=2**62, takes_infinite=True))
+                "Nguyen and Martinez 2020", worst=math.inf, takes_infinite=True))
 register(Metric("gini", gini, "lower", True, "[0, 1)", "sum over i < j of ||a_i| - |a_j|| / (D sum |a_i|)",
                 "Chalasani et al. 2020", worst=0))

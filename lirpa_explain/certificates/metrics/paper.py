@@ -142,7 +142,7 @@ def untargeted(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
 
 _SOURCE = "Wicker et al. 2023"
 register(Metric("protected_top_k", protected_top_k, "upper", True, "0 to k", "protected features in a's top k",
-                _SOURCE, worst=2**62, takes_infinite=True, features=("mask",)))
+                _SOURCE, worst=math.inf, takes_infinite=True, features=("mask",)))
 register(Metric("targeted_fairness", targeted_fairness, "lower", True, "0 or 1",
                 "1 if a's top k has no protected feature, else 0", _SOURCE, worst=0, takes_infinite=True,
                 features=("mask",)))

@@ -29,7 +29,8 @@ class Metric:
         range: where the number lies, for people.
         formula: the number m(a), for people; v is the nominal attribution.
         source: where it comes from.
-        worst: what holds of every box: the answer where a bound or the nominal value is infinite or NaN.
+        worst: what holds of every box: the answer where a bound or the nominal value is infinite or NaN;
+            inf for counts up to D.
         takes_infinite: whether the function itself deals with infinite bounds.
         features: settings that are shaped like the attribution.
     """
@@ -131,5 +132,6 @@ def evaluate(name: str, lower: Tensor, upper: Tensor, nominal: Tensor, **setting
     lower, upper, nominal = (t.masked_fill(~usable[:, None], 0) for t in (lower, upper, nominal))
     value = metric.function(lower, upper, nominal, **settings)
     usable = usable & ~value.isnan()  # sums may overflow
-    worst = torch.full_like(value, metric.worst) if value.is_floating_point() else value.new_full((), int(metric.worst))
-    return torch.where(usable, value, worst)
+    # A count is at most that of the features.
+    worst = metric.worst if value.is_floating_point() else int(min(metric.worst, nominal.shape[1]))
+    return torch.where(usable, value, torch.full_like(value, worst))
