@@ -82,6 +82,14 @@ def test_several_inputs_one_of_them_fixed_and_further_arguments():
         assert (classes == bounds.classes)[bounds.certain].all()
 
 
+@pytest.mark.parametrize("scale", [1e10, 1e37])
+def test_margins_that_overflow_leave_no_nan(scale):
+    model = network(3).float()
+    bounds = lx.certify_prediction(lambda x: model(x) * scale, torch.rand(3, 4), eps=5.0)
+    assert not bounds.certain.any()
+    assert bounds.confidence_lower.tolist() == [0, 0, 0] and bounds.confidence_upper.tolist() == [1, 1, 1]
+
+
 def test_bad_arguments_are_refused():
     x = torch.zeros(2, 4, dtype=torch.float64)
     with pytest.raises(ValueError, match="method must be one of"):
