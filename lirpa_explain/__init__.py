@@ -24,7 +24,9 @@ from .boundary.search import BoundaryPoints as BoundaryPoints  # noqa: E402
 from .boundary.search import BoundarySearch as BoundarySearch  # noqa: E402
 from .bounding.ball import Ball as Ball  # noqa: E402
 from .bounding.engine import METHODS as METHODS  # noqa: E402
+from .certificates import METRICS as METRICS  # noqa: E402
 from .certificates import Certificate as Certificate  # noqa: E402
+from .certificates import tangent_basis as tangent_basis  # noqa: E402
 from .certifier import Certifier as Certifier  # noqa: E402
 from .certify import certify as certify  # noqa: E402
 from .errors import BoundaryNotFound as BoundaryNotFound  # noqa: E402
@@ -44,3 +46,7 @@ from .plots import plot_bars as plot_bars  # noqa: E402
 from .plots import plot_curve as plot_curve  # noqa: E402
 from .plots import plot_grid as plot_grid  # noqa: E402
 from .plots import plot_image as plot_image  # noqa: E402
+from .prediction import Prediction as Prediction  # noqa: E402
+from .prediction import certify_prediction as certify_prediction  # noqa: E402
+from .radius import Radius as Radius  # noqa: E402
+from .radius import radius as radius  # noqa: E402

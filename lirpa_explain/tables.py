@@ -12,6 +12,7 @@ from pathlib import Path
 from .attacks import OBJECTIVES
 from .attributions import ATTRIBUTIONS
 from .bounding.engine import METHODS
+from .certificates import METRICS
 from .operators import OPERATORS
 
 
@@ -36,8 +37,15 @@ def tables() -> dict[str, str]:
         "objectives": markdown(("objective", "what an attack maximises"),
                                [(f"`{name}`", row.words) for name, row in OBJECTIVES.items()]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", words) for name, words in METHODS.items()]),
+        "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),
     }
+
+
+def _metrics() -> list[tuple[str, ...]]:
+    return [(f"`{name}`", row.formula, row.range, ("above" if row.direction == "upper" else "below")
+             + (", exact" if row.exact else ""), ", ".join(f"`{setting}`" for setting in row.settings), row.source)
+            for name, row in METRICS.items()]
 
 
 def _operators() -> list[tuple[str, ...]]:

@@ -305,7 +305,8 @@ def test_two_inputs_one_held_fixed():
 
 @pytest.mark.parametrize(("metric", "options"), [
     ("max_change", {"norm": 1}), ("max_change", {"norm": math.inf}), ("top_k_overlap", {"k": 2}), ("sign", {}),
-    ("width", {}), ("region_sum", {"mask": torch.tensor([1.0, -1.0, 0.0, 2.0])})])
+    ("width", {}), ("cosine", {}), ("region", {"mask": torch.tensor([True, False, False, True])}),
+    ("region_sum", {"mask": torch.tensor([1.0, -1.0, 0.0, 2.0])})])
 @pytest.mark.parametrize("model", ["relu", "tanh"])
 def test_sandwiches(metric, options, model):
     certificate = lx.certify(Saliency(MODELS[model]), X, eps=0.1, target=0, abs=False, method="CROWN-Optimized")

@@ -148,7 +148,7 @@ def _scores(a: Tensor, nominal: Tensor, k: int, absolute: bool) -> tuple[Tensor,
     return (a.abs(), nominal.abs()) if absolute else (a, nominal)
 
 
-def _share(a: Tensor) -> Tensor:
+def share(a: Tensor) -> Tensor:
     """Each entry's share of the mass, |a_i| / sum_j |a_j|."""
     return a.abs() / a.abs().sum(1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
 
@@ -157,7 +157,7 @@ def _share(a: Tensor) -> Tensor:
 def top_k(a: Tensor, nominal: Tensor, shapes: Shapes, k: int) -> Tensor:
     """Loss of sum_{i in B} |a_i| / sum_j |a_j|, B the k features largest in |nominal|."""
     top = _scores(a, nominal, k, True)[1].topk(k, 1).indices
-    return (_share(nominal) - _share(a)).gather(1, top).sum(1)
+    return (share(nominal) - share(a)).gather(1, top).sum(1)
 
 
 def _margin(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool = True) -> Tensor:
@@ -205,9 +205,10 @@ def _centre(a: Tensor, shapes: Shapes) -> Tensor:
     if len(shapes) != 1 or not shapes[0]:
         raise ValueError("mass_centre is defined for an attribution of one tensor with at least one feature dimension.")
     shape = shapes[0][-2:]
-    share = _share(a).reshape(len(a), -1, *shape).sum(1)
+    shares = share(a).reshape(len(a), -1, *shape).sum(1)
     axes = [torch.arange(n, device=a.device, dtype=a.dtype) for n in shape]
-    return torch.stack([(share.flatten(1) * grid.flatten()).sum(1) for grid in torch.meshgrid(*axes, indexing="ij")], 1)
+    places = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([(shares.flatten(1) * place.flatten()).sum(1) for place in places], 1)
 
 
 @register("mass_centre", "how far the centre of |a| moves, in pixels (Ghorbani et al. 2019)")
@@ -219,7 +220,7 @@ def mass_centre(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
 @register("region", "share of the mass that a region gains (targeted attack of Ghorbani et al. 2019)")
 def region(a: Tensor, nominal: Tensor, shapes: Shapes, mask: Any) -> Tensor:
     """Growth of sum_{i in A} |a_i| / sum_j |a_j|, A the region."""
-    return (mask_rows(mask, a, shapes) * (_share(a) - _share(nominal))).sum(1)
+    return (mask_rows(mask, a, shapes) * (share(a) - share(nominal))).sum(1)
 
 
 @register("target_map", "how much nearer a given map comes, in squared l2 distance (Dombrowski et al. 2019)")

@@ -14,7 +14,7 @@ from ..errors import SoundnessError
 from ..operators.bound import flat_rows
 from ..selfcheck import TOLERANCE
 from .attack import AttackResult, Attributions, run
-from .objectives import mask_rows, objective
+from .objectives import mask_rows, objective, share
 from .problem import Points, Problem
 from .search import Settings, Watch
 
@@ -65,6 +65,11 @@ def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:
     return torch.maximum(high - value, value - low)
 
 
+def _share_of(certificate: Certificate, mask: Attributions) -> Tensor:
+    nominal = _flat(certificate.nominal)
+    return (mask_rows(mask, nominal, _shapes(certificate.nominal)) * share(nominal)).sum(1)
+
+
 def _may_flip(certificate: Certificate) -> Tensor:
     return ((_flat(certificate.nominal) != 0) & (_flat(certificate.sign()) == 0)).sum(1)
 
@@ -78,6 +83,9 @@ couple("top_k_overlap", "how many of the `k` largest features may leave the top 
 couple("sign", "how many entries that are not 0 may lose their sign", lambda: ("sign_flips", {}), _may_flip)
 couple("region_sum", "|change of the sum over the region `mask`|", lambda mask: ("region_sum", {"mask": mask}),
        _region_change)
+couple("cosine", "1 - cos(a, nominal)", lambda: ("cosine", {}), lambda certificate: 1 - certificate.metric("cosine"))
+couple("region", "share of the mass of |a| that the region `mask` may gain", lambda mask: ("region", {"mask": mask}),
+       lambda certificate, mask: certificate.metric("share_upper", mask=mask) - _share_of(certificate, mask))
 
 
 @dataclass(frozen=True, eq=False)

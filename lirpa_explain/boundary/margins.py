@@ -11,6 +11,7 @@ from ..bounding.ball import Ball
 from ..bounding.engine import Engine
 from ..graph import capture_program
 from ..graph.program import output
+from ..operators.bound import Box
 from .decision import Decision
 
 BISECTIONS = 12
@@ -66,9 +67,23 @@ class Margins:
         column = radius[:, None]
         every = torch.arange(len(index), device=index.device)
         balls = tuple(Ball(2, c - _like(column, c), c + _like(column, c), column, "").rows(every) for c in centers)
+        return self.bounds(index, balls, method)[0]
+
+    def bounds(self, index: Tensor, perturbations: tuple[PerturbationLpNorm | None, ...], method: str) -> Box:
+        """Bounds of the margins over all rivals in any sets around the examples.
+
+        Args:
+            index: which examples, (B,).
+            perturbations: the set of each input, of B rows; None for one held fixed.
+            method: a key of `lirpa_explain.METHODS`.
+
+        Returns:
+            (lower, upper), (B, R) each.
+        """
+        centers = self.decision.split(self.decision.x[index])
         extras = tuple(e[index] for e in self.extras)
         with torch.no_grad():
-            return self.engine((*centers, *extras), balls, method, self.rivals[index])[0]
+            return self.engine((*centers, *extras), perturbations, method, self.rivals[index])
 
     def certified_distance(self, reach: Tensor, method: str, batch_size: int, progress: bool = False) -> Tensor:
         """Radii within which the decision holds for certain, by bisection.

@@ -1,3 +1,5 @@
 """What a person wants to know of a bounded explanation: signs, ranks, distances."""
 
 from lirpa_explain.certificates.certificate import Certificate as Certificate
+from lirpa_explain.certificates.metrics import METRICS as METRICS
+from lirpa_explain.certificates.metrics import tangent_basis as tangent_basis

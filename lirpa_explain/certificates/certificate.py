@@ -12,12 +12,19 @@ from torch import Tensor
 
 from lirpa_explain.certificates import box, ranking, storage
 from lirpa_explain.certificates import refine as refinement
+from lirpa_explain.certificates.layout import (
+    Attributions,
+    describe,
+    flatten,
+    mask_weights,
+    require_same_shape,
+    unflatten,
+)
+from lirpa_explain.certificates.metrics import evaluate, lookup, rank_intervals
 from lirpa_explain.relaxations.ranges import linear_range
 
 if TYPE_CHECKING:
     from lirpa_explain.attacks import Sandwich
-
-Attributions = Tensor | tuple[Tensor, ...]  # one (N, *S) for each input; a tuple where the user passed one
 
 _RTOL = {"float64": 1e-9, "float32": 1e-5}
 _RTOL_OF_HALF_TYPES = 1e-2
@@ -121,12 +128,12 @@ class Certificate:
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
-            _require_same_shape(name, getattr(self, name), self.nominal)
+            require_same_shape(name, getattr(self, name), self.nominal)
 
     @property
     def width(self) -> Attributions:
         """The widths upper - lower, shaped like `nominal`; differentiable in both."""
-        return self._like_nominal(_flat(self.upper) - _flat(self.lower))
+        return unflatten(self.nominal, flatten(self.upper) - flatten(self.lower))
 
     def sign(self, refine: str | None = None) -> Attributions:
         """Return the sign of each feature that no perturbation can flip.
@@ -137,10 +144,10 @@ class Certificate:
         Returns:
             Shaped like `nominal`, int8: +1 or -1 where it is certain, 0 where the value is or may be 0.
         """
-        lower, upper = _flat(self.lower), _flat(self.upper)
+        lower, upper = flatten(self.lower), flatten(self.upper)
         if (bound := self._bounder(refine)) is not None:
             lower, upper = refinement.entries(bound, lower, upper)
-        return self._like_nominal(box.signs(lower, upper))
+        return unflatten(self.nominal, box.signs(lower, upper))
 
     def top_k(self, k: int, absolute: bool = True, refine: str | None = None) -> Attributions:
         """Return which features are among the k largest of their example under every perturbation.
@@ -163,9 +170,9 @@ class Certificate:
         lower, upper, nominal = self._ranked(k, absolute)
         certain = ranking.certain_top_k(lower, upper, k)
         if (bound := self._bounder(refine)) is not None:
-            rivals = refinement.rivals(bound, _flat(self.lower), _flat(self.upper), nominal, k, absolute)
+            rivals = refinement.rivals(bound, flatten(self.lower), flatten(self.upper), nominal, k, absolute)
             certain = certain | refinement.certain_top_k(rivals, nominal, k)
-        return self._like_nominal(certain)
+        return unflatten(self.nominal, certain)
 
     def top_k_overlap(self, k: int, absolute: bool = True, refine: str | None = None) -> Tensor:
         """Return how many of the k largest features must stay among the k largest.
@@ -189,7 +196,7 @@ class Certificate:
         lower, upper, nominal = self._ranked(k, absolute)
         overlap = ranking.top_k_overlap(lower, upper, nominal, k)
         if (bound := self._bounder(refine)) is not None:
-            rivals = refinement.rivals(bound, _flat(self.lower), _flat(self.upper), nominal, k, absolute)
+            rivals = refinement.rivals(bound, flatten(self.lower), flatten(self.upper), nominal, k, absolute)
             overlap = torch.maximum(overlap, refinement.least_overlap(rivals, k))
         return overlap
 
@@ -206,8 +213,8 @@ class Certificate:
         Raises:
             ValueError: If the mask has another shape, or the certificate was loaded and cannot be refined.
         """
-        weights = self._weights(mask)[:, None]
-        lower, upper = linear_range(weights, (_flat(self.lower), _flat(self.upper)))
+        weights = mask_weights(mask, self.nominal)[:, None]
+        lower, upper = linear_range(weights, (flatten(self.lower), flatten(self.upper)))
         if (bound := self._bounder(refine)) is not None:
             low, high = bound(weights)
             lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
@@ -227,7 +234,38 @@ class Certificate:
         """
         if norm not in (1, 2, math.inf):
             raise ValueError(f"norm is {norm!r}; pass 1, 2 or math.inf.")
-        return box.max_change(_flat(self.lower), _flat(self.upper), _flat(self.nominal), norm)
+        return box.max_change(flatten(self.lower), flatten(self.upper), flatten(self.nominal), norm)
+
+    def metric(self, name: str, **settings: Any) -> Tensor:
+        """Bound a number about the explanation over all perturbations.
+
+        Args:
+            name: A key of `lirpa_explain.METRICS`, whose row says what is bounded and from which side.
+            **settings: Of the metric; masks are shaped like `nominal`, or like one example of it.
+
+        Returns:
+            (N,); never NaN: where bounds are infinite, what holds of every attribution.
+
+        Raises:
+            ValueError: If there is no such metric, or a setting is out of range.
+            TypeError: If the metric takes no such setting, or wants one that is not given.
+        """
+        for setting in set(lookup(name).features) & set(settings):
+            settings[setting] = mask_weights(settings[setting], self.nominal)
+        return evaluate(name, flatten(self.lower), flatten(self.upper), flatten(self.nominal), **settings)
+
+    def rank_interval(self, absolute: bool = True) -> tuple[Attributions, Attributions]:
+        """Return the ranks that each feature can have, the largest having rank 1; exact for the box.
+
+        Args:
+            absolute: Whether to rank by |attribution| or by the signed attribution.
+
+        Returns:
+            (best, worst), each shaped like `nominal`, int64, however ties are broken.
+        """
+        lower, upper, _ = self._ranked(1, absolute)
+        best, worst = rank_intervals(lower, upper)
+        return unflatten(self.nominal, best), unflatten(self.nominal, worst)
 
     def sandwich(self, metric: str = "max_change", **options: Any) -> Sandwich:
         """Set beside a certified number the strongest change that an attack finds; see `lirpa_explain.sandwich`.
@@ -265,10 +303,10 @@ class Certificate:
             TypeError: If the attribution is neither a tensor nor a tuple of tensors.
             ValueError: If it is not shaped like `nominal`.
         """
-        _require_same_shape("attribution", attribution, self.nominal)
+        require_same_shape("attribution", attribution, self.nominal)
         if rtol is None:
             rtol = _RTOL.get(self.dtype, _RTOL_OF_HALF_TYPES)
-        return box.contains(_flat(self.lower), _flat(self.upper), _flat(attribution), rtol)
+        return box.contains(flatten(self.lower), flatten(self.upper), flatten(attribution), rtol)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to exactly this path, as a numpy .npz archive without pickles.
@@ -295,9 +333,9 @@ class Certificate:
         return cls(**storage.read(path))
 
     def __repr__(self) -> str:
-        lower, upper = _flat(self.lower).detach(), _flat(self.upper).detach()
+        lower, upper = flatten(self.lower).detach(), flatten(self.upper).detach()
         mean_width = (upper - lower).float().mean().item()
-        certain, nonzero = box.signs(lower, upper) != 0, _flat(self.nominal) != 0
+        certain, nonzero = box.signs(lower, upper) != 0, flatten(self.nominal) != 0
         certified = (certain & nonzero).sum().item() / max(1, nonzero.sum().item())
         kind = f", {self.integral} integral" if self.integral else ""
         if self.expectation:
@@ -307,7 +345,7 @@ class Certificate:
             f"Certificate of {self.attribution}{kind}\n"
             f"  method        {self.method}, {self.dtype}, {self.elapsed_s:.3g} s\n"
             f"  perturbation  {self.perturbation}\n"
-            f"  shape         {_shapes(self.nominal)}\n"
+            f"  shape         {describe(self.nominal)}\n"
             f"  mean width    {mean_width:.4g}\n"
             f"  signs         {certified:.1%} of the entries that are not 0 certified"
         )
@@ -322,63 +360,11 @@ class Certificate:
                              "Certify again, and refine before saving.")
         return self.refiner
 
-    def _weights(self, mask: Attributions) -> Tensor:
-        """A mask as weights (N, D)."""
-        parts = []
-        for part, like in zip(_tensors(mask), _tensors(self.nominal), strict=False):
-            if not isinstance(part, Tensor) or part.shape not in (like.shape, like.shape[1:]):
-                raise ValueError(f"mask must be shaped like the attribution, {_shapes(self.nominal)}, or like one "
-                                 f"example of it; given: {_shapes(mask)}.")
-            parts.append(part.to(like).expand_as(like))
-        if len(parts) != len(_tensors(self.nominal)) or len(parts) != len(_tensors(mask)):
-            raise ValueError(f"mask must have one tensor for each of the {len(_tensors(self.nominal))} inputs.")
-        return _flat(tuple(parts))
-
     def _ranked(self, k: int, absolute: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Check k; return lower, upper and nominal, (N, D) each, of what is ranked."""
-        lower, upper = box.ordered_box(_flat(self.lower), _flat(self.upper))
-        nominal = _flat(self.nominal)
-        features = nominal.shape[1]
-        if not isinstance(k, int) or isinstance(k, bool):
-            raise TypeError(f"k is {k!r}, a {type(k).__name__}; pass an int, a number of features.")
-        if not 1 <= k <= features:
-            raise ValueError(f"k is {k}, but an example has {features} features; pass 1 <= k <= {features}.")
+        lower, upper = box.ordered_box(flatten(self.lower), flatten(self.upper))
+        nominal = flatten(self.nominal)
+        ranking.check_k(k, nominal.shape[1])
         if absolute:
             return *box.absolute_box(lower, upper), nominal.abs()
         return lower, upper, nominal
-
-    def _like_nominal(self, flat: Tensor) -> Attributions:
-        """Undo _flat: (N, D) back to the shapes of `nominal`."""
-        if isinstance(self.nominal, Tensor):
-            return flat.reshape(self.nominal.shape)
-        parts = flat.split([_features(part) for part in self.nominal], dim=1)
-        return tuple(part.reshape(like.shape) for part, like in zip(parts, self.nominal, strict=True))
-
-
-def _tensors(value: Attributions) -> tuple[Tensor, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _features(tensor: Tensor) -> int:
-    return math.prod(tensor.shape[1:])
-
-
-def _flat(value: Attributions) -> Tensor:
-    """Return the features of all inputs of an example side by side, (N, D)."""
-    return torch.cat([part.reshape(len(part), _features(part)) for part in _tensors(value)], dim=1)
-
-
-def _shapes(value: Attributions) -> str:
-    shapes = ", ".join(str(tuple(part.shape)) for part in _tensors(value))
-    return f"a tuple of {shapes}" if isinstance(value, tuple) else shapes
-
-
-def _require_same_shape(name: str, value: Attributions, nominal: Attributions) -> None:
-    for part in _tensors(value):
-        if not isinstance(part, Tensor):
-            raise TypeError(f"{name} holds a {type(part).__name__}; pass a Tensor, or a tuple of Tensors.")
-    if _shapes(value) != _shapes(nominal):
-        raise ValueError(
-            f"{name} has the shape {_shapes(value)}, but the nominal attribution has {_shapes(nominal)}; "
-            "pass one of the same shape."
-        )

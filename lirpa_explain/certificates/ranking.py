@@ -64,3 +64,11 @@ def top_k_overlap(lower: Tensor, upper: Tensor, nominal: Tensor, k: int) -> Tens
     rivals = upper.scatter(1, top, -math.inf).topk(replaceable).values  # (N, replaceable), descending
     # The one row ascends and the other descends, so the True entries come first and their count is m.
     return k - (rivals >= weakest).sum(dim=1)
+
+
+def check_k(k: int, features: int) -> None:
+    """Raise unless k is a number of features, from 1 to `features`."""
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(f"k is {k!r}, a {type(k).__name__}; pass an int, a number of features.")
+    if not 1 <= k <= features:
+        raise ValueError(f"k is {k}, but an example has {features} features; pass 1 <= k <= {features}.")

@@ -1,0 +1,90 @@
+"""How far the attribution can turn away from its nominal direction."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lirpa_explain.certificates.metrics.angle import least_cosine
+from lirpa_explain.certificates.metrics.registry import Metric, register
+
+
+def cosine(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
+    """Cosine similarity with the nominal attribution: a lower bound of <a, v> / (|a| |v|), from -1 to 1.
+
+    Exact where negative; else below the minimum by a gap that falls with the number of features (see `angle`).
+    0 where v = 0, and no more than 0 where a = 0 is possible: the cosine with a zero vector is 0, as in torch.
+
+    Args:
+        lower: (N, D).
+        upper: (N, D).
+        nominal: (N, D), v.
+
+    Returns:
+        (N,).
+
+    Source:
+        Joo et al., Towards More Robust Interpretation via Local Gradient Alignment, AAAI 2023.
+
+    Example:
+        >>> import torch
+        >>> v = torch.tensor([[1.0, 0.0]])
+        >>> cosine(v, v + torch.tensor([[0.0, 1.0]]), v)
+        tensor([0.7071])
+    """
+    return least_cosine(lower, upper, nominal).to(nominal)
+
+
+def pearson(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
+    """Pearson correlation with the nominal attribution: a lower bound, from -1 to 1.
+
+    The cosine of a - mean(a) and v - mean(v); exact where negative. 0 where v is constant (as with one feature), and
+    no more than 0 where a constant a is possible.
+
+    Args:
+        lower: (N, D).
+        upper: (N, D).
+        nominal: (N, D), v.
+
+    Returns:
+        (N,).
+
+    Source:
+        Kindermans et al., The (Un)reliability of Saliency Methods, 2019; Adebayo et al., Sanity Checks, 2018.
+
+    Example:
+        >>> import torch
+        >>> v = torch.tensor([[0.0, 1.0, 2.0]])
+        >>> pearson(v, v, v)
+        tensor([1.])
+    """
+    return least_cosine(lower, upper, nominal, centered=True).to(nominal)
+
+
+def cosine_distance(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
+    """Normalised cosine distance of local gradient alignment: an upper bound of (1 - cos(a, v)) / 2, from 0 to 1.
+
+    Args:
+        lower: (N, D).
+        upper: (N, D).
+        nominal: (N, D), v.
+
+    Returns:
+        (N,); 1/2 where v = 0.
+
+    Source:
+        Joo et al., Towards More Robust Interpretation via Local Gradient Alignment, AAAI 2023.
+
+    Example:
+        >>> import torch
+        >>> v = torch.tensor([[1.0, 0.0]])
+        >>> cosine_distance(v, v, v), cosine_distance(-v, v, v)
+        (tensor([0.]), tensor([1.]))
+    """
+    return ((1 - least_cosine(lower, upper, nominal)) / 2).to(nominal)
+
+
+register(Metric("cosine", cosine, "lower", False, "[-1, 1]", "<a, v> / (|a| |v|)", "Joo et al. 2023", worst=-1))
+register(Metric("pearson", pearson, "lower", False, "[-1, 1]", "cosine of a - mean(a) and v - mean(v)",
+                "Adebayo et al. 2018", worst=-1))
+register(Metric("cosine_distance", cosine_distance, "upper", False, "[0, 1]", "(1 - cos(a, v)) / 2",
+                "Joo et al. 2023", worst=1))

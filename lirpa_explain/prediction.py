@@ -1,0 +1,105 @@
+"""certify_prediction(): what the same ball leaves of the prediction that an attribution explains."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from auto_LiRPA.perturbations import Perturbation
+from torch import Tensor
+
+from .arguments import check_inputs, check_method
+from .boundary.decision import Decision
+from .boundary.margins import Margins
+from .boundary.search import as_tuple
+from .bounding.ball import make_balls
+from .certificates.box import ordered_box
+from .nominal import isolated, no_training_layers
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bounds of a prediction that hold for every allowed perturbation, up to rounding.
+
+    Args:
+        classes: (N,), the class predicted at the unperturbed input.
+        certain: (N,), bool: whether no perturbation changes it, a tie being a change.
+        margin: (N,), lower bound of the score of that class less the largest other one.
+        confidence: (N,), the softmax probability of that class, unperturbed; the sigmoid's for a single output.
+        confidence_lower: (N,), a lower bound of what it can become.
+        confidence_upper: (N,), an upper bound of that.
+    """
+
+    classes: Tensor
+    certain: Tensor
+    margin: Tensor
+    confidence: Tensor
+    confidence_lower: Tensor
+    confidence_upper: Tensor
+
+
+def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Tensor, ...], *,
+                       perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
+                       eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
+                       clip: tuple[Any, Any] | None = None, additional_forward_args: Any = None,
+                       method: str = "CROWN", batch_size: int = 64) -> Prediction:
+    """Bound the margins and the confidence of a prediction over the ball in which its explanation is certified.
+
+    With margins m_j = z_c - z_j of the class c over each other class j, which are bounded by propagation as linear
+    functions of the output: the label is certain where all are above 0, and the confidence, which rises in each of
+    them, is 1 / (1 + sum_j exp(-m_j)).
+
+    Args:
+        forward_func: the model: scores before softmax, (N, classes), or (N, 1) or (N,) for two classes.
+        inputs: as for `lirpa_explain.certify`, and so the next four.
+        perturbation: an auto_LiRPA perturbation, or a tuple of them.
+        eps: radius of the ball.
+        norm: its norm.
+        clip: the range of the data.
+        additional_forward_args: as for Captum; held fixed.
+        method: how to bound, a key of `lirpa_explain.METHODS`.
+        batch_size: most examples bounded at once.
+
+    Returns:
+        A `Prediction`.
+
+    Raises:
+        ValueError: bad numbers or shapes, or outputs of another shape.
+        TypeError: an argument of a wrong type.
+        UnsupportedOperation: the model contains an operation that has no bound operator.
+        TrainingModeError: a layer is in training mode whose output is then random or depends on the batch.
+
+    Example:
+        >>> import torch, lirpa_explain as lx
+        >>> model = torch.nn.Linear(2, 1).double()
+        >>> _ = torch.nn.init.constant_(model.weight, 1.0), torch.nn.init.zeros_(model.bias)
+        >>> found = lx.certify_prediction(model, torch.ones(1, 2).double(), eps=0.5)
+        >>> found.classes.tolist(), found.certain.tolist(), round(found.margin.item(), 6)
+        ([1], [True], 1.0)
+    """
+    check_method(method)
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; pass an int of at least 1.")
+    xs = check_inputs(inputs)
+    with torch.inference_mode(False):
+        balls = make_balls(inputs, perturbation, eps, norm, clip)
+    with isolated(xs[0].device), no_training_layers():
+        decision = Decision(forward_func, xs, as_tuple(additional_forward_args))
+        margins = Margins(decision, xs)
+        every = torch.arange(decision.count, device=decision.x.device)
+        parts = [margins.bounds(index, tuple(None if ball is None else ball.rows(index) for ball in balls), method)
+                 for index in every.split(batch_size)]
+        lower, upper = (torch.cat(side) for side in zip(*parts, strict=True))
+        with torch.no_grad():
+            output = decision.output(decision.x, every).reshape(decision.count, -1)
+        nominal = torch.einsum("nrk,nk->nr", margins.rivals, output)
+    lower, upper = ordered_box(torch.minimum(lower, nominal), torch.maximum(upper, nominal))
+    return Prediction(classes=decision.classes, certain=(lower > 0).all(1), margin=lower.amin(1),
+                      confidence=_confidence(nominal), confidence_lower=_confidence(lower),
+                      confidence_upper=_confidence(upper))
+
+
+def _confidence(margins: Tensor) -> Tensor:
+    """Infinite margins are limits here: sums that overflow make a confidence of 0."""
+    return 1 / (1 + torch.exp(-margins).sum(1))
