@@ -1,6 +1,7 @@
 """Certifier: certificates of one attribution, whose model is traced and parsed once."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from . import attributions
 from .arguments import check_boundary, check_inputs, check_method, check_seam, check_settings, check_spec, split_method
 from .attacks.problem import Problem, random_state
+from .attacks.sandwich import attacked
 from .attributions import Plan
 from .boundary.moving import Moving, compose_moving
 from .boundary.search import remembered
@@ -189,7 +191,7 @@ class Certifier:
             convergence_delta=nominal.delta, versions=_versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],
             spec_nominal=None if functions is None else torch.einsum("nkd,nd->nk", functions, flat), refiner=refine,
-            integral=integral, attackable=problem if plan.nearest is None else None, **report,
+            integral=integral, attacker=None if plan.nearest else functools.partial(attacked, problem), **report,
         )
 
     def _box(self, plan: Plan, bounded: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,

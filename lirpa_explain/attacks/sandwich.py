@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..certificates import Certificate
+from ..certificates import Certificate, Sandwich
 from ..errors import SoundnessError
 from ..operators.bound import flat_rows
 from ..selfcheck import TOLERANCE
@@ -88,43 +88,6 @@ couple("region", "share of the mass of |a| that the region `mask` may gain", lam
        lambda certificate, mask: certificate.metric("share_upper", mask=mask) - _share_of(certificate, mask))
 
 
-@dataclass(frozen=True, eq=False)
-class Sandwich:
-    """The worst case of a metric, from both sides: found <= worst case <= certified, for each example.
-
-    Args:
-        metric: its name.
-        certified: the certificate's number, (N,).
-        found: that of the worst input found, (N,).
-        worst_inputs: that input, in the form of the inputs; None for "width", to which many inputs contribute.
-        low: smallest value of each entry at any input tried, in the form of the attribution.
-        high: largest value of each entry.
-        steps: how many attributions were computed.
-        fallback: why no gradients were followed; "" if they were.
-    """
-
-    metric: str
-    certified: Tensor
-    found: Tensor
-    worst_inputs: Attributions | None
-    low: Attributions
-    high: Attributions
-    steps: int
-    fallback: str = ""
-
-    @property
-    def ratio(self) -> Tensor:
-        """Certified / found, at least 1 up to rounding; 1 where both are 0, infinite where only `found` is: (N,)."""
-        return torch.where(self.certified == self.found, torch.ones_like(self.found), self.certified / self.found)
-
-    def __repr__(self) -> str:
-        lines = [f"Sandwich of {self.metric}, {self.steps} attributions tried"]
-        for i in range(min(10, len(self.found))):
-            found, certified, ratio = (float(side[i]) for side in (self.found, self.certified, self.ratio))
-            lines.append(f"  example {i}: {found:.4g} found <= {certified:.4g} certified, ratio {ratio:.4g}")
-        return "\n".join(lines)
-
-
 def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str | os.PathLike[str] | None = None,
              entries: int = 4, settings: dict[str, Any] | None = None, **options: Any) -> Sandwich:
     """Attack what a certificate certifies, and set what was found beside it.
@@ -156,13 +119,14 @@ def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str 
         >>> bool((lx.sandwich(certificate, "max_change", norm=2).ratio > 0.99).all())
         True
     """
-    problem = certificate.attackable
+    return certificate.sandwich(metric, path=path, entries=entries, settings=settings, **options)
+
+
+def attacked(problem: Problem, certificate: Certificate, metric: str, *, path: str | os.PathLike[str] | None = None,
+             entries: int = 4, settings: dict[str, Any] | None = None, **options: Any) -> Sandwich:
+    """What `sandwich` returns, for a certificate of this problem."""
     if metric != "width" and metric not in SANDWICHES:
         raise ValueError(f"metric must be one of width, {', '.join(SANDWICHES)}; given: {metric!r}.")
-    if not isinstance(problem, Problem):
-        raise ValueError("This certificate has nothing to attack: it was loaded, or made without its model, or speaks "
-                         "of boundary points, which an attack would have to search for anew. Certify again, and ask "
-                         "before saving.")
     if certificate.integral or certificate.expectation:
         raise ValueError("This certificate bounds an integral or an expectation, which cannot be evaluated exactly at "
                          "other inputs. Certify without integral and expectation to compare.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +22,8 @@ from lirpa_explain.certificates.layout import (
     unflatten,
 )
 from lirpa_explain.certificates.metrics import evaluate, lookup, rank_intervals
+from lirpa_explain.certificates.sandwich import Sandwich
 from lirpa_explain.relaxations.ranges import linear_range
-
-if TYPE_CHECKING:
-    from lirpa_explain.attacks import Sandwich
 
 _RTOL = {"float64": 1e-9, "float32": 1e-5}
 _RTOL_OF_HALF_TYPES = 1e-2
@@ -66,7 +65,7 @@ class Certificate:
         confidence: With `expectation`: the probability, for each example, that the samples are such that all of its
             bounds hold.
         samples: With `expectation`: how many samples of each example were drawn.
-        attackable: What `sandwich` attacks: the call that was certified, its random draws included. Not saved.
+        attacker: What `sandwich` calls with the certificate, a metric and its options. Not saved.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -124,7 +123,7 @@ class Certificate:
     expectation: str | None = None
     confidence: float | None = None
     samples: int | None = None
-    attackable: object = None
+    attacker: Callable[..., Sandwich] | None = None
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -281,9 +280,11 @@ class Certificate:
             SoundnessError: If an attribution was found outside of the bounds.
             ValueError: If the metric is unknown, or the certificate cannot be attacked.
         """
-        from lirpa_explain.attacks import sandwich  # certificates know nothing of models unless asked to
-
-        return sandwich(self, metric, **options)
+        if self.attacker is None:
+            raise ValueError("This certificate has nothing to attack: it was loaded, or made without its model, or "
+                             "speaks of boundary points, which an attack would have to search for anew. Certify again, "
+                             "and ask before saving.")
+        return self.attacker(self, metric, **options)
 
     def contains(self, attribution: Attributions, rtol: float | None = None) -> Tensor:
         """Return whether an attribution lies between the bounds, in all features of an example.
@@ -315,7 +316,7 @@ class Certificate:
             path: The file to write; an existing one is replaced.
         """
         storage.write(path, {entry.name: getattr(self, entry.name) for entry in fields(self)
-                             if entry.name not in ("refiner", "attackable")})
+                             if entry.name not in ("refiner", "attacker")})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Certificate:

@@ -1,0 +1,45 @@
+"""The two sides between which the worst case of a metric lies."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lirpa_explain.certificates.layout import Attributions
+
+
+@dataclass(frozen=True, eq=False)
+class Sandwich:
+    """The worst case of a metric, from both sides: found <= worst case <= certified, for each example.
+
+    Args:
+        metric: its name.
+        certified: the certificate's number, (N,).
+        found: that of the worst input found, (N,).
+        worst_inputs: that input, in the form of the inputs; None for "width", to which many inputs contribute.
+        low: smallest value of each entry at any input tried, in the form of the attribution.
+        high: largest value of each entry.
+        steps: how many attributions were computed.
+        fallback: why no gradients were followed; "" if they were.
+    """
+
+    metric: str
+    certified: Tensor
+    found: Tensor
+    worst_inputs: Attributions | None
+    low: Attributions
+    high: Attributions
+    steps: int
+    fallback: str = ""
+
+    @property
+    def ratio(self) -> Tensor:
+        """Certified / found, at least 1 up to rounding; 1 where both are 0, infinite where only `found` is: (N,)."""
+        return torch.where(self.certified == self.found, torch.ones_like(self.found), self.certified / self.found)
+
+    def __repr__(self) -> str:
+        lines = [f"Sandwich of {self.metric}, {self.steps} attributions tried"]
+        for i in range(min(10, len(self.found))):
+            found, certified, ratio = (float(side[i]) for side in (self.found, self.certified, self.ratio))
+            lines.append(f"  example {i}: {found:.4g} found <= {certified:.4g} certified, ratio {ratio:.4g}")
+        return "\n".join(lines)
