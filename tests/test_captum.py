@@ -57,9 +57,10 @@ def check(attribution, inputs, keywords, eps, methods=("CROWN",), batch_size=Non
     value, *others = [seeded(attribution.attribute, point, **copy.deepcopy(keywords))
                       for point in (inputs, *neighbours(inputs, eps, pairs))]
     given = {name: keyword for name, keyword in keywords.items() if name != "method"}
+    certifier = lx.Certifier(attribution, batch_size=batch_size)
     for method, radius in itertools.product(methods, (0, eps)):
-        certificate = seeded(lx.certify, attribution, inputs, eps=radius, method=method, batch_size=batch_size,
-                             quadrature=keywords.get("method"), **copy.deepcopy(given))
+        certificate = seeded(certifier.certify, inputs, eps=radius, method=method, quadrature=keywords.get("method"),
+                             **copy.deepcopy(given))
         assert same(certificate.nominal, value)
         form = torch.utils._pytree.tree_structure(certificate.nominal)
         assert certificate.contains(certificate.nominal, rtol=0).all()
