@@ -291,7 +291,7 @@ class Certifier:
     def _trace(self, plan: Plan, xs: tuple[Tensor, ...], keywords: dict[str, Any], explained: bool = False
                ) -> tuple[_Trace, bool]:
         """The trace for inputs of these shapes and these constants, and whether it was made just now."""
-        extras = attributions.plan.common_fields(xs, keywords)["extras"]
+        extras = attributions.plan.extras_of(keywords)
         program, outer = plan.row_program(explained), plan.outer if explained else None
         function = self.attribution.forward_func if plan.function is None else plan.function
         key = (program, getattr(plan.function, "key", None), outer, *((x.shape[1:], x.dtype, x.device) for x in xs),

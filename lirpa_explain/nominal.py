@@ -10,8 +10,8 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
+from .certificates.layout import Attributions, flatten, unflatten
 from .errors import LirpaExplainError, TrainingModeError, UnsupportedAttribution
-from .operators.bound import flat_rows
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
 
@@ -62,13 +62,11 @@ class Nominal:
     @property
     def flat(self) -> Tensor:
         """All parts side by side, (N, D)."""
-        return torch.cat([flat_rows(part) for part in self.parts], 1)
+        return flatten(self.parts)
 
-    def shaped(self, flat: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def shaped(self, flat: Tensor) -> Attributions:
         """Rows (N, D) in the form of Captum's result."""
-        sizes = [part[0].numel() for part in self.parts]
-        parts = tuple(rows.reshape(part.shape) for rows, part in zip(flat.split(sizes, 1), self.parts, strict=True))
-        return parts if self.is_tuple else parts[0]
+        return unflatten(self.parts if self.is_tuple else self.parts[0], flat)
 
 
 def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Nominal:

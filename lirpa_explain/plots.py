@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .certificates import Certificate
+from .certificates.layout import tensors
 from .relaxations.ranges import absolute_range
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
         >>> len(axis.patches)
         2
     """
-    low, value, high = (torch.cat([part[example].detach().flatten() for part in _parts(side)]).double().cpu()
+    low, value, high = (torch.cat([part[example].detach().flatten() for part in tensors(side)]).double().cpu()
                         for side in (certificate.lower, certificate.nominal, certificate.upper))
     if names is not None and len(names) != len(value):
         raise ValueError(f"names must be one for each of the {len(value)} features; given: {len(names)}.")
@@ -262,12 +263,8 @@ def _checked_panels(panels: Sequence[str] | None, image: Tensor | None, alpha_ov
     return chosen
 
 
-def _parts(side: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return side if isinstance(side, tuple) else (side,)
-
-
 def _first(side: Tensor | tuple[Tensor, ...]) -> Tensor:
-    parts = _parts(side)
+    parts = tensors(side)
     if len(parts) > 1:
         raise ValueError(f"The attribution has {len(parts)} parts; make a certificate of one of them to draw it.")
     return parts[0]

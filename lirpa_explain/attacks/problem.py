@@ -64,7 +64,7 @@ class Problem:
         try:
             with self._replayed(), torch.no_grad():
                 plan = attributions.make_plan(self.attribution, self.xs, self.keywords)
-                extras = attributions.plan.common_fields(self.xs, self.keywords)["extras"]
+                extras = attributions.plan.extras_of(self.keywords)
                 function = self.attribution.forward_func if plan.function is None else plan.function
                 module = capture_program(plan.row_program(), function, self.xs, extras)
                 return Derivative(plan, module, self.xs, batch_size)
@@ -73,8 +73,7 @@ class Problem:
 
     def output(self, points: Points) -> Tensor:
         """The model's output at points, flat: (N, M); differentiable."""
-        extras = self.keywords.get("additional_forward_args")
-        extras = () if extras is None else extras if isinstance(extras, tuple) else (extras,)
+        extras = attributions.plan.extras_of(self.keywords)
         return self.attribution.forward_func(*points, *extras).reshape(len(points[0]), -1)
 
     def shaped(self, points: Points) -> Any:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..certificates import Certificate, Sandwich
+from ..certificates.layout import flatten, tensors
 from ..errors import SoundnessError
-from ..operators.bound import flat_rows
 from ..selfcheck import TOLERANCE
 from .attack import AttackResult, Attributions, run
 from .objectives import mask_rows, objective, share
@@ -60,18 +60,18 @@ def couple(name: str, words: str, objective: Coupling, certified: Callable[..., 
 
 def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:
     low, high = certificate.region_sum(mask)
-    nominal = _flat(certificate.nominal)
+    nominal = flatten(certificate.nominal)
     value = (mask_rows(mask, nominal, _shapes(certificate.nominal)) * nominal).sum(1)
     return torch.maximum(high - value, value - low)
 
 
 def _share_of(certificate: Certificate, mask: Attributions) -> Tensor:
-    nominal = _flat(certificate.nominal)
+    nominal = flatten(certificate.nominal)
     return (mask_rows(mask, nominal, _shapes(certificate.nominal)) * share(nominal)).sum(1)
 
 
 def _may_flip(certificate: Certificate) -> Tensor:
-    return ((_flat(certificate.nominal) != 0) & (_flat(certificate.sign()) == 0)).sum(1)
+    return ((flatten(certificate.nominal) != 0) & (flatten(certificate.sign()) == 0)).sum(1)
 
 
 couple("max_change", "|a - nominal| in the norm `norm`",
@@ -149,7 +149,7 @@ def attacked(problem: Problem, certificate: Certificate, metric: str, *, path: s
 
 def _width(certificate: Certificate, problem: Problem, alarm: Watch, settings: Settings, entries: int) -> Sandwich:
     """Widths: what the extremes of all entries span that were met while the widest ones were pushed."""
-    widths = _flat(certificate.upper) - _flat(certificate.lower)
+    widths = flatten(certificate.upper) - flatten(certificate.lower)
     order = widths.topk(min(entries, widths.shape[1]), 1).indices
     goals = [objective(name, {"entry": entry}) for entry in order.T for name in ("increase", "decrease")]
     results: list[AttackResult] = []
@@ -158,8 +158,8 @@ def _width(certificate: Certificate, problem: Problem, alarm: Watch, settings: S
         results.append(run(problem, goal, Settings(**{**vars(settings), **changed}), alarm))
         if results[-1].interrupted:
             break
-    low = torch.stack([_flat(r.low) for r in results]).amin(0)
-    high = torch.stack([_flat(r.high) for r in results]).amax(0)
+    low = torch.stack([flatten(r.low) for r in results]).amin(0)
+    high = torch.stack([flatten(r.high) for r in results]).amax(0)
     shaped = problem.nominal.shaped
     return Sandwich("width", widths.mean(1), (high - low).mean(1), None, shaped(low), shaped(high),
                     sum(r.steps for r in results), results[0].fallback)
@@ -174,7 +174,7 @@ class _Alarm:
     def __init__(self, certificate: Certificate, problem: Problem, path: str | os.PathLike[str] | None) -> None:
         self.problem, self.path = problem, path
         self.lower, self.upper, nominal = (
-            _flat(part).detach() for part in (certificate.lower, certificate.upper, certificate.nominal))
+            flatten(part).detach() for part in (certificate.lower, certificate.upper, certificate.nominal))
         sizes = torch.cat([self.lower, self.upper], 1).nan_to_num(0, 0, 0).abs()
         self.rtol = TOLERANCE.get(nominal.dtype, 1e-2)
         self.slack = self.rtol * sizes.amax(1, keepdim=True) + 64 * torch.finfo(nominal.dtype).eps * sizes.max()
@@ -201,7 +201,7 @@ class _Alarm:
         example = int(excess.nan_to_num(torch.inf).argmax())
         points = result.worst_inputs if isinstance(result.worst_inputs, tuple) else (result.worst_inputs,)
         self.ring(f"{metric} is {float(found[example]):.9g} at an input of the ball of example {example}, certified is "
-                  f"at most {float(certified[example]):.9g}.", points, _flat(result.attribution), example)
+                  f"at most {float(certified[example]):.9g}.", points, flatten(result.attribution), example)
 
     def ring(self, words: str, points: Points, a: Tensor, example: int) -> None:
         """Save the counterexample and raise."""
@@ -219,13 +219,5 @@ class _Alarm:
                              "reads it. This is a defect: please report the model and that file.")
 
 
-def _parts(value: Attributions) -> tuple[Tensor, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _shapes(value: Attributions) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(part.shape[1:]) for part in _parts(value))
-
-
-def _flat(value: Attributions) -> Tensor:
-    return torch.cat([flat_rows(part) for part in _parts(value)], 1)
+    return tuple(tuple(part.shape[1:]) for part in tensors(value))

@@ -16,7 +16,7 @@ from ..graph.rescale import rescaled
 from .layer import Call, Layer, Tensors
 from .neuron import Neuron
 from .path import baseline_rows
-from .plan import Plan, common_fields, register
+from .plan import Plan, common_fields, extras_of, register
 from .shap import drawn_baselines
 from .unseen import FUNCTIONS, warn_of_unseen
 
@@ -102,12 +102,10 @@ def _over_baselines(planner: Callable[[Any, Tensors, dict[str, Any]], Plan], att
     given = drawn_baselines(inputs, keywords)
     count, samples = len(inputs[0]), len(given[0])
     rows = ExpansionTypes.repeat_interleave
-    extras = keywords.get("additional_forward_args")
-    extras = extras if extras is None or isinstance(extras, tuple) else (extras,)
     expanded = {
         **keywords, "baselines": tuple(b.repeat(count, *[1] * (b.ndim - 1)) for b in given),
         "target": _expand_target(keywords.get("target"), samples, expansion_type=rows),
-        "additional_forward_args": _expand_additional_forward_args(extras, samples, expansion_type=rows),
+        "additional_forward_args": _expand_additional_forward_args(extras_of(keywords), samples, expansion_type=rows),
     }
     points = tuple(x.repeat_interleave(samples, 0) for x in inputs)
     return dataclasses.replace(planner(attribution, points, expanded), samples=samples)

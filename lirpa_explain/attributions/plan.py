@@ -175,6 +175,10 @@ def name_of(attribution: Any) -> str:
 
 def common_fields(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> dict[str, Any]:
     """The fields of a plan that come from the inputs and from keywords that all classes share."""
+    return {"points": inputs, "targets": ((len(inputs[0]), keywords.get("target")),), "extras": extras_of(keywords)}
+
+
+def extras_of(keywords: dict[str, Any]) -> tuple[Any, ...]:
+    """Captum's `additional_forward_args` as a tuple."""
     extras = keywords.get("additional_forward_args")
-    extras = () if extras is None else extras if isinstance(extras, tuple) else (extras,)
-    return {"points": inputs, "targets": ((len(inputs[0]), keywords.get("target")),), "extras": extras}
+    return () if extras is None else extras if isinstance(extras, tuple) else (extras,)

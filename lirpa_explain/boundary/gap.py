@@ -18,11 +18,12 @@ from ..bounding.engine import Engine
 from ..bounding.region import Region
 from ..bounding.segments import compose_segments
 from ..certificates import Certificate
+from ..certificates.layout import flatten, unflatten
 from ..certifier import ROWS, Certifier
 from ..errors import UnsupportedAttribution
 from ..graph import capture
 from ..nominal import isolated, no_training_layers
-from ..operators.bound import Box, flat_rows
+from ..operators.bound import Box
 from .moving import Moving
 from .search import BoundarySearch, as_tuple, remembered
 
@@ -101,7 +102,7 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, in
                               progress=progress)
         certificate = certifier.certify(inputs, eps=0.0, boundary=Moving(pieces),
                                         quadrature=keywords.pop("method", None), **keywords)
-    value, lower, upper, nominal = (_flat(a) for a in (plain, certificate.lower, certificate.upper,
+    value, lower, upper, nominal = (flatten(a) for a in (plain, certificate.lower, certificate.upper,
                                                        certificate.nominal))
     certified = torch.maximum((upper - value).abs(), (lower - value).abs()).norm(dim=1)
     return BoundaryGap((nominal - value).norm(dim=1), certified, value.norm(dim=1), points.distance, certificate, plain)
@@ -120,10 +121,6 @@ def _plain(attribution: Any, inputs: Any, baselines: Any, keywords: dict[str, An
         plain = IntegratedGradients(attribution.forward_func, attribution.multiplies_by_inputs)
         result = plain.attribute(given, baselines=baselines, **keywords)
     return tuple(r.detach() for r in result) if isinstance(result, tuple) else result.detach()
-
-
-def _flat(attribution: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return torch.cat([flat_rows(part) for part in as_tuple(attribution)], 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,12 +202,7 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
     value = _from_baseline(attribution, xs, baselines, plan, keywords)
     found = torch.zeros_like(value[:, 0])
     for _ in range(samples):
-        parts, at = [], 0
-        flat = _sampled(region, norm, eps)
-        for x in xs:
-            parts.append(flat[:, at:at + x[0].numel()].reshape(x.shape))
-            at += x[0].numel()
-        moved = _from_baseline(attribution, xs, tuple(parts), plan, keywords)
+        moved = _from_baseline(attribution, xs, as_tuple(unflatten(xs, _sampled(region, norm, eps))), plan, keywords)
         found = torch.maximum(found, (moved - value).norm(dim=1))
     certified = torch.maximum((box[1] - value).abs(), (box[0] - value).abs()).norm(dim=1)
     return BaselineSensitivity(found, certified, value.norm(dim=1), *box)
@@ -220,8 +212,7 @@ def _segment_bounds(function: Any, xs: tuple[Tensor, ...], plan: Plan, starts: R
                     progress: bool) -> Box:
     """Bounds of integrated gradients whose path starts anywhere in regions, and ends in the inputs."""
     module = capture(function, xs, plan.extras)
-    rows = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(xs[0])]
-    engine = Engine(module, (*xs, *rows, xs[0].new_ones(len(xs[0]), *module.cotangent_shape)))
+    engine = Engine(module, module.example)
     every = torch.arange(len(xs[0]), device=xs[0].device)
     ends = Region.of(xs, xs, tuple(None for _ in xs), every)
     return compose_segments(plan, module, engine, starts, ends, every, ends.difference(starts), method, batch_size,
@@ -236,7 +227,7 @@ def _from_baseline(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Te
                                                         "internal_batch_size")}
     target = plan.targets[0][1]
     result = plain.attribute(tuple(x.detach().requires_grad_() for x in xs), baselines=baselines, target=target, **kept)
-    return _flat(tuple(r.detach() for r in result))
+    return flatten(tuple(r.detach() for r in result))
 
 
 def _sampled(region: Region, norm: float, eps: float) -> Tensor:

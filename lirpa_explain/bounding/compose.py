@@ -222,14 +222,19 @@ def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, magnitude: Tensor) 
         factor, factor_value = rows.multiplier()
         box = product_range(box, factor)
         value, magnitude = value * factor_value, magnitude * factor_value.abs()
-    if plan.absolute:
-        value = value.abs()
-    lower, upper = reduce_samples(plan, box)
-    value, magnitude = (t.reshape(-1, plan.samples, t.shape[1]) for t in (value, magnitude))
+    magnitude = magnitude.reshape(-1, plan.samples, magnitude.shape[1])
+    magnitude = magnitude if plan.reduction == "mean" else magnitude.square()
+    return Composed(*reduce_samples(plan, box), reduce_value(plan, value), magnitude.mean(1))
+
+
+def reduce_value(plan: Plan, value: Tensor) -> Tensor:
+    """A plan's attribution (N, D) from the values of its samples, (V, D): outer map and reduction."""
+    value = value.abs() if plan.absolute else value
+    value = value.reshape(-1, plan.samples, value.shape[1])
     if plan.reduction == "mean":
-        return Composed(lower, upper, value.mean(1), magnitude.mean(1))
-    squared = value.square().mean(1) - (value.mean(1).square() if plan.reduction == "variance" else 0)
-    return Composed(lower, upper, squared, magnitude.square().mean(1))
+        return value.mean(1)
+    squares = value.square().mean(1)
+    return squares if plan.reduction == "mean of squares" else squares - value.mean(1).square()
 
 
 def reduce_samples(plan: Plan, box: Box) -> Box:

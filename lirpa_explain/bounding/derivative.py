@@ -11,7 +11,7 @@ from torch import Tensor
 from ..attributions import Plan
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
-from .compose import Rows
+from .compose import Rows, reduce_value
 
 
 class Derivative:
@@ -35,7 +35,7 @@ class Derivative:
 
     def __call__(self, points: tuple[Tensor, ...], call: Callable[..., Tensor] | None = None) -> Tensor:
         """The attribution (N, D) at points, each (N, *S); for `call` see `pull_back`."""
-        return finish(self.plan, self._sums(points, call or self._exact), self._factor(points))
+        return self._finish(self._sums(points, call or self._exact), points)
 
     def pull_back(self, points: tuple[Tensor, ...], cotangent: Callable[[Tensor], Tensor],
                   call: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
@@ -50,7 +50,7 @@ class Derivative:
         with torch.enable_grad():
             sums = self._sums(points, call).requires_grad_()
             xs = tuple(x.detach().requires_grad_() for x in points)
-            value = finish(self.plan, sums, self._factor(xs))
+            value = self._finish(sums, xs)
             upstream, *totals = torch.autograd.grad(value, (sums, *xs), cotangent(value.detach()), allow_unused=True,
                                                     materialize_grads=True)
             for sample, values, weight in self.chunks(xs):
@@ -73,21 +73,10 @@ class Derivative:
             sums.index_add_(0, sample, call(self.rows.example[sample], *values) * weight)
         return sums
 
-    def _factor(self, points: tuple[Tensor, ...]) -> Tensor | None:
-        """The multiplier x + e_j - b_j at points, (V, D); None if there is none."""
+    def _finish(self, sums: Tensor, points: tuple[Tensor, ...]) -> Tensor:
+        """The attribution (N, D) from the sums of its samples, (V, D), and their multiplier x + e_j - b_j at points."""
         if not self.plan.multiply:
-            return None
+            return reduce_value(self.plan, sums)
         nominal = self.rows.multiplier()[1]
         moved = (flat_rows((p - x)[self.rows.example]) for p, x in zip(points, self.inputs, strict=True))
-        return nominal + torch.cat(list(moved), 1)
-
-
-def finish(plan: Plan, sums: Tensor, factor: Tensor | None) -> Tensor:
-    """Multiplier, outer map and reduction of the sums (V, D) of all samples: (N, D)."""
-    value = sums if factor is None else sums * factor
-    value = value.abs() if plan.absolute else value
-    value = value.reshape(-1, plan.samples, value.shape[1])
-    if plan.reduction == "mean":
-        return value.mean(1)
-    squares = value.square().mean(1)
-    return squares if plan.reduction == "mean of squares" else squares - value.mean(1).square()
+        return reduce_value(self.plan, sums * (nominal + torch.cat(list(moved), 1)))
