@@ -35,7 +35,7 @@ def tables() -> dict[str, str]:
         "attributions": markdown(("Captum class", "what is bounded"),
                                  [(f"`{kind.__name__}`", row.formula) for kind, row in ATTRIBUTIONS.items()]),
         "objectives": markdown(("objective", "what an attack maximises"),
-                               [(f"`{name}`", row.words) for name, row in OBJECTIVES.items()]),
+                               [(f"`{name}`", row.words) for name, row in OBJECTIVES.items() if name not in METRICS]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", words) for name, words in METHODS.items()]),
         "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),

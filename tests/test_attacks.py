@@ -31,6 +31,7 @@ from lirpa_explain.attacks import objectives, problem, search, steps, surrogate
 from lirpa_explain.attributions import make_plan
 from lirpa_explain.bounding.ball import make_balls
 from lirpa_explain.graph.module import GradientModule, Step
+from tests import metric_cases
 
 QUICK = {"samples": 10, "restarts": 2, "steps": 6}
 NORMS = [(math.inf, 0.05), (2, 0.1), (1, 0.15)]
@@ -192,9 +193,16 @@ def test_no_alarm_in_single_precision():
         assert bool((result.ratio > 1 - 1e-4).all())
 
 
+MASK = torch.tensor([True, False, True, False])
 OPTIONS = {"top_k": {"k": 2}, "top_k_lost": {"k": 2}, "increase": {"entry": 1}, "decrease": {"entry": 1},
-           "region": {"mask": torch.tensor([True, False, True, False])}, "region_sum": {"mask": torch.ones(4)},
-           "target_map": {"target": torch.tensor([1.0, 0, 0, 0])}}
+           "region": {"mask": MASK}, "region_sum": {"mask": torch.ones(4)},
+           "target_map": {"target": torch.tensor([1.0, 0, 0, 0])},
+           "input_relative": {"inputs": X}, "lipschitz": {"distance": 0.1}, "top_k_overlap": {"k": 2},
+           "mass_lower": {"mask": MASK}, "mass_upper": {"mask": MASK, "absolute": True}, "share_lower": {"mask": MASK},
+           "share_upper": {"mask": MASK}, "center_shift": {"shape": (2, 2)},
+           "protected_top_k": {"mask": MASK, "k": 1}, "targeted_fairness": {"mask": MASK, "k": 1},
+           "targeted_region": {"channels": 2}, "effective_complexity": {"threshold": 0.1},
+           "tangent_lower": {"basis": torch.eye(4)[:, :2] + 0.5}, "tangent_upper": {"basis": torch.eye(4)[:, 1:] + 0.5}}
 
 
 @pytest.mark.parametrize("name", lx.OBJECTIVES)
@@ -219,7 +227,7 @@ def test_objectives_are_what_they_say():
         goal = objectives.objective(name, options)
         return goal.value(a, nominal, shapes, **options).item()
 
-    assert value("l1") == 12 and value("linf") == 5 and value("sign_flips") == 2
+    assert value("l1") == 12 and value("linf") == 5 and value("sign_flips") == 2 and value("sign_agreement") == 0.75
     assert value("top_k_lost", k=2) == 1 and value("top_k_lost", k=2, absolute=False) == 2 and value(
         "top_k_lost", k=4) == 0
     assert value("increase", entry=1) == 4 and value("decrease", entry=0) == 2
@@ -316,6 +324,64 @@ def test_sandwiches(metric, options, model):
     assert metric in repr(result)
 
 
+UNATTACKED: set[str] = set()
+"""Metrics that no attack goes with: a new row of METRICS gets a row in attacks/metrics.py, or its name here."""
+
+
+def test_every_metric_has_an_attack_or_says_that_it_has_none():
+    assert set(lx.METRICS) - set(lx.SANDWICHES) == UNATTACKED == set(lx.METRICS) - set(lx.OBJECTIVES)
+
+
+@pytest.fixture(scope="module")
+def certificates():
+    return {model: lx.certify(Saliency(MODELS[model]), X, eps=0.3, target=0, abs=False) for model in ("relu", "tanh")}
+
+
+@pytest.mark.parametrize("model", ["relu", "tanh"])
+@pytest.mark.parametrize("metric", lx.METRICS)
+def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, model, certificates):
+    """Found is the metric's own number, as its slow reference computes it, at an attribution that Captum gives."""
+    certificate, sign = certificates[model], 1 if lx.METRICS[metric].direction == "upper" else -1
+    nominal = certificate.nominal
+    for case in [*metric_cases.CASES[metric], OPTIONS.get(metric, {})]:
+        settings = metric_cases.settings_of(case, 2, 4)
+        result = certificate.sandwich(metric, settings={"samples": 4, "restarts": 2, "steps": 4}, **settings)
+        assert bool((0 <= result.found).all()) and bool((result.found <= result.certified + 1e-9).all())
+        a = Saliency(MODELS[model]).attribute(result.worst_inputs, target=0, abs=False)
+        for n in range(2):
+            row = metric_cases.row_of(settings, n)
+            change, still = (metric_cases.REFERENCES[metric](side[n].numpy(), nominal[n].numpy(), **row)
+                             for side in (a, nominal))
+            assert float(result.found[n]) == pytest.approx(sign * (change - still), abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", lx.METRICS)
+def test_the_alarm_rings_on_every_metric_of_a_wrong_box(metric, monkeypatch, tmp_path):
+    """What is certified of a box without width, on an attack whose attributions the true box holds."""
+    certificate = lx.certify(Saliency(MODELS["tanh"]), X, eps=0.8, target=0, abs=False)
+    row = lx.SANDWICHES[metric]
+
+    def wrong(certificate, **options):
+        nothing = {"lower": certificate.nominal, "upper": certificate.nominal}
+        return row.certified(dataclasses.replace(certificate, **nothing), **options)
+
+    monkeypatch.setitem(lx.SANDWICHES, metric, dataclasses.replace(row, certified=wrong))
+    with pytest.raises(lx.SoundnessError, match=f"{metric} is .* certified is at most"):
+        certificate.sandwich(metric, path=tmp_path / "found.pt", settings=QUICK, **OPTIONS.get(metric, {}))
+
+
+def test_rounding_rings_no_alarm():
+    """Features of equal gradient: bounds moved by roundings, within the tolerance, change every rank."""
+    model = net(nn.Linear(4, 3))
+    with torch.no_grad():
+        model[0].weight.fill_(0.3)
+    certificate = lx.certify(Saliency(model), X, eps=0.1, target=0, abs=False)
+    shifted = certificate.nominal + 1e-15 * torch.arange(4)
+    exact = dataclasses.replace(certificate, lower=shifted, upper=shifted, nominal=shifted)
+    for metric in ("kendall", "spearman", "pearson", "pair_order"):
+        assert bool((exact.sandwich(metric, settings=QUICK).found >= 0).all())
+
+
 def test_noise_is_that_of_the_certificate():
     """Draws between the certificate and the sandwich change nothing."""
     for make, keywords in (ATTRIBUTIONS["smoothgrad"], ATTRIBUTIONS["gradient shap"], ATTRIBUTIONS["drawn baselines"]):
@@ -371,6 +437,8 @@ def test_what_cannot_be_sandwiched_is_refused(tmp_path):
         lx.sandwich(certificate, "angle")
     with pytest.raises(ValueError, match="bad options"):
         lx.sandwich(certificate, "max_change", k=3)
+    with pytest.raises(ValueError, match="has the options absolute, k, mask"):
+        lx.sandwich(certificate, "protected_top_k", k=3)
     model = copy.deepcopy(MODELS["tanh"])
     stale = lx.certify(IntegratedGradients(model), X, eps=0.1, target=0, n_steps=3)
     with torch.no_grad():
@@ -457,7 +525,7 @@ def test_registries_and_arguments():
         attacks.register("l2", "again")
     with pytest.raises(ValueError, match="already coupled"):
         attacks.couple("sign", "again", lambda: ("l2", {}), lambda certificate: certificate.max_change(2))
-    with pytest.raises(ValueError, match="objective must be one of l1, l2"):
+    with pytest.raises(ValueError, match="objective must be one of increase, decrease"):
         attacks.objective("l3")
     for name, options in (("top_k", {}), ("l2", {"k": 3}), ("region", {"masks": 1})):
         with pytest.raises(ValueError, match="has the options"):

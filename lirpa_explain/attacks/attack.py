@@ -58,7 +58,8 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
     """Search a ball for the input at which an attribution changes most.
 
     Maximises objective(A(x'), A(x)) over x' in the ball, for each example: random points and corners first, then
-    projected gradient ascent from the best of them and from random ones. The value is always that of Captum's own
+    ascent from the best of them and from random ones: in a box the first, third, ... restart moves the entries that gain
+    most to the ends of their ranges, the others are projected gradient ascent. The value is always that of Captum's own
     attribution; only directions come from a copy of the model whose kinks are smoothed. What is found is a lower bound
     of the worst case, as a certificate is an upper bound.
 
@@ -76,7 +77,8 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         samples: random points, half of them corners (norm 2: on the sphere; norm 1: vertices).
         restarts: of the gradient ascent; 0 for random points alone.
         steps: of each ascent.
-        step: length of the first step as a share of the radius, above 0 and at most 2.
+        step: length of the first step as a share of the radius, above 0 and at most 2; twice the share of the entries
+            that a step towards a corner moves.
         schedule: how steps shorten: "constant", "linear", "cosine" or "geometric".
         sharpness: of the smoothed kinks at the first and at the last step: how many times narrower they are than the
             mean change of what enters them between the input and random points of the ball.

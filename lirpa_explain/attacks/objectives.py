@@ -74,8 +74,8 @@ def objective(name: str, options: dict[str, Any] | None = None) -> Objective:
         ValueError: there is none of that name, or an option is missing or unknown; the message lists those there are.
 
     Example:
-        >>> objective("linf").value(torch.ones(1, 2), torch.zeros(1, 2), ((2,),))
-        tensor([1.])
+        >>> objective("sign_flips").value(-torch.ones(1, 2), torch.ones(1, 2), ((2,),))
+        tensor([2.])
     """
     if name not in OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; given: {name!r}.")
@@ -88,17 +88,6 @@ def objective(name: str, options: dict[str, Any] | None = None) -> Objective:
                          f"{', '.join(sorted(required)) or 'none'} must be given; given: "
                          f"{', '.join(sorted(options)) or 'none'}.")
     return Objective(row.name, row.words, row.value, row.surrogate, options)
-
-
-def _distance(norm: float) -> Score:
-    def distance(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
-        return torch.linalg.vector_norm(a - nominal, ord=norm, dim=1)
-
-    return distance
-
-
-for _norm, _name in ((1, "l1"), (2, "l2"), (math.inf, "linf")):
-    register(_name, f"|a - nominal|, {_name} norm")(_distance(_norm))
 
 
 def _entry(a: Tensor, entry: Any) -> Tensor:
@@ -160,7 +149,7 @@ def top_k(a: Tensor, nominal: Tensor, shapes: Shapes, k: int) -> Tensor:
     return (share(nominal) - share(a)).gather(1, top).sum(1)
 
 
-def _margin(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool = True) -> Tensor:
+def margin(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool = True) -> Tensor:
     """By how much the strongest features outside of the top k exceed the weakest within."""
     scores, reference = _scores(a, nominal, k, absolute)
     inside = torch.zeros_like(scores, dtype=torch.bool).scatter(1, reference.topk(k, 1).indices, True)
@@ -172,7 +161,7 @@ def _margin(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool =
     return (without - within).clamp(max=0).sum(1) + (without - within).amax(1)
 
 
-@register("top_k_lost", "how many of the k largest features are no longer among them", _margin)
+@register("top_k_lost", "how many of the k largest features are no longer among them", margin)
 def top_k_lost(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool = True) -> Tensor:
     """The size k minus |top k of a, intersected with the top k of nominal|."""
     scores, reference = _scores(a, nominal, k, absolute)
@@ -180,24 +169,16 @@ def top_k_lost(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: boo
     return k - (top * before).sum(1)
 
 
-def _opposed(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
+def opposed(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
     """A count of flipped signs, smoothed: entries near 0 weigh most."""
     scale = nominal.abs().clamp(min=torch.finfo(a.dtype).tiny ** 0.5)
     return -torch.tanh(2 * a / scale * nominal.sign()).sum(1)
 
 
-@register("sign_flips", "how many entries no longer have the sign they had", _opposed)
+@register("sign_flips", "how many entries no longer have the sign they had", opposed)
 def sign_flips(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
     """Number of entries with nominal_i != 0 and a_i nominal_i <= 0."""
     return ((nominal != 0) & (a.sign() != nominal.sign())).sum(1).to(a)
-
-
-@register("cosine", "1 - cos(a, nominal)")
-def cosine(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
-    """One minus the cosine of the angle between them; where either vanishes the cosine is 0, where both do 1."""
-    lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(nominal, dim=1)
-    result = 1 - (a * nominal).sum(1) / lengths.clamp(min=torch.finfo(a.dtype).tiny)
-    return torch.where((a == nominal).all(1), 0 * result, result)
 
 
 def _centre(a: Tensor, shapes: Shapes) -> Tensor:

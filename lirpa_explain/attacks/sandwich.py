@@ -1,5 +1,7 @@
 """Certified beside found: the two sides between which the worst case lies, and the alarm if they cross."""
 
+import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Callable
@@ -10,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ..certificates import Certificate, Sandwich
-from ..certificates.layout import flatten, tensors
+from ..certificates.layout import flatten, tensors, unflatten
 from ..errors import SoundnessError
 from ..selfcheck import TOLERANCE
 from .attack import AttackResult, Attributions, run
-from .objectives import mask_rows, objective, share
+from .metrics import SURROGATES, certified_worsening
+from .objectives import OBJECTIVES, mask_rows, objective, share
 from .problem import Points, Problem
 from .search import Settings, Watch
 
@@ -74,18 +77,21 @@ def _may_flip(certificate: Certificate) -> Tensor:
     return ((flatten(certificate.nominal) != 0) & (flatten(certificate.sign()) == 0)).sum(1)
 
 
+def _itself(name: str, /, **options: Any) -> tuple[str, dict[str, Any]]:
+    return name, options
+
+
 couple("max_change", "|a - nominal| in the norm `norm`",
        lambda norm=2: ({1: "l1", 2: "l2"}.get(norm, "linf"), {}),
        lambda certificate, norm=2: certificate.max_change(norm))
-couple("top_k_overlap", "how many of the `k` largest features may leave the top k",
-       lambda k, absolute=True: ("top_k_lost", {"k": k, "absolute": absolute}),
-       lambda certificate, k, absolute=True: k - certificate.top_k_overlap(k, absolute))
 couple("sign", "how many entries that are not 0 may lose their sign", lambda: ("sign_flips", {}), _may_flip)
 couple("region_sum", "|change of the sum over the region `mask`|", lambda mask: ("region_sum", {"mask": mask}),
        _region_change)
-couple("cosine", "1 - cos(a, nominal)", lambda: ("cosine", {}), lambda certificate: 1 - certificate.metric("cosine"))
 couple("region", "share of the mass of |a| that the region `mask` may gain", lambda mask: ("region", {"mask": mask}),
        lambda certificate, mask: certificate.metric("share_upper", mask=mask) - _share_of(certificate, mask))
+for _name in SURROGATES:
+    couple(_name, OBJECTIVES[_name].words, functools.partial(_itself, _name),
+           functools.partial(certified_worsening, _name))
 
 
 def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str | os.PathLike[str] | None = None,
@@ -94,14 +100,19 @@ def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str 
 
     The attack starts from the very call that was certified: its inputs, ball, keywords and random draws.
 
+    Both sides say by how much the metric may get worse than at the unperturbed input: of a metric that is bounded from
+    above, its increase; of one that is bounded from below, its decrease. For distances that is the metric itself.
+
     Args:
         certificate: as `certify` returned it; not a loaded one.
-        metric: a key of `lirpa_explain.SANDWICHES`, or "width" for the mean over all entries of upper - lower.
+        metric: a key of `lirpa_explain.SANDWICHES`, such as those of `lirpa_explain.METRICS`; or "width" for the mean
+            over all entries of upper - lower.
         path: where a counterexample is saved, should there be one; default: a temporary file, named in the error.
         entries: for "width": how many entries of each example, the widest first, are pushed up and down one by one.
         settings: of the search: `samples`, `restarts`, `steps`, `step`, `schedule`, `sharpness`, `seed`, `batch_size`,
             `progress`, as for `attack`.
-        **options: of the metric: `norm` of "max_change", `k` and `absolute` of "top_k_overlap", `mask` of "region_sum".
+        **options: of the metric: its settings in `lirpa_explain.METRICS`; `norm` of "max_change", `mask` of "region"
+            and "region_sum".
 
     Returns:
         A `Sandwich`.
@@ -140,9 +151,10 @@ def attacked(problem: Problem, certificate: Certificate, metric: str, *, path: s
             name, chosen = row.objective(**options)
         except TypeError as error:
             raise ValueError(f"The metric {metric!r}, {row.words}, was given bad options: {error}.") from error
+        goal = objective(name, chosen)
         certified = row.certified(certificate, **options).detach()
-        result = run(problem, objective(name, chosen), given, alarm)
-        alarm.compare(metric, certified, result.value, result)
+        result = run(problem, goal, given, alarm)
+        alarm.compare(metric, certified, row.certified(alarm.widened(certificate), **options).detach(), result)
     return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high, result.steps,
                     result.fallback)
 
@@ -193,15 +205,22 @@ class _Alarm:
                   f"{example}, whose bounds are [{float(self.lower[example, entry]):.9g}, "
                   f"{float(self.upper[example, entry]):.9g}].", points, a, example)
 
-    def compare(self, metric: str, certified: Tensor, found: Tensor, result: AttackResult) -> None:
-        """Compare the numbers (N,) of a metric."""
-        excess = found - certified - self.rtol * certified.abs() - self.slack[:, 0] * self.lower.shape[1]
+    def widened(self, certificate: Certificate) -> Certificate:
+        """The certificate, its bounds moved out by the tolerance: what may be found for all that rounding explains."""
+        lower, upper = (unflatten(certificate.nominal, side)
+                        for side in (self.lower - self.slack, self.upper + self.slack))
+        return dataclasses.replace(certificate, lower=lower, upper=upper)
+
+    def compare(self, metric: str, certified: Tensor, at_most: Tensor, result: AttackResult) -> None:
+        """Compare the numbers (N,) of a metric; at_most are those certified of the widened bounds."""
+        rounding = 64 * torch.finfo(self.lower.dtype).eps
+        excess = result.value - at_most - self.rtol * at_most.abs() - rounding
         if bool((excess <= 0).all()):
             return
         example = int(excess.nan_to_num(torch.inf).argmax())
         points = result.worst_inputs if isinstance(result.worst_inputs, tuple) else (result.worst_inputs,)
-        self.ring(f"{metric} is {float(found[example]):.9g} at an input of the ball of example {example}, certified is "
-                  f"at most {float(certified[example]):.9g}.", points, flatten(result.attribution), example)
+        self.ring(f"{metric} is {float(result.value[example]):.9g} at an input of the ball of example {example}, certified "
+                  f"is at most {float(certified[example]):.9g}.", points, flatten(result.attribution), example)
 
     def ring(self, words: str, points: Points, a: Tensor, example: int) -> None:
         """Save the counterexample and raise."""

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..bounding.derivative import Derivative
 from .objectives import Objective
 from .problem import Points, Problem
-from .steps import SCHEDULES, ascend, draw
+from .steps import SCHEDULES, ascend, draw, flip
 from .surrogate import Softened
 
 Watch = Callable[[Points, Tensor], None]
@@ -111,7 +111,7 @@ class Search:
                      for ball, x in zip(self.problem.balls, self.problem.xs, strict=True))
 
     def ascend(self) -> None:
-        """Projected gradient ascent from the best point so far, and from random ones."""
+        """Ascent from the best point so far, and from random ones: towards corners and along gradients, in turn."""
         settings = self.settings
         derivative = self.problem.derivative(settings.batch_size)
         if isinstance(derivative, str):
@@ -123,13 +123,14 @@ class Search:
         first, last = settings.sharpness
         for restart in range(settings.restarts):
             points = self.points if restart == 0 else self.draw(extreme=restart % 2 == 0)
+            move = flip if restart % 2 == 0 and self.output is None else ascend  # a penalty keeps the best inside
             for step in range(settings.steps):
                 done = step / settings.steps
                 self.evaluate(points)
                 soft.sharpness = first * (last / first) ** (step / max(1, settings.steps - 1))
                 gradients = self._gradients(derivative, soft, points)
                 size = settings.step * SCHEDULES[settings.schedule](done)
-                points = tuple(p if ball is None else ascend(ball, x, p, g, size) for ball, x, p, g in
+                points = tuple(p if ball is None else move(ball, x, p, g, size) for ball, x, p, g in
                                zip(self.problem.balls, self.problem.xs, points, gradients, strict=True))
             self.evaluate(points)
 

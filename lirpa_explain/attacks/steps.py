@@ -82,6 +82,31 @@ def ascend(ball: Ball, center: Tensor, points: Tensor, gradient: Tensor, size: f
     return project(ball, center, points + (size * ball.radius * direction).reshape(points.shape))
 
 
+def flip(ball: Ball, center: Tensor, points: Tensor, gradient: Tensor, size: float) -> Tensor:
+    """One step towards a corner: the entries that gain most by it, to first order, go to the end of their range.
+
+    Where the attribution is piecewise constant, a gradient says which way to go and not how far. Balls of norm 2 and 1
+    have no corners: there it is `ascend`.
+
+    Args:
+        ball: the ball of each example.
+        center: (N, *S).
+        points: (N, *S), where the gradient was taken.
+        gradient: (N, *S).
+        size: twice the share of the entries that move, at least one of each example.
+
+    Returns:
+        (N, *S).
+    """
+    if ball.radius is not None:
+        return ascend(ball, center, points, gradient, size)
+    ends = torch.where(gradient > 0, ball.high, ball.low)
+    gain = (gradient * (ends - points)).flatten(1)
+    chosen = gain.topk(math.ceil(size / 2 * gain.shape[1]), 1).indices
+    moved = torch.zeros_like(gain, dtype=torch.bool).scatter(1, chosen, True) & (gain > 0)
+    return torch.where(moved.reshape(points.shape), ends, points)
+
+
 def draw(ball: Ball | None, center: Tensor, extreme: bool, generator: torch.Generator) -> Tensor:
     """A random point of each example's ball.
 

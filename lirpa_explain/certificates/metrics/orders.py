@@ -141,8 +141,8 @@ def spearman(lower: Tensor, upper: Tensor, nominal: Tensor, absolute: bool = Tru
     size = v.shape[1]
     if size == 1:
         return torch.ones_like(nominal[:, 0])
-    best, worst = _mid_ranks(low, high)
-    at, _ = _mid_ranks(v, v)
+    best, worst = mid_ranks(low, high)
+    at, _ = mid_ranks(v, v)
     squares = torch.maximum(at - best, worst - at).square().sum(1)
     order = at.argsort(dim=1)
     room = (worst - best).gather(1, order)
@@ -201,7 +201,7 @@ def _ties(one: Tensor, other: Tensor) -> Tensor:
     return (_count(other, one, including=True) - _count(other, one, including=False)).sum(1)
 
 
-def _mid_ranks(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def mid_ranks(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest mid-rank of each feature, float64: larger features count 1, equal ones 1/2."""
     size, fixed = lower.shape[1], (lower == upper).double()
 
