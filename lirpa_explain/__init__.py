@@ -26,6 +26,7 @@ from .bounding.ball import Ball as Ball  # noqa: E402
 from .bounding.engine import METHODS as METHODS  # noqa: E402
 from .certificates import METRICS as METRICS  # noqa: E402
 from .certificates import Certificate as Certificate  # noqa: E402
+from .certificates import Radius as Radius  # noqa: E402
 from .certificates import tangent_basis as tangent_basis  # noqa: E402
 from .certifier import Certifier as Certifier  # noqa: E402
 from .certify import certify as certify  # noqa: E402
@@ -48,5 +49,4 @@ from .plots import plot_grid as plot_grid  # noqa: E402
 from .plots import plot_image as plot_image  # noqa: E402
 from .prediction import Prediction as Prediction  # noqa: E402
 from .prediction import certify_prediction as certify_prediction  # noqa: E402
-from .radius import Radius as Radius  # noqa: E402
 from .radius import radius as radius  # noqa: E402

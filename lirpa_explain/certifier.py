@@ -20,7 +20,7 @@ from .attacks.sandwich import attacked
 from .attributions import Plan
 from .boundary.moving import Moving, compose_moving
 from .boundary.search import remembered
-from .bounding.ball import Ball, make_balls
+from .bounding.ball import Ball, check_has_radius, make_balls
 from .bounding.compose import Composed, compose, compose_functions, sample_bounds
 from .bounding.engine import Engine
 from .bounding.expectation import (
@@ -36,6 +36,7 @@ from .bounding.expectation import (
 from .bounding.integral import integral_plans
 from .bounding.optimize import Optimization
 from .certificates import Certificate
+from .certificates.radius import broadcastable
 from .errors import SoundnessError
 from .graph import GradientModule, capture_program
 from .nominal import Nominal, attribute, completeness, isolated, no_training_layers
@@ -184,6 +185,17 @@ class Certifier:
 
             spec_box = None if functions is None else refine(functions)
 
+        def recertify(radii: Tensor) -> Certificate:
+            """The certificate of this call at radii (N,), with the random draws that were made for it."""
+            varied = {"norm": check_has_radius(inputs if isinstance(inputs, tuple) else (inputs,), perturbation, balls),
+                      "clip": clip, "quadrature": keywords.get("method"), "spec": spec, "integral": integral,
+                      "expectation": expectation, "confidence": confidence, "boundary": boundary,
+                      **{name: value for name, value in keywords.items() if name != "method"}}
+            eps = tuple(None if ball is None else broadcastable(radii, x) for ball, x in zip(balls, xs, strict=True))
+            with problem.replayed():
+                return self.certify(problem.shaped(xs), eps=eps if isinstance(inputs, tuple) else eps[0], method=method,
+                                    **varied)
+
         return Certificate(
             lower=shaped(box[0]), upper=shaped(box[1]), nominal=shaped(flat),
             attribution=attributions.name_of(self.attribution), method=method, perturbation=_describe(balls, plan),
@@ -191,7 +203,8 @@ class Certifier:
             convergence_delta=nominal.delta, versions=_versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],
             spec_nominal=None if functions is None else torch.einsum("nkd,nd->nk", functions, flat), refiner=refine,
-            integral=integral, attacker=None if plan.nearest else functools.partial(attacked, problem), **report,
+            integral=integral, attacker=None if plan.nearest else functools.partial(attacked, problem),
+            recertifier=recertify, **report,
         )
 
     def _box(self, plan: Plan, bounded: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,

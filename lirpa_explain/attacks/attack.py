@@ -58,10 +58,10 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
     """Search a ball for the input at which an attribution changes most.
 
     Maximises objective(A(x'), A(x)) over x' in the ball, for each example: random points and corners first, then
-    ascent from the best of them and from random ones: in a box the first, third, ... restart moves the entries that gain
-    most to the ends of their ranges, the others are projected gradient ascent. The value is always that of Captum's own
-    attribution; only directions come from a copy of the model whose kinks are smoothed. What is found is a lower bound
-    of the worst case, as a certificate is an upper bound.
+    ascent from the best of them and from random ones: in a box the first, third, ... restart moves the entries that
+    gain most to the ends of their ranges, the others are projected gradient ascent. The value is always that of
+    Captum's own attribution; only directions come from a copy of the model whose kinks are smoothed. What is found is a
+    lower bound of the worst case, as a certificate is an upper bound.
 
     Args:
         attribution: a Captum object. Of a class that is not in `lirpa_explain.ATTRIBUTIONS`, or for a model that cannot

@@ -56,13 +56,13 @@ class Problem:
         keywords = {k: v for k, v in self.keywords.items() if k != "return_convergence_delta"}
         if callable(keywords.get("baselines")):
             keywords["baselines"] = self._constant(keywords["baselines"])
-        with self._replayed(), no_training_layers():
+        with self.replayed(), no_training_layers():
             return attribute(self.attribution, self.inputs, points, keywords)
 
     def derivative(self, batch_size: int) -> Derivative | str:
         """The traced attribution, which can be differentiated, or the reason why there is none."""
         try:
-            with self._replayed(), torch.no_grad():
+            with self.replayed(), torch.no_grad():
                 plan = attributions.make_plan(self.attribution, self.xs, self.keywords)
                 extras = attributions.plan.extras_of(self.keywords)
                 function = self.attribution.forward_func if plan.function is None else plan.function
@@ -92,7 +92,7 @@ class Problem:
         return drawn
 
     @contextmanager
-    def _replayed(self) -> Iterator[None]:
+    def replayed(self) -> Iterator[None]:
         """The random generators as they were, and afterwards as they are."""
         device = self.xs[0].device
         with isolated(device):

@@ -219,8 +219,9 @@ class _Alarm:
             return
         example = int(excess.nan_to_num(torch.inf).argmax())
         points = result.worst_inputs if isinstance(result.worst_inputs, tuple) else (result.worst_inputs,)
-        self.ring(f"{metric} is {float(result.value[example]):.9g} at an input of the ball of example {example}, certified "
-                  f"is at most {float(certified[example]):.9g}.", points, flatten(result.attribution), example)
+        self.ring(f"{metric} is {float(result.value[example]):.9g} at an input of the ball of example {example}, "
+                  f"certified is at most {float(certified[example]):.9g}.", points, flatten(result.attribution),
+                  example)
 
     def ring(self, words: str, points: Points, a: Tensor, example: int) -> None:
         """Save the counterexample and raise."""

@@ -93,6 +93,28 @@ def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, ep
     return balls
 
 
+def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any, balls: tuple[Ball | None, ...]) -> float:
+    """The norm of balls that can be made again with another radius.
+
+    Args:
+        inputs: each (N, *S), as the caller gave them.
+        perturbation: as the caller gave it.
+        balls: made of these.
+
+    Raises:
+        ValueError: they are boxes given by x_L and x_U, or of several norms.
+    """
+    carried = [getattr(x, "ptb", None) for x in inputs] if perturbation is None else _each(perturbation, len(inputs),
+                                                                                           "perturbation")
+    if any(getattr(p, end, None) is not None for p in carried for end in ("x_L", "x_U")):
+        raise ValueError("The certificate's box was given by x_L and x_U, and so has no radius to vary; certify with "
+                         "eps, and with clip for the range of the data.")
+    norms = {ball.norm for ball in balls if ball is not None}
+    if len(norms) > 1:
+        raise ValueError(f"The certificate's balls are of the norms {sorted(norms)}; certify with eps and one norm.")
+    return norms.pop()
+
+
 def _each(value: Any, count: int, name: str, pair: bool = False) -> Sequence[Any]:
     """One value for each of `count` inputs, from one value or a tuple of them."""
     is_tuple = isinstance(value, tuple) and not (pair and not any(isinstance(v, tuple) or v is None for v in value))

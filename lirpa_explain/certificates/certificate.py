@@ -22,6 +22,7 @@ from lirpa_explain.certificates.layout import (
     unflatten,
 )
 from lirpa_explain.certificates.metrics import evaluate, lookup, rank_intervals
+from lirpa_explain.certificates.radius import Property, Radius, bisect
 from lirpa_explain.certificates.sandwich import Sandwich
 from lirpa_explain.relaxations.ranges import linear_range
 
@@ -66,6 +67,7 @@ class Certificate:
             bounds hold.
         samples: With `expectation`: how many samples of each example were drawn.
         attacker: What `sandwich` calls with the certificate, a metric and its options. Not saved.
+        recertifier: Maps radii (N,) to the certificate of the same call at these; `radius` calls it. Not saved.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -124,6 +126,7 @@ class Certificate:
     confidence: float | None = None
     samples: int | None = None
     attacker: Callable[..., Sandwich] | None = None
+    recertifier: Callable[[Tensor], Certificate] | None = None
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -286,6 +289,32 @@ class Certificate:
                              "and ask before saving.")
         return self.attacker(self, metric, **options)
 
+    def radius(self, holds: Property, *, high: float, steps: int = 10) -> Radius:
+        """Find the largest radius at which a property is certified, by bisection; see `lirpa_explain.radius`.
+
+        All else is as in the call that made this certificate: norm, clip, method, keywords, random draws.
+
+        Args:
+            holds: Maps a certificate to a bool tensor (N,), such as `lambda c: c.top_k_overlap(5) == 5`.
+            high: The largest radius tried, above 0.
+            steps: How often the interval is halved.
+
+        Raises:
+            ValueError: If the certificate was loaded, its box has no radius, its model was changed, or an argument is
+                out of range.
+            TypeError: If the property gives no bool tensor.
+        """
+        if self.recertifier is None:
+            raise ValueError("This certificate was loaded, or made without its model: there is nothing to certify at "
+                             "other radii. Certify again, or call lirpa_explain.radius with a Certifier.")
+        nominal = flatten(self.nominal).detach()
+        found = bisect(self.recertifier, nominal, holds, high, steps)
+        again = flatten(found.inside.nominal).detach().nan_to_num()
+        if not bool(box.contains(again, again, nominal.nan_to_num(), self._rtol).all()):
+            raise ValueError("The attribution is no longer the certificate's: the model or input was changed. Certify "
+                             "again.")
+        return found
+
     def contains(self, attribution: Attributions, rtol: float | None = None) -> Tensor:
         """Return whether an attribution lies between the bounds, in all features of an example.
 
@@ -305,8 +334,7 @@ class Certificate:
             ValueError: If it is not shaped like `nominal`.
         """
         require_same_shape("attribution", attribution, self.nominal)
-        if rtol is None:
-            rtol = _RTOL.get(self.dtype, _RTOL_OF_HALF_TYPES)
+        rtol = self._rtol if rtol is None else rtol
         return box.contains(flatten(self.lower), flatten(self.upper), flatten(attribution), rtol)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -316,7 +344,7 @@ class Certificate:
             path: The file to write; an existing one is replaced.
         """
         storage.write(path, {entry.name: getattr(self, entry.name) for entry in fields(self)
-                             if entry.name not in ("refiner", "attacker")})
+                             if entry.name not in ("refiner", "attacker", "recertifier")})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Certificate:
@@ -350,6 +378,10 @@ class Certificate:
             f"  mean width    {mean_width:.4g}\n"
             f"  signs         {certified:.1%} of the entries that are not 0 certified"
         )
+
+    @property
+    def _rtol(self) -> float:
+        return _RTOL.get(self.dtype, _RTOL_OF_HALF_TYPES)
 
     def _bounder(self, refine: str | None) -> refinement.Bounder | None:
         if refine is None:
