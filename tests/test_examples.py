@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import importlib.util
 import io
 import runpy
 from pathlib import Path
@@ -145,3 +146,95 @@ def test_mnist_is_read_from_files_of_both_kinds(tmp_path):
         assert train_images.shape == (3, 1, 28, 28) and test_images.shape == (2, 1, 28, 28)
         assert torch.equal((test_images[:, 0] * 255).round().byte(), torch.tensor(pixels["t10k"]))
         assert train_labels.tolist() == [0, 1, 2] and test_labels.tolist() == [0, 1]
+
+
+def run(name, *arguments):
+    """What the main function of an example returns, and the lines it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        result = runpy.run_path(str(EXAMPLES / name))["main"]([str(argument) for argument in arguments])
+    return result, printed.getvalue().splitlines()
+
+
+def test_images_are_drawn_a_row_each(tmp_path):
+    out = tmp_path / "images.png"
+    (certificate, prediction), lines = run("images.py", "--examples", 2, "--epochs", 3, "--out", out)
+    assert len(lines) == len(prediction.classes) == 2 and certificate.attribution == "InputXGradient"
+    for line, label, certain in zip(lines, prediction.classes.tolist(), prediction.certain.tolist(), strict=True):
+        assert f"called {label}" in line and ("certainly" in line) == certain
+    assert (certificate.metric("cosine") > 0.7).all()
+    height, width, _ = imread(out).shape
+    assert height == pytest.approx(80 * 2.6 * 2, abs=2) and width > 800
+
+
+def test_images_reads_mnist_from_a_folder(tmp_path):
+    load = runpy.run_path(str(EXAMPLES / "images.py"))["load"]
+    for kind, n in (("train", 3), ("t10k", 2)):
+        pixels, labels = np.full((n, 28, 28), n, np.uint8), np.arange(n, dtype=np.uint8)
+        for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+            (tmp_path / f"{kind}-{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    train_images, test_images, train_labels, test_labels = load(tmp_path)
+    assert train_images.shape == (3, 1, 28, 28) and test_images.shape == (2, 1, 28, 28)
+    assert (train_images == 3 / 255).all() and train_labels.tolist() == [0, 1, 2] and test_labels.tolist() == [0, 1]
+
+
+def test_radii_are_bracketed_and_broken_beyond(tmp_path):
+    out = tmp_path / "radius.png"
+    rows, lines = run("radius.py", "--examples", 2, "--steps", 3, "--out", out)
+    for row, line in zip(rows, lines[-len(rows):], strict=True):
+        assert line.startswith(row.words) and f"{row.certified[0]:.4f}, {row.fails[0]:.4f}" in line
+        assert (row.certified < row.fails).all() and (row.certified < row.broken).all()
+    assert any((row.certified > 0).any() for row in rows) and any(row.broken.isfinite().any() for row in rows)
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_sampled_is_below_what_is_attacked_and_certified():
+    """With Quantus' metrics too, where it is installed."""
+    rows, lines = run("sandwich.py", "--examples", 3, "--samples", 10)
+    assert len(rows) == 1 + 3 * (importlib.util.find_spec("quantus") is not None)
+    for row, line in zip(rows, lines[-len(rows):], strict=True):
+        assert line.startswith(row.label)
+        assert (row.sampled <= row.attacked * (1 + 1e-4)).all() and (row.attacked <= row.certified * (1 + 1e-4)).all()
+        assert row.attacked.mean() > 0
+
+
+PEOPLE = """\
+39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, Cuba, <=50K
+52, Private, 83311, Masters, 14, Married-civ-spouse, Sales, Husband, White, Male, 15024, 0, 45, United-States, >50K
+28, ?, 338409, HS-grad, 9, Divorced, Sales, Unmarried, Black, Female, 0, 0, 40, United-States, <=50K
+37, Private, 284582, Masters, 14, Married-civ-spouse, Sales, Wife, Black, Female, 0, 0, 40, United-States, >50K
+"""
+
+
+@pytest.fixture
+def adult(tmp_path):
+    """A folder with a few invented records in UCI's format, whose test file starts with a comment and ends in dots."""
+    (tmp_path / "adult.data.gz").write_bytes(gzip.compress((PEOPLE * 8 + "\n").encode()))
+    dotted = "|1x3 Cross validator\n" + PEOPLE.replace("50K\n", "50K.\n")
+    (tmp_path / "adult.test.gz").write_bytes(gzip.compress(dotted.encode()))
+    return tmp_path
+
+
+def test_adult_is_read_as_numbers(adult):
+    table = runpy.run_path(str(EXAMPLES / "tabular_fairness.py"))["read_adult"](adult)
+    (x, labels), (test, test_labels) = table.training, table.test
+    assert x.shape == (24, len(table.names)) and test.shape == (3, len(table.names))
+    assert labels[:3].tolist() == test_labels.tolist() == [0, 1, 1] and torch.equal(x[:3], test)
+    row = dict(zip(table.names, test[2].tolist(), strict=True))
+    assert row["age"] == 37 and row["sex: Female"] == 1 and row["sex: Male"] == 0 and row["education: Masters"] == 1
+    chosen = [name for name, is_protected in zip(table.names, table.protected, strict=True) if is_protected]
+    assert chosen == ["race: Black", "race: White", "sex: Female", "sex: Male"]
+    assert [name for name, is_number in zip(table.names, table.numerical, strict=True) if is_number] == [
+        "age", "education-num", "capital-gain", "capital-loss", "hours-per-week"]
+
+
+@pytest.mark.parametrize("data", ["cancer", "adult"])
+def test_fairness_is_certified_beside_the_label(data, adult, tmp_path):
+    out = tmp_path / "fair.png"
+    rows, lines = run("tabular_fairness.py", "--examples", 12, "--out", out, *(["--data", adult] * (data == "adult")))
+    assert ("stand-in" in lines[0]) == (data == "cancer")
+    for row, line in zip(rows, lines[-len(rows):], strict=True):
+        assert f"{row.fair:.1%}" in line.split()
+        assert 0 <= row.both <= min(row.label, row.fair) <= 1 and row.fair + row.broken <= 1 + 1e-6
+    assert [row.fair for row in rows] == sorted((row.fair for row in rows), reverse=True)
+    assert out.read_bytes().startswith(b"\x89PNG")
