@@ -299,6 +299,30 @@ def test_steps_and_draws_stay_in_the_ball_and_ascend(norm):
         assert bool((length <= eps * (1 + 1e-12)).all()) and bool((length > 0.99 * eps).all()) >= extreme
 
 
+def test_flips_go_to_the_ends_that_gain_most():
+    ball, = make_balls(torch.zeros(1, 4), eps=1.0, clip=(-0.5, 2))  # gains 3 * 0.5, 1 * 1, 0 and 2 * 0.1
+    points, gradient = torch.tensor([[0.0, 0.0, 0.7, 0.9]]), torch.tensor([[-3.0, 1.0, 0.0, 2.0]])
+    for size, expected in ((0.1, [-0.5, 0.0, 0.7, 0.9]), (1.0, [-0.5, 1.0, 0.7, 0.9]), (2.0, [-0.5, 1.0, 0.7, 1.0])):
+        moved = steps.flip(ball, torch.zeros(1, 4), points, gradient, size)
+        torch.testing.assert_close(moved, torch.tensor([expected]))
+    sphere, = make_balls(X, eps=1.0, norm=2)
+    torch.testing.assert_close(steps.flip(sphere, X, X, X, 1.0), steps.ascend(sphere, X, X, X, 1.0))
+
+
+def test_flips_find_more_in_relu_nets(monkeypatch):
+    """In as many steps, on the mean of a few nets, as steps along the sign of the gradient."""
+    gains = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model, x = net(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3)), torch.randn(4, 20)
+        keywords = {"eps": 0.15, "target": 0, "abs": False, "samples": 10, "restarts": 1}
+        flipped = lx.attack(Saliency(model), x.double(), **keywords).value
+        with monkeypatch.context() as patched:
+            patched.setattr(search, "flip", steps.ascend)
+            gains.append((flipped / lx.attack(Saliency(model), x.double(), **keywords).value).log().mean())
+    assert float(torch.stack(gains).mean().exp()) > 1.02
+
+
 def test_two_inputs_one_held_fixed():
     first, second = nn.Linear(3, 4).double(), nn.Linear(2, 4).double()
     a, b = torch.randn(2, 3).double(), torch.randn(2, 2).double()

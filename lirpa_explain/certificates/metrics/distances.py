@@ -71,7 +71,8 @@ def linf(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
 def relative(lower: Tensor, upper: Tensor, nominal: Tensor, norm: float = 2) -> Tensor:
     """Largest relative change: max |a - v| / |v|, an upper bound, exact, at least 0; divided by 1 where v = 0.
 
-    Captum's `sensitivity_max` with the largest change in place of the largest one sampled.
+    Captum's `sensitivity_max`, and Quantus' `MaxSensitivity` since 0.5, with the largest change in place of the largest
+    one sampled.
 
     Args:
         lower: (N, D).
@@ -98,7 +99,8 @@ def input_relative(lower: Tensor, upper: Tensor, nominal: Tensor, inputs: Tensor
                    norm: float = 2) -> Tensor:
     """Largest change beside the size of the input: max |a - v| / |x|, an upper bound, exact, at least 0.
 
-    Quantus' `MaxSensitivity`, which divides by the norm of the input x. Where x = 0: 0 if nothing changes, else inf.
+    The norm of the input x is what older versions of Quantus' `MaxSensitivity` divided by. Where x = 0: 0 if nothing
+    changes, else inf.
 
     Args:
         lower: (N, D).
@@ -169,8 +171,8 @@ def _checked(norm: float) -> float:
 
 for _function, _formula, _source in (
         (l1, "|a - v|_1", ""), (l2, "|a - v|_2", ""), (linf, "|a - v|_inf", ""),
-        (relative, "|a - v| / |v|", "Yeh et al. 2019; Captum `sensitivity_max`"),
-        (input_relative, "|a - v| / |x|", "Yeh et al. 2019; Quantus `MaxSensitivity`"),
+        (relative, "|a - v| / |v|", "Yeh et al. 2019; Captum `sensitivity_max`, Quantus `MaxSensitivity`"),
+        (input_relative, "|a - v| / |x|", "Yeh et al. 2019; older Quantus `MaxSensitivity`"),
         (lipschitz, "|a - v| / |x' - x|, |x' - x| >= distance", "Alvarez-Melis and Jaakkola 2018")):
     register(Metric(_function.__name__, _function, "upper", True, "[0, inf)", _formula, _source,
                     worst=math.inf))
