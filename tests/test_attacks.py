@@ -312,7 +312,7 @@ def test_flips_go_to_the_ends_that_gain_most():
 def test_flips_find_more_in_relu_nets(monkeypatch):
     """In as many steps, on the mean of a few nets, as steps along the sign of the gradient."""
     gains = []
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         model, x = net(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3)), torch.randn(4, 20)
         keywords = {"eps": 0.15, "target": 0, "abs": False, "samples": 10, "restarts": 1}
@@ -367,9 +367,9 @@ def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, 
     """Found is the metric's own number, as its slow reference computes it, at an attribution that Captum gives."""
     certificate, sign = certificates[model], 1 if lx.METRICS[metric].direction == "upper" else -1
     nominal = certificate.nominal
-    for case in [*metric_cases.CASES[metric], OPTIONS.get(metric, {})]:
+    for case in metric_cases.CASES[metric]:
         settings = metric_cases.settings_of(case, 2, 4)
-        result = certificate.sandwich(metric, settings={"samples": 4, "restarts": 2, "steps": 4}, **settings)
+        result = certificate.sandwich(metric, settings={"samples": 4, "restarts": 1, "steps": 4}, **settings)
         assert bool((0 <= result.found).all()) and bool((result.found <= result.certified + 1e-9).all())
         a = Saliency(MODELS[model]).attribute(result.worst_inputs, target=0, abs=False)
         for n in range(2):
@@ -403,7 +403,7 @@ def test_rounding_rings_no_alarm():
     shifted = certificate.nominal + 1e-15 * torch.arange(4)
     exact = dataclasses.replace(certificate, lower=shifted, upper=shifted, nominal=shifted)
     for metric in ("kendall", "spearman", "pearson", "pair_order"):
-        assert bool((exact.sandwich(metric, settings=QUICK).found >= 0).all())
+        assert bool((exact.sandwich(metric, settings={"samples": 2, "restarts": 0}).found >= 0).all())
 
 
 def test_noise_is_that_of_the_certificate():
