@@ -300,9 +300,7 @@ class Certificate:
             steps: How often the interval is halved.
 
         Raises:
-            ValueError: If the certificate was loaded, its box has no radius, its model was changed, or an argument is
-                out of range.
-            TypeError: If the property gives no bool tensor.
+            As `lirpa_explain.radius`; ValueError if there is no model, no radius, or another model than then.
         """
         if self.recertifier is None:
             raise ValueError("This certificate was loaded, or made without its model: there is nothing to certify at "
@@ -311,8 +309,7 @@ class Certificate:
         found = bisect(self.recertifier, nominal, holds, high, steps)
         again = flatten(found.inside.nominal).detach().nan_to_num()
         if not bool(box.contains(again, again, nominal.nan_to_num(), self._rtol).all()):
-            raise ValueError("The attribution is no longer the certificate's: the model or input was changed. Certify "
-                             "again.")
+            raise ValueError("The attribution's model or input was changed; certify again.")
         return found
 
     def contains(self, attribution: Attributions, rtol: float | None = None) -> Tensor:
