@@ -1,6 +1,7 @@
 """`lirpa-explain attack`: the strongest change found, beside what is certified."""
 
 import csv
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -53,16 +54,17 @@ def attack(job: Job, certifier: Certifier, eps: float, rows: slice) -> dict[str,
     given = job.arguments
     name, options = given.objective
     settings: dict[str, Any] = {key: vars(given)[key] for key in ("samples", "restarts", "steps", "seed")}
-    if name in SANDWICHES or name == "width":
-        certificate = job.certify(certifier, eps, rows)
-        result: Any = certificate.sandwich(name, settings=settings, **options)
-        certified: Tensor | None = result.certified
-        found = result.found
-    else:
-        with job.seeded(rows):
-            result = search(job.attribution, job.data.inputs[rows], eps=eps, **job.ball, objective=name,
-                            options=options, **settings, **job.keywords_of(rows))
-        certified, found = None, result.value
+    result: Any
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The attack was stopped")  # it is no result here
+        if name in SANDWICHES or name == "width":
+            result = job.certify(certifier, eps, rows).sandwich(name, settings=settings, **options)
+            certified, found = result.certified, result.found
+        else:
+            with job.seeded(rows):
+                result = search(job.attribution, job.data.inputs[rows], eps=eps, **job.ball, objective=name,
+                                options=options, **settings, **job.keywords_of(rows))
+            certified, found = None, result.value
     if result.interrupted:
         raise KeyboardInterrupt
     points = () if result.worst_inputs is None else tensors(result.worst_inputs)
@@ -80,6 +82,7 @@ def write_table(path: Path, job: Job, store: Store, objective: str) -> None:
         for i, example in enumerate(range(rows.start, rows.stop)):
             target = "" if job.targets is None else int(job.targets[example])
             numbers = ["" if number.isnan() else float(number) for number in (certified[i], found[i], ratio[i])]
-            lines.append([example, job.data.names[example], target, eps, objective, *numbers])
+            name = "" if job.data.names is None else job.data.names[example]
+            lines.append([example, name, target, eps, objective, *numbers])
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([HEADER, *lines])

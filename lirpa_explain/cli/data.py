@@ -21,19 +21,19 @@ class Data:
 
     Args:
         inputs: (N, *S).
-        names: of the examples, (N,).
+        names: of the examples, (N,); None where they have none but their numbers.
         features: of the columns of a table; None where they have no names.
         labels: the column that was set apart as target, (N,); None if none was.
     """
 
     inputs: Tensor
-    names: list[str]
+    names: list[str] | None = None
     features: list[str] | None = None
     labels: Tensor | None = None
 
     def rows(self, chosen: slice) -> "Data":
         """Some of the examples."""
-        return replace(self, inputs=self.inputs[chosen], names=self.names[chosen],
+        return replace(self, inputs=self.inputs[chosen], names=None if self.names is None else self.names[chosen],
                        labels=None if self.labels is None else self.labels[chosen])
 
 
@@ -112,7 +112,7 @@ def _integers(column: np.ndarray, name: str) -> Tensor:
 
 
 def _numbered(array: np.ndarray, how: Reading) -> Data:
-    return Data(torch.from_numpy(array).to(how.dtype), [str(i) for i in range(len(array) if array.ndim else 0)])
+    return Data(torch.from_numpy(array).to(how.dtype))
 
 
 def _read_array(path: Path, how: Reading) -> Data:

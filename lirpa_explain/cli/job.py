@@ -5,7 +5,7 @@ import inspect
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,11 @@ class Job:
         given = self.arguments
         return {
             **fingerprint(self.model), "inputs": self.data.inputs, "targets": self.targets,
-            "attribution": name_of(self.attribution), "--layer": given.layer, "--set": dict(given.set),
-            "--norm": given.norm, "--clip": None if given.clip is None else str(given.clip), "--method": given.method,
-            "--chunk": given.chunk, "--seed": given.seed, "dtype": given.dtype, "lirpa_explain": __version__,
-            "auto_LiRPA": AUTO_LIRPA_VERSION, "torch": torch.__version__, "captum": metadata.version("captum"),
+            "attribution": name_of(self.attribution), "--layer": given.layer,
+            **{f"--set {name}": value for name, value in given.set}, "--norm": given.norm,
+            "--clip": None if given.clip is None else str(given.clip), "--method": given.method, "--chunk": given.chunk,
+            "--seed": given.seed, "dtype": given.dtype, "lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION,
+            "torch": torch.__version__, "captum": metadata.version("captum"),
         }
 
     def certifier(self) -> Certifier:
@@ -129,10 +130,10 @@ def make_job(given: Namespace) -> Job:
                   dtype=dtype)
     data = read(given.inputs, how)
     chosen = slice(*given.examples)
-    if not len(data.names[chosen]):
-        raise ValueError(f"--examples leaves none of the {len(data.names)} examples.")
+    if not len(data.inputs[chosen]):
+        raise ValueError(f"--examples leaves none of the {len(data.inputs)} examples.")
     every, data = data, data.rows(chosen)
-    data = Data(data.inputs.to(given.device), data.names, data.features, data.labels)
+    data = replace(data, inputs=data.inputs.to(given.device))
     attribution, keywords = make_attribution(given.attribution, model, given.layer, given.noise_tunnel, settings)
     check_keywords(keywords, attribution)
     targets = None

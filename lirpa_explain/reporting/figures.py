@@ -57,7 +57,7 @@ def curve_figure(eps: Sequence[float], column: Column) -> str:
     count = len(column.values) // len(eps)
     means = [sum(column.values[i * count: (i + 1) * count]) / count for i in range(len(eps))]
     order = sorted(range(len(eps)), key=lambda i: eps[i])
-    figure, axis = plot_curve([eps[i] for i in order], [means[i] for i in order], ylabel=f"mean {column.name}")
+    figure, axis = plot_curve([eps[i] for i in order], [means[i] for i in order], ylabel=column.name)
     axis.legend_ = None  # one line alone
     return data_url(figure)
 

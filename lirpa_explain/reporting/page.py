@@ -15,10 +15,13 @@ from ..certificates import Certificate
 from ..certificates.layout import Attributions, flatten, tensors
 from ..prediction import Prediction
 from .figures import curve_figure, example_figure, is_image
-from .table import ByRadius, Chunks, Measure, default_measures, make_table
+from .table import PREDICTED, ByRadius, Chunks, Column, Measure, Table, default_measures, make_table
 
-MOST_FEATURES = 30
-"""Features of an example that are listed, those with the largest attribution."""
+MOST_FEATURES = {True: 10, False: 30}
+"""Features of an example that are listed, those with the largest attribution: of an image, and of anything else."""
+
+SIGNS = Measure("sign_agreement")
+"""What is drawn against the radius whether or not it is a column."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,8 @@ def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunk
     table = make_table(chunks, measures, names, classes, cast("Mapping[float | None, Prediction] | None", predicted))
 
     radii = [eps for eps in chunks if eps is not None]
-    curves = [(column.name, column.words, curve_figure(radii, column)) for column in table.columns[-table.certified:]
-              if len(radii) > 1 and column.is_number and column.name != "predicted"]
+    curves = [(column.name, column.words, curve_figure(radii, column)) for column in _drawn(table, chunks)
+              if len(radii) > 1]
     labels = list(names) if names is not None else [str(i) for i in range(count)]
     listed = [_detail(chunks, i, labels[i], None if classes is None else classes[i], inputs, features)
               for i in tqdm(range(min(details, count)), desc="report", disable=None if progress else True)]
@@ -123,7 +126,7 @@ def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunk
     page = environment.get_template("report.html").render(
         title=title or f"Certificates of {first.attribution}", certificate=first, chunks=chunks, count=count,
         features=width, radii=radii, assumptions=assumptions(first, predicted is not None), table=table, curves=curves,
-        details=listed, images=is_image(first), most=MOST_FEATURES,
+        details=listed, images=is_image(first),
         elapsed=sum(part.elapsed_s for parts in chunks.values() for part in parts))
     with open(path, "w", encoding="utf-8") as file:
         file.write(page)
@@ -198,6 +201,16 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _drawn(table: Table, chunks: ByRadius) -> list[Column]:
+    """The numbers that are drawn against the radius."""
+    columns = [column for column in table.columns[-table.certified:]
+               if column.is_number and column.name != PREDICTED["classes"][0]]
+    if SIGNS.label in [column.name for column in columns]:
+        return columns
+    values = [value for parts in chunks.values() for value in SIGNS.of(parts).tolist()]
+    return [Column(SIGNS.label, SIGNS.words, values), *columns]
+
+
 def _detail(chunks: ByRadius, example: int, name: str, target: int | None, inputs: Attributions | None,
             features: Sequence[str] | None) -> Detail:
     image = None if inputs is None or isinstance(inputs, tuple) else inputs[example]
@@ -223,7 +236,7 @@ def _features(certificate: Certificate, row: int, names: Sequence[str] | None) -
     """The features of an example with the largest attribution, largest first."""
     low, value, high = (torch.cat([part[row].detach().flatten() for part in tensors(side)]).double().cpu()
                         for side in (certificate.lower, certificate.nominal, certificate.upper))
-    order = value.abs().argsort(descending=True, stable=True)[:MOST_FEATURES].tolist()
+    order = value.abs().argsort(descending=True, stable=True)[:MOST_FEATURES[is_image(certificate)]].tolist()
     labels = names or _places(certificate)
     return [Feature(labels[i], float(value[i]), float(low[i]), float(high[i])) for i in order]
 
