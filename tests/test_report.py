@@ -68,7 +68,7 @@ def table_page(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "table.html"
     certificates, predictions = rows
     lx.report(certificates, path, names=NAMES, features=FEATURES, targets=[1] * 12, predictions=predictions,
-              metrics=["cosine", ("top_k_overlap", {"k": 2}), Measure("linf")], details=8)
+              metrics=["cosine", ("top_k_overlap", {"k": 2}), Measure("linf")], details=4)
     return path
 
 
@@ -116,7 +116,7 @@ def test_all_figures_show(browser, page, request):
     opened(browser, request.getfixturevalue(page))
     browser.execute_script("document.querySelectorAll('details').forEach(part => part.open = true)")
     images = browser.find_elements(By.TAG_NAME, "img")
-    assert len(images) == (7 + 8 * 3 if page == "table_page" else 1)
+    assert len(images) == (7 + 4 * 3 if page == "table_page" else 1)
     for image in images:
         browser.execute_script("arguments[0].scrollIntoView()", image)
     widths = browser.execute_async_script(
@@ -155,14 +155,14 @@ def test_names_sort_by_their_numbers(browser, table_page):
 def test_examples_open(browser, table_page):
     opened(browser, table_page)
     parts = browser.find_elements(By.TAG_NAME, "details")
-    assert [part.get_attribute("open") is not None for part in parts] == [True] + 7 * [False]
+    assert [part.get_attribute("open") is not None for part in parts] == [True] + 3 * [False]
     table = parts[1].find_elements(By.TAG_NAME, "table")[0]
     assert not table.is_displayed()
     parts[1].find_element(By.TAG_NAME, "summary").click()
     assert table.is_displayed()
-    browser.find_element(By.LINK_TEXT, "7").click()
+    browser.find_element(By.LINK_TEXT, "2").click()
     assert browser.execute_async_script(
-        "const done = arguments[0]; setTimeout(() => done(document.getElementById('example-7').open), 50)")
+        "const done = arguments[0]; setTimeout(() => done(document.getElementById('example-2').open), 50)")
 
 
 def test_what_is_listed_of_an_example(browser, table_page, rows):
@@ -200,7 +200,7 @@ def test_dark_screens_and_paper(browser, table_page):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {
             "media": "print", "features": [{"name": "prefers-color-scheme", "value": "light"}]})
         assert brightness() == 3 * 255
-        assert [part.is_displayed() for part in browser.find_elements(By.TAG_NAME, "details")] == [True] + 7 * [False]
+        assert [part.is_displayed() for part in browser.find_elements(By.TAG_NAME, "details")] == [True] + 3 * [False]
         last = browser.find_elements(By.CSS_SELECTOR, "#summary tbody tr")[-1]
         frame = browser.find_element(By.CSS_SELECTOR, ".scroll")
         assert last.rect["y"] + last.rect["height"] <= frame.rect["y"] + frame.rect["height"] + 1  # nothing is cut off
