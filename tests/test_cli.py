@@ -283,9 +283,16 @@ def test_a_changed_setting_is_refused_and_restart_replaces(folder, nets, capsys,
     assert Path("out/metrics.csv").read_bytes() != before
 
 
-def test_a_damaged_file_is_refused(folder, capsys):
+def test_a_damaged_folder_is_refused(folder, capsys):
     arguments = [*BASE, "--inputs", "x.npy", "--eps", "0.1", "--out", "out"]
     assert main(arguments) == 0
+    manifest = folder / "out" / "manifest.json"
+    content = manifest.read_text()
+    for damage in (lambda: manifest.unlink(), lambda: manifest.write_text(content[:50])):
+        damage()
+        assert main(arguments) == 2
+        assert "--restart" in capsys.readouterr().err
+    manifest.write_text(content)
     file = folder / "out" / "eps-0.1" / "00000-00004.npz"
     file.write_bytes(file.read_bytes()[:200])
     assert main(arguments) == 2
@@ -335,6 +342,7 @@ GOOD = {"--model": "cli_nets:table", "--inputs": "x.npy", "--attribution": "Sali
     ({"--norm": "3"}, "'3' is not one of inf, 2, 1"),
     ({"--method": "alpha"}, "CROWN-IBP"),
     ({"--chunk": "0"}, "at least 1"),
+    ({"--device": "abacus"}, "no device of this machine"),
     ({"--metric": "cosin"}, "no metric 'cosin'; there are"),
     ({"--metric": "top_k_overlap"}, "settings are: k, absolute"),
     ({"--require": "cosine"}, "'METRIC >= NUMBER'"),

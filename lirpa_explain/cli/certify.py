@@ -36,6 +36,7 @@ def run(given: Namespace) -> int:
         lookup(measure.name)
     if given.report is not None:
         need_jinja2()
+        given.report.parent.mkdir(parents=True, exist_ok=True)
     job = make_job(given)
     wants_prediction = given.prediction or any(wanted.measure is None for wanted in given.require)
     store = Store(given.out, {"command": "certify", **job.settings()}, given.restart)

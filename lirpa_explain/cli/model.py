@@ -42,7 +42,7 @@ def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = t
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything, here and below
         raise ValueError(f"{module_name} cannot be imported: {_where(error)}") from error
     found = getattr(module, attribute, None)
     if found is None:
@@ -144,8 +144,9 @@ def predicted(model: nn.Module, inputs: Tensor, batch_size: int) -> Tensor | Non
     try:
         with torch.no_grad():
             outputs = torch.cat([model(rows) for rows in inputs.split(batch_size)])
-    except (RuntimeError, TypeError, ValueError, LookupError) as error:
-        raise ValueError(f"The model cannot be called on inputs of shape {tuple(inputs.shape)}: {error}") from error
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(f"The model cannot be called on inputs of shape {tuple(inputs.shape)}: {_where(error)}"
+                         ) from error
     if outputs.ndim == 1:
         return None
     if outputs.ndim != 2:

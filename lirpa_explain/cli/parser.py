@@ -7,6 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from ..bounding.engine import METHODS
 from ..plots import SIGNS
 from ..tables import tables
@@ -93,7 +95,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
                        help="which output is explained: predicted (default), an integer, a file of integers, or "
                             "column:NAME of a .csv")
     group.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: float32)")
-    group.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
+    group.add_argument("--device", type=_typed(_device), default="cpu", help="such as cuda (default: cpu)")
 
     group = parser.add_argument_group("what is certified")
     group.add_argument("--attribution", required=True, metavar="CLASS",
@@ -192,6 +194,14 @@ def _norm(text: str) -> float:
     if text not in NORMS:
         raise ValueError(f"{text!r} is not one of {', '.join(NORMS)}.")
     return NORMS[text]
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{text!r} is no device of this machine.") from error
+    return text
 
 
 def _share(text: str) -> float:

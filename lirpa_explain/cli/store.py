@@ -75,12 +75,16 @@ class Store:
         manifest = folder / MANIFEST
         wanted = {name: value if isinstance(value, str | int | float | bool | None) else digest(value)
                   for name, value in settings.items()}
+        found = list(folder.glob("eps-*/[0-9]*-[0-9]*.npz"))
         if restart:
-            for file in folder.glob("eps-*/[0-9]*-[0-9]*.npz"):
+            for file in found:
                 file.unlink()
         elif manifest.exists():
             self._compare(manifest, wanted)
             return
+        elif found:
+            raise ValueError(f"{folder} has results but no {MANIFEST} that says of what. Give --restart to replace "
+                             "them, or another --out.")
         content = json.dumps({"format": FORMAT, "settings": wanted}, indent=1)
         atomically(manifest, lambda path: path.write_text(content + "\n"))
 
@@ -94,7 +98,7 @@ class Store:
         if different:
             raise ValueError(f"{self.folder} has results of another run, which differs in: "
                              f"{', '.join(map(_described(found, wanted), different))}. Give --restart to replace them, "
-                             "or another --out.")
+                             "them, or another --out.")
 
     def path(self, eps: float, rows: slice, kind: str = "") -> Path:
         """The file of some examples at one radius."""

@@ -88,13 +88,14 @@ def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunk
         ImportError: jinja2 or matplotlib is missing.
 
     Example:
-        >>> import tempfile, torch, lirpa_explain as lx
+        >>> import pathlib, tempfile, torch, lirpa_explain as lx
         >>> from captum.attr import Saliency
         >>> model, x = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh()), torch.rand(2, 3)
         >>> certificates = {eps: lx.certify(Saliency(model), x, eps=eps, target=0, abs=False) for eps in (0.01, 0.1)}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     lx.report(certificates, folder + "/report.html", features=["a", "b", "c"])
-        ...     print(open(folder + "/report.html").read()[:15])
+        ...     page = pathlib.Path(folder, "report.html")
+        ...     lx.report(certificates, page, features=["a", "b", "c"])
+        ...     print(page.read_text()[:15])
         <!DOCTYPE html>
     """
     jinja2 = need_jinja2()
