@@ -98,7 +98,7 @@ class Store:
         if different:
             raise ValueError(f"{self.folder} has results of another run, which differs in: "
                              f"{', '.join(map(_described(found, wanted), different))}. Give --restart to replace them, "
-                             "them, or another --out.")
+                             "or another --out.")
 
     def path(self, eps: float, rows: slice, kind: str = "") -> Path:
         """The file of some examples at one radius."""
