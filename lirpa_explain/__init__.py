@@ -50,3 +50,4 @@ from .plots import plot_image as plot_image  # noqa: E402
 from .prediction import Prediction as Prediction  # noqa: E402
 from .prediction import certify_prediction as certify_prediction  # noqa: E402
 from .radius import radius as radius  # noqa: E402
+from .reporting import report as report  # noqa: E402

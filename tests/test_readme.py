@@ -2,13 +2,18 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
+import torch
+
 from lirpa_explain import compat, tables
+from lirpa_explain.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+SHELL = [code for language, code in BLOCKS if language == "sh"]
 
 
 def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -25,11 +30,33 @@ def test_tables_are_those_of_the_registries():
     assert set(re.findall(r"<!-- table: (\w+) -->", README)) == set(tables.tables())
 
 
+def test_commands_run(tmp_path, monkeypatch, capsys):
+    """With the files that the text names; every command says that all is well."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    (tmp_path / "nets.py").write_text("import torch\n\n\ndef make_net():\n    return torch.nn.Sequential("
+                                      "torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))\n")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    torch.save(net.state_dict(), "net.pt")
+    (tmp_path / "data.csv").write_text("a,b,c,label\n0.1,0.5,0.9,0\n0.7,0.2,0.4,1\n")
+    for line in SHELL[2].replace("\\\n", "").splitlines():
+        command, *arguments = shlex.split(line)
+        assert command == "lirpa-explain"
+        assert main(arguments) == 0, capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} >= {"results", "checked", "attacked", "curve.png"}
+    assert (tmp_path / "results" / "report.html").stat().st_size > 10_000
+
+
+def test_the_console_script_is_that_main():
+    text = (ROOT / "setup.cfg").read_text()
+    assert re.search(r"^    lirpa-explain = lirpa_explain.cli:main$", text, re.M) and callable(main)
+
+
 def test_shell_blocks_are_the_commands_that_are_run_elsewhere():
     """.ci/run executes the test command; the examples are run by test_examples; auto_LiRPA's are the error's."""
-    shell = [code for language, code in BLOCKS if language == "sh"]
     assert {language for language, _ in BLOCKS} == {"sh", "python"}
-    quickstart, test, *auto_lirpa = shell
+    quickstart, test, _, *auto_lirpa = SHELL
     install = "python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt "
     assert quickstart.startswith(install) and test.startswith(install)
     assert (ROOT / shlex.split(quickstart)[-1]).is_file()

@@ -156,7 +156,7 @@ def attacked(problem: Problem, certificate: Certificate, metric: str, *, path: s
         result = run(problem, goal, given, alarm)
         alarm.compare(metric, certified, row.certified(alarm.widened(certificate), **options).detach(), result)
     return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high, result.steps,
-                    result.fallback)
+                    result.fallback, result.interrupted)
 
 
 def _width(certificate: Certificate, problem: Problem, alarm: Watch, settings: Settings, entries: int) -> Sandwich:
@@ -174,7 +174,7 @@ def _width(certificate: Certificate, problem: Problem, alarm: Watch, settings: S
     high = torch.stack([flatten(r.high) for r in results]).amax(0)
     shaped = problem.nominal.shaped
     return Sandwich("width", widths.mean(1), (high - low).mean(1), None, shaped(low), shaped(high),
-                    sum(r.steps for r in results), results[0].fallback)
+                    sum(r.steps for r in results), results[0].fallback, results[-1].interrupted)
 
 
 class _Alarm:

@@ -21,6 +21,7 @@ class Sandwich:
         high: largest value of each entry.
         steps: how many attributions were computed.
         fallback: why no gradients were followed; "" if they were.
+        interrupted: whether the search was stopped early.
     """
 
     metric: str
@@ -31,6 +32,7 @@ class Sandwich:
     high: Attributions
     steps: int
     fallback: str = ""
+    interrupted: bool = False
 
     @property
     def ratio(self) -> Tensor:

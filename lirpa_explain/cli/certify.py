@@ -1,0 +1,108 @@
+"""`lirpa-explain certify`: certificates, a table of metrics, a report, and requirements."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from ..certificates import Certificate
+from ..certificates.layout import flatten
+from ..certificates.metrics import lookup
+from ..prediction import Prediction, certify_prediction
+from ..reporting import report
+from ..reporting.page import need_jinja2
+from ..reporting.table import Measure, Table, default_measures, make_table
+from .job import Job, Write, do_all, make_job
+from .require import complaints
+from .store import Store, atomically, digest, load_arrays, save_arrays
+
+CSV = "metrics.csv"
+
+
+def run(given: Namespace) -> int:
+    """Do what the arguments say.
+
+    Returns:
+        0, or 1 if a requirement is not certified.
+
+    Raises:
+        ValueError: bad input, and so the other errors of `make_job` and of `lirpa_explain.certify`.
+    """
+    chosen = [Measure(name, settings) for name, settings in given.metric]
+    required = [wanted.measure for wanted in given.require if wanted.measure is not None]
+    for measure in chosen + required:
+        lookup(measure.name)
+    if given.report is not None:
+        need_jinja2()
+        given.report.parent.mkdir(parents=True, exist_ok=True)
+    job = make_job(given)
+    wants_prediction = given.prediction or any(wanted.measure is None for wanted in given.require)
+    store = Store(given.out, {"command": "certify", **job.settings()}, given.restart)
+    certifier = job.certifier()
+    work: list[tuple[str, Write]] = [("", lambda eps, rows, path: job.certify(certifier, eps, rows).save(path))]
+    if wants_prediction:
+        work.append((".prediction", lambda eps, rows, path: save_arrays(path, vars(predict(job, eps, rows)))))
+    do_all(job, store, work)
+
+    certificates = {eps: [Certificate.load(store.path(eps, rows)) for rows in job.chunks] for eps in given.eps}
+    predictions = {eps: load_prediction(store, job, eps) for eps in given.eps} if wants_prediction else None
+    size = flatten(certificates[given.eps[0]][0].nominal).shape[1]
+    measures = unique((chosen or default_measures(size)) + required)
+    targets = None if job.targets is None else job.targets.tolist()
+    table = make_table(certificates, measures, job.data.names, targets, predictions)
+    atomically(given.out / CSV, table.write)
+    if given.report is not None:
+        atomically(given.report, lambda path: report(
+            certificates, path, inputs=job.data.inputs, names=job.data.names,
+            features=given.names or job.data.features, targets=targets, metrics=measures, predictions=predictions,
+            progress=not given.quiet))
+    if not given.quiet:
+        print(summary(table))
+        print(f"Written: {given.out / CSV}" + (f", {given.report}" if given.report is not None else "")
+              + f", {len(job.tasks)} certificate{'s' * (len(job.tasks) > 1)} in {given.out}")
+    lines = complaints(given.require, table, given.require_share)
+    for line in lines:
+        print(line)
+    return 1 if lines else 0
+
+
+def predict(job: Job, eps: float, rows: slice) -> Prediction:
+    """What is certified of the predictions of a chunk."""
+    method = job.arguments.method
+    return certify_prediction(job.model, job.data.inputs[rows], eps=eps, **job.ball, method=method,
+                              batch_size=job.arguments.batch_size or 64)
+
+
+def load_prediction(store: Store, job: Job, eps: float) -> Prediction:
+    """The predictions of all examples at one radius."""
+    parts = [load_arrays(store.path(eps, rows, ".prediction")) for rows in job.chunks]
+    return Prediction(**{entry.name: torch.cat([part[entry.name] for part in parts]) for entry in fields(Prediction)})
+
+
+def unique(measures: Sequence[Measure]) -> list[Measure]:
+    """Each of equal name and settings once.
+
+    Raises:
+        ValueError: two differ, but not in their names.
+    """
+    found: dict[str, Measure] = {}
+    for measure in measures:
+        if digest(found.setdefault(measure.label, measure).settings) != digest(measure.settings):
+            raise ValueError(f"Two metrics are both called {measure.label}; ask for one of them at a time.")
+    return list(found.values())
+
+
+def summary(table: Table) -> str:
+    """The mean of each certified number over the examples, a line for each radius."""
+    numbers = [column for column in table.columns[-table.certified:] if column.is_number or column.name == "prediction"]
+    radii = table.column("eps").values
+    lines: list[list[Any]] = [["eps", *(column.name for column in numbers)]]
+    for eps in dict.fromkeys(radii):
+        chosen = [[value for value, radius in zip(column.values, radii, strict=True) if radius == eps]
+                  for column in numbers]
+        lines.append([f"{eps:g}", *(f"{sum(values) / len(values):.4g}" for values in chosen)])
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    rows = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return f"Means over {len(radii) // (len(lines) - 1)} examples\n" + "\n".join(rows)

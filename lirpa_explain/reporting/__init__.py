@@ -1,0 +1,3 @@
+"""Certificates as tables and as pages to read."""
+
+from .page import report as report

@@ -1,0 +1,250 @@
+"""report(): certificates as one page to read in a browser, without any other file and without a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..certificates import Certificate
+from ..certificates.layout import Attributions, flatten, tensors
+from ..prediction import Prediction
+from .figures import curve_figure, example_figure, is_image
+from .table import PREDICTED, ByRadius, Chunks, Column, Measure, Table, default_measures, make_table
+
+MOST_FEATURES = {True: 10, False: 30}
+"""Features of an example that are listed, those with the largest attribution: of an image, and of anything else."""
+
+SIGNS = Measure("sign_agreement")
+"""What is drawn against the radius whether or not it is a column."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A line of an example's list of features."""
+
+    name: str
+    nominal: float
+    lower: float
+    upper: float
+
+    @property
+    def sign(self) -> str:
+        """The sign that is certain."""
+        return "positive" if self.lower > 0 else "negative" if self.upper < 0 else "open"
+
+
+@dataclass(frozen=True)
+class View:
+    """One example at one radius."""
+
+    eps: float | None
+    figure: str
+    features: list[Feature]
+
+
+@dataclass(frozen=True)
+class Detail:
+    """One example, to be opened."""
+
+    example: int
+    name: str
+    target: int | None
+    views: list[View]
+
+
+def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunks], path: str | os.PathLike[str], *,
+           inputs: Attributions | None = None, names: Sequence[str] | None = None,
+           features: Sequence[str] | None = None, targets: Sequence[int] | Tensor | None = None,
+           metrics: Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
+           predictions: Prediction | Mapping[Any, Prediction] | None = None, title: str | None = None,
+           details: int = 200, progress: bool = False) -> None:
+    """Write a report of certificates as one HTML file.
+
+    It has what was certified and assumed in words, a table that can be sorted with a row for each radius and example,
+    the means of the metrics against the radius, and for each example pictures and its features with their bounds.
+
+    Args:
+        certificates: a certificate; a sequence of them, for further examples; or a mapping from radii to one or the
+            other, for the same examples.
+        path: the file to write; an existing one is replaced.
+        inputs: what was certified, (N, *S), to show images beside their maps.
+        names: of the examples, N.
+        features: of the columns of a table.
+        targets: the outputs explained, N.
+        metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings; default: some that suit anything.
+        predictions: what `certify_prediction` gave, for each radius if these are several.
+        title: of the page; default: the attribution's name.
+        details: how many examples, the first ones, get pictures and lists.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: names, features or targets are not as many as needed, or radii differ in their examples.
+        ImportError: jinja2 or matplotlib is missing.
+
+    Example:
+        >>> import pathlib, tempfile, torch, lirpa_explain as lx
+        >>> from captum.attr import Saliency
+        >>> model, x = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh()), torch.rand(2, 3)
+        >>> certificates = {eps: lx.certify(Saliency(model), x, eps=eps, target=0, abs=False) for eps in (0.01, 0.1)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = pathlib.Path(folder, "report.html")
+        ...     lx.report(certificates, page, features=["a", "b", "c"])
+        ...     print(page.read_text()[:15])
+        <!DOCTYPE html>
+    """
+    jinja2 = need_jinja2()
+    chunks = by_radius(certificates)
+    first = next(iter(chunks.values()))[0]
+    counts = {eps: sum(len(tensors(part.nominal)[0]) for part in parts) for eps, parts in chunks.items()}
+    count = counts[next(iter(counts))]
+    if set(counts.values()) != {count}:
+        raise ValueError(f"All radii must have the same examples; given: {counts}.")
+    width = flatten(first.nominal).shape[1]
+    for what, given, expected in (("names", names, count), ("targets", targets, count), ("features", features, width),
+                                  ("inputs", None if inputs is None else tensors(inputs)[0], count)):
+        if given is not None and len(given) != expected:
+            raise ValueError(f"{what} must be {expected}; given: {len(given)}.")
+    measures = [as_measure(metric) for metric in metrics] if metrics is not None else default_measures(width)
+    classes = None if targets is None else [int(target) for target in targets]
+    predicted = {None: predictions} if isinstance(predictions, Prediction) else predictions
+    table = make_table(chunks, measures, names, classes, cast("Mapping[float | None, Prediction] | None", predicted))
+
+    radii = [eps for eps in chunks if eps is not None]
+    curves = [(column.name, column.words, curve_figure(radii, column)) for column in _drawn(table, chunks)
+              if len(radii) > 1]
+    labels = list(names) if names is not None else [str(i) for i in range(count)]
+    listed = [_detail(chunks, i, labels[i], None if classes is None else classes[i], inputs, features)
+              for i in tqdm(range(min(details, count)), desc="report", disable=None if progress else True)]
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("lirpa_explain.reporting"), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = number
+    page = environment.get_template("report.html").render(
+        title=title or f"Certificates of {first.attribution}", certificate=first, chunks=chunks, count=count,
+        features=width, radii=radii, assumptions=assumptions(first, predicted is not None), table=table, curves=curves,
+        details=listed, images=is_image(first),
+        elapsed=sum(part.elapsed_s for parts in chunks.values() for part in parts))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(page)
+
+
+def need_jinja2() -> Any:
+    """The template engine.
+
+    Raises:
+        ImportError: it is missing.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError("Reports need jinja2: pip install jinja2.") from error
+    return jinja2
+
+
+def by_radius(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunks]) -> ByRadius:
+    """Certificates in the form that tables are made of.
+
+    Raises:
+        ValueError: there are none.
+        TypeError: something else is among them.
+    """
+    given = certificates if isinstance(certificates, Mapping) else {None: certificates}
+    chunks = {eps: [part] if isinstance(part, Certificate) else list(part) for eps, part in given.items()}
+    if not chunks or not all(chunks.values()):
+        raise ValueError("There are no certificates to report on.")
+    for part in (part for parts in chunks.values() for part in parts):
+        if not isinstance(part, Certificate):
+            raise TypeError(f"certificates holds a {type(part).__name__}; pass certificates, sequences of them, or a "
+                            "mapping from radii to these.")
+    return chunks
+
+
+def as_measure(metric: str | tuple[str, Mapping[str, Any]] | Measure) -> Measure:
+    """A metric from whichever of the ways of naming one was chosen."""
+    return Measure(metric) if isinstance(metric, str) else metric if isinstance(metric, Measure) else Measure(*metric)
+
+
+def assumptions(certificate: Certificate, predicted: bool = False) -> list[str]:
+    """What the bounds say and what they presuppose, sentence by sentence.
+
+    Args:
+        certificate: one of those reported.
+        predicted: whether predictions are certified as well.
+    """
+    said = ["The bounds hold, entry by entry, for every perturbation stated above, and say nothing of any other.",
+            "They are sound and not exact: wide bounds mean an unstable explanation or a loose bound."]
+    if certificate.integral:
+        said.append("They bound the integral along the path; the nominal value is Captum's finite sum.")
+    elif certificate.expectation:
+        said.append(f"They bound the expectation under Gaussian noise ({certificate.expectation}), for each example "
+                    f"with probability {certificate.confidence:g} over the {certificate.samples} samples drawn; the "
+                    "nominal value is the mean of these.")
+    else:
+        said.append("The nominal value is Captum's, at the unperturbed input; finite sums, drawn noise and drawn "
+                    "points are part of the attribution and stay as they were.")
+    said.append("The output that is explained (the target), baselines and further arguments are held fixed"
+                + ("." if predicted else "; nothing is said of whether the prediction itself changes."))
+    said.append(f"Everything was computed in {certificate.dtype} without outward rounding: the bounds hold up to "
+                "rounding errors.")
+    said.append("Nothing is said of whether the attribution is a good explanation of the model.")
+    return said
+
+
+def number(value: Any) -> str:
+    """A cell of a table, for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _drawn(table: Table, chunks: ByRadius) -> list[Column]:
+    """The numbers that are drawn against the radius."""
+    columns = [column for column in table.columns[-table.certified:]
+               if column.is_number and column.name != PREDICTED["classes"][0]]
+    if SIGNS.label in [column.name for column in columns]:
+        return columns
+    values = [value for parts in chunks.values() for value in SIGNS.of(parts).tolist()]
+    return [Column(SIGNS.label, SIGNS.words, values), *columns]
+
+
+def _detail(chunks: ByRadius, example: int, name: str, target: int | None, inputs: Attributions | None,
+            features: Sequence[str] | None) -> Detail:
+    image = None if inputs is None or isinstance(inputs, tuple) else inputs[example]
+    views = []
+    for eps, parts in chunks.items():
+        certificate, row = _find(parts, example)
+        figure = example_figure(certificate, row, image, features)
+        views.append(View(eps, figure, _features(certificate, row, features)))
+    return Detail(example, name, target, views)
+
+
+def _find(chunks: Chunks, example: int) -> tuple[Certificate, int]:
+    """The certificate that an example is in, and its row."""
+    for chunk in chunks:
+        count = len(tensors(chunk.nominal)[0])
+        if example < count:
+            return chunk, example
+        example -= count
+    raise IndexError(example)
+
+
+def _features(certificate: Certificate, row: int, names: Sequence[str] | None) -> list[Feature]:
+    """The features of an example with the largest attribution, largest first."""
+    low, value, high = (torch.cat([part[row].detach().flatten() for part in tensors(side)]).double().cpu()
+                        for side in (certificate.lower, certificate.nominal, certificate.upper))
+    order = value.abs().argsort(descending=True, stable=True)[:MOST_FEATURES[is_image(certificate)]].tolist()
+    labels = names or _places(certificate)
+    return [Feature(labels[i], float(value[i]), float(low[i]), float(high[i])) for i in order]
+
+
+def _places(certificate: Certificate) -> Sequence[str]:
+    """Where each feature is, such as 0, 3, 5 for channel, row and column; with several inputs, after which it is of."""
+    parts = tensors(certificate.nominal)
+    return [", ".join(map(str, ([part] if len(parts) > 1 else []) + place))
+            for part, tensor in enumerate(parts)
+            for place in torch.ones(tensor.shape[1:]).nonzero().tolist()]
