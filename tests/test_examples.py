@@ -238,3 +238,14 @@ def test_fairness_is_certified_beside_the_label(data, adult, tmp_path):
         assert 0 <= row.both <= min(row.label, row.fair) <= 1 and row.fair + row.broken <= 1 + 1e-6
     assert [row.fair for row in rows] == sorted((row.fair for row in rows), reverse=True)
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_shows_each_patient(tmp_path):
+    page = tmp_path / "page.html"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        certificates = runpy.run_path(str(EXAMPLES / "report.py"))["main"](
+            ["--examples", "2", "--eps", "0.005", "0.02", "--out", str(page)])
+    assert list(certificates) == [0.005, 0.02]
+    assert (certificates[0.005].width < certificates[0.02].width).any()
+    text = page.read_text()
+    assert text.count("<details") >= 2 and "worst concave points" in text and str(page) in printed.getvalue()
