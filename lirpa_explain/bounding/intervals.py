@@ -51,7 +51,8 @@ class Interval:
     def __init__(self, ends: Box | None = None, around: tuple[Tensor | Callable[[], Tensor], Tensor] | None = None
                  ) -> None:
         self._ends = ends
-        self._center, self._radius = (None, None) if around is None else around
+        self._center: Tensor | Callable[[], Tensor] | None = None if around is None else around[0]
+        self._radius: Tensor | None = None if around is None else around[1]
 
     @classmethod
     def point(cls, value: Tensor) -> Interval:
@@ -79,10 +80,10 @@ class Interval:
     @property
     def around(self) -> Box:
         """Centre and radius."""
-        if self._radius is None:
+        if self._radius is None or self._center is None:
             lower, upper = self.ends
             self._center, self._radius = (lower + upper) / 2, (upper - lower) / 2
-        elif not isinstance(self._center, Tensor):
+        if not isinstance(self._center, Tensor):
             self._center = self._center()
         return self._center, self._radius
 
@@ -217,13 +218,43 @@ class IntervalPass:
         Returns:
             Of shape (B, D).
         """
+        return self._run(inputs, perturbed, self.module.steps)[self.module.output]
+
+    def linear(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None], functions: Tensor) -> Interval:
+        """Bound linear functions of the output; a last layer is merged with them: C (W h + b) = (C W) h + C b.
+
+        Args:
+            inputs: as for calls.
+            perturbed: likewise.
+            functions: (B, K, D).
+
+        Returns:
+            Of shape (B, K).
+        """
+        steps = self.module.steps
+        last = [step.operator for step in steps[-2:]]
+        if last == ["matmul", "add"] and steps[-2].output == steps[-1].inputs[0]:
+            values = self._run(inputs, perturbed, steps[:-2])
+            (hidden, weight), bias = [values[name] for name in steps[-2].inputs], values[steps[-1].inputs[1]]
+            if hidden.lower.ndim == 2 and weight.is_point and bias.is_point:
+                merged = functions @ weight.lower.mT  # (B, K, H)
+                center, radius = (side.expand(len(merged), -1) for side in hidden.around)
+                return Interval(around=(torch.einsum("bkh,bh->bk", merged, center) + functions @ bias.lower,
+                                        torch.einsum("bkh,bh->bk", merged.abs(), radius)))
+        center, radius = self(inputs, perturbed).around
+        return Interval(around=(torch.einsum("bkd,bd->bk", functions, center),
+                                torch.einsum("bkd,bd->bk", functions.abs(), radius.expand_as(center))))
+
+    def _run(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None], steps: Sequence[Step]
+             ) -> dict[str, Interval]:
+        """The intervals of all values that some of the steps compute, by name."""
         values = {name: Interval.point(x) for name, x in zip(self.module.input_names, inputs, strict=True)}
         values |= {name: box for name, box in zip(self.module.input_names, perturbed, strict=False) if box is not None}
         for tensors in (self.module.named_parameters(recurse=False), self.module.named_buffers(recurse=False)):
             values |= {name: Interval.point(tensor) for name, tensor in tensors}
-        for step in self.module.steps:
+        for step in steps:
             values[step.output] = _bounded(self._bounds[step.output], [values[name] for name in step.inputs])
-        return values[self.module.output]
+        return values
 
 
 @dataclass(frozen=True)

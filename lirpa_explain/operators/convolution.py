@@ -17,9 +17,10 @@ def _convolution(x: Tensor, weight: Tensor, **settings: Any) -> Tensor:
 def _convolution_gradient(g: Tensor, weight: Tensor, size: list[int], stride: list[int], padding: list[int],
                           dilation: list[int], groups: int) -> Tensor:
     """Transposed convolution whose output padding restores the input's `size`, which strides leave open."""
-    if len(size) == 2 and groups == 1 and weight.shape[1] <= FEW_CHANNELS:
+    is_traced = torch.jit.is_tracing()  # sizes are no numbers then
+    if not is_traced and len(size) == 2 and groups == 1 and weight.shape[1] <= FEW_CHANNELS:
         patches = torch.bmm(weight.flatten(1).T.expand(len(g), -1, -1), g.flatten(2))
-        return torch.nn.functional.fold(patches, size, weight.shape[2:], dilation, padding, stride)
+        return torch.ops.aten.col2im(patches, size, list(weight.shape[2:]), dilation, padding, stride)
     output_padding = [
         n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
         for n, m, s, p, d, k in zip(size, g.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True)
