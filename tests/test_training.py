@@ -9,7 +9,6 @@ import pytest
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 import lirpa_explain as lx
@@ -231,9 +230,11 @@ def test_a_loss_is_the_number_of_the_certificate(name):
 def test_the_bound_of_the_cosine_has_the_derivative_of_finite_differences():
     generator = torch.Generator().manual_seed(0)
     nominal = torch.randn(4, 6, generator=generator).double()
-    radius = torch.tensor([[0.1], [0.3], [2.0], [5.0]]) * torch.rand(4, 6, generator=generator).double()
+    # Not around the nominal value, where all terms of the bound change sides at once.
+    below, above = (torch.tensor([[0.1], [0.3], [2.0], [9.0]]) * torch.rand(4, 6, generator=generator).double()
+                    for _ in range(2))
     metric = lx.METRICS["cosine"].function
-    sides = [t.requires_grad_() for t in (nominal - radius, nominal + radius, nominal.clone())]
+    sides = [t.requires_grad_() for t in (nominal - below, nominal + above, nominal.clone())]
     least = metric(*sides)
     assert (least > 0).any() and (least < 0).any()
     directions = [torch.randn(4, 6, generator=generator).double() for _ in sides]
