@@ -60,11 +60,12 @@ TRACES = 8
 
 @dataclass
 class _Trace:
-    """A traced model and its bounds; `state` says of what state of the model."""
+    """A traced model and its bounds; `state` says of what state of the model, `is_checked` that a certificate held."""
 
     module: GradientModule
     engine: Engine
     state: tuple[Any, ...]
+    is_checked: bool = False
 
     @functools.cached_property
     def intervals(self) -> IntervalPass:
@@ -215,9 +216,9 @@ class Certifier:
         """Bounds alone, for training: differentiable in the model's parameters, and at little cost.
 
         They are those of `certify`, for the model in eval mode whatever mode it is in. Captum is not called, and the
-        bounds do not check themselves: a full certificate of these inputs does so once, whenever the model is traced
-        anew. By IBP they are not moved outward by roundings, so in the end certify by `certify`. An attribution that
-        draws noise draws it here as Captum does, from torch's and numpy's generators.
+        bounds do not check themselves: a full certificate of these inputs checks each trace of the model once. By IBP
+        they are not moved outward by roundings, so in the end certify by `certify`. An attribution that draws noise
+        draws it here as Captum does, from torch's and numpy's generators.
 
         Args:
             inputs: as for `certify`, and so all others.
@@ -257,10 +258,12 @@ class Certifier:
         with torch.inference_mode(False), evaluating(forward):
             balls = make_balls(inputs, perturbation, eps, norm, clip)
             plan = attributions.make_plan(self.attribution, xs, keywords)
-            trace, is_new = self._trace(plan, xs, keywords)
-            if is_new:
+            trace, _ = self._trace(plan, xs, keywords)
+            if not trace.is_checked:
                 self.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
                              quadrature=quadrature, **attribute_kwargs)
+                trace, _ = self._trace(plan, xs, keywords)
+                trace.is_checked = True
             if method == "IBP":
                 return interval_bounds(plan, trace.module, trace.intervals, xs, balls)
             rows = trace.engine.rows_at_once(self.batch_size, method)

@@ -347,8 +347,9 @@ def test_a_trace_that_contradicts_captum_is_refused(monkeypatch):
         nominal = lx.nominal.attribute(*arguments)
         return lx.nominal.Nominal(tuple(part + 1 for part in nominal.parts), nominal.is_tuple, nominal.delta)
 
-    with pytest.raises(lx.SoundnessError):
-        explanation_loss(model, x, y, eps=0.05)
+    for _ in range(2):
+        with pytest.raises(lx.SoundnessError):
+            explanation_loss(model, x, y, eps=0.05)
 
 
 @pytest.mark.parametrize("method", ["IBP", "CROWN"])
