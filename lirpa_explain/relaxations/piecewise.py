@@ -97,8 +97,10 @@ def step_range(lo: Tensor, hi: Tensor, slope: float) -> tuple[Tensor, Tensor]:
         >>> low.tolist() == [.1] * 3 or [round(v, 1) for v in low.tolist()], high.round(decimals=1).tolist()
         ([0.1, 0.1, 0.1], [0.1..., 1.0, 1.0])
     """
-    margin = 16 * torch.finfo(lo.dtype).eps * torch.maximum(lo.abs(), hi.abs())
-    one, left = torch.ones_like(lo), torch.full_like(lo, slope)
-    low = torch.where(lo > margin, one, left)
-    high = torch.where(hi < -margin, left, one)
-    return torch.minimum(low, high), torch.maximum(low, high)
+    margin = 16 * torch.finfo(lo.dtype).eps
+    # Where lo is above 0, hi is the larger end; floats throughout, because conversions of masks are slow.
+    low = torch.sub(lo, hi, alpha=margin).sign_().clamp_(min=0)
+    high = torch.sub(hi, lo, alpha=margin).sign_().add_(1).clamp_(max=1)
+    if slope:
+        low, high = (torch.lerp(low.new_full((), slope), side.new_ones(()), side) for side in (low, high))
+    return (low, high) if slope <= 1 else (high, low)
