@@ -1,0 +1,90 @@
+"""Functions of parameters alone, such as a transposed or reparametrised weight: values, and boxes if parameters move."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..relaxations.ranges import product_range
+from .bound import BoundOperator, Box
+from .registry import Operator, register
+
+MOVES = frozenset({
+    "t.default", "transpose.int", "permute.default", "view.default", "_unsafe_view.default", "reshape.default",
+    "_reshape_alias.default", "expand.default", "unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims",
+    "slice.Tensor", "select.int", "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int",
+    "narrow.default", "clone.default", "contiguous.default", "flip.default", "roll.default", "diagonal.default",
+    "index_select.default", "embedding.default", "constant_pad_nd.default", "repeat.default",
+})
+"""ATen operations that move, repeat and leave out entries of their first argument, and increase in it."""
+
+
+def _reciprocal(box: Box) -> Box:
+    lower, upper = box
+    safe = (lower > 0) | (upper < 0)
+    return (torch.where(safe, 1 / upper, -torch.inf), torch.where(safe, 1 / lower, torch.inf))
+
+
+def _swapped_if_negative(box: Box, factor: float) -> Box:
+    return (box[0] * factor, box[1] * factor) if factor >= 0 else (box[1] * factor, box[0] * factor)
+
+
+RANGES: dict[str, Callable[..., Box]] = {
+    "neg.default": lambda x: (-x[1], -x[0]),
+    "add.Tensor": lambda x, y, alpha=1: _sum(x, _swapped_if_negative(_box(y), alpha)),
+    "add.Scalar": lambda x, y, alpha=1: _sum(x, _swapped_if_negative(_box(y), alpha)),
+    "sub.Tensor": lambda x, y, alpha=1: _sum(_box(x), _swapped_if_negative(_box(y), -alpha)),
+    "sub.Scalar": lambda x, y, alpha=1: _sum(x, _swapped_if_negative(_box(y), -alpha)),
+    "rsub.Scalar": lambda x, y, alpha=1: _sum(_box(y), _swapped_if_negative(x, -alpha)),
+    "mul.Scalar": _swapped_if_negative,
+    "mul.Tensor": lambda x, y: product_range(_box(x), _box(y)),
+    "div.Scalar": lambda x, y: _swapped_if_negative(x, 1 / y),
+    "div.Tensor": lambda x, y: product_range(_box(x), _reciprocal(_box(y))),
+    "reciprocal.default": _reciprocal,
+    "exp.default": lambda x: (x[0].exp(), x[1].exp()),
+}
+"""Other ATen operations -> their range from the arguments, of which tensors are boxes."""
+
+
+def _box(value: Any) -> Box:
+    return value if isinstance(value, tuple) else (torch.as_tensor(value),) * 2
+
+
+def _sum(x: Box, y: Box) -> Box:
+    return x[0] + y[0], x[1] + y[1]
+
+
+class BoundUnperturbed(BoundOperator):
+    """Any function of parameters; auto_LiRPA sees its value."""
+
+    takes_parameters = True
+
+    def bound_interval(self, *boxes: Box) -> Box:
+        value = self.forward(*[box[0] for box in boxes])
+        return value, value
+
+    def parameter_range(self, *boxes: Box) -> Box | None:
+        """Bounds of the value, of its own shape, from bounds of the parameters; None if there is no rule for it."""
+        target = self.settings["target"]
+        if target in MOVES and all(box[0] is box[1] for box in boxes[1:]):
+            return self.forward(*[box[0] for box in boxes]), self.forward(*[box[1] for box in boxes])
+        if target not in RANGES:
+            return None
+        return RANGES[target](*_filled(boxes, self.settings["arguments"]))
+
+
+def _filled(tensors: tuple[Any, ...], arguments: list[Any]) -> list[Any]:
+    """Arguments in which each {"tensor": True} is the next of the tensors."""
+    values = iter(tensors)
+    return [next(values) if argument == {"tensor": True} else argument for argument in arguments]
+
+
+def _aten(*tensors: Tensor, target: str, arguments: list[Any], output: int | None = None) -> Tensor:
+    """Call an ATen operation; each {"tensor": True} among `arguments` stands for the next tensor."""
+    packet, overload = target.split(".")
+    result = getattr(getattr(torch.ops.aten, packet), overload)(*_filled(tensors, arguments))
+    return result if output is None else result[output]
+
+
+register(Operator("unperturbed", _aten, BoundUnperturbed, "reparametrised weights"))
