@@ -1,9 +1,9 @@
 """The bounds of the paper's public code, by its own rule: not sound, and here to show what its figures were worth.
 
-The code explains by e = (z_t - 1) grad z_t, z_t the target's logit: the gradient of the cross-entropy with the logit where
-the softmax should be, and without the other classes. Its intervals are sound but for one thing: the first ReLU is never
-differentiated, so the bounds are those of another function. A change gamma of the parameters is halved: |dW| <= gamma/2 |W|
-and |db| <= gamma/2.
+The code explains by e = (z_t - 1) grad z_t, z_t the target's logit: the gradient of the cross-entropy with the logit
+where the softmax should be, and without the other classes. Its intervals are sound but for one thing: the first ReLU is
+never differentiated, so the bounds are those of another function. A change gamma of the parameters is halved:
+|dW| <= gamma/2 |W| and |db| <= gamma/2.
 """
 
 from collections.abc import Callable

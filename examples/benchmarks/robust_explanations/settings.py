@@ -43,7 +43,7 @@ class Setup:
 
 
 TABULAR: dict[str, Any] = {"eps": 0.05, "batch": 32, "lr": 1e-3, "headline": "fair", "points": 200,
-                           "radii": (0.01, 0.02, 0.03, 0.04)}
+                           "radii": (0.01, 0.025)}
 DIGITS: dict[str, Any] = {"load": data.mnist, "eps": 0.05, "lr": 1e-3, "headline": "signs", "points": 100,
                           "radii": (0.01, 0.025)}
 MEDICAL: dict[str, Any] = {"eps": 0.025, "epochs": 20, "batch": 100, "lr": 1e-3, "headline": "region", "points": 100}
@@ -82,7 +82,7 @@ class Recipe:
         eps_factor: radius in training, as a multiple of that of the data set.
         warmup: share of the steps over which the radius grows from 0, linearly.
         activation: a key of `nets.ACTIVATIONS`.
-        decay: weight decay of Adam.
+        adam_decay: weight decay of Adam.
         bort: gamma of BortAdamW; 0 for Adam.
         epochs: if not those of the data set.
         batch: likewise.
@@ -95,7 +95,7 @@ class Recipe:
     eps_factor: float = 1.0
     warmup: float = 0.5
     activation: str = "relu"
-    decay: float = 0.0
+    adam_decay: float = 0.0
     bort: float = 0.0
     epochs: int | None = None
     batch: int | None = None
@@ -122,7 +122,7 @@ BASELINES: dict[str, list[Recipe]] = {
     "pgd": grid("pgd", (0.5, 1.0, 2.0), "eps_factor"),
     "atex": grid("atex", (0.1, 1.0, 10.0)),
     "hessian": grid("hessian", (0.001, 0.01, 0.1)),
-    "softplus": grid("softplus", (1e-4, 1e-3, 1e-2), "decay", settings={"decay": 0.0}, activation="softplus"),
+    "softplus": grid("softplus", (1e-4, 1e-3, 1e-2), "decay", activation="softplus"),
     "l2_alignment": grid("l2_alignment", (0.1, 1.0, 10.0)),
     "cosine_alignment": grid("cosine_alignment", (0.1, 1.0, 10.0)),
     "ig_sum_norm": grid("ig_sum_norm", (0.1, 1.0, 10.0), "beta"),

@@ -1,10 +1,10 @@
 """The loop: any method of the library in ordinary PyTorch."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
+from tqdm import trange
 
 from lirpa_explain.training import BortAdamW, bort_groups, training_loss
 
@@ -13,8 +13,7 @@ from .nets import ACTIVATIONS
 from .settings import Recipe, Setup
 
 
-def train(data: Data, setup: Setup, recipe: Recipe, seed: int, watch: Callable[[float], None] = lambda share: None
-          ) -> nn.Sequential:
+def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None = None) -> nn.Sequential:
     """Train a net.
 
     Args:
@@ -22,7 +21,7 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, watch: Callable[[
         setup: its net and how it is trained.
         recipe: the method.
         seed: of the weights, of the order of the examples, and of what the method draws.
-        watch: told the share of the steps that is done, after each epoch.
+        bar: the line of a progress bar over the epochs; default: none.
 
     Returns:
         The net, in eval mode, its parameters asking for no gradient.
@@ -33,13 +32,13 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, watch: Callable[[
     batch = min(recipe.batch or setup.batch, len(data.train_x))
     optimizer: torch.optim.Optimizer
     if recipe.bort:
-        optimizer = BortAdamW(bort_groups(net, recipe.bort), lr, weight_decay=recipe.decay)
+        optimizer = BortAdamW(bort_groups(net, recipe.bort), lr, weight_decay=recipe.adam_decay)
     else:
-        optimizer = torch.optim.Adam(net.parameters(), lr, weight_decay=recipe.decay)
+        optimizer = torch.optim.Adam(net.parameters(), lr, weight_decay=recipe.adam_decay)
     steps = epochs * (len(data.train_x) // batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step / steps, recipe.warmup))
     step = 0
-    for epoch in range(epochs):
+    for _ in trange(epochs, desc="epochs", leave=False, position=bar or 0, disable=bar is None):
         for rows in torch.randperm(len(data.train_x)).split(batch):
             if len(rows) < batch:
                 continue
@@ -51,7 +50,6 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, watch: Callable[[
             loss.backward()
             optimizer.step()
             schedule.step()
-        watch((epoch + 1) / epochs)
     return net.eval().requires_grad_(False)
 
 

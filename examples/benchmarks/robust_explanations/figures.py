@@ -1,0 +1,49 @@
+"""Curves: accuracy against the certified share, one picture for each data set."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from .evaluate import BEST
+from .tables import MARGIN, Result, failed, figure, grouped, setup_of
+
+OURS = "certified"
+
+
+def draw(results: Sequence[Result], out: Path) -> None:
+    """Save DATA_SET.png for each data set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    colors = plt.get_cmap("tab10").colors
+    labels = list(dict.fromkeys(r["label"] for r in results if r["label"] != OURS))
+    for data_set in dict.fromkeys(r["data_set"] for r in results):
+        setup = setup_of(data_set)
+        own = [r for r in results if r["data_set"] == data_set]
+        picture, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        curves: dict[str, list[tuple[float, float, bool]]] = {}
+        for group in grouped(own):
+            shares = [figure(r, setup.headline, BEST, "input", setup.eps) for r in group]
+            curves.setdefault(group[0]["label"], []).append(
+                (statistics.mean(s for s in shares if s is not None), statistics.mean(r["accuracy"] for r in group),
+                 any(map(failed, group))))
+        for label, points in curves.items():
+            color = "black" if label == OURS else colors[labels.index(label) % len(colors)]
+            points.sort()
+            shares, accuracies, _ = zip(*points, strict=True)
+            axes.plot(shares, accuracies, color=color, lw=2 if label == OURS else 1, label=label, zorder=2)
+            for share, accuracy, fail in points:
+                axes.plot(share, accuracy, "o", color=color, markerfacecolor="white" if fail else color, zorder=3)
+        majority = own[0]["majority"]
+        axes.axhspan(0, majority + MARGIN, color="0.92", zorder=0)
+        lowest = min(p[1] for points in curves.values() for p in points)
+        axes.set_ylim(min(lowest, max(majority, lowest - 0.05)) - 0.01, None)
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_xlabel(f"certified share ({setup.headline}, eps {setup.eps:g})")
+        axes.set_ylabel("test accuracy")
+        axes.set_title(f"{data_set}: mean over seeds; grey and hollow: no better than a constant", fontsize=10)
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        picture.savefig(out / f"{data_set}.png", dpi=130)
+        plt.close(picture)
