@@ -1,6 +1,5 @@
 """RESULTS.md: for each data set what each way of training reaches, the mean over its seeds."""
 
-import itertools
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 from lirpa_explain.tables import markdown
 from lirpa_explain.training import TRAINING_METHODS
 
-from .evaluate import BEST, FIGURES, TOP
-from .settings import GAMMAS, QUICK, SETUPS
+from .evaluate import CERTIFIED, FIGURES
+from .settings import GAMMAS, QUICK, SETUPS, recipes
 
 MARGIN = 0.02
 """A net whose accuracy is within this of the majority share has failed: a constant answer needs no explanation."""
@@ -32,10 +31,13 @@ def figure(result: Result, name: str, bounds: str, perturbation: str, size: floa
 
 
 def grouped(results: Sequence[Result]) -> list[list[Result]]:
-    """The runs of each recipe, of all its seeds, in the order of labels and recipes."""
-    order = {label: i for i, label in enumerate(dict.fromkeys(r["label"] for r in results))}
-    key = lambda r: (order[r["label"]], r["recipe"])  # noqa: E731
-    return [list(group) for _, group in itertools.groupby(sorted(results, key=key), key)]
+    """The runs of each recipe, of all its seeds, in the order of the settings."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for label, rows in recipes(results[0]["data_set"]).items():
+        groups |= {(label, recipe.name): [] for recipe in rows}
+    for result in results:
+        groups.setdefault((result["label"], result["recipe"]), []).append(result)
+    return [group for group in groups.values() if group]
 
 
 def mean(values: Sequence[float | None], digits: int = 3) -> str:
@@ -64,12 +66,12 @@ FIRST = ("method", "settings", "seeds", "accuracy", "")
 def certified_table(results: Sequence[Result], data_set: str) -> str:
     """Under a change of the input: certified beside attacked."""
     eps = setup_of(data_set).eps
-    names = [name for name in FIGURES if figure(results[0], name, "IBP", "input", eps) is not None]
+    names = [name for name in FIGURES if figure(results[0], name, CERTIFIED, "input", eps) is not None]
     lines = []
     for group in grouped(results):
         cells = []
         for name in names:
-            sides = [mean([figure(r, name, bounds, "input", eps) for r in group]) for bounds in ("IBP", BEST, "attack")]
+            sides = [mean([figure(r, name, bounds, "input", eps) for r in group]) for bounds in ("IBP", CERTIFIED, "attack")]
             cells.append(" / ".join(sides))
         seconds = statistics.mean(r["training_s"] for r in group)
         lines.append((*first_columns(group), *cells, f"{seconds:.0f}"))
@@ -82,7 +84,7 @@ def size_table(results: Sequence[Result], data_set: str, perturbation: str, size
     lines = []
     for group in grouped(results):
         cells = [" / ".join(mean([figure(r, name, bounds, perturbation, size) for r in group], 2)
-                            for bounds in (BEST, "attack")) for size in sizes]
+                            for bounds in (CERTIFIED, "attack")) for size in sizes]
         lines.append((*first_columns(group), *cells))
     return markdown((*FIRST, *(f"{size:g}" for size in sizes)), lines)
 
@@ -93,8 +95,8 @@ def paper_table(results: Sequence[Result], data_set: str) -> str:
     name = "fair signed" if setup.headline == "fair" else "region"
     lines = []
     for group in grouped(results):
-        cells = [mean([figure(r, name, bounds, "input", setup.eps) for r in group]) for bounds in ("paper", BEST)]
-        cells += [mean([figure(r, "width", bounds, "input", setup.eps) for r in group]) for bounds in ("paper", BEST)]
+        cells = [mean([figure(r, name, bounds, "input", setup.eps) for r in group]) for bounds in ("paper", CERTIFIED)]
+        cells += [mean([figure(r, "width", bounds, "input", setup.eps) for r in group]) for bounds in ("paper", CERTIFIED)]
         cells += [mean([figure(r, key, "paper", "input", setup.eps) for r in group])
                   for key in ("unsound", "unsound at 0")]
         lines.append((*first_columns(group), *cells))
@@ -104,7 +106,7 @@ def paper_table(results: Sequence[Result], data_set: str) -> str:
 
 def document(results: Sequence[Result], command: str) -> str:
     """The whole of RESULTS.md."""
-    parts = [INTRODUCTION.format(command=command, top=TOP, best=BEST, margin=100 * MARGIN),
+    parts = [INTRODUCTION.format(command=command, margin=100 * MARGIN),
              markdown(("figure", "what it is"), [(f"`{name}`", words) for name, (words, _) in FIGURES.items()]),
              markdown(("method", "what it adds or replaces", "source"),
                       [(f"`{name}`", row.words, row.source) for name, row in TRAINING_METHODS.items()])]
@@ -113,7 +115,7 @@ def document(results: Sequence[Result], command: str) -> str:
         own = [r for r in results if r["data_set"] == data_set]
         parts += [f"## {data_set}", f"Majority share {own[0]['majority']:.3f}; {setup.points} test points; "
                   f"eps {setup.eps:g}.", f"![accuracy against certified share]({data_set}.png)",
-                  f"**Input, eps {setup.eps:g}: IBP / {BEST} / attack**", certified_table(own, data_set)]
+                  f"**Input, eps {setup.eps:g}: IBP / certified / attack**", certified_table(own, data_set)]
         if setup.radii:
             parts += [f"**Input, `{setup.headline}` at several eps: certified / attack**",
                       size_table(own, data_set, "input", sorted({*setup.radii, setup.eps}))]
@@ -125,10 +127,13 @@ def document(results: Sequence[Result], command: str) -> str:
 
 INTRODUCTION = """# Training for explanations that can be certified
 
-Made by `{command}`. Every number is a mean over seeds, ± half their range. The explanation is the gradient of the logit
-of the true class. "Certified" is sound: the intersection of IBP's and CROWN's boxes ({best}). "Attack" is what was not
-broken by the attack: no certificate can be better. A net whose accuracy is less than {margin:.0f} points above the
-share of the most frequent class has FAILED: what it explains is a constant.
+Made by `{command}`.
+
+Every number is a mean over seeds, ± half their range. The explanation is the gradient of the logit of the true class.
+Certified figures are sound: those of the intersection of IBP's and CROWN's boxes, or of IBP's alone where a convolutional
+net is bounded at another size than its eps. Attacked figures are what was found: no certificate can say more. Inputs are
+attacked by gradient ascent, parameters by 50 random corners. A net whose accuracy is less than {margin:.0f} points above
+the share of the most frequent class has FAILED: a constant answer needs no explanation.
 
 "unsound" is the share of points at which the true value of what the paper's code explains, (z_t - 1) grad z_t, was
 found outside of that code's bounds: those of the point itself ("at 0"), or those of the ball, at one of 20 points.
