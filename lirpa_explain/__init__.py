@@ -5,6 +5,7 @@ from . import compat as _compat
 __version__ = "0.1.0"
 AUTO_LIRPA_VERSION = _compat.prepare()
 
+from . import training as training  # noqa: E402
 from .attacks import OBJECTIVES as OBJECTIVES  # noqa: E402  (auto_LiRPA must be prepared first)
 from .attacks import SANDWICHES as SANDWICHES  # noqa: E402
 from .attacks import AttackResult as AttackResult  # noqa: E402

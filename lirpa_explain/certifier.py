@@ -30,6 +30,7 @@ from .attributions import Plan
 from .boundary.moving import Moving, compose_moving
 from .boundary.search import remembered
 from .bounding.ball import Ball, make_balls
+from .bounding.bounds import Bounds, interval_bounds, linear_bounds
 from .bounding.compose import Composed, compose, compose_functions, sample_bounds
 from .bounding.engine import Engine
 from .bounding.expectation import (
@@ -43,18 +44,25 @@ from .bounding.expectation import (
     summarise,
 )
 from .bounding.integral import integral_plans
+from .bounding.intervals import IntervalPass
 from .bounding.optimize import Optimization
 from .bounding.parameters import Parameters, make_parameters
 from .certificates import Certificate
 from .errors import SoundnessError
 from .graph import GradientModule, capture_program
-from .nominal import Nominal, attribute, completeness, isolated, no_training_layers
+from .nominal import Nominal, attribute, completeness, evaluating, isolated, model_of, no_training_layers
 from .operators.bound import Box
 from .relaxations.ranges import linear_range
 from .selfcheck import around, check_value, enclose
 
 ROWS = 64
 """Rows (examples x path points) bounded at once unless the caller says otherwise."""
+
+OTHERS = ("spec", "integral", "expectation", "confidence", "boundary")
+"""Keywords of `Certifier.certify` that `Certifier.bounds` has not."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""Modules whose buffers a trace reads whenever it runs."""
 
 TRACES = 8
 """Traces that are kept; the one longest unused goes first."""
@@ -67,6 +75,11 @@ class _Trace:
     module: GradientModule
     engine: Engine
     state: tuple[Any, ...]
+
+    @functools.cached_property
+    def intervals(self) -> IntervalPass:
+        """Interval bounds without the engine."""
+        return IntervalPass(self.module)
 
 
 class Certifier:
@@ -210,6 +223,65 @@ class Certifier:
             integral=integral, attacker=None if plan.nearest else functools.partial(attacked, problem), **report,
         )
 
+    def bounds(self, inputs: Tensor | tuple[Tensor, ...], *,
+               perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
+               eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
+               clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
+               **attribute_kwargs: Any) -> Bounds:
+        """Bounds alone, for training: differentiable in the model's parameters, and at little cost.
+
+        They are those of `certify`, for the model in eval mode whatever mode it is in. Captum is not called, and the
+        bounds do not check themselves: a full certificate of these inputs does so once, whenever the model is traced
+        anew. By IBP they are not moved outward by roundings, so in the end certify by `certify`. An attribution that
+        draws noise draws it here as Captum does, from torch's and numpy's generators.
+
+        Args:
+            inputs: as for `certify`, and so all others.
+            perturbation: an auto_LiRPA perturbation, or a tuple of them.
+            eps: radius of the ball.
+            norm: its norm.
+            clip: the range of the data.
+            method: how to bound, if not as the certifier was made for.
+            quadrature: Captum's `method` of IntegratedGradients.
+            **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
+
+        Returns:
+            `Bounds` of the N attributions, differentiable unless grad mode is off.
+
+        Raises:
+            ValueError: a keyword of `certify` that changes what is bounded.
+            As `certify`.
+
+        Example:
+            >>> import torch, lirpa_explain as lx
+            >>> from captum.attr import Saliency
+            >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+            >>> certifier = lx.Certifier(Saliency(model), method="IBP", abs=False)
+            >>> bounds = certifier.bounds(torch.rand(4, 2), eps=0.1, target=0)
+            >>> bounds.width.mean().backward()
+            >>> model[0].weight.grad.shape
+            torch.Size([3, 2])
+        """
+        for name in OTHERS:
+            if name in attribute_kwargs:
+                raise ValueError(f"bounds() takes no {name}; it is for training, certify() bounds other things.")
+        method, keywords = split_method(self.method if method is None else method, quadrature,
+                                        {**self.attribute_kwargs, **attribute_kwargs})
+        check_method(method)
+        forward = self.attribution.forward_func
+        xs = check_inputs(inputs)
+        with torch.inference_mode(False), evaluating(forward):
+            balls = make_balls(inputs, perturbation, eps, norm, clip)
+            plan = attributions.make_plan(self.attribution, xs, keywords)
+            trace, is_new = self._trace(plan, xs, keywords)
+            if is_new:
+                self.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
+                             quadrature=quadrature, **attribute_kwargs)
+            if method == "IBP":
+                return interval_bounds(plan, trace.module, trace.intervals, xs, balls)
+            rows = trace.engine.rows_at_once(self.batch_size, method)
+            return linear_bounds(plan, trace.module, trace.engine, xs, balls, method, rows)
+
     def _box(self, plan: Plan, bounded: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
              keywords: dict[str, Any], nominal: Tensor, parameters: Parameters | None = None) -> tuple[Box, Tensor]:
         """Checked bounds of an attribution, (N, D) each, and a value within; an outgrown trace is made anew.
@@ -339,8 +411,8 @@ class Certifier:
         extras = attributions.plan.extras_of(keywords)
         program, outer = plan.row_program(explained), plan.outer if explained else None
         function = self.attribution.forward_func if plan.function is None else plan.function
-        key = (program, getattr(plan.function, "key", None), outer, *((x.shape[1:], x.dtype, x.device) for x in xs),
-               *(_described(e, len(xs[0])) for e in extras))
+        key = (program.identity, getattr(plan.function, "key", None), outer,
+               *((x.shape[1:], x.dtype, x.device) for x in xs), *(_described(e, len(xs[0])) for e in extras))
         state = _state(self.attribution.forward_func)
         trace = self._traces.pop(key, None)
         is_new = trace is None or trace.state != state
@@ -363,12 +435,16 @@ def _described(extra: Any, count: int) -> Any:
 
 
 def _state(forward: Any) -> tuple[Any, ...]:
-    """What a trace of a model depends on beside its parameters' values: its modules, their mode, and buffers."""
-    model = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
-    if not isinstance(model, nn.Module):
+    """What a trace of a model depends on: its modules, their mode, and buffers' values.
+
+    It reads parameters, and the statistics of batch normalizations, whenever it runs.
+    """
+    model = model_of(forward)
+    if model is None:
         return ()
     return (*((id(m), m.training) for m in model.modules()), *(id(p) for p in model.parameters()),
-            *((id(b), b._version) for b in model.buffers()))
+            *((id(b), type(m) not in BATCH_NORMS and b._version)
+              for m in model.modules() for b in m.buffers(recurse=False)))
 
 
 def _describe(balls: tuple[Ball | None, ...], plan: Plan, parameters: Parameters | None) -> str:

@@ -45,6 +45,26 @@ def no_training_layers() -> Iterator[None]:
         handle.remove()
 
 
+@contextlib.contextmanager
+def evaluating(forward: Any) -> Iterator[None]:
+    """Put a function's model and all its modules into eval mode, and each back into its own mode afterwards."""
+    model = model_of(forward)
+    training = [] if model is None else [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def model_of(forward: Any) -> nn.Module | None:
+    """The model that a forward function is, or is a method of; None if it is another function."""
+    model = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
+    return model if isinstance(model, nn.Module) else None
+
+
 @dataclass(frozen=True)
 class Nominal:
     """What Captum computes.

@@ -24,6 +24,7 @@ class Ball:
         high: largest value of each entry, (N, *S).
         radius: (N, 1) for norm 2 and 1; None for norm inf.
         words: the perturbation for people.
+        common: (1, *S), the radius of the box around the ball, if it is the same for all examples; else None.
     """
 
     norm: float
@@ -31,6 +32,7 @@ class Ball:
     high: Tensor
     radius: Tensor | None
     words: str
+    common: Tensor | None = None
 
     def rows(self, index: Tensor) -> PerturbationLpNorm:
         """The balls of these examples, one for each row, as auto_LiRPA takes them."""
@@ -128,13 +130,19 @@ def _from_eps(x: Tensor, eps: Any, norm: float, clip: Any) -> Ball:
         if clip is not None:
             raise ValueError("clip needs norm=math.inf: an l1 or l2 ball cut by a range has no exact bounds here.")
         size = f"{float(radius.max()):.6g}" if radius.numel() else "0"
-        return Ball(norm, x - radius, x + radius, radius.reshape(-1, 1), f"l{norm:g} ball, radius {size}")
+        return Ball(norm, x - radius, x + radius, radius.reshape(-1, 1), f"l{norm:g} ball, radius {size}",
+                    _common(eps, x))
     low, high = x - radius, x + radius
     words = f"linf ball, radius {float(radius.max()):.6g}"
     if clip is not None:
         low, high = _cut(x, low, high, clip)
         words += f", within [{_number(clip[0])}, {_number(clip[1])}]"
-    return Ball(norm, low, high, None, words)
+    return Ball(norm, low, high, None, words, _common(eps, x) if clip is None else None)
+
+
+def _common(eps: Any, x: Tensor) -> Tensor | None:
+    """A radius that is one number, as a row of entries."""
+    return None if isinstance(eps, Tensor) else x.new_full((1, *x.shape[1:]), float(eps))
 
 
 def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tensor]:

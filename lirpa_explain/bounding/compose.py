@@ -148,15 +148,21 @@ class Rows:
     def take(self, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]:
         """Sample of each row, the engine's inputs and perturbations for them, and their weights (B, 1)."""
         sample, step = index // self.plan.steps, index % self.plan.steps
-        example = self.example[sample]
-        values = tuple(value for name, group in itertools.groupby(self.names, _stem)
-                       for value in self._tensors(name, len(list(group)), sample, step))
+        values = self.values(sample, step)
+        return sample, values, self._perturbations(self.example[sample], step), self.weights[step][:, None]
+
+    def values(self, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        """The engine's inputs for rows of these samples and steps."""
+        return tuple(value for name, group in itertools.groupby(self.names, _stem)
+                     for value in self._tensors(name, len(list(group)), sample, step))
+
+    def _perturbations(self, example: Tensor, step: Tensor) -> tuple[Any, ...]:
         perturbations: list[Any] = [None if ball is None else ball.rows(example) for ball in self.balls]
         if self.plan.ends is not None:
             ends = self.plan.ends.to(self.inputs[0])
             perturbations += [None] * (self.names.index("alpha") - len(perturbations))
             perturbations.append(Stretch(ends[step], ends[step + 1]))
-        return sample, values, tuple(perturbations), self.weights[step][:, None]
+        return tuple(perturbations)
 
     def _tensors(self, name: str, count: int, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """The engine's inputs of one kind for these rows."""

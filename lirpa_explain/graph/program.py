@@ -61,6 +61,11 @@ class Program:
     alpha: bool = False
     differentiates: bool = True
 
+    @property
+    def identity(self) -> Hashable:
+        """Equal for programs that are equal, and without their function, which may hold the model."""
+        return self.key, self.points, self.alpha, self.differentiates
+
     def tensors(self) -> list[str]:
         """Names of the row's tensors, of which there is one for each input."""
         return list(dict.fromkeys(name for point in self.points for name in POINTS[point].tensors))

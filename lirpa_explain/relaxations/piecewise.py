@@ -97,8 +97,8 @@ def step_range(lo: Tensor, hi: Tensor, slope: float) -> tuple[Tensor, Tensor]:
         >>> low.tolist() == [.1] * 3 or [round(v, 1) for v in low.tolist()], high.round(decimals=1).tolist()
         ([0.1, 0.1, 0.1], [0.1..., 1.0, 1.0])
     """
-    margin = 16 * torch.finfo(lo.dtype).eps * torch.maximum(lo.abs(), hi.abs())
-    one, left = torch.ones_like(lo), torch.full_like(lo, slope)
-    low = torch.where(lo > margin, one, left)
-    high = torch.where(hi < -margin, left, one)
-    return torch.minimum(low, high), torch.maximum(low, high)
+    margin = 16 * torch.finfo(lo.dtype).eps
+    one, left = lo.new_ones(()), lo.new_full((), slope)
+    low = torch.where(lo > margin * hi, one, left)  # hi is the larger end where lo is above 0
+    high = torch.where(hi < margin * lo, left, one)
+    return (low, high) if slope <= 1 else (high, low)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from . import baselines
 from .baselines import Task
+from .explanation import explanation_loss
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,4 @@ register("cosine_alignment", baselines.cosine_alignment, "(1 - cos(g(x + z), g(x
 register("ig_sum_norm", baselines.ig_sum_norm, "adversarial training of loss and path attribution", "Chen et al. 2019",
          replaces_task=True)
 register("smoothing", baselines.smoothing, "Gaussian noise on the inputs", "Cohen et al. 2019", replaces_task=True)
+register("certified", explanation_loss, "certified bounds of the explanation", "Wicker et al. 2023; this package")

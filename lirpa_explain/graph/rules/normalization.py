@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...errors import TrainingModeError, UnsupportedOperation
-from ..builder import Builder, Rows
+from ..builder import Builder, Live, Rows
 from .arithmetic import add, multiply, subtract
 from .layers import channels
 from .table import rule
@@ -18,6 +19,8 @@ aten = torch.ops.aten
 def _batch_norm(b: Builder, x: Rows, w: Any, bias: Any, mean: Any, variance: Any, epsilon: float) -> tuple[Any, ...]:
     spatial = len(x.shape) - 1
     weight = torch.ones_like(mean) if w is None else w
+    if isinstance(mean, Tensor):  # a statistic moves while the model is trained: it is read at each call
+        mean = Live(b.name(mean), mean)
     y = subtract(b, x, channels(b, mean, spatial))
     y = b.emit("normalize", y, weight, variance, epsilon=epsilon)
     return (y if bias is None else add(b, y, channels(b, bias, spatial))), None, None, None

@@ -1,0 +1,124 @@
+"""Bounds of an attribution for training: differentiable, and nothing computed that is not asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..attributions import Plan
+from ..graph import GradientModule
+from ..relaxations.ranges import product_range
+from .ball import Ball
+from .compose import Rows, compose, reduce_samples, reduce_value
+from .engine import Engine
+from .intervals import Interval, IntervalPass
+
+
+class Bounds:
+    """Bounds of an attribution, and its value, flat: all parts of an example side by side, (N, D).
+
+    All are differentiable in the model's parameters unless grad mode was off, and each is computed when it is first
+    asked for.
+
+    Args:
+        interval: lower and upper bounds.
+        value: computes the attribution itself.
+        split: cuts (N, D) into the attribution's parts.
+    """
+
+    def __init__(self, interval: Interval, value: Callable[[], Tensor], split: Callable[[Tensor], tuple[Tensor, ...]]
+                 ) -> None:
+        self._interval, self._value, self._split = interval, value, split
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower bounds, (N, D)."""
+        return self._interval.lower
+
+    @property
+    def upper(self) -> Tensor:
+        """Upper bounds, (N, D)."""
+        return self._interval.upper
+
+    @property
+    def width(self) -> Tensor:
+        """Upper less lower bounds, (N, D); cheaper than these."""
+        return self._interval.width
+
+    @functools.cached_property
+    def value(self) -> Tensor:
+        """The attribution of the inputs themselves, (N, D)."""
+        return self._value()
+
+    def shaped(self, flat: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """One of these, (N, D), in the shape of the attribution; a tuple if it has several parts."""
+        parts = self._split(flat)
+        return parts if len(parts) > 1 else parts[0]
+
+
+def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass, inputs: tuple[Tensor, ...],
+                    balls: tuple[Ball | None, ...]) -> Bounds:
+    """Interval bounds of the attribution that a plan describes, of all rows at once.
+
+    Args:
+        plan: the attribution.
+        module: what a row computes.
+        intervals: bounds of that module.
+        inputs: the examples, each (N, *S).
+        balls: the ball of each input, None if it is fixed.
+
+    Returns:
+        Bounds of N attributions.
+    """
+    rows = Rows(plan, module, inputs, balls)
+    values, sample = _all_rows(rows)
+    example = None if sample is None else rows.example[sample]
+    boxes = [_box(x, ball, example) for x, ball in zip(inputs, balls, strict=True)]
+    return Bounds(_attribution(rows, intervals(values, boxes)), lambda: _value(rows, module, values), module.split)
+
+
+def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
+                  balls: tuple[Ball | None, ...], method: str, batch_size: int) -> Bounds:
+    """Bounds by the engine, `batch_size` rows at a time; other arguments as for `interval_bounds`."""
+    composed = compose(plan, module, engine, inputs, balls, method, batch_size)
+    rows = Rows(plan, module, inputs, balls)
+    return Bounds(Interval((composed.lower, composed.upper)), lambda: _value(rows, module, _all_rows(rows)[0]),
+                  module.split)
+
+
+def _all_rows(rows: Rows) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The module's inputs for all rows, and each row's sample; None if each example is one row."""
+    samples, steps = len(rows.example), rows.plan.steps
+    index = torch.arange(samples * steps, device=rows.example.device)
+    values = rows.values(index // steps, index % steps)
+    return values, None if rows.plan.samples == steps == 1 else index // steps
+
+
+def _box(x: Tensor, ball: Ball | None, example: Tensor | None) -> Interval | None:
+    """Where an input lies, for each row."""
+    if ball is None:
+        return None
+    box = Interval((ball.low, ball.high)) if ball.common is None else Interval(around=(x, ball.common))
+    return box if example is None else box.rows(example)
+
+
+def _attribution(rows: Rows, box: Interval) -> Interval:
+    """Weights, multiplier, outer map and reduction, on the bounds of all rows."""
+    plan = rows.plan
+    if plan.weights is not None or plan.steps > 1:
+        box = (box * rows.weights.repeat(len(rows.example))[:, None]).grouped_sum(plan.steps)
+    if plan.multiply:
+        box = Interval(product_range(box.ends, rows.multiplier()[0]))
+    if plan.absolute or plan.samples > 1 or plan.reduction != "mean":
+        box = Interval(reduce_samples(plan, box.ends))
+    return box
+
+
+def _value(rows: Rows, module: GradientModule, values: tuple[Tensor, ...]) -> Tensor:
+    """The attribution itself, (N, D)."""
+    gradients = module(*values)
+    sums = (gradients.reshape(-1, rows.plan.steps, gradients.shape[1]) * rows.weights[:, None]).sum(1)
+    return reduce_value(rows.plan, sums * rows.multiplier()[1] if rows.plan.multiply else sums)
