@@ -71,8 +71,8 @@ def certified_table(results: Sequence[Result], data_set: str) -> str:
     for group in grouped(results):
         cells = []
         for name in names:
-            sides = [mean([figure(r, name, bounds, "input", eps) for r in group]) for bounds in ("IBP", CERTIFIED, "attack")]
-            cells.append(" / ".join(sides))
+            cells.append(" / ".join(mean([figure(r, name, bounds, "input", eps) for r in group])
+                                    for bounds in ("IBP", CERTIFIED, "attack")))
         seconds = statistics.mean(r["training_s"] for r in group)
         lines.append((*first_columns(group), *cells, f"{seconds:.0f}"))
     return markdown((*FIRST, *names, "training, s"), lines)
@@ -95,10 +95,9 @@ def paper_table(results: Sequence[Result], data_set: str) -> str:
     name = "fair signed" if setup.headline == "fair" else "region"
     lines = []
     for group in grouped(results):
-        cells = [mean([figure(r, name, bounds, "input", setup.eps) for r in group]) for bounds in ("paper", CERTIFIED)]
-        cells += [mean([figure(r, "width", bounds, "input", setup.eps) for r in group]) for bounds in ("paper", CERTIFIED)]
-        cells += [mean([figure(r, key, "paper", "input", setup.eps) for r in group])
-                  for key in ("unsound", "unsound at 0")]
+        wanted = [(key, bounds) for key in (name, "width") for bounds in ("paper", CERTIFIED)]
+        cells = [mean([figure(r, key, bounds, "input", setup.eps) for r in group])
+                 for key, bounds in [*wanted, ("unsound", "paper"), ("unsound at 0", "paper")]]
         lines.append((*first_columns(group), *cells))
     return markdown((*FIRST, f"{name}, by the paper's rule", f"{name}, certified", "width, by the paper's rule",
                      "width, certified", f"unsound at {setup.eps:g}", "unsound at 0"), lines)
@@ -130,10 +129,10 @@ INTRODUCTION = """# Training for explanations that can be certified
 Made by `{command}`.
 
 Every number is a mean over seeds, ± half their range. The explanation is the gradient of the logit of the true class.
-Certified figures are sound: those of the intersection of IBP's and CROWN's boxes, or of IBP's alone where a convolutional
-net is bounded at another size than its eps. Attacked figures are what was found: no certificate can say more. Inputs are
-attacked by gradient ascent, parameters by 50 random corners. A net whose accuracy is less than {margin:.0f} points above
-the share of the most frequent class has FAILED: a constant answer needs no explanation.
+Certified figures are sound: those of the intersection of IBP's and CROWN's boxes, or of IBP's alone where a
+convolutional net is bounded at another size than its eps. Attacked figures are what was found: no certificate can say
+more. Inputs are attacked by gradient ascent, parameters by 50 random corners. A net whose accuracy is less than
+{margin:.0f} points above the share of the most frequent class has FAILED: a constant answer needs no explanation.
 
 "unsound" is the share of points at which the true value of what the paper's code explains, (z_t - 1) grad z_t, was
 found outside of that code's bounds: those of the point itself ("at 0"), or those of the ball, at one of 20 points.

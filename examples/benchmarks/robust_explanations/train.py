@@ -1,13 +1,17 @@
 """The loop: any method of the library in ordinary PyTorch."""
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from tqdm import trange
 
-from lirpa_explain.training import BortAdamW, bort_groups, training_loss
+from lirpa_explain.training import LOSSES, BortAdamW, bort_groups, training_loss
 
+from . import losses  # noqa: F401  (fills the table of losses)
 from .data import Data
 from .nets import ACTIVATIONS
 from .settings import Recipe, Setup
@@ -35,6 +39,8 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None =
         optimizer = BortAdamW(bort_groups(net, recipe.bort), lr, weight_decay=recipe.adam_decay)
     else:
         optimizer = torch.optim.Adam(net.parameters(), lr, weight_decay=recipe.adam_decay)
+    settings = {**recipe.settings, **with_mask(recipe, data)}
+    task = partial(F.cross_entropy, weight=1 / data.train_y.bincount() if setup.balanced else None)
     steps = epochs * (len(data.train_x) // batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step / steps, recipe.warmup))
     step = 0
@@ -45,12 +51,22 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None =
             step += 1
             radius = setup.eps * recipe.eps_factor * min(1.0, step / (recipe.warmup * steps))
             loss = training_loss(recipe.method, net, data.train_x[rows], data.train_y[rows], eps=radius,
-                                 weight=recipe.weight, **recipe.settings)
+                                 weight=recipe.weight, task=task, **settings)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     return net.eval().requires_grad_(False)
+
+
+def with_mask(recipe: Recipe, data: Data) -> dict[str, Any]:
+    """The options of a recipe's loss on bounds, with the data's protected features if that loss asks for a mask."""
+    loss = recipe.settings.get("loss", "width")
+    if recipe.method != "certified" or "mask" not in LOSSES[loss].settings:
+        return {}
+    mask = torch.zeros(data.train_x[0].numel(), dtype=torch.bool)
+    mask[list(data.protected)] = True
+    return {"options": {**recipe.settings["options"], "mask": mask}}
 
 
 def cosine(share: float, start: float) -> float:
