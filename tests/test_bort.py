@@ -19,7 +19,8 @@ CASES = [(ours, theirs, options) for ours, (theirs, rows) in OPTIMIZERS.items() 
 
 def make_net(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 3, 2, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 5)).double()
+    convolution = nn.Conv2d(1, 3, 2, bias=False)  # a bias before the norm would have a gradient of roundings
+    return nn.Sequential(convolution, nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 5)).double()
 
 
 def train(net, optimizer, steps=3, closure=False):

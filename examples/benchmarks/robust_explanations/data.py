@@ -66,7 +66,7 @@ def one_hot(train: Rows, test: Rows, numeric: Sequence[int], protected: Sequence
         if i in numeric:
             numbers = values.astype(float)
             low, high = numbers[:count].min(), numbers[:count].max()
-            columns.append((numbers - low) / (high - low))
+            columns.append((numbers - low) / ((high - low) or 1))
         else:
             columns += [values == value for value in np.unique(values)]
         owners += [i] * (len(columns) - len(owners))

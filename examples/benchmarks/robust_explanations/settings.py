@@ -167,7 +167,7 @@ CERTIFIED: dict[str, list[Recipe]] = {
     "breast": widths((0.003, 0.01, 0.03, 0.1)),
     "derma": widths((0.003, 0.01, 0.03, 0.1)),
     "blood": widths((0.003, 0.01, 0.03, 0.1)),
-    "cancer": [unprotected(0.3, 0.4)],
+    "cancer": [unprotected(0.03, 0.4)],
     "digits": [signs(1.0)],
 }
 """Data set -> the recipes of our own loss."""
