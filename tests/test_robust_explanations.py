@@ -100,6 +100,20 @@ def test_unknown_data_sets_are_refused(capsys):
     assert "credit_default" in capsys.readouterr().err
 
 
+def test_a_stopped_attack_gives_no_figures(monkeypatch):
+    net, x, y = make_net("shallow")
+    nominal = evaluate.input_gradient(net, x, y, create_graph=False).flatten(1)
+    explained = evaluate.Explained(net, x, y, nominal, torch.zeros(6, dtype=torch.bool), 1)
+    found = evaluate.lx.attack
+
+    def stopped(*arguments, **keywords):
+        return replace(found(*arguments, **keywords), interrupted=True)
+
+    monkeypatch.setattr(evaluate.lx, "attack", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.attack_input(explained, 0.1)
+
+
 # The settings
 
 

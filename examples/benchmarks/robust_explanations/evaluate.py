@@ -135,8 +135,11 @@ def certified(e: Explained, certifier: lx.Certifier, methods: Sequence[str], eps
 def attack_input(e: Explained, eps: float) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Gradient ascent on the change, on flipped signs, and on what brings protected features into the top."""
     def run(objective: str | Objective) -> lx.AttackResult:
-        return lx.attack(Saliency(e.net), e.x, eps=eps, objective=objective, target=e.y, abs=False, samples=20,
-                         restarts=1, steps=15)
+        found = lx.attack(Saliency(e.net), e.x, eps=eps, objective=objective, target=e.y, abs=False, samples=20,
+                          restarts=1, steps=15)
+        if found.interrupted:
+            raise KeyboardInterrupt  # an attack ends with what it has; this figure is wanted whole or not at all
+        return found
 
     results = {"region": run("l2"), "signs": run("sign_flips")}
     if e.mask.any():

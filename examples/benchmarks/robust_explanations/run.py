@@ -5,6 +5,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -100,15 +101,25 @@ def perform_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
                 perform(run, bar=1)
                 bar.update()
             return
-        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker, (threads,))
         try:
             futures = {pool.submit(perform, run): run for run in left}
             for future in as_completed(futures):
                 future.result()
                 bar.set_postfix_str(futures[future].path.stem)
                 bar.update()
+        except KeyboardInterrupt:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
+
+
+def start_worker(threads: int) -> None:
+    """Ctrl-C reaches the whole group of processes; it is the parent that ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
 
 
 def collect(out: Path) -> list[dict[str, Any]]:
