@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     """What `--quick` writes for one data set and three methods."""
     out = tmp_path_factory.mktemp("robust_explanations")
     program.main([*RUN, "--out", str(out)])
-    return out
+    return out / "quick"
 
 
 def results_of(out):
@@ -80,7 +80,7 @@ def test_finished_runs_are_not_done_again(run, capsys):
     lost = next(path for path in before if path.name.startswith("cancer-plain") and path.suffix == ".json")
     figures = json.loads(lost.read_text())["figures"]
     lost.unlink()
-    program.main([*RUN, "--out", str(run)])
+    program.main([*RUN, "--out", str(run.parent)])
     after = {path: path.stat().st_mtime_ns for path in (run / "runs").iterdir()}
     assert {path for path in after if after[path] != before[path]} == {lost}  # not even its net is trained again
     assert json.loads(lost.read_text())["figures"] == figures

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -14,7 +14,7 @@ RELU = (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 """What computes a ReLU; nn.ReLU calls the first."""
 
 
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor, create_graph: bool = True) -> Tensor:
+def input_gradient(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, create_graph: bool = True) -> Tensor:
     """Gradient of the logit of the target with respect to the input, f_y'(x).
 
     Args:
@@ -27,7 +27,7 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, create_graph: bool = 
         (N, *S). No `.grad` is touched.
 
     Example:
-        >>> input_gradient(nn.Flatten(), torch.ones(1, 2), torch.tensor([1]))
+        >>> input_gradient(torch.nn.Flatten(), torch.ones(1, 2), torch.tensor([1]))
         tensor([[0., 1.]])
     """
     with torch.enable_grad():
@@ -54,7 +54,7 @@ class smooth_relu(TorchFunctionMode):  # noqa: N801  (a context manager, read as
 
     Example:
         >>> with smooth_relu(beta=1.0):
-        ...     nn.ReLU()(torch.zeros(1))
+        ...     torch.nn.ReLU()(torch.zeros(1))
         tensor([0.6931])
     """
 

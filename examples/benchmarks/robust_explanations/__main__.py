@@ -4,8 +4,8 @@
     python -m examples.benchmarks.robust_explanations --quick --out OUT
 
 Run it in the root of the repository. It writes a file for each net (OUT/runs), results.csv, RESULTS.md and a curve for
-each data set. Stopped, it goes on where it was; with more --seeds or --methods it does what is missing. Without --data
-the data sets are downloaded.
+each data set; with --quick into OUT/quick. Stopped, it goes on where it was; with more --seeds or --methods it does
+what is missing. Without --data the data sets are downloaded; --quick then takes what scikit-learn ships.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"unknown data set {', '.join(sorted(unknown))}; there are {', '.join(SETUPS)}")
 
     default = DEFAULT if not args.quick else QUICK_WITH_DATA if args.data else tuple(QUICK)
-    runs = [Run(data_set, label, recipe, seed, args.data, args.out, short=args.quick and data_set in SETUPS)
+    out = args.out / "quick" if args.quick else args.out
+    runs = [Run(data_set, label, recipe, seed, args.data, out, short=args.quick and data_set in SETUPS)
             for data_set in args.data_sets or default
             for label, rows in recipes(data_set, args.quick).items() if label in args.methods
             for recipe in rows for seed in range(1 if args.quick else args.seeds)]
@@ -47,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         perform_all(runs, args.jobs, args.threads)
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
-    results = collect(args.out)
+    results = collect(out)
     if results:
-        tables.write(results, args.out, shlex.join(["python", "-m", __package__ or "", *(argv or sys.argv[1:])]))
-        figures.draw(results, args.out)
-        print(f"{len(results)} nets: {args.out / 'RESULTS.md'}, {args.out / 'results.csv'}")
+        tables.write(results, out, shlex.join(["python", "-m", __package__ or "", *(argv or sys.argv[1:])]))
+        figures.draw(results, out)
+        print(f"{len(results)} nets: {out / 'RESULTS.md'}, {out / 'results.csv'}")
 
 
 if __name__ == "__main__":

@@ -49,8 +49,7 @@ class Run:
     @property
     def path(self) -> Path:
         """The file of its figures; the net is beside it."""
-        short = "-short" if self.short else ""
-        return self.out / "runs" / f"{self.data_set}{short}-{self.label}-{self.recipe.name}-{self.seed}.json"
+        return self.out / "runs" / f"{self.data_set}-{self.label}-{self.recipe.name}-{self.seed}.json"
 
 
 @cache
