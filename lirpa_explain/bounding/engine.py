@@ -27,7 +27,6 @@ from ..operators.bound import (
     box_of_interval,
     flat_rows,
     moving_box,
-    refuse_parameter,
 )
 from ..operators.planes import BoundPlanes
 from ..operators.unperturbed import BoundUnperturbed
@@ -308,11 +307,7 @@ def _function_of_parameters(node: BoundUnperturbed) -> MovingParameter | None:
     names = tuple(name for n in node.inputs if moving_box(n) is not None for name in n.moving_parameter.names)
     if not names:
         return None
-    box = node.parameter_range(*map(box_of, node.inputs))
-    if box is None:
-        for n in node.inputs:
-            refuse_parameter(n, f"aten.{node.settings['target']} of parameters")
-    return MovingParameter(box, names)
+    return MovingParameter(node.parameter_range(*map(box_of, node.inputs)), names)
 
 
 def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule:

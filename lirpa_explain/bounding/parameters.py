@@ -2,8 +2,7 @@
 
 import fnmatch
 import math
-import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +54,7 @@ class ParameterBox:
     def __post_init__(self) -> None:
         for name in ("relative", "absolute"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a finite number of at least 0; given: {value!r}.")
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, or None; given: "
@@ -135,7 +134,8 @@ class Parameters:
         """A random point of all boxes: a corner, or one from the inside; the same on all devices."""
         values = {}
         for name, (lower, upper) in self.boxes.items():
-            share = torch.rand(lower.shape, generator=generator, dtype=torch.float64, device=generator.device).to(lower)
+            share = torch.rand(lower.shape, generator=generator, dtype=torch.float64, device=generator.device)
+            share = share.to(lower)
             values[name] = torch.lerp(lower.detach(), upper.detach(), share.round() if extreme else share)
         return values
 
@@ -219,7 +219,10 @@ def _box(name: str, weight: Tensor, value: Any, channel: int) -> Box:
         return radius_of.box(weight, channel)
     low, high = getattr(value, "x_L", None), getattr(value, "x_U", None)
     eps: Any = 0 if value.eps is None else value.eps
-    like: Callable[[Any], Tensor] = lambda side: torch.as_tensor(side, dtype=weight.dtype, device=weight.device)
+
+    def like(side: Any) -> Tensor:
+        return torch.as_tensor(side, dtype=weight.dtype, device=weight.device)
+
     try:
         lower = (weight - like(eps) if low is None else like(low)).broadcast_to(weight.shape)
         upper = (weight + like(eps) if high is None else like(high)).broadcast_to(weight.shape)

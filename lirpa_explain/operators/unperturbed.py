@@ -1,4 +1,4 @@
-"""Functions of parameters alone, such as a transposed or reparametrised weight: values, and boxes if parameters move."""
+"""Functions of parameters alone, such as a transposed weight: their values, and their ranges where parameters move."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from ..relaxations.ranges import product_range
-from .bound import BoundOperator, Box
+from .bound import BoundOperator, Box, refuse_parameter
 from .registry import Operator, register
 from .weights import center_radius
 
 MOVES = frozenset({
     "t.default", "transpose.int", "permute.default", "view.default", "_unsafe_view.default", "reshape.default",
     "_reshape_alias.default", "expand.default", "unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims",
-    "slice.Tensor", "select.int", "split.Tensor", "unsafe_split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int",
-    "narrow.default", "clone.default", "contiguous.default", "flip.default", "roll.default", "diagonal.default",
-    "index_select.default", "embedding.default", "constant_pad_nd.default", "repeat.default",
+    "slice.Tensor", "select.int", "split.Tensor", "unsafe_split.Tensor", "split_with_sizes.default", "chunk.default",
+    "unbind.int", "narrow.default", "clone.default", "contiguous.default", "flip.default", "roll.default",
+    "diagonal.default", "index_select.default", "embedding.default", "constant_pad_nd.default", "repeat.default",
 })
 """ATen operations that move, repeat and leave out entries of their first argument, and increase in it."""
 
@@ -78,13 +78,18 @@ class BoundUnperturbed(BoundOperator):
         value = self.forward(*[box[0] for box in boxes])
         return value, value
 
-    def parameter_range(self, *boxes: Box) -> Box | None:
-        """Bounds of the value, of its own shape, from bounds of the parameters; None if there is no rule for it."""
+    def parameter_range(self, *boxes: Box) -> Box:
+        """Bounds of the value, of its own shape, from bounds of the parameters.
+
+        Raises:
+            UnsupportedOperation: there is no rule for it.
+        """
         target = self.settings["target"]
         if target in MOVES | INCREASING and all(box[0] is box[1] for box in boxes[1:]):
             return self.forward(*[box[0] for box in boxes]), self.forward(*[box[1] for box in boxes])
         if target not in RANGES:
-            return None
+            for node in self.inputs:
+                refuse_parameter(node, f"aten.{target} of parameters")
         return RANGES[target](*_filled(boxes, self.settings["arguments"]))
 
 
