@@ -1,5 +1,6 @@
 """Certificates under changes of the parameters, against attributions of models that were really changed."""
 
+import dataclasses
 import itertools
 import math
 import warnings
@@ -333,7 +334,7 @@ def test_half_a_step_is_what_rounding_can_take(name):
 # Arguments
 
 def small() -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
 
 
@@ -416,3 +417,50 @@ def test_parameters_that_are_read_unseen_are_found_out():
     lx.certify(Saliency(model), x, eps=0.01, target=0)
     with pytest.raises(lx.SoundnessError, match="With other parameters"):
         lx.certify(Saliency(model), x, eps=0.01, target=0, parameters=lx.ParameterBox(relative=0.1))
+
+
+# Attacks
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_attacks_move_parameters(activation):
+    """What is found is of a model that lies in the box, beats random models, and stays below what is certified."""
+    model, x = make("mlp", activation)
+    model[0].bias.requires_grad_(False)
+    before = [p.clone() for p in model.parameters()]
+    keywords = {"target": 1, "abs": False}
+    certificate = lx.certify(Saliency(model), x, eps=0.01, parameters=BOX, **keywords)
+    sides = certificate.sandwich("max_change", norm=2, settings={"samples": 20, "restarts": 2, "steps": 12})
+    assert (sides.found <= sides.certified).all()
+    random = changed(Saliency(model), x, 0.01, BOX, keywords, draws=60) - flat(certificate.nominal)
+    assert (sides.found > 1.05 * random.norm(dim=2).amax(0)).all()
+    assert all(torch.equal(p, own) for p, own in zip(model.parameters(), before, strict=True))
+    assert not model[0].bias.requires_grad
+    parameters = make_parameters(model, BOX)
+    assert list(sides.worst_parameters) == list(parameters.boxes)
+    for name, (lower, upper) in parameters.boxes.items():
+        assert (lower <= sides.worst_parameters[name]).all() and (sides.worst_parameters[name] <= upper).all()
+    for i in range(len(x)):
+        with torch.no_grad():
+            for name, own in model.named_parameters():
+                own.copy_(sides.worst_parameters[name][i])
+        found = flat(Saliency(model).attribute(sides.worst_inputs[i:i + 1], **keywords))
+        torch.testing.assert_close((found - flat(certificate.nominal)[i]).norm(dim=1), sides.found[i:i + 1])
+
+
+def test_attack_on_parameters_alone():
+    model, x = small(), torch.rand(2, 3, dtype=torch.float64)
+    found = lx.attack(Saliency(model), x, parameters={"2.weight": BOX}, objective="linf", steps=5, restarts=1,
+                      samples=4, target=0, abs=False)
+    assert torch.equal(found.worst_inputs, x) and list(found.worst_parameters) == ["2.weight"]
+    certificate = lx.certify(Saliency(model), x, parameters={"2.weight": BOX}, target=0, abs=False)
+    assert (0 < found.value).all() and (found.value <= certificate.max_change(math.inf) + 1e-12).all()
+    assert (found.value >= 0.999 * certificate.max_change(math.inf)).all()  # a linear function of that weight
+
+
+def test_counterexamples_hold_the_parameters(tmp_path):
+    model, x = small(), torch.rand(2, 3, dtype=torch.float64)
+    certificate = lx.certify(Saliency(model), x, parameters=BOX, target=0, abs=False)
+    wrong = dataclasses.replace(certificate, lower=certificate.nominal.clone(), upper=certificate.nominal.clone())
+    with pytest.raises(lx.SoundnessError, match="counterexample"):
+        wrong.sandwich(path=tmp_path / "found.pt")
+    assert set(torch.load(tmp_path / "found.pt")["worst_parameters"]) == set(dict(model.named_parameters()))

@@ -139,17 +139,33 @@ class Parameters:
             values[name] = torch.lerp(lower.detach(), upper.detach(), share.round() if extreme else share)
         return values
 
+    def ascend(self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
+        """One step of steepest ascent, `size` times the radius of each box, that stays within."""
+        moved = {}
+        for name, (lower, upper) in self.boxes.items():
+            low, high = lower.detach(), upper.detach()
+            step = size / 2 * (high - low) * gradients[name].sign()
+            moved[name] = torch.minimum(torch.maximum(values[name] + step, low), high)
+        return moved
+
+    @property
+    def nominal(self) -> dict[str, Tensor]:
+        """The values that the model has."""
+        return {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+
     @contextmanager
-    def set_to(self, values: Mapping[str, Tensor] | None) -> Iterator[None]:
-        """While it is active, the model's own parameters have these values; None: those they have."""
-        own = {name: self.tensors[name].data for name in values or ()}
+    def set_to(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """While it is active, the model's own parameters have these values, and can be differentiated by."""
+        own = {name: (self.tensors[name].data, self.tensors[name].requires_grad) for name in values}
         try:
-            for name, value in (values or {}).items():
+            for name, value in values.items():
                 self.tensors[name].data = value.detach()
+                self.tensors[name].requires_grad_()
             yield
         finally:
-            for name, value in own.items():
-                self.tensors[name].data = value
+            for name, (data, requires_grad) in own.items():
+                self.tensors[name].data = data
+                self.tensors[name].requires_grad_(requires_grad)
 
 
 def make_parameters(forward: Any, given: Any) -> Parameters | None:
