@@ -162,11 +162,14 @@ class Engine:
             elif any(n.perturbed or moving_box(n) is not None for n in node.inputs):
                 node.perturbed = True
 
-    def _relaxed_by(self) -> dict[str, list[tuple[BoundOperator, int]]]:
-        """Each node, front to back, with the operators whose relaxation reads its bounds, as which input."""
+    def _relaxed_by(self, method: str) -> dict[str, list[tuple[BoundOperator, int]]]:
+        """Each node, front to back, with the operators whose relaxation reads its bounds, as which input.
+
+        What is affine reads bounds, where its weight moves, for linear bounds only.
+        """
         users: dict[str, list[tuple[BoundOperator, int]]] = {name: [] for name in self._nodes}
         for user in self._nodes.values():
-            if isinstance(user, BoundOperator):
+            if isinstance(user, BoundOperator) and not (method == "IBP" and isinstance(user, BoundAffine)):
                 for i in user.relaxed_inputs():
                     users[user.inputs[i].name].append((user, i))
         return users
@@ -179,7 +182,7 @@ class Engine:
 
     def _bound_within(self, method: str) -> None:
         """Bound every node that a relaxation reads."""
-        for name, users in self._relaxed_by().items():
+        for name, users in self._relaxed_by(method).items():
             if users and self._nodes[name].perturbed:
                 self._bound(name, users, method)
 

@@ -41,8 +41,8 @@ class ParameterBox:
     Example:
         >>> ParameterBox(relative=0.5).radius(torch.tensor([-2.0, 1.0])).tolist()
         [1.0, 0.5]
-        >>> ParameterBox(quantization="int8").radius(torch.tensor([-2.0, 1.0])).tolist() # half of 2 / 127
-        [0.007881..., 0.007881...]
+        >>> ParameterBox(quantization="int8").radius(torch.tensor([-2.0, 1.0])).tolist()  # 2 / 254, and roundings
+        [0.00787..., 0.00787...]
     """
 
     relative: float = 0.0
