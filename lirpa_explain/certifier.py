@@ -215,7 +215,8 @@ class Certifier:
 
         return Certificate(
             lower=shaped(box[0]), upper=shaped(box[1]), nominal=shaped(flat),
-            attribution=attributions.name_of(self.attribution), method=method, perturbation=_describe(balls, plan, moved),
+            attribution=attributions.name_of(self.attribution), method=method,
+            perturbation=_describe(balls, plan, moved),
             dtype=str(flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
             convergence_delta=nominal.delta, versions=_versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],

@@ -55,11 +55,11 @@ class Problem:
         return tuple(tuple(part.shape[1:]) for part in self.nominal.parts)
 
     def attribute(self, points: Points, values: dict[str, Tensor] | None = None) -> Nominal:
-        """Captum's own attribution at points, each (N, *S), and at values of the parameters that move."""
+        """Captum's own attribution at points, each (N, *S), of the model with values of the parameters that move."""
         keywords = {k: v for k, v in self.keywords.items() if k != "return_convergence_delta"}
         if callable(keywords.get("baselines")):
             keywords["baselines"] = self._constant(keywords["baselines"])
-        with self._replayed(), no_training_layers(), self._moved(values):
+        with self._replayed(), no_training_layers(), self.moved(values):
             return attribute(self.attribution, self.inputs, points, keywords)
 
     def derivative(self, batch_size: int) -> Derivative | str:
@@ -94,9 +94,9 @@ class Problem:
         setattr(drawn, "__signature__", inspect.signature(baselines))  # noqa: B010  (Captum counts the parameters)
         return drawn
 
-    def _moved(self, values: dict[str, Tensor] | None) -> AbstractContextManager[None]:
-        """The model with these values of its parameters."""
-        return nullcontext() if self.parameters is None else self.parameters.set_to(values)
+    def moved(self, values: dict[str, Tensor] | None) -> AbstractContextManager[None]:
+        """The model with these values of its parameters; none, or None: those it has."""
+        return self.parameters.set_to(values) if self.parameters is not None and values else nullcontext()
 
     @contextmanager
     def _replayed(self) -> Iterator[None]:

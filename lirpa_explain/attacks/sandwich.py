@@ -16,7 +16,7 @@ from ..selfcheck import TOLERANCE
 from .attack import AttackResult, Attributions, run
 from .objectives import mask_rows, objective, share
 from .problem import Points, Problem
-from .search import Settings, Watch
+from .search import Settings, Values, Watch
 
 Coupling = Callable[..., tuple[str, dict[str, Any]]]
 
@@ -144,7 +144,7 @@ def attacked(problem: Problem, certificate: Certificate, metric: str, *, path: s
         result = run(problem, objective(name, chosen), given, alarm)
         alarm.compare(metric, certified, result.value, result)
     return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high, result.steps,
-                    result.fallback)
+                    result.fallback, result.worst_parameters)
 
 
 def _width(certificate: Certificate, problem: Problem, alarm: Watch, settings: Settings, entries: int) -> Sandwich:
@@ -183,15 +183,15 @@ class _Alarm:
             raise ValueError(f"The attribution at the unperturbed input is no longer the certificate's: it differs by "
                              f"{float(difference.max()):.3g}. The model was changed; certify again.")
 
-    def __call__(self, points: Points, a: Tensor) -> None:
-        """Compare the attributions (N, D) at points with the bounds."""
+    def __call__(self, points: Points, a: Tensor, values: Values) -> None:
+        """Compare the attributions (N, D) at points, and at values of the parameters, with the bounds."""
         outside = torch.maximum(self.lower - a, a - self.upper) - self.slack
         if bool((outside <= 0).all()):
             return
         example, entry = divmod(int(outside.nan_to_num(torch.inf).argmax()), a.shape[1])
         self.ring(f"{float(a[example, entry]):.9g} was found for entry {entry} of the flattened attribution of example "
                   f"{example}, whose bounds are [{float(self.lower[example, entry]):.9g}, "
-                  f"{float(self.upper[example, entry]):.9g}].", points, a, example)
+                  f"{float(self.upper[example, entry]):.9g}].", points, a, example, values)
 
     def compare(self, metric: str, certified: Tensor, found: Tensor, result: AttackResult) -> None:
         """Compare the numbers (N,) of a metric."""
@@ -201,9 +201,10 @@ class _Alarm:
         example = int(excess.nan_to_num(torch.inf).argmax())
         points = result.worst_inputs if isinstance(result.worst_inputs, tuple) else (result.worst_inputs,)
         self.ring(f"{metric} is {float(found[example]):.9g} at an input of the ball of example {example}, certified is "
-                  f"at most {float(certified[example]):.9g}.", points, flatten(result.attribution), example)
+                  f"at most {float(certified[example]):.9g}.", points, flatten(result.attribution), example,
+                  {name: value[example] for name, value in result.worst_parameters.items()})
 
-    def ring(self, words: str, points: Points, a: Tensor, example: int) -> None:
+    def ring(self, words: str, points: Points, a: Tensor, example: int, values: Values) -> None:
         """Save the counterexample and raise."""
         content: dict[str, Any] = {
             "inputs": self.problem.xs, "worst_inputs": points, "attribution": a, "lower": self.lower,
@@ -214,7 +215,8 @@ class _Alarm:
         if path is None:
             handle, path = tempfile.mkstemp(prefix="counterexample-", suffix=".pt")
             os.close(handle)
-        torch.save({**content, "example": example}, path)
+        parameters = {name: value.detach().cpu().clone() for name, value in values.items()}
+        torch.save({**content, "example": example, "worst_parameters": parameters}, path)
         raise SoundnessError(f"The certificate is wrong: {words} The counterexample was saved to {path}; torch.load "
                              "reads it. This is a defect: please report the model and that file.")
 

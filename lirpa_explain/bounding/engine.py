@@ -27,7 +27,6 @@ from ..operators.bound import (
     box_of_interval,
     flat_rows,
     moving_box,
-    refuse_parameter,
 )
 from ..operators.planes import BoundPlanes
 from ..operators.unperturbed import BoundUnperturbed
@@ -163,11 +162,14 @@ class Engine:
             elif any(n.perturbed or moving_box(n) is not None for n in node.inputs):
                 node.perturbed = True
 
-    def _relaxed_by(self) -> dict[str, list[tuple[BoundOperator, int]]]:
-        """Each node, front to back, with the operators whose relaxation reads its bounds, as which input."""
+    def _relaxed_by(self, method: str) -> dict[str, list[tuple[BoundOperator, int]]]:
+        """Each node, front to back, with the operators whose relaxation reads its bounds, as which input.
+
+        What is affine reads bounds, where its weight moves, for linear bounds only.
+        """
         users: dict[str, list[tuple[BoundOperator, int]]] = {name: [] for name in self._nodes}
         for user in self._nodes.values():
-            if isinstance(user, BoundOperator):
+            if isinstance(user, BoundOperator) and not (method == "IBP" and isinstance(user, BoundAffine)):
                 for i in user.relaxed_inputs():
                     users[user.inputs[i].name].append((user, i))
         return users
@@ -180,7 +182,7 @@ class Engine:
 
     def _bound_within(self, method: str) -> None:
         """Bound every node that a relaxation reads."""
-        for name, users in self._relaxed_by().items():
+        for name, users in self._relaxed_by(method).items():
             if users and self._nodes[name].perturbed:
                 self._bound(name, users, method)
 
@@ -308,11 +310,7 @@ def _function_of_parameters(node: BoundUnperturbed) -> MovingParameter | None:
     names = tuple(name for n in node.inputs if moving_box(n) is not None for name in n.moving_parameter.names)
     if not names:
         return None
-    box = node.parameter_range(*map(box_of, node.inputs))
-    if box is None:
-        for n in node.inputs:
-            refuse_parameter(n, f"aten.{node.settings['target']} of parameters")
-    return MovingParameter(box, names)
+    return MovingParameter(node.parameter_range(*map(box_of, node.inputs)), names)
 
 
 def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule:

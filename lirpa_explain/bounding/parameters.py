@@ -2,8 +2,7 @@
 
 import fnmatch
 import math
-import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +41,8 @@ class ParameterBox:
     Example:
         >>> ParameterBox(relative=0.5).radius(torch.tensor([-2.0, 1.0])).tolist()
         [1.0, 0.5]
-        >>> ParameterBox(quantization="int8").radius(torch.tensor([-2.0, 1.0])).tolist() # half of 2 / 127
-        [0.007881..., 0.007881...]
+        >>> ParameterBox(quantization="int8").radius(torch.tensor([-2.0, 1.0])).tolist()  # 2 / 254, and roundings
+        [0.00787..., 0.00787...]
     """
 
     relative: float = 0.0
@@ -55,7 +54,7 @@ class ParameterBox:
     def __post_init__(self) -> None:
         for name in ("relative", "absolute"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a finite number of at least 0; given: {value!r}.")
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, or None; given: "
@@ -135,21 +134,38 @@ class Parameters:
         """A random point of all boxes: a corner, or one from the inside; the same on all devices."""
         values = {}
         for name, (lower, upper) in self.boxes.items():
-            share = torch.rand(lower.shape, generator=generator, dtype=torch.float64, device=generator.device).to(lower)
+            share = torch.rand(lower.shape, generator=generator, dtype=torch.float64, device=generator.device)
+            share = share.to(lower)
             values[name] = torch.lerp(lower.detach(), upper.detach(), share.round() if extreme else share)
         return values
 
+    def ascend(self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
+        """One step of steepest ascent, `size` times the radius of each box, that stays within."""
+        moved = {}
+        for name, (lower, upper) in self.boxes.items():
+            low, high = lower.detach(), upper.detach()
+            step = size / 2 * (high - low) * gradients[name].sign()
+            moved[name] = torch.minimum(torch.maximum(values[name] + step, low), high)
+        return moved
+
+    @property
+    def nominal(self) -> dict[str, Tensor]:
+        """The values that the model has."""
+        return {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+
     @contextmanager
-    def set_to(self, values: Mapping[str, Tensor] | None) -> Iterator[None]:
-        """While it is active, the model's own parameters have these values; None: those they have."""
-        own = {name: self.tensors[name].data for name in values or ()}
+    def set_to(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """While it is active, the model's own parameters have these values, and can be differentiated by."""
+        own = {name: (self.tensors[name].data, self.tensors[name].requires_grad) for name in values}
         try:
-            for name, value in (values or {}).items():
+            for name, value in values.items():
                 self.tensors[name].data = value.detach()
+                self.tensors[name].requires_grad_()
             yield
         finally:
-            for name, value in own.items():
-                self.tensors[name].data = value
+            for name, (data, requires_grad) in own.items():
+                self.tensors[name].data = data
+                self.tensors[name].requires_grad_(requires_grad)
 
 
 def make_parameters(forward: Any, given: Any) -> Parameters | None:
@@ -219,7 +235,10 @@ def _box(name: str, weight: Tensor, value: Any, channel: int) -> Box:
         return radius_of.box(weight, channel)
     low, high = getattr(value, "x_L", None), getattr(value, "x_U", None)
     eps: Any = 0 if value.eps is None else value.eps
-    like: Callable[[Any], Tensor] = lambda side: torch.as_tensor(side, dtype=weight.dtype, device=weight.device)
+
+    def like(side: Any) -> Tensor:
+        return torch.as_tensor(side, dtype=weight.dtype, device=weight.device)
+
     try:
         lower = (weight - like(eps) if low is None else like(low)).broadcast_to(weight.shape)
         upper = (weight + like(eps) if high is None else like(high)).broadcast_to(weight.shape)

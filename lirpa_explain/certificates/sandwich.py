@@ -1,6 +1,6 @@
 """The two sides between which the worst case of a metric lies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Sandwich:
         high: largest value of each entry.
         steps: how many attributions were computed.
         fallback: why no gradients were followed; "" if they were.
+        worst_parameters: the parameters that moved, by name, (N, *shape), as they were at each example's worst input.
     """
 
     metric: str
@@ -31,6 +32,7 @@ class Sandwich:
     high: Attributions
     steps: int
     fallback: str = ""
+    worst_parameters: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def ratio(self) -> Tensor:

@@ -14,7 +14,7 @@ from ..relaxations import product
 from ..relaxations.piecewise import Line
 from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
-from .bound import Box, both_sides, moving_box, value_of
+from .bound import Box, both_sides, box_of, moving_box, value_of
 from .planes import BoundPlanes, Mixture, Plane, to_shape
 from .weights import center_radius, changes_sign, product_sides
 
@@ -127,12 +127,12 @@ class BoundMultiply(BoundProduct):
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         if all(node.perturbed for node in nodes):
             return super().bound_linear(last_lower, last_upper, *nodes)
-        for at, node in enumerate(nodes):
-            box = moving_box(nodes[1 - at])
-            if box is not None:
-                center, radius = center_radius(box)
-                return product_sides(last_lower, last_upper, nodes, at, lambda A: to_shape(A * center, node),
-                                     lambda A: to_shape(A * radius, node))
+        parameter = next((node for node in nodes if moving_box(node) is not None), None)
+        if parameter is not None:
+            at = 1 if parameter is nodes[0] else 0
+            center, radius = center_radius(box_of(parameter))
+            return product_sides(last_lower, last_upper, nodes, at, lambda A: to_shape(A * center, nodes[at]),
+                                 lambda A: to_shape(A * radius, nodes[at]))
         moving = 0 if nodes[0].perturbed else 1
         weight = value_of(nodes[1 - moving])
 

@@ -4,8 +4,8 @@ With W = C + D and |D| <= R, entry by entry, and coefficients A of y,
 
     A op(x, W) = A op(x, C) + A op(x, D),    |A op(x, D)| <= |A| op(|x|, R),
 
-where |x| is at most its chord on [lower, upper], which is exact where x keeps one sign. So the bounds of y are linear in
-x, and the parameter's share is in their slopes and constants: nothing has to be propagated to it. A parameter that
+where |x| is at most its chord on [lower, upper], which is exact where x keeps one sign. So the bounds of y are linear
+in x, and the parameter's share is in their slopes and constants: nothing has to be propagated to it. A parameter that
 occurs more than once, as in a forward and a backward pass, is bounded as if it moved independently in each place.
 """
 
