@@ -414,7 +414,7 @@ class Certifier:
         function = self.attribution.forward_func if plan.function is None else plan.function
         key = (program.identity, getattr(plan.function, "key", None), outer,
                *((x.shape[1:], x.dtype, x.device) for x in xs), *(_described(e, len(xs[0])) for e in extras))
-        state = _state(self.attribution.forward_func)
+        state = state_of(self.attribution.forward_func)
         trace = self._traces.pop(key, None)
         is_new = trace is None or trace.state != state
         if trace is None or is_new:
@@ -435,7 +435,7 @@ def _described(extra: Any, count: int) -> Any:
     return tuple(extra.shape), extra.dtype, extra.detach().cpu().numpy().tobytes()
 
 
-def _state(forward: Any) -> tuple[Any, ...]:
+def state_of(forward: Any) -> tuple[Any, ...]:
     """What a trace of a model depends on: its modules, their mode, and buffers' values.
 
     It reads parameters, and the statistics of batch normalizations, whenever it runs.

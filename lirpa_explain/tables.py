@@ -14,6 +14,7 @@ from .attributions import ATTRIBUTIONS
 from .bounding.engine import METHODS
 from .certificates import METRICS
 from .operators import OPERATORS
+from .training import LOSSES
 
 
 def markdown(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -38,6 +39,7 @@ def tables() -> dict[str, str]:
                                [(f"`{name}`", row.words) for name, row in OBJECTIVES.items()]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", words) for name, words in METHODS.items()]),
         "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
+        "losses": markdown(("loss", "number, for each example", "0 certifies", "options", "source"), _losses()),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),
     }
 
@@ -46,6 +48,11 @@ def _metrics() -> list[tuple[str, ...]]:
     return [(f"`{name}`", row.formula, row.range, ("above" if row.direction == "upper" else "below")
              + (", exact" if row.exact else ""), ", ".join(f"`{setting}`" for setting in row.settings), row.source)
             for name, row in METRICS.items()]
+
+
+def _losses() -> list[tuple[str, ...]]:
+    return [(f"`{name}`", row.formula, row.zero, ", ".join(f"`{setting}`" for setting in row.settings), row.source)
+            for name, row in LOSSES.items()]
 
 
 def _operators() -> list[tuple[str, ...]]:

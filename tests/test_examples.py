@@ -41,6 +41,15 @@ def test_the_gallery_draws_a_row_for_each_attribution(tmp_path):
     assert width == 880 and height == pytest.approx(80 * 2.1 * len(names), abs=2)
 
 
+def test_training_certifies_signs():
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        plain, certified = runpy.run_path(str(EXAMPLES / "train_certified.py"))["main"](["--epochs", "8"])
+    for row, line in zip((plain, certified), printed.getvalue().splitlines()[1:], strict=True):
+        assert line.split() == [row.label, f"{row.accuracy:.1%}", f"{row.majority:.1%}", f"{row.signs:.1%}"]
+        assert row.accuracy > 0.9 > row.majority
+    assert certified.signs > plain.signs and certified.accuracy > plain.accuracy - 0.02
+
+
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """What the quickstart returns, prints and saves, for a few examples."""

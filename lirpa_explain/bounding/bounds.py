@@ -76,7 +76,7 @@ def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
     rows = Rows(plan, module, inputs, balls)
     values, sample = _all_rows(rows)
     example = None if sample is None else rows.example[sample]
-    boxes = [_box(x, ball, example) for x, ball in zip(inputs, balls, strict=True)]
+    boxes = [input_interval(x, ball, example) for x, ball in zip(inputs, balls, strict=True)]
     return Bounds(_attribution(rows, intervals(values, boxes)), lambda: _value(rows, module, values), module.split)
 
 
@@ -89,20 +89,20 @@ def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
                   module.split)
 
 
+def input_interval(x: Tensor, ball: Ball | None, example: Tensor | None = None) -> Interval | None:
+    """Where an input (N, *S) lies, for each example, or for rows of these examples, (B,); None if it is fixed."""
+    if ball is None:
+        return None
+    box = Interval((ball.low, ball.high)) if ball.common is None else Interval(around=(x, ball.common))
+    return box if example is None else box.rows(example)
+
+
 def _all_rows(rows: Rows) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """The module's inputs for all rows, and each row's sample; None if each example is one row."""
     samples, steps = len(rows.example), rows.plan.steps
     index = torch.arange(samples * steps, device=rows.example.device)
     values = rows.values(index // steps, index % steps)
     return values, None if rows.plan.samples == steps == 1 else index // steps
-
-
-def _box(x: Tensor, ball: Ball | None, example: Tensor | None) -> Interval | None:
-    """Where an input lies, for each row."""
-    if ball is None:
-        return None
-    box = Interval((ball.low, ball.high)) if ball.common is None else Interval(around=(x, ball.common))
-    return box if example is None else box.rows(example)
 
 
 def _attribution(rows: Rows, box: Interval) -> Interval:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from auto_LiRPA.bound_op_map import bound_op_map
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from ..graph import GradientModule
 from ..graph.module import Step
@@ -21,6 +24,8 @@ from ..operators.affine import BoundAffine
 from ..operators.bound import BoundOperator, Box
 from ..operators.registry import DOMAIN
 from ..relaxations.piecewise import step_range
+
+leaky_relu_backward = torch.ops.aten.leaky_relu_backward
 
 HOMOGENEOUS = frozenset({"reshape", "expand", "permute", "slice", "place", "sum", "mean", "pad", "concatenate",
                          "average_pool", "average_pool_gradient"})
@@ -32,7 +37,8 @@ class Interval:
 
     Args:
         ends: (lower, upper), (B, *S) each.
-        around: (centre, radius); the radius (B, *S), or (1, *S) if it is the same for all rows.
+        around: (centre, radius); the radius (B, *S), or (1, *S) if it is the same for all rows, the centre a tensor or
+            a function that computes it, called when it is asked for.
 
     Example:
         >>> interval = Interval(around=(torch.tensor([1.0, 2.0]), torch.tensor([0.5])))
@@ -40,10 +46,13 @@ class Interval:
         (tensor([0.5000, 1.5000]), tensor([1.5000, 2.5000]))
     """
 
-    __slots__ = ("_ends", "_around")
+    __slots__ = ("_ends", "_center", "_radius")
 
-    def __init__(self, ends: Box | None = None, around: Box | None = None) -> None:
-        self._ends, self._around = ends, around
+    def __init__(self, ends: Box | None = None, around: tuple[Tensor | Callable[[], Tensor], Tensor] | None = None
+                 ) -> None:
+        self._ends = ends
+        self._center: Tensor | Callable[[], Tensor] | None = None if around is None else around[0]
+        self._radius: Tensor | None = None if around is None else around[1]
 
     @classmethod
     def point(cls, value: Tensor) -> Interval:
@@ -58,7 +67,7 @@ class Interval:
     @property
     def is_around(self) -> bool:
         """Whether its centre and radius are known."""
-        return self._around is not None
+        return self._radius is not None
 
     @property
     def ends(self) -> Box:
@@ -71,10 +80,17 @@ class Interval:
     @property
     def around(self) -> Box:
         """Centre and radius."""
-        if self._around is None:
+        if self._radius is None or self._center is None:
             lower, upper = self.ends
-            self._around = (lower + upper) / 2, (upper - lower) / 2
-        return self._around
+            self._center, self._radius = (lower + upper) / 2, (upper - lower) / 2
+        if not isinstance(self._center, Tensor):
+            self._center = self._center()
+        return self._center, self._radius
+
+    @property
+    def radius(self) -> Tensor:
+        """Half of the width, (B, *S) or (1, *S)."""
+        return self.around[1] if self._radius is None else self._radius
 
     @property
     def lower(self) -> Tensor:
@@ -88,19 +104,15 @@ class Interval:
 
     @property
     def width(self) -> Tensor:
-        """Upper less lower end."""
-        return 2 * self._around[1].expand_as(self._around[0]) if self._around is not None else self.upper - self.lower
-
-    def scaled(self, factors: Box) -> Interval:
-        """The lower end times one factor, the upper end times another: a map that is its own transpose."""
-        center, radius = self.around
-        half, rest = (factors[0] + factors[1]) / 2, (factors[1] - factors[0]) / 2
-        return Interval(around=(torch.addcmul(center * half, radius, rest), torch.addcmul(center * rest, radius, half)))
+        """Upper less lower end; the centre is not computed for it where all rows have radii of their own."""
+        if self._radius is None:
+            return self.upper - self.lower
+        return 2 * (self._radius if len(self._radius) > 1 else self._radius.expand_as(self.around[0]))
 
     def rows(self, index: Tensor) -> Interval:
         """The intervals of these rows."""
-        if self._around is not None:
-            center, radius = self._around
+        if self.is_around:
+            center, radius = self.around
             return Interval(around=(center[index], radius if len(radius) == 1 else radius[index]))
         return Interval((self.lower[index], self.upper[index]))
 
@@ -112,8 +124,9 @@ class Interval:
 
     def __add__(self, value: Tensor) -> Interval:
         """Moved by a value."""
-        if self._around is not None:
-            center, radius = self._around[0] + value, self._around[1]
+        if self.is_around:
+            center, radius = self.around
+            center = center + value
             return Interval(around=(center, radius.expand(len(radius), *center.shape[1:])))
         return Interval((self.lower + value, self.upper + value))
 
@@ -123,24 +136,65 @@ class Interval:
         return Interval(around=(center * factor, radius * factor.abs()))
 
 
+class _Kink(torch.autograd.Function):
+    """Centre and radius of z where z >= 0 and slope * z elsewhere, from those of z; slope >= 0.
+
+    Written out, because on large layers half of the time of a step is spent in the operations between products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, center: Tensor, radius: Tensor, slope: float) -> Box:
+        lower, upper = (F.leaky_relu_(side, slope) for side in (center - radius, center + radius))
+        ctx.save_for_backward(lower, upper)
+        ctx.slope, ctx.shape = slope, radius.shape
+        middle = (lower + upper).mul_(0.5)
+        return middle, upper - middle
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, None]:
+        sides = ((center - radius, ctx.saved_tensors[0]), (center + radius, ctx.saved_tensors[1]))
+        lower, upper = (leaky_relu_backward(g, end, ctx.slope, True).mul_(0.5) for g, end in sides)
+        return lower + upper, (upper - lower).sum_to_size(ctx.shape), None
+
+
+class _KinkGradient(torch.autograd.Function):
+    """Centre and radius of g d from those of g, for d anywhere between low and high, 0 <= low <= high.
+
+    The ends are gl * (low if gl > 0 else high) and gu * (high if gu > 0 else low), a symmetric map of centre and
+    radius, and so its own transpose.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, center: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Box:
+        gap = high - low
+        at_lower = torch.addcmul(high, (center - radius).sign_().clamp_(min=0), gap, value=-1)
+        at_upper = torch.addcmul(low, (center + radius).sign_().clamp_(min=0), gap)
+        half, rest = (at_upper + at_lower).mul_(0.5), at_upper.sub_(at_lower).mul_(0.5)
+        ctx.save_for_backward(half, rest)
+        ctx.shapes = center.shape, radius.shape
+        return (center * half).addcmul_(radius, rest), (center * rest).addcmul_(radius, half)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        half, rest = ctx.saved_tensors
+        sides = (center * half).addcmul_(radius, rest), (center * rest).addcmul_(radius, half)
+        return sides[0].sum_to_size(ctx.shapes[0]), sides[1].sum_to_size(ctx.shapes[1]), None, None
+
+
 def _kink(z: Interval, slope: float) -> Interval:
-    """Z times 1 where z >= 0, times `slope` elsewhere."""
-    with torch.no_grad():
-        factors = tuple(torch.where(end > 0, 1.0, slope).to(end) for end in z.ends)
-    return z.scaled((factors[0], factors[1]))
+    return Interval(around=_Kink.apply(*z.around, slope))
 
 
 def _kink_gradient(g: Interval, z: Interval, slope: float) -> Interval:
-    """G times a derivative that is nowhere negative, which makes the ends' factors known."""
     with torch.no_grad():
         low, high = step_range(*z.ends, slope)
-        lower, upper = g.ends
-        factors = torch.where(lower > 0, low, high), torch.where(upper > 0, high, low)
-    return g.scaled(factors)
+    return Interval(around=_KinkGradient.apply(*g.around, low, high))
 
 
 STEPS: dict[str, Callable[..., Interval]] = {"kink": _kink, "kink_gradient": _kink_gradient}
-"""Operators that multiply each end by a number that jumps with the ends, and has no derivative."""
+"""Interval rules of operators with one kink, from centre and radius to these, for slopes from 0."""
 
 
 class IntervalPass:
@@ -164,13 +218,43 @@ class IntervalPass:
         Returns:
             Of shape (B, D).
         """
+        return self._run(inputs, perturbed, self.module.steps)[self.module.output]
+
+    def linear(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None], functions: Tensor) -> Interval:
+        """Bound linear functions of the output; a last layer is merged with them: C (W h + b) = (C W) h + C b.
+
+        Args:
+            inputs: as for calls.
+            perturbed: likewise.
+            functions: (B, K, D).
+
+        Returns:
+            Of shape (B, K).
+        """
+        steps = self.module.steps
+        last = [step.operator for step in steps[-2:]]
+        if last == ["matmul", "add"] and steps[-2].output == steps[-1].inputs[0]:
+            values = self._run(inputs, perturbed, steps[:-2])
+            (hidden, weight), bias = [values[name] for name in steps[-2].inputs], values[steps[-1].inputs[1]]
+            if hidden.lower.ndim == 2 and weight.is_point and bias.is_point:
+                merged = functions @ weight.lower.mT  # (B, K, H)
+                center, radius = (side.expand(len(merged), -1) for side in hidden.around)
+                return Interval(around=(torch.einsum("bkh,bh->bk", merged, center) + functions @ bias.lower,
+                                        torch.einsum("bkh,bh->bk", merged.abs(), radius)))
+        center, radius = self(inputs, perturbed).around
+        return Interval(around=(torch.einsum("bkd,bd->bk", functions, center),
+                                torch.einsum("bkd,bd->bk", functions.abs(), radius.expand_as(center))))
+
+    def _run(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None], steps: Sequence[Step]
+             ) -> dict[str, Interval]:
+        """The intervals of all values that some of the steps compute, by name."""
         values = {name: Interval.point(x) for name, x in zip(self.module.input_names, inputs, strict=True)}
         values |= {name: box for name, box in zip(self.module.input_names, perturbed, strict=False) if box is not None}
         for tensors in (self.module.named_parameters(recurse=False), self.module.named_buffers(recurse=False)):
             values |= {name: Interval.point(tensor) for name, tensor in tensors}
-        for step in self.module.steps:
+        for step in steps:
             values[step.output] = _bounded(self._bounds[step.output], [values[name] for name in step.inputs])
-        return values[self.module.output]
+        return values
 
 
 @dataclass(frozen=True)
@@ -199,11 +283,10 @@ def _bounded(operator: BoundOperator, boxes: list[Interval]) -> Interval:
         weights = [box.lower for box in boxes[1:]]
         if operator.traits.magnitude is not None:
             center, radius = first.around
-            return Interval(around=(operator.forward(center, *weights), operator.magnitude(radius, *weights)))
+            return Interval(around=(lambda: operator.forward(center, *weights), operator.magnitude(radius, *weights)))
         if name in HOMOGENEOUS and first.is_around:
-            center, radius = first.around
-            return Interval(around=(operator.forward(center), operator.forward(radius)))
-    if name in STEPS and operator.settings["slope"] >= 0:
+            return Interval(around=(lambda: operator.forward(first.around[0]), operator.forward(first.radius)))
+    if name in STEPS and 0 <= operator.settings["slope"] <= 1:
         return STEPS[name](*boxes, **operator.settings)
     operator.inputs = [_Argument(not box.is_point) for box in boxes]
     return Interval(operator.interval_propagate(*[box.ends for box in boxes]))

@@ -17,6 +17,10 @@ def _convolution(x: Tensor, weight: Tensor, **settings: Any) -> Tensor:
 def _convolution_gradient(g: Tensor, weight: Tensor, size: list[int], stride: list[int], padding: list[int],
                           dilation: list[int], groups: int) -> Tensor:
     """Transposed convolution whose output padding restores the input's `size`, which strides leave open."""
+    is_traced = torch.jit.is_tracing()  # sizes are no numbers then
+    if not is_traced and len(size) == 2 and groups == 1 and weight.shape[1] <= FEW_CHANNELS:
+        patches = torch.bmm(weight.flatten(1).T.expand(len(g), -1, -1), g.flatten(2))
+        return torch.ops.aten.col2im(patches, size, list(weight.shape[2:]), dilation, padding, stride)
     output_padding = [
         n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
         for n, m, s, p, d, k in zip(size, g.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True)
@@ -26,14 +30,7 @@ def _convolution_gradient(g: Tensor, weight: Tensor, size: list[int], stride: li
 
 
 def _transposed_convolution(A: Tensor, weight: Tensor, of: Any, **settings: Any) -> Tensor:
-    flat = A.flatten(0, 1)
-    if len(of) == 3 and of[0] <= FEW_CHANNELS and settings["groups"] == 1:
-        geometry = {name: settings[name] for name in ("stride", "padding", "dilation")}
-        patches = torch.bmm(weight.flatten(1).T.expand(len(flat), -1, -1), flat.flatten(2))
-        pulled = torch.nn.functional.fold(patches, of[1:], weight.shape[2:], **geometry)
-    else:
-        pulled = _convolution_gradient(flat, weight, of[1:], **settings)
-    return pulled.unflatten(0, A.shape[:2])
+    return _convolution_gradient(A.flatten(0, 1), weight, of[1:], **settings).unflatten(0, A.shape[:2])
 
 
 def _transposed_gradient(A: Tensor, weight: Tensor, size: list[int], of: Any, **settings: Any) -> Tensor:

@@ -98,7 +98,9 @@ def step_range(lo: Tensor, hi: Tensor, slope: float) -> tuple[Tensor, Tensor]:
         ([0.1, 0.1, 0.1], [0.1..., 1.0, 1.0])
     """
     margin = 16 * torch.finfo(lo.dtype).eps
-    one, left = lo.new_ones(()), lo.new_full((), slope)
-    low = torch.where(lo > margin * hi, one, left)  # hi is the larger end where lo is above 0
-    high = torch.where(hi < margin * lo, left, one)
+    # Where lo is above 0, hi is the larger end; floats throughout, because conversions of masks are slow.
+    low = torch.sub(lo, hi, alpha=margin).sign_().clamp_(min=0)
+    high = torch.sub(hi, lo, alpha=margin).sign_().add_(1).clamp_(max=1)
+    if slope:
+        low, high = (torch.lerp(low.new_full((), slope), side.new_ones(()), side) for side in (low, high))
     return (low, high) if slope <= 1 else (high, low)

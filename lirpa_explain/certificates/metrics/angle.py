@@ -27,7 +27,8 @@ _OCTAVES = 40.0  # multipliers are looked for from 2^-40 to 2^40, with |n| = 1 a
 def least_cosine(lower: Tensor, upper: Tensor, direction: Tensor, centered: bool = False) -> Tensor:
     """A lower bound of the cosine between a direction and every point of a box.
 
-    The cosine with a zero vector is 0, as in torch; so is, with `centered`, that with a constant one.
+    Differentiable: where the search ends, the bound has a maximum, and its own derivative does not count. The cosine
+    with a zero vector is 0, as in torch; so is, with `centered`, that with a constant one.
 
     Args:
         lower: (N, D), finite.
@@ -43,8 +44,8 @@ def least_cosine(lower: Tensor, upper: Tensor, direction: Tensor, centered: bool
         >>> round(least_cosine(*box, torch.tensor([[1.0, 0.0]])).item(), 6)
         0.707107
     """
-    low, high, n = (t.detach().double() for t in (lower, upper, direction))
-    size = n.abs().amax(1, keepdim=True)
+    low, high, n = (t.double() for t in (lower, upper, direction))
+    size = n.detach().abs().amax(1, keepdim=True)
     n = n / torch.where(size == 0, 1.0, size)
     if centered:
         n = n - n.mean(1, keepdim=True)
@@ -52,7 +53,7 @@ def least_cosine(lower: Tensor, upper: Tensor, direction: Tensor, centered: bool
     # A constant direction leaves rounding when it is centred.
     has_direction = length[:, 0] > 4 * torch.finfo(n.dtype).eps * n.shape[1] ** 0.5
     n = n / torch.where(length == 0, 1.0, length)
-    scale = torch.maximum(low.abs(), high.abs()).amax(1, keepdim=True)
+    scale = torch.maximum(low.abs(), high.abs()).detach().amax(1, keepdim=True)
     scale = torch.where(scale == 0, 1.0, scale)
     low, high = low / scale, high / scale
     least = torch.minimum(low * n, high * n).sum(1)
@@ -81,19 +82,40 @@ def _smallest_positive(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> 
         c = _center(nearest, low, high) if centered else torch.zeros_like(nu)
         return 4 * nu[:, 0] * torch.minimum(*ends(c)).sum(1)
 
-    left, right = (low.new_full((len(low),), side * _OCTAVES) for side in (-1, 1))
-    step = _GOLDEN * (right - left)
-    inner, outer = right - step, left + step
-    at_inner, at_outer = squared(inner), squared(outer)
-    for _ in range(_NU_STEPS):
-        go_right = at_outer > at_inner
-        left, right = torch.where(go_right, inner, left), torch.where(go_right, right, outer)
+    with torch.no_grad():
+        left, right = (low.new_full((len(low),), side * _OCTAVES) for side in (-1, 1))
         step = _GOLDEN * (right - left)
-        new = torch.where(go_right, left + step, right - step)
-        at_new = squared(new)
-        inner, outer = torch.where(go_right, outer, new), torch.where(go_right, new, inner)
-        at_inner, at_outer = torch.where(go_right, at_outer, at_new), torch.where(go_right, at_new, at_inner)
-    return torch.maximum(at_inner, at_outer).clamp(min=0).sqrt()
+        inner, outer = right - step, left + step
+        at_inner, at_outer = squared(inner), squared(outer)
+        for _ in range(_NU_STEPS):
+            go_right = at_outer > at_inner
+            left, right = torch.where(go_right, inner, left), torch.where(go_right, right, outer)
+            step = _GOLDEN * (right - left)
+            new = torch.where(go_right, left + step, right - step)
+            at_new = squared(new)
+            inner, outer = torch.where(go_right, outer, new), torch.where(go_right, new, inner)
+            at_inner, at_outer = torch.where(go_right, at_outer, at_new), torch.where(go_right, at_new, at_inner)
+    found = torch.maximum(at_inner, at_outer)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (low, high, n)):
+        found = found + _without_value(squared, left, right)
+    return torch.where(found > 0, torch.where(found > 0, found, 1.0).sqrt(), 0.0)
+
+
+def _without_value(function: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
+    """Zero, with the derivative of a concave function's maximum, found between left and right.
+
+    Its terms change sides at the maximum as a rule, a kink: the derivative is that mixture of both sides' in which the
+    slopes cancel.
+    """
+    slopes = []
+    for side in (left, right):
+        with torch.enable_grad():
+            place = side.detach().requires_grad_()
+            slopes.append(torch.autograd.grad(function(place).sum(), place)[0])
+    fall = slopes[0] - slopes[1]
+    share = torch.where(fall > 0, -slopes[1] / torch.where(fall > 0, fall, 1.0), 0.5).clamp(0, 1)
+    mixed = share * function(left) + (1 - share) * function(right)
+    return mixed - mixed.detach()
 
 
 def _smallest_negative(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> Tensor:
@@ -111,15 +133,17 @@ def _smallest_negative(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> 
         return k[:, 0], (a * n).sum(1), a.square().sum(1)
 
     left, right = (low.new_full((len(low),), side * _OCTAVES) for side in (-1, 1))
-    for _ in range(_K_STEPS):
-        middle = (left + right) / 2
-        k, p, s = at(middle)
-        rises = k * -p < s
-        left, right = torch.where(rises, middle, left), torch.where(rises, right, middle)
+    with torch.no_grad():
+        for _ in range(_K_STEPS):
+            middle = (left + right) / 2
+            k, p, s = at(middle)
+            rises = k * -p < s
+            left, right = torch.where(rises, middle, left), torch.where(rises, right, middle)
     (_, p, s), (_, q, r) = at(left), at(right)
-    return torch.minimum(p / torch.where(s == 0, 1.0, s.sqrt()), q / torch.where(r == 0, 1.0, r.sqrt()))
+    return torch.minimum(p / torch.where(s == 0, 1.0, s).sqrt(), q / torch.where(r == 0, 1.0, r).sqrt())
 
 
+@torch.no_grad()
 def _center(nearest: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
     """The c, (N, 1), that is the mean of the point that it makes; sum(nearest(c) - c) falls in c."""
     left, right = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
