@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from captum.attr import Saliency
 from torch import Tensor, nn
-from torch.func import functional_call
 
 import lirpa_explain as lx
 from lirpa_explain.attacks.objectives import Objective
@@ -21,7 +20,7 @@ from lirpa_explain.training import input_gradient
 
 from .data import Data
 from .paper_rule import paper_bounds, share_outside
-from .settings import GAMMAS, Setup
+from .settings import Setup
 
 CERTIFIED = "certified"
 """The name of the intersection of all sound boxes, which is as sound as they are."""
@@ -83,7 +82,7 @@ def evaluate(net: nn.Sequential, data: Data, setup: Setup, activation: str) -> d
         methods = ("IBP", "CROWN") if size == setup.eps or setup.crown_everywhere else ("IBP",)
         rows += [{"perturbation": "input", "size": size, **row}
                  for row in figures(explained, certifier, methods, activation, eps=size)]
-    for size in GAMMAS:
+    for size in setup.gammas:
         methods = ("IBP", "CROWN") if setup.crown_everywhere else ("IBP",)
         rows += [{"perturbation": "parameters", "size": size, **row}
                  for row in figures(explained, certifier, methods, activation, gamma=size)]
@@ -94,7 +93,7 @@ def figures(e: Explained, certifier: lx.Certifier, methods: Sequence[str], activ
             gamma: float = 0.0) -> Iterator[dict[str, Any]]:
     """A row for each source of bounds, under a change of the input or of the parameters."""
     boxes = certified(e, certifier, methods, eps, gamma)
-    low, high, worst = attack_input(e, eps) if eps else attack_parameters(e, gamma)
+    low, high, worst = attacked(e, eps, gamma)
     outside = torch.maximum(boxes[CERTIFIED][0] - low, high - boxes[CERTIFIED][1]).amax().item()
     for name, box in boxes.items():
         yield {"bounds": name, **summary(e, *box), "outside": outside}
@@ -117,26 +116,30 @@ def summary(e: Explained, low: Tensor, high: Tensor, names: Iterable[str] = tupl
             if e.mask.any() or not name.startswith("fair")}
 
 
+def perturbation(eps: float, gamma: float) -> dict[str, Any]:
+    """The keywords of `lx.certify` and `lx.attack`."""
+    return {"eps": eps} if eps else {"parameters": lx.ParameterBox(relative=gamma)}
+
+
 def certified(e: Explained, certifier: lx.Certifier, methods: Sequence[str], eps: float, gamma: float
               ) -> dict[str, Box]:
     """Sound boxes (N, D) by method, and their intersection."""
-    ball: dict[str, Any] = {"eps": eps} if eps else {"parameters": lx.ParameterBox(relative=gamma)}
     boxes = {}
     for method in methods:
-        certificate = certifier.certify(e.x, target=e.y, method=method, **ball)
+        certificate = certifier.certify(e.x, target=e.y, method=method, **perturbation(eps, gamma))
         boxes[method] = certificate.lower.flatten(1), certificate.upper.flatten(1)
     lows, highs = (torch.stack(ends) for ends in zip(*boxes.values(), strict=True))
     return {**boxes, CERTIFIED: (lows.amax(0), highs.amin(0))}
 
 
-# Attacks: the smallest and largest value found of every entry, (N, D) each, and the figures at the worst points found
+def attacked(e: Explained, eps: float, gamma: float) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """The smallest and largest value found of each entry, (N, D), and the figures at the worst points found.
 
-
-def attack_input(e: Explained, eps: float) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Gradient ascent on the change, on flipped signs, and on what brings protected features into the top."""
+    Gradient ascent on the change, on flipped signs, and on what brings protected features into the top.
+    """
     def run(objective: str | Objective) -> lx.AttackResult:
-        found = lx.attack(Saliency(e.net), e.x, eps=eps, objective=objective, target=e.y, abs=False, samples=20,
-                          restarts=1, steps=15)
+        found = lx.attack(Saliency(e.net), e.x, objective=objective, target=e.y, abs=False, samples=20, restarts=1,
+                          steps=10, **perturbation(eps, gamma))
         if found.interrupted:
             raise KeyboardInterrupt  # an attack ends with what it has; this figure is wanted whole or not at all
         return found
@@ -144,7 +147,7 @@ def attack_input(e: Explained, eps: float) -> tuple[Tensor, Tensor, dict[str, fl
     results = {"region": run("l2"), "signs": run("sign_flips")}
     if e.mask.any():
         results |= {"fair": run(intrusion(e.mask, True)), "fair signed": run(intrusion(e.mask, False))}
-    worst = {}
+    worst: dict[str, float] = {}
     for name in results.keys() - {"signs"}:
         a = results[name].attribution.flatten(1)
         worst |= summary(e, a, a, (name,))
@@ -160,20 +163,3 @@ def intrusion(mask: Tensor, absolute: bool) -> Objective:
         return size[:, mask].amax(1) - size[:, ~mask].topk(TOP, 1).values[:, -1]
 
     return Objective("intrusion", "margin of the largest protected feature", value, value)
-
-
-def attack_parameters(e: Explained, gamma: float, samples: int = 50) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Random corners of the box of parameters."""
-    generator = torch.Generator().manual_seed(0)
-    low, high = e.nominal, e.nominal
-    worst: dict[str, Tensor] = {}
-    for _ in range(samples):
-        moved = {name: p + gamma * p.abs() * (2 * torch.randint(2, p.shape, generator=generator) - 1)
-                 for name, p in e.net.named_parameters()}
-        a = input_gradient(lambda x, moved=moved: functional_call(e.net, moved, x), e.x, e.y, create_graph=False)
-        a = a.flatten(1)
-        low, high = torch.minimum(low, a), torch.maximum(high, a)
-        for name in ("region", *(("fair", "fair signed") if e.mask.any() else ())):
-            held = FIGURES[name][1](a, a, e).double()
-            worst[name] = torch.minimum(worst.get(name, held), held)
-    return low, high, {name: held.mean().item() for name, held in worst.items()}

@@ -9,9 +9,6 @@ from torch import nn
 
 from . import data, nets
 
-GAMMAS = (0.01, 0.02, 0.03, 0.04, 0.05)
-"""Relative changes of the parameters: |dW| <= gamma |W|."""
-
 
 @dataclass(frozen=True)
 class Setup:
@@ -27,6 +24,7 @@ class Setup:
         headline: the figure of the curve: "fair", "signs" or "region", see `evaluate.FIGURES`.
         points: test examples that are explained.
         radii: further radii at which explanations are certified.
+        gammas: relative changes of the parameters, |dW| <= gamma |W|.
         channels: of an image, whose changes add up in "region".
         balanced: whether the task's loss weighs classes by 1 / their number; for data whose classes are not as frequent
             in training as in the test.
@@ -43,6 +41,7 @@ class Setup:
     headline: str
     points: int
     radii: tuple[float, ...] = ()
+    gammas: tuple[float, ...] = (0.01, 0.02, 0.03, 0.04, 0.05)
     channels: int = 1
     balanced: bool = False
     crown_everywhere: bool = True
@@ -70,7 +69,7 @@ SETUPS: dict[str, Setup] = {
 
 DEFAULT = ("adult", "german", "credit_default", "mnist_fc", "mnist_cnn", "pneumonia", "breast")
 
-_SMALL = {"batch": 32, "epochs": 6, "lr": 3e-3, "points": 10, "radii": ()}
+_SMALL = {"batch": 32, "epochs": 6, "lr": 3e-3, "points": 10, "gammas": (0.02,)}
 QUICK: dict[str, Setup] = {
     "cancer": Setup(data.cancer, nets.fully_connected(30, 32, 32, 2), eps=0.05, headline="fair", **_SMALL),
     "digits": Setup(data.digits, nets.fully_connected(64, 32, 10), eps=0.05, headline="signs", **_SMALL),
@@ -181,4 +180,4 @@ def recipes(name: str, quick: bool = False) -> dict[str, list[Recipe]]:
 
 def shortened(setup: Setup) -> Setup:
     """A setup for a glance at a large data set."""
-    return replace(setup, epochs=2, points=10, radii=())
+    return replace(setup, epochs=2, points=10, radii=(), gammas=(0.02,))

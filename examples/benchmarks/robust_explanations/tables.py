@@ -9,7 +9,7 @@ from lirpa_explain.tables import markdown
 from lirpa_explain.training import TRAINING_METHODS
 
 from .evaluate import CERTIFIED, FIGURES
-from .settings import GAMMAS, QUICK, SETUPS, recipes
+from .settings import QUICK, SETUPS, recipes
 
 MARGIN = 0.02
 """A net whose accuracy is within this of the majority share has failed: a constant answer needs no explanation."""
@@ -119,7 +119,7 @@ def document(results: Sequence[Result], command: str) -> str:
             parts += [f"**Input, `{setup.headline}` at several eps: certified / attack**",
                       size_table(own, data_set, "input", sorted({*setup.radii, setup.eps}))]
         parts += [f"**Parameters, `{setup.headline}` at several gamma: certified / attack**",
-                  size_table(own, data_set, "parameters", GAMMAS),
+                  size_table(own, data_set, "parameters", setup.gammas),
                   "**The paper's rule beside the sound one**", paper_table(own, data_set)]
     return "\n\n".join(parts) + "\n"
 
@@ -131,8 +131,8 @@ Made by `{command}`.
 Every number is a mean over seeds, ± half their range. The explanation is the gradient of the logit of the true class.
 Certified figures are sound: those of the intersection of IBP's and CROWN's boxes, or of IBP's alone where a
 convolutional net is bounded at another size than its eps. Attacked figures are what was found: no certificate can say
-more. Inputs are attacked by gradient ascent, parameters by 50 random corners. A net whose accuracy is less than
-{margin:.0f} points above the share of the most frequent class has FAILED: a constant answer needs no explanation.
+more. A net whose accuracy is less than {margin:.0f} points above the share of the most frequent class has FAILED: a
+constant answer needs no explanation.
 
 "unsound" is the share of points at which the true value of what the paper's code explains, (z_t - 1) grad z_t, was
 found outside of that code's bounds: those of the point itself ("at 0"), or those of the ball, at one of 20 points.

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from lirpa_explain.training import LOSSES, BortAdamW, bort_groups, training_loss
+from lirpa_explain.training import LOSSES, BortAdamW, Ramp, bort_groups, training_loss
 
 from . import losses  # noqa: F401  (fills the table of losses)
 from .data import Data
@@ -43,14 +43,14 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None =
     task = partial(F.cross_entropy, weight=1 / data.train_y.bincount() if setup.balanced else None)
     steps = epochs * (len(data.train_x) // batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step / steps, recipe.warmup))
+    eps = Ramp(0.0, setup.eps * recipe.eps_factor, end=round(recipe.warmup * steps))
     step = 0
     for _ in trange(epochs, desc="epochs", leave=False, position=bar or 0, disable=bar is None):
         for rows in torch.randperm(len(data.train_x)).split(batch):
             if len(rows) < batch:
                 continue
             step += 1
-            radius = setup.eps * recipe.eps_factor * min(1.0, step / (recipe.warmup * steps))
-            loss = training_loss(recipe.method, net, data.train_x[rows], data.train_y[rows], eps=radius,
+            loss = training_loss(recipe.method, net, data.train_x[rows], data.train_y[rows], eps=eps(step),
                                  weight=recipe.weight, task=task, **settings)
             optimizer.zero_grad()
             loss.backward()
