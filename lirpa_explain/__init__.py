@@ -25,6 +25,7 @@ from .boundary.search import BoundaryPoints as BoundaryPoints  # noqa: E402
 from .boundary.search import BoundarySearch as BoundarySearch  # noqa: E402
 from .bounding.ball import Ball as Ball  # noqa: E402
 from .bounding.engine import METHODS as METHODS  # noqa: E402
+from .bounding.parameters import ParameterBox as ParameterBox  # noqa: E402
 from .certificates import METRICS as METRICS  # noqa: E402
 from .certificates import Certificate as Certificate  # noqa: E402
 from .certificates import Radius as Radius  # noqa: E402

@@ -12,6 +12,7 @@ from . import attributions
 from .boundary.moving import Moving
 from .bounding.ball import plain
 from .bounding.engine import METHODS
+from .bounding.parameters import Parameters
 from .errors import UnsupportedAttribution
 
 DTYPES = (torch.float64, torch.float32)
@@ -83,6 +84,16 @@ def check_boundary(boundary: Any, plan: attributions.Plan) -> attributions.Plan:
                          "boundary point.")
     return dataclasses.replace(plan, moving=Moving() if boundary == "moving" else
                                boundary if isinstance(boundary, Moving) else None)
+
+
+def check_parameters(parameters: Parameters | None, plan: attributions.Plan, expectation: str | None) -> None:
+    """Refuse parameters that move where something is read from the model outside of what is bounded."""
+    if parameters is not None and plan.nearest is not None:
+        raise UnsupportedAttribution("A boundary attribution cannot be certified under changes of the parameters: the "
+                                     "boundary points move with them, and are searched for with those given.")
+    if parameters is not None and expectation is not None:
+        raise ValueError("expectation does not go with parameters: what smoothing says of other inputs, it does not "
+                         "say of other parameters. Certify the mean of the samples that are drawn.")
 
 
 def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:

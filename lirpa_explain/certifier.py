@@ -14,7 +14,16 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor, nn
 
 from . import attributions
-from .arguments import check_boundary, check_inputs, check_method, check_seam, check_settings, check_spec, split_method
+from .arguments import (
+    check_boundary,
+    check_inputs,
+    check_method,
+    check_parameters,
+    check_seam,
+    check_settings,
+    check_spec,
+    split_method,
+)
 from .attacks.problem import Problem, random_state
 from .attacks.sandwich import attacked
 from .attributions import Plan
@@ -37,6 +46,7 @@ from .bounding.expectation import (
 from .bounding.integral import integral_plans
 from .bounding.intervals import IntervalPass
 from .bounding.optimize import Optimization
+from .bounding.parameters import Parameters, make_parameters
 from .certificates import Certificate
 from .certificates.radius import broadcastable
 from .errors import SoundnessError
@@ -137,8 +147,8 @@ class Certifier:
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
                 expectation: str | None = None, confidence: float = 0.999, boundary: str | Moving | None = None,
-                **attribute_kwargs: Any) -> Certificate:
-        """Bound the attribution over every allowed perturbation of these inputs.
+                parameters: Any = None, **attribute_kwargs: Any) -> Certificate:
+        """Bound the attribution over every allowed perturbation of these inputs, and of the model's parameters.
 
         Args:
             inputs: as for `lirpa_explain.certify`, and so all others.
@@ -154,6 +164,7 @@ class Certifier:
                 of samples.
             confidence: with which they hold then.
             boundary: "fixed", "moving" or a `Moving`, for boundary attributions.
+            parameters: how far the model's parameters may change.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -165,8 +176,10 @@ class Certifier:
         check_method(method)
         xs = check_inputs(inputs)
         with torch.inference_mode(False):
-            balls = make_balls(inputs, perturbation, eps, norm, clip)
-        problem = Problem(self.attribution, inputs, xs, balls, keywords, random_state(xs[0].device))
+            balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
+            with torch.set_grad_enabled(self.differentiable):
+                moved = make_parameters(self.attribution.forward_func, parameters)
+        problem = Problem(self.attribution, inputs, xs, balls, keywords, random_state(xs[0].device), moved)
         searched: list[Any] = []
         with isolated(xs[0].device), no_training_layers(), remembered(searched):
             nominal = attribute(self.attribution, inputs, xs, keywords)
@@ -175,6 +188,7 @@ class Certifier:
         flat, shaped = nominal.flat, nominal.shaped
         with isolated(xs[0].device), torch.set_grad_enabled(self.differentiable), remembered(searched):
             plan = bounded = check_boundary(boundary, attributions.make_plan(self.attribution, xs, keywords))
+            check_parameters(moved, plan, expectation)
             if integral is not None:
                 plan, bounded = integral_plans(plan, self.attribution, integral)
             report: dict[str, Any] = {}
@@ -186,7 +200,9 @@ class Certifier:
                 box, value = self._expected(plan, xs, balls, method, keywords, flat, expectation, confidence), flat
                 report = {"expectation": expectation, "confidence": confidence, "samples": plan.samples}
             else:
-                box, value = self._box(plan, bounded, xs, balls, method, keywords, flat)
+                box, value = self._box(plan, bounded, xs, balls, method, keywords, flat, moved)
+                if moved is not None:
+                    self._check_elsewhere(plan, bounded, problem, box)
             if integral is not None:
                 report = self._integral_report(bounded, xs, method, keywords, nominal)
 
@@ -195,7 +211,7 @@ class Certifier:
                 if expectation is not None:
                     return enclose(linear_range(C, box), torch.einsum("nkd,nd->nk", C, value))
                 with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-                    return self._spec(bounded, xs, balls, method, keywords, C, box, value)
+                    return self._spec(bounded, xs, balls, method, keywords, C, box, value, moved)
 
             spec_box = None if functions is None else refine(functions)
 
@@ -212,7 +228,8 @@ class Certifier:
 
         return Certificate(
             lower=shaped(box[0]), upper=shaped(box[1]), nominal=shaped(flat),
-            attribution=attributions.name_of(self.attribution), method=method, perturbation=_describe(balls, plan),
+            attribution=attributions.name_of(self.attribution), method=method,
+            perturbation=_describe(balls, plan, moved),
             dtype=str(flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
             convergence_delta=nominal.delta, versions=_versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],
@@ -283,21 +300,22 @@ class Certifier:
             return linear_bounds(plan, trace.module, trace.engine, xs, balls, method, rows)
 
     def _box(self, plan: Plan, bounded: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
-             keywords: dict[str, Any], nominal: Tensor) -> tuple[Box, Tensor]:
+             keywords: dict[str, Any], nominal: Tensor, parameters: Parameters | None = None) -> tuple[Box, Tensor]:
         """Checked bounds of an attribution, (N, D) each, and a value within; an outgrown trace is made anew.
 
         `plan` is that of Captum's value; `bounded` that of what is bounded, made of the same program.
         """
         is_new = self._trace(plan, xs, keywords)[1]
 
-        def run(plan: Plan, balls: tuple[Ball | None, ...], method: str) -> Composed:
-            return self._compose(plan, xs, balls, method, keywords)
+        def run(plan: Plan, balls: tuple[Ball | None, ...], method: str, parameters: Parameters | None = None
+                ) -> Composed:
+            return self._compose(plan, xs, balls, method, keywords, parameters)
 
         if plan.moving:
             moving = self._moving(plan, xs, balls, method, keywords)
             composed = dataclasses.replace(run(plan, (None,) * len(xs), method), lower=moving[0], upper=moving[1])
         else:
-            composed = run(bounded, balls, method)
+            composed = run(bounded, balls, method, parameters)
         try:
             if bounded is plan:
                 value = nominal
@@ -309,15 +327,41 @@ class Certifier:
             if is_new:
                 raise
             self._traces.clear()
-            return self._box(plan, bounded, xs, balls, method, keywords, nominal)
+            return self._box(plan, bounded, xs, balls, method, keywords, nominal, parameters)
         return enclose((composed.lower, composed.upper), value), value
 
+    @torch.no_grad()
+    def _check_elsewhere(self, plan: Plan, bounded: Plan, problem: Problem, box: Box) -> None:
+        """The attribution of the model with other parameters must be the trace's with these, and within the bounds.
+
+        A value that the model holds beside its parameters, computed from them once, would not move with them.
+        """
+        assert problem.parameters is not None
+        values = problem.parameters.draw(True, torch.Generator().manual_seed(0))
+        xs, keywords = problem.xs, problem.keywords
+
+        def run(plan: Plan, balls: tuple[Ball | None, ...]) -> Composed:
+            return self._compose(plan, xs, balls, "IBP", keywords)
+
+        with problem.parameters.set_to(values):
+            fixed = (None,) * len(xs)
+            value, nominal = run(plan, fixed), problem.attribute(xs, values).flat
+            within = value if bounded is plan else run(bounded, fixed)
+            try:
+                check_value(value, nominal, lambda r: run(plan, around(xs, r)))
+                check_value(dataclasses.replace(within, lower=box[0], upper=box[1]), within.value,
+                            lambda r: run(bounded, around(xs, r)))
+            except SoundnessError as error:
+                raise SoundnessError(f"With other parameters: {error} Perhaps the model computes with its parameters "
+                                     "in ways that autograd does not see, such as `.data`.") from error
+
     def _compose(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
-                 keywords: dict[str, Any]) -> Composed:
+                 keywords: dict[str, Any], parameters: Parameters | None = None) -> Composed:
         """Bounds of a plan, and its value."""
         trace, _ = self._trace(plan, xs, keywords)
         rows = trace.engine.rows_at_once(self.batch_size, method)
-        return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
+        with trace.engine.perturbed(parameters):
+            return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
 
     def _expected(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
                   keywords: dict[str, Any], nominal: Tensor, expectation: str, confidence: float) -> Box:
@@ -365,14 +409,16 @@ class Certifier:
         return compose_moving(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
 
     def _spec(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
-              keywords: dict[str, Any], functions: Tensor, box: Box, nominal: Tensor) -> Box:
+              keywords: dict[str, Any], functions: Tensor, box: Box, nominal: Tensor,
+              parameters: Parameters | None = None) -> Box:
         """Bounds of linear functions of the attribution: of the box, and by propagation where the plan is linear."""
         lower, upper = linear_range(functions, box)
         if plan.is_row_linear and method != "IBP" and not plan.moving:
             trace, _ = self._trace(plan, xs, keywords, explained=True)
             rows = trace.engine.rows_at_once(self.batch_size, method)
-            propagated = compose_functions(plan, trace.module, trace.engine, xs, balls, method, rows, functions,
-                                           self.progress)
+            with trace.engine.perturbed(parameters):
+                propagated = compose_functions(plan, trace.module, trace.engine, xs, balls, method, rows, functions,
+                                               self.progress)
             lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
         return enclose((lower, upper), torch.einsum("nkd,nd->nk", functions, nominal))
 
@@ -418,9 +464,12 @@ def state_of(forward: Any) -> tuple[Any, ...]:
               for m in model.modules() for b in m.buffers(recurse=False)))
 
 
-def _describe(balls: tuple[Ball | None, ...], plan: Plan) -> str:
+def _describe(balls: tuple[Ball | None, ...], plan: Plan, parameters: Parameters | None) -> str:
     words = ["held fixed" if ball is None else ball.words for ball in balls]
     text = words[0] if len(set(words)) == 1 else "; ".join(f"input {i}: {word}" for i, word in enumerate(words))
+    text = "inputs held fixed" if set(words) == {"held fixed"} else text
+    if parameters is not None:
+        text = f"{text}; {parameters.words}"
     if plan.nearest is None:
         return text
     return f"{text}; boundary point " + ("of each x' itself" if plan.moving else "fixed")

@@ -1,5 +1,6 @@
 """Attacks: what is found never exceeds what is certified, is the truth where that is known, and an alarm rings."""
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -173,7 +174,7 @@ def test_without_smoothing_a_relu_net_shows_no_way():
     with pytest.raises(KeyError):
         derivative.pull_back((x,), torch.ones_like, soft)  # its width is not known yet
     for (sample, start, _), (_, moved, _) in zip(derivative.chunks((x,)), derivative.chunks((x + 0.03,)), strict=True):
-        soft.measure(derivative.rows.example[sample], start, moved)
+        soft.measure(derivative.rows.example[sample], start, moved, contextlib.nullcontext())
     assert bool(derivative.pull_back((x,), torch.ones_like, soft)[0].any(1).all())
 
 

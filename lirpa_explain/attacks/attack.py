@@ -1,7 +1,7 @@
 """attack(): the strongest change of an attribution that is found within a ball, and the input that makes it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..arguments import check_inputs
 from ..bounding.ball import make_balls
+from ..bounding.parameters import make_parameters
 from .objectives import Objective
 from .objectives import objective as lookup
 from .problem import Problem, random_state
@@ -33,6 +34,8 @@ class AttackResult:
         objective: the name of what was maximised.
         fallback: why no gradients were followed and points drawn at random instead; "" if they were.
         interrupted: whether the search was stopped early.
+        worst_parameters: the parameters that moved, by name, as they were for each example at its worst input:
+            (N, *shape); empty if none did.
     """
 
     worst_inputs: Attributions
@@ -45,6 +48,7 @@ class AttackResult:
     objective: str
     fallback: str = ""
     interrupted: bool = False
+    worst_parameters: dict[str, Tensor] = field(default_factory=dict)
 
 
 def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
@@ -54,7 +58,7 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
            options: dict[str, Any] | None = None, samples: int = 60, restarts: int = 3, steps: int = 20,
            step: float = 1.0, schedule: str = "cosine", sharpness: tuple[float, float] = (0.3, 3.0),
            output_weight: float = 0.0, seed: int = 0, batch_size: int = 256, progress: bool = False,
-           **attribute_kwargs: Any) -> AttackResult:
+           parameters: Any = None, **attribute_kwargs: Any) -> AttackResult:
     """Search a ball for the input at which an attribution changes most.
 
     Maximises objective(A(x'), A(x)) over x' in the ball, for each example: random points and corners first, then
@@ -87,6 +91,8 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         seed: of the search. The attribution draws from the global generators as they are, the same at every point.
         batch_size: most rows (examples x path points) differentiated at once.
         progress: show a progress bar.
+        parameters: as for `certify`: how far the model's parameters may change, which are searched as well. At each
+            step they are the same for all examples: attack one example at a time for the strongest attack on each.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
@@ -112,8 +118,10 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
     """
     xs = check_inputs(inputs)
     with torch.inference_mode(False):
-        balls = make_balls(inputs, perturbation, eps, norm, clip)
-    problem = Problem(attribution, inputs, xs, balls, attribute_kwargs, random_state(xs[0].device))
+        balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
+        with torch.no_grad():
+            moved = make_parameters(attribution.forward_func, parameters)
+    problem = Problem(attribution, inputs, xs, balls, attribute_kwargs, random_state(xs[0].device), moved)
     settings = Settings(samples, restarts, steps, step, schedule, sharpness, output_weight, seed, batch_size, progress)
     return run(problem, lookup(objective, options) if isinstance(objective, str) else objective, settings)
 
@@ -127,4 +135,5 @@ def run(problem: Problem, objective: Objective, settings: Settings, watch: Watch
     return AttackResult(
         worst_inputs=problem.shaped(tuple(p.clone() for p in search.points)), attribution=shaped(search.attribution),
         value=search.value, nominal=shaped(search.nominal), low=shaped(search.low), high=shaped(search.high),
-        steps=search.steps, objective=objective.name, fallback=search.fallback, interrupted=search.interrupted)
+        steps=search.steps, objective=objective.name, fallback=search.fallback, interrupted=search.interrupted,
+        worst_parameters={name: value.clone() for name, value in search.values.items()})

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import attributions
 from ..bounding.ball import Ball
 from ..bounding.derivative import Derivative
+from ..bounding.parameters import Parameters
 from ..errors import UnsupportedAttribution, UnsupportedOperation
 from ..graph import capture_program
 from ..nominal import Nominal, attribute, isolated, no_training_layers
@@ -32,6 +33,7 @@ class Problem:
         balls: the ball of each, None if it is held fixed.
         keywords: of `attribution.attribute`.
         state: of the random generators of torch, the GPU and numpy at which the attribution starts.
+        parameters: those of the model that move; None if none does.
     """
 
     attribution: Any
@@ -40,6 +42,7 @@ class Problem:
     balls: tuple[Ball | None, ...]
     keywords: dict[str, Any]
     state: tuple[Any, ...] = field(default_factory=lambda: random_state(None))
+    parameters: Parameters | None = None
 
     @functools.cached_property
     def nominal(self) -> Nominal:
@@ -51,12 +54,12 @@ class Problem:
         """Shape of one example of each part of the attribution."""
         return tuple(tuple(part.shape[1:]) for part in self.nominal.parts)
 
-    def attribute(self, points: Points) -> Nominal:
-        """Captum's own attribution at points, each (N, *S)."""
+    def attribute(self, points: Points, values: dict[str, Tensor] | None = None) -> Nominal:
+        """Captum's own attribution at points, each (N, *S), of the model with values of the parameters that move."""
         keywords = {k: v for k, v in self.keywords.items() if k != "return_convergence_delta"}
         if callable(keywords.get("baselines")):
             keywords["baselines"] = self._constant(keywords["baselines"])
-        with self.replayed(), no_training_layers():
+        with self.replayed(), no_training_layers(), self.moved(values):
             return attribute(self.attribution, self.inputs, points, keywords)
 
     def derivative(self, batch_size: int) -> Derivative | str:
@@ -90,6 +93,10 @@ class Problem:
 
         setattr(drawn, "__signature__", inspect.signature(baselines))  # noqa: B010  (Captum counts the parameters)
         return drawn
+
+    def moved(self, values: dict[str, Tensor] | None) -> AbstractContextManager[None]:
+        """The model with these values of its parameters; none, or None: those it has."""
+        return self.parameters.set_to(values) if self.parameters is not None and values else nullcontext()
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from .attack import AttackResult, Attributions, run
 from .metrics import SURROGATES, certified_worsening
 from .objectives import OBJECTIVES, mask_rows, objective, share
 from .problem import Points, Problem
-from .search import Settings, Watch
+from .search import Settings, Values, Watch
 
 Coupling = Callable[..., tuple[str, dict[str, Any]]]
 
@@ -156,7 +156,7 @@ def attacked(problem: Problem, certificate: Certificate, metric: str, *, path: s
         result = run(problem, goal, given, alarm)
         alarm.compare(metric, certified, row.certified(alarm.widened(certificate), **options).detach(), result)
     return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high, result.steps,
-                    result.fallback, result.interrupted)
+                    result.fallback, result.interrupted, result.worst_parameters)
 
 
 def _width(certificate: Certificate, problem: Problem, alarm: Watch, settings: Settings, entries: int) -> Sandwich:
@@ -195,15 +195,15 @@ class _Alarm:
             raise ValueError(f"The attribution at the unperturbed input is no longer the certificate's: it differs by "
                              f"{float(difference.max()):.3g}. The model was changed; certify again.")
 
-    def __call__(self, points: Points, a: Tensor) -> None:
-        """Compare the attributions (N, D) at points with the bounds."""
+    def __call__(self, points: Points, a: Tensor, values: Values) -> None:
+        """Compare the attributions (N, D) at points, and at values of the parameters, with the bounds."""
         outside = torch.maximum(self.lower - a, a - self.upper) - self.slack
         if bool((outside <= 0).all()):
             return
         example, entry = divmod(int(outside.nan_to_num(torch.inf).argmax()), a.shape[1])
         self.ring(f"{float(a[example, entry]):.9g} was found for entry {entry} of the flattened attribution of example "
                   f"{example}, whose bounds are [{float(self.lower[example, entry]):.9g}, "
-                  f"{float(self.upper[example, entry]):.9g}].", points, a, example)
+                  f"{float(self.upper[example, entry]):.9g}].", points, a, example, values)
 
     def widened(self, certificate: Certificate) -> Certificate:
         """The certificate, its bounds moved out by the tolerance: what may be found for all that rounding explains."""
@@ -221,9 +221,9 @@ class _Alarm:
         points = result.worst_inputs if isinstance(result.worst_inputs, tuple) else (result.worst_inputs,)
         self.ring(f"{metric} is {float(result.value[example]):.9g} at an input of the ball of example {example}, "
                   f"certified is at most {float(certified[example]):.9g}.", points, flatten(result.attribution),
-                  example)
+                  example, {name: value[example] for name, value in result.worst_parameters.items()})
 
-    def ring(self, words: str, points: Points, a: Tensor, example: int) -> None:
+    def ring(self, words: str, points: Points, a: Tensor, example: int, values: Values) -> None:
         """Save the counterexample and raise."""
         content: dict[str, Any] = {
             "inputs": self.problem.xs, "worst_inputs": points, "attribution": a, "lower": self.lower,
@@ -234,7 +234,8 @@ class _Alarm:
         if path is None:
             handle, path = tempfile.mkstemp(prefix="counterexample-", suffix=".pt")
             os.close(handle)
-        torch.save({**content, "example": example}, path)
+        parameters = {name: value.detach().cpu().clone() for name, value in values.items()}
+        torch.save({**content, "example": example, "worst_parameters": parameters}, path)
         raise SoundnessError(f"The certificate is wrong: {words} The counterexample was saved to {path}; torch.load "
                              "reads it. This is a defect: please report the model and that file.")
 

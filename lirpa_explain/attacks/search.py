@@ -14,7 +14,8 @@ from .problem import Points, Problem
 from .steps import SCHEDULES, ascend, draw, flip
 from .surrogate import Softened
 
-Watch = Callable[[Points, Tensor], None]
+Values = dict[str, Tensor]
+Watch = Callable[[Points, Tensor, Values], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Search:
         problem: what is attacked.
         objective: what is maximised.
         settings: how.
-        watch: called with the points and attributions (N, D) of every evaluation; may raise.
+        watch: called with the points, the attributions (N, D) and the values of the parameters of every evaluation;
+            may raise.
     """
 
     def __init__(self, problem: Problem, objective: Objective, settings: Settings, watch: Watch | None = None) -> None:
@@ -69,6 +71,9 @@ class Search:
         self.nominal = problem.nominal.flat
         self.output = problem.output(problem.xs).detach() if settings.output_weight else None
         self.points = problem.xs
+        nominal = problem.parameters.nominal if problem.parameters else {}
+        self.common, self.total = nominal, -torch.inf  # of all examples together
+        self.values = {name: value.expand(len(self.nominal), *value.shape) for name, value in nominal.items()}
         self.attribution = self.low = self.high = self.nominal
         self.value = self.score = torch.full_like(self.nominal[:, 0], -torch.inf)
         self.steps, self.interrupted, self.fallback = 0, False, ""
@@ -79,36 +84,42 @@ class Search:
         with tqdm(total=settings.evaluations, disable=not settings.progress, unit="attribution", leave=False) as bar:
             self.bar = bar
             try:
-                self.evaluate(self.problem.xs)
+                self.evaluate(self.problem.xs, self.common)
                 for i in range(settings.samples):
-                    self.evaluate(self.draw(extreme=i % 2 == 0))
+                    self.evaluate(*self.draw(extreme=i % 2 == 0))
                 if settings.restarts:
                     self.ascend()
             except KeyboardInterrupt:
                 self.interrupted = True
                 warnings.warn("The attack was stopped; what it had found until then is returned.", stacklevel=3)
 
-    def evaluate(self, points: Points) -> Tensor:
-        """The attribution (N, D) at points; the best of each example is kept."""
-        a = self.problem.attribute(points).flat
+    def evaluate(self, points: Points, values: Values) -> Tensor:
+        """The attribution (N, D) at points and at values of the parameters; the best of each example is kept."""
+        a = self.problem.attribute(points, values).flat
         self.steps += 1
         self.bar.update()
         if self.watch is not None:
-            self.watch(points, a)
+            self.watch(points, a, values)
         value = self._score(self.objective.value, a)
-        score = value - self._penalty(points)
+        with self.problem.moved(values):
+            score = value - self._penalty(points)
         better = score > self.score
         self.value, self.score = torch.where(better, value, self.value), torch.where(better, score, self.score)
         self.attribution = torch.where(better[:, None], a, self.attribution)
-        self.points = tuple(torch.where(better.reshape(-1, *[1] * (p.ndim - 1)), p, q)
-                            for p, q in zip(points, self.points, strict=True))
+        self.points = tuple(_where(better, p, q) for p, q in zip(points, self.points, strict=True))
+        self.values = {name: _where(better, value[None], self.values[name]) for name, value in values.items()}
+        total = score.sum().item()
+        if total > self.total:
+            self.common, self.total = values, total
         self.low, self.high = torch.minimum(self.low, a), torch.maximum(self.high, a)
         return a
 
-    def draw(self, extreme: bool) -> Points:
-        """A random point of all balls."""
-        return tuple(draw(ball, x, extreme, self.generator)
-                     for ball, x in zip(self.problem.balls, self.problem.xs, strict=True))
+    def draw(self, extreme: bool) -> tuple[Points, Values]:
+        """A random point of all balls, and of the parameters."""
+        parameters = self.problem.parameters
+        points = tuple(draw(ball, x, extreme, self.generator)
+                       for ball, x in zip(self.problem.balls, self.problem.xs, strict=True))
+        return points, parameters.draw(extreme, self.generator) if parameters else {}
 
     def ascend(self) -> None:
         """Ascent from the best point so far, and from random ones: towards corners and along gradients, in turn."""
@@ -117,35 +128,42 @@ class Search:
         if isinstance(derivative, str):
             self.fallback = derivative
             for i in range(settings.restarts * (settings.steps + 1)):
-                self.evaluate(self.draw(extreme=i % 2 == 0))
+                self.evaluate(*self.draw(extreme=i % 2 == 0))
             return
         soft = self._softened(derivative)
         first, last = settings.sharpness
         for restart in range(settings.restarts):
-            points = self.points if restart == 0 else self.draw(extreme=restart % 2 == 0)
+            points, values = (self.points, self.common) if restart == 0 else self.draw(extreme=restart % 2 == 0)
             move = flip if restart % 2 == 0 and self.output is None else ascend  # a penalty keeps the best inside
             for step in range(settings.steps):
                 done = step / settings.steps
-                self.evaluate(points)
+                self.evaluate(points, values)
                 soft.sharpness = first * (last / first) ** (step / max(1, settings.steps - 1))
-                gradients = self._gradients(derivative, soft, points)
+                gradients, slopes = self._gradients(derivative, soft, points, values)
                 size = settings.step * SCHEDULES[settings.schedule](done)
                 points = tuple(p if ball is None else move(ball, x, p, g, size) for ball, x, p, g in
                                zip(self.problem.balls, self.problem.xs, points, gradients, strict=True))
-            self.evaluate(points)
+                if self.problem.parameters:
+                    values = self.problem.parameters.ascend(values, slopes, size)
+            self.evaluate(points, values)
 
     def _softened(self, derivative: Derivative) -> Softened:
         """The module with its jumps smoothed on the scale of the ball."""
         xs = self.problem.xs
         soft = Softened(derivative.module, len(xs[0]))
         for extreme in (True, False):
-            for (sample, start, _), (_, moved, _) in zip(derivative.chunks(xs), derivative.chunks(self.draw(extreme)),
-                                                         strict=True):
-                soft.measure(derivative.rows.example[sample], start, moved)
+            points, values = self.draw(extreme)
+            for (sample, start, _), (_, moved, _) in zip(derivative.chunks(xs), derivative.chunks(points), strict=True):
+                soft.measure(derivative.rows.example[sample], start, moved, self.problem.moved(values))
         return soft
 
-    def _gradients(self, derivative: Derivative, soft: Softened, points: Points) -> Points:
-        """Ascent directions: the slope of the objective at the change that the smoothed attribution makes."""
+    def _gradients(self, derivative: Derivative, soft: Softened, points: Points, values: Values
+                   ) -> tuple[Points, Values]:
+        """Ascent directions: the slope of the objective at the change that the smoothed attribution makes.
+
+        That of the parameters is one for all examples together.
+        """
+        tensors = self.problem.parameters.tensors if self.problem.parameters else {}
         start = derivative(self.problem.xs, soft)
 
         def cotangent(a: Tensor) -> Tensor:
@@ -156,15 +174,18 @@ class Search:
             slope = slope.nan_to_num(0, 0, 0)
             return torch.where((slope == 0).all(1, keepdim=True), self._noise(a), slope)
 
-        gradients = [g.nan_to_num(0, 0, 0) for g in derivative.pull_back(points, cotangent, soft)]
+        with self.problem.moved(values):
+            pulled = derivative.pull_back(points, cotangent, soft, tuple(tensors.values()))
+        pulled = tuple(g.nan_to_num(0, 0, 0) for g in pulled)
+        gradients, slopes = list(pulled[:len(points)]), dict(zip(tensors, pulled[len(points):], strict=True))
         if self.output is not None:
-            with torch.enable_grad():
+            with torch.enable_grad(), self.problem.moved(values):
                 leaves = tuple(p.detach().requires_grad_() for p in points)
                 penalty = torch.autograd.grad(self._penalty(leaves).sum(), leaves, allow_unused=True,
                                               materialize_grads=True)
             gradients = [g - p for g, p in zip(gradients, penalty, strict=True)]
         still = torch.stack([(g == 0).flatten(1).all(1) for g in gradients]).all(0)
-        return tuple(torch.where(still.reshape(-1, *[1] * (g.ndim - 1)), self._noise(g), g) for g in gradients)
+        return tuple(_where(still, self._noise(g), g) for g in gradients), slopes
 
     def _penalty(self, points: Points) -> Tensor:
         """What Dombrowski et al. subtract: a multiple of the squared change of the model's output, (N,)."""
@@ -180,3 +201,8 @@ class Search:
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, dtype=torch.float64,
                            device=self.generator.device).to(like)
+
+
+def _where(rows: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    """The rows (N,) of one tensor (N, *S) where true, of another elsewhere."""
+    return torch.where(rows.reshape(-1, *[1] * (other.ndim - 1)), chosen, other)

@@ -7,6 +7,7 @@ derivative of a smoothed module (Dombrowski et al. 2019 replace ReLU by softplus
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -55,8 +56,12 @@ class Softened:
         return self.module.run(functools.partial(self._call, example), inputs)
 
     @torch.no_grad()
-    def measure(self, example: Tensor, start: tuple[Tensor, ...], moved: tuple[Tensor, ...]) -> None:
-        """Note how far the argument of each jump moves, for each example, from one set of rows to another."""
+    def measure(self, example: Tensor, start: tuple[Tensor, ...], moved: tuple[Tensor, ...],
+                there: AbstractContextManager[None]) -> None:
+        """Note how far the argument of each jump moves, for each example, from one set of rows to another.
+
+        `there` is entered for the second: the module may have other parameters there.
+        """
         def arguments(inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
             found: dict[str, Tensor] = {}
 
@@ -68,7 +73,9 @@ class Softened:
             self.module.run(call, inputs)
             return found
 
-        before, after = arguments(start), arguments(moved)
+        before = arguments(start)
+        with there:
+            after = arguments(moved)
         for name, z in before.items():
             distance = (after[name] - z).abs().flatten(1).mean(1)
             reach = self.reach.get(name, distance.new_zeros(self.examples))

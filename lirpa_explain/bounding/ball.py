@@ -48,7 +48,7 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, eps: Any = None, norm: float = math.inf,
-               clip: Any = None) -> tuple[Ball | None, ...]:
+               clip: Any = None, may_be_fixed: bool = False) -> tuple[Ball | None, ...]:
     """The balls of all inputs, from whichever of the ways of giving them the caller chose.
 
     Args:
@@ -58,6 +58,7 @@ def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, ep
             tuple with one of these, or None for a fixed input, for each input.
         norm: inf, 2 or 1; used with `eps`.
         clip: (low, high), numbers or tensors, to which a ball of norm inf is cut; used with `eps`.
+        may_be_fixed: whether all inputs may be held fixed, and none of the ways chosen: something else moves.
 
     Returns:
         One `Ball` for each input; None for inputs held fixed.
@@ -75,6 +76,8 @@ def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, ep
     carried = [getattr(x, "ptb", None) if isinstance(x, BoundedTensor) else None for x in xs]
     given = {"perturbation": perturbation is not None, "eps": eps is not None,
              "a BoundedTensor": any(p is not None for p in carried)}
+    if may_be_fixed and not any(given.values()):
+        return (None,) * len(xs)
     if sum(given.values()) != 1:
         chosen = " and ".join(name for name, is_given in given.items() if is_given) or "none"
         raise ValueError(f"Give the perturbation in exactly one way: eps, perturbation, or BoundedTensor inputs; "
@@ -90,7 +93,7 @@ def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, ep
         perturbations = carried if perturbation is None else _each(perturbation, len(xs), "perturbation")
         balls = tuple(None if p is None else _from_perturbation(plain(x), p)
                       for x, p in zip(xs, perturbations, strict=True))
-    if all(ball is None for ball in balls):
+    if all(ball is None for ball in balls) and not may_be_fixed:
         raise ValueError("All inputs are held fixed; perturb at least one of them.")
     return balls
 

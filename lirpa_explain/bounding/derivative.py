@@ -38,13 +38,14 @@ class Derivative:
         return self._finish(self._sums(points, call or self._exact), points)
 
     def pull_back(self, points: tuple[Tensor, ...], cotangent: Callable[[Tensor], Tensor],
-                  call: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
+                  call: Callable[..., Tensor] | None = None, parameters: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
         """The gradient of <c, A(x)> at points, one (N, *S) for each input; memory is that of one chunk.
 
         Args:
             points: each (N, *S).
             cotangent: maps A(points) to c, both (N, D).
             call: `call(example, *inputs)` computes rows in place of the module, `example` (B,) that of each.
+            parameters: of the module, to differentiate by as well; their gradients come last.
         """
         call = call or self._exact
         with torch.enable_grad():
@@ -53,12 +54,13 @@ class Derivative:
             value = self._finish(sums, xs)
             upstream, *totals = torch.autograd.grad(value, (sums, *xs), cotangent(value.detach()), allow_unused=True,
                                                     materialize_grads=True)
+            totals += [torch.zeros_like(parameter) for parameter in parameters]
             for sample, values, weight in self.chunks(xs):
                 result = call(self.rows.example[sample], *values)
                 if not result.requires_grad:
                     continue
-                parts = torch.autograd.grad(result, xs, upstream[sample] * weight, allow_unused=True,
-                                            materialize_grads=True)
+                parts = torch.autograd.grad(result, (*xs, *parameters), upstream[sample] * weight,
+                                            allow_unused=True, materialize_grads=True)
                 totals = [total + part for total, part in zip(totals, parts, strict=True)]
         return tuple(totals)
 

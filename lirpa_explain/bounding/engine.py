@@ -13,17 +13,27 @@ from collections.abc import Iterable, Iterator
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
 from auto_LiRPA.bound_ops import Bound, BoundBuffers, BoundParams
-from auto_LiRPA.perturbations import Perturbation
+from auto_LiRPA.perturbations import Perturbation, PerturbationLpNorm
 from torch import Tensor
 
 from ..compat import parsing
 from ..graph import GradientModule
 from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, Box, box_of, box_of_interval, flat_rows
+from ..operators.bound import (
+    BoundOperator,
+    Box,
+    MovingParameter,
+    box_of,
+    box_of_interval,
+    flat_rows,
+    moving_box,
+)
 from ..operators.planes import BoundPlanes
+from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import linear_range
 from .integral import Stretch
 from .optimize import Optimization, optimized
+from .parameters import Parameters
 
 METHODS = {
     "IBP": "interval bounds throughout",
@@ -66,11 +76,16 @@ class Engine:
         self._nodes = {node.name: node for node in nodes}
         self._width = max(math.prod(node.output_shape[1:]) for node in nodes if node.output_shape is not None)
         self._item_size = example[0].element_size()
-        self._relaxed_by = {
-            node.name: [(user, i) for user in nodes if isinstance(user, BoundOperator)
-                        for i in user.requires_input_bounds if user.inputs[i] is node]
-            for node in nodes
-        }
+        self._parameters: Parameters | None = None
+
+    @contextlib.contextmanager
+    def perturbed(self, parameters: Parameters | None) -> Iterator[None]:
+        """While it is active, bounds hold for all values of these parameters; None: for those they have."""
+        self._parameters = parameters
+        try:
+            yield
+        finally:
+            self._parameters = None
 
     def __call__(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...], method: str,
                  functions: Tensor | None = None) -> Box:
@@ -86,7 +101,7 @@ class Engine:
             (lower, upper), each (B, K or D), differentiable in the parameters unless grad mode is off.
         """
         moving = [name for name, p in zip(self.module.input_names, perturbations, strict=False) if p is not None]
-        if not self.module.depends_on(moving):
+        if not self.module.depends_on([*moving, *self._moving_parameters()]):
             value = self.module(*inputs)
             value = value if functions is None else torch.einsum("bkd,bd->bk", functions, value)
             return value, value
@@ -115,16 +130,49 @@ class Engine:
     def _at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...]) -> Iterator[None]:
         """Set the inputs, and forget what was bounded for them afterwards."""
         balls = [*perturbations, *[None] * (len(inputs) - len(perturbations))]
+        if all(ball is None for ball in balls):  # auto_LiRPA takes that for inputs that all move
+            balls[0] = PerturbationLpNorm(norm=math.inf, x_L=inputs[0], x_U=inputs[0])
         self.bounded(*[x if ball is None else BoundedTensor(x, ball) for x, ball in zip(inputs, balls, strict=True)])
         if not torch.is_grad_enabled():
             self._detach_parameters()
         try:
+            self._move_parameters()
             yield
         finally:
             for node in self._nodes.values():
-                node.rounding_margin = None
+                node.rounding_margin = node.moving_parameter = None
                 if isinstance(node, BoundPlanes):
                     node.forget()
+
+    def _moving_parameters(self) -> dict[str, MovingParameter]:
+        """The module's parameters that move, by their names in it."""
+        if self._parameters is None:
+            return {}
+        moving = {name: self._parameters.of(tensor) for name, tensor in self.module.named_parameters(recurse=False)}
+        return {name: parameter for name, parameter in moving.items() if parameter is not None}
+
+    def _move_parameters(self) -> None:
+        """Give the nodes of parameters that move their boxes, and mark all that depends on them."""
+        moving = self._moving_parameters()
+        for node in self._nodes.values() if moving else ():
+            if isinstance(node, BoundParams):
+                node.moving_parameter = moving.get(node.ori_name)
+            elif isinstance(node, BoundUnperturbed):
+                node.moving_parameter = _function_of_parameters(node)
+            elif any(n.perturbed or moving_box(n) is not None for n in node.inputs):
+                node.perturbed = True
+
+    def _relaxed_by(self, method: str) -> dict[str, list[tuple[BoundOperator, int]]]:
+        """Each node, front to back, with the operators whose relaxation reads its bounds, as which input.
+
+        What is affine reads bounds, where its weight moves, for linear bounds only.
+        """
+        users: dict[str, list[tuple[BoundOperator, int]]] = {name: [] for name in self._nodes}
+        for user in self._nodes.values():
+            if isinstance(user, BoundOperator) and not (method == "IBP" and isinstance(user, BoundAffine)):
+                for i in user.relaxed_inputs():
+                    users[user.inputs[i].name].append((user, i))
+        return users
 
     def _detach_parameters(self) -> None:
         """Read the parameters as constants, so that optimising mixtures does not differentiate by them too."""
@@ -134,7 +182,7 @@ class Engine:
 
     def _bound_within(self, method: str) -> None:
         """Bound every node that a relaxation reads."""
-        for name, users in self._relaxed_by.items():
+        for name, users in self._relaxed_by(method).items():
             if users and self._nodes[name].perturbed:
                 self._bound(name, users, method)
 
@@ -255,6 +303,14 @@ class Engine:
             seen.update(n.name for n in new)
             stack += new
         return list(found.values())
+
+
+def _function_of_parameters(node: BoundUnperturbed) -> MovingParameter | None:
+    """The box of a function of parameters; None if none of them moves."""
+    names = tuple(name for n in node.inputs if moving_box(n) is not None for name in n.moving_parameter.names)
+    if not names:
+        return None
+    return MovingParameter(node.parameter_range(*map(box_of, node.inputs)), names)
 
 
 def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule:

@@ -1,6 +1,6 @@
 """The two sides between which the worst case of a metric lies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Sandwich:
         steps: how many attributions were computed.
         fallback: why no gradients were followed; "" if they were.
         interrupted: whether the search was stopped early.
+        worst_parameters: the parameters that moved, by name, (N, *shape), as they were at each example's worst input.
     """
 
     metric: str
@@ -33,6 +34,7 @@ class Sandwich:
     steps: int
     fallback: str = ""
     interrupted: bool = False
+    worst_parameters: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def ratio(self) -> Tensor:

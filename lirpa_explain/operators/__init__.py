@@ -11,6 +11,7 @@ from . import (  # noqa: F401  (each fills the table)
     powers,
     secant,
     softmax,
+    unperturbed,
 )
 from .elementwise import activation as activation
 from .elementwise import register_activation as register_activation

@@ -14,8 +14,9 @@ from ..relaxations import product
 from ..relaxations.piecewise import Line
 from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
-from .bound import Box, both_sides, value_of
+from .bound import Box, both_sides, box_of, moving_box, value_of
 from .planes import BoundPlanes, Mixture, Plane, to_shape
+from .weights import center_radius, changes_sign, product_sides
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ class BoundActivationGradient(BoundProduct):
 
 
 class BoundMultiply(BoundProduct):
-    """p = x * y, entry by entry, either or both perturbed."""
+    """p = x * y, entry by entry, either or both perturbed; one of them may be a parameter that moves."""
+
+    takes_parameters = True
 
     def factor(self, t: Box) -> tuple[Box, Lines]:
         identity = torch.ones_like(t[0]), torch.zeros_like(t[0])
@@ -110,7 +113,10 @@ class BoundMultiply(BoundProduct):
         return identity, identity
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
-        return torch.full_like(boxes[index][0], self.inputs[1 - index].perturbed, dtype=torch.bool)
+        other = self.inputs[1 - index]
+        if moving_box(other) is not None:
+            return changes_sign(*boxes[index])
+        return torch.full_like(boxes[index][0], other.perturbed, dtype=torch.bool)
 
     def bound_interval(self, *boxes: Box) -> Box:
         return product_range(boxes[0], boxes[1])
@@ -121,6 +127,12 @@ class BoundMultiply(BoundProduct):
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         if all(node.perturbed for node in nodes):
             return super().bound_linear(last_lower, last_upper, *nodes)
+        parameter = next((node for node in nodes if moving_box(node) is not None), None)
+        if parameter is not None:
+            at = 1 if parameter is nodes[0] else 0
+            center, radius = center_radius(box_of(parameter))
+            return product_sides(last_lower, last_upper, nodes, at, lambda A: to_shape(A * center, nodes[at]),
+                                 lambda A: to_shape(A * radius, nodes[at]))
         moving = 0 if nodes[0].perturbed else 1
         weight = value_of(nodes[1 - moving])
 

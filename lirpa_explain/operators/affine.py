@@ -4,6 +4,7 @@ Their linear bounds are exact: the coefficients are pulled back by the transpose
 vector-Jacobian product gives. Nothing is derived by hand.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedOperation
-from .bound import BoundOperator, Box, both_sides, value_of, weighted_sum
+from .bound import BoundOperator, Box, both_sides, moving_box, refuse_parameter, value_of, weighted_sum
 from .planes import to_shape
 from .registry import Operator, register
+from .weights import center_radius, changes_sign, product_sides
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,40 @@ class Affine:
             and increases in every input.
         transposed: the transposed map from the output to the first input, where calling torch's own is slow:
             `transposed(A, *weights, **settings, of)` maps coefficients (S, B, *output) to (S, B, *of).
+        bilinear: whether it is linear in its first weight too, which may then be a parameter that moves.
     """
 
     magnitude: Callable[..., Tensor] | None = None
     transposed: Callable[..., Tensor] | None = None
+    bilinear: bool = True
 
 
 class BoundAffine(BoundOperator):
     """Affine map of the perturbed inputs.
 
     Without weights it increases in every input: the interval is (f(lower), f(upper)).
-    With weights it is linear in the first input and the others must not be perturbed: the interval is
-    f(center) -+ magnitude(radius).
+    With weights it is linear in the first input and in the second, which must have no rows: the interval is
+    f(center) -+ magnitude(radius), and a parameter that moves adds f(largest |x|, radius of the parameter).
     """
+
+    takes_parameters = True
 
     @property
     def traits(self) -> Affine:
         return self.operator.traits or Affine()
+
+    @property
+    def weight_moves(self) -> bool:
+        """Whether it is a product with a parameter that moves."""
+        return self.traits.magnitude is not None and any(moving_box(node) is not None for node in self.inputs[1:])
+
+    def relaxed_inputs(self) -> list[int]:
+        return [0] if self.weight_moves else []
+
+    def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        if getattr(self.inputs[0], "perturbation", None) is not None:  # an input's own box is known
+            return torch.zeros_like(boxes[0][0], dtype=torch.bool)
+        return changes_sign(*boxes[0])
 
     def bound_interval(self, *boxes: Box) -> Box:
         lowers, uppers = [box[0] for box in boxes], [box[1] for box in boxes]
@@ -54,9 +73,12 @@ class BoundAffine(BoundOperator):
         if self.traits.magnitude is None:
             return self.forward(*lowers), self.forward(*uppers)
         self._check_weights_fixed()
-        center, radius = (uppers[0] + lowers[0]) / 2, (uppers[0] - lowers[0]) / 2
-        value = self.forward(center, *lowers[1:])
-        spread = self.traits.magnitude(radius, *lowers[1:], **self.settings)
+        center, radius = center_radius(boxes[0])
+        weights, reach = self._weights()
+        value = self.forward(center, *weights)
+        spread = self.traits.magnitude(radius, *weights, **self.settings)
+        if reach is not None:
+            spread = spread + self.forward(torch.maximum(lowers[0].abs(), uppers[0].abs()), *reach)
         return value - spread, value + spread
 
     def magnitude(self, *sizes: Tensor) -> Tensor:
@@ -66,44 +88,66 @@ class BoundAffine(BoundOperator):
         return self.traits.magnitude(*sizes, **self.settings)
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        if self.traits.magnitude is None:
+            return self._pull_sum(last_lower, last_upper, *nodes)
+        self._check_weights_fixed()
+        weights, reach = self._weights()
+        if reach is not None:
+            return product_sides(last_lower, last_upper, nodes, 0, lambda A: self._pulled(A, weights),
+                                 lambda A: self._pulled(A, reach))
+
+        def pull(A: Tensor) -> tuple[list[Tensor | None], float]:
+            return [self._pulled(A, weights), *[None] * len(weights)], 0.0
+
+        return both_sides(last_lower, last_upper, pull, pull)
+
+    def _pull_sum(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        """Exact coefficients where there are no weights."""
         moving = [i for i, node in enumerate(nodes) if node.perturbed]
-        if self.traits.magnitude is not None:
-            self._check_weights_fixed()
         fixed = {i: value_of(node) for i, node in enumerate(nodes) if not node.perturbed}
 
         def function(*values: Tensor) -> Tensor:
             arguments = {**fixed, **dict(zip(moving, values, strict=True))}
             return self.forward(*[arguments[i] for i in range(len(nodes))])
 
-        transposed = self.traits.transposed
-        if transposed is not None and moving == [0]:
-            weights = [fixed[i] for i in range(1, len(nodes))]
-            shape = nodes[0].output_shape[1:]
-
-            def pull_first(A: Tensor) -> tuple[list[Tensor | None], float]:
-                pulled = transposed(A, *weights, **self.settings, of=shape)
-                return [pulled, *[None] * len(weights)], 0.0
-
-            return both_sides(last_lower, last_upper, pull_first, pull_first)
-
         def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
+            if self.traits.transposed is not None and moving == [0]:
+                return [self._pulled(A, []), *[None] * (len(nodes) - 1)], 0.0
             zeros = [A.new_zeros(A.shape[1], *nodes[i].output_shape[1:]) for i in moving]
             constant, backward = torch.func.vjp(function, *zeros)[:2]
-            pulled = torch.vmap(backward)(A)
             coefficients: list[Tensor | None] = [None] * len(nodes)
-            for i, coefficient in zip(moving, pulled, strict=True):
+            for i, coefficient in zip(moving, torch.vmap(backward)(A), strict=True):
                 coefficients[i] = coefficient
-            linear = self.traits.magnitude is not None or not fixed
-            return coefficients, 0.0 if linear else weighted_sum(A, constant)
+            return coefficients, weighted_sum(A, constant) if fixed else 0.0
 
         return both_sides(last_lower, last_upper, pull, pull)
+
+    def _pulled(self, A: Tensor, weights: list[Tensor]) -> Tensor:
+        """Coefficients (S, B, *x) of the first input, with these weights."""
+        shape = self.inputs[0].output_shape[1:]
+        if self.traits.transposed is not None:
+            return self.traits.transposed(A, *weights, **self.settings, of=shape)
+        backward = torch.func.vjp(lambda x: self.forward(x, *weights), A.new_zeros(A.shape[1], *shape))[1]
+        return torch.vmap(backward)(A)[0]
+
+    def _weights(self) -> tuple[list[Tensor], list[Tensor] | None]:
+        """The weights, or their centres; and with the radius in place of one that moves, None if none does."""
+        weights, reach = [], []
+        for node in self.inputs[1:]:
+            box = moving_box(node)
+            value, radius = (value_of(node),) * 2 if box is None else center_radius(box)
+            weights.append(value)
+            reach.append(radius)
+        return weights, reach if self.weight_moves else None
 
     def _check_weights_fixed(self) -> None:
         if any(node.perturbed for node in self.inputs[1:]):
             raise UnsupportedOperation(
-                f"{self.operator.name}: its weights are perturbed, or depend on a perturbed input. Only the first "
-                "factor may be. Keep the parameters unperturbed, or rewrite the model as products entry by entry."
+                f"{self.operator.name}: its weights depend on a perturbed input. Only the first factor may. Rewrite "
+                "the model as products entry by entry."
             )
+        for node in self.inputs[2 if self.traits.bilinear else 1:]:
+            refuse_parameter(node, self.operator.name)
 
 
 def _transposed_matmul(A: Tensor, w: Tensor, of: Any) -> Tensor:
@@ -125,19 +169,22 @@ class BoundAdd(BoundAffine):
     """x + y: coefficients are handed on, summed over what was broadcast."""
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
-        def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
+        def pull(A: Tensor, sign: int = 0) -> tuple[list[Tensor | None], Tensor | float]:
             coefficients = [to_shape(A, node) if node.perturbed else None for node in nodes]
-            return coefficients, sum(weighted_sum(A, value_of(node)) for node in nodes if not node.perturbed)
+            bias: Tensor | float = 0.0
+            for node in nodes:
+                box = moving_box(node)
+                if box is not None:
+                    center, radius = center_radius(box)
+                    bias = bias + weighted_sum(A, center) + sign * weighted_sum(A.abs(), radius)
+                elif not node.perturbed:
+                    bias = bias + weighted_sum(A, value_of(node))
+            return coefficients, bias
 
+        if any(moving_box(node) is not None for node in nodes):
+            return both_sides(last_lower, last_upper, functools.partial(pull, sign=-1),
+                              functools.partial(pull, sign=1))
         return both_sides(last_lower, last_upper, pull, pull)
-
-
-class BoundUnperturbed(BoundOperator):
-    """Any function of parameters that are not perturbed, such as a reparametrised weight."""
-
-    def bound_interval(self, *boxes: Box) -> Box:
-        value = self.forward(*[box[0] for box in boxes])
-        return value, value
 
 
 def _center(x: Tensor, dims: list[int]) -> Tensor:
@@ -173,15 +220,6 @@ def _slice(x: Tensor, dim: int, start: int, stop: int, step: int) -> Tensor:
     return x[tuple(index)]
 
 
-def _aten(*tensors: Tensor, target: str, arguments: list[Any], output: int | None = None) -> Tensor:
-    """Call an ATen operation; each {"tensor": True} among `arguments` stands for the next tensor."""
-    packet, overload = target.split(".")
-    values = iter(tensors)
-    filled = [next(values) if argument == {"tensor": True} else argument for argument in arguments]
-    result = getattr(getattr(torch.ops.aten, packet), overload)(*filled)
-    return result if output is None else result[output]
-
-
 ROWS = [
     # Increasing in every input.
     Operator("add", lambda x, y: x + y, BoundAdd, "+, biases, residual connections"),
@@ -208,11 +246,9 @@ ROWS = [
              "nn.Upsample, nn.AdaptiveAvgPool2d, nn.ReflectionPad2d, nn.ReplicationPad2d, roll, flip, indices, cumsum",
              Affine(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
     Operator("divide", torch.div, BoundAffine, "division by parameters and constants",
-             Affine(lambda x, w: x / w.abs())),
+             Affine(lambda x, w: x / w.abs(), bilinear=False)),
     Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
              Affine(_center_magnitude)),
-    # Of what is not perturbed.
-    Operator("unperturbed", _aten, BoundUnperturbed, "reparametrised weights"),
 ]
 for row in ROWS:
     register(row)

@@ -4,6 +4,7 @@ A backward coefficient `A` has shape (S, B, *output): S linear functions of the 
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ class BoundOperator(Bound):
     """Base class of the bound operators; `operator` is the row of the table that a subclass was made for."""
 
     operator: Any
+    takes_parameters = False
+    """Whether its bounds hold for parameters that move; only then may an input be one."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
@@ -55,18 +58,23 @@ class BoundOperator(Bound):
 
     def interval_propagate(self, *v: Any) -> Box:
         self.refuse_perturbed_parameters()
-        return self.bound_interval(*map(box_of_interval, v))
+        return self.bound_interval(*(moving_box(node) or box_of_interval(interval)
+                                     for node, interval in zip(self.inputs, v, strict=True)))
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
         self.refuse_perturbed_parameters()
         return self.bound_linear(last_lA, last_uA, *x)
 
     def refuse_perturbed_parameters(self) -> None:
-        """Raise UnsupportedOperation if an input is a perturbed parameter, whose rows nobody could tell apart."""
+        """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it must not."""
         if any(node.perturbed and not node.from_input for node in self.inputs):
             raise UnsupportedOperation(
-                f"{self.operator.name}: a parameter is perturbed. Only inputs can be; hold the parameters fixed."
+                f"{self.operator.name}: a parameter is an auto_LiRPA BoundedParameter. Keep it plain, and give its "
+                "perturbation to certify(..., parameters=...)."
             )
+        if not self.takes_parameters:
+            for node in self.inputs:
+                refuse_parameter(node, self.operator.name)
 
 
 def box_of_interval(interval: Any) -> Box:
@@ -87,9 +95,44 @@ def box_of_interval(interval: Any) -> Box:
     return lower, upper
 
 
+@dataclass(frozen=True)
+class MovingParameter:
+    """What is known of a parameter that moves, or of a function of parameters: neither has rows.
+
+    The engine sets it as a node's `moving_parameter` for the time of a call. auto_LiRPA's own `perturbed` stays False:
+    the operators that read the node account for its box, and nothing is propagated to it.
+
+    Args:
+        box: bounds of the value, each of its own shape.
+        names: the user's names of the parameters that it is made of.
+    """
+
+    box: Box
+    names: tuple[str, ...]
+
+
+def moving_box(node: Bound) -> Box | None:
+    """Bounds of a parameter that moves, without rows; None of any other node."""
+    moving = getattr(node, "moving_parameter", None)
+    return None if moving is None else moving.box
+
+
+def refuse_parameter(node: Bound, operator: str) -> None:
+    """Raise UnsupportedOperation if a node is a parameter that moves."""
+    if moving_box(node) is not None:
+        names = node.moving_parameter.names
+        raise UnsupportedOperation(
+            f"{operator}: bounds hold for fixed parameters only, but {', '.join(names)} may change. Hold what has no "
+            f"bounds fixed, for instance parameters={{'*': lx.ParameterBox(...), {names[0]!r}: None}}."
+        )
+
+
 def box_of(node: Bound) -> Box:
     """Current bounds of a node, whether it is perturbed or not."""
     if not node.perturbed:
+        moving = moving_box(node)
+        if moving is not None:
+            return moving
         value = value_of(node)
         return value, value
     if getattr(node, "perturbation", None) is not None:
@@ -98,7 +141,8 @@ def box_of(node: Bound) -> Box:
 
 
 def value_of(node: Bound) -> Tensor:
-    """Value of a node that is not perturbed, computed if nobody has yet."""
+    """Value of a node that does not move, computed if nobody has yet."""
+    refuse_parameter(node, "a value")
     if getattr(node, "forward_value", None) is None:
         node.forward_value = node.forward(*[value_of(n) for n in node.inputs])
     return node.forward_value

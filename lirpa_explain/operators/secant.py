@@ -35,7 +35,10 @@ class BoundSecantGradient(BoundPlanes):
         """Raise UnsupportedOperation also if the reference is perturbed."""
         super().refuse_perturbed_parameters()
         if self.inputs[2].perturbed:
-            raise UnsupportedOperation("secant_gradient: the reference z0 is perturbed. Only g and z can be.")
+            raise UnsupportedOperation(
+                "secant_gradient: the reference z0 moves; only g and z may. DeepLift has no bounds for parameters that "
+                "move, since what its baseline gives moves with them."
+            )
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         low, high = self._range(boxes)

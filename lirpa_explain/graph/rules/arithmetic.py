@@ -78,6 +78,8 @@ def multiply(b: Builder, x: Any, y: Any) -> Rows:
 def _div(b: Builder, x: Any, y: Any) -> Rows:
     if isinstance(y, Rows):
         return multiply(b, x, power(b, y, -1))
+    if isinstance(y, Live):  # bounded as a product where y moves
+        return multiply(b, x, b.live("reciprocal.default", y))
     x, y = b.line_up(x, y)
     return b.emit("divide", x, y, shape=broadcast(x, y))
 

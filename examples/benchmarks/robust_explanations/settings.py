@@ -1,0 +1,183 @@
+"""What is run: the data sets with their nets and radii, and the ways to train."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from . import data, nets
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A data set, its net, and how it is trained and evaluated.
+
+    Args:
+        load: from the folder of the data, or None, to the data.
+        net: from the activation to a new net.
+        eps: radius of the l-inf ball, in training and in evaluation.
+        epochs: of training.
+        batch: examples a step.
+        lr: of Adam; constant until the radius is reached, then a cosine to 0.
+        headline: the figure of the curve: "fair", "signs" or "region", see `evaluate.FIGURES`.
+        points: test examples that are explained.
+        radii: further radii at which explanations are certified.
+        gammas: relative changes of the parameters, |dW| <= gamma |W|.
+        channels: of an image, whose changes add up in "region".
+        balanced: whether the task's loss weighs classes by 1 / their number; for data whose classes are not as frequent
+            in training as in the test.
+        crown_everywhere: whether CROWN is run beside IBP for every perturbation, and not for `eps` alone: for 100
+            images and the CNN it takes a minute, and two for its parameters.
+    """
+
+    load: Callable[[Path | None], data.Data]
+    net: Callable[[nets.Activation], nn.Sequential]
+    eps: float
+    epochs: int
+    batch: int
+    lr: float
+    headline: str
+    points: int
+    radii: tuple[float, ...] = ()
+    gammas: tuple[float, ...] = (0.01, 0.02, 0.03, 0.04, 0.05)
+    channels: int = 1
+    balanced: bool = False
+    crown_everywhere: bool = True
+
+
+TABULAR: dict[str, Any] = {"eps": 0.05, "batch": 32, "lr": 1e-3, "headline": "fair", "points": 200,
+                           "radii": (0.01, 0.025)}
+DIGITS: dict[str, Any] = {"load": data.mnist, "eps": 0.05, "lr": 1e-3, "headline": "signs", "points": 100,
+                          "radii": (0.01, 0.025)}
+MEDICAL: dict[str, Any] = {"eps": 0.025, "epochs": 20, "batch": 100, "lr": 1e-3, "headline": "region", "points": 100,
+                           "crown_everywhere": False}
+
+SETUPS: dict[str, Setup] = {
+    "adult": Setup(data.adult, nets.fully_connected(63, 256, 256, 2), epochs=10, **TABULAR),
+    "german": Setup(data.german, nets.fully_connected(62, 256, 256, 2), epochs=20, **TABULAR),
+    "credit_default": Setup(data.credit_default, nets.fully_connected(146, 256, 256, 2), epochs=10, **TABULAR),
+    "mnist_fc": Setup(net=nets.fully_connected(784, 128, 10), epochs=20, batch=100, **DIGITS),
+    "mnist_cnn": Setup(net=nets.small_cnn(1, 10), epochs=10, batch=256, crown_everywhere=False, **DIGITS),
+    "pneumonia": Setup(data.medical("pneumonia"), nets.small_cnn(1, 2), balanced=True, **MEDICAL),
+    "breast": Setup(data.medical("breast"), nets.small_cnn(1, 2), **MEDICAL),
+    "derma": Setup(data.medical("derma"), nets.small_cnn(3, 7), channels=3, **MEDICAL),
+    "blood": Setup(data.medical("blood"), nets.small_cnn(3, 8), channels=3, **MEDICAL),
+}
+"""Data sets by name."""
+
+DEFAULT = ("adult", "german", "credit_default", "mnist_fc", "mnist_cnn", "pneumonia", "breast")
+
+_SMALL = {"batch": 32, "epochs": 6, "lr": 3e-3, "points": 10, "gammas": (0.02,)}
+QUICK: dict[str, Setup] = {
+    "cancer": Setup(data.cancer, nets.fully_connected(30, 32, 32, 2), eps=0.05, headline="fair", **_SMALL),
+    "digits": Setup(data.digits, nets.fully_connected(64, 32, 10), eps=0.05, headline="signs", **_SMALL),
+}
+"""What --quick runs: data that scikit-learn ships."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train.
+
+    Args:
+        method: a key of `lirpa_explain.training.TRAINING_METHODS`.
+        weight: of the penalty.
+        settings: of the method.
+        eps_factor: radius in training, as a multiple of that of the data set.
+        warmup: share of the steps over which the radius grows from 0, linearly.
+        activation: a key of `nets.ACTIVATIONS`.
+        adam_decay: weight decay of Adam.
+        bort: gamma of BortAdamW; 0 for Adam.
+        epochs: if not those of the data set.
+        batch: likewise.
+        lr: likewise.
+    """
+
+    method: str = "plain"
+    weight: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+    eps_factor: float = 1.0
+    warmup: float = 0.5
+    activation: str = "relu"
+    adam_decay: float = 0.0
+    bort: float = 0.0
+    epochs: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What differs from the defaults, short enough for a file."""
+        default = Recipe(self.method)
+        changed = {key: value for key, value in vars(self).items() if value != getattr(default, key)}
+        changed |= changed.pop("settings", {})
+        changed |= changed.pop("options", {})
+        return ",".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+                        for key, value in changed.items()) or "default"
+
+
+def grid(method: str, values: tuple[float, ...], key: str = "weight", **fixed: Any) -> list[Recipe]:
+    """A recipe for each value of one of its fields, or of a setting of the method."""
+    return [Recipe(method, **fixed, **{key: v}) if hasattr(Recipe, key) else Recipe(method, settings={key: v}, **fixed)
+            for v in values]
+
+
+BASELINES: dict[str, list[Recipe]] = {
+    "plain": [Recipe()],
+    "pgd": grid("pgd", (0.5, 1.0, 2.0), "eps_factor"),
+    "atex": grid("atex", (0.1, 1.0, 10.0)),
+    "hessian": grid("hessian", (0.001, 0.01, 0.1)),
+    "softplus": grid("softplus", (1e-4, 1e-3, 1e-2), "decay", activation="softplus"),
+    "l2_alignment": grid("l2_alignment", (0.1, 1.0, 10.0)),
+    "cosine_alignment": grid("cosine_alignment", (0.1, 1.0, 10.0)),
+    "ig_sum_norm": grid("ig_sum_norm", (0.1, 1.0, 10.0), "beta"),
+    "smoothing": grid("smoothing", (1.0, 2.0, 4.0), "eps_factor"),
+    "bort": grid("plain", (0.1, 1.0, 10.0), "bort"),
+}
+"""Label -> the recipes that every data set is trained with: one field over three values."""
+
+def widths(weights: tuple[float, ...], **fixed: Any) -> list[Recipe]:
+    """The width of the bounds, as in the paper the sum over the examples of a batch."""
+    return [Recipe("certified", weight, {"reduction": "sum"}, **fixed) for weight in weights]
+
+
+def signs(weight: float, **fixed: Any) -> Recipe:
+    """A hinge on certain signs."""
+    return Recipe("certified", weight, {"loss": "signs", "options": {"margin": 0.0}}, **fixed)
+
+
+def unprotected(weight: float, width: float, **fixed: Any) -> Recipe:
+    """A hinge on protected features among the top 5, and some of the width."""
+    options = {"k": 5, "margin": 0.3, "width": width}
+    return Recipe("certified", weight, {"loss": "unprotected", "options": options}, **fixed)
+
+
+CERTIFIED: dict[str, list[Recipe]] = {
+    "adult": [unprotected(0.3, 0.0, batch=128, epochs=20), unprotected(0.3, 0.4, batch=128, epochs=20),
+              *widths((0.02, 0.1))],
+    "german": [*widths((0.05, 0.1, 0.2), epochs=60), unprotected(0.1, 32.0, epochs=60)],
+    "credit_default": [unprotected(0.3, 0.0, batch=128, epochs=20), unprotected(0.3, 0.4, batch=128, epochs=20),
+                       *widths((0.02, 0.1))],
+    "mnist_fc": [*widths((0.01,)), signs(0.3), signs(1.0, epochs=30), signs(3.0), signs(10.0)],
+    "mnist_cnn": [*widths((0.01,)), signs(0.3), signs(1.0), signs(3.0), signs(10.0)],
+    "pneumonia": widths((0.003, 0.01, 0.03, 0.1)),
+    "breast": widths((0.003, 0.01, 0.03, 0.1)),
+    "derma": widths((0.003, 0.01, 0.03, 0.1)),
+    "blood": widths((0.003, 0.01, 0.03, 0.1)),
+    "cancer": [unprotected(0.03, 0.4)],
+    "digits": [signs(1.0)],
+}
+"""Data set -> the recipes of our own loss."""
+
+
+def recipes(name: str, quick: bool = False) -> dict[str, list[Recipe]]:
+    """Label -> recipes of a data set; with `quick` one of each."""
+    every = {**BASELINES, "certified": CERTIFIED[name]}
+    return {label: [replace(rows[0], epochs=None)] for label, rows in every.items()} if quick else every
+
+
+def shortened(setup: Setup) -> Setup:
+    """A setup for a glance at a large data set."""
+    return replace(setup, epochs=2, points=10, radii=(), gammas=(0.02,))

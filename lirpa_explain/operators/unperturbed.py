@@ -1,0 +1,109 @@
+"""Functions of parameters alone, such as a transposed weight: their values, and their ranges where parameters move."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..relaxations.ranges import product_range
+from .bound import BoundOperator, Box, refuse_parameter
+from .registry import Operator, register
+from .weights import center_radius
+
+MOVES = frozenset({
+    "t.default", "transpose.int", "permute.default", "view.default", "_unsafe_view.default", "reshape.default",
+    "_reshape_alias.default", "expand.default", "unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims",
+    "slice.Tensor", "select.int", "split.Tensor", "unsafe_split.Tensor", "split_with_sizes.default", "chunk.default",
+    "unbind.int", "narrow.default", "clone.default", "contiguous.default", "flip.default", "roll.default",
+    "diagonal.default", "index_select.default", "embedding.default", "constant_pad_nd.default", "repeat.default",
+})
+"""ATen operations that move, repeat and leave out entries of their first argument, and increase in it."""
+
+
+INCREASING = frozenset({"exp.default", "tanh.default", "sigmoid.default", "relu.default", "softplus.default"})
+"""ATen functions of one variable that increase in it."""
+
+
+def _box(value: Any) -> Box:
+    return value if isinstance(value, tuple) else (torch.as_tensor(value),) * 2
+
+
+def _sum(x: Any, y: Any, factor: float = 1) -> Box:
+    """Range of x + factor * y."""
+    x, y = _box(x), _multiple(_box(y), factor)
+    return x[0] + y[0], x[1] + y[1]
+
+
+def _multiple(x: Box, factor: float) -> Box:
+    return (x[0] * factor, x[1] * factor) if factor >= 0 else (x[1] * factor, x[0] * factor)
+
+
+def _reciprocal(x: Box) -> Box:
+    has_sign = (x[0] > 0) | (x[1] < 0)
+    return torch.where(has_sign, 1 / x[1], -torch.inf), torch.where(has_sign, 1 / x[0], torch.inf)
+
+
+def _matrix_product(x: Box, y: Box) -> Box:
+    (c, r), (d, s) = center_radius(x), center_radius(y)
+    spread = c.abs() @ s + r @ (d.abs() + s)
+    return c @ d - spread, c @ d + spread
+
+
+RANGES: dict[str, Callable[..., Box]] = {
+    "neg.default": lambda x: _multiple(x, -1),
+    "add.Tensor": lambda x, y, alpha=1: _sum(x, y, alpha),
+    "add.Scalar": lambda x, y, alpha=1: _sum(x, y, alpha),
+    "sub.Tensor": lambda x, y, alpha=1: _sum(x, y, -alpha),
+    "sub.Scalar": lambda x, y, alpha=1: _sum(x, y, -alpha),
+    "rsub.Scalar": lambda x, y, alpha=1: _sum(y, x, -alpha),
+    "mul.Scalar": _multiple,
+    "mul.Tensor": lambda x, y: product_range(_box(x), _box(y)),
+    "div.Scalar": lambda x, y: _multiple(x, 1 / y),
+    "div.Tensor": lambda x, y: product_range(_box(x), _reciprocal(_box(y))),
+    "reciprocal.default": _reciprocal,
+    "mm.default": _matrix_product,
+    "mv.default": _matrix_product,
+    "addmm.default": lambda b, x, y: _sum(b, _matrix_product(x, y)),
+}
+"""Other ATen operations -> their range from the arguments, of which tensors are boxes."""
+
+
+class BoundUnperturbed(BoundOperator):
+    """Any function of parameters; auto_LiRPA sees its value."""
+
+    takes_parameters = True
+
+    def bound_interval(self, *boxes: Box) -> Box:
+        value = self.forward(*[box[0] for box in boxes])
+        return value, value
+
+    def parameter_range(self, *boxes: Box) -> Box:
+        """Bounds of the value, of its own shape, from bounds of the parameters.
+
+        Raises:
+            UnsupportedOperation: there is no rule for it.
+        """
+        target = self.settings["target"]
+        if target in MOVES | INCREASING and all(box[0] is box[1] for box in boxes[1:]):
+            return self.forward(*[box[0] for box in boxes]), self.forward(*[box[1] for box in boxes])
+        if target not in RANGES:
+            for node in self.inputs:
+                refuse_parameter(node, f"aten.{target} of parameters")
+        return RANGES[target](*_filled(boxes, self.settings["arguments"]))
+
+
+def _filled(tensors: tuple[Any, ...], arguments: list[Any]) -> list[Any]:
+    """Arguments in which each {"tensor": True} is the next of the tensors."""
+    values = iter(tensors)
+    return [next(values) if argument == {"tensor": True} else argument for argument in arguments]
+
+
+def _aten(*tensors: Tensor, target: str, arguments: list[Any], output: int | None = None) -> Tensor:
+    """Call an ATen operation; each {"tensor": True} among `arguments` stands for the next tensor."""
+    packet, overload = target.split(".")
+    result = getattr(getattr(torch.ops.aten, packet), overload)(*_filled(tensors, arguments))
+    return result if output is None else result[output]
+
+
+register(Operator("unperturbed", _aten, BoundUnperturbed, "reparametrised weights"))
