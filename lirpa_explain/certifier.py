@@ -220,7 +220,7 @@ class Certifier:
             varied = {"norm": check_has_radius(inputs if isinstance(inputs, tuple) else (inputs,), perturbation, balls),
                       "clip": clip, "quadrature": keywords.get("method"), "spec": spec, "integral": integral,
                       "expectation": expectation, "confidence": confidence, "boundary": boundary,
-                      **{name: value for name, value in keywords.items() if name != "method"}}
+                      "parameters": parameters, **{name: value for name, value in keywords.items() if name != "method"}}
             eps = tuple(None if ball is None else broadcastable(radii, x) for ball, x in zip(balls, xs, strict=True))
             with problem.replayed():
                 return self.certify(problem.shaped(xs), eps=eps if isinstance(inputs, tuple) else eps[0], method=method,

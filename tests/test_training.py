@@ -22,6 +22,7 @@ from tests.test_layers import LAYERS
 
 MASK = torch.tensor([True, False, False, True, False])
 OPTIONS = {"metric": {"name": "cosine"}, "top_k": {"k": 2}, "protected": {"mask": MASK, "k": 2},
+           "protected_ratio": {"mask": MASK, "k": 2},
            "region": {"mask": MASK}}
 ATTRIBUTIONS = {
     "gradient": (None, {}),
@@ -177,12 +178,25 @@ def test_losses_are_differentiable_and_have_a_row_for_each_example(name):
         assert not loss(x, y).requires_grad
 
 
+def test_losses_of_the_same_bounds_are_added_up():
+    model, (x, y) = small(), batch()
+    options = {"top_k": {"k": 2, "margin": 0.5}}
+    both = explanation_loss(model, x, y, eps=0.1, loss={"top_k": 2.0, "width": 0.5}, options=options)
+    each = [explanation_loss(model, x, y, eps=0.1, loss="top_k", options=options["top_k"]),
+            explanation_loss(model, x, y, eps=0.1)]
+    torch.testing.assert_close(both, 2 * each[0] + 0.5 * each[1])
+    for loss, given in (({}, None), ({"width": 1.0}, {"k": 2}), ({"width": 1.0}, {"width": {"k": 2}})):
+        with pytest.raises(ValueError, match="loss names|width"):
+            explanation_loss(model, x, y, eps=0.1, loss=loss, options=given)
+
+
 # What losses mean
 
 CERTIFIED = {
     "signs": lambda c: (c.sign() != 0).all(1),
     "top_k": lambda c: c.top_k_overlap(2) == 2,
     "protected": lambda c: c.metric("protected_top_k", mask=MASK, k=2, absolute=True) == 0,
+    "protected_ratio": lambda c: c.metric("protected_top_k", mask=MASK, k=2, absolute=True) == 0,
     "region": lambda c: c.metric("share_upper", mask=~MASK) == 0,
 }
 NUMBER = {

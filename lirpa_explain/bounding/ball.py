@@ -107,7 +107,7 @@ def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any, balls: tuple
         balls: made of these.
 
     Raises:
-        ValueError: they are boxes given by x_L and x_U, or of several norms.
+        ValueError: there are none, they are boxes given by x_L and x_U, or of several norms.
     """
     carried = [getattr(x, "ptb", None) for x in inputs] if perturbation is None else _each(perturbation, len(inputs),
                                                                                            "perturbation")
@@ -115,6 +115,8 @@ def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any, balls: tuple
         raise ValueError("The certificate's box was given by x_L and x_U, and so has no radius to vary; certify with "
                          "eps, and with clip for the range of the data.")
     norms = {ball.norm for ball in balls if ball is not None}
+    if not norms:
+        raise ValueError("The certificate's inputs are held fixed: there is no radius to vary; certify with eps.")
     if len(norms) > 1:
         raise ValueError(f"The certificate's balls are of the norms {sorted(norms)}; certify with eps and one norm.")
     return norms.pop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +18,7 @@ from ..bounding.bounds import Bounds
 from ..certificates.layout import mask_weights
 from ..certifier import Certifier
 from ..nominal import evaluating, isolated
-from .losses import lookup
+from .losses import Loss, lookup
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": Tensor.mean, "sum": Tensor.sum, "none": lambda each: each}
 
@@ -39,8 +39,8 @@ class ExplanationLoss:
             such as `lambda model: NoiseTunnel(IntegratedGradients(model))`. None: the gradient of the target's score,
             `Saliency` with abs=False.
         method: how to bound, a key of `lirpa_explain.METHODS`; "IBP" is fastest by far.
-        loss: a key of `LOSSES`.
-        options: settings of that loss, such as {"k": 5}.
+        loss: a key of `LOSSES`; or a sum of losses of the same bounds: a dictionary from keys to weights.
+        options: settings of that loss, such as {"k": 5}; of a sum, a dictionary from keys to their settings.
         reduction: "mean" or "sum" over the examples of a batch, or "none".
         **keywords: keywords of `Certifier.bounds`, and so of the attribution's `attribute`, such as n_steps=20.
 
@@ -60,18 +60,13 @@ class ExplanationLoss:
 
     def __init__(self, model: nn.Module, *, eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                  clip: tuple[Any, Any] | None = None, attribution: Callable[[Any], Any] | None = None,
-                 method: str = "IBP", loss: str = "width", options: dict[str, Any] | None = None,
+                 method: str = "IBP", loss: str | Mapping[str, float] = "width", options: dict[str, Any] | None = None,
                  reduction: str = "mean", **keywords: Any) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; given: {type(model).__name__}.")
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; given: {reduction!r}.")
-        self.row, self.options, self.reduction = lookup(loss), dict(options or {}), reduction
-        try:
-            inspect.signature(self.row.function).bind(None, **self.options)
-        except TypeError as error:
-            raise ValueError(f"The loss {loss!r}: {error}; its options are: {', '.join(self.row.settings) or 'none'}."
-                             ) from None
+        self.terms, self.reduction = _terms(loss, dict(options or {})), reduction
         if attribution is None:
             attribution, keywords = Saliency, {"abs": False, **keywords}
         self.model, self.eps, self.ball, self.keywords = model, eps, {"norm": norm, "clip": clip}, keywords
@@ -93,9 +88,8 @@ class ExplanationLoss:
             A scalar, or (N,) with reduction "none", differentiable in the model's parameters unless grad mode is off.
         """
         bounds = self.bounds(x, y, eps=eps, **keywords)
-        masks = {name: mask_weights(self.options[name], bounds.shaped(bounds.lower.detach()))
-                 for name in self.row.features if name in self.options}
-        return REDUCTIONS[self.reduction](self.row.function(bounds, **{**self.options, **masks}))
+        terms = [weight * self._term(row, bounds, options) for row, weight, options in self.terms]
+        return REDUCTIONS[self.reduction](torch.stack(terms).sum(0))
 
     def bounds(self, x: Tensor | tuple[Tensor, ...], y: Any = None, *,
                eps: float | Tensor | tuple[Any, ...] | None = None, **keywords: Any) -> Bounds:
@@ -105,6 +99,12 @@ class ExplanationLoss:
             keywords["eps"] = self.eps if eps is None else eps
         keywords.setdefault("target", None if self._has_one_output(x, keywords) else y)
         return self.certifier.bounds(x, **keywords)
+
+    def _term(self, row: Loss, bounds: Bounds, options: dict[str, Any]) -> Tensor:
+        """One loss, (N,)."""
+        masks = {name: mask_weights(options[name], bounds.shaped(bounds.lower.detach()))
+                 for name in row.features if name in options}
+        return row.function(bounds, **{**options, **masks})
 
     def _has_one_output(self, x: Tensor | tuple[Tensor, ...], keywords: dict[str, Any]) -> bool:
         """Whether there is nothing to choose a target from; found out by running the model on inputs of a new shape."""
@@ -116,11 +116,28 @@ class ExplanationLoss:
         return self.outputs[key] == 1
 
 
+def _terms(loss: str | Mapping[str, float], options: dict[str, Any]) -> list[tuple[Loss, float, dict[str, Any]]]:
+    """The losses that are added up, with their weights and settings."""
+    weights, settings = ({loss: 1.0}, {loss: options}) if isinstance(loss, str) else (dict(loss), options)
+    if not weights or set(settings) - set(weights):
+        raise ValueError(f"loss names {', '.join(weights) or 'nothing'}; options has settings of "
+                         f"{', '.join(map(str, settings)) or 'nothing'}. Give weights of some losses, and settings of "
+                         "these.")
+    terms = [(lookup(name), float(weight), dict(settings.get(name) or {})) for name, weight in weights.items()]
+    for row, _, given in terms:
+        try:
+            inspect.signature(row.function).bind(None, **given)
+        except TypeError as error:
+            raise ValueError(f"The loss {row.name!r}: {error}; its options are: {', '.join(row.settings) or 'none'}."
+                             ) from None
+    return terms
+
+
 def explanation_loss(model: nn.Module, x: Tensor | tuple[Tensor, ...], y: Any = None, *,
                      eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                      clip: tuple[Any, Any] | None = None, attribution: Callable[[Any], Any] | None = None,
-                     method: str = "IBP", loss: str = "width", options: dict[str, Any] | None = None,
-                     reduction: str = "mean", **keywords: Any) -> Tensor:
+                     method: str = "IBP", loss: str | Mapping[str, float] = "width",
+                     options: dict[str, Any] | None = None, reduction: str = "mean", **keywords: Any) -> Tensor:
     """A loss on certified bounds of a model's explanations, for a training loop of any kind.
 
     `ExplanationLoss` as a function. Traces are kept for as long as the model lives, and do not keep it alive. For a
@@ -137,7 +154,7 @@ def explanation_loss(model: nn.Module, x: Tensor | tuple[Tensor, ...], y: Any = 
         clip: (low, high), the range of the data, for norm inf.
         attribution: as for `ExplanationLoss`, and so all others.
         method: how to bound.
-        loss: a key of `LOSSES`.
+        loss: a key of `LOSSES`, or a dictionary from keys to weights.
         options: settings of that loss.
         reduction: "mean", "sum" or "none"; the paper's loss is "width" with "sum".
         **keywords: keywords of the attribution.

@@ -52,6 +52,9 @@ class Loss:
 
 LOSSES: dict[str, Loss] = {}
 
+SMALL = 1e-6
+"""What is added to sizes of which a logarithm is taken."""
+
 
 def register(loss: Loss, *, overwrite: bool = False) -> Loss:
     """Add a loss to the table.
@@ -207,6 +210,33 @@ def protected(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.1, absolut
     return (margin - (kth - largest) / _scale(bounds, detach)).relu()
 
 
+def protected_ratio(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.3) -> Tensor:
+    """By how many times the sizes of protected features fail to stay below the k largest.
+
+    relu(margin + log(largest u of the protected) - log(k-th largest l of the others)), l and u ends of |v|. The ratio
+    stays as it is when explanations shrink, so that a net gains nothing from small ones, and grows however far the
+    bounds are from certain.
+
+    Args:
+        bounds: of N attributions.
+        mask: (D,) or (N, D), which features are protected.
+        k: from 1 to the number of the others.
+        margin: the logarithm of the ratio that is wanted, at least 0.
+
+    Returns:
+        (N,).
+
+    Raises:
+        ValueError: k is out of range.
+    """
+    is_protected = mask.to(bounds.lower.device).bool().expand_as(bounds.lower)
+    check_k(k, int((~is_protected).sum(1).min()))
+    low, high = absolute_box(bounds.lower, bounds.upper)
+    kth = low.masked_fill(is_protected, 0).topk(k, dim=1).values[:, -1]
+    largest = high.masked_fill(~is_protected, 0).amax(1)
+    return (margin + torch.log(largest + SMALL) - torch.log(kth + SMALL)).relu()
+
+
 def region(bounds: Bounds, mask: Tensor) -> Tensor:
     """The largest share of |a| that can lie outside of a region, in [0, 1].
 
@@ -265,6 +295,8 @@ for _loss in (
     Loss("top_k", top_k, "relu(margin - (min_top l - max_rest u) / mean |v|)", ALL, "the k largest features"),
     Loss("protected", protected, "relu(margin - (k-th largest l of the others - max_protected u) / mean |v|)", ALL,
          "no protected feature among the k largest", "Wicker et al. 2023", ("mask",)),
+    Loss("protected_ratio", protected_ratio, "relu(margin + log(max_protected u / k-th largest l of the others))", BOTH,
+         "no protected feature among the k largest", features=("mask",)),
     Loss("region", region, "largest share of |a| outside of a region", BOTH, "no mass outside", features=("mask",)),
     Loss("squared_change", squared_change, "mean over pixels of max(u - v, v - l)^2", ALL, source="Wicker et al. 2023"),
     Loss("l1", _distance("l1"), "largest |a - v|_1", ALL),

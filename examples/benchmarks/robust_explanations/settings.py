@@ -113,7 +113,11 @@ class Recipe:
         default = Recipe(self.method)
         changed = {key: value for key, value in vars(self).items() if value != getattr(default, key)}
         changed |= changed.pop("settings", {})
-        changed |= changed.pop("options", {})
+        options = changed.pop("options", {})
+        if isinstance(changed.get("loss"), dict):
+            changed["loss"] = "+".join(f"{weight:g}x{name}" for name, weight in changed["loss"].items())
+            options = {key: value for own in options.values() for key, value in own.items()}
+        changed |= options
         return ",".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
                         for key, value in changed.items()) or "default"
 
@@ -148,17 +152,17 @@ def signs(weight: float, **fixed: Any) -> Recipe:
     return Recipe("certified", weight, {"loss": "signs", "options": {"margin": 0.0}}, **fixed)
 
 
-def unprotected(weight: float, width: float, **fixed: Any) -> Recipe:
+def protected(weight: float, width: float, **fixed: Any) -> Recipe:
     """A hinge on protected features among the top 5, and some of the width."""
-    options = {"k": 5, "margin": 0.3, "width": width}
-    return Recipe("certified", weight, {"loss": "unprotected", "options": options}, **fixed)
+    loss = {"protected_ratio": 1.0} | ({"width": width} if width else {})
+    return Recipe("certified", weight, {"loss": loss, "options": {"protected_ratio": {"k": 5, "margin": 0.3}}}, **fixed)
 
 
 CERTIFIED: dict[str, list[Recipe]] = {
-    "adult": [unprotected(0.3, 0.0, batch=128, epochs=20), unprotected(0.3, 0.4, batch=128, epochs=20),
+    "adult": [protected(0.3, 0.0, batch=128, epochs=20), unprotected(0.3, 0.4, batch=128, epochs=20),
               *widths((0.02, 0.1))],
-    "german": [*widths((0.05, 0.1, 0.2), epochs=60), unprotected(0.1, 32.0, epochs=60)],
-    "credit_default": [unprotected(0.3, 0.0, batch=128, epochs=20), unprotected(0.3, 0.4, batch=128, epochs=20),
+    "german": [*widths((0.05, 0.1, 0.2), epochs=60), protected(0.1, 32.0, epochs=60)],
+    "credit_default": [protected(0.3, 0.0, batch=128, epochs=20), unprotected(0.3, 0.4, batch=128, epochs=20),
                        *widths((0.02, 0.1))],
     "mnist_fc": [*widths((0.01,)), signs(0.3), signs(1.0, epochs=30), signs(3.0), signs(10.0)],
     "mnist_cnn": [*widths((0.01,)), signs(0.3), signs(1.0), signs(3.0), signs(10.0)],
@@ -166,7 +170,7 @@ CERTIFIED: dict[str, list[Recipe]] = {
     "breast": widths((0.003, 0.01, 0.03, 0.1)),
     "derma": widths((0.003, 0.01, 0.03, 0.1)),
     "blood": widths((0.003, 0.01, 0.03, 0.1)),
-    "cancer": [unprotected(0.03, 0.4)],
+    "cancer": [protected(0.03, 0.4)],
     "digits": [signs(1.0)],
 }
 """Data set -> the recipes of our own loss."""

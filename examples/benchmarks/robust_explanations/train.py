@@ -9,9 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from lirpa_explain.training import LOSSES, BortAdamW, Ramp, bort_groups, training_loss
+from lirpa_explain.training import BortAdamW, Ramp, bort_groups, training_loss
 
-from . import losses  # noqa: F401  (fills the table of losses)
 from .data import Data
 from .nets import ACTIVATIONS
 from .settings import Recipe, Setup
@@ -60,13 +59,13 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None =
 
 
 def with_mask(recipe: Recipe, data: Data) -> dict[str, Any]:
-    """The options of a recipe's loss on bounds, with the data's protected features if that loss asks for a mask."""
-    loss = recipe.settings.get("loss", "width")
-    if recipe.method != "certified" or "mask" not in LOSSES[loss].settings:
+    """The options of a recipe's loss on bounds, with the data's protected features for the loss that wants a mask."""
+    options = recipe.settings.get("options", {})
+    if "protected_ratio" not in options:
         return {}
     mask = torch.zeros(data.train_x[0].numel(), dtype=torch.bool)
     mask[list(data.protected)] = True
-    return {"options": {**recipe.settings["options"], "mask": mask}}
+    return {"options": {**options, "protected_ratio": {**options["protected_ratio"], "mask": mask}}}
 
 
 def cosine(share: float, start: float) -> float:
