@@ -1,6 +1,7 @@
 """Certificates under changes of the parameters, against attributions of models that were really changed."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import warnings
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 
 import lirpa_explain as lx
 from lirpa_explain.bounding.parameters import make_parameters
+from lirpa_explain.operators import lookup
+from lirpa_explain.operators.weights import shared_reach
 from tests.test_layers import LAYERS, build
 from tests.test_soundness import make
 
@@ -177,6 +180,30 @@ def test_exact_optimum():
         found = lx.certify(Saliency(model), x, parameters=lx.ParameterBox(relative=0.05), method=method, abs=False)
         assert (found.lower <= low + 1e-12).all() and (high <= found.upper + 1e-12).all()
         assert ((found.upper - found.lower) <= 1.06 * (high - low)).all(), method
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weights_used_at_many_places(groups):
+    """What a kernel's entry does at all places is bounded as a whole: no kernel exceeds it, and one attains it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, weight, radius, A = random(3, 2, 7), random(4, 2 // groups, 3), random(4, 2 // groups, 3).abs(), \
+        random(5, 3, 4, 4)
+    settings = {"stride": [2], "padding": [1], "dilation": [1], "groups": groups}
+    convolution = functools.partial(lookup("convolution").function, **settings)
+    reach = shared_reach(convolution, (x - 0.1, x + 0.1), weight, radius)(A)
+    for _ in range(50):
+        y = convolution(x + 0.1 * random(*x.shape).clamp(-1, 1), radius * random(*radius.shape).sign())
+        assert ((A * y).flatten(2).sum(2).abs() <= reach + 1e-12).all()
+    point = shared_reach(convolution, (x, x), weight, radius)(A)
+    for s, b in itertools.product(range(5), range(3)):
+        slopes, = torch.autograd.functional.jacobian(
+            lambda w, s=s, b=b: (A[s, b] * convolution(x[b:b + 1], w)[0]).sum(), (weight,))
+        worst = (A[s, b] * convolution(x[b:b + 1], radius * slopes.sign())[0]).sum()
+        torch.testing.assert_close(worst, point[s, b])
 
 
 def test_nested_and_without_width():
