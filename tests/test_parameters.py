@@ -249,6 +249,41 @@ def test_integral():
     assert_inside(truth, found)
 
 
+class Arithmetic(nn.Module):
+    """Functions of parameters alone: one net of each that has a range."""
+
+    functions = {
+        "neg": lambda u, v: -u, "add": lambda u, v: u + v, "add number": lambda u, v: u + 0.5,
+        "sub": lambda u, v: u - 2 * v, "sub number": lambda u, v: u - 0.25, "rsub": lambda u, v: 1 - u,
+        "mul": lambda u, v: u * v, "div number": lambda u, v: u / -3, "div": lambda u, v: u / (v + 3),
+        "reciprocal": lambda u, v: 1 / (u + 3), "exp": lambda u, v: torch.exp(u), "tanh": lambda u, v: torch.tanh(u),
+        "mm": lambda u, v: u[None] @ v[:, None] + u, "mv": lambda u, v: torch.mv(u[:, None] * torch.ones(1, 4).double(),
+                                                                                 v),
+        "addmm": lambda u, v: torch.addmm(u[None, :1], u[None], v[:, None])[0],
+        "moves": lambda u, v: torch.nn.functional.pad(u.flip(0)[1:], (1, 0)) + v.repeat(2)[::2].unflatten(0, (2, 2)).T
+        .reshape(4),
+    }
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.name, self.first = name, nn.Linear(3, 4)
+        self.u, self.v = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self.functions[self.name](self.u, self.v)
+        return torch.tanh(self.first(x) * factor) / (2 + self.v.exp())
+
+
+@pytest.mark.parametrize("name", Arithmetic.functions)
+def test_functions_of_parameters(name):
+    model, x = Arithmetic(name).double(), torch.randn(2, 3, dtype=torch.float64)
+    keywords = {"target": 1, "abs": False}
+    truth = changed(Saliency(model), x, 0.01, BOX, keywords, draws=40)
+    for method in ("IBP", "CROWN"):
+        assert_inside(truth, lx.certify(Saliency(model), x, eps=0.01, parameters=BOX, method=method, **keywords), name)
+
+
 class Tied(nn.Module):
     """One weight under two names, one of them in the forward pass of a transposed layer."""
 
@@ -444,6 +479,25 @@ def test_parameters_that_are_read_unseen_are_found_out():
     lx.certify(Saliency(model), x, eps=0.01, target=0)
     with pytest.raises(lx.SoundnessError, match="With other parameters"):
         lx.certify(Saliency(model), x, eps=0.01, target=0, parameters=lx.ParameterBox(relative=0.1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_predictions(method):
+    """The label of a model that was really changed is the certified one, and its confidence within the bounds."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    model[2].weight.data.mul_(3)
+    x = torch.randn(40, 4, dtype=torch.float64)
+    found = lx.certify_prediction(model, x, eps=0.01, parameters=BOX, method=method)
+    plain = lx.certify_prediction(model, x, eps=0.01, method=method)
+    assert (found.margin < plain.margin).all() and 0 < found.certain.sum() < len(x)
+    parameters, generator = make_parameters(model, BOX), torch.Generator().manual_seed(0)
+    for i in range(60):
+        with torch.no_grad(), parameters.set_to(parameters.draw(i % 3 > 0, generator)):
+            output = model(x + 0.01 * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1))
+        confidence = output.softmax(1)[torch.arange(len(x)), found.classes]
+        assert (output.argmax(1) == found.classes)[found.certain].all()
+        assert (found.confidence_lower <= confidence).all() and (confidence <= found.confidence_upper).all()
 
 
 # Attacks

@@ -257,7 +257,7 @@ ROWS = [
     Operator("along", _along, BoundAffine,
              "nn.Upsample, nn.AdaptiveAvgPool2d, nn.ReflectionPad2d, nn.ReplicationPad2d, roll, flip, indices, cumsum",
              Affine(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
-    Operator("divide", torch.div, BoundAffine, "division by parameters and constants",
+    Operator("divide", torch.div, BoundAffine, "division by constants",
              Affine(lambda x, w: x / w.abs(), bilinear=False)),
     Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
              Affine(_center_magnitude)),
