@@ -25,9 +25,11 @@ from captum.attr import (
 from torch import Tensor, nn
 
 import lirpa_explain as lx
-from lirpa_explain.bounding.parameters import make_parameters
+from lirpa_explain.bounding.engine import Engine
+from lirpa_explain.bounding.parameters import Parameters, make_parameters
 from lirpa_explain.operators import lookup
 from lirpa_explain.operators.weights import shared_reach
+from tests.cases import CASES, boxes, problem
 from tests.test_layers import LAYERS, build
 from tests.test_soundness import make
 
@@ -93,9 +95,35 @@ def test_no_gradient_of_a_changed_net_is_outside(name):
         assert_inside(truth, certifier.certify(x, eps=0.01, parameters=BOX, method=method), method)
 
 
-def conv1d(activation):
-    return nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 3, 3, padding=1), activation(),
-                         nn.Conv1d(3, 2, 2, stride=2), activation(), nn.Flatten(), nn.Linear(6, 3)).double()
+@pytest.mark.parametrize("row", [c for c in CASES if any(a.role == "weight" for a in c.args)], ids=str)
+def test_operators_whose_weight_moves(row):
+    """Bounds hold at corners and inside of both boxes, or the parameter is refused by its name."""
+    generator, radius = torch.Generator().manual_seed(0), 0.1
+    p = problem(row)
+    sides = boxes(p, "wide", "point")
+    balls = tuple(PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high) for low, high in sides)
+    middle = p.inputs(*((low + high) / 2 for low, high in sides))
+    for name, weight in p.module.named_parameters():
+        own = weight.detach().clone()
+        values = []
+        for i in range(12):
+            share = torch.rand(own.shape, generator=generator, dtype=own.dtype)
+            weight.data = own + radius * (2 * (share.round() if i % 2 else share) - 1)
+            at = [torch.rand(low.shape, generator=generator, dtype=low.dtype) for low, _ in sides]
+            values.append(p.module(*p.inputs(*(torch.lerp(low, high, t.round() if i % 3 else t)
+                                               for (low, high), t in zip(sides, at, strict=True)))).detach())
+        weight.data = own
+        bounds = Engine(p.module, middle)
+        for method in METHODS:
+            try:
+                with bounds.perturbed(Parameters({name: weight}, {name: (own - radius, own + radius)}, "")):
+                    lower, upper = bounds(middle, balls, method)
+            except lx.UnsupportedOperation as error:
+                assert name in str(error)
+                assert row.operator in ("divide", "normalize", "along", "secant_gradient", "unperturbed"), row
+                continue
+            rounding = 1e-9 * torch.stack(values).abs().max()
+            assert all((lower - rounding <= v).all() and (v <= upper + rounding).all() for v in values), (name, method)
 
 
 @pytest.mark.parametrize(("name", "activation"), [
