@@ -14,8 +14,11 @@ from .boundary.decision import Decision
 from .boundary.margins import Margins
 from .boundary.search import as_tuple
 from .bounding.ball import make_balls
+from .bounding.parameters import make_parameters
 from .certificates.box import ordered_box
+from .errors import SoundnessError
 from .nominal import isolated, no_training_layers
+from .selfcheck import TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
                        perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                        eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                        clip: tuple[Any, Any] | None = None, additional_forward_args: Any = None,
-                       method: str = "CROWN", batch_size: int = 64) -> Prediction:
+                       method: str = "CROWN", batch_size: int = 64, parameters: Any = None) -> Prediction:
     """Bound the margins and the confidence of a prediction over the ball in which its explanation is certified.
 
     With margins m_j = z_c - z_j of the class c over each other class j, which are bounded by propagation as linear
@@ -60,6 +63,7 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         additional_forward_args: as for Captum; held fixed.
         method: how to bound, a key of `lirpa_explain.METHODS`.
         batch_size: most examples bounded at once.
+        parameters: as for `lirpa_explain.certify`: how far the model's parameters may change.
 
     Returns:
         A `Prediction`.
@@ -83,21 +87,42 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         raise ValueError(f"batch_size is {batch_size!r}; pass an int of at least 1.")
     xs = check_inputs(inputs)
     with torch.inference_mode(False):
-        balls = make_balls(inputs, perturbation, eps, norm, clip)
+        balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
+        with torch.no_grad():
+            moved = make_parameters(forward_func, parameters)
     with isolated(xs[0].device), no_training_layers():
         decision = Decision(forward_func, xs, as_tuple(additional_forward_args))
         margins = Margins(decision, xs)
         every = torch.arange(decision.count, device=decision.x.device)
-        parts = [margins.bounds(index, tuple(None if ball is None else ball.rows(index) for ball in balls), method)
-                 for index in every.split(batch_size)]
+        with margins.engine.perturbed(moved):
+            parts = [margins.bounds(index, tuple(None if ball is None else ball.rows(index) for ball in balls), method)
+                     for index in every.split(batch_size)]
         lower, upper = (torch.cat(side) for side in zip(*parts, strict=True))
-        with torch.no_grad():
-            output = decision.output(decision.x, every).reshape(decision.count, -1)
-        nominal = torch.einsum("nrk,nk->nr", margins.rivals, output)
+        nominal = _margins(decision, margins)
+        if moved is not None:
+            with moved.set_to(moved.draw(True, torch.Generator().manual_seed(0))):
+                _check_elsewhere(_margins(decision, margins), lower, upper)
     lower, upper = ordered_box(torch.minimum(lower, nominal), torch.maximum(upper, nominal))
     return Prediction(classes=decision.classes, certain=(lower > 0).all(1), margin=lower.amin(1),
                       confidence=_confidence(nominal), confidence_lower=_confidence(lower),
                       confidence_upper=_confidence(upper))
+
+
+@torch.no_grad()
+def _margins(decision: Decision, margins: Margins) -> Tensor:
+    """The margins at the examples, (N, R)."""
+    every = torch.arange(decision.count, device=decision.x.device)
+    output = decision.output(decision.x, every).reshape(decision.count, -1)
+    return torch.einsum("nrk,nk->nr", margins.rivals, output)
+
+
+def _check_elsewhere(value: Tensor, lower: Tensor, upper: Tensor) -> None:
+    """Margins of the model with other parameters must be within their bounds."""
+    slack = TOLERANCE[value.dtype] * value.abs().amax().clamp(min=1)
+    if not bool(((lower - slack <= value) & (value <= upper + slack)).all()):
+        raise SoundnessError("With other parameters a margin lies outside its bounds. Perhaps the model computes with "
+                             "its parameters in ways that autograd does not see; if not, this is a defect: please "
+                             "report the model and the input.")
 
 
 def _confidence(margins: Tensor) -> Tensor:

@@ -502,11 +502,11 @@ def test_unknown_attributions_are_sampled_and_say_so():
 def test_stopping_keeps_what_was_found(monkeypatch):
     seen = []
 
-    def stop(self, points):
+    def stop(self, points, *values):
         seen.append(points)
         if len(seen) == 8:
             raise KeyboardInterrupt
-        return attribute(self, points)
+        return attribute(self, points, *values)
 
     attribute = problem.Problem.attribute
     monkeypatch.setattr(problem.Problem, "attribute", stop)

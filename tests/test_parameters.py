@@ -1,6 +1,7 @@
 """Certificates under changes of the parameters, against attributions of models that were really changed."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import warnings
@@ -24,7 +25,11 @@ from captum.attr import (
 from torch import Tensor, nn
 
 import lirpa_explain as lx
-from lirpa_explain.bounding.parameters import make_parameters
+from lirpa_explain.bounding.engine import Engine
+from lirpa_explain.bounding.parameters import Parameters, make_parameters
+from lirpa_explain.operators import lookup
+from lirpa_explain.operators.weights import shared_reach
+from tests.cases import CASES, boxes, problem
 from tests.test_layers import LAYERS, build
 from tests.test_soundness import make
 
@@ -90,9 +95,35 @@ def test_no_gradient_of_a_changed_net_is_outside(name):
         assert_inside(truth, certifier.certify(x, eps=0.01, parameters=BOX, method=method), method)
 
 
-def conv1d(activation):
-    return nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 3, 3, padding=1), activation(),
-                         nn.Conv1d(3, 2, 2, stride=2), activation(), nn.Flatten(), nn.Linear(6, 3)).double()
+@pytest.mark.parametrize("row", [c for c in CASES if any(a.role == "weight" for a in c.args)], ids=str)
+def test_operators_whose_weight_moves(row):
+    """Bounds hold at corners and inside of both boxes, or the parameter is refused by its name."""
+    generator, radius = torch.Generator().manual_seed(0), 0.1
+    p = problem(row)
+    sides = boxes(p, "wide", "point")
+    balls = tuple(PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high) for low, high in sides)
+    middle = p.inputs(*((low + high) / 2 for low, high in sides))
+    for name, weight in p.module.named_parameters():
+        own = weight.detach().clone()
+        values = []
+        for i in range(12):
+            share = torch.rand(own.shape, generator=generator, dtype=own.dtype)
+            weight.data = own + radius * (2 * (share.round() if i % 2 else share) - 1)
+            at = [torch.rand(low.shape, generator=generator, dtype=low.dtype) for low, _ in sides]
+            values.append(p.module(*p.inputs(*(torch.lerp(low, high, t.round() if i % 3 else t)
+                                               for (low, high), t in zip(sides, at, strict=True)))).detach())
+        weight.data = own
+        bounds = Engine(p.module, middle)
+        for method in METHODS:
+            try:
+                with bounds.perturbed(Parameters({name: weight}, {name: (own - radius, own + radius)}, "")):
+                    lower, upper = bounds(middle, balls, method)
+            except lx.UnsupportedOperation as error:
+                assert name in str(error)
+                assert row.operator in ("divide", "normalize", "along", "secant_gradient", "unperturbed"), row
+                continue
+            rounding = 1e-9 * torch.stack(values).abs().max()
+            assert all((lower - rounding <= v).all() and (v <= upper + rounding).all() for v in values), (name, method)
 
 
 @pytest.mark.parametrize(("name", "activation"), [
@@ -179,6 +210,30 @@ def test_exact_optimum():
         assert ((found.upper - found.lower) <= 1.06 * (high - low)).all(), method
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weights_used_at_many_places(groups):
+    """What a kernel's entry does at all places is bounded as a whole: no kernel exceeds it, and one attains it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, weight, radius, A = random(3, 2, 7), random(4, 2 // groups, 3), random(4, 2 // groups, 3).abs(), \
+        random(5, 3, 4, 4)
+    settings = {"stride": [2], "padding": [1], "dilation": [1], "groups": groups}
+    convolution = functools.partial(lookup("convolution").function, **settings)
+    reach = shared_reach(convolution, (x - 0.1, x + 0.1), weight, radius)(A)
+    for _ in range(50):
+        y = convolution(x + 0.1 * random(*x.shape).clamp(-1, 1), radius * random(*radius.shape).sign())
+        assert ((A * y).flatten(2).sum(2).abs() <= reach + 1e-12).all()
+    point = shared_reach(convolution, (x, x), weight, radius)(A)
+    for s, b in itertools.product(range(5), range(3)):
+        slopes, = torch.autograd.functional.jacobian(
+            lambda w, s=s, b=b: (A[s, b] * convolution(x[b:b + 1], w)[0]).sum(), (weight,))
+        worst = (A[s, b] * convolution(x[b:b + 1], radius * slopes.sign())[0]).sum()
+        torch.testing.assert_close(worst, point[s, b])
+
+
 def test_nested_and_without_width():
     """A larger box has wider bounds; one of width 0 has those of the ball of inputs alone, to the last bit."""
     model, x = make("cnn", "relu")
@@ -220,6 +275,41 @@ def test_integral():
     found = lx.certify(IntegratedGradients(model), x, eps=0.01, parameters=BOX, integral="exact", **keywords)
     truth = changed(IntegratedGradients(model), x, 0.01, BOX, {"target": 1, "n_steps": 60}, draws=8)
     assert_inside(truth, found)
+
+
+class Arithmetic(nn.Module):
+    """Functions of parameters alone: one net of each that has a range."""
+
+    functions = {
+        "neg": lambda u, v: -u, "add": lambda u, v: u + v, "add number": lambda u, v: u + 0.5,
+        "sub": lambda u, v: u - 2 * v, "sub number": lambda u, v: u - 0.25, "rsub": lambda u, v: 1 - u,
+        "mul": lambda u, v: u * v, "div number": lambda u, v: u / -3, "div": lambda u, v: u / (v + 3),
+        "reciprocal": lambda u, v: 1 / (u + 3), "exp": lambda u, v: torch.exp(u), "tanh": lambda u, v: torch.tanh(u),
+        "mm": lambda u, v: u[None] @ v[:, None] + u, "mv": lambda u, v: torch.mv(u[:, None] * torch.ones(1, 4).double(),
+                                                                                 v),
+        "addmm": lambda u, v: torch.addmm(u[None, :1], u[None], v[:, None])[0],
+        "moves": lambda u, v: torch.nn.functional.pad(u.flip(0)[1:], (1, 0)) + v.repeat(2)[::2].unflatten(0, (2, 2)).T
+        .reshape(4),
+    }
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.name, self.first = name, nn.Linear(3, 4)
+        self.u, self.v = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self.functions[self.name](self.u, self.v)
+        return torch.tanh(self.first(x) * factor) / (2 + self.v.exp())
+
+
+@pytest.mark.parametrize("name", Arithmetic.functions)
+def test_functions_of_parameters(name):
+    model, x = Arithmetic(name).double(), torch.randn(2, 3, dtype=torch.float64)
+    keywords = {"target": 1, "abs": False}
+    truth = changed(Saliency(model), x, 0.01, BOX, keywords, draws=40)
+    for method in ("IBP", "CROWN"):
+        assert_inside(truth, lx.certify(Saliency(model), x, eps=0.01, parameters=BOX, method=method, **keywords), name)
 
 
 class Tied(nn.Module):
@@ -417,6 +507,25 @@ def test_parameters_that_are_read_unseen_are_found_out():
     lx.certify(Saliency(model), x, eps=0.01, target=0)
     with pytest.raises(lx.SoundnessError, match="With other parameters"):
         lx.certify(Saliency(model), x, eps=0.01, target=0, parameters=lx.ParameterBox(relative=0.1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_predictions(method):
+    """The label of a model that was really changed is the certified one, and its confidence within the bounds."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    model[2].weight.data.mul_(3)
+    x = torch.randn(40, 4, dtype=torch.float64)
+    found = lx.certify_prediction(model, x, eps=0.01, parameters=BOX, method=method)
+    plain = lx.certify_prediction(model, x, eps=0.01, method=method)
+    assert (found.margin < plain.margin).all() and 0 < found.certain.sum() < len(x)
+    parameters, generator = make_parameters(model, BOX), torch.Generator().manual_seed(0)
+    for i in range(60):
+        with torch.no_grad(), parameters.set_to(parameters.draw(i % 3 > 0, generator)):
+            output = model(x + 0.01 * (2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1))
+        confidence = output.softmax(1)[torch.arange(len(x)), found.classes]
+        assert (output.argmax(1) == found.classes)[found.certain].all()
+        assert (found.confidence_lower <= confidence).all() and (confidence <= found.confidence_upper).all()
 
 
 # Attacks

@@ -182,6 +182,8 @@ class Builder:
         """Append an ATen operation on parameters; the result is one `Live`, or a tuple of them."""
         tensors = [a for a in arguments if isinstance(a, Live | Tensor)]
         described = [{"tensor": True} if isinstance(a, Live | Tensor) else a for a in arguments]
+        if target in ("view.default", "_unsafe_view.default"):  # copies that made it possible are not recorded
+            target = "reshape.default"
         packet, overload = target.split(".")
         with torch.no_grad():
             value = getattr(getattr(torch.ops.aten, packet), overload)(

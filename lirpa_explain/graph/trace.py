@@ -45,7 +45,7 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
                 raise
             raise UnsupportedOperation(
                 "The model holds tensors of a class of their own, such as auto_LiRPA's BoundedParameter, which cannot "
-                "be traced. Perturbed parameters are not supported: certify the model with plain parameters."
+                "be traced. Keep the parameters plain, and give their perturbation to certify(..., parameters=...)."
             ) from error
         except RuntimeError as error:
             reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)

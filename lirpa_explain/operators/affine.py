@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedOperation
-from .bound import BoundOperator, Box, both_sides, moving_box, refuse_parameter, value_of, weighted_sum
+from .bound import BoundOperator, Box, both_sides, box_of, moving_box, refuse_parameter, value_of, weighted_sum
 from .planes import to_shape
 from .registry import Operator, register
-from .weights import center_radius, changes_sign, product_sides
+from .weights import center_radius, changes_sign, product_sides, shared_reach
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Affine:
     magnitude: Callable[..., Tensor] | None = None
     transposed: Callable[..., Tensor] | None = None
     bilinear: bool = True
+
+
+MANY_WEIGHTS = 4
+"""Times the entries of a layer: so many weights it may have for their gradients to be computed, for each function."""
 
 
 class BoundAffine(BoundOperator):
@@ -94,7 +98,7 @@ class BoundAffine(BoundOperator):
         weights, reach = self._weights()
         if reach is not None:
             return product_sides(last_lower, last_upper, nodes, 0, lambda A: self._pulled(A, weights),
-                                 lambda A: self._pulled(A, reach))
+                                 lambda A: self._pulled(A, reach), self._shared_reach(weights, reach))
 
         def pull(A: Tensor) -> tuple[list[Tensor | None], float]:
             return [self._pulled(A, weights), *[None] * len(weights)], 0.0
@@ -129,6 +133,14 @@ class BoundAffine(BoundOperator):
             return self.traits.transposed(A, *weights, **self.settings, of=shape)
         backward = torch.func.vjp(lambda x: self.forward(x, *weights), A.new_zeros(A.shape[1], *shape))[1]
         return torch.vmap(backward)(A)[0]
+
+    def _shared_reach(self, weights: list[Tensor], reach: list[Tensor]) -> Callable[[Tensor], Tensor] | None:
+        """`shared_reach` where a weight is used at several places, and its gradients are not too large for memory."""
+        x, y = self.inputs[0].output_shape[1:], self.output_shape[1:]
+        if len(x) < 2 or weights[0].numel() > MANY_WEIGHTS * max(math.prod(x), math.prod(y)):
+            return None
+        return shared_reach(lambda x, weight: self.forward(x, weight, *weights[1:]), box_of(self.inputs[0]),
+                            weights[0], reach[0])
 
     def _weights(self) -> tuple[list[Tensor], list[Tensor] | None]:
         """The weights, or their centres; and with the radius in place of one that moves, None if none does."""
@@ -245,7 +257,7 @@ ROWS = [
     Operator("along", _along, BoundAffine,
              "nn.Upsample, nn.AdaptiveAvgPool2d, nn.ReflectionPad2d, nn.ReplicationPad2d, roll, flip, indices, cumsum",
              Affine(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
-    Operator("divide", torch.div, BoundAffine, "division by parameters and constants",
+    Operator("divide", torch.div, BoundAffine, "division by constants",
              Affine(lambda x, w: x / w.abs(), bilinear=False)),
     Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
              Affine(_center_magnitude)),

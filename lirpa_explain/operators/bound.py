@@ -69,8 +69,8 @@ class BoundOperator(Bound):
         """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it must not."""
         if any(node.perturbed and not node.from_input for node in self.inputs):
             raise UnsupportedOperation(
-                f"{self.operator.name}: a parameter is an auto_LiRPA BoundedParameter. Keep it plain, and give its "
-                "perturbation to certify(..., parameters=...)."
+                f"{self.operator.name}: a parameter is perturbed as an auto_LiRPA BoundedParameter. Keep it plain, "
+                "and give its perturbation to certify(..., parameters=...)."
             )
         if not self.takes_parameters:
             for node in self.inputs:

@@ -106,4 +106,4 @@ def _aten(*tensors: Tensor, target: str, arguments: list[Any], output: int | Non
     return result if output is None else result[output]
 
 
-register(Operator("unperturbed", _aten, BoundUnperturbed, "reparametrised weights"))
+register(Operator("unperturbed", _aten, BoundUnperturbed, "functions of parameters alone, such as transposed weights"))

@@ -15,9 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bound import Box, both_sides, box_of, value_of, weighted_sum
+from .bound import Box, both_sides, box_of, flat_functions, weighted_sum
 
 Pull = Callable[[Tensor], Tensor]
+
+
+CANCELS = 0.9
+"""Share of the chord's reach below which a constant is the better bound, although it does not follow x."""
 
 
 def center_radius(box: Box) -> tuple[Tensor, Tensor]:
@@ -45,8 +49,32 @@ def changes_sign(lower: Tensor, upper: Tensor) -> Tensor:
     return (lower < 0) & (upper > 0)
 
 
+def shared_reach(function: Callable[[Tensor, Tensor], Tensor], x: Box, center: Tensor, radius: Tensor) -> Pull:
+    """Bounds (S, B) of |A op(x, D)| over both boxes, for a weight that is used at many places of a row.
+
+    With G(A, x) the gradient of A op(x, W) by W, which is linear in x and in A, it is |G(A, x) D|, at most
+
+        sum R |G(A, x)|  <=  sum R (|G(A, centre of x)| + G(|A|, radius of x)),
+
+    in which what a weight does at several places may cancel.
+
+    Args:
+        function: op on rows, `function(x, W)`.
+        x: bounds of x, (B, *S) each.
+        center: C.
+        radius: R.
+    """
+    middle, spread = center_radius(x)
+
+    def gradient(x: Tensor, A: Tensor) -> Tensor:
+        return torch.func.vjp(lambda weight: function(x[None], weight), center)[1](A[None])[0]
+
+    of_rows = torch.vmap(torch.vmap(gradient), (None, 0))  # (B, *x) and (S, B, *y) -> (S, B, *W)
+    return lambda A: flat_functions((of_rows(middle, A).abs() + of_rows(spread, A.abs())) * radius).sum(2)
+
+
 def product_sides(last_lower: Tensor | None, last_upper: Tensor | None, nodes: tuple[Any, ...], at: int, pull: Pull,
-                  spread: Pull) -> Any:
+                  spread: Pull, shared: Pull | None = None) -> Any:
     """The sides of y = op(x, W), as `Bound.bound_backward` returns them.
 
     Args:
@@ -56,20 +84,26 @@ def product_sides(last_lower: Tensor | None, last_upper: Tensor | None, nodes: t
         at: which of them is x.
         pull: maps A to the coefficients (S, B, *x) of x in A op(x, C).
         spread: the same with R in place of C.
+        shared: maps A to a bound (S, B) of |A op(x, D)|, which is taken for those functions for which it is much lower.
     """
     x = nodes[at]
-    coefficients: list[Tensor | None] = [None] * len(nodes)
-    if not x.perturbed:
-        value = value_of(x)
-        return both_sides(last_lower, last_upper, *(
-            lambda A, sign=sign: (coefficients, weighted_sum(pull(A), value)
-                                  + sign * weighted_sum(spread(A.abs()), value.abs())) for sign in (-1, 1)))
-    slope, offset = chord(*box_of(x))
+    lower, upper = box_of(x)
+    largest = torch.maximum(lower.abs(), upper.abs())
+    slope, offset = chord(lower, upper) if x.perturbed else (torch.zeros_like(largest), largest)
+    others: list[Tensor | None] = [None] * len(nodes)
 
     def side(sign: int) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
         def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
-            reach = sign * spread(A.abs())
-            return [*coefficients[:at], pull(A) + reach * slope, *coefficients[at + 1:]], weighted_sum(reach, offset)
+            reach = spread(A.abs())
+            constant = weighted_sum(reach, offset)
+            if shared is not None:
+                alone = shared(A)
+                is_lower = alone < CANCELS * weighted_sum(reach, largest)
+                reach = torch.where(is_lower.reshape(*is_lower.shape, *[1] * (reach.ndim - 2)), 0.0, reach)
+                constant = torch.where(is_lower, alone, constant)
+            if not x.perturbed:
+                return others, weighted_sum(pull(A), lower) + sign * constant
+            return [*others[:at], pull(A) + sign * reach * slope, *others[at + 1:]], sign * constant
 
         return bound
 
