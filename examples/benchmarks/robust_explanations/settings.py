@@ -159,10 +159,10 @@ def protected(weight: float, width: float, **fixed: Any) -> Recipe:
 
 
 CERTIFIED: dict[str, list[Recipe]] = {
-    "adult": [protected(0.3, 0.0, batch=128, epochs=20), unprotected(0.3, 0.4, batch=128, epochs=20),
+    "adult": [protected(0.3, 0.0, batch=128, epochs=20), protected(0.3, 0.4, batch=128, epochs=20),
               *widths((0.02, 0.1))],
     "german": [*widths((0.05, 0.1, 0.2), epochs=60), protected(0.1, 32.0, epochs=60)],
-    "credit_default": [protected(0.3, 0.0, batch=128, epochs=20), unprotected(0.3, 0.4, batch=128, epochs=20),
+    "credit_default": [protected(0.3, 0.0, batch=128, epochs=20), protected(0.3, 0.4, batch=128, epochs=20),
                        *widths((0.02, 0.1))],
     "mnist_fc": [*widths((0.01,)), signs(0.3), signs(1.0, epochs=30), signs(3.0), signs(10.0)],
     "mnist_cnn": [*widths((0.01,)), signs(0.3), signs(1.0), signs(3.0), signs(10.0)],
