@@ -242,7 +242,7 @@ class Certifier:
                perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
-               **attribute_kwargs: Any) -> Bounds:
+               parameters: Any = None, **attribute_kwargs: Any) -> Bounds:
         """Bounds alone, for training: differentiable in the model's parameters, and at little cost.
 
         They are those of `certify`, for the model in eval mode whatever mode it is in. Captum is not called, and the
@@ -258,6 +258,7 @@ class Certifier:
             clip: the range of the data.
             method: how to bound, if not as the certifier was made for.
             quadrature: Captum's `method` of IntegratedGradients.
+            parameters: how far the model's parameters may change.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -286,18 +287,20 @@ class Certifier:
         forward = self.attribution.forward_func
         xs = check_inputs(inputs)
         with torch.inference_mode(False), evaluating(forward):
-            balls = make_balls(inputs, perturbation, eps, norm, clip)
+            balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
+            moved = make_parameters(forward, parameters)
             plan = attributions.make_plan(self.attribution, xs, keywords)
+            check_parameters(moved, plan, None)
             trace, _ = self._trace(plan, xs, keywords)
             if not trace.is_checked:
                 self.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
-                             quadrature=quadrature, **attribute_kwargs)
+                             quadrature=quadrature, parameters=parameters, **attribute_kwargs)
                 trace, _ = self._trace(plan, xs, keywords)
                 trace.is_checked = True
             if method == "IBP":
-                return interval_bounds(plan, trace.module, trace.intervals, xs, balls)
+                return interval_bounds(plan, trace.module, trace.intervals, xs, balls, moved)
             rows = trace.engine.rows_at_once(self.batch_size, method)
-            return linear_bounds(plan, trace.module, trace.engine, xs, balls, method, rows)
+            return linear_bounds(plan, trace.module, trace.engine, xs, balls, method, rows, moved)
 
     def _box(self, plan: Plan, bounded: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
              keywords: dict[str, Any], nominal: Tensor, parameters: Parameters | None = None) -> tuple[Box, Tensor]:

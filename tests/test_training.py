@@ -190,6 +190,40 @@ def test_losses_of_the_same_bounds_are_added_up():
             explanation_loss(model, x, y, eps=0.1, loss=loss, options=given)
 
 
+@pytest.mark.parametrize("net", ["dense", "convolutions"])
+@pytest.mark.parametrize("eps", [None, 0.05])
+@pytest.mark.parametrize("method", ["IBP", "CROWN"])
+def test_bounds_under_changes_of_the_parameters_are_those_of_a_certificate(net, eps, method):
+    torch.manual_seed(3)
+    if net == "dense":
+        model, x = small(nn.Softplus), batch(3)[0]
+    else:
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.PReLU(),
+                              nn.Flatten(), nn.Linear(18, 3)).double().eval()
+        x = torch.rand(3, 1, 6, 6, dtype=torch.float64)
+    certifier = lx.Certifier(Saliency(model), method=method, abs=False)
+    given = {"eps": eps, "target": 1, "parameters": lx.ParameterBox(relative=0.02, absolute=0.001)}
+    bounds, certificate = certifier.bounds(x, **given), certifier.certify(x, **given)
+    for side in ("lower", "upper"):
+        torch.testing.assert_close(bounds.shaped(getattr(bounds, side)), getattr(certificate, side), rtol=1e-8,
+                                   atol=1e-10)
+    assert bounds.width.mean() > 0
+    bounds.width.mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.ndim > 1)
+
+
+def test_training_makes_explanations_survive_changes_of_the_parameters():
+    model, (x, y) = small(), batch(12)
+    given = {"parameters": lx.ParameterBox(relative=0.05), "loss": "relative_width"}
+    before = explanation_loss(model, x, y, **given).item()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (torch.nn.functional.cross_entropy(model(x), y) + explanation_loss(model, x, y, **given)).backward()
+        optimizer.step()
+    assert explanation_loss(model, x, y, **given) < 0.8 * before
+
+
 # What losses mean
 
 CERTIFIED = {

@@ -15,6 +15,7 @@ from .ball import Ball
 from .compose import Rows, compose, reduce_samples, reduce_value
 from .engine import Engine
 from .intervals import Interval, IntervalPass
+from .parameters import Parameters
 
 
 class Bounds:
@@ -60,7 +61,7 @@ class Bounds:
 
 
 def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass, inputs: tuple[Tensor, ...],
-                    balls: tuple[Ball | None, ...]) -> Bounds:
+                    balls: tuple[Ball | None, ...], parameters: Parameters | None = None) -> Bounds:
     """Interval bounds of the attribution that a plan describes, of all rows at once.
 
     Args:
@@ -69,6 +70,7 @@ def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
         intervals: bounds of that module.
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
+        parameters: those that move.
 
     Returns:
         Bounds of N attributions.
@@ -77,13 +79,16 @@ def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
     values, sample = _all_rows(rows)
     example = None if sample is None else rows.example[sample]
     boxes = [input_interval(x, ball, example) for x, ball in zip(inputs, balls, strict=True)]
-    return Bounds(_attribution(rows, intervals(values, boxes)), lambda: _value(rows, module, values), module.split)
+    box = _attribution(rows, intervals(values, boxes, parameters))
+    return Bounds(box, lambda: _value(rows, module, values), module.split)
 
 
 def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
-                  balls: tuple[Ball | None, ...], method: str, batch_size: int) -> Bounds:
+                  balls: tuple[Ball | None, ...], method: str, batch_size: int,
+                  parameters: Parameters | None = None) -> Bounds:
     """Bounds by the engine, `batch_size` rows at a time; other arguments as for `interval_bounds`."""
-    composed = compose(plan, module, engine, inputs, balls, method, batch_size)
+    with engine.perturbed(parameters):
+        composed = compose(plan, module, engine, inputs, balls, method, batch_size)
     rows = Rows(plan, module, inputs, balls)
     return Bounds(Interval((composed.lower, composed.upper)), lambda: _value(rows, module, _all_rows(rows)[0]),
                   module.split)

@@ -146,10 +146,7 @@ class Engine:
 
     def _moving_parameters(self) -> dict[str, MovingParameter]:
         """The module's parameters that move, by their names in it."""
-        if self._parameters is None:
-            return {}
-        moving = {name: self._parameters.of(tensor) for name, tensor in self.module.named_parameters(recurse=False)}
-        return {name: parameter for name, parameter in moving.items() if parameter is not None}
+        return {} if self._parameters is None else self._parameters.within(self.module)
 
     def _move_parameters(self) -> None:
         """Give the nodes of parameters that move their boxes, and mark all that depends on them."""
@@ -158,7 +155,7 @@ class Engine:
             if isinstance(node, BoundParams):
                 node.moving_parameter = moving.get(node.ori_name)
             elif isinstance(node, BoundUnperturbed):
-                node.moving_parameter = _function_of_parameters(node)
+                node.moving_parameter = node.moving()
             elif any(n.perturbed or moving_box(n) is not None for n in node.inputs):
                 node.perturbed = True
 
@@ -303,14 +300,6 @@ class Engine:
             seen.update(n.name for n in new)
             stack += new
         return list(found.values())
-
-
-def _function_of_parameters(node: BoundUnperturbed) -> MovingParameter | None:
-    """The box of a function of parameters; None if none of them moves."""
-    names = tuple(name for n in node.inputs if moving_box(n) is not None for name in n.moving_parameter.names)
-    if not names:
-        return None
-    return MovingParameter(node.parameter_range(*map(box_of, node.inputs)), names)
 
 
 def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule:

@@ -21,9 +21,11 @@ from torch.nn import functional as F
 from ..graph import GradientModule
 from ..graph.module import Step
 from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, Box
+from ..operators.bound import BoundOperator, Box, MovingParameter
 from ..operators.registry import DOMAIN
+from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.piecewise import step_range
+from .parameters import Parameters
 
 leaky_relu_backward = torch.ops.aten.leaky_relu_backward
 
@@ -208,17 +210,19 @@ class IntervalPass:
         self.module = module
         self._bounds = {step.output: _operator(step) for step in module.steps}
 
-    def __call__(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None]) -> Interval:
+    def __call__(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None],
+                 parameters: Parameters | None = None) -> Interval:
         """Bound the output.
 
         Args:
             inputs: values of the module's inputs, each with B rows.
             perturbed: where each of the first inputs lies; None, or left out at the end: it is fixed.
+            parameters: those that move.
 
         Returns:
             Of shape (B, D).
         """
-        return self._run(inputs, perturbed, self.module.steps)[self.module.output]
+        return self._run(inputs, perturbed, self.module.steps, parameters)[self.module.output]
 
     def linear(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None], functions: Tensor) -> Interval:
         """Bound linear functions of the output; a last layer is merged with them: C (W h + b) = (C W) h + C b.
@@ -245,15 +249,23 @@ class IntervalPass:
         return Interval(around=(torch.einsum("bkd,bd->bk", functions, center),
                                 torch.einsum("bkd,bd->bk", functions.abs(), radius.expand_as(center))))
 
-    def _run(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None], steps: Sequence[Step]
-             ) -> dict[str, Interval]:
+    def _run(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None], steps: Sequence[Step],
+             parameters: Parameters | None = None) -> dict[str, Interval]:
         """The intervals of all values that some of the steps compute, by name."""
         values = {name: Interval.point(x) for name, x in zip(self.module.input_names, inputs, strict=True)}
         values |= {name: box for name, box in zip(self.module.input_names, perturbed, strict=False) if box is not None}
         for tensors in (self.module.named_parameters(recurse=False), self.module.named_buffers(recurse=False)):
             values |= {name: Interval.point(tensor) for name, tensor in tensors}
+        moving = {} if parameters is None else parameters.within(self.module)
         for step in steps:
-            values[step.output] = _bounded(self._bounds[step.output], [values[name] for name in step.inputs])
+            operator, boxes = self._bounds[step.output], [values[name] for name in step.inputs]
+            if moving.keys().isdisjoint(step.inputs):
+                values[step.output] = _bounded(operator, boxes)
+                continue
+            operator.inputs = [_argument(box, moving.get(name)) for name, box in zip(step.inputs, boxes, strict=True)]
+            if isinstance(operator, BoundUnperturbed) and (function := operator.moving()) is not None:
+                moving[step.output] = function
+            values[step.output] = Interval(operator.interval_propagate(*[box.ends for box in boxes]))
         return values
 
 
@@ -262,7 +274,15 @@ class _Argument:
     """What an operator asks of an input of its before it is bounded."""
 
     perturbed: bool
+    forward_value: Tensor | None = None
+    moving_parameter: MovingParameter | None = None
     from_input: bool = True
+
+
+def _argument(box: Interval, moving: MovingParameter | None = None) -> _Argument:
+    if moving is not None:
+        return _Argument(False, None, moving)
+    return _Argument(not box.is_point, box.lower if box.is_point else None)
 
 
 def _operator(step: Step) -> BoundOperator:
@@ -288,5 +308,5 @@ def _bounded(operator: BoundOperator, boxes: list[Interval]) -> Interval:
             return Interval(around=(lambda: operator.forward(first.around[0]), operator.forward(first.radius)))
     if name in STEPS and 0 <= operator.settings["slope"] <= 1:
         return STEPS[name](*boxes, **operator.settings)
-    operator.inputs = [_Argument(not box.is_point) for box in boxes]
+    operator.inputs = [_argument(box) for box in boxes]
     return Interval(operator.interval_propagate(*[box.ends for box in boxes]))

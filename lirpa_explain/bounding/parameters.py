@@ -130,6 +130,11 @@ class Parameters:
         name = next((name for name, own in self.tensors.items() if own is tensor), None)
         return None if name is None else MovingParameter(self.boxes[name], (name,))
 
+    def within(self, module: nn.Module) -> dict[str, MovingParameter]:
+        """A module's own parameters that move, by their names in it."""
+        found = {name: self.of(tensor) for name, tensor in module.named_parameters(recurse=False)}
+        return {name: parameter for name, parameter in found.items() if parameter is not None}
+
     def draw(self, extreme: bool, generator: torch.Generator) -> dict[str, Tensor]:
         """A random point of all boxes: a corner, or one from the inside; the same on all devices."""
         values = {}

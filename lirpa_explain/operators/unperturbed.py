@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..relaxations.ranges import product_range
-from .bound import BoundOperator, Box, refuse_parameter
+from .bound import BoundOperator, Box, MovingParameter, box_of, moving_box, refuse_parameter
 from .registry import Operator, register
 from .weights import center_radius
 
@@ -77,6 +77,12 @@ class BoundUnperturbed(BoundOperator):
     def bound_interval(self, *boxes: Box) -> Box:
         value = self.forward(*[box[0] for box in boxes])
         return value, value
+
+    def moving(self) -> MovingParameter | None:
+        """What the engine needs to know of the value; None if no parameter among the inputs moves."""
+        moving = [node.moving_parameter for node in self.inputs if moving_box(node) is not None]
+        names = tuple(name for parameter in moving for name in parameter.names)
+        return MovingParameter(self.parameter_range(*map(box_of, self.inputs)), names) if names else None
 
     def parameter_range(self, *boxes: Box) -> Box:
         """Bounds of the value, of its own shape, from bounds of the parameters.

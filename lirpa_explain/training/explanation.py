@@ -42,7 +42,8 @@ class ExplanationLoss:
         loss: a key of `LOSSES`; or a sum of losses of the same bounds: a dictionary from keys to weights.
         options: settings of that loss, such as {"k": 5}; of a sum, a dictionary from keys to their settings.
         reduction: "mean" or "sum" over the examples of a batch, or "none".
-        **keywords: keywords of `Certifier.bounds`, and so of the attribution's `attribute`, such as n_steps=20.
+        **keywords: keywords of `Certifier.bounds`, such as parameters=lx.ParameterBox(relative=0.02) for changes of the
+            parameters, and so of the attribution's `attribute`, such as n_steps=20.
 
     Raises:
         ValueError: no such loss or reduction, or a setting that the loss has not.

@@ -41,7 +41,7 @@ class Setup:
     headline: str
     points: int
     radii: tuple[float, ...] = ()
-    gammas: tuple[float, ...] = (0.01, 0.02, 0.03, 0.04, 0.05)
+    gammas: tuple[float, ...] = (0.01, 0.02, 0.05)
     channels: int = 1
     balanced: bool = False
     crown_everywhere: bool = True
@@ -86,7 +86,8 @@ class Recipe:
         weight: of the penalty.
         settings: of the method.
         eps_factor: radius in training, as a multiple of that of the data set.
-        warmup: share of the steps over which the radius grows from 0, linearly.
+        gamma: relative change of the parameters that the method "certified" trains for, beside that of the input.
+        warmup: share of the steps over which the radius, and gamma, grow from 0, linearly.
         activation: a key of `nets.ACTIVATIONS`.
         adam_decay: weight decay of Adam.
         bort: gamma of BortAdamW; 0 for Adam.
@@ -99,6 +100,7 @@ class Recipe:
     weight: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     eps_factor: float = 1.0
+    gamma: float = 0.0
     warmup: float = 0.5
     activation: str = "relu"
     adam_decay: float = 0.0

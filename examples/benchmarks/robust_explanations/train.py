@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import trange
 
+import lirpa_explain as lx
 from lirpa_explain.training import BortAdamW, Ramp, bort_groups, training_loss
 
 from .data import Data
@@ -42,13 +43,16 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None =
     task = partial(F.cross_entropy, weight=1 / data.train_y.bincount() if setup.balanced else None)
     steps = epochs * (len(data.train_x) // batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step / steps, recipe.warmup))
-    eps = Ramp(0.0, setup.eps * recipe.eps_factor, end=round(recipe.warmup * steps))
+    eps, gamma = (Ramp(0.0, stop, end=round(recipe.warmup * steps))
+                  for stop in (setup.eps * recipe.eps_factor, recipe.gamma))
     step = 0
     for _ in trange(epochs, desc="epochs", leave=False, position=bar or 0, disable=bar is None):
         for rows in torch.randperm(len(data.train_x)).split(batch):
             if len(rows) < batch:
                 continue
             step += 1
+            if recipe.gamma:
+                settings["parameters"] = lx.ParameterBox(relative=gamma(step))
             loss = training_loss(recipe.method, net, data.train_x[rows], data.train_y[rows], eps=eps(step),
                                  weight=recipe.weight, task=task, **settings)
             optimizer.zero_grad()
