@@ -4,14 +4,12 @@ import dataclasses
 import functools
 import math
 import time
-from collections import OrderedDict
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import torch
 from auto_LiRPA.perturbations import Perturbation
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import attributions
 from .arguments import (
@@ -32,7 +30,6 @@ from .boundary.search import remembered
 from .bounding.ball import Ball, check_has_radius, make_balls
 from .bounding.bounds import Bounds, interval_bounds, linear_bounds
 from .bounding.compose import Composed, compose, compose_functions, sample_bounds
-from .bounding.engine import Engine
 from .bounding.expectation import (
     PROPAGATED,
     certified_range,
@@ -44,44 +41,22 @@ from .bounding.expectation import (
     summarise,
 )
 from .bounding.integral import integral_plans
-from .bounding.intervals import IntervalPass
 from .bounding.optimize import Optimization
 from .bounding.parameters import Parameters, make_parameters
 from .certificates import Certificate
 from .certificates.radius import broadcastable
 from .errors import SoundnessError
-from .graph import GradientModule, capture_program
-from .nominal import Nominal, attribute, completeness, evaluating, isolated, model_of, no_training_layers
+from .nominal import Nominal, attribute, completeness, evaluating, isolated, no_training_layers
 from .operators.bound import Box
 from .relaxations.ranges import linear_range
 from .selfcheck import around, check_value, enclose
+from .traces import Traces
 
 ROWS = 64
 """Rows (examples x path points) bounded at once unless the caller says otherwise."""
 
 OTHERS = ("spec", "integral", "expectation", "confidence", "boundary")
 """Keywords of `Certifier.certify` that `Certifier.bounds` has not."""
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-"""Modules whose buffers a trace reads whenever it runs."""
-
-TRACES = 8
-"""Traces that are kept; the one longest unused goes first."""
-
-
-@dataclass
-class _Trace:
-    """A traced model and its bounds; `state` says of what state of the model, `is_checked` that a certificate held."""
-
-    module: GradientModule
-    engine: Engine
-    state: tuple[Any, ...]
-    is_checked: bool = False
-
-    @functools.cached_property
-    def intervals(self) -> IntervalPass:
-        """Interval bounds without the engine."""
-        return IntervalPass(self.module)
 
 
 class Certifier:
@@ -133,13 +108,14 @@ class Certifier:
         self.differentiable = differentiable
         self.options = Optimization(iterations, float(lr))
         self.attribute_kwargs = attribute_kwargs
-        self._traces: OrderedDict[Any, _Trace] = OrderedDict()
+        self.traces = Traces(self.options, memory_limit)
         if example_inputs is not None:
             xs = check_inputs(example_inputs)
             with isolated(xs[0].device), no_training_layers():
                 attribute(attribution, example_inputs, xs, attribute_kwargs)
             with isolated(xs[0].device):
-                self._trace(attributions.make_plan(attribution, xs, attribute_kwargs), xs, attribute_kwargs)
+                plan = attributions.make_plan(attribution, xs, attribute_kwargs)
+                self.traces.of(attribution, plan, xs, attribute_kwargs)
 
     def certify(self, inputs: Tensor | tuple[Tensor, ...], *,
                 perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
@@ -291,11 +267,11 @@ class Certifier:
             moved = make_parameters(forward, parameters)
             plan = attributions.make_plan(self.attribution, xs, keywords)
             check_parameters(moved, plan, None)
-            trace, _ = self._trace(plan, xs, keywords)
+            trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
             if not trace.is_checked:
                 self.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
                              quadrature=quadrature, parameters=parameters, **attribute_kwargs)
-                trace, _ = self._trace(plan, xs, keywords)
+                trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
                 trace.is_checked = True
             if method == "IBP":
                 return interval_bounds(plan, trace.module, trace.intervals, xs, balls, moved)
@@ -308,7 +284,7 @@ class Certifier:
 
         `plan` is that of Captum's value; `bounded` that of what is bounded, made of the same program.
         """
-        is_new = self._trace(plan, xs, keywords)[1]
+        is_new = self.traces.of(self.attribution, plan, xs, keywords)[1]
 
         def run(plan: Plan, balls: tuple[Ball | None, ...], method: str, parameters: Parameters | None = None
                 ) -> Composed:
@@ -329,7 +305,7 @@ class Certifier:
         except SoundnessError:
             if is_new:
                 raise
-            self._traces.clear()
+            self.traces.clear()
             return self._box(plan, bounded, xs, balls, method, keywords, nominal, parameters)
         return enclose((composed.lower, composed.upper), value), value
 
@@ -361,7 +337,7 @@ class Certifier:
     def _compose(self, plan: Plan, xs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
                  keywords: dict[str, Any], parameters: Parameters | None = None) -> Composed:
         """Bounds of a plan, and its value."""
-        trace, _ = self._trace(plan, xs, keywords)
+        trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
         rows = trace.engine.rows_at_once(self.batch_size, method)
         with trace.engine.perturbed(parameters):
             return compose(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
@@ -371,7 +347,7 @@ class Certifier:
         """Bounds of the expectation that the samples of a plan estimate, (N, D) each."""
         single, sigmas = one_sample(plan, xs), deviations(keywords, len(xs))
         shift = shift_of(xs, balls, sigmas)
-        trace, is_new = self._trace(plan, xs, keywords)
+        trace, is_new = self.traces.of(self.attribution, plan, xs, keywords)
 
         def bound(balls: tuple[Ball | None, ...], how: str | None) -> Box:
             composed = self._compose(single, xs, balls, how or method, keywords)
@@ -391,7 +367,7 @@ class Certifier:
         except SoundnessError:
             if is_new:
                 raise
-            self._traces.clear()
+            self.traces.clear()
             return self._expected(plan, xs, balls, method, keywords, nominal, expectation, confidence)
         return enclose((lower, upper), nominal)
 
@@ -407,7 +383,7 @@ class Certifier:
                 keywords: dict[str, Any]) -> Box:
         """Bounds for every x' at the nearest boundary point of x'."""
         plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False, multiply=False, absolute=False)
-        trace, _ = self._trace(plain, xs, keywords)
+        trace, _ = self.traces.of(self.attribution, plain, xs, keywords)
         rows = trace.engine.rows_at_once(self.batch_size, method)
         return compose_moving(plan, trace.module, trace.engine, xs, balls, method, rows, self.progress)
 
@@ -417,54 +393,13 @@ class Certifier:
         """Bounds of linear functions of the attribution: of the box, and by propagation where the plan is linear."""
         lower, upper = linear_range(functions, box)
         if plan.is_row_linear and method != "IBP" and not plan.moving:
-            trace, _ = self._trace(plan, xs, keywords, explained=True)
+            trace, _ = self.traces.of(self.attribution, plan, xs, keywords, explained=True)
             rows = trace.engine.rows_at_once(self.batch_size, method)
             with trace.engine.perturbed(parameters):
                 propagated = compose_functions(plan, trace.module, trace.engine, xs, balls, method, rows, functions,
                                                self.progress)
             lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
         return enclose((lower, upper), torch.einsum("nkd,nd->nk", functions, nominal))
-
-    def _trace(self, plan: Plan, xs: tuple[Tensor, ...], keywords: dict[str, Any], explained: bool = False
-               ) -> tuple[_Trace, bool]:
-        """The trace for inputs of these shapes and these constants, and whether it was made just now."""
-        extras = attributions.plan.extras_of(keywords)
-        program, outer = plan.row_program(explained), plan.outer if explained else None
-        function = self.attribution.forward_func if plan.function is None else plan.function
-        key = (program.identity, getattr(plan.function, "key", None), outer,
-               *((x.shape[1:], x.dtype, x.device) for x in xs), *(_described(e, len(xs[0])) for e in extras))
-        state = state_of(self.attribution.forward_func)
-        trace = self._traces.pop(key, None)
-        is_new = trace is None or trace.state != state
-        if trace is None or is_new:
-            module = capture_program(program, function, xs, extras, outer=outer)
-            trace = _Trace(module, Engine(module, module.example, self.options, self.memory_limit), state)
-        self._traces[key] = trace
-        while len(self._traces) > TRACES:
-            self._traces.popitem(last=False)
-        return trace, is_new
-
-
-def _described(extra: Any, count: int) -> Any:
-    """What a trace holds of a further argument: the shape of one with rows, the value of any other."""
-    if not isinstance(extra, Tensor):
-        return extra if isinstance(extra, int | float | str | bool | None) else id(extra)
-    if extra.ndim and len(extra) == count:
-        return "rows", extra.shape[1:], extra.dtype
-    return tuple(extra.shape), extra.dtype, extra.detach().cpu().numpy().tobytes()
-
-
-def state_of(forward: Any) -> tuple[Any, ...]:
-    """What a trace of a model depends on: its modules, their mode, and buffers' values.
-
-    It reads parameters, and the statistics of batch normalizations, whenever it runs.
-    """
-    model = model_of(forward)
-    if model is None:
-        return ()
-    return (*((id(m), m.training) for m in model.modules()), *(id(p) for p in model.parameters()),
-            *((id(b), type(m) not in BATCH_NORMS and b._version)
-              for m in model.modules() for b in m.buffers(recurse=False)))
 
 
 def _describe(balls: tuple[Ball | None, ...], plan: Plan, parameters: Parameters | None) -> str:

@@ -6,7 +6,7 @@ from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Salien
 from torch import nn
 
 import lirpa_explain as lx
-from lirpa_explain import certifier as module
+from lirpa_explain import traces as module
 from lirpa_explain.bounding import engine
 
 
@@ -100,7 +100,7 @@ def test_a_function_whose_hidden_state_changed_is_traced_again(traces):
 
 
 def test_old_traces_are_let_go(traces, monkeypatch):
-    monkeypatch.setattr(module, "TRACES", 2)
+    monkeypatch.setattr(module, "KEPT", 2)
     certifier = lx.Certifier(InputXGradient(lambda x: torch.tanh(x).sum(1)))
     for size in (2, 3, 4, 3, 2):
         certifier.certify(torch.rand(2, size), eps=0.1)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from lirpa_explain.certificates.certificate import Certificate
-
-Property = Callable[["Certificate"], Tensor]
+Property = Callable[[Any], Tensor]
+"""Maps a `Certificate` to whether it has the property, (N,), bool."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,11 @@ class Radius:
     value: Tensor
     fails: Tensor
     holds: Tensor
-    inside: Certificate
-    outside: Certificate
+    inside: Any
+    outside: Any
 
 
-def bisect(certify: Callable[[Tensor], Certificate], like: Tensor, holds: Property, high: float, steps: int) -> Radius:
+def bisect(certify: Callable[[Tensor], Any], like: Tensor, holds: Property, high: float, steps: int) -> Radius:
     """Find the largest radius at which a property is certified, for each example.
 
     Args:
@@ -55,7 +53,7 @@ def bisect(certify: Callable[[Tensor], Certificate], like: Tensor, holds: Proper
         raise ValueError(f"steps is {steps!r}; pass an int of at least 0.")
     count = len(like)
 
-    def check(certificate: Certificate) -> Tensor:
+    def check(certificate: Any) -> Tensor:
         answer = holds(certificate)
         if not isinstance(answer, Tensor) or answer.dtype != torch.bool:
             raise TypeError(f"The property gives {getattr(answer, 'dtype', type(answer).__name__)}; it must map a "

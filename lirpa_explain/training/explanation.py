@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -181,8 +180,8 @@ def explanation_loss(model: nn.Module, x: Tensor | tuple[Tensor, ...], y: Any = 
                            options=options, reduction=reduction, **keywords)
     explains_model = attribution is None or made.certifier.attribution.forward_func is model
     known = _KNOWN.setdefault(model, WeakKeyDictionary()).setdefault(
-        ExplanationLoss if explains_model else attribution, {"_traces": OrderedDict(), "outputs": {}})
-    made.certifier._traces, made.outputs = known["_traces"], known["outputs"]
+        ExplanationLoss if explains_model else attribution, {"traces": made.certifier.traces, "outputs": {}})
+    made.certifier.traces, made.outputs = known["traces"], known["outputs"]
     return made(x, y)
 
 

@@ -17,6 +17,7 @@ from ..bounding.intervals import IntervalPass
 from ..graph import capture_program
 from ..graph.program import output
 from ..nominal import evaluating
+from ..traces import state_of
 from .explanation import REDUCTIONS
 
 _PASSES: WeakKeyDictionary[nn.Module, dict[Any, tuple[Any, IntervalPass]]] = WeakKeyDictionary()
@@ -71,8 +72,6 @@ def certified_cross_entropy(model: nn.Module, x: Tensor | tuple[Tensor, ...], y:
 
 def _intervals(model: nn.Module, xs: tuple[Tensor, ...]) -> IntervalPass:
     """The pass over a model, traced for inputs of these shapes and kept for as long as the model lives."""
-    from ..certifier import state_of
-
     known = _PASSES.setdefault(model, {})
     key = tuple((x.shape[1:], x.dtype, x.device) for x in xs)
     with evaluating(model):
