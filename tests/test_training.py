@@ -360,8 +360,8 @@ def test_nothing_of_the_users_is_changed():
 
 def test_training_mode_means_the_bounds_of_eval_mode_and_current_statistics(monkeypatch):
     traced = []
-    capture_program = lx.certifier.capture_program
-    monkeypatch.setattr(lx.certifier, "capture_program", lambda *a, **k: traced.append(1) or capture_program(*a, **k))
+    capture_program = lx.traces.capture_program
+    monkeypatch.setattr(lx.traces, "capture_program", lambda *a, **k: traced.append(1) or capture_program(*a, **k))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
     x, y = batch()
