@@ -225,9 +225,9 @@ def test_the_size_of_imagenet_takes_seconds(name):
     settings = {"mask": torch.arange(size) % 2 == 0, "k": 1000, "basis": torch.randn(size, 5), "shape": (224, 224),
                 "inputs": torch.ones(1, size), "distance": 0.1, "channels": 3}
     settings["basis"][:, :1] += nominal.T
-    start = time.perf_counter()
+    start = time.process_time()
     bound = cert.metric(name, **{key: settings[key] for key in METRICS[name].settings if key in settings})
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert bound.isfinite().all()
     assert bound.item() != METRICS[name].worst or name == "targeted_fairness"
 
