@@ -167,7 +167,7 @@ CERTIFIED: dict[str, list[Recipe]] = {
     "credit_default": [protected(0.3, 0.0, batch=128, epochs=20), protected(0.3, 0.4, batch=128, epochs=20),
                        *widths((0.02, 0.1))],
     "mnist_fc": [*widths((0.01,)), signs(0.3), signs(1.0, epochs=30), signs(3.0), signs(10.0)],
-    "mnist_cnn": [*widths((0.01,)), signs(0.3), signs(1.0), signs(3.0), signs(10.0)],
+    "mnist_cnn": [*widths((0.01,)), *(signs(weight, epochs=25, lr=2e-3, warmup=0.4) for weight in (0.3, 1.0, 3.0))],
     "pneumonia": widths((0.003, 0.01, 0.03, 0.1)),
     "breast": widths((0.003, 0.01, 0.03, 0.1)),
     "derma": widths((0.003, 0.01, 0.03, 0.1)),
