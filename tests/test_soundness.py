@@ -265,11 +265,11 @@ def test_stable_neurons_add_no_roundings_of_loose_intervals():
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), *[Block() for _ in range(8)], nn.Flatten(), nn.Linear(216, 2))
     net.eval()
     x = torch.rand(1, 3, 8, 8)
-    for eps in (0.0, 1e-7):
-        certificates = []
-        for dtype in (torch.float32, torch.float64):
-            certificates.append(lx.certify(Saliency(net.to(dtype)), x.to(dtype), eps=eps, target=0, abs=False))
-        rough, fine = certificates
+    certificates = []
+    for dtype in (torch.float32, torch.float64):
+        certifier = lx.Certifier(Saliency(net.to(dtype)), target=0, abs=False)
+        certificates.append([certifier.certify(x.to(dtype), eps=eps) for eps in (0.0, 1e-7)])
+    for rough, fine in zip(*certificates, strict=True):
         scale = 1e-5 * fine.nominal.abs().max()
         assert (rough.lower - fine.lower).abs().max() <= scale and (rough.upper - fine.upper).abs().max() <= scale
 
