@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import time
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -48,6 +47,7 @@ from .certificates.radius import broadcastable
 from .errors import SoundnessError
 from .nominal import Nominal, attribute, completeness, evaluating, isolated, no_training_layers
 from .operators.bound import Box
+from .provenance import describe, versions
 from .relaxations.ranges import linear_range
 from .selfcheck import around, check_value, enclose
 from .traces import Traces
@@ -205,9 +205,9 @@ class Certifier:
         return Certificate(
             lower=shaped(box[0]), upper=shaped(box[1]), nominal=shaped(flat),
             attribution=attributions.name_of(self.attribution), method=method,
-            perturbation=_describe(balls, plan, moved),
+            perturbation=describe(balls, plan, moved),
             dtype=str(flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
-            convergence_delta=nominal.delta, versions=_versions(),
+            convergence_delta=nominal.delta, versions=versions(),
             spec_lower=None if spec_box is None else spec_box[0], spec_upper=None if spec_box is None else spec_box[1],
             spec_nominal=None if functions is None else torch.einsum("nkd,nd->nk", functions, flat), refiner=refine,
             integral=integral, attacker=None if plan.nearest else functools.partial(attacked, problem),
@@ -400,21 +400,3 @@ class Certifier:
                                                self.progress)
             lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
         return enclose((lower, upper), torch.einsum("nkd,nd->nk", functions, nominal))
-
-
-def _describe(balls: tuple[Ball | None, ...], plan: Plan, parameters: Parameters | None) -> str:
-    words = ["held fixed" if ball is None else ball.words for ball in balls]
-    text = words[0] if len(set(words)) == 1 else "; ".join(f"input {i}: {word}" for i, word in enumerate(words))
-    text = "inputs held fixed" if set(words) == {"held fixed"} else text
-    if parameters is not None:
-        text = f"{text}; {parameters.words}"
-    if plan.nearest is None:
-        return text
-    return f"{text}; boundary point " + ("of each x' itself" if plan.moving else "fixed")
-
-
-def _versions() -> dict[str, str]:
-    from . import AUTO_LIRPA_VERSION, __version__
-
-    return {"lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION, "captum": metadata.version("captum"),
-            "torch": torch.__version__}
