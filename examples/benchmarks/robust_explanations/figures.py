@@ -43,7 +43,7 @@ def draw(results: Sequence[Result], out: Path) -> None:
         majority = own[0]["majority"]
         axes.axhspan(0, majority + MARGIN, color="0.92", zorder=0)
         lowest = min(p[1] for points in curves.values() for p in points)
-        axes.set_ylim(min(lowest, max(majority, lowest - 0.05)) - 0.01, None)
+        axes.set_ylim(min(lowest, max(majority, lowest - 0.05)) - 0.01, min(1.005, axes.get_ylim()[1]))
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel(f"certified share ({setup.headline}, eps {setup.eps:g})")
         axes.set_ylabel("test accuracy")
