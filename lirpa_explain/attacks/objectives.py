@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..certificates.layout import mask_weights
+
 Shapes = tuple[tuple[int, ...], ...]
 Score = Callable[..., Tensor]
 
@@ -112,16 +114,9 @@ def decrease(a: Tensor, nominal: Tensor, shapes: Shapes, entry: Any) -> Tensor:
 
 def mask_rows(mask: Any, like: Tensor, shapes: Shapes) -> Tensor:
     """A mask or map, for one example or all, or a tuple of them for several parts, as rows (N, D)."""
-    parts = mask if isinstance(mask, tuple) else (mask,)
-    if len(parts) != len(shapes) or not all(isinstance(p, Tensor) for p in parts):
-        raise ValueError(f"Give a tensor, or a tuple with one for each of the {len(shapes)} parts of the attribution.")
-    rows = []
-    for part, shape in zip(parts, shapes, strict=True):
-        if tuple(part.shape) not in (shape, (len(like), *shape)):
-            raise ValueError(f"A mask or map must have the shape {shape}, or that with N = {len(like)} before it; "
-                             f"given: {tuple(part.shape)}.")
-        rows.append(part.to(like).expand(len(like), *shape).flatten(1))
-    return torch.cat(rows, 1)
+    parts = tuple(part.reshape(len(like), *shape) for part, shape in
+                  zip(like.split([math.prod(shape) for shape in shapes], 1), shapes, strict=True))
+    return mask_weights(mask, parts if len(parts) > 1 else parts[0])
 
 
 @register("region_sum", "|sum over a region of a - nominal|")

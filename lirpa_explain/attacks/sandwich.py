@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..certificates import Certificate, Sandwich
-from ..certificates.layout import flatten, tensors, unflatten
+from ..certificates.layout import flatten, mask_weights, unflatten
 from ..errors import SoundnessError
 from ..selfcheck import TOLERANCE
 from .attack import AttackResult, Attributions, run
 from .metrics import SURROGATES, certified_worsening
-from .objectives import OBJECTIVES, mask_rows, objective, share
+from .objectives import OBJECTIVES, objective, share
 from .problem import Points, Problem
 from .search import Settings, Values, Watch
 
@@ -64,13 +64,13 @@ def couple(name: str, words: str, objective: Coupling, certified: Callable[..., 
 def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:
     low, high = certificate.region_sum(mask)
     nominal = flatten(certificate.nominal)
-    value = (mask_rows(mask, nominal, _shapes(certificate.nominal)) * nominal).sum(1)
+    value = (mask_weights(mask, certificate.nominal) * nominal).sum(1)
     return torch.maximum(high - value, value - low)
 
 
 def _share_of(certificate: Certificate, mask: Attributions) -> Tensor:
     nominal = flatten(certificate.nominal)
-    return (mask_rows(mask, nominal, _shapes(certificate.nominal)) * share(nominal)).sum(1)
+    return (mask_weights(mask, certificate.nominal) * share(nominal)).sum(1)
 
 
 def _may_flip(certificate: Certificate) -> Tensor:
@@ -238,7 +238,3 @@ class _Alarm:
         torch.save({**content, "example": example, "worst_parameters": parameters}, path)
         raise SoundnessError(f"The certificate is wrong: {words} The counterexample was saved to {path}; torch.load "
                              "reads it. This is a defect: please report the model and that file.")
-
-
-def _shapes(value: Attributions) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(part.shape[1:]) for part in tensors(value))

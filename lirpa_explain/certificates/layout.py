@@ -54,8 +54,10 @@ def unflatten(nominal: Attributions, rows: Tensor) -> Attributions:
 def mask_weights(mask: Attributions, nominal: Attributions) -> Tensor:
     """A mask, shaped like `nominal` or one example of it, as weights (N, D)."""
     parts = []
+    if not all(isinstance(part, Tensor) for part in tensors(mask)):
+        raise ValueError(f"mask must be a tensor, or a tuple of them; given: {type(mask).__name__}.")
     for part, shape in zip(tensors(mask), tensors(nominal), strict=False):
-        if not isinstance(part, Tensor) or part.shape not in (shape.shape, shape.shape[1:]):
+        if part.shape not in (shape.shape, shape.shape[1:]):
             raise ValueError(f"mask must be shaped like the attribution, {describe(nominal)}, or like one "
                              f"example of it; given: {describe(mask)}.")
         parts.append(part.to(shape).expand_as(shape))

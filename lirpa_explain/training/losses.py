@@ -20,6 +20,7 @@ from ..certificates.box import absolute_box
 from ..certificates.metrics import evaluate
 from ..certificates.metrics import lookup as metric_row
 from ..certificates.ranking import check_k
+from ..registration import add, find
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,7 @@ def register(loss: Loss, *, overwrite: bool = False) -> Loss:
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    if loss.name in LOSSES and not overwrite:
-        raise ValueError(f"The loss {loss.name!r} is already registered; choose another name, or pass overwrite=True "
-                         "to replace it for the whole process.")
-    LOSSES[loss.name] = loss
+    add(LOSSES, loss.name, loss, "loss", overwrite)
     return loss
 
 
@@ -82,10 +80,7 @@ def lookup(name: str) -> Loss:
     Raises:
         ValueError: there is none; the message lists those there are.
     """
-    if name not in LOSSES:
-        raise ValueError(f"There is no loss {name!r}; there are {', '.join(LOSSES)}. Add one with "
-                         "lirpa_explain.training.register_loss(Loss(...)).")
-    return LOSSES[name]
+    return find(LOSSES, name, "loss", "lirpa_explain.training.register_loss(Loss(...))")
 
 
 def width(bounds: Bounds) -> Tensor:
@@ -202,11 +197,7 @@ def protected(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.1, absolut
     Source:
         Wicker et al., ICLR 2023: the certificate of targeted fairness.
     """
-    is_protected = mask.to(bounds.lower.device).bool().expand_as(bounds.lower)
-    check_k(k, int((~is_protected).sum(1).min()))
-    low, high = absolute_box(bounds.lower, bounds.upper) if absolute else (bounds.lower, bounds.upper)
-    kth = low.masked_fill(is_protected, -math.inf).topk(k, dim=1).values[:, -1]
-    largest = high.masked_fill(~is_protected, -math.inf).amax(1)
+    kth, largest = _rivals(bounds, mask, k, absolute)
     return (margin - (kth - largest) / _scale(bounds, detach)).relu()
 
 
@@ -229,12 +220,18 @@ def protected_ratio(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.3) -
     Raises:
         ValueError: k is out of range.
     """
+    kth, largest = _rivals(bounds, mask, k, absolute=True)
+    largest = largest.clamp(min=0)  # -inf where nothing is protected
+    return (margin + torch.log(largest + SMALL) - torch.log(kth + SMALL)).relu()
+
+
+def _rivals(bounds: Bounds, mask: Tensor, k: int, absolute: bool) -> tuple[Tensor, Tensor]:
+    """K-th largest lower end among features that are not protected, and largest upper end of those that are, (N,)."""
     is_protected = mask.to(bounds.lower.device).bool().expand_as(bounds.lower)
     check_k(k, int((~is_protected).sum(1).min()))
-    low, high = absolute_box(bounds.lower, bounds.upper)
-    kth = low.masked_fill(is_protected, 0).topk(k, dim=1).values[:, -1]
-    largest = high.masked_fill(~is_protected, 0).amax(1)
-    return (margin + torch.log(largest + SMALL) - torch.log(kth + SMALL)).relu()
+    low, high = absolute_box(bounds.lower, bounds.upper) if absolute else (bounds.lower, bounds.upper)
+    kth = low.masked_fill(is_protected, -math.inf).topk(k, dim=1).values[:, -1]
+    return kth, high.masked_fill(~is_protected, -math.inf).amax(1)
 
 
 def region(bounds: Bounds, mask: Tensor) -> Tensor:

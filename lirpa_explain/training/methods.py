@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..registration import add, find
 from . import baselines
 from .baselines import Task
 from .explanation import explanation_loss
@@ -50,10 +51,7 @@ def register(name: str, function: Callable[..., Tensor], words: str, source: str
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    if name in TRAINING_METHODS and not overwrite:
-        raise ValueError(f"The training method {name!r} is already registered; choose another name, or pass "
-                         "overwrite=True to replace it for the whole process.")
-    TRAINING_METHODS[name] = TrainingMethod(function, words, source, replaces_task)
+    add(TRAINING_METHODS, name, TrainingMethod(function, words, source, replaces_task), "training method", overwrite)
 
 
 def lookup(name: str) -> TrainingMethod:
@@ -62,10 +60,8 @@ def lookup(name: str) -> TrainingMethod:
     Raises:
         ValueError: there is none; the message lists those there are.
     """
-    if name not in TRAINING_METHODS:
-        raise ValueError(f"There is no training method {name!r}; there are {', '.join(TRAINING_METHODS)}. Add one with "
-                         "lirpa_explain.training.methods.register(name, function, ...).")
-    return TRAINING_METHODS[name]
+    return find(TRAINING_METHODS, name, "training method",
+                "lirpa_explain.training.methods.register(name, function, ...)")
 
 
 def training_loss(name: str, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, weight: float = 1.0,

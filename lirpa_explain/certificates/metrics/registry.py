@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lirpa_explain.certificates.box import ordered_box
+from lirpa_explain.registration import add, find
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,9 @@ def register(metric: Metric, *, overwrite: bool = False) -> Metric:
     Raises:
         ValueError: the name is taken and `overwrite` is False, or the direction is none.
     """
-    if metric.name in METRICS and not overwrite:
-        raise ValueError(f"The metric {metric.name!r} is already registered; choose another name, or pass "
-                         "overwrite=True to replace it for the whole process.")
     if metric.direction not in ("upper", "lower"):
         raise ValueError(f"direction is {metric.direction!r}; pass 'upper' or 'lower'.")
-    METRICS[metric.name] = metric
+    add(METRICS, metric.name, metric, "metric", overwrite)
     return metric
 
 
@@ -83,10 +81,7 @@ def lookup(name: str) -> Metric:
     Raises:
         ValueError: there is none; the message lists those there are.
     """
-    if name not in METRICS:
-        raise ValueError(f"There is no metric {name!r}; there are {', '.join(METRICS)}. Add one with "
-                         "lirpa_explain.certificates.metrics.register(Metric(...)).")
-    return METRICS[name]
+    return find(METRICS, name, "metric", "lirpa_explain.certificates.metrics.register(Metric(...))")
 
 
 def evaluate(name: str, lower: Tensor, upper: Tensor, nominal: Tensor, **settings: Any) -> Tensor:
