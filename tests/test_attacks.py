@@ -547,8 +547,8 @@ def test_a_smoothed_relu_is_softplus():
 
 def test_registries_and_arguments():
     with pytest.raises(ValueError, match="already registered"):
-        attacks.register("l2", "again")
-    with pytest.raises(ValueError, match="already coupled"):
+        attacks.register("l2", "again")(lambda a, nominal, shapes: a.sum(1))
+    with pytest.raises(ValueError, match="coupled metric 'sign' is already registered"):
         attacks.couple("sign", "again", lambda: ("l2", {}), lambda certificate: certificate.max_change(2))
     with pytest.raises(ValueError, match="objective must be one of increase, decrease"):
         attacks.objective("l3")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..certificates.layout import mask_weights
+from ..registration import add
 
 Shapes = tuple[tuple[int, ...], ...]
 Score = Callable[..., Tensor]
@@ -55,14 +56,11 @@ def register(name: str, words: str, surrogate: Score | None = None, *, overwrite
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    if name in OBJECTIVES and not overwrite:
-        raise ValueError(f"The objective {name!r} is already registered; pass overwrite=True to replace it.")
-
-    def add(value: Score) -> Score:
-        OBJECTIVES[name] = Objective(name, words, value, surrogate or value)
+    def decorate(value: Score) -> Score:
+        add(OBJECTIVES, name, Objective(name, words, value, surrogate or value), "objective", overwrite)
         return value
 
-    return add
+    return decorate
 
 
 def objective(name: str, options: dict[str, Any] | None = None) -> Objective:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..certificates import Certificate, Sandwich
 from ..certificates.layout import flatten, mask_weights, unflatten
 from ..errors import SoundnessError
+from ..registration import add
 from ..selfcheck import TOLERANCE
 from .attack import AttackResult, Attributions, run
 from .metrics import SURROGATES, certified_worsening
@@ -56,9 +57,7 @@ def couple(name: str, words: str, objective: Coupling, certified: Callable[..., 
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    if name in SANDWICHES and not overwrite:
-        raise ValueError(f"The metric {name!r} is already coupled; pass overwrite=True to replace it.")
-    SANDWICHES[name] = Metric(certified, objective, words)
+    add(SANDWICHES, name, Metric(certified, objective, words), "coupled metric", overwrite)
 
 
 def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:
