@@ -177,7 +177,7 @@ CERTIFIED: dict[str, list[Recipe]] = {
                        *widths((0.02, 0.1))],
     "mnist_fc": [*widths((0.01,)), signs(0.1), signs(0.3), signs(1.0, epochs=30), signs(3.0), signs(10.0)],
     "mnist_cnn": [signs(weight, epochs=25, lr=2e-3, warmup=0.4) for weight in (0.3, 1.0, 3.0)],
-    "pneumonia": [*widths((0.003, 0.01, 0.03, 0.1)), *changes((0.03, 0.3))],
+    "pneumonia": [*widths((0.003, 0.01, 0.03, 0.1)), *changes((0.01, 0.03, 0.1, 0.3))],
     "breast": [*widths((0.001, 0.003, 0.01, 0.03)), *changes((0.3, 1.0))],
     "derma": widths((0.003, 0.01, 0.03, 0.1)),
     "blood": widths((0.003, 0.01, 0.03, 0.1)),
