@@ -6,9 +6,8 @@ from pathlib import Path
 
 from .evaluate import CERTIFIED
 from .settings import BASELINES
-from .tables import MARGIN, Result, failed, figure, grouped, setup_of
+from .tables import MARGIN, OURS, Result, failed, figure, grouped, setup_of
 
-OURS = "certified"
 MARKERS = "osD^v<>PXd"
 
 

@@ -14,6 +14,10 @@ from .settings import QUICK, SETUPS, recipes
 MARGIN = 0.02
 """A net whose accuracy is within this of the majority share has failed: a constant answer needs no explanation."""
 
+OURS = "certified"
+SOMETHING = 0.005
+"""The least share that counts as certified: half a percent."""
+
 Result = dict[str, Any]
 
 
@@ -89,6 +93,18 @@ def size_table(results: Sequence[Result], data_set: str, perturbation: str, size
     return markdown((*FIRST, *(f"{size:g}" for size in sizes)), lines)
 
 
+def unmatched(results: Sequence[Result], data_set: str) -> list[str]:
+    """Recipes of other methods that certify something and of which no recipe of ours is as good in both respects."""
+    setup = setup_of(data_set)
+    reached = [(group[0]["label"], group[0]["recipe"],
+                statistics.mean(figure(r, setup.headline, CERTIFIED, "input", setup.eps) or 0.0 for r in group),
+                statistics.mean(r["accuracy"] for r in group)) for group in grouped(results)]
+    ours = [(share, accuracy) for label, _, share, accuracy in reached if label == OURS]
+    return [f"`{label}` ({recipe}): accuracy {accuracy:.3f}, certified {share:.3f}"
+            for label, recipe, share, accuracy in reached if label != OURS and share >= SOMETHING
+            and not any(share <= s and accuracy <= a for s, a in ours)]
+
+
 def paper_table(results: Sequence[Result], data_set: str) -> str:
     """The paper's rule beside the sound one."""
     setup = setup_of(data_set)
@@ -114,6 +130,8 @@ def document(results: Sequence[Result], command: str) -> str:
         own = [r for r in results if r["data_set"] == data_set]
         parts += [f"## {data_set}", f"Majority share {own[0]['majority']:.3f}; {setup.points} test points; "
                   f"eps {setup.eps:g}.", f"![accuracy against certified share]({data_set}.png)",
+                  "Nets of other methods of which no net of ours is as accurate and as certified: "
+                  + ("; ".join(unmatched(own, data_set)) or "none") + ".",
                   f"**Input, eps {setup.eps:g}: IBP / certified / attack**", certified_table(own, data_set)]
         if setup.radii:
             parts += [f"**Input, `{setup.headline}` at several eps: certified / attack**",
