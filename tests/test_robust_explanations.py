@@ -94,6 +94,19 @@ def test_a_constant_answer_has_failed(run):
     assert "**FAILED** (1 of 2)" in tables.document([plain, constant], "command")
 
 
+def test_nets_that_ours_do_not_match_are_named():
+    def net(label, recipe, accuracy, share, seed=0):
+        row = {"bounds": "certified", "perturbation": "input", "size": 0.05, "fair": share}
+        return {"data_set": "cancer", "label": label, "recipe": recipe, "seed": seed, "accuracy": accuracy,
+                "majority": 0.5, "figures": [row]}
+
+    nets = [net("certified", "a", 0.95, 0.5), net("certified", "b", 0.9, 1.0), net("plain", "default", 0.99, 0.0),
+            net("pgd", "weaker", 0.94, 0.5), net("pgd", "between", 0.93, 0.8), net("softplus", "s", 0.96, 0.1, 0),
+            net("softplus", "s", 0.92, 0.3, 1)]
+    assert tables.unmatched(nets, "cancer") == ["`pgd` (between): accuracy 0.930, certified 0.800"]
+    assert tables.unmatched(nets[:4], "cancer") == []
+
+
 def test_unknown_data_sets_are_refused(capsys):
     with pytest.raises(SystemExit):
         program.main(["iris"])
