@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 from examples.benchmarks.robust_explanations import __main__ as program
-from examples.benchmarks.robust_explanations import data, evaluate, paper_rule, settings, tables
+from examples.benchmarks.robust_explanations import data, evaluate, figures, paper_rule, settings, tables
 from examples.benchmarks.robust_explanations.train import cosine
 
 RUN = ["cancer", "--quick", "--methods", "plain", "softplus", "certified"]
@@ -105,6 +105,11 @@ def test_nets_that_ours_do_not_match_are_named():
             net("softplus", "s", 0.92, 0.3, 1)]
     assert tables.unmatched(nets, "cancer") == ["`pgd` (between): accuracy 0.930, certified 0.800"]
     assert tables.unmatched(nets[:4], "cancer") == []
+
+
+def test_curves_are_drawn_through_what_is_best():
+    points = [(0.5, 0.9, False), (1.0, 0.8, False), (1.0, 0.85, False), (0.2, 0.9, False), (0.1, 0.95, True)]
+    assert figures.front(points) == ([1.0, 0.5, 0.1], [0.85, 0.9, 0.95])
 
 
 def test_unknown_data_sets_are_refused(capsys):

@@ -9,6 +9,17 @@ from .settings import BASELINES
 from .tables import MARGIN, OURS, Result, failed, figure, grouped, setup_of
 
 MARKERS = "osD^v<>PXd"
+Point = tuple[float, float, bool]
+"""Certified share, accuracy, and whether it is that of a constant answer."""
+
+
+def front(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    """Shares and accuracies of the points than which no other is better in one of the two and as good in the other."""
+    best: list[Point] = []
+    for point in sorted(points, reverse=True):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    return [point[0] for point in best], [point[1] for point in best]
 
 
 def draw(results: Sequence[Result], out: Path) -> None:
@@ -25,7 +36,7 @@ def draw(results: Sequence[Result], out: Path) -> None:
         setup = setup_of(data_set)
         own = [r for r in results if r["data_set"] == data_set]
         picture, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        curves: dict[str, list[tuple[float, float, bool]]] = {}
+        curves: dict[str, list[Point]] = {}
         for group in grouped(own):
             shares = [figure(r, setup.headline, CERTIFIED, "input", setup.eps) for r in group]
             curves.setdefault(group[0]["label"], []).append(
@@ -33,16 +44,15 @@ def draw(results: Sequence[Result], out: Path) -> None:
                  any(map(failed, group))))
         for label, points in curves.items():
             color, marker = styles[label]
-            points.sort()
-            shares, accuracies, _ = zip(*points, strict=True)
-            axes.plot(shares, accuracies, color=color, marker=marker, lw=2 if label == OURS else 1, label=label)
+            axes.plot([], [], color=color, marker=marker, lw=2 if label == OURS else 1, label=label)
+            axes.plot(*front(points), color=color, lw=2 if label == OURS else 1)
             for share, accuracy, fail in points:
-                if fail:
-                    axes.plot(share, accuracy, marker, color=color, markerfacecolor="white", zorder=3)
+                axes.plot(share, accuracy, marker, color=color, markerfacecolor="white" if fail else color, zorder=3)
         majority = own[0]["majority"]
         axes.axhspan(0, majority + MARGIN, color="0.92", zorder=0)
-        lowest = min(p[1] for points in curves.values() for p in points)
-        axes.set_ylim(min(lowest, max(majority, lowest - 0.05)) - 0.01, min(1.005, axes.get_ylim()[1]))
+        accuracies = [point[1] for points in curves.values() for point in points]
+        lowest, highest = min(accuracies), max(accuracies)
+        axes.set_ylim(min(lowest, majority if majority > lowest - 0.05 else lowest) - 0.01, highest + 0.01)
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel(f"certified share ({setup.headline}, eps {setup.eps:g})")
         axes.set_ylabel("test accuracy")
