@@ -103,8 +103,8 @@ def test_nets_that_ours_do_not_match_are_named():
     nets = [net("certified", "a", 0.95, 0.5), net("certified", "b", 0.9, 1.0), net("plain", "default", 0.99, 0.0),
             net("pgd", "weaker", 0.94, 0.5), net("pgd", "between", 0.93, 0.8), net("softplus", "s", 0.96, 0.1, 0),
             net("softplus", "s", 0.92, 0.3, 1)]
-    assert tables.unmatched(nets, "cancer") == ["`pgd` (between): accuracy 0.930, certified 0.800"]
-    assert tables.unmatched(nets[:4], "cancer") == []
+    assert tables.unmatched(nets) == ["`pgd` (between): accuracy 0.930, certified 0.800"]
+    assert tables.unmatched(nets[:4]) == []
 
 
 def test_curves_are_drawn_through_what_is_best():

@@ -1,12 +1,10 @@
 """Curves: accuracy against the certified share, one picture for each data set."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from .evaluate import CERTIFIED
-from .settings import BASELINES
-from .tables import MARGIN, OURS, Result, failed, figure, grouped, setup_of
+from .settings import BASELINES, setup_of
+from .tables import MARGIN, OURS, Result, failed, grouped, reached
 
 MARKERS = "osD^v<>PXd"
 Point = tuple[float, float, bool]
@@ -38,21 +36,20 @@ def draw(results: Sequence[Result], out: Path) -> None:
         picture, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         curves: dict[str, list[Point]] = {}
         for group in grouped(own):
-            shares = [figure(r, setup.headline, CERTIFIED, "input", setup.eps) for r in group]
-            curves.setdefault(group[0]["label"], []).append(
-                (statistics.mean(s for s in shares if s is not None), statistics.mean(r["accuracy"] for r in group),
-                 any(map(failed, group))))
+            curves.setdefault(group[0]["label"], []).append((*reached(group), any(map(failed, group))))
         for label, points in curves.items():
             color, marker = styles[label]
-            axes.plot([], [], color=color, marker=marker, lw=2 if label == OURS else 1, label=label)
-            axes.plot(*front(points), color=color, lw=2 if label == OURS else 1)
+            line = {"color": color, "lw": 2 if label == OURS else 1}
+            axes.plot([], [], marker=marker, label=label, **line)
+            axes.plot(*front(points), **line)
             for share, accuracy, fail in points:
                 axes.plot(share, accuracy, marker, color=color, markerfacecolor="white" if fail else color, zorder=3)
         majority = own[0]["majority"]
         axes.axhspan(0, majority + MARGIN, color="0.92", zorder=0)
         accuracies = [point[1] for points in curves.values() for point in points]
         lowest, highest = min(accuracies), max(accuracies)
-        axes.set_ylim(min(lowest, majority if majority > lowest - 0.05 else lowest) - 0.01, highest + 0.01)
+        bottom = min(lowest, majority) if majority > lowest - 0.05 else lowest
+        axes.set_ylim(bottom - 0.01, highest + 0.01)
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel(f"certified share ({setup.headline}, eps {setup.eps:g})")
         axes.set_ylabel("test accuracy")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .data import Data
 from .evaluate import evaluate
 from .nets import ACTIVATIONS
-from .settings import QUICK, SETUPS, Recipe, Setup, shortened
+from .settings import Recipe, Setup, setup_of, shortened
 from .train import train
 
 
@@ -55,7 +55,7 @@ class Run:
 @cache
 def load(data_set: str, folder: Path | None, short: bool) -> tuple[Setup, Data]:
     """A setup and its data, which a process loads once."""
-    setup = {**SETUPS, **QUICK}[data_set]
+    setup = setup_of(data_set)
     data = setup.load(folder)
     return (shortened(setup), data.subset(2000, 500)) if short else (setup, data)
 

@@ -80,6 +80,11 @@ QUICK: dict[str, Setup] = {
 """What --quick runs: data that scikit-learn ships."""
 
 
+def setup_of(name: str) -> Setup:
+    """The setup of that name, of --quick or not."""
+    return {**SETUPS, **QUICK}[name]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way to train.
@@ -190,7 +195,7 @@ CERTIFIED: dict[str, list[Recipe]] = {
 
 def recipes(name: str, quick: bool = False) -> dict[str, list[Recipe]]:
     """Label -> recipes of a data set; with `quick` one of each."""
-    thin = name in SETUPS and SETUPS[name].thin
+    thin = setup_of(name).thin
     others = {label: [rows[len(rows) // 2]] if thin else rows for label, rows in BASELINES.items()}
     every = {**others, "certified": CERTIFIED[name]}
     return {label: [replace(rows[0], epochs=None)] for label, rows in every.items()} if quick else every

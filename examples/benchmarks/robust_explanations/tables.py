@@ -9,7 +9,7 @@ from lirpa_explain.tables import markdown
 from lirpa_explain.training import TRAINING_METHODS
 
 from .evaluate import CERTIFIED, FIGURES
-from .settings import QUICK, SETUPS, recipes
+from .settings import recipes, setup_of
 
 MARGIN = 0.02
 """A net whose accuracy is within this of the majority share has failed: a constant answer needs no explanation."""
@@ -53,9 +53,12 @@ def mean(values: Sequence[float | None], digits: int = 3) -> str:
     return f"{statistics.mean(known):.{digits}f}" + (f" ± {half:.{digits}f}" if half >= 0.5 * 10**-digits else "")
 
 
-def setup_of(data_set: str) -> Any:
-    """The setup of that name."""
-    return {**SETUPS, **QUICK}[data_set]
+def reached(group: Sequence[Result]) -> tuple[float, float]:
+    """Certified share and accuracy of a recipe, the means over its seeds."""
+    setup = setup_of(group[0]["data_set"])
+    shares = [figure(r, setup.headline, CERTIFIED, "input", setup.eps) for r in group]
+    return (statistics.mean(share for share in shares if share is not None),
+            statistics.mean(r["accuracy"] for r in group))
 
 
 def first_columns(group: list[Result]) -> tuple[str, ...]:
@@ -93,15 +96,12 @@ def size_table(results: Sequence[Result], data_set: str, perturbation: str, size
     return markdown((*FIRST, *(f"{size:g}" for size in sizes)), lines)
 
 
-def unmatched(results: Sequence[Result], data_set: str) -> list[str]:
+def unmatched(results: Sequence[Result]) -> list[str]:
     """Recipes of other methods that certify something and of which no recipe of ours is as good in both respects."""
-    setup = setup_of(data_set)
-    reached = [(group[0]["label"], group[0]["recipe"],
-                statistics.mean(figure(r, setup.headline, CERTIFIED, "input", setup.eps) or 0.0 for r in group),
-                statistics.mean(r["accuracy"] for r in group)) for group in grouped(results)]
-    ours = [(share, accuracy) for label, _, share, accuracy in reached if label == OURS]
+    rows = [(group[0]["label"], group[0]["recipe"], *reached(group)) for group in grouped(results)]
+    ours = [(share, accuracy) for label, _, share, accuracy in rows if label == OURS]
     return [f"`{label}` ({recipe}): accuracy {accuracy:.3f}, certified {share:.3f}"
-            for label, recipe, share, accuracy in reached if label != OURS and share >= SOMETHING
+            for label, recipe, share, accuracy in rows if label != OURS and share >= SOMETHING
             and not any(share <= s and accuracy <= a for s, a in ours)]
 
 
@@ -131,7 +131,7 @@ def document(results: Sequence[Result], command: str) -> str:
         parts += [f"## {data_set}", f"Majority share {own[0]['majority']:.3f}; {setup.points} test points; "
                   f"eps {setup.eps:g}.", f"![accuracy against certified share]({data_set}.png)",
                   "Nets of other methods of which no net of ours is as accurate and as certified: "
-                  + ("; ".join(unmatched(own, data_set)) or "none") + ".",
+                  + ("; ".join(unmatched(own)) or "none") + ".",
                   f"**Input, eps {setup.eps:g}: IBP / certified / attack**", certified_table(own, data_set)]
         if setup.radii:
             parts += [f"**Input, `{setup.headline}` at several eps: certified / attack**",
