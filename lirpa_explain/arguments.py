@@ -86,14 +86,23 @@ def check_boundary(boundary: Any, plan: attributions.Plan) -> attributions.Plan:
                                boundary if isinstance(boundary, Moving) else None)
 
 
-def check_parameters(parameters: Parameters | None, plan: attributions.Plan, expectation: str | None) -> None:
+def check_sense(integral: Any, expectation: Any, differentiable: bool, parameters: Any) -> None:
+    """Refuse senses of a certificate that do not go together."""
+    if expectation is None:
+        return
+    if integral is not None or differentiable:
+        raise ValueError("expectation goes neither with integral nor with differentiable=True: its bounds are "
+                         "statistics of drawn samples of what Captum computes.")
+    if parameters is not None:
+        raise ValueError("expectation does not go with parameters: what smoothing says of other inputs, it does not "
+                         "say of other parameters. Certify the mean of the samples that are drawn.")
+
+
+def check_parameters(parameters: Parameters | None, plan: attributions.Plan) -> None:
     """Refuse parameters that move where something is read from the model outside of what is bounded."""
     if parameters is not None and plan.nearest is not None:
         raise UnsupportedAttribution("A boundary attribution cannot be certified under changes of the parameters: the "
                                      "boundary points move with them, and are searched for with those given.")
-    if parameters is not None and expectation is not None:
-        raise ValueError("expectation does not go with parameters: what smoothing says of other inputs, it does not "
-                         "say of other parameters. Certify the mean of the samples that are drawn.")
 
 
 def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:

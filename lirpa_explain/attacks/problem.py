@@ -79,8 +79,8 @@ class Problem:
         extras = attributions.plan.extras_of(self.keywords)
         return self.attribution.forward_func(*points, *extras).reshape(len(points[0]), -1)
 
-    def shaped(self, points: Points) -> Any:
-        """Points in the form in which the caller gave the inputs."""
+    def shaped(self, points: tuple[Any, ...]) -> Any:
+        """What there is one of for each input, such as points, in the form in which the caller gave the inputs."""
         return points if isinstance(self.inputs, tuple) else points[0]
 
     def _constant(self, baselines: Callable[..., Any]) -> Callable[..., Any]:
