@@ -47,6 +47,9 @@ PANELS = {
 CERTAIN = ("#d73027", "#e0e0e0", "#1a9850")
 """Colours of what is certainly negative, open, and certainly positive: red and green, as in Captum."""
 
+LETTER = 0.08
+"""Width of a letter of a feature's name, in inches."""
+
 
 def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None = None, *,
                panels: Sequence[str] | None = None, sign: str = "all", cmap: Any = None,
@@ -185,7 +188,7 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
     labels = [str(int(i)) if names is None else names[int(i)] for i in order]
     certain = (low > 0) | (high < 0)
     colors = [CERTAIN[2] if v > 0 else CERTAIN[0] for v in value[order]]
-    figure = _new_figure(6, 1 + 0.3 * len(order))
+    figure = _new_figure(5.5 + LETTER * max(map(len, labels)), 1 + 0.3 * len(order))
     axis = figure.subplots()
     position = np.arange(len(order))
     axis.barh(position, value[order].numpy(), color=[(c, 1.0 if sure else 0.3) for c, sure in
