@@ -13,6 +13,7 @@ from .attributions import Plan
 from .boundary.moving import compose_moving
 from .bounding.ball import Ball
 from .bounding.compose import Composed, compose, compose_functions, sample_bounds
+from .bounding.engine import Engine
 from .bounding.expectation import (
     PROPAGATED,
     certified_range,
@@ -26,6 +27,7 @@ from .bounding.expectation import (
 from .bounding.integral import integral_plans
 from .bounding.parameters import Parameters
 from .errors import SoundnessError
+from .graph import GradientModule
 from .nominal import Nominal, completeness
 from .operators.bound import Box
 from .relaxations.ranges import linear_range
@@ -104,11 +106,10 @@ class Prover:
         with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
             lower, upper = linear_range(functions, claim.box)
             if claim.propagates and self.method != "IBP":
-                trace, _ = self._trace(plan, explained=True)
-                rows = trace.engine.rows_at_once(self.batch_size, self.method)
-                with trace.engine.perturbed(problem.parameters):
-                    propagated = compose_functions(plan, trace.module, trace.engine, problem.xs, problem.balls,
-                                                   self.method, rows, functions, self.progress)
+                module, engine, rows = self._traced(plan, self.method, explained=True)
+                with engine.perturbed(problem.parameters):
+                    propagated = compose_functions(plan, module, engine, problem.xs, problem.balls, self.method, rows,
+                                                   functions, self.progress)
                 lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
             return enclose((lower, upper), torch.einsum("nkd,nd->nk", functions, claim.value))
 
@@ -179,9 +180,8 @@ class Prover:
         near, far = certified_range(bound, xs, balls, sigmas)
         propagated = expectation == PROPAGATED
         moving, how = (balls, self.method) if propagated else (self._fixed, "IBP")
-        trace, _ = self._trace(plan)
-        rows = trace.engine.rows_at_once(self.batch_size, how)
-        chunks = sample_bounds(plan, trace.module, trace.engine, xs, moving, how, rows, self.progress)
+        module, engine, rows = self._traced(plan, how)
+        chunks = sample_bounds(plan, module, engine, xs, moving, how, rows, self.progress)
         samples = summarise(chunks, near, far, plan.samples)
         lower, upper = expectation_bounds(samples, near, far, plan.samples, confidence, shift, propagated=propagated)
         check_value(Composed(lower, upper, samples.value.to(nominal), samples.magnitude.to(nominal)), nominal,
@@ -191,19 +191,22 @@ class Prover:
     def _moving(self, plan: Plan) -> Composed:
         """Bounds for every x' at the nearest boundary point of x', and the value at that of x."""
         plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False, multiply=False, absolute=False)
-        trace, _ = self._trace(plain)
-        rows = trace.engine.rows_at_once(self.batch_size, self.method)
-        lower, upper = compose_moving(plan, trace.module, trace.engine, self.problem.xs, self.problem.balls,
-                                      self.method, rows, self.progress)
+        module, engine, rows = self._traced(plain, self.method)
+        lower, upper = compose_moving(plan, module, engine, self.problem.xs, self.problem.balls, self.method, rows,
+                                      self.progress)
         return dataclasses.replace(self._compose(plan, self._fixed, self.method), lower=lower, upper=upper)
 
     def _compose(self, plan: Plan, balls: Balls, method: str = "IBP", parameters: Parameters | None = None
                  ) -> Composed:
         """Bounds of a plan over balls, and its value."""
-        trace, _ = self._trace(plan)
-        rows = trace.engine.rows_at_once(self.batch_size, method)
-        with trace.engine.perturbed(parameters):
-            return compose(plan, trace.module, trace.engine, self.problem.xs, balls, method, rows, self.progress)
+        module, engine, rows = self._traced(plan, method)
+        with engine.perturbed(parameters):
+            return compose(plan, module, engine, self.problem.xs, balls, method, rows, self.progress)
+
+    def _traced(self, plan: Plan, method: str, explained: bool = False) -> tuple[GradientModule, Engine, int]:
+        """The module that computes a row of a plan, its bounds, and how many rows these take at once."""
+        trace, _ = self._trace(plan, explained)
+        return trace.module, trace.engine, trace.engine.rows_at_once(self.batch_size, method)
 
     def _trace(self, plan: Plan, explained: bool = False) -> tuple[Trace, bool]:
         """The trace of what a plan computes, and whether it was made just now."""
