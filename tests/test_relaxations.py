@@ -214,3 +214,20 @@ def test_a_factor_that_is_fixed_leaves_no_roundings_of_the_other():
     one, zero = torch.ones(100), torch.zeros(100)
     for a, b, c in planes(g, (one, one), (t, t + 1), ((zero, one), (zero, one))):
         assert bool((a == 1).all() and (b == 0).all() and (c == 0).all())
+
+
+@pytest.mark.parametrize("sign", [0, 1, -1])
+def test_product_ranges_lie_at_corners_and_move_with_them(sign):
+    """Of factors of any sign, of one that is at least 0, and of one that is at most 0; with one row for many."""
+    def boxes(generator: torch.Generator) -> list[Tensor]:
+        g, d = torch.randn(2, 1, 7, generator=generator), torch.randn(2, 50, 7, generator=generator)
+        return [end.double() for x in (g, sign * d.abs() if sign else d) for end in (x.amin(0), x.amax(0))]
+
+    touching = [*random_boxes(300, 15, 2), *(sign * end.abs() if sign else end for end in random_boxes(300, 16, 2))]
+    touching[2:] = torch.minimum(*touching[2:]), torch.maximum(*touching[2:])
+    for gl, gu, dl, du in (boxes(torch.Generator().manual_seed(0)), touching):
+        corners = torch.stack([g * d for g in (gl, gu) for d in (dl, du)])
+        low, high = product_range((gl, gu), (dl, du))
+        assert torch.equal(low, corners.amin(0)) and torch.equal(high, corners.amax(0))
+    ends = [end.requires_grad_() for end in boxes(torch.Generator().manual_seed(1))]
+    assert torch.autograd.gradcheck(lambda *e: product_range((e[0], e[1]), (e[2], e[3])), ends)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lirpa_explain.operators.elementwise import ACTIVATIONS as TABLE
 from lirpa_explain.relaxations.declaration import Differentiable, Formula, Function, declare, line
 from lirpa_explain.relaxations.functions import softplus
-from lirpa_explain.relaxations.univariate import is_straight, line_family, lines, range_of
+from lirpa_explain.relaxations.univariate import _extremes, is_straight, line_family, lines, range_of
 from tests.cases import ACTIVATIONS, label_of
 from tests.test_operators import FORWARD, vjp
 
@@ -338,3 +338,40 @@ def test_any_shape_and_negative_beta():
             assert k.shape == b.shape == ends[0].shape and k.dtype == b.dtype == torch.float32
     with pytest.raises(ValueError, match="beta > 0"):
         softplus(beta=-1.0)
+
+
+@each_function
+def test_ranges_by_shorter_ways_are_those_of_all_pieces(name):
+    """Where a function is monotone, or some of its pieces are reached by no interval of a tensor."""
+    f = CASES[name]
+    generator = torch.Generator().manual_seed(5)
+    for center, width in ((0.0, 5.0), (-3.0, 0.5), (3.0, 0.5), (25.0, 1.0)):
+        lo = center + width * (2 * torch.rand(500, generator=generator, dtype=torch.float64) - 1)
+        lo = torch.cat([lo, torch.tensor(special(f), dtype=torch.float64)])
+        hi = lo + width * torch.rand(len(lo), generator=generator, dtype=torch.float64)
+        for short, whole in zip(range_of(f, lo, hi), _extremes(f, lo, hi)[:2], strict=True):
+            torch.testing.assert_close(short, whole, rtol=1e-14, atol=1e-14 if f.trend or f.period else 0.0,
+                                       equal_nan=True)
+
+
+def test_a_tiny_jump_downwards_is_in_the_range():
+    """The softplus of torch falls by 2e-9 where it goes on as a line."""
+    f = softplus().function
+    assert f.monotone == 1
+    lo = 20 - torch.tensor([0.0, 1e-10, 1e-9, 1e-8], dtype=torch.float64)
+    hi = 20 + torch.tensor([1e-10, 1e-9, 3e-9, 1e-8], dtype=torch.float64)[:, None]
+    lo, hi = torch.broadcast_tensors(lo, hi)
+    low, high = range_of(f, lo, hi)
+    for share in torch.linspace(0, 1, 101, dtype=torch.float64):
+        y = torch.nn.functional.softplus(lo + share * (hi - lo))
+        assert (low <= y).all() and (y <= high).all()
+
+
+def test_what_is_monotone_and_what_kind_extrema_are():
+    assert [CASES[f"{name}/function"].monotone for name in ("tanh-", "exp-", "gelu-none", "sin-")] == [1, 1, 0, 0]
+    assert CASES["logsigmoid-/derivative"].monotone == -1
+    assert softplus(3.0, 5.0).function.monotone == 0  # a jump that can be seen
+    assert CASES["gelu-none/derivative"].kinds == ((-1, 1),) and CASES["tanhshrink-/function"].kinds == ((0,),)
+    narrow = declare(Formula(lambda t: -(t - 0.05) ** 2, lambda t: 0.1 - 2 * t, lambda t: torch.full_like(t, -2.0),
+                             ((0.05,), (), ())), line(0.0, 0.0), line(1.0, -0.1), breaks=(0.0, 0.1))
+    assert narrow.function.kinds[0] == (0,)  # outside of the piece

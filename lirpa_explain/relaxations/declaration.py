@@ -4,14 +4,17 @@
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 Elementwise = Callable[[Tensor], Tensor]
+TINY = 1e-8
+"""A jump that is not there mathematically: torch's softplus has one of 2e-9 where it goes on as a line."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,31 @@ class Function:
     trend: float = 0.0
     at_breaks: tuple[float, ...] = ()
 
+    @property
+    def is_total(self) -> bool:
+        """Whether it is defined everywhere."""
+        return self.domain == (-math.inf, math.inf) and not self.poles
+
     def value(self, t: Tensor) -> Tensor:
         """The function."""
-        result = self._select([piece.value for piece in self.pieces], t)
+        result = self.select(self.of_pieces([piece.value for piece in self.pieces], t), t)
         for point, value in zip(self.breaks, self.at_breaks, strict=False):
             result = torch.where(t == point, value, result)
         return result
 
     def slope(self, t: Tensor) -> Tensor:
         """Its derivative; at a break the left one."""
-        return self._select([piece.slope for piece in self.pieces], t)
+        return self.select(self.of_pieces([piece.slope for piece in self.pieces], t), t)
 
-    def _select(self, formulas: list[Elementwise], t: Tensor) -> Tensor:
-        result = formulas[-1](self.clamp(-1, t))
-        for i in range(len(formulas) - 2, -1, -1):
-            result = torch.where(t <= self.breaks[i], formulas[i](self.clamp(i, t)), result)
+    def of_pieces(self, formulas: list[Elementwise], t: Tensor) -> list[Tensor]:
+        """What a formula for each piece is at the point of that piece nearest to t."""
+        return [formula(self.clamp(i, t)) for i, formula in enumerate(formulas)]
+
+    def select(self, values: list[Tensor], t: Tensor, left: bool = True) -> Tensor:
+        """Of values for each piece those of the piece in which t lies; at a break the left one, or the right one."""
+        result = values[-1]
+        for stop, value in zip(reversed(self.breaks), reversed(values[:-1]), strict=True):
+            result = torch.where(t <= stop if left else t < stop, value, result)
         return result
 
     def of_piece(self, index: Tensor, t: Tensor) -> Tensor:
@@ -100,6 +113,15 @@ class Function:
         (start, stop), by = self.part(i), margin(lo, hi)
         return (lo <= stop + by) & (hi >= start - by)
 
+    def within(self, lo: Tensor, hi: Tensor) -> "Function":
+        """The pieces that some of these intervals reach."""
+        if not self.breaks or not lo.numel():
+            return self
+        by = margin(lo, hi).max()
+        least, largest = (lo.min() - by).item(), (hi.max() + by).item()
+        first, last = bisect_left(self.breaks, least), bisect_right(self.breaks, largest)
+        return self if last - first == len(self.breaks) else _some_pieces(self, first, last)
+
     def shifts(self, lo: Tensor) -> list[Tensor]:
         """Multiples of the period: with `start` the first turn, `start + shift` is lo or before, then 1 and 2 on."""
         first = torch.floor((lo - self.pieces[0].turns[0]) / self.period)
@@ -112,6 +134,23 @@ class Function:
         return replace(self, pieces=pieces, trend=-self.trend, at_breaks=tuple(-v for v in self.at_breaks))
 
     @cached_property
+    def jumps(self) -> tuple[tuple[float, float], ...]:
+        """The values of the pieces on both sides of each break."""
+        points = [torch.tensor(point, dtype=torch.float64) for point in self.breaks]
+        return tuple((left.value(t).item(), right.value(t).item())
+                     for t, left, right in zip(points, self.pieces, self.pieces[1:], strict=False))
+
+    @cached_property
+    def monotone(self) -> int:
+        """1 if it never falls, -1 if it never rises, but for a tiny jump at an only break; 0 otherwise or unknown."""
+        if not self.is_total or self.period or any(piece.extrema for piece in self.pieces):
+            return 0
+        signs = set().union(*(span.directions for span in self._spans()))
+        tiny = TINY if len(self.breaks) == 1 else 0.0
+        signs |= {1 if right > left else -1 for left, right in self.jumps if abs(right - left) > tiny}
+        return 0 if {1, -1} <= signs else min(signs) or max(signs) or 1
+
+    @cached_property
     def concave(self) -> "tuple[Span, ...]":
         """Where the slope falls."""
         return tuple(span for span in self._spans() if span.curvature < 0)
@@ -121,14 +160,36 @@ class Function:
         """Where the slope is constant."""
         return tuple((span.start, span.stop) for span in self._spans() if span.curvature == 0)
 
+    @cached_property
+    def kinds(self) -> tuple[tuple[int, ...], ...]:
+        """Of the extrema of each piece 1 for a maximum, -1 for a minimum, 0 where that is not known."""
+        found = []
+        for i, piece in enumerate(self.pieces):
+            start, stop = self._ends(i)
+            knots = [start, *piece.extrema, stop]
+            signs = [Span(i, piece, a, b).directions if a < b else {0} for a, b in zip(knots, knots[1:], strict=False)]
+            found.append(tuple(1 if sides == ({1}, {-1}) else -1 if sides == ({-1}, {1}) else 0
+                               for sides in zip(signs, signs[1:], strict=False)))
+        return tuple(found)
+
+    def _ends(self, i: int) -> tuple[float, float]:
+        """Of piece i, within the domain."""
+        return max(self.part(i)[0], self.domain[0]), min(self.part(i)[1], self.domain[1])
+
     def _spans(self) -> "Iterator[Span]":
         for i, piece in enumerate(self.pieces):
-            start, stop = (max(self.part(i)[0], self.domain[0]), min(self.part(i)[1], self.domain[1]))
+            start, stop = self._ends(i)
             knots = [start, *piece.turns, stop]
             if self.period:
                 knots = [*piece.turns, piece.turns[0] + self.period]
             for a, b in zip(knots, knots[1:], strict=False):
                 yield Span(i, piece, a, b)
+
+
+@lru_cache(maxsize=256)
+def _some_pieces(f: Function, first: int, last: int) -> Function:
+    return replace(f, pieces=f.pieces[first:last + 1], breaks=f.breaks[first:last], at_breaks=f.at_breaks[first:last])
+
 
 def _minus(f: Elementwise) -> Elementwise:
     return lambda t: -f(t)
@@ -144,14 +205,25 @@ class Span:
     stop: float
 
     @cached_property
-    def curvature(self) -> float:
-        """Sign of the change of the slope."""
+    def _slopes(self) -> tuple[float, float]:
+        """The slopes at two points inside."""
         a, b = self.start, self.stop
         if a > -math.inf and b < math.inf:
             a, b = a + (b - a) / 4, b - (b - a) / 4
         else:
             a, b = (a + 0.5, a + 1) if a > -math.inf else (b - 1, b - 0.5) if b < math.inf else (-1.0, 1.0)
         left, right = self.piece.slope(torch.tensor([a, b], dtype=torch.float64)).tolist()
+        return left, right
+
+    @property
+    def directions(self) -> set[int]:
+        """The signs of the slopes there."""
+        return {(slope > 0) - (slope < 0) for slope in self._slopes}
+
+    @cached_property
+    def curvature(self) -> float:
+        """Sign of the change of the slope."""
+        left, right = self._slopes
         return math.copysign(1.0, right - left) if right != left else 0.0
 
     @cached_property
