@@ -5,6 +5,7 @@ A backward coefficient `A` has shape (S, B, *output): S linear functions of the 
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -193,32 +194,47 @@ FEW = 0.25
 """Share of a layer's neurons up to which only those that differ are worked on, and not the whole layer."""
 
 
-def signed(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """A * positive where A > 0, A * negative elsewhere: (S, B, *S) and (B, *S) twice -> (S, B, *S).
+class Signed:
+    """Coefficients (S, B, *S) whose positive entries are multiplied by one factor and the others by another.
 
     In most layers both factors agree but for a few neurons, and coefficients are large: one product, then the few.
+    Else the coefficients are taken apart by sign, once for all factors.
     """
-    result = A * positive
-    if positive is negative:
-        return result
-    few = _few(positive != negative, A)
-    if few is None:
-        return A.clamp(min=0) * positive + A.clamp(max=0) * negative
-    if few.shape[1] == 0:
-        return result
-    difference = flat_rows(negative - positive).gather(1, few)
-    index = few.expand(len(A), -1, -1)
-    change = flat_functions(A).gather(2, index).clamp(max=0) * difference
-    return flat_functions(result).scatter_add_(2, index, change).reshape(A.shape)
 
+    def __init__(self, A: Tensor) -> None:
+        self.A = A
 
-def signed_sum(A: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """Sum over a row's entries of `signed`: (S, B)."""
-    few = _few((positive != 0) | (negative != 0), A)
-    if few is None:
-        return flat_functions(signed(A, positive, negative)).sum(2)
-    at = flat_functions(A).gather(2, few.expand(len(A), -1, -1))
-    return signed(at, flat_rows(positive).gather(1, few), flat_rows(negative).gather(1, few)).sum(2)
+    @cached_property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """What is above 0, and what is below."""
+        return self.A.clamp(min=0), self.A.clamp(max=0)
+
+    def times(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """A * positive where A > 0, A * negative elsewhere; factors (B, *S) -> (S, B, *S)."""
+        A = self.A
+        if positive is negative:
+            return A * positive
+        few = _few(positive != negative, A)
+        if few is None:
+            above, below = self.parts
+            return torch.addcmul(above * positive, below, negative)
+        result = A * positive
+        if few.shape[1] == 0:
+            return result
+        difference = flat_rows(negative - positive).gather(1, few)
+        index = few.expand(len(A), -1, -1)
+        change = flat_functions(A).gather(2, index).clamp(max=0) * difference
+        return flat_functions(result).scatter_add_(2, index, change).reshape(A.shape)
+
+    def sum(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """The sum over a row's entries of `times`: (S, B)."""
+        few = _few((positive != 0) | (negative != 0), self.A)
+        if few is None:
+            sides = [torch.einsum("sbd,bd->sb", flat_functions(part), flat_rows(factor.expand(part.shape[1:])))
+                     for part, factor in zip(self.parts, (positive, negative), strict=True)]
+            return sides[0] + sides[1]
+        at = flat_functions(self.A).gather(2, few.expand(len(self.A), -1, -1))
+        return Signed(at).times(flat_rows(positive).gather(1, few), flat_rows(negative).gather(1, few)).sum(2)
 
 
 def _few(mask: Tensor, A: Tensor) -> Tensor | None:

@@ -17,12 +17,11 @@ from torch import Tensor
 from .bound import (
     BoundOperator,
     Box,
+    Signed,
     both_sides,
     box_of,
     flat_functions,
     flat_rows,
-    signed,
-    signed_sum,
     value_of,
     weighted_sum,
 )
@@ -130,9 +129,9 @@ class BoundPlanes(BoundOperator):
         """Coefficients of the inputs, before broadcasting is undone, and bias of A * y."""
         if self.mixture is not None:
             return self._apply_mixture(A, positive, negative, upper)
-        bias = signed_sum(A, positive[-1], negative[-1])
-        return [signed(A, p, n) if p.any() or n.any() else None
-                for p, n in zip(positive[:-1], negative[:-1], strict=True)], bias
+        signed = Signed(A)
+        return [signed.times(p, n) if p.any() or n.any() else None
+                for p, n in zip(positive[:-1], negative[:-1], strict=True)], signed.sum(positive[-1], negative[-1])
 
     def _apply_mixture(self, A: Tensor, positive: Plane, negative: Plane, upper: bool
                        ) -> tuple[list[Tensor | None], Tensor]:
@@ -143,17 +142,17 @@ class BoundPlanes(BoundOperator):
         keep = torch.ones(A[0, 0].numel(), dtype=A.dtype, device=A.device).index_fill(0, columns, 0.0)
         keep = keep.reshape(A.shape[2:])
         families = (mixture.above, mixture.below) if upper else (mixture.below, mixture.above)
-        few = flat_functions(A)[..., columns]
+        signed, few = Signed(A), flat_functions(A)[..., columns]
         up, down = (few + few.abs()) / 2, (few - few.abs()) / 2  # at 0, half a derivative each
 
         def chosen(i: int) -> Tensor:
             mixed = [(share * family[i][:, None]).sum(0) for family in families]
             return up * mixed[0] + down * mixed[1]
 
-        bias = signed_sum(A, positive[-1] * keep, negative[-1] * keep) + chosen(-1).sum(2)
+        bias = signed.sum(positive[-1] * keep, negative[-1] * keep) + chosen(-1).sum(2)
         coefficients: list[Tensor | None] = []
         for i in range(len(positive) - 1):
-            rest = signed(A, positive[i] * keep, negative[i] * keep)
+            rest = signed.times(positive[i] * keep, negative[i] * keep)
             coefficients.append(flat_functions(rest).index_add(2, columns, chosen(i)).reshape(A.shape))
         return coefficients, bias
 
