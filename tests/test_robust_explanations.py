@@ -144,6 +144,17 @@ def test_every_data_set_has_recipes_of_every_method():
             assert len(set(names)) == len(names) > 0 and all("/" not in name for name in names), label
 
 
+def test_outer_settings_of_other_methods_have_one_seed():
+    nets = list(settings.trials("adult", 3))
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for label, recipe, seed in nets:
+        seeds.setdefault((label, recipe.name), []).append(seed)
+    assert [seeds["pgd", name] for name in ("eps_factor=0.5", "default", "eps_factor=2")] == [[0], [0, 1, 2], [0]]
+    assert all(len(own) == 3 for (label, _), own in seeds.items() if label in ("certified", "plain"))
+    assert len(nets) == len({(label, recipe.name, seed) for label, recipe, seed in nets})
+    assert all(seed == 0 for _, _, seed in settings.trials("digits", 3, quick=True))
+
+
 def test_the_rate_falls_to_nothing():
     rates = [cosine(share, 0.5) for share in (0, 0.5, 0.75, 1)]
     assert rates == pytest.approx([1, 1, 0.5, 0])

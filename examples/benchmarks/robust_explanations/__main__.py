@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import figures, tables
 from .run import Run, collect, perform_all
-from .settings import BASELINES, DEFAULT, QUICK, SETUPS, recipes
+from .settings import BASELINES, DEFAULT, QUICK, SETUPS, trials
 
 QUICK_WITH_DATA = ("adult", "mnist_fc")
 
@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder of the data; default: download")
     parser.add_argument("--out", type=Path, default=Path("robust_explanations"))
     parser.add_argument("--methods", nargs="+", choices=[*BASELINES, "certified"], default=[*BASELINES, "certified"])
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--seeds", type=int, default=3,
+                        help="how many; the outer settings of other methods have one")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the runs")
     parser.add_argument("--threads", type=int, default=1, help="of torch in each process")
     parser.add_argument("--quick", action="store_true", help="small data, few epochs, one setting and seed: a trial")
@@ -42,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = args.out / "quick" if args.quick else args.out
     runs = [Run(data_set, label, recipe, seed, args.data, out, short=args.quick and data_set in SETUPS)
             for data_set in args.data_sets or default
-            for label, rows in recipes(data_set, args.quick).items() if label in args.methods
-            for recipe in rows for seed in range(1 if args.quick else args.seeds)]
+            for label, recipe, seed in trials(data_set, args.seeds, args.quick) if label in args.methods]
     try:
         perform_all(runs, args.jobs, args.threads)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """What is run: the data sets with their nets and radii, and the ways to train."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,18 @@ def recipes(name: str, quick: bool = False) -> dict[str, list[Recipe]]:
     others = {label: [rows[len(rows) // 2]] if thin else rows for label, rows in BASELINES.items()}
     every = {**others, "certified": CERTIFIED[name]}
     return {label: [replace(rows[0], epochs=None)] for label, rows in every.items()} if quick else every
+
+
+def trials(name: str, seeds: int, quick: bool = False) -> Iterator[tuple[str, Recipe, int]]:
+    """Label, recipe and seed of each net of a data set.
+
+    Of the settings of other methods the middle one gets all seeds, and the outer ones, which show what the setting
+    does, the first.
+    """
+    for label, rows in recipes(name, quick).items():
+        for i, recipe in enumerate(rows):
+            outer = label in BASELINES and i != len(rows) // 2
+            yield from ((label, recipe, seed) for seed in range(1 if quick or outer else seeds))
 
 
 def shortened(setup: Setup) -> Setup:
