@@ -49,6 +49,16 @@ class Bounds:
         """Upper less lower bounds, (N, D); cheaper than these."""
         return self._interval.width
 
+    @property
+    def center(self) -> Tensor:
+        """Middle of lower and upper bounds, (N, D)."""
+        return self._interval.around[0]
+
+    @property
+    def radius(self) -> Tensor:
+        """Half of the width, (N, D), or (1, D) where it is the same for all."""
+        return self._interval.radius
+
     @functools.cached_property
     def value(self) -> Tensor:
         """The attribution of the inputs themselves, (N, D)."""

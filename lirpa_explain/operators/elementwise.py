@@ -138,7 +138,7 @@ def _leaky_relu(z: Tensor, slope: float) -> Tensor:
 
 
 def _leaky_relu_gradient(g: Tensor, z: Tensor, slope: float) -> Tensor:
-    return g * torch.where(z > 0, torch.ones_like(z), torch.full_like(z, slope))
+    return torch.ops.aten.leaky_relu_backward(g, z, slope, False)
 
 
 def _select(g: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool, inside: bool) -> Tensor:

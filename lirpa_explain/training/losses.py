@@ -1,6 +1,6 @@
 """The table of losses: what training makes small, from bounds of an attribution.
 
-Functions take `Bounds` (lower, upper, width, value; (N, D) each, each computed only if it is read) and give (N,), and
+Functions take `Bounds` (lower, upper, center, radius, width, value: (N, D), computed only if read) and give (N,), and
 are 0 or least where the explanation is certified. v stands for the nominal attribution, l and u for its bounds.
 """
 
@@ -19,6 +19,7 @@ from ..bounding.bounds import Bounds
 from ..certificates.box import absolute_box
 from ..certificates.metrics import evaluate
 from ..certificates.metrics import lookup as metric_row
+from ..certificates.metrics.paper import map_square
 from ..certificates.ranking import check_k
 from ..registration import add, find
 
@@ -144,7 +145,8 @@ def signs(bounds: Bounds, margin: float = 0.1, detach: bool = True) -> Tensor:
     Returns:
         (N,); entries that are 0 have no sign, and count with m_i = -(u_i - l_i).
     """
-    away = torch.where(bounds.value > 0, bounds.lower, torch.where(bounds.value < 0, -bounds.upper, -bounds.width))
+    sign = bounds.value.detach().sign()
+    away = sign * bounds.center - (2 - sign.abs()) * bounds.radius  # several times as fast as torch.where
     return (margin - away / _scale(bounds, detach)[:, None]).relu().mean(1)
 
 
@@ -273,7 +275,8 @@ def squared_change(bounds: Bounds, channels: int = 1) -> Tensor:
     Source:
         Wicker et al., ICLR 2023: certified if at most 0.03.
     """
-    return metric(bounds, "targeted_region", channels=channels)
+    change = (bounds.center - bounds.value).abs() + bounds.radius
+    return map_square(change, channels)
 
 
 def _scale(bounds: Bounds, detach: bool) -> Tensor:
