@@ -24,7 +24,6 @@ from ..operators.affine import BoundAffine
 from ..operators.bound import BoundOperator, Box, MovingParameter
 from ..operators.registry import DOMAIN
 from ..operators.unperturbed import BoundUnperturbed
-from ..relaxations.piecewise import step_range
 from .parameters import Parameters
 
 leaky_relu_backward = torch.ops.aten.leaky_relu_backward
@@ -32,6 +31,11 @@ leaky_relu_backward = torch.ops.aten.leaky_relu_backward
 HOMOGENEOUS = frozenset({"reshape", "expand", "permute", "slice", "place", "sum", "mean", "pad", "concatenate",
                          "average_pool", "average_pool_gradient"})
 """Operators without weights that add entries up and move them, with no constant: radii go the way of centres."""
+
+
+BEYOND = {dtype: 1 + 32 * torch.finfo(dtype).eps for dtype in (torch.bfloat16, torch.float16, torch.float32,
+                                                               torch.float64)}
+"""How much farther than its radius an interval is taken to reach, so that roundings do not hide that it reaches 0."""
 
 
 class Interval:
@@ -139,50 +143,60 @@ class Interval:
 
 
 class _Kink(torch.autograd.Function):
-    """Centre and radius of z where z >= 0 and slope * z elsewhere, from those of z; slope >= 0.
-
-    Written out, because on large layers half of the time of a step is spent in the operations between products.
-    """
+    """Centre and radius of z where z >= 0 and slope * z elsewhere, from those of z; slope >= 0."""
 
     @staticmethod
     def forward(ctx: Any, center: Tensor, radius: Tensor, slope: float) -> Box:
         lower, upper = (F.leaky_relu_(side, slope) for side in (center - radius, center + radius))
         ctx.save_for_backward(lower, upper)
         ctx.slope, ctx.shape = slope, radius.shape
-        middle = (lower + upper).mul_(0.5)
+        middle = torch.lerp(lower, upper, 0.5)
         return middle, upper - middle
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, None]:
-        sides = ((center - radius, ctx.saved_tensors[0]), (center + radius, ctx.saved_tensors[1]))
-        lower, upper = (leaky_relu_backward(g, end, ctx.slope, True).mul_(0.5) for g, end in sides)
-        return lower + upper, (upper - lower).sum_to_size(ctx.shape), None
+        at_lower, at_upper = ctx.saved_tensors
+        middle, half = _scaled(center - radius, center + radius, at_lower, at_upper, ctx.slope)
+        return middle, half.sum_to_size(ctx.shape), None
 
 
 class _KinkGradient(torch.autograd.Function):
-    """Centre and radius of g d from those of g, for d anywhere between low and high, 0 <= low <= high.
+    """Centre and radius of g d from those of g, for d anywhere between the slopes of a kink at both ends of z.
 
-    The ends are gl * (low if gl > 0 else high) and gu * (high if gu > 0 else low), a symmetric map of centre and
-    radius, and so its own transpose.
+    These are 1 where an end of z is above 0, and `slope` elsewhere. The lower end is that of g times the slope at the
+    lower end of z if it is positive, at the upper one if it is negative; the upper end likewise. This is a symmetric
+    map of centre and radius, and so its own transpose.
     """
 
     @staticmethod
-    def forward(ctx: Any, center: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Box:
-        gap = high - low
-        at_lower = torch.addcmul(high, (center - radius).sign_().clamp_(min=0), gap, value=-1)
-        at_upper = torch.addcmul(low, (center + radius).sign_().clamp_(min=0), gap)
-        half, rest = (at_upper + at_lower).mul_(0.5), at_upper.sub_(at_lower).mul_(0.5)
-        ctx.save_for_backward(half, rest)
-        ctx.shapes = center.shape, radius.shape
-        return (center * half).addcmul_(radius, rest), (center * rest).addcmul_(radius, half)
+    def forward(ctx: Any, center: Tensor, radius: Tensor, z: Tensor, reach: Tensor, slope: float) -> Box:
+        lower, upper = center - radius, center + radius
+        at_lower, at_upper = lower.sign(), upper.sign()
+        torch.addcmul(z, at_lower, reach, value=-BEYOND[z.dtype], out=at_lower)
+        torch.addcmul(z, at_upper, reach, value=BEYOND[z.dtype], out=at_upper)
+        ctx.save_for_backward(at_lower, at_upper)
+        ctx.slope, ctx.shapes = slope, (center.shape, radius.shape)
+        return _scaled(lower, upper, at_lower, at_upper, slope)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        half, rest = ctx.saved_tensors
-        sides = (center * half).addcmul_(radius, rest), (center * rest).addcmul_(radius, half)
-        return sides[0].sum_to_size(ctx.shapes[0]), sides[1].sum_to_size(ctx.shapes[1]), None, None
+    def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        at_lower, at_upper = ctx.saved_tensors
+        sides = _scaled(center - radius, center + radius, at_lower, at_upper, ctx.slope)
+        return sides[0].sum_to_size(ctx.shapes[0]), sides[1].sum_to_size(ctx.shapes[1]), None, None, None
+
+
+def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, slope: float) -> Box:
+    """Centre and radius of ends that are scaled: by 1 where another tensor is above 0, by slope elsewhere.
+
+    In place, because on large layers half of the time of a step is spent in the operations between products, and more
+    in asking for memory than in computing.
+    """
+    for end, at in ((lower, at_lower), (upper, at_upper)):
+        leaky_relu_backward.grad_input(end, at, slope, False, grad_input=end)
+    middle = lower.lerp_(upper, 0.5)
+    return middle, upper.sub_(middle)
 
 
 def _kink(z: Interval, slope: float) -> Interval:
@@ -190,9 +204,9 @@ def _kink(z: Interval, slope: float) -> Interval:
 
 
 def _kink_gradient(g: Interval, z: Interval, slope: float) -> Interval:
-    with torch.no_grad():
-        low, high = step_range(*z.ends, slope)
-    return Interval(around=_KinkGradient.apply(*g.around, low, high))
+    (center, radius), at, reach = g.around, z.around[0].detach(), z.around[1].detach()
+    center = center.expand(torch.broadcast_shapes(center.shape, at.shape))
+    return Interval(around=_KinkGradient.apply(center, radius, at, reach, slope))
 
 
 STEPS: dict[str, Callable[..., Interval]] = {"kink": _kink, "kink_gradient": _kink_gradient}
