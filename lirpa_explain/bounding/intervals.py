@@ -148,17 +148,18 @@ class _Kink(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, center: Tensor, radius: Tensor, slope: float) -> Box:
         lower, upper = (F.leaky_relu_(side, slope) for side in (center - radius, center + radius))
-        ctx.save_for_backward(lower, upper)
+        middle = lower.lerp_(upper, 0.5)
+        half = upper.sub_(middle)
+        ctx.save_for_backward(middle, half)  # which others keep too
         ctx.slope, ctx.shape = slope, radius.shape
-        middle = torch.lerp(lower, upper, 0.5)
-        return middle, upper - middle
+        return middle, half
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, None]:
-        at_lower, at_upper = ctx.saved_tensors
-        middle, half = _scaled(center - radius, center + radius, at_lower, at_upper, ctx.slope)
-        return middle, half.sum_to_size(ctx.shape), None
+        middle, half = ctx.saved_tensors
+        sides = _scaled(center - radius, center + radius, middle - half, middle + half, ctx.slope)
+        return sides[0], sides[1].sum_to_size(ctx.shape), None
 
 
 class _KinkGradient(torch.autograd.Function):
