@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 import lirpa_explain as lx
 from lirpa_explain.bounding.engine import Engine
-from lirpa_explain.bounding.intervals import Interval, IntervalPass
+from lirpa_explain.bounding.interval import Interval
+from lirpa_explain.bounding.intervals import IntervalPass
+from lirpa_explain.bounding.kinks import _Kink, _KinkGradient
 from lirpa_explain.graph import capture
 from lirpa_explain.training import LOSSES, ExplanationLoss, Ramp, certified_cross_entropy, explanation_loss
 from lirpa_explain.training.losses import Loss, register
@@ -136,8 +138,6 @@ def test_losses_pass_gradcheck_in_all_parameters(activation, name, method):
 @pytest.mark.parametrize("slope", [0.0, 0.1])
 def test_the_rules_of_kinks_pass_gradcheck(slope):
     """Away from the kinks, with radii of their own and one radius for all rows."""
-    from lirpa_explain.bounding.intervals import _Kink, _KinkGradient
-
     generator = torch.Generator().manual_seed(0)
     center = torch.randn(4, 3, generator=generator).double().requires_grad_()
     z, reach = torch.randn(4, 3, generator=generator).double(), torch.rand(1, 3, generator=generator).double()

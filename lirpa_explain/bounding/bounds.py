@@ -14,7 +14,8 @@ from ..relaxations.ranges import product_range
 from .ball import Ball
 from .compose import Rows, compose, reduce_samples, reduce_value
 from .engine import Engine
-from .intervals import Interval, IntervalPass
+from .interval import Interval
+from .intervals import IntervalPass
 from .parameters import Parameters
 
 

@@ -8,210 +8,26 @@ not moved outward by roundings, as those of a certificate are where a relaxation
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from auto_LiRPA.bound_op_map import bound_op_map
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from ..graph import GradientModule
 from ..graph.module import Step
 from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, Box, MovingParameter
+from ..operators.bound import BoundOperator, MovingParameter
 from ..operators.registry import DOMAIN
 from ..operators.unperturbed import BoundUnperturbed
+from .interval import Interval
+from .kinks import STEPS
 from .parameters import Parameters
-
-leaky_relu_backward = torch.ops.aten.leaky_relu_backward
 
 HOMOGENEOUS = frozenset({"reshape", "expand", "permute", "slice", "place", "sum", "mean", "pad", "concatenate",
                          "average_pool", "average_pool_gradient"})
 """Operators without weights that add entries up and move them, with no constant: radii go the way of centres."""
-
-
-BEYOND = {dtype: 1 + 32 * torch.finfo(dtype).eps for dtype in (torch.bfloat16, torch.float16, torch.float32,
-                                                               torch.float64)}
-"""How much farther than its radius an interval is taken to reach, so that roundings do not hide that it reaches 0."""
-
-
-class Interval:
-    """A box as its ends, or as centre and radius; the other form is computed when it is asked for.
-
-    Args:
-        ends: (lower, upper), (B, *S) each.
-        around: (centre, radius); the radius (B, *S), or (1, *S) if it is the same for all rows, the centre a tensor or
-            a function that computes it, called when it is asked for.
-
-    Example:
-        >>> interval = Interval(around=(torch.tensor([1.0, 2.0]), torch.tensor([0.5])))
-        >>> interval.lower, interval.upper
-        (tensor([0.5000, 1.5000]), tensor([1.5000, 2.5000]))
-    """
-
-    __slots__ = ("_ends", "_center", "_radius")
-
-    def __init__(self, ends: Box | None = None, around: tuple[Tensor | Callable[[], Tensor], Tensor] | None = None
-                 ) -> None:
-        self._ends = ends
-        self._center: Tensor | Callable[[], Tensor] | None = None if around is None else around[0]
-        self._radius: Tensor | None = None if around is None else around[1]
-
-    @classmethod
-    def point(cls, value: Tensor) -> Interval:
-        """A value that does not move."""
-        return cls((value, value))
-
-    @property
-    def is_point(self) -> bool:
-        """Whether it is known to be one value."""
-        return self._ends is not None and self._ends[0] is self._ends[1]
-
-    @property
-    def is_around(self) -> bool:
-        """Whether its centre and radius are known."""
-        return self._radius is not None
-
-    @property
-    def ends(self) -> Box:
-        """Lower and upper end."""
-        if self._ends is None:
-            center, radius = self.around
-            self._ends = center - radius, center + radius
-        return self._ends
-
-    @property
-    def around(self) -> Box:
-        """Centre and radius."""
-        if self._radius is None or self._center is None:
-            lower, upper = self.ends
-            self._center, self._radius = (lower + upper) / 2, (upper - lower) / 2
-        if not isinstance(self._center, Tensor):
-            self._center = self._center()
-        return self._center, self._radius
-
-    @property
-    def radius(self) -> Tensor:
-        """Half of the width, (B, *S) or (1, *S)."""
-        return self.around[1] if self._radius is None else self._radius
-
-    @property
-    def lower(self) -> Tensor:
-        """The lower end."""
-        return self.ends[0]
-
-    @property
-    def upper(self) -> Tensor:
-        """The upper end."""
-        return self.ends[1]
-
-    @property
-    def width(self) -> Tensor:
-        """Upper less lower end; the centre is not computed for it where all rows have radii of their own."""
-        if self._radius is None:
-            return self.upper - self.lower
-        return 2 * (self._radius if len(self._radius) > 1 else self._radius.expand_as(self.around[0]))
-
-    def rows(self, index: Tensor) -> Interval:
-        """The intervals of these rows."""
-        if self.is_around:
-            center, radius = self.around
-            return Interval(around=(center[index], radius if len(radius) == 1 else radius[index]))
-        return Interval((self.lower[index], self.upper[index]))
-
-    def grouped_sum(self, size: int) -> Interval:
-        """The sums of so many rows each, (B / size, *S)."""
-        center, radius = (side.expand(len(self.around[0]), *side.shape[1:]).unflatten(0, (-1, size)).sum(1)
-                          for side in self.around)
-        return Interval(around=(center, radius))
-
-    def __add__(self, value: Tensor) -> Interval:
-        """Moved by a value."""
-        if self.is_around:
-            center, radius = self.around
-            center = center + value
-            return Interval(around=(center, radius.expand(len(radius), *center.shape[1:])))
-        return Interval((self.lower + value, self.upper + value))
-
-    def __mul__(self, factor: Tensor) -> Interval:
-        """Times a factor of any sign."""
-        center, radius = self.around
-        return Interval(around=(center * factor, radius * factor.abs()))
-
-
-class _Kink(torch.autograd.Function):
-    """Centre and radius of z where z >= 0 and slope * z elsewhere, from those of z; slope >= 0."""
-
-    @staticmethod
-    def forward(ctx: Any, center: Tensor, radius: Tensor, slope: float) -> Box:
-        lower, upper = (F.leaky_relu_(side, slope) for side in (center - radius, center + radius))
-        middle = lower.lerp_(upper, 0.5)
-        half = upper.sub_(middle)
-        ctx.save_for_backward(middle, half)  # which others keep too
-        ctx.slope, ctx.shape = slope, radius.shape
-        return middle, half
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, None]:
-        middle, half = ctx.saved_tensors
-        sides = _scaled(center - radius, center + radius, middle - half, middle + half, ctx.slope)
-        return sides[0], sides[1].sum_to_size(ctx.shape), None
-
-
-class _KinkGradient(torch.autograd.Function):
-    """Centre and radius of g d from those of g, for d anywhere between the slopes of a kink at both ends of z.
-
-    These are 1 where an end of z is above 0, and `slope` elsewhere. The lower end is that of g times the slope at the
-    lower end of z if it is positive, at the upper one if it is negative; the upper end likewise. This is a symmetric
-    map of centre and radius, and so its own transpose.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, center: Tensor, radius: Tensor, z: Tensor, reach: Tensor, slope: float) -> Box:
-        lower, upper = center - radius, center + radius
-        at_lower, at_upper = lower.sign(), upper.sign()
-        torch.addcmul(z, at_lower, reach, value=-BEYOND[z.dtype], out=at_lower)
-        torch.addcmul(z, at_upper, reach, value=BEYOND[z.dtype], out=at_upper)
-        ctx.save_for_backward(at_lower, at_upper)
-        ctx.slope, ctx.shapes = slope, (center.shape, radius.shape)
-        return _scaled(lower, upper, at_lower, at_upper, slope)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        at_lower, at_upper = ctx.saved_tensors
-        sides = _scaled(center - radius, center + radius, at_lower, at_upper, ctx.slope)
-        return sides[0].sum_to_size(ctx.shapes[0]), sides[1].sum_to_size(ctx.shapes[1]), None, None, None
-
-
-def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, slope: float) -> Box:
-    """Centre and radius of ends that are scaled: by 1 where another tensor is above 0, by slope elsewhere.
-
-    In place, because on large layers half of the time of a step is spent in the operations between products, and more
-    in asking for memory than in computing.
-    """
-    for end, at in ((lower, at_lower), (upper, at_upper)):
-        leaky_relu_backward.grad_input(end, at, slope, False, grad_input=end)
-    middle = lower.lerp_(upper, 0.5)
-    return middle, upper.sub_(middle)
-
-
-def _kink(z: Interval, slope: float) -> Interval:
-    return Interval(around=_Kink.apply(*z.around, slope))
-
-
-def _kink_gradient(g: Interval, z: Interval, slope: float) -> Interval:
-    (center, radius), at, reach = g.around, z.around[0].detach(), z.around[1].detach()
-    center = center.expand(torch.broadcast_shapes(center.shape, at.shape))
-    return Interval(around=_KinkGradient.apply(center, radius, at, reach, slope))
-
-
-STEPS: dict[str, Callable[..., Interval]] = {"kink": _kink, "kink_gradient": _kink_gradient}
-"""Interval rules of operators with one kink, from centre and radius to these, for slopes from 0."""
 
 
 class IntervalPass:
