@@ -18,6 +18,7 @@ class Interval:
             a function that computes it, called when it is asked for.
 
     Example:
+        >>> import torch
         >>> interval = Interval(around=(torch.tensor([1.0, 2.0]), torch.tensor([0.5])))
         >>> interval.lower, interval.upper
         (tensor([0.5000, 1.5000]), tensor([1.5000, 2.5000]))
