@@ -15,8 +15,10 @@ import lirpa_explain as lx
 from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.bounding.interval import Interval
 from lirpa_explain.bounding.intervals import IntervalPass
-from lirpa_explain.bounding.kinks import _Kink, _KinkGradient
+from lirpa_explain.bounding.kinks import STEPS, _Kink, _KinkGradient
 from lirpa_explain.graph import capture
+from lirpa_explain.relaxations.piecewise import step_range
+from lirpa_explain.relaxations.ranges import product_range
 from lirpa_explain.training import LOSSES, ExplanationLoss, Ramp, certified_cross_entropy, explanation_loss
 from lirpa_explain.training.losses import Loss, register
 from tests.cases import CASES, boxes, problem
@@ -145,6 +147,23 @@ def test_the_rules_of_kinks_pass_gradcheck(slope):
         radius = torch.rand(rows, 3, generator=generator).double().requires_grad_()
         assert torch.autograd.gradcheck(lambda c, r: _Kink.apply(c, r, slope), (center, radius))
         assert torch.autograd.gradcheck(lambda c, r: _KinkGradient.apply(c, r, z, reach, slope), (center, radius))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 1.0])
+def test_the_rules_of_kinks_are_those_of_the_relaxations(slope):
+    """Also where an interval touches 0, is a point, or one row of g stands for all."""
+    generator = torch.Generator().manual_seed(1)
+    center, radius = (torch.randint(-2, 3, (200, 4), generator=generator).double() for _ in range(2))
+    z = Interval(around=(center.requires_grad_(), radius.abs() + 1e-3 * (radius == 0)))
+    ends = tuple(end.detach() for end in z.ends)
+    g = Interval((-torch.rand(1, 4, generator=generator).double(), torch.rand(1, 4, generator=generator).double()))
+    expected = product_range(g.ends, step_range(*ends, slope))
+    again = Interval(around=z.around)
+    for side, other in zip(STEPS["kink_gradient"](g, again, slope=slope).ends, expected, strict=True):
+        torch.testing.assert_close(side, other)
+    for side, end in zip(STEPS["kink"](again, slope=slope).ends, ends, strict=True):
+        torch.testing.assert_close(side.detach(), F.leaky_relu(end, slope))
+    assert again.lower.requires_grad  # what a rule reads without a gradient others read with one
 
 
 @pytest.mark.parametrize("name", LOSSES)
