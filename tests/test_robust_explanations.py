@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -313,3 +315,32 @@ def test_images_are_read(folder):
         assert images.train_x.shape == (3, channels, 28, 28) and images.test_y.tolist() == [1, 0]
         pixels = np.load(folder / "medmnist" / f"{name}mnist.npz")["test_images"].reshape(2, 28, 28, channels)
         assert float(images.test_x[1, -1, 2, 5] * 255) == pytest.approx(pixels[1, 2, 5, -1])
+
+
+def test_what_is_downloaded_is_what_the_files_hold(folder, monkeypatch):
+    """By stand-ins for the libraries that download, of the same names and attributes."""
+    def frame(rows):
+        return SimpleNamespace(frame=SimpleNamespace(astype=lambda kind: SimpleNamespace(values=np.array(rows))))
+
+    adult = [[row for row in data.read_csv(gzip.decompress((folder / f"adult/adult.{part}.gz").read_bytes()).decode())
+              if len(row) == 15] for part in ("test", "data")]
+    german = data.read_csv((folder / "german_credit" / "german.csv").read_text())
+    tables = {1590: [[cell.removesuffix(".") for cell in row] for row in sum(adult, [])],
+              31: [[*row[:20], "good" if row[20] == "1" else "bad"] for row in german],
+              42477: data.read_csv((folder / "credit_default" / "credit-card-clients.csv").read_text())[1:]}
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda data_id, as_frame: frame(tables[data_id]))
+    monkeypatch.setattr(data, "ADULT_TEST", 3)
+
+    digits, files = data.mnist(folder), np.load(folder / "medmnist" / "breastmnist.npz")
+    made = {True: (digits.train_x, digits.train_y), False: (digits.test_x, digits.test_y)}
+    torchvision = SimpleNamespace(MNIST=lambda root, train, download: SimpleNamespace(
+        data=(made[train][0][:, 0] * 255).round().to(torch.uint8), targets=made[train][1]))
+    medmnist = SimpleNamespace(INFO={"breastmnist": {"python_class": "BreastMNIST"}},
+                               BreastMNIST=lambda split, download: SimpleNamespace(
+                                   imgs=files[f"{split}_images"], labels=files[f"{split}_labels"]))
+    for name, module in (("torchvision", SimpleNamespace(datasets=torchvision)), ("torchvision.datasets", torchvision),
+                         ("medmnist", medmnist)):
+        monkeypatch.setitem(sys.modules, name, module)
+    for load in (data.adult, data.german, data.credit_default, data.mnist, data.medical("breast")):
+        for part, other in zip(vars(load(None)).values(), vars(load(folder)).values(), strict=True):
+            assert torch.equal(part, other) if torch.is_tensor(part) else part == other

@@ -18,6 +18,9 @@ from torch import Tensor
 
 Rows = list[list[str]]
 
+ADULT_TEST = 16281
+"""How many rows of OpenML's Adult, the first ones, are UCI's test file."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -100,8 +103,8 @@ def openml(number: int) -> Rows:
 def adult(folder: Path | None) -> Data:
     """Census income, 63 features, without native country and rows with "?". Protected: race and sex (7 features)."""
     if folder is None:
-        rows = openml(1590)  # the test rows come first
-        parts = rows[16281:], rows[:16281]
+        rows = openml(1590)
+        parts = rows[ADULT_TEST:], rows[:ADULT_TEST]
     else:
         parts = tuple(read_csv(gzip.decompress((folder / "adult" / f"adult.{part}.gz").read_bytes()).decode())
                       for part in ("data", "test"))
