@@ -375,3 +375,20 @@ def test_what_is_monotone_and_what_kind_extrema_are():
     narrow = declare(Formula(lambda t: -(t - 0.05) ** 2, lambda t: 0.1 - 2 * t, lambda t: torch.full_like(t, -2.0),
                              ((0.05,), (), ())), line(0.0, 0.0), line(1.0, -0.1), breaks=(0.0, 0.1))
     assert narrow.function.kinds[0] == (0,)  # outside of the piece
+
+
+def test_pieces_are_known_by_what_they_are_on_their_own_interval():
+    """A parabola that falls up to 1 and is used from 5 on, and one with its minimum inside of a short piece."""
+    square = Formula(lambda t: (t - 1) ** 2, lambda t: 2 * (t - 1), lambda t: torch.full_like(t, 2.0))
+    rising = declare(line(0.0, 0.0), square, breaks=(5.0,)).function
+    wave = Formula(lambda t: -torch.cos(20 * t) / 20, lambda t: torch.sin(20 * t), lambda t: 20 * torch.cos(20 * t),
+                   ((0.0,), (), ()))
+    dip = declare(line(0.0, 0.0), wave, line(0.0, 0.0), breaks=(-0.05, 0.05)).function
+    generator = torch.Generator().manual_seed(0)
+    for f, start, stop in ((rising, 5.5, 7.0), (dip, -0.049, 0.049)):
+        ends = start + (stop - start) * torch.rand(2, 200, generator=generator, dtype=torch.float64)
+        lo, hi = ends.amin(0), ends.amax(0)
+        low, high = range_of(f, lo, hi)
+        y = f.value(lo + torch.linspace(0, 1, 201, dtype=torch.float64)[:, None] * (hi - lo))
+        assert (low <= y + 1e-12).all() and (y <= high + 1e-12).all()
+        assert (high - y.amax(0)).max() < 1e-3 and (y.amin(0) - low).max() < 1e-3

@@ -51,6 +51,7 @@ class Function:
             extrema and turns are those of one period, which begins at its first turn.
         trend: the mean slope of a function with a period.
         at_breaks: its values at the breaks, between those of both sides; by default the left piece's.
+        ends: between which it is used: where the first piece begins and the last one ends.
     """
 
     pieces: tuple[Piece, ...]
@@ -60,6 +61,7 @@ class Function:
     period: float = 0.0
     trend: float = 0.0
     at_breaks: tuple[float, ...] = ()
+    ends: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def is_total(self) -> bool:
@@ -97,7 +99,7 @@ class Function:
 
     def part(self, i: int) -> tuple[float, float]:
         """The interval of piece i."""
-        return ((-math.inf, *self.breaks)[i], (*self.breaks, math.inf)[i])
+        return ((self.ends[0], *self.breaks)[i], (*self.breaks, self.ends[1])[i])
 
     def clamp(self, i: int, t: Tensor) -> Tensor:
         """The point of the closed piece i nearest to t."""
@@ -188,7 +190,8 @@ class Function:
 
 @lru_cache(maxsize=256)
 def _some_pieces(f: Function, first: int, last: int) -> Function:
-    return replace(f, pieces=f.pieces[first:last + 1], breaks=f.breaks[first:last], at_breaks=f.at_breaks[first:last])
+    return replace(f, pieces=f.pieces[first:last + 1], breaks=f.breaks[first:last], at_breaks=f.at_breaks[first:last],
+                   ends=(f.part(first)[0], f.part(last)[1]))
 
 
 def _minus(f: Elementwise) -> Elementwise:
