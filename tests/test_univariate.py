@@ -392,3 +392,20 @@ def test_pieces_are_known_by_what_they_are_on_their_own_interval():
         y = f.value(lo + torch.linspace(0, 1, 201, dtype=torch.float64)[:, None] * (hi - lo))
         assert (low <= y + 1e-12).all() and (y <= high + 1e-12).all()
         assert (high - y.amax(0)).max() < 1e-3 and (y.amin(0) - low).max() < 1e-3
+
+
+@pytest.mark.parametrize("beta", [1e2, 1e4, 1e8])
+@pytest.mark.parametrize("part", ["function", "derivative"])
+def test_steep_functions_are_bounded_where_they_bend(beta, part):
+    """A softplus of large beta and its derivative are flat in floating point but for a small part of the line."""
+    f = getattr(softplus(beta), part)
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.5, 5.0, 25.0, 1e3):
+        ends = scale / beta * (2 * torch.rand(2, 300, generator=generator, dtype=torch.float64) - 1)
+        lo, hi = ends.amin(0), ends.amax(0)
+        (kl, bl), (ku, bu) = lines(f, lo, hi)
+        low, high = range_of(f, lo, hi)
+        t = lo + torch.linspace(0, 1, 301, dtype=torch.float64)[:, None] * (hi - lo)
+        y, rounding = f.value(t), 1e-12 * (1 + hi.abs() * beta) * (1 / beta if part == "function" else 1)
+        assert (kl * t + bl <= y + rounding).all() and (y <= ku * t + bu + rounding).all()
+        assert (low <= y + rounding).all() and (y <= high + rounding).all()

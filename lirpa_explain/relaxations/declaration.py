@@ -208,40 +208,40 @@ class Span:
     stop: float
 
     @cached_property
-    def _slopes(self) -> tuple[float, float]:
-        """The slopes at two points inside."""
-        a, b = self.start, self.stop
-        if a > -math.inf and b < math.inf:
-            a, b = a + (b - a) / 4, b - (b - a) / 4
-        else:
-            a, b = (a + 0.5, a + 1) if a > -math.inf else (b - 1, b - 0.5) if b < math.inf else (-1.0, 1.0)
-        left, right = self.piece.slope(torch.tensor([a, b], dtype=torch.float64)).tolist()
-        return left, right
-
-    @property
-    def directions(self) -> set[int]:
-        """The signs of the slopes there."""
-        return {(slope > 0) - (slope < 0) for slope in self._slopes}
-
-    @cached_property
-    def curvature(self) -> float:
-        """Sign of the change of the slope."""
-        left, right = self._slopes
-        return math.copysign(1.0, right - left) if right != left else 0.0
-
-    @cached_property
-    def _table(self) -> tuple[Tensor, Tensor]:
-        """Points of the span (N), dense near finite ends, and minus the slopes there, ascending (N - 2)."""
+    def _grid(self) -> tuple[Tensor, Tensor]:
+        """Points of the span, dense near finite ends, and these, ascending, and the slopes there, all finite (N)."""
         near = torch.logspace(-6, 6, 481, dtype=torch.float64)
         a, b = self.start, self.stop
         if a > -math.inf and b < math.inf:
             near = near[near <= 1] / 2 * (b - a)
         left = a + near if a > -math.inf else (b if b < math.inf else 0.0) - near
         right = b - near if b < math.inf else (a if a > -math.inf else 0.0) + near
-        points = torch.cat([left, right]).unique()
+        ends = near.new_tensor([end for end in (a, b) if math.isfinite(end)])
+        points = torch.cat([left, right, ends]).unique()
         slopes = self.piece.slope(points)
-        points, slopes = points[slopes.isfinite()], slopes[slopes.isfinite()]
-        return torch.cat([points.new_tensor([a]), points, points.new_tensor([b])]), (-slopes).cummax(0).values
+        return points[slopes.isfinite()], slopes[slopes.isfinite()]
+
+    @cached_property
+    def directions(self) -> set[int]:
+        """The signs of its slopes but for roundings, which are next to an extremum; 0 if there are no others."""
+        slopes = self._grid[1]
+        rounding = 1e-9 * slopes.abs().max()
+        return {sign for sign in (1, -1) if bool((sign * slopes > rounding).any())} or {0}
+
+    @cached_property
+    def curvature(self) -> float:
+        """Sign of the change of the slope, from end to end: a steep function may be flat on most of the span."""
+        slopes = self._grid[1]
+        change = (slopes[-1] - slopes[0]).item()
+        return math.copysign(1.0, change) if change else 0.0
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Points of the span from end to end (N + 2), and minus the slopes at the inner ones, ascending (N)."""
+        points, slopes = self._grid
+        inner = (points > self.start) & (points < self.stop)
+        return (torch.cat([points.new_tensor([self.start]), points[inner], points.new_tensor([self.stop])]),
+                (-slopes[inner]).cummax(0).values)
 
     def bracket(self, k: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
         """Neighbouring points of the span between which its slope, that falls, becomes less than k."""
