@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from robust_explanations.nets import ACTIVATIONS, fully_connected, small_cnn
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,16 +23,11 @@ LOSSES = {"plain": None, "width": {}, "width, data cut to [0, 1]": {"clip": (0, 
 
 def nets() -> dict[str, tuple[nn.Module, tuple[int, ...], int]]:
     """Nets, shapes of a batch and numbers of classes, of Robust Explanation Constraints for Neural Networks."""
-    def cnn(activation: Callable[[], nn.Module]) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(1, 16, 4, 2), activation(), nn.Conv2d(16, 32, 4), activation(), nn.Flatten(),
-                             nn.Linear(3200, 100), activation(), nn.Linear(100, 10))
-
     return {
-        "63-256-256-2, batch 32": (nn.Sequential(nn.Linear(63, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(),
-                                                 nn.Linear(256, 2)), (32, 63), 2),
-        "784-128-10, batch 100": (nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10)), (100, 784), 10),
-        "CNN, batch 256": (cnn(nn.ReLU), (256, 1, 28, 28), 10),
-        "CNN with softplus, batch 256": (cnn(lambda: nn.Softplus(10.0)), (256, 1, 28, 28), 10),
+        "63-256-256-2, batch 32": (fully_connected(63, 256, 256, 2)(nn.ReLU), (32, 63), 2),
+        "784-128-10, batch 100": (fully_connected(784, 128, 10)(nn.ReLU), (100, 784), 10),
+        "CNN, batch 256": (small_cnn(1, 10)(nn.ReLU), (256, 1, 28, 28), 10),
+        "CNN with softplus, batch 256": (small_cnn(1, 10)(ACTIVATIONS["softplus"]), (256, 1, 28, 28), 10),
     }
 
 
