@@ -19,10 +19,6 @@ from .interval import Interval
 
 leaky_relu_backward = torch.ops.aten.leaky_relu_backward
 
-BEYOND = {dtype: 1 + 32 * torch.finfo(dtype).eps for dtype in (torch.bfloat16, torch.float16, torch.float32,
-                                                               torch.float64)}
-"""How much farther than its radius an interval is taken to reach, so that roundings do not hide that it reaches 0."""
-
 
 class _Kink(torch.autograd.Function):
     """Centre and radius of z where z >= 0 and slope * z elsewhere, from those of z; slope >= 0."""
@@ -56,8 +52,9 @@ class _KinkGradient(torch.autograd.Function):
     def forward(ctx: Any, center: Tensor, radius: Tensor, z: Tensor, reach: Tensor, slope: float) -> Box:
         lower, upper = center - radius, center + radius
         at_lower, at_upper = lower.sign(), upper.sign()
-        torch.addcmul(z, at_lower, reach, value=-BEYOND[z.dtype], out=at_lower)
-        torch.addcmul(z, at_upper, reach, value=BEYOND[z.dtype], out=at_upper)
+        beyond = 1 + 32 * torch.finfo(z.dtype).eps  # roundings must not hide that an interval reaches 0
+        torch.addcmul(z, at_lower, reach, value=-beyond, out=at_lower)
+        torch.addcmul(z, at_upper, reach, value=beyond, out=at_upper)
         ctx.save_for_backward(at_lower, at_upper)
         ctx.slope, ctx.shapes = slope, (center.shape, radius.shape)
         return _scaled(lower, upper, at_lower, at_upper, slope)

@@ -29,7 +29,8 @@ PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)  # where in its interval each line of a fam
 def range_of(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of a function on an interval.
 
-    `min, max of f(t) over t in {lo, hi, both sides of the breaks and the extrema between them}`: exact.
+    `min, max of f(t) over t in {lo, hi, both sides of the breaks and the extrema between them}`: exact, and once
+    differentiable.
 
     Args:
         f: the function.

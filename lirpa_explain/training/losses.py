@@ -19,7 +19,7 @@ from ..bounding.bounds import Bounds
 from ..certificates.box import absolute_box
 from ..certificates.metrics import evaluate
 from ..certificates.metrics import lookup as metric_row
-from ..certificates.metrics.paper import map_square
+from ..certificates.metrics.paper import targeted_region
 from ..certificates.ranking import check_k
 from ..registration import add, find
 
@@ -275,8 +275,7 @@ def squared_change(bounds: Bounds, channels: int = 1) -> Tensor:
     Source:
         Wicker et al., ICLR 2023: certified if at most 0.03.
     """
-    change = (bounds.center - bounds.value).abs() + bounds.radius
-    return map_square(change, channels)
+    return targeted_region(bounds.lower, bounds.upper, bounds.value, channels)
 
 
 def _scale(bounds: Bounds, detach: bool) -> Tensor:

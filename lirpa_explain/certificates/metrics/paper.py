@@ -112,13 +112,9 @@ def targeted_region(lower: Tensor, upper: Tensor, nominal: Tensor, channels: int
         >>> targeted_region(v - 1, v + 0.5, v, channels=2)
         tensor([4.])
     """
-    return map_square(torch.maximum(upper - nominal, nominal - lower), channels)
-
-
-def map_square(change: Tensor, channels: int) -> Tensor:
-    """Mean square of a map, mean_p (sum_c change_cp)^2, of changes (N, D) that are at least 0: (N,)."""
-    if not isinstance(channels, int) or channels < 1 or change.shape[1] % channels:
-        raise ValueError(f"channels is {channels!r}, but an example has {change.shape[1]} features; pass a divisor.")
+    if not isinstance(channels, int) or channels < 1 or nominal.shape[1] % channels:
+        raise ValueError(f"channels is {channels!r}, but an example has {nominal.shape[1]} features; pass a divisor.")
+    change = torch.maximum(upper - nominal, nominal - lower)
     return change.reshape(len(change), channels, -1).sum(1).square().mean(1)
 
 
