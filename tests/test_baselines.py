@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -251,21 +252,35 @@ def test_both_gradients_can_be_moved(name, data):
 # The table
 
 
+def weighted(logits, labels):
+    return F.cross_entropy(logits, labels, weight=torch.tensor([3.0, 1.0, 2.0], dtype=logits.dtype))
+
+
 def test_the_loss_is_the_tasks_and_the_weighted_penalty(data):
     model, (x, y) = make_net(), data
-
-    def task(logits, labels):
-        return F.cross_entropy(logits, labels, weight=torch.tensor([3.0, 1.0, 2.0], dtype=x.dtype))
-
     for name, row in TRAINING_METHODS.items():
         if name in ("plain", "softplus"):
             continue
-        loss = training_loss(name, model, x, y, eps=EPS, weight=0.3, task=task, **seeded(name))
+        loss = training_loss(name, model, x, y, eps=EPS, weight=0.3, task=weighted, **seeded(name))
         if row.replaces_task:
-            expected = row.function(model, x, y, eps=EPS, task=task, **seeded(name))
+            expected = row.function(model, x, y, eps=EPS, task=weighted, **seeded(name))
         else:
-            expected = task(model(x), y) + 0.3 * row.function(model, x, y, eps=EPS, **seeded(name))
+            expected = weighted(model(x), y) + 0.3 * row.function(model, x, y, eps=EPS, **seeded(name))
         torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("name", TRAINING_METHODS)
+def test_a_penalty_is_added_to_another_methods_loss(name, data):
+    model, (x, y) = make_net(), data
+    adversarial = {"eps": EPS / 2, "steps": 2}
+    base, row = partial(training_loss, "pgd", **adversarial, generator=generator()), TRAINING_METHODS[name]
+    if row.replaces_task:
+        with pytest.raises(ValueError, match="hessian.*certified"):
+            training_loss(name, model, x, y, eps=EPS, base=base)
+        return
+    loss = training_loss(name, model, x, y, eps=EPS, weight=0.3, task=weighted, base=base, **seeded(name))
+    expected = TRAINING_METHODS["pgd"].function(model, x, y, **adversarial, task=weighted, generator=generator())
+    torch.testing.assert_close(loss, expected + 0.3 * row.function(model, x, y, eps=EPS, **seeded(name)))
 
 
 def seeded(name):

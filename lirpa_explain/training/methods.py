@@ -65,8 +65,10 @@ def lookup(name: str) -> TrainingMethod:
 
 
 def training_loss(name: str, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, weight: float = 1.0,
-                  task: Task = F.cross_entropy, **settings: Any) -> Tensor:
+                  task: Task = F.cross_entropy, base: Callable[..., Tensor] | None = None, **settings: Any) -> Tensor:
     """What a method minimises: task(f(x), y) + weight * penalty, or the loss that it puts in the task's place.
+
+    With a `base`, such as adversarial training of the prediction: base(f, x, y) + weight * penalty.
 
     Args:
         name: a key of `TRAINING_METHODS`.
@@ -76,24 +78,33 @@ def training_loss(name: str, model: nn.Module, x: Tensor, y: Tensor, *, eps: flo
         eps: radius of the ball in which explanations shall be robust.
         weight: of the penalty, at least 0; a method that replaces the task's loss has none, and ignores it.
         task: the task's loss.
+        base: `base(model, x, y, task=task) -> scalar`, what the penalty is added to, such as another method's
+            `partial(training_loss, "pgd", eps=0.02)`; default: the task's loss of the inputs themselves.
         **settings: of the method.
 
     Returns:
         A scalar, differentiable in the model's parameters.
 
     Raises:
-        ValueError: there is no such method.
+        ValueError: there is no such method, or `base` is given for one that replaces the task's loss.
 
     Example:
         >>> import torch
+        >>> from functools import partial
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> x, y = torch.rand(5, 3), torch.tensor([0, 1, 0, 1, 1])
         >>> training_loss("l2_alignment", model, x, y, eps=0.1, weight=0.5).backward()
+        >>> adversarial = partial(training_loss, "pgd", eps=0.05)
+        >>> training_loss("certified", model, x, y, eps=0.1, weight=0.5, base=adversarial).backward()
     """
     method = lookup(name)
-    if method.replaces_task:
-        return method.function(model, x, y, eps=eps, task=task, **settings)
-    return task(model(x), y) + weight * method.function(model, x, y, eps=eps, **settings)
+    if not method.replaces_task:
+        return (base or baselines.plain)(model, x, y, task=task) + weight * method.function(model, x, y, eps=eps,
+                                                                                             **settings)
+    if base is not None:
+        raise ValueError(f"{name!r} replaces the task's loss and is added to nothing; base is for penalties: "
+                         f"{', '.join(key for key, row in TRAINING_METHODS.items() if not row.replaces_task)}.")
+    return method.function(model, x, y, eps=eps, task=task, **settings)
 
 
 register("plain", baselines.plain, "the task's loss", "", replaces_task=True)

@@ -94,6 +94,8 @@ class Recipe:
         weight: of the penalty.
         settings: of the method.
         eps_factor: radius in training, as a multiple of that of the data set.
+        adversarial: radius of adversarial inputs that the task's loss of a penalty is taken at, as a multiple of that
+            of explanations; 0 for the inputs themselves.
         gamma: relative change of the parameters that the method "certified" trains for, beside that of the input.
         warmup: share of the steps over which the radius, and gamma, grow from 0, linearly.
         activation: a key of `nets.ACTIVATIONS`.
@@ -108,6 +110,7 @@ class Recipe:
     weight: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     eps_factor: float = 1.0
+    adversarial: float = 0.0
     gamma: float = 0.0
     warmup: float = 0.5
     activation: str = "relu"
@@ -181,7 +184,7 @@ CERTIFIED: dict[str, list[Recipe]] = {
     "credit_default": [*(protected(0.3, 0.4, batch=128, epochs=20, adam_decay=decay) for decay in (0.0, 1e-4, 3e-4)),
                        protected(1.0, 0.4, batch=128, epochs=20, adam_decay=1e-4),
                        protected(0.3, 0.0, batch=128, epochs=20), *widths((0.02, 0.1))],
-    "mnist_fc": [*widths((0.01,)), signs(0.01, adam_decay=1e-5, epochs=30),
+    "mnist_fc": [*widths((0.01,)), *(signs(weight, adam_decay=1e-5, adversarial=0.5) for weight in (0.03, 0.1, 0.3)),
                  *(signs(weight, adam_decay=1e-5) for weight in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0))],
     "mnist_cnn": [signs(weight, epochs=25, lr=2e-3, warmup=0.4) for weight in (0.3, 1.0, 3.0)],
     "pneumonia": [*widths((0.003, 0.1)), *changes((0.01, 0.03, 0.1, 0.3), adam_decay=1e-3),
