@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from examples.benchmarks.robust_explanations import __main__ as program
 from examples.benchmarks.robust_explanations import data, evaluate, figures, paper_rule, settings, tables
-from examples.benchmarks.robust_explanations.train import cosine
+from examples.benchmarks.robust_explanations.train import cosine, train
 
 RUN = ["cancer", "--quick", "--methods", "plain", "softplus", "certified"]
 
@@ -160,6 +160,20 @@ def test_outer_settings_of_other_methods_have_one_seed():
 def test_the_rate_falls_to_nothing():
     rates = [cosine(share, 0.5) for share in (0, 0.5, 0.75, 1)]
     assert rates == pytest.approx([1, 1, 0.5, 0])
+
+
+def test_the_task_of_a_penalty_can_be_adversarial():
+    setup = replace(settings.setup_of("cancer"), epochs=2)
+    examples = setup.load(None).subset(64, 8)
+    x = examples.test_x
+
+    def logits(**fields):
+        return train(examples, setup, settings.Recipe(**fields), seed=0)(x)
+
+    alone = logits(method="pgd", eps_factor=0.5)
+    assert torch.equal(logits(method="certified", adversarial=0.5), alone)  # of weight 0
+    assert not torch.equal(logits(method="certified"), alone)
+    assert not torch.equal(logits(method="certified", adversarial=0.5, weight=0.1), alone)
 
 
 # The paper's rule
