@@ -185,7 +185,8 @@ CERTIFIED: dict[str, list[Recipe]] = {
                        protected(1.0, 0.4, batch=128, epochs=20, adam_decay=1e-4),
                        protected(0.3, 0.0, batch=128, epochs=20), *widths((0.02, 0.1))],
     "mnist_fc": [*widths((0.01,)),
-                 *(signs(weight, adam_decay=1e-5, adversarial=0.5, epochs=30) for weight in (0.03, 0.1, 0.3)),
+                 *(signs(weight, adam_decay=1e-5, adversarial=0.5, epochs=30)
+                   for weight in (0.03, 0.1, 0.3, 1.0, 10.0)),
                  *(signs(weight, adam_decay=1e-5) for weight in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0))],
     "mnist_cnn": [signs(weight, epochs=25, lr=2e-3, warmup=0.4) for weight in (0.3, 1.0, 3.0)],
     "pneumonia": [*widths((0.003, 0.1)), *changes((0.01, 0.03, 0.1, 0.3), adam_decay=1e-3),
