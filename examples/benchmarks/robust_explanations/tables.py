@@ -146,8 +146,8 @@ INTRODUCTION = """# Training for explanations that can be certified
 
 Made by `{command}`.
 
-Every number is a mean over seeds, ± half their range. Of the settings of other methods the middle one has all seeds and
-the others have one. The recipes of `certified` were chosen by these test figures, most of them with the first seed, and
+Every number is a mean over seeds, ± half their range. Of the settings of other methods the middle one has all seeds, the
+others at least one. The recipes of `certified` were chosen by these test figures, most of them with the first seed, and
 over more trials than the other methods have settings. The explanation is the gradient of the logit of the true class.
 Certified figures are sound: those of the intersection of IBP's and CROWN's boxes, or of IBP's alone where a
 convolutional net is bounded at another size than its eps. Attacked figures are what was found: no certificate can say
