@@ -94,8 +94,8 @@ class Recipe:
         weight: of the penalty.
         settings: of the method.
         eps_factor: radius in training, as a multiple of that of the data set.
-        adversarial: radius of adversarial inputs that the task's loss of a penalty is taken at, as a multiple of that
-            of explanations; 0 for the inputs themselves.
+        adversarial: radius of adversarial inputs that the task's loss of a penalty is taken at, from the first step
+            on, as a multiple of that of explanations; 0 for the inputs themselves.
         gamma: relative change of the parameters that the method "certified" trains for, beside that of the input.
         warmup: share of the steps over which the radius, and gamma, grow from 0, linearly.
         activation: a key of `nets.ACTIVATIONS`.

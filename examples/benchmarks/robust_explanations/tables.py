@@ -146,13 +146,13 @@ INTRODUCTION = """# Training for explanations that can be certified
 
 Made by `{command}`.
 
-Every number is a mean over seeds, ± half their range. Of the settings of other methods the middle one has all seeds, the
-others at least one. The recipes of `certified` were chosen by these test figures, most of them with the first seed, and
-over more trials than the other methods have settings. The explanation is the gradient of the logit of the true class.
-Certified figures are sound: those of the intersection of IBP's and CROWN's boxes, or of IBP's alone where a
-convolutional net is bounded at another size than its eps. Attacked figures are what was found: no certificate can say
-more. A net whose accuracy is less than {margin:.0f} points above the share of the most frequent class has FAILED: a
-constant answer needs no explanation.
+Every number is a mean over seeds, ± half their range. Of the settings of other methods the middle one has all seeds,
+the others at least one. The recipes of `certified` were chosen by these test figures, most of them with the first
+seed, and over more trials than the other methods have settings. The explanation is the gradient of the logit of the
+true class. Certified figures are sound: those of the intersection of IBP's and CROWN's boxes, or of IBP's alone where
+a convolutional net is bounded at another size than its eps. Attacked figures are what was found: no certificate can
+say more. A net whose accuracy is less than {margin:.0f} points above the share of the most frequent class has FAILED:
+a constant answer needs no explanation.
 
 "unsound" is the share of points at which the true value of what the paper's code explains, (z_t - 1) grad z_t, was
 found outside of that code's bounds: those of the point itself ("at 0"), or those of the ball, at one of 20 points.
