@@ -162,7 +162,7 @@ def test_the_rate_falls_to_nothing():
     assert rates == pytest.approx([1, 1, 0.5, 0])
 
 
-def test_the_task_of_a_penalty_can_be_adversarial():
+def test_a_penalty_can_be_added_to_another_method():
     setup = replace(settings.setup_of("cancer"), epochs=2)
     examples = setup.load(None).subset(64, 8)
     x = examples.test_x
@@ -171,9 +171,9 @@ def test_the_task_of_a_penalty_can_be_adversarial():
         return train(examples, setup, settings.Recipe(warmup=0.0, **fields), seed=0)(x)  # the full radius at once
 
     alone = logits(method="pgd", eps_factor=0.5)
-    assert torch.equal(logits(method="certified", adversarial=0.5), alone)  # of weight 0
+    assert torch.equal(logits(method="certified", base="pgd", base_factor=0.5), alone)  # of weight 0
     assert not torch.equal(logits(method="certified"), alone)
-    assert not torch.equal(logits(method="certified", adversarial=0.5, weight=0.1), alone)
+    assert not torch.equal(logits(method="certified", base="pgd", base_factor=0.5, weight=0.1), alone)
 
 
 # The paper's rule

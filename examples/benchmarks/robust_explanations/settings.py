@@ -94,8 +94,8 @@ class Recipe:
         weight: of the penalty.
         settings: of the method.
         eps_factor: radius in training, as a multiple of that of the data set.
-        adversarial: radius of adversarial inputs that the task's loss of a penalty is taken at, from the first step
-            on, as a multiple of that of explanations; 0 for the inputs themselves.
+        base: the method that a penalty is added to: a key of `TRAINING_METHODS`.
+        base_factor: its radius, from the first step on, as a multiple of that of the data set.
         gamma: relative change of the parameters that the method "certified" trains for, beside that of the input.
         warmup: share of the steps over which the radius, and gamma, grow from 0, linearly.
         activation: a key of `nets.ACTIVATIONS`.
@@ -110,7 +110,8 @@ class Recipe:
     weight: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     eps_factor: float = 1.0
-    adversarial: float = 0.0
+    base: str = "plain"
+    base_factor: float = 1.0
     gamma: float = 0.0
     warmup: float = 0.5
     activation: str = "relu"
@@ -185,11 +186,13 @@ CERTIFIED: dict[str, list[Recipe]] = {
                        protected(1.0, 0.4, batch=128, epochs=20, adam_decay=1e-4),
                        protected(0.3, 0.0, batch=128, epochs=20), *widths((0.02, 0.1))],
     "mnist_fc": [*widths((0.01,)),
-                 *(signs(weight, adam_decay=1e-5, adversarial=0.5, epochs=30)
+                 *(signs(weight, adam_decay=1e-5, base="pgd", base_factor=0.5, epochs=30)
                    for weight in (0.03, 0.1, 0.3, 1.0, 10.0)),
                  *(signs(weight, adam_decay=1e-5) for weight in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0))],
-    "mnist_cnn": [signs(weight, epochs=25, lr=2e-3, warmup=0.4) for weight in (0.3, 1.0, 3.0)],
-    "pneumonia": [*widths((0.003, 0.1)), *changes((0.01, 0.03, 0.1, 0.3), adam_decay=1e-3),
+    "mnist_cnn": [*(signs(weight, epochs=20, lr=2e-3, warmup=0.4, base="pgd") for weight in (0.003, 0.03)),
+                  *(signs(weight, epochs=25, lr=2e-3, warmup=0.4) for weight in (0.3, 1.0, 3.0))],
+    "pneumonia": [*changes((0.01, 0.03), adam_decay=1e-3, base="atex"),
+                  *widths((0.003, 0.1)), *changes((0.01, 0.03, 0.1, 0.3), adam_decay=1e-3),
                   *changes((0.003, 0.03, 0.1), adam_decay=1e-3, activation="softplus"),
                   *changes((0.3,), adam_decay=1e-3, gamma=0.02)],
     "breast": [*widths((0.001, 0.003, 0.01, 0.03)), *changes((0.3, 1.0)), *changes((0.3,), gamma=0.02)],

@@ -53,8 +53,8 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None =
             step += 1
             if recipe.gamma:
                 settings["parameters"] = lx.ParameterBox(relative=gamma(step))
-            if recipe.adversarial:
-                settings["base"] = partial(training_loss, "pgd", eps=recipe.adversarial * setup.eps)
+            if recipe.base != "plain":
+                settings["base"] = partial(training_loss, recipe.base, eps=recipe.base_factor * setup.eps)
             loss = training_loss(recipe.method, net, data.train_x[rows], data.train_y[rows], eps=eps(step),
                                  weight=recipe.weight, task=task, **settings)
             optimizer.zero_grad()
