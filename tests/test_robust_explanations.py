@@ -157,6 +157,15 @@ def test_outer_settings_of_other_methods_have_one_seed():
     assert all(seed == 0 for _, _, seed in settings.trials("digits", 3, quick=True))
 
 
+def test_what_ours_have_beside_the_bounds_is_trained_alone_too():
+    for name, controls in settings.CONTROLS.items():
+        nets = list(settings.trials(name, 3))
+        for label, rows in controls.items():
+            for control in rows:
+                assert [seed for key, recipe, seed in nets if (key, recipe) == (label, control)] == [0, 1, 2]
+                assert any(ours.adam_decay == control.adam_decay for ours in settings.CERTIFIED[name])
+
+
 def test_the_rate_falls_to_nothing():
     rates = [cosine(share, 0.5) for share in (0, 0.5, 0.75, 1)]
     assert rates == pytest.approx([1, 1, 0.5, 0])
