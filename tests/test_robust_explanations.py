@@ -109,6 +109,16 @@ def test_nets_that_ours_do_not_match_are_named():
     assert tables.unmatched(nets[:4]) == []
 
 
+def test_what_is_certified_at_one_size_is_at_smaller_ones():
+    rows = [{"bounds": "certified", "perturbation": perturbation, "size": size, "fair": share}
+            for perturbation, size, share in (("input", 0.01, 0.6), ("input", 0.025, 0.1), ("input", 0.05, 0.4),
+                                              ("parameters", 0.05, 0.9))]
+    net = {"figures": [*rows, {**rows[2], "bounds": "attack", "fair": 1.0}]}
+    shares = [tables.certified_share(net, "fair", "input", size) for size in (0.01, 0.025, 0.05)]
+    assert shares == [0.6, 0.4, 0.4]
+    assert tables.certified_share(net, "signs", "input", 0.01) is None
+
+
 def test_curves_are_drawn_through_what_is_best():
     points = [(0.5, 0.9, False), (1.0, 0.8, False), (1.0, 0.85, False), (0.2, 0.9, False), (0.1, 0.95, True)]
     assert figures.front(points) == ([1.0, 0.5, 0.1], [0.85, 0.9, 0.95])
