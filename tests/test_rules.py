@@ -1,6 +1,7 @@
 """Backward rules of Captum's DeepLift and LRP: the values are Captum's, plain and recorded, and what is refused."""
 
 import copy
+import functools
 import json
 import math
 
@@ -16,6 +17,7 @@ from captum.testing.attr.helpers.test_config import config
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lirpa_explain.attributions.deep_lift import captum_hooks
 from lirpa_explain.bounding.engine import METHODS, Engine
 from lirpa_explain.errors import UnsupportedAttribution
 from lirpa_explain.graph.builder import Builder, Rows
@@ -40,7 +42,7 @@ def gradient(out, xs, target, cotangent):
 def deep_lift(model, inputs, baselines, target=None, extras=(), cotangent=None):
     """DeepLift by the rescaled gradient."""
     xs = tuple(x.detach().requires_grad_() for x in inputs)
-    with rescaled(model, lambda: model(*baselines, *extras)):
+    with rescaled(model, lambda: model(*baselines, *extras), functools.partial(captum_hooks, DeepLift(model))):
         out = model(*xs, *extras)
     gradients = gradient(out, xs, target, cotangent)
     return tuple((x - b) * g for x, b, g in zip(xs, baselines, gradients, strict=True))

@@ -1,8 +1,10 @@
 """DeepLift: gradients in which the slope of each activation is the secant to its value at the baseline."""
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedAttribution
 from ..graph.program import Program, Values, leaves
-from ..graph.rescale import rescaled
+from ..graph.rescale import Rule, rescaled
 from .layer import Call, Layer, Tensors
 from .neuron import Neuron
 from .path import baseline_rows
@@ -39,7 +41,7 @@ def layer_deep_lift(attribution: LayerDeepLift, inputs: Tensors, keywords: dict[
     layer, multiply = Layer(attribution, keywords), attribution.multiplies_by_inputs
 
     def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
-        with _rescaled(attribution, call, points):
+        with _rescaled(attribution, call, points, layer.to_input):
             gradients, activations = layer.gradients(call, leaves(points["input"]), cotangent)
         if not multiply:
             return gradients
@@ -82,11 +84,40 @@ def _program(attribution: DeepLift) -> Program:
 
 
 @contextlib.contextmanager
-def _rescaled(attribution: DeepLift, call: Call, points: Values) -> Iterator[None]:
+def _rescaled(attribution: DeepLift, call: Call, points: Values, to_layer_input: bool = True) -> Iterator[None]:
     """The model's backward pass by the rescale rule, for one forward pass."""
-    with rescaled(attribution.model, lambda: call(*points["baseline"]), attribution.eps), \
+
+    def hooks(rule: Rule) -> AbstractContextManager[None]:
+        return captum_hooks(attribution, rule, to_layer_input)
+
+    with rescaled(attribution.model, lambda: call(*points["baseline"]), hooks, attribution.eps), \
             warn_of_unseen("DeepLift", tuple(FUNCTIONS)):
         yield
+
+
+@contextlib.contextmanager
+def captum_hooks(attribution: DeepLift, rule: Rule, to_layer_input: bool = True) -> Iterator[None]:
+    """Captum's own hooks of DeepLift, with another rule in place of Captum's, which needs the baselines in the batch.
+
+    Args:
+        attribution: whose hooks.
+        rule: called where Captum calls its own.
+        to_layer_input: Captum's `attribute_to_layer_input`; if False, a layer that is an activation keeps its gradient.
+    """
+    hooked = copy.copy(attribution)
+    hooked.forward_handles, hooked.backward_handles = [], []
+    for hook, replacement in {"_forward_pre_hook": _nothing, "_forward_hook": _nothing, "_backward_hook": rule}.items():
+        setattr(hooked, hook, replacement)
+    try:
+        for module in attribution.model.modules():
+            hooked._register_hooks(module, to_layer_input)
+        yield
+    finally:
+        hooked._remove_hooks([])
+
+
+def _nothing(*arguments: Any) -> None:
+    """A hook that does nothing."""
 
 
 def _fields(inputs: Tensors, keywords: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -33,71 +34,125 @@ FORWARD: dict[str, Callable[..., Tensor]] = {
 }
 
 
+Rule = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Maps (module, gradient at what it was fed with, gradient at its result) to what is handed back in place of the
+former."""
+
+
 @contextlib.contextmanager
-def rescaled(model: nn.Module, reference: Callable[[], Any], eps: float = 1e-10) -> Iterator[None]:
+def rescaled(model: nn.Module, reference: Callable[[], Any], hooks: Callable[[Rule], AbstractContextManager[None]],
+             eps: float = 1e-10) -> Iterator[None]:
     """While it is active, the model's backward pass is that of Captum's DeepLift.
 
-    At each activation module `g phi'(z)` is replaced by `g (phi(z) - phi(z0)) / (z - z0)`, with z0 what `reference`
-    has fed to it. Functions that are not called through such a module keep their own gradient, as in Captum.
+    Each activation module hands back `g (phi(z) - phi(z0)) / (z - z0)`, with z0 what `reference` has fed to it and g
+    what the hooks hand to the rule. Functions that are not called through such a module keep their own gradient.
 
     Args:
         model: the model.
         reference: runs the model on the baselines, with as many rows as the inputs will have, once.
+        hooks: has a rule called in the backward pass of each activation module while it is active: Captum's own hooks,
+            so that what they see where activations stand directly behind each other is what Captum's DeepLift sees.
         eps: where |z - z0| is less, the derivative is taken.
 
     Raises:
-        UnsupportedAttribution: the model calls a max pooling or softmax module, for which Captum has other rules,
-            an activation module more than once, or one that the reference did not reach.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
-        >>> x, b = torch.ones(1, 2, requires_grad=True), torch.zeros(1, 2)
-        >>> with rescaled(model, lambda: model(b)):
-        ...     out = model(x)
-        >>> gradient, = torch.autograd.grad(out.sum(), x)
-        >>> torch.allclose(((x - b) * gradient).sum(), (model(x) - model(b)).sum(), atol=1e-6)
-        True
+        UnsupportedAttribution: the model calls a max pooling or softmax module, for which Captum has other rules, an
+            activation module more than once, or one that the reference did not reach; or something else reads what
+            an activation module is fed with.
     """
-    modules = {m: name or type(m).__name__ for name, m in model.named_modules()
-               if type(m) in (*RESCALED, *REFUSED) and not m._backward_hooks}
-    references: dict[nn.Module, Tensor] = {}
+    calls = _Calls(model, eps)
+    with with_forward({m: calls.noted(m) for m in calls.names}), torch.no_grad():
+        reference()
+    with with_forward({m: calls.replaced(m) for m in calls.names}), hooks(calls.rule):
+        yield
 
-    def noted(module: nn.Module) -> Callable[[Tensor], Tensor]:
-        """The module's function out of place, that notes what it is given."""
+
+class _Calls:
+    """The calls of a model's activation modules: what they are fed with, and the rule of their gradients."""
+
+    def __init__(self, model: nn.Module, eps: float) -> None:
+        self.eps = eps
+        self.names = {m: name or type(m).__name__ for name, m in model.named_modules()
+                      if type(m) in (*RESCALED, *REFUSED) and not m._backward_hooks}
+        self._references: dict[nn.Module, Tensor] = {}
+        self._inputs: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._plain: dict[nn.Module, Tensor] = {}
+        self._results: dict[nn.Module, Tensor] = {}
+
+    def noted(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The module's function out of place, that notes the reference."""
 
         def forward(input: Tensor) -> Tensor:
             if type(module) in REFUSED:
-                raise _refused(modules[module], module)
-            if module in references:
-                raise _reused(modules[module])
-            references[module] = input
-            function, settings = RESCALED[type(module)](module)
-            return FORWARD[function](input, **settings)
+                raise _refused(self.names[module], module)
+            if module in self._references:
+                raise _reused(self.names[module])
+            self._references[module] = input
+            return _evaluate(module, input)
 
         return forward
 
-    with with_forward({m: noted(m) for m in modules}), torch.no_grad():
-        reference()
-
-    def replaced(module: nn.Module) -> Callable[[Tensor], Tensor]:
-        """The module's function with the other gradient, once."""
+    def replaced(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The module's function out of place, once, that notes what the rule needs."""
 
         def forward(input: Tensor) -> Tensor:
-            if module not in references:
-                raise _reused(modules[module])
-            function, settings = RESCALED[type(module)](module)
-            return _Rescaled.apply(input, references.pop(module), function, settings, eps)
+            if module not in self._references:
+                raise _reused(self.names[module])
+            self._inputs[module] = input.detach(), self._references.pop(module)
+            self._refuse_steep(input)
+            result = _evaluate(module, input)
+            if input.requires_grad:
+                input.register_hook(lambda gradient: self._plain.update({module: gradient}))
+                self._results[module] = result
+            return result
 
         return forward
 
-    with with_forward({m: replaced(m) for m in modules}):
-        yield
+    def rule(self, module: nn.Module, total: Tensor, upstream: Tensor) -> Tensor:
+        """What an activation module hands back; `total` is the gradient at what it is fed with, by all who read it."""
+        if total is not self._plain.pop(module):
+            raise _shared(self.names[module])
+        function, settings = RESCALED[type(module)](module)
+        z, z0 = self._inputs[module]
+        return secant_gradient(upstream, z, z0, function, self.eps, **settings)
+
+    def _refuse_steep(self, input: Tensor) -> None:
+        """Refuse an activation behind another one that may be steeper than 1.
+
+        Where |z - z0| < eps Captum takes the gradient that has passed the second activation's rule, and not the one
+        before it that it takes elsewhere. Both are the plain one if |phi(z) - phi(z0)| < eps as well.
+        """
+        before = {id(part) for part, _ in getattr(input.grad_fn, "next_functions", ())} | {id(input.grad_fn)}
+        for module, result in self._results.items():
+            if id(result.grad_fn) in before and max(RESCALED[type(module)](module)[1].get(s, 0.0) for s in STEEP) > 1:
+                raise UnsupportedAttribution(
+                    f"DeepLift of a model in which an activation stands directly behind {self.names[module]} "
+                    f"({module}), whose slope exceeds 1: Captum's rule for such pairs depends on roundings there. Use "
+                    "slopes of at most 1, or put another operation between."
+                )
+
+
+STEEP = ("slope", "alpha")
+"""Settings of an activation's function that bound its slope, where that can exceed 1."""
+
+
+def _evaluate(module: nn.Module, input: Tensor) -> Tensor:
+    """An activation module's function, out of place."""
+    function, settings = RESCALED[type(module)](module)
+    return FORWARD[function](input, **settings)
 
 
 def _reused(name: str) -> UnsupportedAttribution:
     return UnsupportedAttribution(
         f"DeepLift of a model that calls the module {name} more than once, or not for the baselines: the rescale rule "
         "needs one module for each call of an activation."
+    )
+
+
+def _shared(name: str) -> UnsupportedAttribution:
+    return UnsupportedAttribution(
+        f"DeepLift of a model in which not only the activation module {name} reads its input, but another operation "
+        "too (such as x + act(x), or x * act(x)): Captum's hook on that input replaces the gradient of both by that "
+        "of the module alone. Give the module an input of its own, for instance act(x.clone())."
     )
 
 
@@ -122,18 +177,3 @@ def with_forward(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None
             module.__dict__.pop("forward", None)
             if module in own:
                 module.__dict__["forward"] = own[module]
-
-
-class _Rescaled(torch.autograd.Function):
-    """An activation whose gradient is the secant slope from z0."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, z0: Tensor, function: str, settings: dict[str, float], eps: float) -> Tensor:
-        ctx.save_for_backward(z, z0)
-        ctx.call = function, settings, eps
-        return FORWARD[function](z, **settings)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (z, z0), (function, settings, eps) = ctx.saved_tensors, ctx.call
-        return secant_gradient(gradients[0], z, z0, function, eps, **settings), None, None, None, None
