@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .attacks.problem import Problem
+from .attacks.problem import Points, Problem
 from .attributions import Plan
 from .boundary.moving import compose_moving
 from .bounding.ball import Ball
@@ -33,6 +33,9 @@ from .operators.bound import Box
 from .relaxations.ranges import linear_range
 from .selfcheck import around, check_value, enclose
 from .traces import Trace, Traces
+
+UNCHECKED, ONCE_CHECKED = 3, 1
+"""Other inputs of the balls at which a trace is compared with the attribution: when it is new, and afterwards."""
 
 T = TypeVar("T")
 Balls = tuple[Ball | None, ...]
@@ -121,20 +124,20 @@ class Prover:
     def _claim(self, plan: Plan, bounded: Plan, nominal: Nominal) -> Claim:
         """Bounds of `bounded`, made of the same program as `plan`, which is that of Captum's value."""
         box, value = self._unless_outgrown(plan, lambda: self._checked(plan, bounded, nominal.flat))
-        if self.problem.parameters is not None:
-            self._check_elsewhere(plan, bounded, box)
         return Claim(bounded, box, value, bounded.is_row_linear and not bounded.moving)
 
     def _unless_outgrown(self, plan: Plan, prove: Callable[[], T]) -> T:
         """What `prove` returns; should a trace from an earlier call contradict Captum, by a new one."""
         is_new = self._trace(plan)[1]
         try:
-            return prove()
+            proven = prove()
         except SoundnessError:
             if is_new:
                 raise
             self.traces.clear()
-            return prove()
+            proven = prove()
+        self._trace(plan)[0].is_checked = True
+        return proven
 
     def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor) -> tuple[Box, Tensor]:
         """Bounds (N, D) each, and a value within, (N, D)."""
@@ -145,27 +148,48 @@ class Prover:
             value = composed.value
             check_value(self._compose(plan, self._fixed), nominal, lambda r: self._compose(plan, around(xs, r)))
         check_value(composed, value, lambda r: self._compose(bounded, around(xs, r)))
-        return enclose((composed.lower, composed.upper), value), value
+        box = enclose((composed.lower, composed.upper), value)
+        self._check_elsewhere(plan, bounded, box)
+        return box, value
 
     @torch.no_grad()
-    def _check_elsewhere(self, plan: Plan, bounded: Plan, box: Box) -> None:
-        """The attribution of the model with other parameters must be the trace's with these, and within the bounds.
+    def _check_elsewhere(self, plan: Plan, bounded: Plan, box: Box | None) -> None:
+        """The attribution at other inputs of the balls must be the trace's there, and within the bounds.
 
-        A value that the model holds beside its parameters, computed from them once, would not move with them.
+        Where the model reads values out of tensors, or Captum's hooks do something else than the formula, both may
+        agree at the inputs themselves and nowhere else. The same goes for a value that the model holds beside its
+        parameters, computed from them once, where these move.
+
+        Args:
+            plan: of Captum's value.
+            bounded: of what the bounds are of.
+            box: these bounds, (N, D) each; None: they hold in another sense, and only the trace is checked.
         """
-        problem, xs = self.problem, self.problem.xs
-        assert problem.parameters is not None
-        values = problem.parameters.draw(True, torch.Generator().manual_seed(0))
-        with problem.parameters.set_to(values):
-            value, nominal = self._compose(plan, self._fixed), problem.attribute(xs, values).flat
-            within = value if bounded is plan else self._compose(bounded, self._fixed)
+        generator = torch.Generator().manual_seed(0)
+        for i in range(ONCE_CHECKED if self._trace(plan)[0].is_checked else UNCHECKED):
+            points, values = self.problem.draw(i % 2 == 0, generator)
+            if plan.nearest is not None:  # elsewhere another boundary point would be the nearest
+                points = self.problem.xs
             try:
-                check_value(value, nominal, lambda r: self._compose(plan, around(xs, r)))
-                check_value(dataclasses.replace(within, lower=box[0], upper=box[1]), within.value,
-                            lambda r: self._compose(bounded, around(xs, r)))
+                self._check_at(points, values, plan, bounded, box)
             except SoundnessError as error:
-                raise SoundnessError(f"With other parameters: {error} Perhaps the model computes with its parameters "
-                                     "in ways that autograd does not see, such as `.data`.") from error
+                raise SoundnessError(f"At another input of the ball, or with other parameters: {error} Perhaps the "
+                                     "model reads values out of tensors in ways that autograd does not see, such as "
+                                     "`.data` or `numpy()`.") from error
+
+    def _check_at(self, points: Points, values: dict[str, Tensor], plan: Plan, bounded: Plan, box: Box | None) -> None:
+        """The same at points, each (N, *S), with values of the parameters that move."""
+        if all(torch.equal(p, x) for p, x in zip(points, self.problem.xs, strict=True)) and not values:
+            return
+        plan, bounded = (p.moved_to(self.problem.xs, points) for p in (plan, bounded))
+        with self.problem.moved(values):
+            nominal = self.problem.attribute(points, values).flat
+            value = self._compose(plan, self._fixed, points=points)
+            check_value(value, nominal, lambda r: self._compose(plan, around(points, r), points=points))
+            if box is not None:
+                within = self._compose(bounded, self._fixed, points=points)
+                within = dataclasses.replace(within, lower=box[0], upper=box[1])
+                check_value(within, within.value, lambda r: self._compose(bounded, around(points, r), points=points))
 
     def _expected(self, plan: Plan, nominal: Tensor, expectation: str, confidence: float) -> Box:
         """Bounds of the expectation that the samples of a plan estimate, (N, D) each."""
@@ -186,6 +210,7 @@ class Prover:
         lower, upper = expectation_bounds(samples, near, far, plan.samples, confidence, shift, propagated=propagated)
         check_value(Composed(lower, upper, samples.value.to(nominal), samples.magnitude.to(nominal)), nominal,
                     lambda r: self._compose(plan, around(xs, r)))
+        self._check_elsewhere(plan, plan, None)
         return lower, upper
 
     def _moving(self, plan: Plan) -> Composed:
@@ -196,12 +221,12 @@ class Prover:
                                       self.progress)
         return dataclasses.replace(self._compose(plan, self._fixed, self.method), lower=lower, upper=upper)
 
-    def _compose(self, plan: Plan, balls: Balls, method: str = "IBP", parameters: Parameters | None = None
-                 ) -> Composed:
-        """Bounds of a plan over balls, and its value."""
+    def _compose(self, plan: Plan, balls: Balls, method: str = "IBP", parameters: Parameters | None = None,
+                 points: Points | None = None) -> Composed:
+        """Bounds of a plan over balls, and its value; at points in place of the inputs, if they are given."""
         module, engine, rows = self._traced(plan, method)
         with engine.perturbed(parameters):
-            return compose(plan, module, engine, self.problem.xs, balls, method, rows, self.progress)
+            return compose(plan, module, engine, points or self.problem.xs, balls, method, rows, self.progress)
 
     def _traced(self, plan: Plan, method: str, explained: bool = False) -> tuple[GradientModule, Engine, int]:
         """The module that computes a row of a plan, its bounds, and how many rows these take at once."""

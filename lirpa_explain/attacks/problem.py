@@ -18,6 +18,7 @@ from ..bounding.parameters import Parameters
 from ..errors import UnsupportedAttribution, UnsupportedOperation
 from ..graph import capture_program
 from ..nominal import Nominal, attribute, isolated, no_training_layers
+from .steps import draw
 
 Points = tuple[Tensor, ...]
 
@@ -61,6 +62,11 @@ class Problem:
             keywords["baselines"] = self._constant(keywords["baselines"])
         with self.replayed(), no_training_layers(), self.moved(values):
             return attribute(self.attribution, self.inputs, points, keywords)
+
+    def draw(self, extreme: bool, generator: torch.Generator) -> tuple[Points, dict[str, Tensor]]:
+        """Random points of the balls, each (N, *S), and values of the parameters that move; corners if `extreme`."""
+        points = tuple(draw(ball, x, extreme, generator) for x, ball in zip(self.xs, self.balls, strict=True))
+        return points, self.parameters.draw(extreme, generator) if self.parameters is not None else {}
 
     def derivative(self, batch_size: int) -> Derivative | str:
         """The traced attribution, which can be differentiated, or the reason why there is none."""

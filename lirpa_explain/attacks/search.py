@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..bounding.derivative import Derivative
 from .objectives import Objective
 from .problem import Points, Problem
-from .steps import SCHEDULES, ascend, draw, flip
+from .steps import SCHEDULES, ascend, flip
 from .surrogate import Softened
 
 Values = dict[str, Tensor]
@@ -116,10 +116,7 @@ class Search:
 
     def draw(self, extreme: bool) -> tuple[Points, Values]:
         """A random point of all balls, and of the parameters."""
-        parameters = self.problem.parameters
-        points = tuple(draw(ball, x, extreme, self.generator)
-                       for ball, x in zip(self.problem.balls, self.problem.xs, strict=True))
-        return points, parameters.draw(extreme, self.generator) if parameters else {}
+        return self.problem.draw(extreme, self.generator)
 
     def ascend(self) -> None:
         """Ascent from the best point so far, and from random ones: towards corners and along gradients, in turn."""

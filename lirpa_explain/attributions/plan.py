@@ -10,7 +10,7 @@ identity, and a reduction over the samples of one example.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,6 +95,14 @@ class Plan:
     def is_row_linear(self) -> bool:
         """Whether A is a weighted mean, over samples and steps, of a function of single gradients."""
         return self.reduction != "variance" and (self.outer is None or self.weights is None)
+
+    def moved_to(self, inputs: tuple[Tensor, ...], points: tuple[Tensor, ...]) -> "Plan":
+        """The same sum, with the same draws and baselines, at points in place of the inputs, all (N, *S)."""
+        moved = tuple(p.repeat_interleave(self.samples, 0) for p in points)
+        if self.noisy:
+            noise = (own - x.repeat_interleave(self.samples, 0) for own, x in zip(self.points, inputs, strict=True))
+            moved = tuple(p + e for p, e in zip(moved, noise, strict=True))
+        return replace(self, points=moved)
 
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
         """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for outputs (V, *shape)."""
