@@ -2,33 +2,37 @@
 
 import functools
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attributions import Plan
 from .attributions.plan import extras_of
 from .bounding.engine import Engine
 from .bounding.intervals import IntervalPass
 from .bounding.optimize import Optimization
+from .fingerprint import Fingerprint, fingerprinted, pieces_of
 from .graph import GradientModule, capture_program
-from .nominal import model_of
 
 KEPT = 8
 """Traces that are kept; the one longest unused goes first."""
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-"""Modules whose buffers a trace reads whenever it runs."""
-
-
 @dataclass
 class Trace:
-    """A traced model and its bounds; `state` says of what state of the model, `is_checked` that a certificate held."""
+    """A traced model and its bounds.
+
+    Args:
+        module: what a row computes.
+        engine: bounds of it.
+        made_with: what the model computed with when it was traced.
+        is_checked: whether a certificate by it has held.
+    """
 
     module: GradientModule
     engine: Engine
-    state: tuple[Any, ...]
+    made_with: Fingerprint
     is_checked: bool = False
 
     @functools.cached_property
@@ -65,12 +69,12 @@ class Traces:
         function = attribution.forward_func if plan.function is None else plan.function
         key = (program.identity, getattr(plan.function, "key", None), outer,
                *((x.shape[1:], x.dtype, x.device) for x in xs), *(_described(e, len(xs[0])) for e in extras))
-        state = state_of(attribution.forward_func)
-        trace = self._kept.pop(key, None)
-        is_new = trace is None or trace.state != state
+        trace, forward = self._kept.pop(key, None), attribution.forward_func
+        is_new = trace is None or not trace.made_with.matches(forward=forward)
         if trace is None or is_new:
-            module = capture_program(program, function, xs, extras, outer=outer)
-            trace = Trace(module, Engine(module, module.example, self.options, self.memory_limit), state)
+            module, made_with = fingerprinted(
+                lambda: capture_program(program, function, xs, extras, outer=outer), forward=forward)
+            trace = Trace(module, Engine(module, module.example, self.options, self.memory_limit), made_with)
         self._kept[key] = trace
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
@@ -81,23 +85,8 @@ class Traces:
         self._kept.clear()
 
 
-def _described(extra: Any, count: int) -> Any:
-    """What a trace holds of a further argument: the shape of one with rows, the value of any other."""
-    if not isinstance(extra, Tensor):
-        return extra if isinstance(extra, int | float | str | bool | None) else id(extra)
-    if extra.ndim and len(extra) == count:
+def _described(extra: Any, count: int) -> Hashable:
+    """What a trace holds of a further argument: the shape of one with rows, the contents of any other."""
+    if isinstance(extra, Tensor) and extra.ndim and len(extra) == count:
         return "rows", extra.shape[1:], extra.dtype
-    return tuple(extra.shape), extra.dtype, extra.detach().cpu().numpy().tobytes()
-
-
-def state_of(forward: Any) -> tuple[Any, ...]:
-    """What a trace of a model depends on: its modules, their mode, and buffers' values.
-
-    It reads parameters, and the statistics of batch normalizations, whenever it runs.
-    """
-    model = model_of(forward)
-    if model is None:
-        return ()
-    return (*((id(m), m.training) for m in model.modules()), *(id(p) for p in model.parameters()),
-            *((id(b), type(m) not in BATCH_NORMS and b._version)
-              for m in model.modules() for b in m.buffers(recurse=False)))
+    return frozenset(pieces_of(argument=extra).items())

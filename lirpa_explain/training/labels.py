@@ -14,10 +14,10 @@ from ..arguments import check_inputs
 from ..bounding.ball import make_balls
 from ..bounding.bounds import input_interval
 from ..bounding.intervals import IntervalPass
+from ..fingerprint import fingerprinted
 from ..graph import capture_program
 from ..graph.program import output
 from ..nominal import evaluating
-from ..traces import state_of
 from .explanation import REDUCTIONS
 
 _PASSES: WeakKeyDictionary[nn.Module, dict[Any, tuple[Any, IntervalPass]]] = WeakKeyDictionary()
@@ -75,13 +75,12 @@ def _intervals(model: nn.Module, xs: tuple[Tensor, ...]) -> IntervalPass:
     known = _PASSES.setdefault(model, {})
     key = tuple((x.shape[1:], x.dtype, x.device) for x in xs)
     with evaluating(model):
-        state = state_of(model)
-        if key not in known or known[key][0] != state:
-            module = capture_program(output(), model, xs)
+        if key not in known or not known[key][0].matches(model=model):
+            module, made_with = fingerprinted(lambda: capture_program(output(), model, xs), model=model)
             if len(module.cotangent_shape) > 1:
                 raise ValueError(f"The model's outputs must be (N, classes), (N, 1) or (N,); they are (N, "
                                  f"{', '.join(map(str, module.cotangent_shape))}).")
-            known[key] = state, IntervalPass(module)
+            known[key] = made_with, IntervalPass(module)
     return known[key][1]
 
 
