@@ -56,7 +56,7 @@ def test_a_function_that_changes_between_calls_is_noticed():
         calls.append(None)
         return model(x) * len(calls)
 
-    with pytest.raises(lx.SoundnessError, match="not a fixed function"):
+    with pytest.raises(lx.UnsupportedOperation, match="not a fixed function"):
         lx.certify(Saliency(forward), torch.rand(2, 3).double(), eps=0.01, target=0, abs=False)
 
 

@@ -2,14 +2,17 @@
 
 import functools
 import math
+import pickle
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import operators
-from ..errors import UnsupportedOperation
+from ..errors import TrainingModeError, UnsupportedOperation
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
@@ -24,6 +27,11 @@ OUTER: dict[str, tuple[str, dict[str, Any]]] = {
     "square": ("power", {"exponent": 2}),
 }
 """Outer maps by name: the operator and its settings."""
+
+
+REPEATED = 1e-5
+"""Largest difference, relative to the largest output, between two calls on the same inputs: on some devices sums are
+added up in a new order each time."""
 
 
 def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: tuple[Any, ...] = (), *,
@@ -108,6 +116,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
     results = lower(record(compute, tuple(named.values())), builder, rows)
     if not all(isinstance(result, Rows) and result.leads for result in results):
         raise UnsupportedOperation("The first dimension of the function's output is not the batch.")
+    _check_repeats(call, example, arguments, output)
     final = _side_by_side(builder, results)
     if outer is not None:
         operator, settings = OUTER[outer]
@@ -145,6 +154,29 @@ def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments:
             f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
         )
     return output
+
+
+def _check_repeats(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments: list[Tensor], output: Tensor
+                   ) -> None:
+    """Refuse a function that draws random numbers past torch, or returns something else when it is called again."""
+    drawn = _drawn_so_far()
+    with torch.no_grad():
+        again = call(tuple(arguments), *example)
+    if _drawn_so_far() != drawn:
+        raise TrainingModeError(
+            "The model draws random numbers, from numpy's generator or Python's: its attribution is not one function "
+            "of the input. Call model.eval(), or take the noise out of the model."
+        )
+    if not torch.allclose(output, again, rtol=0, atol=REPEATED * float(output.abs().max()), equal_nan=True):
+        raise UnsupportedOperation(
+            "The function returned something else when it was called again with the same inputs, so it is not a fixed "
+            "function of them: it draws random numbers, or changes with each call."
+        )
+
+
+def _drawn_so_far() -> tuple[bytes, Any]:
+    """State of the generators whose draws no trace shows."""
+    return pickle.dumps(np.random.get_state()), random.getstate()
 
 
 def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:

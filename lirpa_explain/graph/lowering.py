@@ -12,10 +12,8 @@ from torch import Tensor, fx, nn
 
 from ..errors import TrainingModeError, UnsupportedOperation
 from .builder import Builder, Comparison, Indices, Live, Rows
+from .origin import base_name, where
 from .rules import PASS_THROUGH, RULES, VALUE_FREE
-
-RANDOM = ("native_dropout", "bernoulli", "rand", "randn", "rand_like", "randn_like", "normal", "multinomial",
-          "rrelu_with_noise", "_fused_dropout")
 
 
 def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[Any]:
@@ -63,22 +61,18 @@ def _needed(graph: fx.GraphModule) -> set[fx.Node]:
     return needed
 
 
-def _base(node: fx.Node) -> str:
-    return str(node.target).removeprefix("aten.").split(".")[0]
-
-
 def _refuse_random(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
-        if node.op == "call_function" and _base(node).removesuffix("_") in RANDOM and not _is_evaluated(node):
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and not _is_evaluated(node):
             raise TrainingModeError(
-                f"The model draws random numbers (aten.{_base(node)}{_where(node)}): its attribution is not one "
+                f"The model draws random numbers (aten.{base_name(node)}{where(node)}): its attribution is not one "
                 "function of the input. Call model.eval(), or take the noise out of the model."
             )
 
 
 def _is_evaluated(node: fx.Node) -> bool:
     """Whether a random operation is not random, because it is told not to be training."""
-    return "rrelu" in _base(node) and not (node.args[4:5] == (True,) or node.kwargs.get("training"))
+    return "rrelu" in base_name(node) and not (node.args[4:5] == (True,) or node.kwargs.get("training"))
 
 
 def _refuse_overwrites(graph: fx.GraphModule) -> None:
@@ -96,8 +90,8 @@ def _refuse_overwrites(graph: fx.GraphModule) -> None:
             if target.op == "placeholder" or _arguments(target, written=False) or any(
                     _arguments(user, written=False) or position[user] > position[node] for user in others):
                 raise UnsupportedOperation(
-                    f"The model overwrites a tensor that is used elsewhere (aten.{_base(node)}{_where(node)}); use the "
-                    "out-of-place form."
+                    f"The model overwrites a tensor that is used elsewhere (aten.{base_name(node)}{where(node)}); use "
+                    "the out-of-place form."
                 )
 
 
@@ -131,7 +125,7 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
         return RULES[node.target](builder, *args, **kwargs)
     except UnsupportedOperation as error:
         raise UnsupportedOperation(
-            f"The model, or its gradient, contains aten.{_base(node)}{_where(node)}: {error}. Replace it in the "
+            f"The model, or its gradient, contains aten.{base_name(node)}{where(node)}: {error}. Replace it in the "
             "model, or teach the package: lirpa_explain.operators.register(Operator(...)) adds a bound operator, "
             f"and @lirpa_explain.graph.rules.rule(torch.ops.{node.target}) the rule that lowers to it."
         ) from None
@@ -157,28 +151,3 @@ def _without_values(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> 
         return torch.zeros(value.traced(builder.rows), dtype=builder.dtype, device=builder.device)
 
     return node.target(*map(stand_in, args), **kwargs)  # type: ignore[operator]
-
-
-def _where(node: fx.Node) -> str:
-    """Module path and source line that a node came from, as far as the trace knows."""
-    origin = _forward_of(node)
-    module = origin.meta.get("module")
-    lines = [line.strip() for line in (origin.meta.get("stack_trace") or "").splitlines()]
-    frames = [i for i, line in enumerate(lines)
-              if line.startswith('File "') and "/torch/" not in line and "/lirpa_explain/" not in line]
-    where = f" in module {module}" if module else ""
-    if frames:
-        source = lines[frames[-1] + 1] if frames[-1] + 1 < len(lines) else ""
-        where += f" ({lines[frames[-1]]}: `{source}`)"
-    return where
-
-
-def _forward_of(node: fx.Node) -> fx.Node:
-    """The forward operation that a backward one belongs to: one that shares a tensor with it, of its name if any is."""
-    if "module" in node.meta:
-        return node
-    name = _base(node).removesuffix("_backward")
-    near = [candidate for argument in node.all_input_nodes
-            for candidate in (*argument.users, argument, *argument.all_input_nodes)
-            if candidate.meta.get("module") and candidate.target not in PASS_THROUGH]
-    return next((c for c in near if _base(c).startswith(name)), near[0] if near else node)

@@ -1,6 +1,7 @@
 """Record a function together with its gradient as one graph of ATen operations."""
 
 import contextlib
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import CaptumWarning, UnsupportedOperation
+from .origin import line_of
+from .readouts import NoReadouts
 from .replacements import Replacements
 
 _BRANCHES = ("The model decides by the values of its input what to compute (an `if`, a loop or `.item()` on a tensor); "
@@ -37,7 +40,7 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
 
     # Fused attention and mkldnn's kernels would be opaque single operations.
     with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths(), \
-            Replacements():
+            Replacements(), NoReadouts():
         try:
             return make_fx(enabled, record_stack_traces=True)(*tensors)
         except TypeError as error:
@@ -51,7 +54,7 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
             reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)
             if reason is None:
                 raise
-            raise UnsupportedOperation(reason) from error
+            raise UnsupportedOperation(reason + line_of(traceback.extract_tb(error.__traceback__))) from error
 
 
 @contextlib.contextmanager
