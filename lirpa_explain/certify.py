@@ -6,9 +6,9 @@ from typing import Any
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from .boundary.moving import Moving
+from .bounding.moving import Moving
 from .certificates import Certificate
-from .certifier import Certifier
+from .certifying.certifier import Certifier
 
 
 def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,

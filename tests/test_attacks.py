@@ -28,9 +28,12 @@ from torch import nn
 
 import lirpa_explain as lx
 from lirpa_explain import attacks
-from lirpa_explain.attacks import objectives, problem, search, steps, surrogate
+from lirpa_explain.attacks import objectives, search, steps, surrogate
+from lirpa_explain.attacks.derivative import derivative_of
 from lirpa_explain.attributions import make_plan
+from lirpa_explain.bounding import points as points_of_balls
 from lirpa_explain.bounding.ball import make_balls
+from lirpa_explain.certifying import call as problem
 from lirpa_explain.graph.module import GradientModule, Step
 from tests import metric_cases
 
@@ -108,7 +111,7 @@ def test_the_derivative_is_that_of_captum(model):
         "target": 1, "n_steps": 4, "nt_samples": 3, "stdevs": 0.3, "nt_type": "vargrad"}
     balls = make_balls(X, eps=0.1)
     task = problem.Problem(attribution, X, (X,), balls, keywords)
-    derivative = task.derivative(7)
+    derivative = derivative_of(task, 7)
     torch.testing.assert_close(derivative((X,)), task.nominal.flat)
     cotangent, direction = torch.randn_like(task.nominal.flat), torch.randn_like(X)
     gradient, = derivative.pull_back((X,), lambda a: cotangent)
@@ -168,7 +171,7 @@ def test_without_smoothing_a_relu_net_shows_no_way():
     """The derivative of the gradient of a ReLU net is 0; that of the smoothed one is not."""
     model, x = wide_net(nn.ReLU())
     task = problem.Problem(Saliency(model), x, (x,), make_balls(x, eps=0.03), {"target": 0, "abs": False})
-    derivative = task.derivative(100)
+    derivative = derivative_of(task, 100)
     assert not bool(derivative.pull_back((x,), torch.ones_like)[0].any())
     soft = surrogate.Softened(derivative.module, 2)
     with pytest.raises(KeyError):
@@ -261,7 +264,7 @@ def test_projections(norm, eps):
     ball, = make_balls(x, eps=eps, norm=norm)
     for scale in (0.1, 1.0, 3.0):
         points = x + scale * torch.randn_like(x)
-        found = steps.project(ball, x, points)
+        found = points_of_balls.project(ball, x, points)
         assert is_within(found, x, eps, norm)
         for n in range(3):
             c, p = x[n].flatten().numpy(), points[n].flatten().numpy()
@@ -281,7 +284,7 @@ def test_a_cut_box_is_kept():
     ball, = make_balls(torch.full((1, 3), 0.9).double(), eps=0.3, clip=(0, 1))
     generator = torch.Generator().manual_seed(0)
     for extreme in (True, False):
-        point = steps.draw(ball, torch.full((1, 3), 0.9).double(), extreme, generator)
+        point = points_of_balls.draw(ball, torch.full((1, 3), 0.9).double(), extreme, generator)
         assert bool((ball.low <= point).all()) and bool((point <= ball.high).all())
     found = lx.attack(Saliency(MODELS["tanh"]), X.clamp(-1, 1), eps=0.3, clip=(-1, 1), target=0, **QUICK)
     assert float(found.worst_inputs.abs().max()) <= 1
@@ -296,7 +299,7 @@ def test_steps_and_draws_stay_in_the_ball_and_ascend(norm):
     reach = eps * torch.linalg.vector_norm(gradient, ord={math.inf: 1, 2: 2, 1: math.inf}[norm], dim=1)
     torch.testing.assert_close(((ends - X) * gradient).sum(1), reach)
     for extreme in (True, False):
-        length = torch.linalg.vector_norm(steps.draw(ball, X, extreme, generator) - X, ord=norm, dim=1)
+        length = torch.linalg.vector_norm(points_of_balls.draw(ball, X, extreme, generator) - X, ord=norm, dim=1)
         assert bool((length <= eps * (1 + 1e-12)).all()) and bool((length > 0.99 * eps).all()) >= extreme
 
 

@@ -13,8 +13,8 @@ from captum.attr import GradientAttribution, IntegratedGradients, NoiseTunnel, S
 from torch import nn
 
 import lirpa_explain as lx
-from lirpa_explain.boundary.moving import nearest_regions
 from lirpa_explain.bounding.ball import make_balls
+from lirpa_explain.bounding.moving import nearest_regions
 from lirpa_explain.bounding.region import Region
 from tests.reference import sample_ball
 

@@ -6,8 +6,8 @@ from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Salien
 from torch import nn
 
 import lirpa_explain as lx
-from lirpa_explain import traces as module
 from lirpa_explain.bounding import engine
+from lirpa_explain.certifying import traces as module
 
 
 class Net(nn.Module):

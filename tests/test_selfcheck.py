@@ -10,7 +10,7 @@ from torch import nn
 import lirpa_explain as lx
 from lirpa_explain import operators
 from lirpa_explain.bounding.compose import Composed
-from lirpa_explain.selfcheck import check_value
+from lirpa_explain.certifying.selfcheck import check_value
 
 
 def net():

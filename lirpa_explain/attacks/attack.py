@@ -8,12 +8,12 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from ..arguments import check_inputs
 from ..bounding.ball import make_balls
 from ..bounding.parameters import make_parameters
+from ..certifying.arguments import check_inputs
+from ..certifying.call import Problem, random_state
 from .objectives import Objective
 from .objectives import objective as lookup
-from .problem import Problem, random_state
 from .search import Search, Settings, Watch
 
 Attributions = Tensor | tuple[Tensor, ...]

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..certificates import Certificate, Sandwich
 from ..certificates.layout import flatten, mask_weights, unflatten
+from ..certifying.call import Points, Problem
+from ..certifying.selfcheck import TOLERANCE
 from ..errors import SoundnessError
 from ..registration import add
-from ..selfcheck import TOLERANCE
 from .attack import AttackResult, Attributions, run
 from .metrics import SURROGATES, certified_worsening
 from .objectives import OBJECTIVES, objective, share
-from .problem import Points, Problem
 from .search import Settings, Values, Watch
 
 Coupling = Callable[..., tuple[str, dict[str, Any]]]

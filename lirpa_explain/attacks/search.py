@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..bounding.derivative import Derivative
+from ..certifying.call import Points, Problem
+from .derivative import Derivative, derivative_of
 from .objectives import Objective
-from .problem import Points, Problem
 from .steps import SCHEDULES, ascend, flip
 from .surrogate import Softened
 
@@ -121,7 +121,7 @@ class Search:
     def ascend(self) -> None:
         """Ascent from the best point so far, and from random ones: towards corners and along gradients, in turn."""
         settings = self.settings
-        derivative = self.problem.derivative(settings.batch_size)
+        derivative = derivative_of(self.problem, settings.batch_size)
         if isinstance(derivative, str):
             self.fallback = derivative
             for i in range(settings.restarts * (settings.steps + 1)):

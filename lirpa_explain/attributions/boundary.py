@@ -12,7 +12,7 @@ from captum.attr import GradientAttribution, IntegratedGradients, Saliency
 from captum.log import log_usage
 from torch import Tensor
 
-from ..boundary.search import BoundaryPoints, BoundarySearch, as_tuple, is_certifying, search, shaped_like
+from ..decision.search import BoundaryPoints, BoundarySearch, as_tuple, is_certifying, search, shaped_like
 from .path import integrated_gradients
 from .plan import Plan, common_fields, register
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attacks import OBJECTIVES, SANDWICHES
 from ..attacks import attack as search
 from ..certificates.layout import tensors
-from ..certifier import Certifier
+from ..certifying.certifier import Certifier
 from .job import Job, do_all, make_job
 from .store import Store, atomically, load_arrays, save_arrays
 

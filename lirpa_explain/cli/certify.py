@@ -10,7 +10,7 @@ import torch
 from ..certificates import Certificate
 from ..certificates.layout import flatten
 from ..certificates.metrics import lookup
-from ..prediction import Prediction, certify_prediction
+from ..measures.prediction import Prediction, certify_prediction
 from ..reporting import report
 from ..reporting.page import need_jinja2
 from ..reporting.table import Measure, Table, default_measures, make_table

@@ -31,7 +31,7 @@ def run(given: Namespace) -> int:
     Returns:
         0, or 2 if certificates are wrong.
     """
-    from .. import AUTO_LIRPA_VERSION, __version__
+    from ..version import AUTO_LIRPA_VERSION, __version__
 
     auto_lirpa = importlib.import_module("auto_LiRPA")
     print(f"lirpa_explain {__version__}, Python {platform.python_version()} ({sys.executable})")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..attributions import name_of
 from ..certificates import Certificate
-from ..certifier import Certifier
+from ..certifying.certifier import Certifier
 from ..nominal import isolated
 from .data import Data, Reading, read, read_labels
 from .model import fingerprint, load_model, make_attribution, predicted, takes_target
@@ -75,7 +75,7 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """What determines a certificate, by name, beside eps and the examples of a chunk."""
-        from .. import AUTO_LIRPA_VERSION, __version__
+        from ..version import AUTO_LIRPA_VERSION, __version__
 
         given = self.arguments
         return {

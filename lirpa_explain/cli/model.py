@@ -14,7 +14,7 @@ from captum.attr import NoiseTunnel
 from torch import Tensor, nn
 
 from ..attributions import ATTRIBUTIONS
-from ..boundary.search import BoundarySearch
+from ..decision.search import BoundarySearch
 
 FIRST = ("forward_func", "model", "layer", "attribution_method", "device_ids")
 """Arguments of Captum's constructors that are given otherwise than by --set."""

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..certificates import Certificate
 from ..certificates.layout import Attributions, flatten, tensors
-from ..prediction import Prediction
+from ..measures.prediction import Prediction
 from .figures import curve_figure, example_figure, is_image
 from .table import PREDICTED, ByRadius, Chunks, Column, Measure, Table, default_measures, make_table
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..certificates import Certificate
 from ..certificates.layout import flatten, tensors
 from ..certificates.metrics import lookup
-from ..prediction import Prediction
+from ..measures.prediction import Prediction
 
 Chunks = Sequence[Certificate]
 ByRadius = Mapping[float | None, Chunks]

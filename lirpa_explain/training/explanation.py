@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..attributions.plan import extras_of
 from ..bounding.bounds import Bounds
 from ..certificates.layout import mask_weights
-from ..certifier import Certifier
+from ..certifying.certifier import Certifier
 from ..nominal import evaluating, isolated
 from .losses import Loss, lookup
 

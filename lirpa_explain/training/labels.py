@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..arguments import check_inputs
 from ..bounding.ball import make_balls
 from ..bounding.bounds import input_interval
 from ..bounding.intervals import IntervalPass
+from ..certifying.arguments import check_inputs
 from ..fingerprint import fingerprinted
 from ..graph import capture_program
 from ..graph.program import output

@@ -4,9 +4,10 @@ from importlib import metadata
 
 import torch
 
-from .attributions import Plan
-from .bounding.ball import Ball
-from .bounding.parameters import Parameters
+from ..attributions import Plan
+from ..bounding.ball import Ball
+from ..bounding.parameters import Parameters
+from ..version import AUTO_LIRPA_VERSION, __version__
 
 
 def describe(balls: tuple[Ball | None, ...], plan: Plan, parameters: Parameters | None) -> str:
@@ -23,7 +24,5 @@ def describe(balls: tuple[Ball | None, ...], plan: Plan, parameters: Parameters 
 
 def versions() -> dict[str, str]:
     """The versions of all that computes a certificate."""
-    from . import AUTO_LIRPA_VERSION, __version__
-
     return {"lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION, "captum": metadata.version("captum"),
             "torch": torch.__version__}

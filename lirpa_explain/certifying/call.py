@@ -1,4 +1,4 @@
-"""What is attacked: an attribution, its inputs and arguments, the ball, and the random draws to replay."""
+"""What is certified and attacked: an attribution, its inputs and arguments, the ball, and the draws to replay."""
 
 import functools
 import inspect
@@ -13,12 +13,9 @@ from torch import Tensor
 
 from .. import attributions
 from ..bounding.ball import Ball
-from ..bounding.derivative import Derivative
 from ..bounding.parameters import Parameters
-from ..errors import UnsupportedAttribution, UnsupportedOperation
-from ..graph import capture_program
+from ..bounding.points import draw
 from ..nominal import Nominal, attribute, isolated, no_training_layers
-from .steps import draw
 
 Points = tuple[Tensor, ...]
 
@@ -67,18 +64,6 @@ class Problem:
         """Random points of the balls, each (N, *S), and values of the parameters that move; corners if `extreme`."""
         points = tuple(draw(ball, x, extreme, generator) for x, ball in zip(self.xs, self.balls, strict=True))
         return points, self.parameters.draw(extreme, generator) if self.parameters is not None else {}
-
-    def derivative(self, batch_size: int) -> Derivative | str:
-        """The traced attribution, which can be differentiated, or the reason why there is none."""
-        try:
-            with self.replayed(), torch.no_grad():
-                plan = attributions.make_plan(self.attribution, self.xs, self.keywords)
-                extras = attributions.plan.extras_of(self.keywords)
-                function = self.attribution.forward_func if plan.function is None else plan.function
-                module = capture_program(plan.row_program(), function, self.xs, extras)
-                return Derivative(plan, module, self.xs, batch_size)
-        except (UnsupportedAttribution, UnsupportedOperation) as error:
-            return str(error)
 
     def output(self, points: Points) -> Tensor:
         """The model's output at points, flat: (N, M); differentiable."""

@@ -10,22 +10,22 @@ import torch
 from captum.attr import IntegratedGradients, Saliency
 from torch import Tensor
 
-from ..arguments import check_inputs, check_method, check_seam, split_method
 from ..attributions import Plan, lookup, make_plan
 from ..attributions.boundary import BoundaryIntegratedGradients, BoundarySaliency
 from ..bounding.ball import make_balls
 from ..bounding.engine import Engine
+from ..bounding.moving import Moving
 from ..bounding.region import Region
 from ..bounding.segments import compose_segments
 from ..certificates import Certificate
 from ..certificates.layout import flatten, unflatten
-from ..certifier import ROWS, Certifier
+from ..certifying.arguments import check_inputs, check_method, check_seam, split_method
+from ..certifying.certifier import ROWS, Certifier
+from ..decision.search import BoundarySearch, as_tuple, remembered
 from ..errors import UnsupportedAttribution
 from ..graph import capture
 from ..nominal import isolated, no_training_layers
 from ..operators.bound import Box
-from .moving import Moving
-from .search import BoundarySearch, as_tuple, remembered
 
 
 @dataclass(frozen=True, eq=False)

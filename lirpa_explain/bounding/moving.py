@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from ..attributions import Plan
-from ..bounding.ball import Ball
-from ..bounding.engine import Box, Engine
-from ..bounding.region import Region
-from ..bounding.segments import compose_segments
+from ..decision.decision import Decision
 from ..errors import SoundnessError
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
-from .decision import Decision
+from .ball import Ball
+from .engine import Box, Engine
 from .margins import Margins
+from .region import Region
+from .segments import compose_segments
 
 ROUNDS = 2
 """How often the region of each rival is made smaller: bounds are tighter within the smaller ball."""

@@ -9,16 +9,16 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from .arguments import check_inputs, check_method
-from .boundary.decision import Decision
-from .boundary.margins import Margins
-from .boundary.search import as_tuple
-from .bounding.ball import make_balls
-from .bounding.parameters import make_parameters
-from .certificates.box import ordered_box
-from .errors import SoundnessError
-from .nominal import isolated, no_training_layers
-from .selfcheck import TOLERANCE
+from ..bounding.ball import make_balls
+from ..bounding.margins import Margins
+from ..bounding.parameters import make_parameters
+from ..certificates.box import ordered_box
+from ..certifying.arguments import check_inputs, check_method
+from ..certifying.selfcheck import TOLERANCE
+from ..decision.decision import Decision
+from ..decision.search import as_tuple
+from ..errors import SoundnessError
+from ..nominal import isolated, no_training_layers
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import check_inputs, check_method
+from ..bounding.margins import Margins
+from ..certifying.arguments import check_inputs, check_method
+from ..decision.decision import Decision
+from ..decision.search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified
 from ..nominal import isolated, no_training_layers
-from .decision import Decision
-from .margins import Margins
-from .search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified
 
 
 def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Tensor, ...], *,

@@ -9,7 +9,17 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from . import attributions
+from .. import attributions
+from ..attacks.sandwich import attacked
+from ..bounding.ball import check_has_radius, make_balls
+from ..bounding.bounds import Bounds, interval_bounds, linear_bounds
+from ..bounding.moving import Moving
+from ..bounding.optimize import Optimization
+from ..bounding.parameters import make_parameters
+from ..certificates import Certificate
+from ..certificates.radius import broadcastable
+from ..decision.search import remembered
+from ..nominal import attribute, evaluating, isolated, no_training_layers
 from .arguments import (
     check_boundary,
     check_inputs,
@@ -21,17 +31,7 @@ from .arguments import (
     check_spec,
     split_method,
 )
-from .attacks.problem import Problem, random_state
-from .attacks.sandwich import attacked
-from .boundary.moving import Moving
-from .boundary.search import remembered
-from .bounding.ball import check_has_radius, make_balls
-from .bounding.bounds import Bounds, interval_bounds, linear_bounds
-from .bounding.optimize import Optimization
-from .bounding.parameters import make_parameters
-from .certificates import Certificate
-from .certificates.radius import broadcastable
-from .nominal import attribute, evaluating, isolated, no_training_layers
+from .call import Problem, random_state
 from .provenance import describe, versions
 from .prover import Prover
 from .traces import Traces

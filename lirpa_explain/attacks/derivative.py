@@ -8,10 +8,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..attributions import Plan
-from ..graph import GradientModule
+from ..attributions import Plan, make_plan
+from ..attributions.plan import extras_of
+from ..bounding.compose import Rows, reduce_value
+from ..certifying.call import Problem
+from ..errors import UnsupportedAttribution, UnsupportedOperation
+from ..graph import GradientModule, capture_program
 from ..operators.bound import flat_rows
-from .compose import Rows, reduce_value
+
+
+def derivative_of(problem: Problem, batch_size: int) -> "Derivative | str":
+    """The traced attribution of a call, which can be differentiated, or the reason why there is none."""
+    attribution = problem.attribution
+    try:
+        with problem.replayed(), torch.no_grad():
+            plan = make_plan(attribution, problem.xs, problem.keywords)
+            function = attribution.forward_func if plan.function is None else plan.function
+            module = capture_program(plan.row_program(), function, problem.xs, extras_of(problem.keywords))
+            return Derivative(plan, module, problem.xs, batch_size)
+    except (UnsupportedAttribution, UnsupportedOperation) as error:
+        return str(error)
 
 
 class Derivative:

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from .attributions import Plan
-from .attributions.plan import extras_of
-from .bounding.engine import Engine
-from .bounding.intervals import IntervalPass
-from .bounding.optimize import Optimization
-from .fingerprint import Fingerprint, fingerprinted, pieces_of
-from .graph import GradientModule, capture_program
+from ..attributions import Plan
+from ..attributions.plan import extras_of
+from ..bounding.engine import Engine
+from ..bounding.intervals import IntervalPass
+from ..bounding.optimize import Optimization
+from ..fingerprint import Fingerprint, fingerprinted, pieces_of
+from ..graph import GradientModule, capture_program
 
 KEPT = 8
 """Traces that are kept; the one longest unused goes first."""

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .bounding.ball import Ball, make_balls
-from .bounding.compose import Composed
-from .errors import SoundnessError
-from .operators.bound import Box
+from ..bounding.ball import Ball, make_balls
+from ..bounding.compose import Composed
+from ..errors import SoundnessError
+from ..operators.bound import Box
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference between Captum's value and the gradient module's, relative to the sum of all terms' sizes."""

@@ -8,12 +8,12 @@ from captum._utils.gradient import compute_gradients
 from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
 from torch import Tensor
 
-from . import attributions
-from .boundary.moving import Moving
-from .bounding.ball import plain
-from .bounding.engine import METHODS
-from .bounding.parameters import Parameters
-from .errors import UnsupportedAttribution
+from .. import attributions
+from ..bounding.ball import plain
+from ..bounding.engine import METHODS
+from ..bounding.moving import Moving
+from ..bounding.parameters import Parameters
+from ..errors import UnsupportedAttribution
 
 DTYPES = (torch.float64, torch.float32)
 

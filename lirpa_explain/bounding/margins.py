@@ -7,12 +7,12 @@ from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor
 from tqdm import tqdm
 
-from ..bounding.ball import Ball
-from ..bounding.engine import Engine
+from ..decision.decision import Decision
 from ..graph import capture_program
 from ..graph.program import output
 from ..operators.bound import Box
-from .decision import Decision
+from .ball import Ball
+from .engine import Engine
 
 BISECTIONS = 12
 """Of the largest radius that is certified: to 1/4096 of the distance of the point that was found."""

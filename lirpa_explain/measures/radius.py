@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .certificates import Certificate
-from .certificates.radius import Property, Radius, bisect, broadcastable
-from .certifier import Certifier
+from ..certificates import Certificate
+from ..certificates.radius import Property, Radius, bisect, broadcastable
+from ..certifying.certifier import Certifier
 
 
 def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Property, *,

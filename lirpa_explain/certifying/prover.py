@@ -8,13 +8,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .attacks.problem import Points, Problem
-from .attributions import Plan
-from .boundary.moving import compose_moving
-from .bounding.ball import Ball
-from .bounding.compose import Composed, compose, compose_functions, sample_bounds
-from .bounding.engine import Engine
-from .bounding.expectation import (
+from ..attributions import Plan
+from ..bounding.ball import Ball
+from ..bounding.compose import Composed, compose, compose_functions, sample_bounds
+from ..bounding.engine import Engine
+from ..bounding.expectation import (
     PROPAGATED,
     certified_range,
     check_expectation,
@@ -24,13 +22,15 @@ from .bounding.expectation import (
     shift_of,
     summarise,
 )
-from .bounding.integral import integral_plans
-from .bounding.parameters import Parameters
-from .errors import SoundnessError
-from .graph import GradientModule
-from .nominal import Nominal, completeness
-from .operators.bound import Box
-from .relaxations.ranges import linear_range
+from ..bounding.integral import integral_plans
+from ..bounding.moving import compose_moving
+from ..bounding.parameters import Parameters
+from ..errors import SoundnessError
+from ..graph import GradientModule
+from ..nominal import Nominal, completeness
+from ..operators.bound import Box
+from ..relaxations.ranges import linear_range
+from .call import Points, Problem
 from .selfcheck import around, check_value, enclose
 from .traces import Trace, Traces
 

@@ -1,0 +1,1 @@
+"""What can be certified beside an attribution: labels, radii, boundary points and distances to other attributions."""
