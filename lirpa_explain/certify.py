@@ -9,6 +9,7 @@ from torch import Tensor
 from .bounding.moving import Moving
 from .certificates import Certificate
 from .certifying.certifier import Certifier
+from .certifying.senses import Sense
 
 
 def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
@@ -18,7 +19,8 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             memory_limit: int | None = None, progress: bool = False, quadrature: str | None = None,
             differentiable: bool = False, spec: Tensor | tuple[Tensor, ...] | None = None, iterations: int = 20,
             lr: float = 0.3, integral: str | None = None, expectation: str | None = None, confidence: float = 0.999,
-            boundary: str | Moving | None = None, parameters: Any = None, **attribute_kwargs: Any) -> Certificate:
+            boundary: str | Moving | None = None, sense: Sense | None = None, parameters: Any = None,
+            **attribute_kwargs: Any) -> Certificate:
     """Bound a Captum attribution over every allowed perturbation of its input.
 
     lower <= attribution.attribute(x', **attribute_kwargs) <= upper for every x' in the ball around `inputs`.
@@ -53,6 +55,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         boundary: for boundary attributions: "fixed" (default): the boundary point found for the input is part of the
             attribution, as a baseline is; "moving": every x' has its own nearest boundary point, wherever that is; or
             a `Moving`, which says how hard to try.
+        sense: what is bounded, as an object of a subclass of `certifying.senses.Sense`, where no keyword chooses it.
         parameters: how far the model's parameters may change, alone or together with the inputs: a `ParameterBox` for
             all of them, such as `ParameterBox(relative=0.02)`; an auto_LiRPA `PerturbationLpNorm` of norm inf; or a
             dictionary from names or patterns (`fnmatch`) of `model.named_parameters()` to one of these, or to None for
@@ -84,4 +87,5 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
                           progress=progress, differentiable=differentiable, iterations=iterations, lr=lr)
     return certifier.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
                              quadrature=quadrature, spec=spec, integral=integral, expectation=expectation,
-                             confidence=confidence, boundary=boundary, parameters=parameters, **attribute_kwargs)
+                             confidence=confidence, boundary=boundary, sense=sense, parameters=parameters,
+                             **attribute_kwargs)

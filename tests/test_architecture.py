@@ -32,6 +32,7 @@ FOREIGN = {
     "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators"},
     "auto_LiRPA.BoundedModule": {"bounding"},
     "auto_LiRPA.bound_ops": {"bounding", "operators"},
+    "torch.fx": {"graph"},
     "matplotlib": {"plots"},
 }
 """Worlds of others, and the rooms that know them."""
@@ -87,7 +88,3 @@ def test_foreign_worlds_are_known_to_few_rooms(world):
     known = {room_of(path) for path in FILES if any(f"{name}.".startswith(f"{world}.") for name in imported(path))}
     assert known == FOREIGN[world]
 
-
-def test_the_names_of_aten_are_known_to_graph_alone():
-    knows = {room_of(path) for path in FILES if "ops.aten" in path.read_text()}
-    assert knows <= {"graph", "operators"}

@@ -33,7 +33,8 @@ from lirpa_explain.attacks.derivative import derivative_of
 from lirpa_explain.attributions import make_plan
 from lirpa_explain.bounding import points as points_of_balls
 from lirpa_explain.bounding.ball import make_balls
-from lirpa_explain.certifying import call as problem
+from lirpa_explain.bounding.where import Where
+from lirpa_explain.certifying import request
 from lirpa_explain.graph.module import GradientModule, Step
 from tests import metric_cases
 
@@ -110,7 +111,7 @@ def test_the_derivative_is_that_of_captum(model):
     attribution, keywords = NoiseTunnel(IntegratedGradients(nn.Sequential(MODELS[model], nn.Softplus()))), {
         "target": 1, "n_steps": 4, "nt_samples": 3, "stdevs": 0.3, "nt_type": "vargrad"}
     balls = make_balls(X, eps=0.1)
-    task = problem.Problem(attribution, X, (X,), balls, keywords)
+    task = request.Request(attribution, X, (X,), Where(balls), keywords)
     derivative = derivative_of(task, 7)
     torch.testing.assert_close(derivative((X,)), task.nominal.flat)
     cotangent, direction = torch.randn_like(task.nominal.flat), torch.randn_like(X)
@@ -170,7 +171,7 @@ def test_ascent_finds_more_than_as_many_random_points(activation):
 def test_without_smoothing_a_relu_net_shows_no_way():
     """The derivative of the gradient of a ReLU net is 0; that of the smoothed one is not."""
     model, x = wide_net(nn.ReLU())
-    task = problem.Problem(Saliency(model), x, (x,), make_balls(x, eps=0.03), {"target": 0, "abs": False})
+    task = request.Request(Saliency(model), x, (x,), Where(make_balls(x, eps=0.03)), {"target": 0, "abs": False})
     derivative = derivative_of(task, 100)
     assert not bool(derivative.pull_back((x,), torch.ones_like)[0].any())
     soft = surrogate.Softened(derivative.module, 2)
@@ -511,8 +512,8 @@ def test_stopping_keeps_what_was_found(monkeypatch):
             raise KeyboardInterrupt
         return attribute(self, points, *values)
 
-    attribute = problem.Problem.attribute
-    monkeypatch.setattr(problem.Problem, "attribute", stop)
+    attribute = request.Request.attribute
+    monkeypatch.setattr(request.Request, "attribute", stop)
     with pytest.warns(UserWarning, match="stopped"):
         found = lx.attack(Saliency(MODELS["tanh"]), X, eps=0.1, target=0, **QUICK)
     assert found.interrupted and found.steps == 6 and bool((found.value > 0).all())

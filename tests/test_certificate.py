@@ -446,7 +446,7 @@ def test_load_refuses_another_format(tmp_path):
     arrays = saved_arrays(path)
     header = json.loads(str(arrays["lirpa_explain.Certificate"])) | {"format": 99}
     np.savez(path, **(arrays | {"lirpa_explain.Certificate": np.array(json.dumps(header))}))
-    with pytest.raises(ValueError, match="is a certificate of format 99; this version .* reads format 1"):
+    with pytest.raises(ValueError, match="is a certificate of format 99; this version .* reads format 2"):
         Certificate.load(path)
 
 

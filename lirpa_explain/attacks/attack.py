@@ -8,10 +8,9 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from ..bounding.ball import make_balls
-from ..bounding.parameters import make_parameters
+from ..bounding.where import Where
 from ..certifying.arguments import check_inputs
-from ..certifying.call import Problem, random_state
+from ..certifying.request import Request, random_state
 from .objectives import Objective
 from .objectives import objective as lookup
 from .search import Search, Settings, Watch
@@ -117,23 +116,21 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         True
     """
     xs = check_inputs(inputs)
-    with torch.inference_mode(False):
-        balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
-        with torch.no_grad():
-            moved = make_parameters(attribution.forward_func, parameters)
-    problem = Problem(attribution, inputs, xs, balls, attribute_kwargs, random_state(xs[0].device), moved)
+    where = Where.of(attribution.forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
+                     parameters=parameters, differentiable=False)
+    request = Request(attribution, inputs, xs, where, attribute_kwargs, random_state(xs[0].device))
     settings = Settings(samples, restarts, steps, step, schedule, sharpness, output_weight, seed, batch_size, progress)
-    return run(problem, lookup(objective, options) if isinstance(objective, str) else objective, settings)
+    return run(request, lookup(objective, options) if isinstance(objective, str) else objective, settings)
 
 
-def run(problem: Problem, objective: Objective, settings: Settings, watch: Watch | None = None) -> AttackResult:
-    """Attack a problem; `watch` sees every point and attribution that is tried."""
+def run(request: Request, objective: Objective, settings: Settings, watch: Watch | None = None) -> AttackResult:
+    """Attack a request; `watch` sees every point and attribution that is tried."""
     with torch.inference_mode(False), torch.no_grad():
-        search = Search(problem, objective, settings, watch)
+        search = Search(request, objective, settings, watch)
         search.run()
-    shaped = problem.nominal.shaped
+    shaped = request.nominal.shaped
     return AttackResult(
-        worst_inputs=problem.shaped(tuple(p.clone() for p in search.points)), attribution=shaped(search.attribution),
+        worst_inputs=request.shaped(tuple(p.clone() for p in search.points)), attribution=shaped(search.attribution),
         value=search.value, nominal=shaped(search.nominal), low=shaped(search.low), high=shaped(search.high),
         steps=search.steps, objective=objective.name, fallback=search.fallback, interrupted=search.interrupted,
         worst_parameters={name: value.clone() for name, value in search.values.items()})

@@ -11,21 +11,21 @@ from torch import Tensor
 from ..attributions import Plan, make_plan
 from ..attributions.plan import extras_of
 from ..bounding.compose import Rows, reduce_value
-from ..certifying.call import Problem
+from ..certifying.request import Request
 from ..errors import UnsupportedAttribution, UnsupportedOperation
 from ..graph import GradientModule, capture_program
 from ..operators.bound import flat_rows
 
 
-def derivative_of(problem: Problem, batch_size: int) -> "Derivative | str":
+def derivative_of(request: Request, batch_size: int) -> "Derivative | str":
     """The traced attribution of a call, which can be differentiated, or the reason why there is none."""
-    attribution = problem.attribution
+    attribution = request.attribution
     try:
-        with problem.replayed(), torch.no_grad():
-            plan = make_plan(attribution, problem.xs, problem.keywords)
+        with request.replayed(), torch.no_grad():
+            plan = make_plan(attribution, request.xs, request.keywords)
             function = attribution.forward_func if plan.function is None else plan.function
-            module = capture_program(plan.row_program(), function, problem.xs, extras_of(problem.keywords))
-            return Derivative(plan, module, problem.xs, batch_size)
+            module = capture_program(plan.row_program(), function, request.xs, extras_of(request.keywords))
+            return Derivative(plan, module, request.xs, batch_size)
     except (UnsupportedAttribution, UnsupportedOperation) as error:
         return str(error)
 

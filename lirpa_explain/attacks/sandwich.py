@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..certificates import Certificate, Sandwich
 from ..certificates.layout import flatten, mask_weights, unflatten
-from ..certifying.call import Points, Problem
+from ..certifying.request import Points, Request
 from ..certifying.selfcheck import TOLERANCE
 from ..errors import SoundnessError
 from ..registration import add
@@ -132,19 +132,19 @@ def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str 
     return certificate.sandwich(metric, path=path, entries=entries, settings=settings, **options)
 
 
-def attacked(problem: Problem, certificate: Certificate, metric: str, *, path: str | os.PathLike[str] | None = None,
+def attacked(request: Request, certificate: Certificate, metric: str, *, path: str | os.PathLike[str] | None = None,
              entries: int = 4, settings: dict[str, Any] | None = None, **options: Any) -> Sandwich:
-    """What `sandwich` returns, for a certificate of this problem."""
+    """What `sandwich` returns, for a certificate of this request."""
     if metric != "width" and metric not in SANDWICHES:
         raise ValueError(f"metric must be one of width, {', '.join(SANDWICHES)}; given: {metric!r}.")
-    if certificate.integral or certificate.expectation:
-        raise ValueError("This certificate bounds an integral or an expectation, which cannot be evaluated exactly at "
-                         "other inputs. Certify without integral and expectation to compare.")
+    if not certificate.meaning.is_nominal:
+        raise ValueError(f"This certificate bounds not the attribution but its {certificate.meaning.kind}, which "
+                         "cannot be evaluated exactly at other inputs. Certify in the plain sense to compare.")
     given = Settings(**(settings or {}))
     with torch.no_grad():
-        alarm = _Alarm(certificate, problem, path)
+        alarm = _Alarm(certificate, request, path)
         if metric == "width":
-            return _width(certificate, problem, alarm, given, entries, **options)
+            return _width(certificate, request, alarm, given, entries, **options)
         row = SANDWICHES[metric]
         try:
             name, chosen = row.objective(**options)
@@ -152,13 +152,13 @@ def attacked(problem: Problem, certificate: Certificate, metric: str, *, path: s
             raise ValueError(f"The metric {metric!r}, {row.words}, was given bad options: {error}.") from error
         goal = objective(name, chosen)
         certified = row.certified(certificate, **options).detach()
-        result = run(problem, goal, given, alarm)
+        result = run(request, goal, given, alarm)
         alarm.compare(metric, certified, row.certified(alarm.widened(certificate), **options).detach(), result)
     return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high, result.steps,
                     result.fallback, result.interrupted, result.worst_parameters)
 
 
-def _width(certificate: Certificate, problem: Problem, alarm: Watch, settings: Settings, entries: int) -> Sandwich:
+def _width(certificate: Certificate, request: Request, alarm: Watch, settings: Settings, entries: int) -> Sandwich:
     """Widths: what the extremes of all entries span that were met while the widest ones were pushed."""
     widths = flatten(certificate.upper) - flatten(certificate.lower)
     order = widths.topk(min(entries, widths.shape[1]), 1).indices
@@ -166,12 +166,12 @@ def _width(certificate: Certificate, problem: Problem, alarm: Watch, settings: S
     results: list[AttackResult] = []
     for i, goal in enumerate(goals or [objective("linf")]):
         changed = {"samples": settings.samples if i == 0 else 0, "seed": settings.seed + i}
-        results.append(run(problem, goal, Settings(**{**vars(settings), **changed}), alarm))
+        results.append(run(request, goal, Settings(**{**vars(settings), **changed}), alarm))
         if results[-1].interrupted:
             break
     low = torch.stack([flatten(r.low) for r in results]).amin(0)
     high = torch.stack([flatten(r.high) for r in results]).amax(0)
-    shaped = problem.nominal.shaped
+    shaped = request.nominal.shaped
     return Sandwich("width", widths.mean(1), (high - low).mean(1), None, shaped(low), shaped(high),
                     sum(r.steps for r in results), results[0].fallback, results[-1].interrupted)
 
@@ -182,14 +182,14 @@ class _Alarm:
     Bounds and attributions are rounded: only what the tolerance of the self-check does not explain is reported.
     """
 
-    def __init__(self, certificate: Certificate, problem: Problem, path: str | os.PathLike[str] | None) -> None:
-        self.problem, self.path = problem, path
+    def __init__(self, certificate: Certificate, request: Request, path: str | os.PathLike[str] | None) -> None:
+        self.request, self.path = request, path
         self.lower, self.upper, nominal = (
             flatten(part).detach() for part in (certificate.lower, certificate.upper, certificate.nominal))
         sizes = torch.cat([self.lower, self.upper], 1).nan_to_num(0, 0, 0).abs()
         self.rtol = TOLERANCE.get(nominal.dtype, 1e-2)
         self.slack = self.rtol * sizes.amax(1, keepdim=True) + 64 * torch.finfo(nominal.dtype).eps * sizes.max()
-        difference = (problem.nominal.flat - nominal).abs()
+        difference = (request.nominal.flat - nominal).abs()
         if not bool((difference <= self.slack).all()):
             raise ValueError(f"The attribution at the unperturbed input is no longer the certificate's: it differs by "
                              f"{float(difference.max()):.3g}. The model was changed; certify again.")
@@ -225,7 +225,7 @@ class _Alarm:
     def ring(self, words: str, points: Points, a: Tensor, example: int, values: Values) -> None:
         """Save the counterexample and raise."""
         content: dict[str, Any] = {
-            "inputs": self.problem.xs, "worst_inputs": points, "attribution": a, "lower": self.lower,
+            "inputs": self.request.xs, "worst_inputs": points, "attribution": a, "lower": self.lower,
             "upper": self.upper}
         content = {name: [t.detach().cpu().clone() for t in value] if isinstance(value, tuple) else
                    value.detach().cpu().clone() for name, value in content.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..certifying.call import Points, Problem
+from ..certifying.request import Points, Request
 from .derivative import Derivative, derivative_of
 from .objectives import Objective
 from .steps import SCHEDULES, ascend, flip
@@ -58,20 +58,20 @@ class Search:
     """One run: every attribution it meets is Captum's own, and is remembered.
 
     Args:
-        problem: what is attacked.
+        request: what is attacked.
         objective: what is maximised.
         settings: how.
         watch: called with the points, the attributions (N, D) and the values of the parameters of every evaluation;
             may raise.
     """
 
-    def __init__(self, problem: Problem, objective: Objective, settings: Settings, watch: Watch | None = None) -> None:
-        self.problem, self.objective, self.settings, self.watch = problem, objective, settings, watch
+    def __init__(self, request: Request, objective: Objective, settings: Settings, watch: Watch | None = None) -> None:
+        self.request, self.objective, self.settings, self.watch = request, objective, settings, watch
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.nominal = problem.nominal.flat
-        self.output = problem.output(problem.xs).detach() if settings.output_weight else None
-        self.points = problem.xs
-        nominal = problem.parameters.nominal if problem.parameters else {}
+        self.nominal = request.nominal.flat
+        self.output = request.output(request.xs).detach() if settings.output_weight else None
+        self.points = request.xs
+        nominal = request.parameters.nominal if request.parameters else {}
         self.common, self.total = nominal, -torch.inf  # of all examples together
         self.values = {name: value.expand(len(self.nominal), *value.shape) for name, value in nominal.items()}
         self.attribution = self.low = self.high = self.nominal
@@ -84,7 +84,7 @@ class Search:
         with tqdm(total=settings.evaluations, disable=not settings.progress, unit="attribution", leave=False) as bar:
             self.bar = bar
             try:
-                self.evaluate(self.problem.xs, self.common)
+                self.evaluate(self.request.xs, self.common)
                 for i in range(settings.samples):
                     self.evaluate(*self.draw(extreme=i % 2 == 0))
                 if settings.restarts:
@@ -95,13 +95,13 @@ class Search:
 
     def evaluate(self, points: Points, values: Values) -> Tensor:
         """The attribution (N, D) at points and at values of the parameters; the best of each example is kept."""
-        a = self.problem.attribute(points, values).flat
+        a = self.request.attribute(points, values).flat
         self.steps += 1
         self.bar.update()
         if self.watch is not None:
             self.watch(points, a, values)
         value = self._score(self.objective.value, a)
-        with self.problem.moved(values):
+        with self.request.moved(values):
             score = value - self._penalty(points)
         better = score > self.score
         self.value, self.score = torch.where(better, value, self.value), torch.where(better, score, self.score)
@@ -116,12 +116,12 @@ class Search:
 
     def draw(self, extreme: bool) -> tuple[Points, Values]:
         """A random point of all balls, and of the parameters."""
-        return self.problem.draw(extreme, self.generator)
+        return self.request.draw(extreme, self.generator)
 
     def ascend(self) -> None:
         """Ascent from the best point so far, and from random ones: towards corners and along gradients, in turn."""
         settings = self.settings
-        derivative = derivative_of(self.problem, settings.batch_size)
+        derivative = derivative_of(self.request, settings.batch_size)
         if isinstance(derivative, str):
             self.fallback = derivative
             for i in range(settings.restarts * (settings.steps + 1)):
@@ -139,19 +139,19 @@ class Search:
                 gradients, slopes = self._gradients(derivative, soft, points, values)
                 size = settings.step * SCHEDULES[settings.schedule](done)
                 points = tuple(p if ball is None else move(ball, x, p, g, size) for ball, x, p, g in
-                               zip(self.problem.balls, self.problem.xs, points, gradients, strict=True))
-                if self.problem.parameters:
-                    values = self.problem.parameters.ascend(values, slopes, size)
+                               zip(self.request.balls, self.request.xs, points, gradients, strict=True))
+                if self.request.parameters:
+                    values = self.request.parameters.ascend(values, slopes, size)
             self.evaluate(points, values)
 
     def _softened(self, derivative: Derivative) -> Softened:
         """The module with its jumps smoothed on the scale of the ball."""
-        xs = self.problem.xs
+        xs = self.request.xs
         soft = Softened(derivative.module, len(xs[0]))
         for extreme in (True, False):
             points, values = self.draw(extreme)
             for (sample, start, _), (_, moved, _) in zip(derivative.chunks(xs), derivative.chunks(points), strict=True):
-                soft.measure(derivative.rows.example[sample], start, moved, self.problem.moved(values))
+                soft.measure(derivative.rows.example[sample], start, moved, self.request.moved(values))
         return soft
 
     def _gradients(self, derivative: Derivative, soft: Softened, points: Points, values: Values
@@ -160,8 +160,8 @@ class Search:
 
         That of the parameters is one for all examples together.
         """
-        tensors = self.problem.parameters.tensors if self.problem.parameters else {}
-        start = derivative(self.problem.xs, soft)
+        tensors = self.request.parameters.tensors if self.request.parameters else {}
+        start = derivative(self.request.xs, soft)
 
         def cotangent(a: Tensor) -> Tensor:
             with torch.enable_grad():
@@ -171,12 +171,12 @@ class Search:
             slope = slope.nan_to_num(0, 0, 0)
             return torch.where((slope == 0).all(1, keepdim=True), self._noise(a), slope)
 
-        with self.problem.moved(values):
+        with self.request.moved(values):
             pulled = derivative.pull_back(points, cotangent, soft, tuple(tensors.values()))
         pulled = tuple(g.nan_to_num(0, 0, 0) for g in pulled)
         gradients, slopes = list(pulled[:len(points)]), dict(zip(tensors, pulled[len(points):], strict=True))
         if self.output is not None:
-            with torch.enable_grad(), self.problem.moved(values):
+            with torch.enable_grad(), self.request.moved(values):
                 leaves = tuple(p.detach().requires_grad_() for p in points)
                 penalty = torch.autograd.grad(self._penalty(leaves).sum(), leaves, allow_unused=True,
                                               materialize_grads=True)
@@ -188,12 +188,12 @@ class Search:
         """What Dombrowski et al. subtract: a multiple of the squared change of the model's output, (N,)."""
         if self.output is None:
             return torch.zeros_like(self.nominal[:, 0])
-        change = self.problem.output(points) - self.output
+        change = self.request.output(points) - self.output
         penalty = self.settings.output_weight * change.square().sum(1)
         return penalty if torch.is_grad_enabled() and any(p.requires_grad for p in points) else penalty.detach()
 
     def _score(self, score: Callable[..., Tensor], a: Tensor) -> Tensor:
-        return score(a, self.nominal, self.problem.shapes, **self.objective.options)
+        return score(a, self.nominal, self.request.shapes, **self.objective.options)
 
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, dtype=torch.float64,

@@ -47,7 +47,6 @@ class Plan:
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
         nearest: for boundary attributions, whose baselines are boundary points: whose decision's, and how searched for.
-        moving: how the boundary points of each x' itself are enclosed; None if those found for x are kept.
     """
 
     points: tuple[Tensor, ...]
@@ -66,7 +65,6 @@ class Plan:
     ends: Tensor | None = None
     noisy: bool = False
     nearest: Any = None
-    moving: Any = None
 
     @property
     def steps(self) -> int:

@@ -54,19 +54,12 @@ SATURATED = {torch.float64: 1e-9, torch.float32: 1e-5}
 """Largest such difference, relative to the bounds."""
 
 
-def check_expectation(attribution: Any, plan: Plan, keywords: dict[str, Any], expectation: Any, confidence: Any
-                      ) -> None:
+def check_has_expectation(attribution: Any, plan: Plan, keywords: dict[str, Any]) -> None:
     """Refuse what is not the expectation of something bounded under noise.
 
     Raises:
-        ValueError: `expectation` or `confidence` is none.
         UnsupportedAttribution: the attribution is no mean of bounded samples.
     """
-    if expectation not in EXPECTATIONS:
-        raise ValueError(f"expectation must be one of {', '.join(EXPECTATIONS)}, or None for the noise that was drawn; "
-                         f"given: {expectation!r}.")
-    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
-        raise ValueError(f"confidence must be a number between 0 and 1, such as 0.999; given: {confidence!r}.")
     reason = ""
     if type(attribution) is not NoiseTunnel:
         reason = "only a NoiseTunnel has one"

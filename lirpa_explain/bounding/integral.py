@@ -51,24 +51,19 @@ class Stretch(PerturbationLpNorm):
         return PerturbationLpNorm(norm=self.norm, x_L=middle, x_U=middle).concretize(x, A, *args, **kwargs)
 
 
-def integral_plans(plan: Plan, attribution: Any, integral: Any) -> tuple[Plan, Plan]:
+def integral_plans(plan: Plan, attribution: Any) -> tuple[Plan, Plan]:
     """Plans of Captum's finite sum and of the integral it stands for, both made of the same program.
 
     Args:
         plan: the plan of an `IntegratedGradients`, or of another sum of gradients along a path.
         attribution: the object it was made for.
-        integral: one of `INTEGRALS`.
 
     Returns:
         (finite sum, integral with as many equal sub-intervals as the sum has points).
 
     Raises:
-        ValueError: `integral` is no such thing.
         UnsupportedAttribution: the attribution is no path integral.
     """
-    if integral not in INTEGRALS:
-        raise ValueError(f"integral must be 'exact', or None for the finite sum that Captum computes; given: "
-                         f"{integral!r}.")
     if plan.program is not None or plan.weights is None or plan.scales is None or plan.scales.ndim > 1:
         raise UnsupportedAttribution(
             f"integral='exact' bounds the integral of gradients along a path that a quadrature stands for, as in "

@@ -46,7 +46,7 @@ class Moving:
             raise ValueError(f"pieces must be a power of 2, at least 1; given: {self.pieces!r}.")
 
 
-def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, Tensor, Tensor]:
+def nearest_regions(plan: Plan, ends: Region, batch_size: int, moving: Moving) -> tuple[Region, Tensor, Tensor]:
     """Regions that contain every nearest boundary point b' of every x' in sets around the samples of a plan.
 
     Let b be the point found for x, d = |b - x|, e the l2 radius of the set around x, and S(x') the points of the data
@@ -69,12 +69,13 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, 
         plan: of a boundary attribution; its baselines are the points found.
         ends: the sets around its V samples.
         batch_size: most samples bounded at once.
+        moving: into how many pieces regions are cut.
 
     Returns:
         Regions, one or more for each sample and each rival that may win; the samples of these branches, (B,); and
         d + e for each branch, (B, 1).
     """
-    assert plan.baselines is not None and plan.nearest is not None and plan.moving is not None
+    assert plan.baselines is not None and plan.nearest is not None
     decision = Decision(plan.nearest.function, plan.points, plan.extras)
     boundary = torch.cat([flat_rows(b) for b in plan.baselines], 1)
     more = 1 + 64 * torch.finfo(boundary.dtype).eps
@@ -89,7 +90,7 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int) -> tuple[Region, 
     branches = _Branches(start.rows(sample), sample, margins.rivals.flatten(0, 1)[:, None])
     for _ in range(ROUNDS):
         branches = branches.capped(margins, batch_size)
-    for _ in range(plan.moving.pieces.bit_length() - 1):
+    for _ in range(moving.pieces.bit_length() - 1):
         branches = branches.halved(x, radius).capped(margins, batch_size)
     if len(branches.sample.unique()) < decision.count:
         raise SoundnessError("A boundary point was found where bound propagation excludes it. This is a defect: please "
@@ -145,7 +146,8 @@ class _Branches:
 
 
 def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
-                   balls: tuple[Ball | None, ...], method: str, batch_size: int, progress: bool = False) -> Box:
+                   balls: tuple[Ball | None, ...], method: str, batch_size: int, moving: Moving, progress: bool = False
+                   ) -> Box:
     """Bound a boundary attribution for every x' in the balls, at the nearest boundary point of x' itself.
 
     Args:
@@ -156,6 +158,7 @@ def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: t
         balls: the ball of each input, None if it is fixed.
         method: a key of `engine.METHODS`.
         batch_size: most rows bounded at once.
+        moving: how hard to enclose the boundary points.
         progress: show a bar.
 
     Returns:
@@ -163,7 +166,7 @@ def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: t
     """
     example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
     ends = Region.of(plan.points, inputs, balls, example)
-    starts, sample, reach = nearest_regions(plan, ends, batch_size)
+    starts, sample, reach = nearest_regions(plan, ends, batch_size, moving)
     ends = ends.rows(sample)
     low, high = ends.difference(starts)
     factor = torch.maximum(low, -reach), torch.minimum(high, reach)

@@ -21,10 +21,14 @@ from lirpa_explain.certificates.layout import (
     require_same_shape,
     unflatten,
 )
+from lirpa_explain.certificates.meaning import Meaning, fact
 from lirpa_explain.certificates.metrics import evaluate, lookup, rank_intervals
 from lirpa_explain.certificates.radius import Property, Radius, bisect
 from lirpa_explain.certificates.sandwich import Sandwich
 from lirpa_explain.relaxations.ranges import linear_range
+
+FACT = "fact."
+"""What names of facts begin with in a saved certificate."""
 
 _RTOL = {"float64": 1e-9, "float32": 1e-5}
 _RTOL_OF_HALF_TYPES = 1e-2
@@ -55,17 +59,8 @@ class Certificate:
         spec_nominal: Their values at the unperturbed input.
         refiner: Maps linear functions (N, K, D) of the flattened attribution to bounds of them, each (N, K),
             by bound propagation. Not saved: a loaded certificate has none.
-        integral: "exact" if lower and upper bound the integral along the path that A stands for, at every x' of the
-            perturbation; `nominal` is Captum's finite sum even then, and may lie outside. None: they bound that sum.
-        quadrature_error: Like `lower`, with `integral`: certified bound of |nominal - integral| at the unperturbed
-            input.
-        completeness: (N,), with `integral` and where Captum defines it: sum_i nominal_i - (f(x) - f(b)), which is 0
-            for the integral itself; for a continuous model it is at most the sum of `quadrature_error`.
-        expectation: "gaussian" or "gaussian-propagated" if lower and upper bound the expectation under Gaussian noise,
-            at every x' of the perturbation; `nominal` is the mean of the samples drawn. None: they bound that mean.
-        confidence: With `expectation`: the probability, for each example, that the samples are such that all of its
-            bounds hold.
-        samples: With `expectation`: how many samples of each example were drawn.
+        meaning: What the bounds are bounds of, and what else is known of it: `integral`, `quadrature_error`,
+            `completeness`, `expectation`, `confidence` and `samples` read it.
         attacker: What `sandwich` calls with the certificate, a metric and its options. Not saved.
         recertifier: Maps radii (N,) to the certificate of the same call at these; `radius` calls it. Not saved.
 
@@ -119,14 +114,22 @@ class Certificate:
     spec_upper: Tensor | None = None
     spec_nominal: Tensor | None = None
     refiner: refinement.Bounder | None = None
-    integral: str | None = None
-    quadrature_error: Attributions | None = None
-    completeness: Tensor | None = None
-    expectation: str | None = None
-    confidence: float | None = None
-    samples: int | None = None
+    meaning: Meaning = Meaning()
     attacker: Callable[..., Sandwich] | None = None
     recertifier: Callable[[Tensor], Certificate] | None = None
+
+    integral = fact("integral", """"exact" if lower and upper bound the integral along the path that A stands for, at
+    every x' of the perturbation; `nominal` is Captum's finite sum even then, and may lie outside.""")
+    quadrature_error = fact("quadrature_error", """Like `lower`, with `integral`: certified bound of
+    |nominal - integral| at the unperturbed input.""")
+    completeness = fact("completeness", """(N,), with `integral` and where Captum defines it: sum_i nominal_i -
+    (f(x) - f(b)), which is 0 for the integral itself; for a continuous model it is at most the sum of
+    `quadrature_error`.""")
+    expectation = fact("expectation", """"gaussian" or "gaussian-propagated" if lower and upper bound the expectation
+    under Gaussian noise, at every x' of the perturbation; `nominal` is the mean of the samples drawn.""")
+    confidence = fact("confidence", """With `expectation`: the probability, for each example, that the samples are such
+    that all of its bounds hold.""")
+    samples = fact("samples", "With `expectation`: how many samples of each example were drawn.")
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -340,8 +343,11 @@ class Certificate:
         Args:
             path: The file to write; an existing one is replaced.
         """
-        storage.write(path, {entry.name: getattr(self, entry.name) for entry in fields(self)
-                             if entry.name not in ("refiner", "attacker", "recertifier")})
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)
+                  if entry.name not in ("refiner", "attacker", "recertifier", "meaning")}
+        sense = {entry.name: getattr(self.meaning, entry.name) for entry in fields(Meaning) if entry.name != "facts"}
+        facts = {f"{FACT}{name}": value for name, value in self.meaning.facts.items()}
+        storage.write(path, values | {"meaning": sense} | facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Certificate:
@@ -356,19 +362,17 @@ class Certificate:
         Raises:
             ValueError: If the file is not a certificate, or one of another format.
         """
-        return cls(**storage.read(path))
+        values = storage.read(path)
+        facts = {name.removeprefix(FACT): values.pop(name) for name in list(values) if name.startswith(FACT)}
+        return cls(**values | {"meaning": Meaning(**values["meaning"], facts=facts)})
 
     def __repr__(self) -> str:
         lower, upper = flatten(self.lower).detach(), flatten(self.upper).detach()
         mean_width = (upper - lower).float().mean().item()
         certain, nonzero = box.signs(lower, upper) != 0, flatten(self.nominal) != 0
         certified = (certain & nonzero).sum().item() / max(1, nonzero.sum().item())
-        kind = f", {self.integral} integral" if self.integral else ""
-        if self.expectation:
-            kind = (f", expectation ({self.expectation})\n"
-                    f"  confidence    {self.confidence:g} an example, {self.samples} samples")
         return (
-            f"Certificate of {self.attribution}{kind}\n"
+            f"Certificate of {self.attribution}{self.meaning.title}\n"
             f"  method        {self.method}, {self.dtype}, {self.elapsed_s:.3g} s\n"
             f"  perturbation  {self.perturbation}\n"
             f"  shape         {describe(self.nominal)}\n"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_FORMAT = 1
+_FORMAT = 2
 _HEADER = "lirpa_explain.Certificate"  # the array that makes an .npz file a certificate
 
 

@@ -1,6 +1,5 @@
 """What the caller gave to certify, checked."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -10,8 +9,6 @@ from torch import Tensor
 
 from .. import attributions
 from ..bounding.ball import plain
-from ..bounding.engine import METHODS
-from ..bounding.moving import Moving
 from ..bounding.parameters import Parameters
 from ..errors import UnsupportedAttribution
 
@@ -25,24 +22,6 @@ def split_method(method: Any, quadrature: str | None, kwargs: dict[str, Any]) ->
             raise ValueError(f"Two quadratures were given: method={method!r} and quadrature={quadrature!r}.")
         method, quadrature = "CROWN", method
     return method, kwargs if quadrature is None else {**kwargs, "method": quadrature}
-
-
-def check_method(method: Any) -> None:
-    """Refuse what is no method."""
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}. (Quadratures of "
-                         f"IntegratedGradients are {', '.join(SUPPORTED_METHODS)}.)")
-
-
-def check_settings(batch_size: Any, memory_limit: Any, iterations: Any, lr: Any) -> None:
-    """Refuse what is no number of its kind."""
-    for name, value, least in (("batch_size", batch_size, 1), ("memory_limit", memory_limit, 2**20),
-                               ("iterations", iterations, 0)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ValueError(f"{name} must be an integer of at least {least}{', or None' * (least > 0)}; given: "
-                             f"{value!r}.")
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr <= 1:
-        raise ValueError(f"lr must be a number above 0 and at most 1; given: {lr!r}.")
 
 
 def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
@@ -73,29 +52,6 @@ def check_seam(attribution: Any) -> None:
             f"{attributions.name_of(attribution)} has a gradient_func of its own; only Captum's compute_gradients can "
             "be certified."
         )
-
-
-def check_boundary(boundary: Any, plan: attributions.Plan) -> attributions.Plan:
-    """The plan of the sense in which a boundary attribution is certified."""
-    if not (boundary is None or isinstance(boundary, Moving) or boundary in ("fixed", "moving")):
-        raise ValueError(f"boundary must be 'fixed', 'moving' or a Moving; given: {boundary!r}.")
-    if boundary is not None and plan.nearest is None:
-        raise ValueError("boundary goes with BoundarySaliency and BoundaryIntegratedGradients; this attribution has no "
-                         "boundary point.")
-    return dataclasses.replace(plan, moving=Moving() if boundary == "moving" else
-                               boundary if isinstance(boundary, Moving) else None)
-
-
-def check_sense(integral: Any, expectation: Any, differentiable: bool, parameters: Any) -> None:
-    """Refuse senses of a certificate that do not go together."""
-    if expectation is None:
-        return
-    if integral is not None or differentiable:
-        raise ValueError("expectation goes neither with integral nor with differentiable=True: its bounds are "
-                         "statistics of drawn samples of what Captum computes.")
-    if parameters is not None:
-        raise ValueError("expectation does not go with parameters: what smoothing says of other inputs, it does not "
-                         "say of other parameters. Certify the mean of the samples that are drawn.")
 
 
 def check_parameters(parameters: Parameters | None, plan: attributions.Plan) -> None:

@@ -1,5 +1,6 @@
 """Certifier: certificates of one attribution, whose model is traced and parsed once."""
 
+import dataclasses
 import functools
 import math
 import time
@@ -11,36 +12,19 @@ from torch import Tensor
 
 from .. import attributions
 from ..attacks.sandwich import attacked
-from ..bounding.ball import check_has_radius, make_balls
 from ..bounding.bounds import Bounds, interval_bounds, linear_bounds
 from ..bounding.moving import Moving
-from ..bounding.optimize import Optimization
-from ..bounding.parameters import make_parameters
+from ..bounding.settings import Bounding
+from ..bounding.where import Where
 from ..certificates import Certificate
-from ..certificates.radius import broadcastable
 from ..decision.search import remembered
-from ..nominal import attribute, evaluating, isolated, no_training_layers
-from .arguments import (
-    check_boundary,
-    check_inputs,
-    check_method,
-    check_parameters,
-    check_seam,
-    check_sense,
-    check_settings,
-    check_spec,
-    split_method,
-)
-from .call import Problem, random_state
+from ..nominal import Nominal, attribute, evaluating, isolated, no_training_layers
+from .arguments import check_inputs, check_parameters, check_seam, check_spec, split_method
 from .provenance import describe, versions
 from .prover import Prover
+from .request import Request, random_state
+from .senses import SENSES, FiniteSum, Proven, Sense, sense_of
 from .traces import Traces
-
-ROWS = 64
-"""Rows (examples x path points) bounded at once unless the caller says otherwise."""
-
-OTHERS = ("spec", "integral", "expectation", "confidence", "boundary")
-"""Keywords of `Certifier.certify` that `Certifier.bounds` has not."""
 
 
 class Certifier:
@@ -81,18 +65,11 @@ class Certifier:
                  **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
-        check_method(method)
-        check_settings(batch_size, memory_limit, iterations, lr)
+        self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress, differentiable)
         check_seam(attribution)
         self.attribution = attribution
-        self.method = method
-        self.batch_size = batch_size or ROWS
-        self.memory_limit = memory_limit
-        self.progress = progress
-        self.differentiable = differentiable
-        self.options = Optimization(iterations, float(lr))
         self.attribute_kwargs = attribute_kwargs
-        self.traces = Traces(self.options, memory_limit)
+        self.traces = Traces(self.bounding)
         if example_inputs is not None:
             xs = check_inputs(example_inputs)
             with isolated(xs[0].device), no_training_layers():
@@ -107,7 +84,7 @@ class Certifier:
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
                 expectation: str | None = None, confidence: float = 0.999, boundary: str | Moving | None = None,
-                parameters: Any = None, **attribute_kwargs: Any) -> Certificate:
+                sense: Sense | None = None, parameters: Any = None, **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs, and of the model's parameters.
 
         Args:
@@ -124,62 +101,53 @@ class Certifier:
                 of samples.
             confidence: with which they hold then.
             boundary: "fixed", "moving" or a `Moving`, for boundary attributions.
+            sense: what is bounded, as an object, where no keyword chooses it.
             parameters: how far the model's parameters may change.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
             A `Certificate`.
         """
-        started = time.perf_counter()
-        method, keywords = self._keywords(method, quadrature, attribute_kwargs)
-        check_sense(integral, expectation, self.differentiable, parameters)
+        bounding, keywords = self._settings(method, quadrature, attribute_kwargs)
+        chosen = sense_of({"sense": sense, "integral": integral, "expectation": expectation, "boundary": boundary,
+                           "confidence": confidence})
         xs = check_inputs(inputs)
-        device = xs[0].device
-        with torch.inference_mode(False):
-            balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
-            with torch.set_grad_enabled(self.differentiable):
-                moved = make_parameters(self.attribution.forward_func, parameters)
-        problem = Problem(self.attribution, inputs, xs, balls, keywords, random_state(device), moved)
-        prover = Prover(problem, self.traces, method, self.batch_size, self.progress, self.differentiable)
-        searched: list[Any] = []
+        where = Where.of(self.attribution.forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm,
+                         clip=clip, parameters=parameters, differentiable=bounding.differentiable)
+        request = Request(self.attribution, inputs, xs, where, keywords, random_state(xs[0].device))
+        return self._certificate(request, bounding, chosen, spec)
+
+    def _certificate(self, request: Request, bounding: Bounding, sense: Sense, spec: Any) -> Certificate:
+        """The certificate of a request, bounded so, in that sense."""
+        started = time.perf_counter()
+        prover = Prover(request, self.traces, bounding)
+        device, searched = request.xs[0].device, list[Any]()
         with isolated(device), no_training_layers(), remembered(searched):
-            nominal = attribute(self.attribution, inputs, xs, keywords)
+            nominal = attribute(self.attribution, request.inputs, request.xs, request.keywords)
         with torch.inference_mode(False):
             functions = None if spec is None else check_spec(spec, nominal.parts)
-        with isolated(device), torch.set_grad_enabled(self.differentiable), remembered(searched):
-            plan = check_boundary(boundary, attributions.make_plan(self.attribution, xs, keywords))
-            check_parameters(moved, plan)
-            if expectation is not None:
-                claim = prover.expectation(plan, nominal, expectation, confidence)
-            elif integral is not None:
-                claim = prover.integral(plan, nominal, integral)
-            else:
-                claim = prover.attribution(plan, nominal)
-            report = dict(claim.report)
-            if functions is not None:
-                report["spec_lower"], report["spec_upper"] = prover.functions(claim, functions)
-                report["spec_nominal"] = torch.einsum("nkd,nd->nk", functions, nominal.flat)
-
-        def recertify(radii: Tensor) -> Certificate:
-            """The certificate of this call at radii (N,), with the random draws that were made for it."""
-            given = inputs if isinstance(inputs, tuple) else (inputs,)
-            norm = check_has_radius(given, perturbation, balls)
-            eps = tuple(None if ball is None else broadcastable(radii, x) for ball, x in zip(balls, xs, strict=True))
-            with problem.replayed():
-                return self.certify(
-                    problem.shaped(xs), eps=problem.shaped(eps), norm=norm, clip=clip, method=method, spec=spec,
-                    quadrature=keywords.get("method"), integral=integral, expectation=expectation,
-                    confidence=confidence, boundary=boundary, parameters=parameters,
-                    **{name: value for name, value in keywords.items() if name != "method"})
-
+        with isolated(device), torch.set_grad_enabled(bounding.differentiable), remembered(searched):
+            plan = attributions.make_plan(self.attribution, request.xs, request.keywords)
+            check_parameters(request.parameters, plan)
+            sense.check(request, plan, bounding.differentiable)
+            proven = sense.prove(prover, plan, nominal)
+            specified = {} if functions is None else _specified(prover, proven, functions, nominal)
         return Certificate(
-            lower=nominal.shaped(claim.box[0]), upper=nominal.shaped(claim.box[1]),
-            nominal=nominal.shaped(nominal.flat), attribution=attributions.name_of(self.attribution), method=method,
-            perturbation=describe(balls, plan, moved), dtype=str(nominal.flat.dtype).removeprefix("torch."),
-            elapsed_s=time.perf_counter() - started, convergence_delta=nominal.delta, versions=versions(),
-            refiner=functools.partial(prover.functions, claim), recertifier=recertify,
-            attacker=None if plan.nearest else functools.partial(attacked, problem), **report,
+            lower=nominal.shaped(proven.box[0]), upper=nominal.shaped(proven.box[1]),
+            nominal=nominal.shaped(nominal.flat), attribution=attributions.name_of(self.attribution),
+            method=bounding.method, perturbation=describe(request.where, sense.words(plan)),
+            dtype=str(nominal.flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
+            convergence_delta=nominal.delta, versions=versions(), meaning=proven.meaning,
+            refiner=functools.partial(prover.functions, proven),
+            recertifier=functools.partial(self._at_radii, request, bounding, sense, spec),
+            attacker=None if plan.nearest else functools.partial(attacked, request), **specified,
         )
+
+    def _at_radii(self, request: Request, bounding: Bounding, sense: Sense, spec: Any, radii: Tensor) -> Certificate:
+        """The certificate of a request at radii (N,), with the random draws that were made for it."""
+        resized = dataclasses.replace(request, where=request.where.resized(request.xs, radii))
+        with request.replayed():
+            return self._certificate(resized, bounding, sense, spec)
 
     def bounds(self, inputs: Tensor | tuple[Tensor, ...], *,
                perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
@@ -221,32 +189,38 @@ class Certifier:
             >>> model[0].weight.grad.shape
             torch.Size([3, 2])
         """
-        for name in OTHERS:
+        for name in ("spec", "sense", *SENSES, *(other for _, others in SENSES.values() for other in others)):
             if name in attribute_kwargs:
                 raise ValueError(f"bounds() takes no {name}; it is for training, certify() bounds other things.")
-        method, keywords = self._keywords(method, quadrature, attribute_kwargs)
+        bounding, keywords = self._settings(method, quadrature, attribute_kwargs)
         forward = self.attribution.forward_func
         xs = check_inputs(inputs)
         with torch.inference_mode(False), evaluating(forward):
-            balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
-            moved = make_parameters(forward, parameters)
+            where = Where.of(forward, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
+                             parameters=parameters)
             plan = attributions.make_plan(self.attribution, xs, keywords)
-            check_parameters(moved, plan)
+            check_parameters(where.parameters, plan)
             trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
             if not trace.is_checked:
-                self.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
-                             quadrature=quadrature, parameters=parameters, **attribute_kwargs)
+                request = Request(self.attribution, inputs, xs, where, keywords, random_state(xs[0].device))
+                self._certificate(request, bounding, FiniteSum(), None)
                 trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
-                trace.is_checked = True
-            if method == "IBP":
-                return interval_bounds(plan, trace.module, trace.intervals, xs, balls, moved)
-            rows = trace.engine.rows_at_once(self.batch_size, method)
-            return linear_bounds(plan, trace.module, trace.engine, xs, balls, method, rows, moved)
+            if bounding.method == "IBP":
+                return interval_bounds(plan, trace.module, trace.intervals, xs, where.balls, where.parameters)
+            rows = trace.engine.rows_at_once(bounding.rows, bounding.method)
+            return linear_bounds(plan, trace.module, trace.engine, xs, where.balls, bounding.method, rows,
+                                 where.parameters)
 
-    def _keywords(self, method: str | None, quadrature: str | None, given: dict[str, Any]
-                  ) -> tuple[str, dict[str, Any]]:
+    def _settings(self, method: str | None, quadrature: str | None, given: dict[str, Any]
+                  ) -> tuple[Bounding, dict[str, Any]]:
         """How to bound, and the keywords of `attribution.attribute`, those given before those of the certifier."""
-        method, keywords = split_method(self.method if method is None else method, quadrature,
+        method, keywords = split_method(self.bounding.method if method is None else method, quadrature,
                                         {**self.attribute_kwargs, **given})
-        check_method(method)
-        return method, keywords
+        return dataclasses.replace(self.bounding, method=method), keywords
+
+
+def _specified(prover: Prover, proven: Proven, functions: Tensor, nominal: Nominal) -> dict[str, Tensor]:
+    """Fields of a certificate about linear functions (N, K, D) of the attribution."""
+    lower, upper = prover.functions(proven, functions)
+    return {"spec_lower": lower, "spec_upper": upper,
+            "spec_nominal": torch.einsum("nkd,nd->nk", functions, nominal.flat)}

@@ -4,22 +4,18 @@ from importlib import metadata
 
 import torch
 
-from ..attributions import Plan
-from ..bounding.ball import Ball
-from ..bounding.parameters import Parameters
+from ..bounding.where import Where
 from ..version import AUTO_LIRPA_VERSION, __version__
 
 
-def describe(balls: tuple[Ball | None, ...], plan: Plan, parameters: Parameters | None) -> str:
-    """The set that a certificate speaks of: each input's ball, the parameters', and the boundary points'."""
-    words = ["held fixed" if ball is None else ball.words for ball in balls]
-    text = words[0] if len(set(words)) == 1 else "; ".join(f"input {i}: {word}" for i, word in enumerate(words))
-    text = "inputs held fixed" if set(words) == {"held fixed"} else text
-    if parameters is not None:
-        text = f"{text}; {parameters.words}"
-    if plan.nearest is None:
-        return text
-    return f"{text}; boundary point " + ("of each x' itself" if plan.moving else "fixed")
+def describe(where: Where, words: str) -> str:
+    """The set that a certificate speaks of: each input's ball, the parameters', and what its sense adds to it."""
+    balls = ["held fixed" if ball is None else ball.words for ball in where.balls]
+    text = balls[0] if len(set(balls)) == 1 else "; ".join(f"input {i}: {ball}" for i, ball in enumerate(balls))
+    parts = ["inputs held fixed" if set(balls) == {"held fixed"} else text]
+    parts += [where.parameters.words] if where.parameters is not None else []
+    parts += [words] if words else []
+    return "; ".join(parts)
 
 
 def versions() -> dict[str, str]:

@@ -1,37 +1,27 @@
-"""Bounds of one call, checked: what a certificate claims is held against what Captum computes."""
+"""Bounds of one request, checked: what a certificate claims is held against what Captum computes."""
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..attributions import Plan
 from ..bounding.ball import Ball
-from ..bounding.compose import Composed, compose, compose_functions, sample_bounds
+from ..bounding.compose import Composed, compose, compose_functions
 from ..bounding.engine import Engine
-from ..bounding.expectation import (
-    PROPAGATED,
-    certified_range,
-    check_expectation,
-    deviations,
-    expectation_bounds,
-    one_sample,
-    shift_of,
-    summarise,
-)
-from ..bounding.integral import integral_plans
-from ..bounding.moving import compose_moving
 from ..bounding.parameters import Parameters
+from ..bounding.settings import Bounding
 from ..errors import SoundnessError
 from ..graph import GradientModule
-from ..nominal import Nominal, completeness
+from ..nominal import Nominal
 from ..operators.bound import Box
 from ..relaxations.ranges import linear_range
-from .call import Points, Problem
+from .request import Points, Request
 from .selfcheck import around, check_value, enclose
+from .senses import Proven
 from .traces import Trace, Traces
 
 UNCHECKED, ONCE_CHECKED = 3, 1
@@ -42,89 +32,84 @@ Balls = tuple[Ball | None, ...]
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What a certificate claims.
-
-    Args:
-        plan: of what is bounded.
-        box: its bounds, (N, D) each.
-        value: a value within, (N, D).
-        propagates: whether bound propagation can say more of linear functions of it than the box does.
-        report: fields of the certificate that say in which sense it is bounded.
-    """
-
-    plan: Plan
-    box: Box
-    value: Tensor
-    propagates: bool
-    report: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Prover:
-    """Claims about an attribution, in each sense that a caller can ask for.
+    """What the senses prove their bounds with: bounds of plans, and their checks.
 
     Args:
-        problem: the attribution, the inputs, and what may change.
+        request: the attribution, the inputs, and what may change.
         traces: of its model; one that is outgrown is made anew.
-        method: a key of `lirpa_explain.METHODS`.
-        batch_size: most rows bounded at once.
-        progress: show a progress bar.
-        differentiable: keep the bounds differentiable in the model's parameters.
+        bounding: how bounds are computed.
     """
 
-    problem: Problem
+    request: Request
     traces: Traces
-    method: str
-    batch_size: int
-    progress: bool
-    differentiable: bool
-
-    def attribution(self, plan: Plan, nominal: Nominal) -> Claim:
-        """What Captum computes, as `plan` describes it."""
-        return self._claim(plan, plan, nominal)
-
-    def integral(self, plan: Plan, nominal: Nominal, integral: str) -> Claim:
-        """The integral that Captum's finite sum stands for, and how far from it that sum may be at the inputs."""
-        attribution, xs = self.problem.attribution, self.problem.xs
-        finite, whole = integral_plans(plan, attribution, integral)
-        claim = self._claim(finite, whole, nominal)
-        at_inputs = self._compose(whole, self._fixed, self.method)
-        error = torch.maximum(nominal.flat - at_inputs.lower, at_inputs.upper - nominal.flat).clamp(min=0)
-        return dataclasses.replace(claim, report={
-            "integral": integral, "quadrature_error": nominal.shaped(error.detach()),
-            "completeness": completeness(attribution, xs, whole.baselines or (), self.problem.keywords, nominal.parts)})
-
-    def expectation(self, plan: Plan, nominal: Nominal, expectation: str, confidence: float) -> Claim:
-        """The expectation that the samples of a plan estimate."""
-        check_expectation(self.problem.attribution, plan, self.problem.keywords, expectation, confidence)
-        value = nominal.flat
-        box = self._unless_outgrown(plan, lambda: self._expected(plan, value, expectation, confidence))
-        return Claim(plan, enclose(box, value), value, False,
-                     {"expectation": expectation, "confidence": confidence, "samples": plan.samples})
-
-    def functions(self, claim: Claim, functions: Tensor) -> Box:
-        """Bounds of linear functions (N, K, D) of what is claimed, each (N, K)."""
-        problem, plan = self.problem, claim.plan
-        with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
-            lower, upper = linear_range(functions, claim.box)
-            if claim.propagates and self.method != "IBP":
-                module, engine, rows = self._traced(plan, self.method, explained=True)
-                with engine.perturbed(problem.parameters):
-                    propagated = compose_functions(plan, module, engine, problem.xs, problem.balls, self.method, rows,
-                                                   functions, self.progress)
-                lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
-            return enclose((lower, upper), torch.einsum("nkd,nd->nk", functions, claim.value))
+    bounding: Bounding
 
     @property
-    def _fixed(self) -> Balls:
+    def fixed(self) -> Balls:
         """No ball: all inputs held fixed."""
-        return (None,) * len(self.problem.xs)
+        return (None,) * len(self.request.xs)
 
-    def _claim(self, plan: Plan, bounded: Plan, nominal: Nominal) -> Claim:
-        """Bounds of `bounded`, made of the same program as `plan`, which is that of Captum's value."""
-        box, value = self._unless_outgrown(plan, lambda: self._checked(plan, bounded, nominal.flat))
-        return Claim(bounded, box, value, bounded.is_row_linear and not bounded.moving)
+    def proven(self, plan: Plan, bounded: Plan, nominal: Nominal, bounds: Callable[[], Composed] | None = None
+               ) -> Proven:
+        """Bounds of a plan made of the same program as that of Captum's value.
+
+        Args:
+            plan: of Captum's value.
+            bounded: of what is bounded.
+            nominal: that value.
+            bounds: computes bounds and value of what is bounded; default: by propagation over the balls.
+        """
+        box, value = self._unless_outgrown(plan, lambda: self._checked(plan, bounded, nominal.flat, bounds))
+        return Proven(bounded, box, value, bounded.is_row_linear)
+
+    def estimated(self, plan: Plan, bounds: Callable[[], Composed], nominal: Nominal) -> Box:
+        """Bounds of what the samples of a plan estimate, whose mean is Captum's value.
+
+        Args:
+            plan: of Captum's value.
+            bounds: computes bounds, and the mean of the samples.
+            nominal: that value.
+        """
+
+        def checked() -> Box:
+            composed = bounds()
+            check_value(composed, nominal.flat, lambda r: self.compose(plan, around(self.request.xs, r), "IBP"))
+            self._check_elsewhere(plan, plan, None)
+            return enclose((composed.lower, composed.upper), nominal.flat)
+
+        return self._unless_outgrown(plan, checked)
+
+    def functions(self, proven: Proven, functions: Tensor) -> Box:
+        """Bounds of linear functions (N, K, D) of what is proven, each (N, K)."""
+        request, plan, bounding = self.request, proven.plan, self.bounding
+        with torch.inference_mode(False), torch.set_grad_enabled(bounding.differentiable):
+            lower, upper = linear_range(functions, proven.box)
+            if proven.propagates and bounding.method != "IBP":
+                module, engine, rows = self.traced(plan, bounding.method, explained=True)
+                with engine.perturbed(request.parameters):
+                    propagated = compose_functions(plan, module, engine, request.xs, request.balls, bounding.method,
+                                                   rows, functions, bounding.progress)
+                lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
+            return enclose((lower, upper), torch.einsum("nkd,nd->nk", functions, proven.value))
+
+    def compose(self, plan: Plan, balls: Balls, method: str, parameters: Parameters | None = None,
+                points: Points | None = None) -> Composed:
+        """Bounds of a plan over balls, and its value; at points in place of the inputs, if they are given."""
+        module, engine, rows = self.traced(plan, method)
+        with engine.perturbed(parameters):
+            return compose(plan, module, engine, points or self.request.xs, balls, method, rows,
+                           self.bounding.progress)
+
+    def traced(self, plan: Plan, method: str, explained: bool = False) -> tuple[GradientModule, Engine, int]:
+        """The module that computes a row of a plan, its bounds, and how many rows these take at once."""
+        trace, _ = self._trace(plan, explained)
+        return trace.module, trace.engine, trace.engine.rows_at_once(self.bounding.rows, method)
+
+    def _trace(self, plan: Plan, explained: bool = False) -> tuple[Trace, bool]:
+        """The trace of what a plan computes, and whether it was made just now."""
+        request = self.request
+        return self.traces.of(request.attribution, plan, request.xs, request.keywords, explained)
 
     def _unless_outgrown(self, plan: Plan, prove: Callable[[], T]) -> T:
         """What `prove` returns; should a trace from an earlier call contradict Captum, by a new one."""
@@ -139,15 +124,17 @@ class Prover:
         self._trace(plan)[0].is_checked = True
         return proven
 
-    def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor) -> tuple[Box, Tensor]:
+    def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor, bounds: Callable[[], Composed] | None
+                 ) -> tuple[Box, Tensor]:
         """Bounds (N, D) each, and a value within, (N, D)."""
-        xs, value = self.problem.xs, nominal
-        composed = self._moving(plan) if plan.moving else self._compose(bounded, self.problem.balls, self.method,
-                                                                       self.problem.parameters)
+        xs, value = self.request.xs, nominal
+        composed = bounds() if bounds is not None else self.compose(
+            bounded, self.request.balls, self.bounding.method, self.request.parameters)
         if bounded is not plan:
             value = composed.value
-            check_value(self._compose(plan, self._fixed), nominal, lambda r: self._compose(plan, around(xs, r)))
-        check_value(composed, value, lambda r: self._compose(bounded, around(xs, r)))
+            check_value(self.compose(plan, self.fixed, "IBP"), nominal,
+                        lambda r: self.compose(plan, around(xs, r), "IBP"))
+        check_value(composed, value, lambda r: self.compose(bounded, around(xs, r), "IBP"))
         box = enclose((composed.lower, composed.upper), value)
         self._check_elsewhere(plan, bounded, box)
         return box, value
@@ -167,9 +154,9 @@ class Prover:
         """
         generator = torch.Generator().manual_seed(0)
         for i in range(ONCE_CHECKED if self._trace(plan)[0].is_checked else UNCHECKED):
-            points, values = self.problem.draw(i % 2 == 0, generator)
+            points, values = self.request.draw(i % 2 == 0, generator)
             if plan.nearest is not None:  # elsewhere another boundary point would be the nearest
-                points = self.problem.xs
+                points = self.request.xs
             try:
                 self._check_at(points, values, plan, bounded, box)
             except SoundnessError as error:
@@ -179,61 +166,15 @@ class Prover:
 
     def _check_at(self, points: Points, values: dict[str, Tensor], plan: Plan, bounded: Plan, box: Box | None) -> None:
         """The same at points, each (N, *S), with values of the parameters that move."""
-        if all(torch.equal(p, x) for p, x in zip(points, self.problem.xs, strict=True)) and not values:
+        if all(torch.equal(p, x) for p, x in zip(points, self.request.xs, strict=True)) and not values:
             return
-        plan, bounded = (p.moved_to(self.problem.xs, points) for p in (plan, bounded))
-        with self.problem.moved(values):
-            nominal = self.problem.attribute(points, values).flat
-            value = self._compose(plan, self._fixed, points=points)
-            check_value(value, nominal, lambda r: self._compose(plan, around(points, r), points=points))
+        plan, bounded = (p.moved_to(self.request.xs, points) for p in (plan, bounded))
+        with self.request.moved(values):
+            nominal = self.request.attribute(points, values).flat
+            value = self.compose(plan, self.fixed, "IBP", points=points)
+            check_value(value, nominal, lambda r: self.compose(plan, around(points, r), "IBP", points=points))
             if box is not None:
-                within = self._compose(bounded, self._fixed, points=points)
+                within = self.compose(bounded, self.fixed, "IBP", points=points)
                 within = dataclasses.replace(within, lower=box[0], upper=box[1])
-                check_value(within, within.value, lambda r: self._compose(bounded, around(points, r), points=points))
-
-    def _expected(self, plan: Plan, nominal: Tensor, expectation: str, confidence: float) -> Box:
-        """Bounds of the expectation that the samples of a plan estimate, (N, D) each."""
-        xs, balls = self.problem.xs, self.problem.balls
-        single, sigmas = one_sample(plan, xs), deviations(self.problem.keywords, len(xs))
-        shift = shift_of(xs, balls, sigmas)
-
-        def bound(balls: Balls, how: str | None) -> Box:
-            composed = self._compose(single, balls, how or self.method)
-            return composed.lower, composed.upper
-
-        near, far = certified_range(bound, xs, balls, sigmas)
-        propagated = expectation == PROPAGATED
-        moving, how = (balls, self.method) if propagated else (self._fixed, "IBP")
-        module, engine, rows = self._traced(plan, how)
-        chunks = sample_bounds(plan, module, engine, xs, moving, how, rows, self.progress)
-        samples = summarise(chunks, near, far, plan.samples)
-        lower, upper = expectation_bounds(samples, near, far, plan.samples, confidence, shift, propagated=propagated)
-        check_value(Composed(lower, upper, samples.value.to(nominal), samples.magnitude.to(nominal)), nominal,
-                    lambda r: self._compose(plan, around(xs, r)))
-        self._check_elsewhere(plan, plan, None)
-        return lower, upper
-
-    def _moving(self, plan: Plan) -> Composed:
-        """Bounds for every x' at the nearest boundary point of x', and the value at that of x."""
-        plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False, multiply=False, absolute=False)
-        module, engine, rows = self._traced(plain, self.method)
-        lower, upper = compose_moving(plan, module, engine, self.problem.xs, self.problem.balls, self.method, rows,
-                                      self.progress)
-        return dataclasses.replace(self._compose(plan, self._fixed, self.method), lower=lower, upper=upper)
-
-    def _compose(self, plan: Plan, balls: Balls, method: str = "IBP", parameters: Parameters | None = None,
-                 points: Points | None = None) -> Composed:
-        """Bounds of a plan over balls, and its value; at points in place of the inputs, if they are given."""
-        module, engine, rows = self._traced(plan, method)
-        with engine.perturbed(parameters):
-            return compose(plan, module, engine, points or self.problem.xs, balls, method, rows, self.progress)
-
-    def _traced(self, plan: Plan, method: str, explained: bool = False) -> tuple[GradientModule, Engine, int]:
-        """The module that computes a row of a plan, its bounds, and how many rows these take at once."""
-        trace, _ = self._trace(plan, explained)
-        return trace.module, trace.engine, trace.engine.rows_at_once(self.batch_size, method)
-
-    def _trace(self, plan: Plan, explained: bool = False) -> tuple[Trace, bool]:
-        """The trace of what a plan computes, and whether it was made just now."""
-        problem = self.problem
-        return self.traces.of(problem.attribution, plan, problem.xs, problem.keywords, explained)
+                check_value(within, within.value,
+                            lambda r: self.compose(bounded, around(points, r), "IBP", points=points))

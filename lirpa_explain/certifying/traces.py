@@ -12,7 +12,7 @@ from ..attributions import Plan
 from ..attributions.plan import extras_of
 from ..bounding.engine import Engine
 from ..bounding.intervals import IntervalPass
-from ..bounding.optimize import Optimization
+from ..bounding.settings import Bounding
 from ..fingerprint import Fingerprint, fingerprinted, pieces_of
 from ..graph import GradientModule, capture_program
 
@@ -45,12 +45,11 @@ class Traces:
     """The traces of an attribution's model.
 
     Args:
-        options: how method "CROWN-Optimized" optimises.
-        memory_limit: bytes that coefficients may take, or None.
+        bounding: how bounds are computed.
     """
 
-    def __init__(self, options: Optimization, memory_limit: int | None) -> None:
-        self.options, self.memory_limit = options, memory_limit
+    def __init__(self, bounding: Bounding) -> None:
+        self.bounding = bounding
         self._kept: OrderedDict[Any, Trace] = OrderedDict()
 
     def of(self, attribution: Any, plan: Plan, xs: tuple[Tensor, ...], keywords: dict[str, Any],
@@ -74,7 +73,8 @@ class Traces:
         if trace is None or is_new:
             module, made_with = fingerprinted(
                 lambda: capture_program(program, function, xs, extras, outer=outer), forward=forward)
-            trace = Trace(module, Engine(module, module.example, self.options, self.memory_limit), made_with)
+            how = self.bounding
+            trace = Trace(module, Engine(module, module.example, how.optimization, how.memory_limit), made_with)
         self._kept[key] = trace
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)

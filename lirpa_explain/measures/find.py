@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..bounding.margins import Margins
-from ..certifying.arguments import check_inputs, check_method
+from ..bounding.settings import check_method
+from ..certifying.arguments import check_inputs
 from ..decision.decision import Decision
 from ..decision.search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified
 from ..nominal import isolated, no_training_layers

@@ -17,10 +17,11 @@ from ..bounding.engine import Engine
 from ..bounding.moving import Moving
 from ..bounding.region import Region
 from ..bounding.segments import compose_segments
+from ..bounding.settings import ROWS, check_method
 from ..certificates import Certificate
 from ..certificates.layout import flatten, unflatten
-from ..certifying.arguments import check_inputs, check_method, check_seam, split_method
-from ..certifying.certifier import ROWS, Certifier
+from ..certifying.arguments import check_inputs, check_seam, split_method
+from ..certifying.certifier import Certifier
 from ..decision.search import BoundarySearch, as_tuple, remembered
 from ..errors import UnsupportedAttribution
 from ..graph import capture

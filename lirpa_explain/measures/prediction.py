@@ -9,11 +9,11 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from ..bounding.ball import make_balls
 from ..bounding.margins import Margins
-from ..bounding.parameters import make_parameters
+from ..bounding.settings import check_method
+from ..bounding.where import Where
 from ..certificates.box import ordered_box
-from ..certifying.arguments import check_inputs, check_method
+from ..certifying.arguments import check_inputs
 from ..certifying.selfcheck import TOLERANCE
 from ..decision.decision import Decision
 from ..decision.search import as_tuple
@@ -86,20 +86,17 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; pass an int of at least 1.")
     xs = check_inputs(inputs)
-    with torch.inference_mode(False):
-        balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
-        with torch.no_grad():
-            moved = make_parameters(forward_func, parameters)
+    where = Where.of(forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
+                     parameters=parameters, differentiable=False)
     with isolated(xs[0].device), no_training_layers():
         decision = Decision(forward_func, xs, as_tuple(additional_forward_args))
         margins = Margins(decision, xs)
         every = torch.arange(decision.count, device=decision.x.device)
-        with margins.engine.perturbed(moved):
-            parts = [margins.bounds(index, tuple(None if ball is None else ball.rows(index) for ball in balls), method)
-                     for index in every.split(batch_size)]
+        with margins.engine.perturbed(where.parameters):
+            parts = [margins.bounds(index, where.rows(index), method) for index in every.split(batch_size)]
         lower, upper = (torch.cat(side) for side in zip(*parts, strict=True))
         nominal = _margins(decision, margins)
-        if moved is not None:
+        if (moved := where.parameters) is not None:
             with moved.set_to(moved.draw(True, torch.Generator().manual_seed(0))):
                 _check_elsewhere(_margins(decision, margins), lower, upper)
     lower, upper = ordered_box(torch.minimum(lower, nominal), torch.maximum(upper, nominal))

@@ -178,15 +178,7 @@ def assumptions(certificate: Certificate, predicted: bool = False) -> list[str]:
     """
     said = ["The bounds hold, entry by entry, for every perturbation stated above, and say nothing of any other.",
             "They are sound and not exact: wide bounds mean an unstable explanation or a loose bound."]
-    if certificate.integral:
-        said.append("They bound the integral along the path; the nominal value is Captum's finite sum.")
-    elif certificate.expectation:
-        said.append(f"They bound the expectation under Gaussian noise ({certificate.expectation}), for each example "
-                    f"with probability {certificate.confidence:g} over the {certificate.samples} samples drawn; the "
-                    "nominal value is the mean of these.")
-    else:
-        said.append("The nominal value is Captum's, at the unperturbed input; finite sums, drawn noise and drawn "
-                    "points are part of the attribution and stay as they were.")
+    said.append(certificate.meaning.says)
     said.append("The output that is explained (the target), baselines and further arguments are held fixed"
                 + ("." if predicted else "; nothing is said of whether the prediction itself changes."))
     said.append(f"Everything was computed in {certificate.dtype} without outward rounding: the bounds hold up to "

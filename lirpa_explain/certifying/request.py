@@ -15,32 +15,41 @@ from .. import attributions
 from ..bounding.ball import Ball
 from ..bounding.parameters import Parameters
 from ..bounding.points import draw
+from ..bounding.where import Where
 from ..nominal import Nominal, attribute, isolated, no_training_layers
 
 Points = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class Problem:
+class Request:
     """An attribution as a function of the inputs: whatever it draws, it draws the same at all of them.
 
     Args:
         attribution: a Captum object.
         inputs: as the caller gave them, a tensor or a tuple.
         xs: the inputs as a tuple of plain tensors, each (N, *S).
-        balls: the ball of each, None if it is held fixed.
+        where: the balls of the inputs and the boxes of the parameters.
         keywords: of `attribution.attribute`.
         state: of the random generators of torch, the GPU and numpy at which the attribution starts.
-        parameters: those of the model that move; None if none does.
     """
 
     attribution: Any
     inputs: Any
     xs: Points
-    balls: tuple[Ball | None, ...]
+    where: Where
     keywords: dict[str, Any]
     state: tuple[Any, ...] = field(default_factory=lambda: random_state(None))
-    parameters: Parameters | None = None
+
+    @property
+    def balls(self) -> tuple[Ball | None, ...]:
+        """The ball of each input, None if it is held fixed."""
+        return self.where.balls
+
+    @property
+    def parameters(self) -> Parameters | None:
+        """Those parameters of the model that move; None if none does."""
+        return self.where.parameters
 
     @functools.cached_property
     def nominal(self) -> Nominal:

@@ -1,0 +1,75 @@
+"""How something is bounded: the settings of a call, in one object that travels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
+
+from .engine import METHODS
+from .optimize import Optimization
+
+ROWS = 64
+"""Rows (examples x path points) bounded at once unless the caller says otherwise."""
+
+
+@dataclass(frozen=True)
+class Bounding:
+    """How bounds are computed.
+
+    Args:
+        method: a key of `lirpa_explain.METHODS`.
+        batch_size: most rows (examples x path points) bounded at once; None: `ROWS`.
+        memory_limit: bytes, at least 2**20, that bounds may take beside the model, about; None: no limit but what
+            `batch_size` and the size of coefficients imply.
+        iterations: most steps of method "CROWN-Optimized".
+        lr: its first step length, above 0 and at most 1.
+        progress: show a progress bar.
+        differentiable: keep the bounds differentiable in the model's parameters.
+
+    Raises:
+        ValueError: a setting is none of its kind.
+
+    Example:
+        >>> Bounding("CROWN-IBP", batch_size=8).rows
+        8
+    """
+
+    method: str = "CROWN"
+    batch_size: int | None = None
+    memory_limit: int | None = None
+    iterations: int = 20
+    lr: float = 0.3
+    progress: bool = False
+    differentiable: bool = False
+
+    def __post_init__(self) -> None:
+        check_method(self.method)
+        _check_count("batch_size", self.batch_size, 1)
+        _check_count("memory_limit", self.memory_limit, 2**20)
+        _check_count("iterations", self.iterations, 0)
+        if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 < self.lr <= 1:
+            raise ValueError(f"lr must be a number above 0 and at most 1; given: {self.lr!r}.")
+
+    @property
+    def rows(self) -> int:
+        """Most rows bounded at once."""
+        return self.batch_size or ROWS
+
+    @property
+    def optimization(self) -> Optimization:
+        """How planes are chosen by method "CROWN-Optimized"."""
+        return Optimization(self.iterations, float(self.lr))
+
+
+def check_method(method: Any) -> None:
+    """Refuse what is no method."""
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}. (Quadratures of "
+                         f"IntegratedGradients are {', '.join(SUPPORTED_METHODS)}.)")
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if value is None and least > 0:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}{', or None' * (least > 0)}; given: {value!r}.")

@@ -1,0 +1,34 @@
+"""What the bounds of a certificate are bounds of: the attribution itself, or something that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+FINITE = ("The nominal value is Captum's, at the unperturbed input; finite sums, drawn noise and drawn points are part "
+          "of the attribution and stay as they were.")
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """The sense in which a certificate holds.
+
+    Args:
+        kind: Its name, such as "attribution", "integral" or "expectation".
+        title: What a line about the certificate says of it after the attribution's name.
+        says: What the bounds and the nominal value are, in a sentence or two for the report.
+        is_nominal: Whether the bounded is what Captum computes, so that an attack can evaluate it at other inputs.
+        facts: What else is known in this sense, by name: numbers, words, and tensors with a row for each example.
+    """
+
+    kind: str = "attribution"
+    title: str = ""
+    says: str = FINITE
+    is_nominal: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fact(name: str, words: str) -> Any:
+    """Return a property of certificates: what its meaning knows under a name; None in another sense."""
+    return property(lambda certificate: certificate.meaning.facts.get(name), doc=words)

@@ -1,0 +1,24 @@
+"""The plain sense: what Captum computes at every allowed input, its finite sums and drawn noise included."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...attributions import Plan
+from ...nominal import Nominal
+from .sense import Proven, Sense
+
+if TYPE_CHECKING:
+    from ..prover import Prover
+
+
+@dataclass(frozen=True)
+class FiniteSum(Sense):
+    """lower <= attribution.attribute(x') <= upper."""
+
+    def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
+        """Bounds of the sum that the plan describes."""
+        return prover.proven(plan, plan, nominal)
+
+    def words(self, plan: Plan) -> str:
+        """Boundary attributions keep the boundary point of the unperturbed input."""
+        return "boundary point fixed" if plan.nearest is not None else ""

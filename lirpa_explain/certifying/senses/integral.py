@@ -1,0 +1,53 @@
+"""The integral along a path that Captum's finite sum stands for."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...attributions import Plan
+from ...bounding.integral import INTEGRALS, integral_plans
+from ...certificates.meaning import Meaning
+from ...nominal import Nominal, completeness
+from .sense import Proven, Sense
+
+if TYPE_CHECKING:
+    from ..prover import Prover
+
+SAYS = "They bound the integral along the path; the nominal value is Captum's finite sum."
+
+
+@dataclass(frozen=True)
+class Integral(Sense):
+    """Bounds of the integral; how far from it Captum's sum may be at the inputs is reported.
+
+    Args:
+        kind: "exact".
+
+    Raises:
+        ValueError: `kind` is something else.
+    """
+
+    kind: Any = "exact"
+
+    def __post_init__(self) -> None:
+        if self.kind not in INTEGRALS:
+            raise ValueError(f"integral must be 'exact', or None for the finite sum that Captum computes; given: "
+                             f"{self.kind!r}.")
+
+    def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
+        """Bounds of the integral over as many equal sub-intervals as the sum has points."""
+        request = prover.request
+        finite, whole = integral_plans(plan, request.attribution)
+        proven = prover.proven(finite, whole, nominal)
+        at_inputs = prover.compose(whole, prover.fixed, prover.bounding.method)
+        error = torch.maximum(nominal.flat - at_inputs.lower, at_inputs.upper - nominal.flat).clamp(min=0)
+        facts = {"integral": self.kind, "quadrature_error": nominal.shaped(error.detach()),
+                 "completeness": completeness(request.attribution, request.xs, whole.baselines or (),
+                                              request.keywords, nominal.parts)}
+        return dataclasses.replace(proven, meaning=Meaning("integral", f", {self.kind} integral", SAYS, False, facts))
+
+    def words(self, plan: Plan) -> str:
+        """Boundary attributions keep the boundary point of the unperturbed input."""
+        return "boundary point fixed" if plan.nearest is not None else ""
