@@ -1,6 +1,8 @@
 """Captum's own attribution, computed without leaving traces in the caller's process."""
 
 import contextlib
+import random
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,26 +14,36 @@ from torch import Tensor, nn
 
 from .certificates.layout import Attributions, flatten, unflatten
 from .errors import LirpaExplainError, TrainingModeError, UnsupportedAttribution
+from .guards import model_of, untouched
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
 
 
 @contextlib.contextmanager
 def isolated(device: torch.device) -> Iterator[None]:
-    """Leave torch's and numpy's random generators as they were, and inference mode, which forbids gradients."""
-    state = np.random.get_state()
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Leave the random generators of torch, numpy and Python as they were, and inference mode, which forbids gradients.
+
+    Those of all GPUs that are in use, too: a model may draw on another one than its inputs are on.
+    """
+    states = np.random.get_state(), random.getstate()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.inference_mode(False), torch.random.fork_rng(devices=gpus):
         try:
             yield
         finally:
-            np.random.set_state(state)
+            np.random.set_state(states[0])
+            random.setstate(states[1])
 
 
 @contextlib.contextmanager
 def no_training_layers() -> Iterator[None]:
     """Refuse layers that are random or depend on the batch in training mode, before they run and change anything."""
 
+    thread = threading.get_ident()
+
     def check(module: nn.Module, _: Any) -> None:
+        if threading.get_ident() != thread:
+            return  # somebody else's model
         if module.training and isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0:
             raise TrainingModeError(
                 f"The model is in training mode, in which its layer {module} is random or depends on the other "
@@ -57,12 +69,6 @@ def evaluating(forward: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def model_of(forward: Any) -> nn.Module | None:
-    """The model that a forward function is, or is a method of; None if it is another function."""
-    model = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
-    return model if isinstance(model, nn.Module) else None
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
     """Captum's own attributions, and its convergence delta if the caller asked for it."""
     given = tuple(x.detach().requires_grad_() for x in xs)
     try:
-        result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
+        with untouched(attribution):
+            result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
     except (torch.OutOfMemoryError, LirpaExplainError):
         raise
     except TypeError as error:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import operators
 from ..errors import UnsupportedOperation
+from ..guards import untouched
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
@@ -83,7 +84,8 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         return function(*xs, *(next(remaining) if has_rows else e
                                for e, has_rows in zip(extras, row_like, strict=True)))
 
-    output = _output(call, example, arguments)
+    with untouched(function):
+        output = _output(call, example, arguments)
     groups = {
         "x": example,
         **{name: tuple(_example(name, x) for x in example) for name in program.tensors()},
@@ -105,7 +107,9 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
              for name, group in groups.items() for i, tensor in enumerate(group)}
     builder = Builder(ROWS, output.dtype, output.device)
     rows = [Rows(name, tuple(tensor.shape[1:])) for name, tensor in named.items()]
-    results = lower(record(compute, tuple(named.values())), builder, rows)
+    with untouched(function):
+        recorded = record(compute, tuple(named.values()))
+    results = lower(recorded, builder, rows)
     if not all(isinstance(result, Rows) and result.leads for result in results):
         raise UnsupportedOperation("The first dimension of the function's output is not the batch.")
     final = _side_by_side(builder, results)

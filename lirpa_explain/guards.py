@@ -1,0 +1,165 @@
+"""What a call of the caller's model may change in it, put back afterwards."""
+
+import contextlib
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+CONTAINERS = (dict, OrderedDict, list, set, deque)
+"""Classes, exactly these, of which an attribute's contents are put back, and not only the attribute."""
+
+
+def model_of(forward: Any) -> nn.Module | None:
+    """The model that a forward function is, or is a method of; None if it is another function."""
+    model = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
+    return model if isinstance(model, nn.Module) else None
+
+
+@contextlib.contextmanager
+def untouched(*owners: Any) -> Iterator[None]:
+    """Put back what calls within change in models: attributes, hooks, buffers, modes.
+
+    Args:
+        owners: Captum objects, models, methods of these; other functions' models are found when they are first called.
+    """
+    kept = Kept()
+    for owner in owners:
+        kept.add(owner)
+    thread = threading.get_ident()
+
+    def met(module: nn.Module, _: Any) -> None:
+        if threading.get_ident() == thread:
+            kept.add(module)
+
+    handle = nn.modules.module.register_module_forward_pre_hook(met)
+    try:
+        yield
+    finally:
+        handle.remove()
+        kept.restore()
+
+
+class Kept:
+    """The state of models and Captum objects at the time when they were added.
+
+    It is the attributes of all their modules, what containers among these hold (hooks, submodules, parameters, buffers,
+    lists of a module's own), and of their tensors identity, entries, version, `requires_grad` and gradient.
+    """
+
+    def __init__(self) -> None:
+        self._met: dict[int, Any] = {}
+        self._containers: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []
+        self._tensors: list[KeptTensor] = []
+
+    def add(self, owner: Any) -> None:
+        """Keep the state of a model, a Captum object, or a method of one; nothing of what was added before."""
+        owner = owner if isinstance(owner, nn.Module | Attribution) else model_of(owner)
+        if owner is None or id(owner) in self._met:
+            return
+        for part in owner.modules() if isinstance(owner, nn.Module) else (owner,):
+            if id(part) not in self._met:
+                self._met[id(part)] = part
+                self._contents(vars(part))
+                if isinstance(part, torch.jit.ScriptModule):  # whose attributes are elsewhere
+                    self._all(part.buffers(recurse=False))
+                for value in vars(part).values():
+                    if type(value) in CONTAINERS:
+                        self._contents(value)
+                    elif isinstance(part, Attribution):
+                        self.add(value)
+
+    def _contents(self, container: Any) -> None:
+        if not container:  # as most are
+            self._empty.append(container)
+            return
+        self._containers.append((container, container.copy()))
+        self._all(container.values() if isinstance(container, dict) else container)
+
+    def _all(self, values: Any) -> None:
+        for value in values:
+            if isinstance(value, Tensor) and id(value) not in self._met:
+                self._met[id(value)] = value
+                self._tensors.append(KeptTensor(value))
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for container in self._empty:
+            container.clear()
+        for container, was in self._containers:
+            _refill(container, was)
+        for tensor in self._tensors:
+            tensor.restore()
+
+
+def _refill(container: Any, was: Any) -> None:
+    """Make a container hold again what a copy of it holds, in place: others may refer to it."""
+    if isinstance(container, dict):
+        for key in [key for key in container if key not in was]:
+            del container[key]
+        for key, value in was.items():
+            if key not in container or container[key] is not value:
+                container[key] = value
+    elif isinstance(container, set):
+        if container != was:
+            container.clear()
+            container.update(was)
+    elif len(container) != len(was) or any(a is not b for a, b in zip(container, was, strict=True)):
+        container.clear()
+        container.extend(was)
+
+
+class KeptTensor:
+    """A tensor's memory, version, `requires_grad` and gradient, and a copy of its entries if it is no parameter.
+
+    To keep parameters' entries would double what a model takes; a forward pass writes them as `parameter.data = ...` at
+    most, which leaves the old entries where they were.
+
+    Args:
+        tensor: any tensor; of those that are not dense, the entries are not kept.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.is_leaf, self.requires_grad = tensor.is_leaf, tensor.requires_grad
+        self.grad = tensor.grad if tensor.is_leaf else None
+        self.is_plain = is_plain(tensor)
+        self.copy: Tensor | None = None
+        if self.is_plain:
+            self.data, self.number = tensor.data, tensor._version
+            self.version = torch.autograd._unsafe_preserve_version_counter(tensor)
+            if type(tensor) is Tensor and 0 not in tensor.stride():
+                self.copy = self.data.clone()
+
+    def restore(self) -> None:
+        """Put it back."""
+        tensor = self.tensor
+        if self.is_plain:
+            if not _is_same_memory(tensor, self.data):
+                tensor.data = self.data
+            if self.copy is not None:
+                if not torch.equal(self.data, self.copy):
+                    self.data.copy_(self.copy)
+                if tensor._version != self.number:  # its entries are again those that it had in that version
+                    self.version.__exit__(None, None, None)
+        if self.is_leaf and tensor.is_leaf:
+            if tensor.requires_grad != self.requires_grad:
+                tensor.requires_grad_(self.requires_grad)
+            if tensor.grad is not self.grad:
+                tensor.grad = self.grad
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has entries in memory that can be read and written."""
+    return not (tensor.is_inference() or tensor.is_meta or tensor.is_quantized or tensor.is_nested
+                or tensor.layout is not torch.strided or nn.parameter.is_lazy(tensor)
+                or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__)
+
+
+def _is_same_memory(a: Tensor, b: Tensor) -> bool:
+    return (a.data_ptr(), a.dtype, a.shape, a.stride()) == (b.data_ptr(), b.dtype, b.shape, b.stride())
