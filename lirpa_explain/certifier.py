@@ -12,7 +12,6 @@ from torch import Tensor
 from . import attributions
 from .arguments import (
     check_boundary,
-    check_inputs,
     check_method,
     check_parameters,
     check_seam,
@@ -31,6 +30,7 @@ from .bounding.optimize import Optimization
 from .bounding.parameters import make_parameters
 from .certificates import Certificate
 from .certificates.radius import broadcastable
+from .inputs import check_inputs, uncompiled
 from .nominal import attribute, evaluating, isolated, no_training_layers
 from .provenance import describe, versions
 from .prover import Prover
@@ -75,6 +75,7 @@ class Certifier:
         True
     """
 
+    @uncompiled
     def __init__(self, attribution: Any, example_inputs: Tensor | tuple[Tensor, ...] | None = None, *,
                  method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
                  progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
@@ -95,12 +96,13 @@ class Certifier:
         self.traces = Traces(self.options, memory_limit)
         if example_inputs is not None:
             xs = check_inputs(example_inputs)
-            with isolated(xs[0].device), no_training_layers():
+            with isolated(xs[0].device, attribution), no_training_layers():
                 attribute(attribution, example_inputs, xs, attribute_kwargs)
-            with isolated(xs[0].device):
+            with isolated(xs[0].device, attribution):
                 plan = attributions.make_plan(attribution, xs, attribute_kwargs)
                 self.traces.of(attribution, plan, xs, attribute_kwargs)
 
+    @uncompiled
     def certify(self, inputs: Tensor | tuple[Tensor, ...], *,
                 perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                 eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
@@ -142,11 +144,11 @@ class Certifier:
         problem = Problem(self.attribution, inputs, xs, balls, keywords, random_state(device), moved)
         prover = Prover(problem, self.traces, method, self.batch_size, self.progress, self.differentiable)
         searched: list[Any] = []
-        with isolated(device), no_training_layers(), remembered(searched):
+        with isolated(device, self.attribution), no_training_layers(), remembered(searched):
             nominal = attribute(self.attribution, inputs, xs, keywords)
         with torch.inference_mode(False):
             functions = None if spec is None else check_spec(spec, nominal.parts)
-        with isolated(device), torch.set_grad_enabled(self.differentiable), remembered(searched):
+        with isolated(device, self.attribution), torch.set_grad_enabled(self.differentiable), remembered(searched):
             plan = check_boundary(boundary, attributions.make_plan(self.attribution, xs, keywords))
             check_parameters(moved, plan)
             if expectation is not None:
@@ -181,6 +183,7 @@ class Certifier:
             attacker=None if plan.nearest else functools.partial(attacked, problem), **report,
         )
 
+    @uncompiled
     def bounds(self, inputs: Tensor | tuple[Tensor, ...], *,
                perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 CONTAINERS = (dict, OrderedDict, list, set, deque)
 """Classes, exactly these, of which an attribute's contents are put back, and not only the attribute."""
+
+OURS = ("lirpa_explain", "auto_LiRPA")
+"""Packages whose modules keep things between calls."""
 
 
 def model_of(forward: Any) -> nn.Module | None:
@@ -25,21 +29,28 @@ def untouched(*owners: Any) -> Iterator[None]:
     """Put back what calls within change in models: attributes, hooks, buffers, modes.
 
     Args:
-        owners: Captum objects, models, methods of these; other functions' models are found when they are first called.
+        owners: Captum objects, models, methods of these; models of other functions are found when they are first
+            called, so that whatever hooks or replaces something in a model must be done to one of the owners.
+
+    Raises:
+        ValueError: a model has parameters or buffers without values, or that nothing can be differentiated by.
     """
-    kept = Kept()
+    kept, outer = Kept(), _ACTIVE.get()
     for owner in owners:
         kept.add(owner)
     thread = threading.get_ident()
 
     def met(module: nn.Module, _: Any) -> None:
-        if threading.get_ident() == thread:
+        if threading.get_ident() == thread and type(module).__module__.partition(".")[0] not in OURS \
+                and not any(module in others for others in outer):
             kept.add(module)
 
     handle = nn.modules.module.register_module_forward_pre_hook(met)
+    token = _ACTIVE.set((*outer, kept))
     try:
         yield
     finally:
+        _ACTIVE.reset(token)
         handle.remove()
         kept.restore()
 
@@ -57,16 +68,20 @@ class Kept:
         self._empty: list[Any] = []
         self._tensors: list[KeptTensor] = []
 
+    def __contains__(self, part: Any) -> bool:
+        return id(part) in self._met
+
     def add(self, owner: Any) -> None:
         """Keep the state of a model, a Captum object, or a method of one; nothing of what was added before."""
         owner = owner if isinstance(owner, nn.Module | Attribution) else model_of(owner)
-        if owner is None or id(owner) in self._met:
+        if owner is None or owner in self:
             return
         for part in owner.modules() if isinstance(owner, nn.Module) else (owner,):
-            if id(part) not in self._met:
+            if part not in self:
                 self._met[id(part)] = part
+                check_has_values(part)
                 self._contents(vars(part))
-                if isinstance(part, torch.jit.ScriptModule):  # whose attributes are elsewhere
+                if isinstance(part, torch.jit.ScriptModule):  # which keeps them elsewhere
                     self._all(part.buffers(recurse=False))
                 for value in vars(part).values():
                     if type(value) in CONTAINERS:
@@ -83,7 +98,7 @@ class Kept:
 
     def _all(self, values: Any) -> None:
         for value in values:
-            if isinstance(value, Tensor) and id(value) not in self._met:
+            if isinstance(value, Tensor) and value not in self:
                 self._met[id(value)] = value
                 self._tensors.append(KeptTensor(value))
 
@@ -114,6 +129,9 @@ def _refill(container: Any, was: Any) -> None:
         container.extend(was)
 
 
+_ACTIVE: ContextVar[tuple[Kept, ...]] = ContextVar("what is put back", default=())
+
+
 class KeptTensor:
     """A tensor's memory, version, `requires_grad` and gradient, and a copy of its entries if it is no parameter.
 
@@ -131,10 +149,10 @@ class KeptTensor:
         self.is_plain = is_plain(tensor)
         self.copy: Tensor | None = None
         if self.is_plain:
-            self.data, self.number = tensor.data, tensor._version
-            self.version = torch.autograd._unsafe_preserve_version_counter(tensor)
+            self.data = tensor.data
             if type(tensor) is Tensor and 0 not in tensor.stride():
-                self.copy = self.data.clone()
+                self.copy, self.number = self.data.clone(), tensor._version
+                self.version = torch.autograd._unsafe_preserve_version_counter(tensor)
 
     def restore(self) -> None:
         """Put it back."""
@@ -154,10 +172,29 @@ class KeptTensor:
                 tensor.grad = self.grad
 
 
+def check_has_values(module: Any) -> None:
+    """Refuse parameters and buffers that have no values yet, or that nothing can be differentiated through."""
+    if not isinstance(module, nn.Module):
+        return
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is None:
+            continue
+        whose = f"The {name} of the model's layer {type(module).__name__}"
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(f"{whose} is not initialised: call the model once, so that its lazy layers know their "
+                             "sizes.")
+        if tensor.is_meta:
+            raise ValueError(f"{whose} is on the device meta, which has no values: load the weights, for instance by "
+                             "model.to_empty(device=...) and model.load_state_dict(...).")
+        if tensor.is_inference() and tensor.is_floating_point():
+            raise ValueError(f"{whose} was made under torch.inference_mode, so that no gradient goes through it: make "
+                             "the model outside of it, or under torch.no_grad.")
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor has entries in memory that can be read and written."""
     return not (tensor.is_inference() or tensor.is_meta or tensor.is_quantized or tensor.is_nested
-                or tensor.layout is not torch.strided or nn.parameter.is_lazy(tensor)
+                or tensor.layout is not torch.strided
                 or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__)
 
 

@@ -20,14 +20,17 @@ RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._Batch
 
 
 @contextlib.contextmanager
-def isolated(device: torch.device) -> Iterator[None]:
+def isolated(device: torch.device, *owners: Any) -> Iterator[None]:
     """Leave the random generators of torch, numpy and Python as they were, and inference mode, which forbids gradients.
 
-    Those of all GPUs that are in use, too: a model may draw on another one than its inputs are on.
+    Args:
+        device: of the inputs; of GPUs, the generators of all are left, since a model may draw on another one.
+        owners: Captum objects and models that are left as they were as well; see `untouched`.
     """
     states = np.random.get_state(), random.getstate()
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.inference_mode(False), torch.random.fork_rng(devices=gpus):
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" or torch.cuda.is_initialized() else []
+    with torch.inference_mode(False), torch.random.fork_rng(devices=gpus), \
+            untouched(*owners) if owners else contextlib.nullcontext():
         try:
             yield
         finally:
@@ -38,7 +41,6 @@ def isolated(device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def no_training_layers() -> Iterator[None]:
     """Refuse layers that are random or depend on the batch in training mode, before they run and change anything."""
-
     thread = threading.get_ident()
 
     def check(module: nn.Module, _: Any) -> None:
@@ -98,15 +100,8 @@ class Nominal:
 def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Nominal:
     """Captum's own attributions, and its convergence delta if the caller asked for it."""
     given = tuple(x.detach().requires_grad_() for x in xs)
-    try:
-        with untouched(attribution):
-            result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
-    except (torch.OutOfMemoryError, LirpaExplainError):
-        raise
-    except TypeError as error:
-        raise TypeError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
-    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
-        raise ValueError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
+    with untouched(attribution):
+        result = _attribute(attribution, given if isinstance(inputs, tuple) else given[0], kwargs)
     delta = None
     if kwargs.get("return_convergence_delta"):
         result, delta = result[0], result[1].detach()
@@ -121,6 +116,18 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
             "one row for each example can be certified."
         )
     return Nominal(parts, isinstance(result, tuple | list), delta)
+
+
+def _attribute(attribution: Any, inputs: Any, kwargs: dict[str, Any]) -> Any:
+    """What Captum returns; its complaints with its name."""
+    try:
+        return attribution.attribute(inputs, **kwargs)
+    except (torch.OutOfMemoryError, LirpaExplainError):
+        raise
+    except TypeError as error:
+        raise TypeError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
+    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+        raise ValueError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
 
 
 def completeness(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], kwargs: dict[str, Any],

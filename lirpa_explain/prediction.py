@@ -9,7 +9,7 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from .arguments import check_inputs, check_method
+from .arguments import check_method
 from .boundary.decision import Decision
 from .boundary.margins import Margins
 from .boundary.search import as_tuple
@@ -17,6 +17,7 @@ from .bounding.ball import make_balls
 from .bounding.parameters import make_parameters
 from .certificates.box import ordered_box
 from .errors import SoundnessError
+from .inputs import check_inputs, uncompiled
 from .nominal import isolated, no_training_layers
 from .selfcheck import TOLERANCE
 
@@ -42,6 +43,7 @@ class Prediction:
     confidence_upper: Tensor
 
 
+@uncompiled
 def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Tensor, ...], *,
                        perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                        eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
@@ -90,7 +92,7 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
         with torch.no_grad():
             moved = make_parameters(forward_func, parameters)
-    with isolated(xs[0].device), no_training_layers():
+    with isolated(xs[0].device, forward_func), no_training_layers():
         decision = Decision(forward_func, xs, as_tuple(additional_forward_args))
         margins = Margins(decision, xs)
         every = torch.arange(decision.count, device=decision.x.device)

@@ -8,9 +8,10 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from ..arguments import check_inputs
 from ..bounding.ball import make_balls
 from ..bounding.parameters import make_parameters
+from ..inputs import check_inputs, uncompiled
+from ..nominal import isolated
 from .objectives import Objective
 from .objectives import objective as lookup
 from .problem import Problem, random_state
@@ -51,6 +52,7 @@ class AttackResult:
     worst_parameters: dict[str, Tensor] = field(default_factory=dict)
 
 
+@uncompiled
 def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
            perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
            eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
@@ -128,7 +130,7 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
 
 def run(problem: Problem, objective: Objective, settings: Settings, watch: Watch | None = None) -> AttackResult:
     """Attack a problem; `watch` sees every point and attribution that is tried."""
-    with torch.inference_mode(False), torch.no_grad():
+    with isolated(problem.xs[0].device, problem.attribution), torch.no_grad():
         search = Search(problem, objective, settings, watch)
         search.run()
     shaped = problem.nominal.shaped

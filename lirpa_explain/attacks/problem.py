@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class Problem:
         xs: the inputs as a tuple of plain tensors, each (N, *S).
         balls: the ball of each, None if it is held fixed.
         keywords: of `attribution.attribute`.
-        state: of the random generators of torch, the GPU and numpy at which the attribution starts.
+        state: of the random generators of torch, the GPU, numpy and Python at which the attribution starts.
         parameters: those of the model that move; None if none does.
     """
 
@@ -103,15 +104,16 @@ class Problem:
         """The random generators as they were, and afterwards as they are."""
         device = self.xs[0].device
         with isolated(device):
-            cpu, cuda, numpy = self.state
+            cpu, cuda, numpy, python = self.state
             torch.set_rng_state(cpu)
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda, device)
             np.random.set_state(numpy)
+            random.setstate(python)
             yield
 
 
 def random_state(device: torch.device | None) -> tuple[Any, ...]:
     """State of the generators that attributions draw from."""
     cuda = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
-    return torch.get_rng_state(), cuda, np.random.get_state()
+    return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()

@@ -10,7 +10,7 @@ import torch
 from captum.attr import IntegratedGradients, Saliency
 from torch import Tensor
 
-from ..arguments import check_inputs, check_method, check_seam, split_method
+from ..arguments import check_method, check_seam, split_method
 from ..attributions import Plan, lookup, make_plan
 from ..attributions.boundary import BoundaryIntegratedGradients, BoundarySaliency
 from ..bounding.ball import make_balls
@@ -22,6 +22,7 @@ from ..certificates.layout import flatten, unflatten
 from ..certifier import ROWS, Certifier
 from ..errors import UnsupportedAttribution
 from ..graph import capture
+from ..inputs import check_inputs, uncompiled
 from ..nominal import isolated, no_training_layers
 from ..operators.bound import Box
 from .moving import Moving
@@ -49,6 +50,7 @@ class BoundaryGap:
     plain: Tensor | tuple[Tensor, ...]
 
 
+@uncompiled
 def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, inputs: Tensor | tuple[Tensor, ...], *,
                  baselines: Any = None, method: str = "CROWN", quadrature: str | None = None,
                  batch_size: int | None = None, memory_limit: int | None = None, progress: bool = False,
@@ -94,7 +96,7 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, in
     method, keywords = split_method(method, quadrature, attribute_kwargs)
     xs = check_inputs(inputs)
     searched: list[Any] = []
-    with isolated(xs[0].device), no_training_layers(), remembered(searched):
+    with isolated(xs[0].device, attribution), no_training_layers(), remembered(searched):
         points, target = attribution.found(inputs, keywords.get("target"), keywords.get("additional_forward_args"))
         keywords["target"] = target
         plain = _plain(attribution, inputs, baselines, keywords)
@@ -142,6 +144,7 @@ class BaselineSensitivity:
     upper: Tensor
 
 
+@uncompiled
 def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGradients,
                          inputs: Tensor | tuple[Tensor, ...], *, eps: float, norm: float = 2,
                          clip: tuple[Any, Any] | None = None, samples: int = 8, method: str = "CROWN",
@@ -191,7 +194,7 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
     check_method(method)
     xs = check_inputs(inputs)
     range_ = BoundarySearch(clip=clip).range(xs)
-    with isolated(xs[0].device), no_training_layers(), remembered([]), torch.no_grad():
+    with isolated(xs[0].device, attribution), no_training_layers(), remembered([]), torch.no_grad():
         plan = make_plan(attribution, xs, keywords)
         assert plan.baselines is not None
         baselines = tuple(b.expand_as(x) for b, x in zip(plan.baselines, xs, strict=True))

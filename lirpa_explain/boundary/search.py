@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import BoundaryNotFound
+from ..guards import untouched
 from ..nominal import no_training_layers
 from .decision import Decision
 
@@ -164,7 +165,7 @@ def search(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: 
     for known, known_arguments, result in memory or ():
         if known[0] is function and known[1] is settings and _same(known_arguments, (*inputs, *extras)):
             return result
-    with no_training_layers():
+    with untouched(function), no_training_layers():
         result = _Search(Decision(function, inputs, extras), inputs, settings, progress).run()
     if memory is not None:
         memory.append(((function, settings), (*(x.clone() for x in inputs), *extras), result))

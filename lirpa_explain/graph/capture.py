@@ -1,8 +1,10 @@
 """Trace a function together with its gradient, and lower the trace to bound operators."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from .. import operators
 from ..errors import UnsupportedOperation
 from ..guards import untouched
+from ..inputs import check_inputs, uncompiled
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
@@ -27,6 +30,7 @@ OUTER: dict[str, tuple[str, dict[str, Any]]] = {
 """Outer maps by name: the operator and its settings."""
 
 
+@uncompiled
 def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: tuple[Any, ...] = (), *,
             path: bool = False, multiply: bool = False, outer: str | None = None) -> GradientModule:
     """The gradient of `function(*inputs, *extras)` with respect to `inputs`, as a module of bound operators.
@@ -54,6 +58,7 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
         >>> print([step.operator for step in module.steps])
         ['scale', 'reshape', 'expand', 'tanh_gradient', 'scale']
     """
+    inputs = check_inputs(tuple(inputs), finite=False)
     program = gradient("path" if path else "input")
     return capture_program(multiplied(program) if multiply else program, function, inputs, extras, outer=outer)
 
@@ -84,7 +89,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         return function(*xs, *(next(remaining) if has_rows else e
                                for e, has_rows in zip(extras, row_like, strict=True)))
 
-    with untouched(function):
+    with untouched(function), _uncompiled_model():
         output = _output(call, example, arguments)
     groups = {
         "x": example,
@@ -107,7 +112,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
              for name, group in groups.items() for i, tensor in enumerate(group)}
     builder = Builder(ROWS, output.dtype, output.device)
     rows = [Rows(name, tuple(tensor.shape[1:])) for name, tensor in named.items()]
-    with untouched(function):
+    with untouched(function), _uncompiled_model():
         recorded = record(compute, tuple(named.values()))
     results = lower(recorded, builder, rows)
     if not all(isinstance(result, Rows) and result.leads for result in results):
@@ -128,6 +133,17 @@ SINGLE = ("alpha", "cotangent")
 """Inputs of a module of which there is one, and not one for each input of the model."""
 
 
+@contextlib.contextmanager
+def _uncompiled_model() -> Iterator[None]:
+    """Run what torch.compile compiled as it was written, which is what can be recorded."""
+    with contextlib.ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch._dynamo.config.patch(error_on_nested_fx_trace=False))
+            if hasattr(torch.compiler, "set_stance"):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
 def _example(name: str, x: Tensor) -> Tensor:
     """An example of a row's tensor for an input."""
     return x.new_ones(ROWS, *[1] * (x.ndim - 1)) if name.endswith("scale") else torch.zeros_like(x)
@@ -136,8 +152,8 @@ def _example(name: str, x: Tensor) -> Tensor:
 def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments: list[Tensor]) -> Tensor:
     """The function's output for ROWS rows, of which it must return one tensor with as many."""
     try:
-        with torch.no_grad():
-            output = call(tuple(arguments), *example)
+        with torch.enable_grad():  # which the function may need for gradients of its own
+            output = call(tuple(arguments), *(x.clone() for x in example))
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedOperation(
             "The function must take any number of examples, and further tensor arguments with one row an example; with "
@@ -148,7 +164,7 @@ def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments:
             f"The function must return one tensor whose first dimension is the batch; for {ROWS} rows it returned "
             f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
         )
-    return output
+    return output.detach()
 
 
 def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:

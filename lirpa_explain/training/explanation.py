@@ -16,6 +16,7 @@ from ..attributions.plan import extras_of
 from ..bounding.bounds import Bounds
 from ..certificates.layout import mask_weights
 from ..certifier import Certifier
+from ..inputs import uncompiled
 from ..nominal import evaluating, isolated
 from .losses import Loss, lookup
 
@@ -73,6 +74,7 @@ class ExplanationLoss:
         self.certifier = Certifier(attribution(model), method=method)
         self.outputs: dict[Any, int] = {}
 
+    @uncompiled
     def __call__(self, x: Tensor | tuple[Tensor, ...], y: Any = None, *,
                  eps: float | Tensor | tuple[Any, ...] | None = None, **keywords: Any) -> Tensor:
         """The loss of a batch.
@@ -111,7 +113,7 @@ class ExplanationLoss:
         xs = x if isinstance(x, tuple) else (x,)
         forward, key = self.certifier.attribution.forward_func, tuple(part.shape[1:] for part in xs)
         if key not in self.outputs:
-            with evaluating(forward), isolated(xs[0].device), torch.no_grad():
+            with evaluating(forward), isolated(xs[0].device, forward), torch.no_grad():
                 self.outputs[key] = forward(*xs, *extras_of(keywords)).shape[1:].numel()
         return self.outputs[key] == 1
 

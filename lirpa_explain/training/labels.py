@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..arguments import check_inputs
 from ..bounding.ball import make_balls
 from ..bounding.bounds import input_interval
 from ..bounding.intervals import IntervalPass
 from ..graph import capture_program
 from ..graph.program import output
+from ..inputs import check_inputs, uncompiled
 from ..nominal import evaluating
 from ..traces import state_of
 from .explanation import REDUCTIONS
@@ -23,6 +23,7 @@ from .explanation import REDUCTIONS
 _PASSES: WeakKeyDictionary[nn.Module, dict[Any, tuple[Any, IntervalPass]]] = WeakKeyDictionary()
 
 
+@uncompiled
 def certified_cross_entropy(model: nn.Module, x: Tensor | tuple[Tensor, ...], y: Tensor, *, eps: Any,
                             norm: float = math.inf, clip: tuple[Any, Any] | None = None, reduction: str = "mean"
                             ) -> Tensor:
