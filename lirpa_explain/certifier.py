@@ -30,8 +30,9 @@ from .bounding.optimize import Optimization
 from .bounding.parameters import make_parameters
 from .certificates import Certificate
 from .certificates.radius import broadcastable
+from .guards import isolated
 from .inputs import check_inputs, uncompiled
-from .nominal import attribute, evaluating, isolated, no_training_layers
+from .nominal import attribute, evaluating, no_training_layers
 from .provenance import describe, versions
 from .prover import Prover
 from .traces import Traces

@@ -1,12 +1,14 @@
-"""What a call of the caller's model may change in it, put back afterwards."""
+"""What calls of the caller's model may change, in it and in the process, put back afterwards."""
 
 import contextlib
+import random
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
@@ -22,6 +24,25 @@ def model_of(forward: Any) -> nn.Module | None:
     """The model that a forward function is, or is a method of; None if it is another function."""
     model = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
     return model if isinstance(model, nn.Module) else None
+
+
+@contextlib.contextmanager
+def isolated(device: torch.device, *owners: Any) -> Iterator[None]:
+    """Leave the random generators of torch, numpy and Python as they were, and inference mode, which forbids gradients.
+
+    Args:
+        device: of the inputs; of GPUs, the generators of all are left, since a model may draw on another one.
+        owners: Captum objects and models that are left as they were as well; see `untouched`.
+    """
+    states = np.random.get_state(), random.getstate()
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" or torch.cuda.is_initialized() else []
+    with torch.inference_mode(False), torch.random.fork_rng(devices=gpus), \
+            untouched(*owners) if owners else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
 
 
 @contextlib.contextmanager

@@ -1,13 +1,11 @@
 """Captum's own attribution, computed without leaving traces in the caller's process."""
 
 import contextlib
-import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor, nn
@@ -17,25 +15,6 @@ from .errors import LirpaExplainError, TrainingModeError, UnsupportedAttribution
 from .guards import model_of, untouched
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
-
-
-@contextlib.contextmanager
-def isolated(device: torch.device, *owners: Any) -> Iterator[None]:
-    """Leave the random generators of torch, numpy and Python as they were, and inference mode, which forbids gradients.
-
-    Args:
-        device: of the inputs; of GPUs, the generators of all are left, since a model may draw on another one.
-        owners: Captum objects and models that are left as they were as well; see `untouched`.
-    """
-    states = np.random.get_state(), random.getstate()
-    gpus = range(torch.cuda.device_count()) if device.type == "cuda" or torch.cuda.is_initialized() else []
-    with torch.inference_mode(False), torch.random.fork_rng(devices=gpus), \
-            untouched(*owners) if owners else contextlib.nullcontext():
-        try:
-            yield
-        finally:
-            np.random.set_state(states[0])
-            random.setstate(states[1])
 
 
 @contextlib.contextmanager

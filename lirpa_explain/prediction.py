@@ -17,8 +17,9 @@ from .bounding.ball import make_balls
 from .bounding.parameters import make_parameters
 from .certificates.box import ordered_box
 from .errors import SoundnessError
+from .guards import isolated
 from .inputs import check_inputs, uncompiled
-from .nominal import isolated, no_training_layers
+from .nominal import no_training_layers
 from .selfcheck import TOLERANCE
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..bounding.ball import make_balls
 from ..bounding.parameters import make_parameters
+from ..guards import isolated
 from ..inputs import check_inputs, uncompiled
-from ..nominal import isolated
 from .objectives import Objective
 from .objectives import objective as lookup
 from .problem import Problem, random_state

@@ -18,7 +18,8 @@ from ..bounding.derivative import Derivative
 from ..bounding.parameters import Parameters
 from ..errors import UnsupportedAttribution, UnsupportedOperation
 from ..graph import capture_program
-from ..nominal import Nominal, attribute, isolated, no_training_layers
+from ..guards import isolated
+from ..nominal import Nominal, attribute, no_training_layers
 
 Points = tuple[Tensor, ...]
 

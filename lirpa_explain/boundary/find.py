@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_method
+from ..guards import isolated
 from ..inputs import check_inputs, uncompiled
-from ..nominal import isolated, no_training_layers
+from ..nominal import no_training_layers
 from .decision import Decision
 from .margins import Margins
 from .search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified

@@ -22,8 +22,9 @@ from ..certificates.layout import flatten, unflatten
 from ..certifier import ROWS, Certifier
 from ..errors import UnsupportedAttribution
 from ..graph import capture
+from ..guards import isolated
 from ..inputs import check_inputs, uncompiled
-from ..nominal import isolated, no_training_layers
+from ..nominal import no_training_layers
 from ..operators.bound import Box
 from .moving import Moving
 from .search import BoundarySearch, as_tuple, remembered

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import operators
 from ..errors import UnsupportedOperation
-from ..guards import untouched
+from ..guards import isolated
 from ..inputs import check_inputs, uncompiled
 from .builder import Builder, Rows
 from .lowering import lower
@@ -89,7 +89,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         return function(*xs, *(next(remaining) if has_rows else e
                                for e, has_rows in zip(extras, row_like, strict=True)))
 
-    with untouched(function), _uncompiled_model():
+    with isolated(inputs[0].device, function), _uncompiled_model():
         output = _output(call, example, arguments)
     groups = {
         "x": example,
@@ -112,7 +112,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
              for name, group in groups.items() for i, tensor in enumerate(group)}
     builder = Builder(ROWS, output.dtype, output.device)
     rows = [Rows(name, tuple(tensor.shape[1:])) for name, tensor in named.items()]
-    with untouched(function), _uncompiled_model():
+    with isolated(inputs[0].device, function), _uncompiled_model():
         recorded = record(compute, tuple(named.values()))
     results = lower(recorded, builder, rows)
     if not all(isinstance(result, Rows) and result.leads for result in results):

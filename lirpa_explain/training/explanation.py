@@ -16,8 +16,9 @@ from ..attributions.plan import extras_of
 from ..bounding.bounds import Bounds
 from ..certificates.layout import mask_weights
 from ..certifier import Certifier
+from ..guards import isolated
 from ..inputs import uncompiled
-from ..nominal import evaluating, isolated
+from ..nominal import evaluating
 from .losses import Loss, lookup
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": Tensor.mean, "sum": Tensor.sum, "none": lambda each: each}
