@@ -13,6 +13,8 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+from .errors import UnsupportedOperation
+
 CONTAINERS = (dict, OrderedDict, list, set, deque)
 """Classes, exactly these, of which an attribute's contents are put back, and not only the attribute."""
 
@@ -57,23 +59,25 @@ def untouched(*owners: Any) -> Iterator[None]:
         ValueError: a model has parameters or buffers without values, or that nothing can be differentiated by.
     """
     kept, outer = Kept(), _ACTIVE.get()
-    for owner in owners:
+    for owner in (*owners, *(outer.roots if outer else ())):
         kept.add(owner)
     thread = threading.get_ident()
 
     def met(module: nn.Module, _: Any) -> None:
-        if threading.get_ident() == thread and type(module).__module__.partition(".")[0] not in OURS \
-                and not any(module in others for others in outer):
+        if threading.get_ident() == thread and type(module).__module__.partition(".")[0] not in OURS:
             kept.add(module)
 
     handle = nn.modules.module.register_module_forward_pre_hook(met)
-    token = _ACTIVE.set((*outer, kept))
+    token = _ACTIVE.set(kept)
     try:
         yield
     finally:
         _ACTIVE.reset(token)
         handle.remove()
-        kept.restore()
+        changed = kept.restore()
+    if changed:
+        raise UnsupportedOperation(f"The model gives {changed} of its parameters other values whenever it is called. "
+                                   "Do that once before, and after each step of training, and not in forward.")
 
 
 class Kept:
@@ -84,6 +88,7 @@ class Kept:
     """
 
     def __init__(self) -> None:
+        self.roots: list[Any] = []
         self._met: dict[int, Any] = {}
         self._containers: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []
@@ -97,6 +102,7 @@ class Kept:
         owner = owner if isinstance(owner, nn.Module | Attribution) else model_of(owner)
         if owner is None or owner in self:
             return
+        self.roots.append(owner)
         for part in owner.modules() if isinstance(owner, nn.Module) else (owner,):
             if part not in self:
                 self._met[id(part)] = part
@@ -123,14 +129,13 @@ class Kept:
                 self._met[id(value)] = value
                 self._tensors.append(KeptTensor(value))
 
-    def restore(self) -> None:
-        """Put everything back."""
+    def restore(self) -> int:
+        """Put everything back; how many parameters had been replaced by other values."""
         for container in self._empty:
             container.clear()
         for container, was in self._containers:
             _refill(container, was)
-        for tensor in self._tensors:
-            tensor.restore()
+        return sum(tensor.restore() for tensor in self._tensors)
 
 
 def _refill(container: Any, was: Any) -> None:
@@ -150,7 +155,7 @@ def _refill(container: Any, was: Any) -> None:
         container.extend(was)
 
 
-_ACTIVE: ContextVar[tuple[Kept, ...]] = ContextVar("what is put back", default=())
+_ACTIVE: ContextVar[Kept | None] = ContextVar("what is put back", default=None)
 
 
 class KeptTensor:
@@ -175,11 +180,12 @@ class KeptTensor:
                 self.copy, self.number = self.data.clone(), tensor._version
                 self.version = torch.autograd._unsafe_preserve_version_counter(tensor)
 
-    def restore(self) -> None:
-        """Put it back."""
-        tensor = self.tensor
+    def restore(self) -> bool:
+        """Put it back; whether it is a parameter that had been replaced by other values."""
+        tensor, is_replaced = self.tensor, False
         if self.is_plain:
             if not _is_same_memory(tensor, self.data):
+                is_replaced = isinstance(tensor, nn.Parameter) and not torch.equal(tensor, self.data)
                 tensor.data = self.data
             if self.copy is not None:
                 if not torch.equal(self.data, self.copy):
@@ -191,6 +197,7 @@ class KeptTensor:
                 tensor.requires_grad_(self.requires_grad)
             if tensor.grad is not self.grad:
                 tensor.grad = self.grad
+        return is_replaced
 
 
 def check_has_values(module: Any) -> None:

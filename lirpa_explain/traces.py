@@ -13,7 +13,7 @@ from .bounding.engine import Engine
 from .bounding.intervals import IntervalPass
 from .bounding.optimize import Optimization
 from .graph import GradientModule, capture_program
-from .nominal import model_of
+from .guards import model_of, untouched
 
 KEPT = 8
 """Traces that are kept; the one longest unused goes first."""
@@ -69,7 +69,8 @@ class Traces:
         trace = self._kept.pop(key, None)
         is_new = trace is None or trace.state != state
         if trace is None or is_new:
-            module = capture_program(program, function, xs, extras, outer=outer)
+            with untouched(attribution):
+                module = capture_program(program, function, xs, extras, outer=outer)
             trace = Trace(module, Engine(module, module.example, self.options, self.memory_limit), state)
         self._kept[key] = trace
         while len(self._kept) > KEPT:

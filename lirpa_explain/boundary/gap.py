@@ -203,10 +203,13 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
         every = torch.arange(len(xs[0]), device=xs[0].device)
         region = Region.of(baselines, baselines, balls, every).cut(*range_)
         box = _segment_bounds(attribution.forward_func, xs, plan, region, method, batch_size, progress)
-    value = _from_baseline(attribution, xs, baselines, plan, keywords)
+    with isolated(xs[0].device, attribution):
+        value = _from_baseline(attribution, xs, baselines, plan, keywords)
     found = torch.zeros_like(value[:, 0])
     for _ in range(samples):
-        moved = _from_baseline(attribution, xs, as_tuple(unflatten(xs, _sampled(region, norm, eps))), plan, keywords)
+        points = as_tuple(unflatten(xs, _sampled(region, norm, eps)))
+        with isolated(xs[0].device, attribution):
+            moved = _from_baseline(attribution, xs, points, plan, keywords)
         found = torch.maximum(found, (moved - value).norm(dim=1))
     certified = torch.maximum((box[1] - value).abs(), (box[0] - value).abs()).norm(dim=1)
     return BaselineSensitivity(found, certified, value.norm(dim=1), *box)
