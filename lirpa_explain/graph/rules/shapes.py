@@ -206,7 +206,8 @@ def _reduce(b: Builder, operator: str, x: Rows, dims: Any, keepdim: bool) -> Row
 
 
 @rule(aten.sum.dim_IntList)
-def _sum(b: Builder, x: Rows, dims: Any, keepdim: bool = False, *, dtype: Any = None) -> Rows:
+def sum_over(b: Builder, x: Rows, dims: Any, keepdim: bool = False, *, dtype: Any = None) -> Rows:
+    """Lower a sum over dimensions of the trace, of which the batch must not be one."""
     return _reduce(b, "sum", x, dims, keepdim)
 
 
