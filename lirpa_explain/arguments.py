@@ -13,6 +13,7 @@ from .boundary.moving import Moving
 from .bounding.engine import METHODS
 from .bounding.parameters import Parameters
 from .errors import UnsupportedAttribution
+from .tensors import check_kind
 
 
 def split_method(method: Any, quadrature: str | None, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -31,8 +32,10 @@ def check_method(method: Any) -> None:
                          f"IntegratedGradients are {', '.join(SUPPORTED_METHODS)}.)")
 
 
-def check_settings(batch_size: Any, memory_limit: Any, iterations: Any, lr: Any) -> None:
+def check_settings(batch_size: Any, memory_limit: Any, iterations: Any, lr: Any, differentiable: Any = False) -> None:
     """Refuse what is no number of its kind."""
+    if not isinstance(differentiable, bool):
+        raise TypeError(f"differentiable must be True or False; given: {differentiable!r}.")
     for name, value, least in (("batch_size", batch_size, 1), ("memory_limit", memory_limit, 2**20),
                                ("iterations", iterations, 0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
@@ -97,6 +100,7 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
                         f"attribution; given: {type(spec).__name__}.")
     flat = []
     for part, x in zip(parts, xs, strict=True):
+        check_kind(part, "spec")
         C = part.detach().to(x)
         if C.ndim == x.ndim:
             C = C[None].expand(len(x), *C.shape)

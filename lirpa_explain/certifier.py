@@ -31,7 +31,7 @@ from .bounding.parameters import make_parameters
 from .certificates import Certificate
 from .certificates.radius import broadcastable
 from .guards import isolated
-from .inputs import check_inputs, uncompiled
+from .inputs import check_inputs, check_keywords, uncompiled
 from .nominal import attribute, evaluating, no_training_layers
 from .provenance import describe, versions
 from .prover import Prover
@@ -84,7 +84,7 @@ class Certifier:
         attributions.lookup(attribution)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
         check_method(method)
-        check_settings(batch_size, memory_limit, iterations, lr)
+        check_settings(batch_size, memory_limit, iterations, lr, differentiable)
         check_seam(attribution)
         self.attribution = attribution
         self.method = method
@@ -253,4 +253,5 @@ class Certifier:
         method, keywords = split_method(self.method if method is None else method, quadrature,
                                         {**self.attribute_kwargs, **given})
         check_method(method)
+        check_keywords(keywords)
         return method, keywords

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from captum.attr import Attribution
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from .bounding.ball import plain
+from .tensors import check_kind
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -17,19 +19,6 @@ DTYPES = (torch.float64, torch.float32)
 
 MODES = ("FakeTensorMode", "FunctionalTensorMode", "ProxyTorchDispatchMode")
 """Modes in which tensors have no values."""
-
-KINDS: tuple[tuple[Callable[[Tensor], bool], str, str], ...] = (
-    (lambda x: x.is_nested, "a nested tensor",
-     "Pad it: torch.nested.to_padded_tensor(x, 0.0); what tells the model where goes to additional_forward_args."),
-    (lambda x: type(x).__name__ == "MaskedTensor", "a masked tensor",
-     "Give x.to_tensor(0.0); a mask that the model reads goes to additional_forward_args."),
-    (lambda x: x.is_meta, "a tensor on the device meta, which has no values", "Make or load it on the CPU or a GPU."),
-    (lambda x: x.layout is not torch.strided, "a sparse tensor, or one in mkldnn's layout", "Give x.to_dense()."),
-    (lambda x: x.is_complex(), "a complex tensor", "Give torch.view_as_real(x), and a model that takes it."),
-    (lambda x: type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__,
-     "a tensor of a class with operations of its own", "Give a plain tensor."),
-)
-"""Tensors that are no input: how to tell, what they are, and what to give instead."""
 
 
 def check_inputs(inputs: Any, *, finite: bool = True) -> tuple[Tensor, ...]:
@@ -44,9 +33,7 @@ def check_inputs(inputs: Any, *, finite: bool = True) -> tuple[Tensor, ...]:
     if not xs or not all(isinstance(x, Tensor) for x in xs):
         raise TypeError(f"inputs must be a tensor or a tuple of tensors; given: {_classes(inputs)}.")
     for x in xs:
-        for is_one, words, advice in KINDS:
-            if is_one(x):
-                raise TypeError(f"inputs must be dense real tensors; given: {words} ({type(x).__name__}). {advice}")
+        check_kind(x, "inputs")
         if x.dtype not in DTYPES:
             raise TypeError(f"inputs must be float32 or float64; given: {x.dtype}. Convert with .float().")
         if x.ndim == 0 or x.numel() == 0 or len(x) != len(xs[0]):
@@ -64,6 +51,22 @@ def _classes(inputs: Any) -> str:
     if not isinstance(inputs, tuple) or not inputs:
         return type(inputs).__name__
     return f"a tuple of {', '.join(type(x).__name__ for x in inputs)}"
+
+
+def check_keywords(keywords: dict[str, Any]) -> None:
+    """Refuse arguments of an attribution that have no values."""
+    for name, value in keywords.items():
+        if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in torch.utils._pytree.tree_leaves(value)):
+            raise TypeError(f"{name} holds a tensor on the device meta, which has no values: make or load it on the "
+                            "CPU or a GPU.")
+
+
+def check_attribution(attribution: Any) -> None:
+    """Refuse what has no attributions to speak of."""
+    if not isinstance(attribution, Attribution):
+        what = attribution.__name__ if isinstance(attribution, type) else type(attribution).__name__
+        raise TypeError(f"attribution must be an object of one of Captum's classes, such as Saliency(model); given: "
+                        f"{what}.")
 
 
 def check_surroundings() -> None:

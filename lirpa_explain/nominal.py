@@ -11,7 +11,7 @@ from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from .certificates.layout import Attributions, flatten, unflatten
-from .errors import LirpaExplainError, TrainingModeError, UnsupportedAttribution
+from .errors import TrainingModeError, UnsupportedAttribution, in_the_name_of
 from .guards import model_of, untouched
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
@@ -79,34 +79,23 @@ class Nominal:
 def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Nominal:
     """Captum's own attributions, and its convergence delta if the caller asked for it."""
     given = tuple(x.detach().requires_grad_() for x in xs)
-    with untouched(attribution):
-        result = _attribute(attribution, given if isinstance(inputs, tuple) else given[0], kwargs)
+    name = type(attribution).__name__
+    with untouched(attribution), in_the_name_of(f"Captum's {name}.attribute rejects these arguments"):
+        result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
     delta = None
     if kwargs.get("return_convergence_delta"):
         result, delta = result[0], result[1].detach()
     parts = tuple(part.detach() for part in torch.utils._pytree.tree_leaves(result))
     if not all(bool(torch.isfinite(part).all()) for part in parts):
-        raise ValueError(f"Captum's {type(attribution).__name__} is NaN or infinite at this input; look at the model's "
+        raise ValueError(f"Captum's {name} is NaN or infinite at this input; look at the model's "
                          "weights, the baselines and the further arguments.")
     if not all(part.ndim and len(part) == len(xs[0]) for part in parts):
         shapes = ", ".join(str(tuple(part.shape)) for part in parts)
         raise UnsupportedAttribution(
-            f"Captum's {type(attribution).__name__} has shape {shapes} for {len(xs[0])} examples; only results with "
+            f"Captum's {name} has shape {shapes} for {len(xs[0])} examples; only results with "
             "one row for each example can be certified."
         )
     return Nominal(parts, isinstance(result, tuple | list), delta)
-
-
-def _attribute(attribution: Any, inputs: Any, kwargs: dict[str, Any]) -> Any:
-    """What Captum returns; its complaints with its name."""
-    try:
-        return attribution.attribute(inputs, **kwargs)
-    except (torch.OutOfMemoryError, LirpaExplainError):
-        raise
-    except TypeError as error:
-        raise TypeError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
-    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
-        raise ValueError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
 
 
 def completeness(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], kwargs: dict[str, Any],

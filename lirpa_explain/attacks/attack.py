@@ -11,7 +11,7 @@ from torch import Tensor
 from ..bounding.ball import make_balls
 from ..bounding.parameters import make_parameters
 from ..guards import isolated
-from ..inputs import check_inputs, uncompiled
+from ..inputs import check_attribution, check_inputs, check_keywords, uncompiled
 from .objectives import Objective
 from .objectives import objective as lookup
 from .problem import Problem, random_state
@@ -118,6 +118,8 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         >>> bool((found.value <= lx.certify(Saliency(model), x, eps=0.1, target=0).max_change(2)).all())
         True
     """
+    check_attribution(attribution)
+    check_keywords(attribute_kwargs)
     xs = check_inputs(inputs)
     with torch.inference_mode(False):
         balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)

@@ -20,10 +20,10 @@ from ..bounding.segments import compose_segments
 from ..certificates import Certificate
 from ..certificates.layout import flatten, unflatten
 from ..certifier import ROWS, Certifier
-from ..errors import UnsupportedAttribution
+from ..errors import UnsupportedAttribution, in_the_name_of
 from ..graph import capture
 from ..guards import isolated
-from ..inputs import check_inputs, uncompiled
+from ..inputs import check_inputs, check_keywords, uncompiled
 from ..nominal import no_training_layers
 from ..operators.bound import Box
 from .moving import Moving
@@ -95,6 +95,7 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, in
         raise UnsupportedAttribution("boundary_gap needs a BoundarySaliency or a BoundaryIntegratedGradients; given: "
                                      f"{type(attribution).__name__}.")
     method, keywords = split_method(method, quadrature, attribute_kwargs)
+    check_keywords(keywords)
     xs = check_inputs(inputs)
     searched: list[Any] = []
     with isolated(xs[0].device, attribution), no_training_layers(), remembered(searched):
@@ -116,9 +117,15 @@ def _plain(attribution: Any, inputs: Any, baselines: Any, keywords: dict[str, An
     keywords = {name: value for name, value in keywords.items() if name != "not_found"}
     given = tuple(x.detach().requires_grad_() for x in as_tuple(inputs))
     given = given if isinstance(inputs, tuple) else given[0]
+    if isinstance(attribution, BoundarySaliency) and baselines is not None:
+        raise ValueError("baselines go with BoundaryIntegratedGradients; a gradient has none.")
+    with in_the_name_of("Captum's plain attribution rejects these arguments"):
+        return _by_captum(attribution, given, baselines, keywords)
+
+
+def _by_captum(attribution: Any, given: Any, baselines: Any, keywords: dict[str, Any]) -> Any:
+    """What its `attribute` returns."""
     if isinstance(attribution, BoundarySaliency):
-        if baselines is not None:
-            raise ValueError("baselines go with BoundaryIntegratedGradients; a gradient has none.")
         result = Saliency(attribution.forward_func).attribute(given, **{"abs": False, **keywords})
     else:
         plain = IntegratedGradients(attribution.forward_func, attribution.multiplies_by_inputs)
@@ -193,6 +200,7 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
     check_seam(attribution)
     method, keywords = split_method(method, quadrature, attribute_kwargs)
     check_method(method)
+    check_keywords(keywords)
     xs = check_inputs(inputs)
     range_ = BoundarySearch(clip=clip).range(xs)
     with isolated(xs[0].device, attribution), no_training_layers(), remembered([]), torch.no_grad():
@@ -233,7 +241,9 @@ def _from_baseline(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Te
     kept = {k: v for k, v in keywords.items() if k in ("additional_forward_args", "n_steps", "method",
                                                         "internal_batch_size")}
     target = plan.targets[0][1]
-    result = plain.attribute(tuple(x.detach().requires_grad_() for x in xs), baselines=baselines, target=target, **kept)
+    with in_the_name_of("Captum's IntegratedGradients.attribute rejects these arguments"):
+        given = tuple(x.detach().requires_grad_() for x in xs)
+        result = plain.attribute(given, baselines=baselines, target=target, **kept)
     return flatten(tuple(r.detach() for r in result))
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import BoundaryNotFound
+from ..errors import BoundaryNotFound, in_the_name_of
 from ..guards import untouched
 from ..nominal import no_training_layers
 from .decision import Decision
@@ -126,7 +126,8 @@ class BoundarySearch:
         low, high = (-torch.inf, torch.inf) if self.clip is None else self.clip
         sides = []
         for side in (low, high):
-            parts = [torch.as_tensor(side).to(x).expand(x.shape[1:]).reshape(1, -1) for x in like]
+            with in_the_name_of("clip must be a pair of numbers, or of tensors that broadcast to one example"):
+                parts = [torch.as_tensor(side).to(x).expand(x.shape[1:]).reshape(1, -1) for x in like]
             sides.append(torch.cat(parts, 1))
         return sides[0], sides[1]
 

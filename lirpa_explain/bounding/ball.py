@@ -11,6 +11,8 @@ import torch
 from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 from torch import Tensor
 
+from ..tensors import check_kind
+
 NORMS = (math.inf, 2, 1)
 
 
@@ -174,7 +176,11 @@ def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tenso
         raise TypeError(f"clip must be a pair (low, high); given: {clip!r}.")
     if not all(isinstance(c, numbers.Real | Tensor) for c in clip):
         raise TypeError(f"clip must be a pair (low, high) of numbers or tensors; given: {clip!r}.")
-    floor, ceiling = (_like(c, x) for c in clip)
+    try:
+        floor, ceiling = (_like(c, x).broadcast_to(x.shape) for c in clip)
+    except RuntimeError:
+        raise ValueError(f"clip's numbers or tensors must broadcast to {tuple(x.shape)}, the shape of the input."
+                         ) from None
     if not bool((floor <= x).all()) or not bool((x <= ceiling).all()):
         raise ValueError(f"The input reaches beyond clip={clip}: its smallest value is {float(x.min()):.6g}, its "
                          f"largest {float(x.max()):.6g}. Give the range that the data really has.")
@@ -183,7 +189,12 @@ def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tenso
 
 def _like(value: Any, x: Tensor) -> Tensor:
     """A number or tensor in the type of x at once: torch's own default would round float64 numbers to float32."""
-    return plain(torch.as_tensor(value, dtype=x.dtype, device=x.device))
+    if isinstance(value, Tensor):
+        check_kind(value, "eps, clip, x_L and x_U")
+    try:
+        return plain(torch.as_tensor(value, dtype=x.dtype, device=x.device))
+    except OverflowError:
+        raise ValueError(f"A number is too large for {x.dtype}: {value!r:.40}.") from None
 
 
 def _number(value: Any) -> str:

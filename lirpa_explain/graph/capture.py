@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .. import operators
-from ..errors import UnsupportedOperation
+from ..errors import LirpaExplainError, UnsupportedOperation
 from ..guards import isolated
 from ..inputs import check_inputs, uncompiled
+from ..tensors import check_kind
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
@@ -154,11 +155,15 @@ def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments:
     try:
         with torch.enable_grad():  # which the function may need for gradients of its own
             output = call(tuple(arguments), *(x.clone() for x in example))
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (torch.OutOfMemoryError, LirpaExplainError):
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedOperation(
             "The function must take any number of examples, and further tensor arguments with one row an example; with "
             f"{ROWS} examples it failed: {error}"
         ) from error
+    if isinstance(output, Tensor):
+        check_kind(output, "The function's output")
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != ROWS:
         raise UnsupportedOperation(
             f"The function must return one tensor whose first dimension is the batch; for {ROWS} rows it returned "

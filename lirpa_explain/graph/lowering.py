@@ -157,7 +157,8 @@ def _without_values(node: fx.Node) -> Tensor:
 
     args: Any = fx.node.map_arg(node.args, stand_in)
     kwargs: Any = fx.node.map_arg(node.kwargs, stand_in)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    return result.fill_(torch.nan) if "empty" in _base(node) else result  # to be overwritten before it is read
 
 
 def _where(node: fx.Node) -> str:

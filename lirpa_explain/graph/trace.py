@@ -49,9 +49,9 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
             ) from error
         except RuntimeError as error:
             reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)
-            if reason is None:
+            if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise UnsupportedOperation(reason) from error
+            raise UnsupportedOperation(reason or f"torch cannot record the model with its gradient: {error}") from error
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from ..graph import capture_program
 from ..graph.program import output
 from ..inputs import check_inputs, uncompiled
 from ..nominal import evaluating
+from ..tensors import check_kind
 from ..traces import state_of
 from .explanation import REDUCTIONS
 
@@ -79,7 +80,7 @@ def _intervals(model: nn.Module, xs: tuple[Tensor, ...]) -> IntervalPass:
         state = state_of(model)
         if key not in known or known[key][0] != state:
             module = capture_program(output(), model, xs)
-            if len(module.cotangent_shape) > 1:
+            if len(module.cotangent_shape) > 1 or module.size == 0:
                 raise ValueError(f"The model's outputs must be (N, classes), (N, 1) or (N,); they are (N, "
                                  f"{', '.join(map(str, module.cotangent_shape))}).")
             known[key] = state, IntervalPass(module)
@@ -88,7 +89,11 @@ def _intervals(model: nn.Module, xs: tuple[Tensor, ...]) -> IntervalPass:
 
 def _rivals(y: Tensor, x: Tensor, classes: int) -> Tensor:
     """Margins over the other classes as linear functions of the output, (N, R, K): R = 1 for one output, else K - 1."""
-    if y.shape != x.shape[:1] or y.is_floating_point() or not bool(((0 <= y) & (y < max(2, classes))).all()):
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a tensor of labels; given: {type(y).__name__}.")
+    check_kind(y, "y")
+    is_label = not y.is_floating_point() and y.dtype != torch.bool
+    if y.shape != x.shape[:1] or not is_label or not bool(((0 <= y) & (y < max(2, classes))).all()):
         raise ValueError(f"y must be {len(x)} integer labels from 0 to {max(2, classes) - 1}; given: {y.dtype} of "
                          f"shape {tuple(y.shape)}.")
     if classes == 1:
