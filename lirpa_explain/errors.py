@@ -1,5 +1,10 @@
 """The errors a user can meet beyond ValueError and TypeError, each saying what to do about it."""
 
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
 
 class LirpaExplainError(Exception):
     """Base class of the errors of this package."""
@@ -30,3 +35,24 @@ class SoundnessError(LirpaExplainError, AssertionError):
 
 class CaptumWarning(UserWarning):
     """Captum computes something else than one would expect; certified is what it computes."""
+
+
+@contextlib.contextmanager
+def in_the_name_of(who: str) -> Iterator[None]:
+    """Let errors of others, such as torch in the caller's model, say whose they are.
+
+    Args:
+        who: what comes before their message.
+
+    Raises:
+        TypeError: in place of a TypeError.
+        ValueError: in place of any other built-in error but that memory is short.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, LirpaExplainError):
+        raise
+    except TypeError as error:
+        raise TypeError(f"{who}: {error}") from error
+    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{who}: {error}") from error

@@ -1,37 +1,30 @@
 """Captum's own attribution, computed without leaving traces in the caller's process."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from .certificates.layout import Attributions, flatten, unflatten
-from .errors import LirpaExplainError, TrainingModeError, UnsupportedAttribution
+from .errors import TrainingModeError, UnsupportedAttribution, in_the_name_of
+from .guards import model_of, untouched
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
 
 
 @contextlib.contextmanager
-def isolated(device: torch.device) -> Iterator[None]:
-    """Leave torch's and numpy's random generators as they were, and inference mode, which forbids gradients."""
-    state = np.random.get_state()
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            np.random.set_state(state)
-
-
-@contextlib.contextmanager
 def no_training_layers() -> Iterator[None]:
     """Refuse layers that are random or depend on the batch in training mode, before they run and change anything."""
+    thread = threading.get_ident()
 
     def check(module: nn.Module, _: Any) -> None:
+        if threading.get_ident() != thread:
+            return  # somebody else's model
         if module.training and isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0:
             raise TrainingModeError(
                 f"The model is in training mode, in which its layer {module} is random or depends on the other "
@@ -57,12 +50,6 @@ def evaluating(forward: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def model_of(forward: Any) -> nn.Module | None:
-    """The model that a forward function is, or is a method of; None if it is another function."""
-    model = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
-    return model if isinstance(model, nn.Module) else None
 
 
 @dataclass(frozen=True)
@@ -92,25 +79,20 @@ class Nominal:
 def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Nominal:
     """Captum's own attributions, and its convergence delta if the caller asked for it."""
     given = tuple(x.detach().requires_grad_() for x in xs)
-    try:
+    name = type(attribution).__name__
+    with untouched(attribution), in_the_name_of(f"Captum's {name}.attribute rejects these arguments"):
         result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
-    except (torch.OutOfMemoryError, LirpaExplainError):
-        raise
-    except TypeError as error:
-        raise TypeError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
-    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
-        raise ValueError(f"Captum's {type(attribution).__name__}.attribute rejects these arguments: {error}") from error
     delta = None
     if kwargs.get("return_convergence_delta"):
         result, delta = result[0], result[1].detach()
     parts = tuple(part.detach() for part in torch.utils._pytree.tree_leaves(result))
     if not all(bool(torch.isfinite(part).all()) for part in parts):
-        raise ValueError(f"Captum's {type(attribution).__name__} is NaN or infinite at this input; look at the model's "
+        raise ValueError(f"Captum's {name} is NaN or infinite at this input; look at the model's "
                          "weights, the baselines and the further arguments.")
     if not all(part.ndim and len(part) == len(xs[0]) for part in parts):
         shapes = ", ".join(str(tuple(part.shape)) for part in parts)
         raise UnsupportedAttribution(
-            f"Captum's {type(attribution).__name__} has shape {shapes} for {len(xs[0])} examples; only results with "
+            f"Captum's {name} has shape {shapes} for {len(xs[0])} examples; only results with "
             "one row for each example can be certified."
         )
     return Nominal(parts, isinstance(result, tuple | list), delta)

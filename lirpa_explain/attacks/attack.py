@@ -9,8 +9,9 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 from ..bounding.where import Where
-from ..certifying.arguments import check_inputs
 from ..certifying.request import Request, random_state
+from ..guards import isolated
+from ..inputs import check_attribution, check_inputs, check_keywords, uncompiled
 from .objectives import Objective
 from .objectives import objective as lookup
 from .search import Search, Settings, Watch
@@ -50,6 +51,7 @@ class AttackResult:
     worst_parameters: dict[str, Tensor] = field(default_factory=dict)
 
 
+@uncompiled
 def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
            perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
            eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
@@ -115,6 +117,8 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         >>> bool((found.value <= lx.certify(Saliency(model), x, eps=0.1, target=0).max_change(2)).all())
         True
     """
+    check_attribution(attribution)
+    check_keywords(attribute_kwargs)
     xs = check_inputs(inputs)
     where = Where.of(attribution.forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
                      parameters=parameters, differentiable=False)
@@ -125,7 +129,7 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
 
 def run(request: Request, objective: Objective, settings: Settings, watch: Watch | None = None) -> AttackResult:
     """Attack a request; `watch` sees every point and attribution that is tried."""
-    with torch.inference_mode(False), torch.no_grad():
+    with isolated(request.xs[0].device, request.attribution), torch.no_grad():
         search = Search(request, objective, settings, watch)
         search.run()
     shaped = request.nominal.shaped

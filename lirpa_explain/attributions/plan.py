@@ -18,7 +18,7 @@ from captum._utils.common import _select_targets
 from captum.attr import Attribution
 from torch import Tensor
 
-from ..errors import UnsupportedAttribution
+from ..errors import UnsupportedAttribution, in_the_name_of
 from ..graph.program import Program, gradient, multiplied, noisy
 
 REDUCTIONS = ("mean", "mean of squares", "variance")
@@ -110,7 +110,7 @@ class Plan:
             key = count, str(target.tolist() if isinstance(target, Tensor) else target)
             if key not in known:
                 output = self.points[0].new_zeros(count, *shape, requires_grad=True)
-                with torch.enable_grad():
+                with torch.enable_grad(), in_the_name_of("The target does not fit the model's output"):
                     known[key], = torch.autograd.grad(_select_targets(output, target).sum(), output)
             parts.append(known[key])
         return torch.cat(parts)

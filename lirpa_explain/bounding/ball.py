@@ -11,6 +11,8 @@ import torch
 from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 from torch import Tensor
 
+from ..tensors import check_kind, plain
+
 NORMS = (math.inf, 2, 1)
 
 
@@ -40,11 +42,6 @@ class Ball:
             return PerturbationLpNorm(norm=math.inf, x_L=self.low[index], x_U=self.high[index])
         with np.errstate(divide="ignore"):  # auto_LiRPA divides by 1 - 1 / norm
             return PerturbationLpNorm(norm=self.norm, eps=self.radius[index])
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """The values of a tensor, without auto_LiRPA's subclass and without history."""
-    return tensor.detach().as_subclass(Tensor)
 
 
 def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, eps: Any = None, norm: float = math.inf,
@@ -174,7 +171,11 @@ def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tenso
         raise TypeError(f"clip must be a pair (low, high); given: {clip!r}.")
     if not all(isinstance(c, numbers.Real | Tensor) for c in clip):
         raise TypeError(f"clip must be a pair (low, high) of numbers or tensors; given: {clip!r}.")
-    floor, ceiling = (_like(c, x) for c in clip)
+    try:
+        floor, ceiling = (_like(c, x).broadcast_to(x.shape) for c in clip)
+    except RuntimeError:
+        raise ValueError(f"clip's numbers or tensors must broadcast to {tuple(x.shape)}, the shape of the input."
+                         ) from None
     if not bool((floor <= x).all()) or not bool((x <= ceiling).all()):
         raise ValueError(f"The input reaches beyond clip={clip}: its smallest value is {float(x.min()):.6g}, its "
                          f"largest {float(x.max()):.6g}. Give the range that the data really has.")
@@ -183,7 +184,12 @@ def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tenso
 
 def _like(value: Any, x: Tensor) -> Tensor:
     """A number or tensor in the type of x at once: torch's own default would round float64 numbers to float32."""
-    return plain(torch.as_tensor(value, dtype=x.dtype, device=x.device))
+    if isinstance(value, Tensor):
+        check_kind(value, "eps, clip, x_L and x_U")
+    try:
+        return plain(torch.as_tensor(value, dtype=x.dtype, device=x.device))
+    except OverflowError:
+        raise ValueError(f"A number is too large for {x.dtype}: {value!r:.40}.") from None
 
 
 def _number(value: Any) -> str:

@@ -28,6 +28,7 @@ class Bounding:
 
     Raises:
         ValueError: a setting is none of its kind.
+        TypeError: `differentiable` is no bool.
 
     Example:
         >>> Bounding("CROWN-IBP", batch_size=8).rows
@@ -44,6 +45,8 @@ class Bounding:
 
     def __post_init__(self) -> None:
         check_method(self.method)
+        if not isinstance(self.differentiable, bool):
+            raise TypeError(f"differentiable must be True or False; given: {self.differentiable!r}.")
         _check_count("batch_size", self.batch_size, 1)
         _check_count("memory_limit", self.memory_limit, 2**20)
         _check_count("iterations", self.iterations, 0)

@@ -8,11 +8,9 @@ from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
 from torch import Tensor
 
 from .. import attributions
-from ..bounding.ball import plain
 from ..bounding.parameters import Parameters
 from ..errors import UnsupportedAttribution
-
-DTYPES = (torch.float64, torch.float32)
+from ..tensors import check_kind
 
 
 def split_method(method: Any, quadrature: str | None, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -24,23 +22,6 @@ def split_method(method: Any, quadrature: str | None, kwargs: dict[str, Any]) ->
     return method, kwargs if quadrature is None else {**kwargs, "method": quadrature}
 
 
-def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
-    """The inputs as a tuple of plain tensors (N, *S) of one floating-point type, all finite."""
-    xs = inputs if isinstance(inputs, tuple) else (inputs,)
-    if not xs or not all(isinstance(x, Tensor) for x in xs):
-        raise TypeError(f"inputs must be a tensor or a tuple of tensors; given: {type(inputs).__name__}.")
-    for x in xs:
-        if x.dtype not in DTYPES:
-            raise TypeError(f"inputs must be float32 or float64; given: {x.dtype}. Convert with .float().")
-        if x.ndim == 0 or x.numel() == 0 or len(x) != len(xs[0]):
-            raise ValueError("inputs must have at least one example and one feature, the examples in dimension 0 of "
-                             f"every input; given shapes: {', '.join(str(tuple(x.shape)) for x in xs)}.")
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError("inputs contain NaN or infinite values; no ball around them can be certified.")
-    if len({x.dtype for x in xs}) > 1 or len({x.device for x in xs}) > 1:
-        raise TypeError("all inputs must have one dtype and be on one device.")
-    with torch.inference_mode(False):
-        return tuple(plain(x).clone() if x.is_inference() else plain(x) for x in xs)
 
 
 def check_seam(attribution: Any) -> None:
@@ -75,6 +56,7 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
                         f"attribution; given: {type(spec).__name__}.")
     flat = []
     for part, x in zip(parts, xs, strict=True):
+        check_kind(part, "spec")
         C = part.detach().to(x)
         if C.ndim == x.ndim:
             C = C[None].expand(len(x), *C.shape)

@@ -18,8 +18,10 @@ from ..bounding.settings import Bounding
 from ..bounding.where import Where
 from ..certificates import Certificate
 from ..decision.search import remembered
-from ..nominal import Nominal, attribute, evaluating, isolated, no_training_layers
-from .arguments import check_inputs, check_parameters, check_seam, check_spec, split_method
+from ..guards import isolated
+from ..inputs import check_inputs, check_keywords, uncompiled
+from ..nominal import Nominal, attribute, evaluating, no_training_layers
+from .arguments import check_parameters, check_seam, check_spec, split_method
 from .provenance import describe, versions
 from .prover import Prover
 from .request import Request, random_state
@@ -59,6 +61,7 @@ class Certifier:
         True
     """
 
+    @uncompiled
     def __init__(self, attribution: Any, example_inputs: Tensor | tuple[Tensor, ...] | None = None, *,
                  method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
                  progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
@@ -72,12 +75,13 @@ class Certifier:
         self.traces = Traces(self.bounding)
         if example_inputs is not None:
             xs = check_inputs(example_inputs)
-            with isolated(xs[0].device), no_training_layers():
+            with isolated(xs[0].device, attribution), no_training_layers():
                 attribute(attribution, example_inputs, xs, attribute_kwargs)
-            with isolated(xs[0].device):
+            with isolated(xs[0].device, attribution):
                 plan = attributions.make_plan(attribution, xs, attribute_kwargs)
                 self.traces.of(attribution, plan, xs, attribute_kwargs)
 
+    @uncompiled
     def certify(self, inputs: Tensor | tuple[Tensor, ...], *,
                 perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                 eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
@@ -122,11 +126,11 @@ class Certifier:
         started = time.perf_counter()
         prover = Prover(request, self.traces, bounding)
         device, searched = request.xs[0].device, list[Any]()
-        with isolated(device), no_training_layers(), remembered(searched):
+        with isolated(device, self.attribution), no_training_layers(), remembered(searched):
             nominal = attribute(self.attribution, request.inputs, request.xs, request.keywords)
         with torch.inference_mode(False):
             functions = None if spec is None else check_spec(spec, nominal.parts)
-        with isolated(device), torch.set_grad_enabled(bounding.differentiable), remembered(searched):
+        with isolated(device, self.attribution), torch.set_grad_enabled(bounding.differentiable), remembered(searched):
             plan = attributions.make_plan(self.attribution, request.xs, request.keywords)
             check_parameters(request.parameters, plan)
             sense.check(request, plan, bounding.differentiable)
@@ -149,6 +153,7 @@ class Certifier:
         with request.replayed():
             return self._certificate(resized, bounding, sense, spec)
 
+    @uncompiled
     def bounds(self, inputs: Tensor | tuple[Tensor, ...], *,
                perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
@@ -216,6 +221,7 @@ class Certifier:
         """How to bound, and the keywords of `attribution.attribute`, those given before those of the certifier."""
         method, keywords = split_method(self.bounding.method if method is None else method, quadrature,
                                         {**self.attribute_kwargs, **given})
+        check_keywords(keywords)
         return dataclasses.replace(self.bounding, method=method), keywords
 
 

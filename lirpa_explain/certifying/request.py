@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from ..bounding.ball import Ball
 from ..bounding.parameters import Parameters
 from ..bounding.points import draw
 from ..bounding.where import Where
-from ..nominal import Nominal, attribute, isolated, no_training_layers
+from ..guards import isolated
+from ..nominal import Nominal, attribute, no_training_layers
 
 Points = tuple[Tensor, ...]
 
@@ -31,7 +33,7 @@ class Request:
         xs: the inputs as a tuple of plain tensors, each (N, *S).
         where: the balls of the inputs and the boxes of the parameters.
         keywords: of `attribution.attribute`.
-        state: of the random generators of torch, the GPU and numpy at which the attribution starts.
+        state: of the random generators of torch, the GPU, numpy and Python at which the attribution starts.
     """
 
     attribution: Any
@@ -103,15 +105,16 @@ class Request:
         """The random generators as they were, and afterwards as they are."""
         device = self.xs[0].device
         with isolated(device):
-            cpu, cuda, numpy = self.state
+            cpu, cuda, numpy, python = self.state
             torch.set_rng_state(cpu)
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda, device)
             np.random.set_state(numpy)
+            random.setstate(python)
             yield
 
 
 def random_state(device: torch.device | None) -> tuple[Any, ...]:
     """State of the generators that attributions draw from."""
     cuda = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
-    return torch.get_rng_state(), cuda, np.random.get_state()
+    return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()

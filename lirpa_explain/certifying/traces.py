@@ -15,6 +15,7 @@ from ..bounding.intervals import IntervalPass
 from ..bounding.settings import Bounding
 from ..fingerprint import Fingerprint, fingerprinted, pieces_of
 from ..graph import GradientModule, capture_program
+from ..guards import untouched
 
 KEPT = 8
 """Traces that are kept; the one longest unused goes first."""
@@ -71,8 +72,9 @@ class Traces:
         trace, forward = self._kept.pop(key, None), attribution.forward_func
         is_new = trace is None or not trace.made_with.matches(forward=forward)
         if trace is None or is_new:
-            module, made_with = fingerprinted(
-                lambda: capture_program(program, function, xs, extras, outer=outer), forward=forward)
+            with untouched(attribution):
+                module, made_with = fingerprinted(
+                    lambda: capture_program(program, function, xs, extras, outer=outer), forward=forward)
             how = self.bounding
             trace = Trace(module, Engine(module, module.example, how.optimization, how.memory_limit), made_with)
         self._kept[key] = trace

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..attributions import name_of
 from ..certificates import Certificate
 from ..certifying.certifier import Certifier
-from ..nominal import isolated
+from ..guards import isolated
 from .data import Data, Reading, read, read_labels
 from .model import fingerprint, load_model, make_attribution, predicted, takes_target
 from .store import Store

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import in_the_name_of
 from ..operators.bound import flat_rows
+from ..tensors import check_kind
 
 
 class Decision:
@@ -37,11 +39,18 @@ class Decision:
         self.x = torch.cat([flat_rows(x) for x in inputs], 1)
         with torch.no_grad():
             output = self.output(self.x, torch.arange(self.count, device=self.x.device))
-        if output.ndim not in (1, 2) or len(output) != self.count:
+        if isinstance(output, Tensor):
+            check_kind(output, "The model's output")
+        if not isinstance(output, Tensor) or output.ndim not in (1, 2) or len(output) != self.count \
+                or output.numel() == 0:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
                 f"A decision needs outputs (N, classes), (N, 1) or (N,); for N = {self.count} examples the model "
-                f"returned {tuple(output.shape)}. Wrap the model in a function that returns one score for each class."
+                f"returned {shape}. Wrap the model in a function that returns one score for each class."
             )
+        if not output.is_floating_point() or output.device != self.x.device:
+            raise ValueError("A decision needs scores that are floating-point numbers on the device of the inputs; the "
+                             f"model returned {output.dtype} on {output.device}.")
         self.has_sign = output.ndim == 1 or output.shape[1] == 1
         self.classes = _scores(output).argmax(1)
 
@@ -53,7 +62,10 @@ class Decision:
     def output(self, flat: Tensor, index: Tensor) -> Tensor:
         """The function's output at points (B, D), with the further arguments of the examples `index` (B,)."""
         extras = [e[index] if isinstance(e, Tensor) and e.ndim and len(e) == self.count else e for e in self.extras]
-        return self.function(*self.split(flat), *extras)
+        points = (point.clone() for point in self.split(flat))  # which the function may overwrite
+        with torch.enable_grad(), in_the_name_of("The model rejects these inputs"):  # it may take gradients itself
+            result = self.function(*points, *extras)
+        return result if torch.is_grad_enabled() or not isinstance(result, Tensor) else result.detach()
 
     def margin(self, flat: Tensor, index: Tensor) -> Tensor:
         """Score of the class of example `index` less the largest other one, (B,): the decision holds above 0."""
@@ -72,7 +84,8 @@ class Decision:
             own, others = self._own_and_others(point, index)
             margin = own - others.amax(1)
             descended = margin if rival is None else own - others.gather(1, rival[:, None])[:, 0]
-            gradient, = torch.autograd.grad(descended.sum(), point)
+            with in_the_name_of("The model's output cannot be differentiated"):
+                gradient, = torch.autograd.grad(descended.sum(), point)
         return margin.detach(), gradient
 
     def strongest_rivals(self, index: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import BoundaryNotFound
+from ..errors import BoundaryNotFound, in_the_name_of
+from ..guards import untouched
 from ..nominal import no_training_layers
 from .decision import Decision
 
@@ -125,7 +126,8 @@ class BoundarySearch:
         low, high = (-torch.inf, torch.inf) if self.clip is None else self.clip
         sides = []
         for side in (low, high):
-            parts = [torch.as_tensor(side).to(x).expand(x.shape[1:]).reshape(1, -1) for x in like]
+            with in_the_name_of("clip must be a pair of numbers, or of tensors that broadcast to one example"):
+                parts = [torch.as_tensor(side).to(x).expand(x.shape[1:]).reshape(1, -1) for x in like]
             sides.append(torch.cat(parts, 1))
         return sides[0], sides[1]
 
@@ -164,7 +166,7 @@ def search(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: 
     for known, known_arguments, result in memory or ():
         if known[0] is function and known[1] is settings and _same(known_arguments, (*inputs, *extras)):
             return result
-    with no_training_layers():
+    with untouched(function), no_training_layers():
         result = _Search(Decision(function, inputs, extras), inputs, settings, progress).run()
     if memory is not None:
         memory.append(((function, settings), (*(x.clone() for x in inputs), *extras), result))

@@ -132,12 +132,21 @@ class Builder:
             self.steps.append(Step(operator, inputs, self._made[key], settings))
         return self._made[key]
 
-    def emit(self, operator: str, x: Rows, *inputs: Any, shape: tuple[int, ...] | None = None,
+    def emit(self, operator: str, x: Any, *inputs: Any, shape: tuple[int, ...] | None = None,
              before: int | None = None, **settings: Any) -> Rows:
-        """Append a call whose first input has rows; `shape` and `before` are those of the result, if they differ."""
+        """Append a call of which an input has rows; `shape` and `before` are those of the result, if they differ."""
+        if not isinstance(x, Rows):
+            x = self._as_rows(x, inputs)
         name = self.step(operator, *[self.name(i) for i in (x, *inputs)], **settings)
         return replace(x, name=name, shape=x.shape if shape is None else tuple(shape),
                        before=x.before if before is None else before)
+
+    def _as_rows(self, value: Any, inputs: tuple[Any, ...]) -> Rows:
+        """A first input that is the same for all rows, such as a gradient that a model takes of a sum of its own."""
+        like = next((i for i in inputs if isinstance(i, Rows)), None)
+        if like is None:
+            raise UnsupportedOperation("it is taken of values that do not depend on the input")
+        return self.emit("add", self.emit("scale", like, factor=0.0), self.operand(value, like))
 
     def reshape(self, x: Rows, shape: tuple[int, ...], before: int = 0, outer: bool = False, inner: bool = False
                 ) -> Rows:

@@ -1,22 +1,25 @@
 """Trace a function together with its gradient, and lower the trace to bound operators."""
 
+import contextlib
 import functools
 import math
-import pickle
-import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import operators
-from ..errors import TrainingModeError, UnsupportedOperation
+from ..errors import LirpaExplainError, UnsupportedOperation
+from ..guards import isolated
+from ..inputs import check_inputs, uncompiled
+from ..tensors import check_kind
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
 from .program import POINTS, Program, gradient, multiplied
+from .repeats import check_repeats
 from .trace import record
 
 ROWS = 3
@@ -29,11 +32,7 @@ OUTER: dict[str, tuple[str, dict[str, Any]]] = {
 """Outer maps by name: the operator and its settings."""
 
 
-REPEATED = 1e-5
-"""Largest difference, relative to the largest output, between two calls on the same inputs: on some devices sums are
-added up in a new order each time."""
-
-
+@uncompiled
 def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: tuple[Any, ...] = (), *,
             path: bool = False, multiply: bool = False, outer: str | None = None) -> GradientModule:
     """The gradient of `function(*inputs, *extras)` with respect to `inputs`, as a module of bound operators.
@@ -61,6 +60,7 @@ def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras:
         >>> print([step.operator for step in module.steps])
         ['scale', 'reshape', 'expand', 'tanh_gradient', 'scale']
     """
+    inputs = check_inputs(tuple(inputs), finite=False)
     program = gradient("path" if path else "input")
     return capture_program(multiplied(program) if multiply else program, function, inputs, extras, outer=outer)
 
@@ -91,7 +91,8 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         return function(*xs, *(next(remaining) if has_rows else e
                                for e, has_rows in zip(extras, row_like, strict=True)))
 
-    output = _output(call, example, arguments)
+    with isolated(inputs[0].device, function), _uncompiled_model():
+        output = _output(call, example, arguments)
     groups = {
         "x": example,
         **{name: tuple(_example(name, x) for x in example) for name in program.tensors()},
@@ -113,10 +114,13 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
              for name, group in groups.items() for i, tensor in enumerate(group)}
     builder = Builder(ROWS, output.dtype, output.device)
     rows = [Rows(name, tuple(tensor.shape[1:])) for name, tensor in named.items()]
-    results = lower(record(compute, tuple(named.values())), builder, rows)
+    with isolated(inputs[0].device, function), _uncompiled_model():
+        recorded = record(compute, tuple(named.values()))
+    results = lower(recorded, builder, rows)
     if not all(isinstance(result, Rows) and result.leads for result in results):
         raise UnsupportedOperation("The first dimension of the function's output is not the batch.")
-    _check_repeats(call, example, arguments, output)
+    with isolated(inputs[0].device, function), _uncompiled_model():
+        check_repeats(lambda: _output(call, example, arguments), output)
     final = _side_by_side(builder, results)
     if outer is not None:
         operator, settings = OUTER[outer]
@@ -133,6 +137,17 @@ SINGLE = ("alpha", "cotangent")
 """Inputs of a module of which there is one, and not one for each input of the model."""
 
 
+@contextlib.contextmanager
+def _uncompiled_model() -> Iterator[None]:
+    """Run what torch.compile compiled as it was written, which is what can be recorded."""
+    with contextlib.ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch._dynamo.config.patch(error_on_nested_fx_trace=False))
+            if hasattr(torch.compiler, "set_stance"):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
 def _example(name: str, x: Tensor) -> Tensor:
     """An example of a row's tensor for an input."""
     return x.new_ones(ROWS, *[1] * (x.ndim - 1)) if name.endswith("scale") else torch.zeros_like(x)
@@ -141,42 +156,23 @@ def _example(name: str, x: Tensor) -> Tensor:
 def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments: list[Tensor]) -> Tensor:
     """The function's output for ROWS rows, of which it must return one tensor with as many."""
     try:
-        with torch.no_grad():
-            output = call(tuple(arguments), *example)
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        with torch.enable_grad():  # which the function may need for gradients of its own
+            output = call(tuple(arguments), *(x.clone() for x in example))
+    except (torch.OutOfMemoryError, LirpaExplainError):
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedOperation(
             "The function must take any number of examples, and further tensor arguments with one row an example; with "
             f"{ROWS} examples it failed: {error}"
         ) from error
+    if isinstance(output, Tensor):
+        check_kind(output, "The function's output")
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != ROWS:
         raise UnsupportedOperation(
             f"The function must return one tensor whose first dimension is the batch; for {ROWS} rows it returned "
             f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
         )
-    return output
-
-
-def _check_repeats(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments: list[Tensor], output: Tensor
-                   ) -> None:
-    """Refuse a function that draws random numbers past torch, or returns something else when it is called again."""
-    drawn = _drawn_so_far()
-    with torch.no_grad():
-        again = call(tuple(arguments), *example)
-    if _drawn_so_far() != drawn:
-        raise TrainingModeError(
-            "The model draws random numbers, from numpy's generator or Python's: its attribution is not one function "
-            "of the input. Call model.eval(), or take the noise out of the model."
-        )
-    if not torch.allclose(output, again, rtol=0, atol=REPEATED * float(output.abs().max()), equal_nan=True):
-        raise UnsupportedOperation(
-            "The function returned something else when it was called again with the same inputs, so it is not a fixed "
-            "function of them: it draws random numbers, or changes with each call."
-        )
-
-
-def _drawn_so_far() -> tuple[bytes, Any]:
-    """State of the generators whose draws no trace shows."""
-    return pickle.dumps(np.random.get_state()), random.getstate()
+    return output.detach()
 
 
 def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from ..errors import TrainingModeError, UnsupportedOperation
 from .builder import Builder, Comparison, Indices, Live, Rows
 from .origin import base_name, where
-from .rules import PASS_THROUGH, RULES, VALUE_FREE
+from .rules import PASS_THROUGH, RULES, VALUE_FREE, lower_with_comparisons
 
 
 def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[Any]:
@@ -53,10 +53,10 @@ def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[A
 
 
 def _needed(graph: fx.GraphModule) -> set[fx.Node]:
-    """The nodes that the outputs depend on. The others are kept in the graph: they say where things came from."""
+    """The nodes whose values the outputs depend on; the others stay in the graph, to say where things came from."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.graph.nodes):
-        if node.op == "output" or needed.intersection(node.users):
+        if node.op == "output" or any(user in needed and user.target not in VALUE_FREE for user in node.users):
             needed.add(node)
     return needed
 
@@ -106,6 +106,8 @@ def _arguments(node: fx.Node, written: bool) -> list[fx.Node]:
 
 
 def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
+    if node.target in VALUE_FREE:
+        return _without_values(node)
     args: Any = fx.node.map_arg(node.args, values.__getitem__)
     kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
     if node.target is operator.getitem:
@@ -114,8 +116,8 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
     if not any(isinstance(leaf, Rows | Live | Indices | Comparison) for leaf in leaves):
         return node.target(*args, **kwargs)  # type: ignore[operator]
     try:
-        if node.target in VALUE_FREE:
-            return _without_values(node, args, kwargs, builder)
+        if any(isinstance(leaf, Comparison) for leaf in leaves):
+            return lower_with_comparisons(builder, node.target, args, kwargs)
         if not any(isinstance(leaf, Rows | Indices | Comparison) for leaf in leaves):
             return _live(node, args, kwargs, builder)
         if node.target in PASS_THROUGH:
@@ -140,14 +142,14 @@ def _live(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> Any:
     return builder.live(str(node.target).removeprefix("aten."), *[list(a) if isinstance(a, tuple) else a for a in args])
 
 
-def _without_values(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> Tensor:
-    """An operation that reads nothing but shapes, evaluated on zeros of that shape."""
+def _without_values(node: fx.Node) -> Tensor:
+    """An operation that reads nothing but shapes, evaluated on zeros of those that were traced."""
 
-    def stand_in(value: Any) -> Any:
-        if isinstance(value, Live):
-            return torch.zeros_like(value.value)
-        if not isinstance(value, Rows):
-            return value
-        return torch.zeros(value.traced(builder.rows), dtype=builder.dtype, device=builder.device)
+    def stand_in(argument: fx.Node) -> Tensor:
+        traced = argument.meta["val"]
+        return torch.zeros(traced.shape, dtype=traced.dtype, device=traced.device)
 
-    return node.target(*map(stand_in, args), **kwargs)  # type: ignore[operator]
+    args: Any = fx.node.map_arg(node.args, stand_in)
+    kwargs: Any = fx.node.map_arg(node.kwargs, stand_in)
+    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    return result.fill_(torch.nan) if "empty" in base_name(node) else result  # to be overwritten before it is read

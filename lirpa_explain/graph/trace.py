@@ -52,9 +52,11 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
             ) from error
         except RuntimeError as error:
             reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)
-            if reason is None:
+            if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise UnsupportedOperation(reason + line_of(traceback.extract_tb(error.__traceback__))) from error
+            line = line_of(traceback.extract_tb(error.__traceback__))
+            words = reason or f"torch cannot record the model with its gradient: {error}"
+            raise UnsupportedOperation(words + line) from error
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from ..bounding.margins import Margins
 from ..bounding.settings import check_method
-from ..certifying.arguments import check_inputs
 from ..decision.decision import Decision
 from ..decision.search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified
-from ..nominal import isolated, no_training_layers
+from ..guards import isolated
+from ..inputs import check_inputs, uncompiled
+from ..nominal import no_training_layers
 
 
+@uncompiled
 def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Tensor, ...], *,
                   additional_forward_args: Any = None, search_options: BoundarySearch | None = None,
                   certified: bool = True, method: str = "CROWN", batch_size: int = 64, progress: bool = False
@@ -57,10 +59,10 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
     xs = check_inputs(inputs)
     settings = search_options or BoundarySearch()
     extras = as_tuple(additional_forward_args)
-    with isolated(xs[0].device):
+    with isolated(xs[0].device, forward_func):
         found = search(forward_func, xs, extras, settings, progress)
     if certified:
-        with isolated(xs[0].device), no_training_layers():
+        with isolated(xs[0].device, forward_func), no_training_layers():
             reach = torch.where(found.found, found.distance, settings.radii[-1])
             margins = Margins(Decision(forward_func, xs, extras), xs)
             found = with_certified(found, margins.certified_distance(reach, method, batch_size, progress))

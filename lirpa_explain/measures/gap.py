@@ -20,12 +20,14 @@ from ..bounding.segments import compose_segments
 from ..bounding.settings import ROWS, check_method
 from ..certificates import Certificate
 from ..certificates.layout import flatten, unflatten
-from ..certifying.arguments import check_inputs, check_seam, split_method
+from ..certifying.arguments import check_seam, split_method
 from ..certifying.certifier import Certifier
 from ..decision.search import BoundarySearch, as_tuple, remembered
-from ..errors import UnsupportedAttribution
+from ..errors import UnsupportedAttribution, in_the_name_of
 from ..graph import capture
-from ..nominal import isolated, no_training_layers
+from ..guards import isolated
+from ..inputs import check_inputs, check_keywords, uncompiled
+from ..nominal import no_training_layers
 from ..operators.bound import Box
 
 
@@ -50,6 +52,7 @@ class BoundaryGap:
     plain: Tensor | tuple[Tensor, ...]
 
 
+@uncompiled
 def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, inputs: Tensor | tuple[Tensor, ...], *,
                  baselines: Any = None, method: str = "CROWN", quadrature: str | None = None,
                  batch_size: int | None = None, memory_limit: int | None = None, progress: bool = False,
@@ -93,9 +96,10 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, in
         raise UnsupportedAttribution("boundary_gap needs a BoundarySaliency or a BoundaryIntegratedGradients; given: "
                                      f"{type(attribution).__name__}.")
     method, keywords = split_method(method, quadrature, attribute_kwargs)
+    check_keywords(keywords)
     xs = check_inputs(inputs)
     searched: list[Any] = []
-    with isolated(xs[0].device), no_training_layers(), remembered(searched):
+    with isolated(xs[0].device, attribution), no_training_layers(), remembered(searched):
         points, target = attribution.found(inputs, keywords.get("target"), keywords.get("additional_forward_args"))
         keywords["target"] = target
         plain = _plain(attribution, inputs, baselines, keywords)
@@ -114,9 +118,15 @@ def _plain(attribution: Any, inputs: Any, baselines: Any, keywords: dict[str, An
     keywords = {name: value for name, value in keywords.items() if name != "not_found"}
     given = tuple(x.detach().requires_grad_() for x in as_tuple(inputs))
     given = given if isinstance(inputs, tuple) else given[0]
+    if isinstance(attribution, BoundarySaliency) and baselines is not None:
+        raise ValueError("baselines go with BoundaryIntegratedGradients; a gradient has none.")
+    with in_the_name_of("Captum's plain attribution rejects these arguments"):
+        return _by_captum(attribution, given, baselines, keywords)
+
+
+def _by_captum(attribution: Any, given: Any, baselines: Any, keywords: dict[str, Any]) -> Any:
+    """What its `attribute` returns."""
     if isinstance(attribution, BoundarySaliency):
-        if baselines is not None:
-            raise ValueError("baselines go with BoundaryIntegratedGradients; a gradient has none.")
         result = Saliency(attribution.forward_func).attribute(given, **{"abs": False, **keywords})
     else:
         plain = IntegratedGradients(attribution.forward_func, attribution.multiplies_by_inputs)
@@ -143,6 +153,7 @@ class BaselineSensitivity:
     upper: Tensor
 
 
+@uncompiled
 def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGradients,
                          inputs: Tensor | tuple[Tensor, ...], *, eps: float, norm: float = 2,
                          clip: tuple[Any, Any] | None = None, samples: int = 8, method: str = "CROWN",
@@ -190,9 +201,10 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
     check_seam(attribution)
     method, keywords = split_method(method, quadrature, attribute_kwargs)
     check_method(method)
+    check_keywords(keywords)
     xs = check_inputs(inputs)
     range_ = BoundarySearch(clip=clip).range(xs)
-    with isolated(xs[0].device), no_training_layers(), remembered([]), torch.no_grad():
+    with isolated(xs[0].device, attribution), no_training_layers(), remembered([]), torch.no_grad():
         plan = make_plan(attribution, xs, keywords)
         assert plan.baselines is not None
         baselines = tuple(b.expand_as(x) for b, x in zip(plan.baselines, xs, strict=True))
@@ -200,10 +212,13 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
         every = torch.arange(len(xs[0]), device=xs[0].device)
         region = Region.of(baselines, baselines, balls, every).cut(*range_)
         box = _segment_bounds(attribution.forward_func, xs, plan, region, method, batch_size, progress)
-    value = _from_baseline(attribution, xs, baselines, plan, keywords)
+    with isolated(xs[0].device, attribution):
+        value = _from_baseline(attribution, xs, baselines, plan, keywords)
     found = torch.zeros_like(value[:, 0])
     for _ in range(samples):
-        moved = _from_baseline(attribution, xs, as_tuple(unflatten(xs, _sampled(region, norm, eps))), plan, keywords)
+        points = as_tuple(unflatten(xs, _sampled(region, norm, eps)))
+        with isolated(xs[0].device, attribution):
+            moved = _from_baseline(attribution, xs, points, plan, keywords)
         found = torch.maximum(found, (moved - value).norm(dim=1))
     certified = torch.maximum((box[1] - value).abs(), (box[0] - value).abs()).norm(dim=1)
     return BaselineSensitivity(found, certified, value.norm(dim=1), *box)
@@ -227,7 +242,9 @@ def _from_baseline(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Te
     kept = {k: v for k, v in keywords.items() if k in ("additional_forward_args", "n_steps", "method",
                                                         "internal_batch_size")}
     target = plan.targets[0][1]
-    result = plain.attribute(tuple(x.detach().requires_grad_() for x in xs), baselines=baselines, target=target, **kept)
+    with in_the_name_of("Captum's IntegratedGradients.attribute rejects these arguments"):
+        given = tuple(x.detach().requires_grad_() for x in xs)
+        result = plain.attribute(given, baselines=baselines, target=target, **kept)
     return flatten(tuple(r.detach() for r in result))
 
 

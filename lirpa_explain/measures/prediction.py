@@ -13,12 +13,13 @@ from ..bounding.margins import Margins
 from ..bounding.settings import check_method
 from ..bounding.where import Where
 from ..certificates.box import ordered_box
-from ..certifying.arguments import check_inputs
 from ..certifying.selfcheck import TOLERANCE
 from ..decision.decision import Decision
 from ..decision.search import as_tuple
 from ..errors import SoundnessError
-from ..nominal import isolated, no_training_layers
+from ..guards import isolated
+from ..inputs import check_inputs, uncompiled
+from ..nominal import no_training_layers
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Prediction:
     confidence_upper: Tensor
 
 
+@uncompiled
 def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Tensor, ...], *,
                        perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                        eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
@@ -88,7 +90,7 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
     xs = check_inputs(inputs)
     where = Where.of(forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
                      parameters=parameters, differentiable=False)
-    with isolated(xs[0].device), no_training_layers():
+    with isolated(xs[0].device, forward_func), no_training_layers():
         decision = Decision(forward_func, xs, as_tuple(additional_forward_args))
         margins = Margins(decision, xs)
         every = torch.arange(decision.count, device=decision.x.device)

@@ -77,7 +77,7 @@ class BoundPlanes(BoundOperator):
             return None
         families = (self._outward(family, sign) for family, sign in
                     zip(self._remembered(self.plane_family, boxes), (-1.0, 1.0), strict=True))
-        below, above = (tuple(part.flatten(2)[..., columns] for part in family) for family in families)
+        below, above = (tuple(flat_functions(part)[..., columns] for part in family) for family in families)
         count, rows = below[-1].shape[:2]
         weights = below[-1].new_zeros(2, count, functions, rows, len(columns))
         weights[:, 0] = 1.0

@@ -16,7 +16,11 @@ from ..attributions.plan import extras_of
 from ..bounding.bounds import Bounds
 from ..certificates.layout import mask_weights
 from ..certifying.certifier import Certifier
-from ..nominal import evaluating, isolated
+from ..errors import in_the_name_of
+from ..guards import isolated
+from ..inputs import check_inputs, uncompiled
+from ..nominal import evaluating
+from ..tensors import check_kind
 from .losses import Loss, lookup
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": Tensor.mean, "sum": Tensor.sum, "none": lambda each: each}
@@ -73,6 +77,7 @@ class ExplanationLoss:
         self.certifier = Certifier(attribution(model), method=method)
         self.outputs: dict[Any, int] = {}
 
+    @uncompiled
     def __call__(self, x: Tensor | tuple[Tensor, ...], y: Any = None, *,
                  eps: float | Tensor | tuple[Any, ...] | None = None, **keywords: Any) -> Tensor:
         """The loss of a batch.
@@ -108,11 +113,15 @@ class ExplanationLoss:
 
     def _has_one_output(self, x: Tensor | tuple[Tensor, ...], keywords: dict[str, Any]) -> bool:
         """Whether there is nothing to choose a target from; found out by running the model on inputs of a new shape."""
-        xs = x if isinstance(x, tuple) else (x,)
+        xs = check_inputs(x)
         forward, key = self.certifier.attribution.forward_func, tuple(part.shape[1:] for part in xs)
         if key not in self.outputs:
-            with evaluating(forward), isolated(xs[0].device), torch.no_grad():
-                self.outputs[key] = forward(*xs, *extras_of(keywords)).shape[1:].numel()
+            with evaluating(forward), isolated(xs[0].device, forward), in_the_name_of("The model rejects these inputs"):
+                output = forward(*xs, *extras_of(keywords))
+            if not isinstance(output, Tensor):
+                raise ValueError(f"The model must return one tensor; it returned {type(output).__name__}.")
+            check_kind(output, "The model's output")
+            self.outputs[key] = output.shape[1:].numel()
         return self.outputs[key] == 1
 
 

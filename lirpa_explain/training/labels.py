@@ -13,16 +13,18 @@ from torch.nn import functional as F
 from ..bounding.ball import make_balls
 from ..bounding.bounds import input_interval
 from ..bounding.intervals import IntervalPass
-from ..certifying.arguments import check_inputs
 from ..fingerprint import fingerprinted
 from ..graph import capture_program
 from ..graph.program import output
+from ..inputs import check_inputs, uncompiled
 from ..nominal import evaluating
+from ..tensors import check_kind
 from .explanation import REDUCTIONS
 
 _PASSES: WeakKeyDictionary[nn.Module, dict[Any, tuple[Any, IntervalPass]]] = WeakKeyDictionary()
 
 
+@uncompiled
 def certified_cross_entropy(model: nn.Module, x: Tensor | tuple[Tensor, ...], y: Tensor, *, eps: Any,
                             norm: float = math.inf, clip: tuple[Any, Any] | None = None, reduction: str = "mean"
                             ) -> Tensor:
@@ -77,7 +79,7 @@ def _intervals(model: nn.Module, xs: tuple[Tensor, ...]) -> IntervalPass:
     with evaluating(model):
         if key not in known or not known[key][0].matches(model=model):
             module, made_with = fingerprinted(lambda: capture_program(output(), model, xs), model=model)
-            if len(module.cotangent_shape) > 1:
+            if len(module.cotangent_shape) > 1 or module.size == 0:
                 raise ValueError(f"The model's outputs must be (N, classes), (N, 1) or (N,); they are (N, "
                                  f"{', '.join(map(str, module.cotangent_shape))}).")
             known[key] = made_with, IntervalPass(module)
@@ -86,7 +88,11 @@ def _intervals(model: nn.Module, xs: tuple[Tensor, ...]) -> IntervalPass:
 
 def _rivals(y: Tensor, x: Tensor, classes: int) -> Tensor:
     """Margins over the other classes as linear functions of the output, (N, R, K): R = 1 for one output, else K - 1."""
-    if y.shape != x.shape[:1] or y.is_floating_point() or not bool(((0 <= y) & (y < max(2, classes))).all()):
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a tensor of labels; given: {type(y).__name__}.")
+    check_kind(y, "y")
+    is_label = not y.is_floating_point() and y.dtype != torch.bool
+    if y.shape != x.shape[:1] or not is_label or not bool(((0 <= y) & (y < max(2, classes))).all()):
         raise ValueError(f"y must be {len(x)} integer labels from 0 to {max(2, classes) - 1}; given: {y.dtype} of "
                          f"shape {tuple(y.shape)}.")
     if classes == 1:

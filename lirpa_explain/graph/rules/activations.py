@@ -134,11 +134,6 @@ def _rrelu_backward(b: Builder, g: Rows, z: Rows, noise: Any, lower: float, uppe
     return _leaky_relu_backward(b, g, z, (lower + upper) / 2, is_result)
 
 
-@rule(aten.empty_like.default)
-def _empty_like(b: Builder, x: Rows, **_: Any) -> None:
-    """The noise that rrelu gets but does not read; nothing can be computed from it."""
-
-
 @rule(aten._prelu_kernel.default)
 def _prelu(b: Builder, z: Rows, w: Any) -> Rows:
     """Lower prelu as w z + (1 - w) relu(z)."""

@@ -1,5 +1,6 @@
-"""Rules of comparisons with numbers, and of choices by them."""
+"""Rules of comparisons with numbers, of choices by them, and of comparisons used as numbers."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Comparison, Live, Rows
 from .arithmetic import add, multiply
-from .table import rule
+from .table import PASS_THROUGH, RULES, rule
 
 aten = torch.ops.aten
 
@@ -27,6 +28,8 @@ for targets, comparison in {
     (aten.gt.Scalar, aten.gt.Tensor): _compare(True, False, closed=False),
     (aten.le.Scalar, aten.le.Tensor): _compare(False, True, closed=True),
     (aten.lt.Scalar, aten.lt.Tensor): _compare(False, True, closed=False),
+    (aten.eq.Scalar, aten.eq.Tensor): _compare(True, True, closed=True),
+    (aten.ne.Scalar, aten.ne.Tensor): _compare(True, True, closed=True, inside=False),
 }.items():
     rule(*targets)(comparison)
 
@@ -68,14 +71,59 @@ def _masked(b: Builder, x: Any, mask: Comparison) -> Rows | None:
     """X where the mask is true, 0 elsewhere; None if x is 0."""
     settings: dict[str, Any] = {"low": mask.low, "high": mask.high, "closed": mask.closed, "inside": mask.inside}
     z = mask.of
-    if isinstance(x, Rows):
-        if x.shape != z.shape or not x.lines_up(z):
-            raise UnsupportedOperation("a choice between values of other shapes than what is compared")
+    if isinstance(x, Comparison):
+        x = _number(b, x)
+    if isinstance(x, Rows) and x.shape == z.shape and x.lines_up(z):
         return b.emit("select", x, z, **settings)
-    if isinstance(x, Live):
+    if isinstance(x, Rows | Live):
         return multiply(b, b.emit("window", z, **settings), x)
     constant = torch.as_tensor(x)
     if not constant.any():
         return None
     window = b.emit("window", z, **settings)
     return multiply(b, window, float(constant)) if constant.numel() == 1 else multiply(b, window, constant)
+
+
+def _number(b: Builder, mask: Comparison) -> Rows:
+    """1 where the mask is true, 0 elsewhere."""
+    result = _masked(b, 1.0, mask)
+    assert result is not None
+    return result
+
+
+READ = {aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Tensor, aten.bitwise_and_.Tensor,
+        aten.logical_not.default, aten.logical_not_.default, aten.bitwise_not.default, aten.where.self,
+        aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar, aten.masked_fill.Scalar,
+        aten.masked_fill_.Scalar, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
+"""Operations whose rules read comparisons."""
+
+MOVE = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten._reshape_alias.default,
+        aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default,
+        aten.permute.default, aten.transpose.int, aten.t.default, aten.slice.Tensor, aten.select.int}
+"""Operations that move entries: what is moved is compared."""
+
+MULTIPLY = {aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar}
+
+
+def lower_with_comparisons(b: Builder, target: Any, args: Any, kwargs: Any) -> Any:
+    """Lower an operation on comparisons: as such where it reads them, else as 1 or 0.
+
+    To use them as numbers is sound: autograd gives them no gradient, and their jumps are within the window's bounds.
+    """
+    if target in READ:
+        return RULES[target](b, *args, **kwargs)
+    if target in PASS_THROUGH or target is aten._to_copy.default and kwargs.get("dtype") is torch.bool:
+        return args[0]
+    if target in MOVE:
+        return replace(args[0], of=RULES[target](b, args[0].of, *args[1:], **kwargs))
+    if target is aten._to_copy.default:
+        return _number(b, args[0])
+    if target in MULTIPLY:
+        mask, other = args[:2] if isinstance(args[0], Comparison) else args[1::-1]
+        product = _masked(b, other, mask)
+        return multiply(b, mask.of, 0.0) if product is None else product
+    if target not in RULES:
+        raise UnsupportedOperation("there is no bound operator for it")
+    numbers = torch.utils._pytree.tree_map(lambda a: _number(b, a) if isinstance(a, Comparison) else a,
+                                           (list(args), dict(kwargs)))
+    return RULES[target](b, *numbers[0], **numbers[1])

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from ...errors import UnsupportedOperation
 from ..builder import Builder, Rows
-from .table import rule
+from .shapes import sum_over
+from .table import RULES, rule
 
 aten = torch.ops.aten
 
@@ -47,6 +49,16 @@ def _reciprocal(b: Builder, x: Rows) -> Rows:
 @rule(aten.square.default, aten.square_.default)
 def _square(b: Builder, x: Rows) -> Rows:
     return power(b, x, 2)
+
+
+@rule(aten.linalg_vector_norm.default)
+def _vector_norm(b: Builder, x: Rows, order: float = 2, dims: Any = None, keepdim: bool = False, *, dtype: Any = None
+                 ) -> Rows:
+    if order == 1:
+        return sum_over(b, RULES[aten.abs.default](b, x), dims, keepdim)
+    if order != 2:
+        raise UnsupportedOperation("a norm of another order than 1 and 2")
+    return power(b, sum_over(b, power(b, x, 2), dims, keepdim), 0.5)
 
 
 def _scaled(b: Builder, x: Any, factor: float) -> Any:

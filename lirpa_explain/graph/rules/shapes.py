@@ -17,12 +17,12 @@ def _reshape(b: Builder, x: Rows, sizes: Any, *_: Any) -> Rows:
     return b.view(x, tuple(sizes))
 
 
-@rule(aten.unsqueeze.default)
+@rule(aten.unsqueeze.default, aten.unsqueeze_.default)
 def _unsqueeze(b: Builder, x: Rows, dim: int) -> Rows:
     return b.unsqueeze(x, dim % (x.ndim + 1))
 
 
-@rule(aten.squeeze.dim, aten.squeeze.dims)
+@rule(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze_.dim, aten.squeeze_.dims)
 def _squeeze(b: Builder, x: Rows, dims: Any) -> Rows:
     dims = [d % x.ndim for d in ([dims] if isinstance(dims, int) else dims)]
     drop = [d for d in dims if d != x.batch and x.shape[x.place(d)] == 1]
@@ -206,7 +206,8 @@ def _reduce(b: Builder, operator: str, x: Rows, dims: Any, keepdim: bool) -> Row
 
 
 @rule(aten.sum.dim_IntList)
-def _sum(b: Builder, x: Rows, dims: Any, keepdim: bool = False, *, dtype: Any = None) -> Rows:
+def sum_over(b: Builder, x: Rows, dims: Any, keepdim: bool = False, *, dtype: Any = None) -> Rows:
+    """Lower a sum over dimensions of the trace, of which the batch must not be one."""
     return _reduce(b, "sum", x, dims, keepdim)
 
 

@@ -13,7 +13,7 @@ PASS_THROUGH = {aten.detach.default, aten.alias.default, aten.clone.default, ate
                 aten.lift_fresh_copy.default}
 
 VALUE_FREE = {aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.new_zeros.default,
-              aten.new_ones.default, aten.new_full.default}
+              aten.new_ones.default, aten.new_full.default, aten.empty_like.default, aten.new_empty.default}
 
 
 def rule(*targets: Any, overwrite: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
