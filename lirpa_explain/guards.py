@@ -13,10 +13,13 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from .errors import UnsupportedOperation
+from .errors import TrainingModeError, UnsupportedOperation
 
 CONTAINERS = (dict, OrderedDict, list, set, deque)
 """Classes, exactly these, of which an attribute's contents are put back, and not only the attribute."""
+
+RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
+"""Layers that draw or read the batch in training mode."""
 
 OURS = ("lirpa_explain", "auto_LiRPA")
 """Packages whose modules keep things between calls."""
@@ -78,6 +81,41 @@ def untouched(*owners: Any) -> Iterator[None]:
     if changed:
         raise UnsupportedOperation(f"The model gives {changed} of its parameters other values whenever it is called. "
                                    "Do that once before, and after each step of training, and not in forward.")
+
+
+@contextlib.contextmanager
+def no_training_layers() -> Iterator[None]:
+    """Refuse layers that are random or depend on the batch in training mode, before they run and change anything."""
+    thread = threading.get_ident()
+
+    def check(module: nn.Module, _: Any) -> None:
+        if threading.get_ident() != thread:
+            return  # somebody else's model
+        if module.training and isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0:
+            raise TrainingModeError(
+                f"The model is in training mode, in which its layer {module} is random or depends on the other "
+                "examples: call model.eval() first."
+            )
+
+    handle = nn.modules.module.register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def evaluating(forward: Any) -> Iterator[None]:
+    """Put a function's model and all its modules into eval mode, and each back into its own mode afterwards."""
+    model = model_of(forward)
+    training = [] if model is None else [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class Kept:

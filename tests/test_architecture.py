@@ -13,10 +13,9 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "fingerprint", "explained", "relaxations"],
-    ["version", "operators", "certificates"],
-    ["graph", "plots", "nominal"],
-    ["decision"],
+    ["errors", "compat", "registration", "fingerprint", "explained", "relaxations", "tensors"],
+    ["version", "guards", "inputs", "operators", "certificates"],
+    ["graph", "plots", "decision"],
     ["attributions"],
     ["bounding"],
     ["certifying"],
@@ -28,7 +27,7 @@ FLOORS = [
 """From the ground up."""
 
 FOREIGN = {
-    "captum": {"attributions", "bounding", "certifying", "cli", "graph", "measures", "nominal", "training"},
+    "captum": {"attributions", "bounding", "certifying", "cli", "graph", "guards", "inputs", "measures", "training"},
     "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators"},
     "auto_LiRPA.BoundedModule": {"bounding"},
     "auto_LiRPA.bound_ops": {"bounding", "operators"},

@@ -18,10 +18,10 @@ from ..bounding.settings import Bounding
 from ..bounding.where import Where
 from ..certificates import Certificate
 from ..decision.search import remembered
-from ..guards import isolated
+from ..guards import evaluating, isolated, no_training_layers
 from ..inputs import check_inputs, check_keywords, uncompiled
-from ..nominal import Nominal, attribute, evaluating, no_training_layers
 from .arguments import check_parameters, check_seam, check_spec, split_method
+from .nominal import Nominal, attribute
 from .provenance import describe, versions
 from .prover import Prover
 from .request import Request, random_state

@@ -16,9 +16,9 @@ from ..bounding.parameters import Parameters
 from ..bounding.settings import Bounding
 from ..errors import SoundnessError
 from ..graph import GradientModule
-from ..nominal import Nominal
 from ..operators.bound import Box
 from ..relaxations.ranges import linear_range
+from .nominal import Nominal
 from .request import Points, Request
 from .selfcheck import around, check_value, enclose
 from .senses import Proven

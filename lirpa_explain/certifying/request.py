@@ -17,8 +17,8 @@ from ..bounding.ball import Ball
 from ..bounding.parameters import Parameters
 from ..bounding.points import draw
 from ..bounding.where import Where
-from ..guards import isolated
-from ..nominal import Nominal, attribute, no_training_layers
+from ..guards import isolated, no_training_layers
+from .nominal import Nominal, attribute
 
 Points = tuple[Tensor, ...]
 

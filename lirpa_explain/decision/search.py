@@ -18,8 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import BoundaryNotFound, in_the_name_of
-from ..guards import untouched
-from ..nominal import no_training_layers
+from ..guards import no_training_layers, untouched
 from .decision import Decision
 
 HALVINGS = {torch.float64: 50, torch.float32: 24}

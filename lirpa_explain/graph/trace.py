@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..errors import CaptumWarning, UnsupportedOperation
+from ..errors import CaptumWarning, LirpaExplainError, UnsupportedOperation
 from .origin import line_of
 from .readouts import NoReadouts
 from .replacements import Replacements
@@ -52,7 +52,7 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
             ) from error
         except RuntimeError as error:
             reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)
-            if isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, torch.OutOfMemoryError | LirpaExplainError):
                 raise
             line = line_of(traceback.extract_tb(error.__traceback__))
             words = reason or f"torch cannot record the model with its gradient: {error}"

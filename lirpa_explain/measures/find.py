@@ -10,9 +10,8 @@ from ..bounding.margins import Margins
 from ..bounding.settings import check_method
 from ..decision.decision import Decision
 from ..decision.search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified
-from ..guards import isolated
+from ..guards import isolated, no_training_layers
 from ..inputs import check_inputs, uncompiled
-from ..nominal import no_training_layers
 
 
 @uncompiled

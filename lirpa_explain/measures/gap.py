@@ -25,9 +25,8 @@ from ..certifying.certifier import Certifier
 from ..decision.search import BoundarySearch, as_tuple, remembered
 from ..errors import UnsupportedAttribution, in_the_name_of
 from ..graph import capture
-from ..guards import isolated
+from ..guards import isolated, no_training_layers
 from ..inputs import check_inputs, check_keywords, uncompiled
-from ..nominal import no_training_layers
 from ..operators.bound import Box
 
 

@@ -17,9 +17,8 @@ from ..certifying.selfcheck import TOLERANCE
 from ..decision.decision import Decision
 from ..decision.search import as_tuple
 from ..errors import SoundnessError
-from ..guards import isolated
+from ..guards import isolated, no_training_layers
 from ..inputs import check_inputs, uncompiled
-from ..nominal import no_training_layers
 
 
 @dataclass(frozen=True)

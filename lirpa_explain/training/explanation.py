@@ -17,9 +17,8 @@ from ..bounding.bounds import Bounds
 from ..certificates.layout import mask_weights
 from ..certifying.certifier import Certifier
 from ..errors import in_the_name_of
-from ..guards import isolated
+from ..guards import evaluating, isolated
 from ..inputs import check_inputs, uncompiled
-from ..nominal import evaluating
 from ..tensors import check_kind
 from .losses import Loss, lookup
 

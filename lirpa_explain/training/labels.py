@@ -16,8 +16,8 @@ from ..bounding.intervals import IntervalPass
 from ..fingerprint import fingerprinted
 from ..graph import capture_program
 from ..graph.program import output
+from ..guards import evaluating
 from ..inputs import check_inputs, uncompiled
-from ..nominal import evaluating
 from ..tensors import check_kind
 from .explanation import REDUCTIONS
 

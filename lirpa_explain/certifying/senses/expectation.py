@@ -20,8 +20,8 @@ from ...bounding.expectation import (
 )
 from ...certificates.meaning import Meaning
 from ...errors import UnsupportedAttribution
-from ...nominal import Nominal
 from ...operators.bound import Box
+from ..nominal import Nominal
 from ..request import Request
 from .sense import Proven, Sense
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...attributions import Plan
-from ...nominal import Nominal
+from ..nominal import Nominal
 from .sense import Proven, Sense
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from ...attributions import Plan
 from ...bounding.integral import INTEGRALS, integral_plans
 from ...certificates.meaning import Meaning
-from ...nominal import Nominal, completeness
+from ..nominal import Nominal, completeness
 from .sense import Proven, Sense
 
 if TYPE_CHECKING:

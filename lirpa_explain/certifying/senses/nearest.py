@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...attributions import Plan
 from ...bounding.compose import Composed
 from ...bounding.moving import Moving, compose_moving
-from ...nominal import Nominal
+from ..nominal import Nominal
 from ..request import Request
 from .finite import FiniteSum
 from .sense import Proven, Sense

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...attributions import Plan
 from ...certificates.meaning import Meaning
-from ...nominal import Nominal
 from ...operators.bound import Box
+from ..nominal import Nominal
 from ..request import Request
 
 if TYPE_CHECKING:

@@ -1,55 +1,15 @@
 """Captum's own attribution, computed without leaving traces in the caller's process."""
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from captum.attr import IntegratedGradients
-from torch import Tensor, nn
+from torch import Tensor
 
-from .certificates.layout import Attributions, flatten, unflatten
-from .errors import TrainingModeError, UnsupportedAttribution, in_the_name_of
-from .guards import model_of, untouched
-
-RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
-
-
-@contextlib.contextmanager
-def no_training_layers() -> Iterator[None]:
-    """Refuse layers that are random or depend on the batch in training mode, before they run and change anything."""
-    thread = threading.get_ident()
-
-    def check(module: nn.Module, _: Any) -> None:
-        if threading.get_ident() != thread:
-            return  # somebody else's model
-        if module.training and isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0:
-            raise TrainingModeError(
-                f"The model is in training mode, in which its layer {module} is random or depends on the other "
-                "examples: call model.eval() first."
-            )
-
-    handle = nn.modules.module.register_module_forward_pre_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def evaluating(forward: Any) -> Iterator[None]:
-    """Put a function's model and all its modules into eval mode, and each back into its own mode afterwards."""
-    model = model_of(forward)
-    training = [] if model is None else [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
+from ..certificates.layout import Attributions, flatten, unflatten
+from ..errors import UnsupportedAttribution, in_the_name_of
+from ..guards import untouched
 
 
 @dataclass(frozen=True)
