@@ -14,6 +14,7 @@ from .boundary.moving import compose_moving
 from .bounding.ball import Ball
 from .bounding.compose import Composed, compose, compose_functions, sample_bounds
 from .bounding.engine import Engine
+from .bounding.errors import Reach
 from .bounding.expectation import (
     PROPAGATED,
     certified_range,
@@ -31,8 +32,12 @@ from .graph import GradientModule
 from .nominal import Nominal, completeness
 from .operators.bound import Box
 from .relaxations.ranges import linear_range
-from .selfcheck import around, check_value, enclose
+from .rounding import unit
+from .selfcheck import around, check_value, enclose, moved_out
 from .traces import Trace, Traces
+
+ORDINARY = 2 ** 10
+"""Units in the last place, of the mean size of samples, by which their mean may be off before it is looked into."""
 
 T = TypeVar("T")
 Balls = tuple[Ball | None, ...]
@@ -138,14 +143,14 @@ class Prover:
 
     def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor) -> tuple[Box, Tensor]:
         """Bounds (N, D) each, and a value within, (N, D)."""
-        xs, value = self.problem.xs, nominal
+        value = nominal
         composed = self._moving(plan) if plan.moving else self._compose(bounded, self.problem.balls, self.method,
                                                                        self.problem.parameters)
         if bounded is not plan:
             value = composed.value
-            check_value(self._compose(plan, self._fixed), nominal, lambda r: self._compose(plan, around(xs, r)))
-        check_value(composed, value, lambda r: self._compose(bounded, around(xs, r)))
-        return enclose((composed.lower, composed.upper), value), value
+            check_value(self._compose(plan, self._fixed), nominal, lambda r: self._reach(plan, r))
+        check_value(composed, value, lambda r: self._reach(bounded, r))
+        return enclose(moved_out(composed), value), value
 
     @torch.no_grad()
     def _check_elsewhere(self, plan: Plan, bounded: Plan, box: Box) -> None:
@@ -153,16 +158,16 @@ class Prover:
 
         A value that the model holds beside its parameters, computed from them once, would not move with them.
         """
-        problem, xs = self.problem, self.problem.xs
+        problem = self.problem
         assert problem.parameters is not None
         values = problem.parameters.draw(True, torch.Generator().manual_seed(0))
         with problem.parameters.set_to(values):
-            value, nominal = self._compose(plan, self._fixed), problem.attribute(xs, values).flat
+            value, nominal = self._compose(plan, self._fixed), problem.attribute(problem.xs, values).flat
             within = value if bounded is plan else self._compose(bounded, self._fixed)
             try:
-                check_value(value, nominal, lambda r: self._compose(plan, around(xs, r)))
+                check_value(value, nominal, lambda r: self._reach(plan, r))
                 check_value(dataclasses.replace(within, lower=box[0], upper=box[1]), within.value,
-                            lambda r: self._compose(bounded, around(xs, r)))
+                            lambda r: self._reach(bounded, r))
             except SoundnessError as error:
                 raise SoundnessError(f"With other parameters: {error} Perhaps the model computes with its parameters "
                                      "in ways that autograd does not see, such as `.data`.") from error
@@ -184,8 +189,9 @@ class Prover:
         chunks = sample_bounds(plan, module, engine, xs, moving, how, rows, self.progress)
         samples = summarise(chunks, near, far, plan.samples)
         lower, upper = expectation_bounds(samples, near, far, plan.samples, confidence, shift, propagated=propagated)
-        check_value(Composed(lower, upper, samples.value.to(nominal), samples.magnitude.to(nominal)), nominal,
-                    lambda r: self._compose(plan, around(xs, r)))
+        error = ORDINARY * unit(nominal.dtype) * samples.magnitude.to(nominal)
+        check_value(Composed(lower, upper, samples.value.to(nominal), error), nominal,
+                    lambda r: self._reach(plan, r))
         return lower, upper
 
     def _moving(self, plan: Plan) -> Composed:
@@ -202,6 +208,12 @@ class Prover:
         module, engine, rows = self._traced(plan, method)
         with engine.perturbed(parameters):
             return compose(plan, module, engine, self.problem.xs, balls, method, rows, self.progress)
+
+    def _reach(self, plan: Plan, radius: float) -> Composed:
+        """All that roundings may make of an attribution on balls of a radius around the inputs."""
+        module, _, rows = self._traced(plan, "IBP")
+        xs = self.problem.xs
+        return compose(plan, module, Reach(module), xs, around(xs, radius), "IBP", rows, rounded=True, evaluate=False)
 
     def _traced(self, plan: Plan, method: str, explained: bool = False) -> tuple[GradientModule, Engine, int]:
         """The module that computes a row of a plan, its bounds, and how many rows these take at once."""

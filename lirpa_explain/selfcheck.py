@@ -9,46 +9,48 @@ from .bounding.ball import Ball, make_balls
 from .bounding.compose import Composed
 from .errors import SoundnessError
 from .operators.bound import Box
+from .operators.terms import size_of
+from .rounding import LAST, outward, unit
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""Largest difference between Captum's value and the gradient module's, relative to the sum of all terms' sizes."""
+"""Difference, relative to the largest value, that repeated evaluations at other inputs and predictions may have."""
 
 
 def check_value(composed: Composed, nominal: Tensor, around: Callable[[float], Composed]) -> None:
-    """Captum's value must be the gradient module's, and lie within the bounds.
+    """Captum's value must be the gradient module's, and lie within the bounds, but for roundings.
 
-    Two things look like contradictions and are none, and are looked into before one is reported. At a kink one
-    rounding can switch a derivative: a difference of the values must be one that moving the input by roundings
-    explains. And where no neuron is active all terms vanish, while coefficients round as if it were: the scale of
-    roundings is then that of the attribution at other inputs.
+    Where they differ by more than roundings usually move a value, what these can make of it in the worst case decides:
+    one of them may put a pre-activation on the other side of a kink, or choose another of tied maxima. A NaN where
+    Captum has a number is never explained.
 
     Args:
-        composed: bounds and value by the gradient module.
+        composed: bounds, value and error by the gradient module.
         nominal: Captum's value, (N, D).
-        around: interval bounds of the attribution on a ball of a given radius around the inputs.
+        around: interval bounds of what is computed in floating point, on a ball of a given radius around the inputs.
 
     Raises:
         SoundnessError: the values contradict each other, or the bounds.
     """
-    tolerance = TOLERANCE[nominal.dtype] * composed.magnitude.amax(1, keepdim=True)
+    u = unit(nominal.dtype)
     outside = torch.maximum(composed.lower - composed.value, composed.value - composed.upper)
+    size = size_of((composed.lower, composed.upper)).nan_to_num(posinf=0)
     difference = (composed.value - nominal).abs()
-    if bool((outside <= tolerance).all()) and bool((difference <= tolerance).all()):
+    tolerance = composed.error + LAST * u * size
+    if bool((outside <= tolerance).all()) and bool((difference <= composed.error).all()):
         return
-    far, precision = around(1.0), torch.finfo(nominal.dtype).eps
-    scale = torch.maximum(far.lower.abs(), far.upper.abs()).nan_to_num(posinf=0).amax(1, keepdim=True)
-    tolerance = torch.maximum(tolerance, 16 * precision * scale)
-    if not bool((difference <= tolerance).all()):
-        near = around(64 * precision)
-        low, high = near.lower - tolerance, near.upper + tolerance
-        explained = [(low <= value) & (value <= high) for value in (nominal, composed.value)]
-        if not bool(torch.stack(explained).all()):
-            worst = int(difference.sub(tolerance).flatten().argmax())
-            raise SoundnessError(
-                f"The traced gradient gives {composed.value.flatten()[worst]:.9g} where Captum gives "
-                f"{nominal.flatten()[worst]:.9g} (entry {worst} of the flattened attribution). The model is not a "
-                "fixed function of one example, or this is a defect: please report it."
-            )
+    near = around(u)
+    reached = [(near.lower <= value) & (value <= near.upper) for value in (nominal, composed.value)]
+    unexplained = ~((difference <= composed.error) | reached[0] & reached[1])
+    if bool(unexplained.any()):
+        worst = int(torch.where(unexplained, difference.nan_to_num(nan=torch.inf), -1.0).flatten().argmax())
+        raise SoundnessError(
+            f"The traced gradient gives {composed.value.flatten()[worst]:.9g} where Captum gives "
+            f"{nominal.flatten()[worst]:.9g} (entry {worst} of the flattened attribution). The model is not a "
+            "fixed function of one example, or this is a defect: please report it."
+        )
+    far = around(1.0)
+    scale = size_of((far.lower, far.upper)).nan_to_num(posinf=0).amax(1, keepdim=True)
+    tolerance = torch.maximum(tolerance + (near.upper - near.lower).nan_to_num(posinf=0), 2 * LAST * u * scale)
     if not bool((outside <= tolerance).all()):
         raise SoundnessError(
             f"The attribution lies outside its bounds by up to {float(outside.max()):.3g} (rounding explains "
@@ -59,6 +61,13 @@ def check_value(composed: Composed, nominal: Tensor, around: Callable[[float], C
 def around(xs: tuple[Tensor, ...], radius: float) -> tuple[Ball | None, ...]:
     """Balls around the inputs, of a radius relative to their largest entry, or to 1 if that is smaller."""
     return make_balls(xs, eps=tuple(radius * x.detach().abs().max().clamp(min=1) for x in xs))
+
+
+def moved_out(composed: Composed) -> Box:
+    """Bounds moved outward by roundings: those of the value at the inputs, and those of the bounds themselves."""
+    box = composed.lower, composed.upper
+    size = size_of(box).detach().nan_to_num(posinf=0)
+    return outward(*box, composed.error.nan_to_num(posinf=0) + LAST * unit(size.dtype) * size)
 
 
 def enclose(box: Box, nominal: Tensor) -> Box:
