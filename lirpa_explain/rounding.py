@@ -20,7 +20,7 @@ ROUNDINGS = {"default": "Captum's rounding at the inputs lies within the bounds,
 PROBES = 4
 """Times that a value is computed with random roundings, to see how far these carry."""
 
-SPREAD = 16
+SPREAD = 8
 """Units in the last place by which such a rounding moves each result, relative to its terms: many times what a sum in
 blocks really is off by, so that all probes together hardly ever move an entry by less than its rounding."""
 
@@ -28,7 +28,7 @@ REACH = 32
 """Units by which the interval of each step is widened when a contradiction is looked into. No bound depends on it:
 it only decides what counts as rounding there."""
 
-LAST = 16
+LAST = 8
 """Units by which a certificate's ends are moved outward relative to themselves: what computing them rounds last."""
 
 OWN = 64

@@ -23,7 +23,7 @@ from ..operators.terms import size_of
 from ..relaxations.ranges import absolute_range, product_range, variance_range
 from ..rounding import LAST, OWN, outward, unit
 from .ball import Ball
-from .engine import Box, Engine
+from .engine import Box, Engine, or_nothing
 from .errors import Reach, value_and_error
 from .integral import Stretch
 
@@ -146,7 +146,7 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
 
 def _weighted(box: Box, weight: Tensor) -> Box:
     """Bounds of a weight (B, 1) times a value in a box (B, K)."""
-    sides = box[0] * weight, box[1] * weight
+    sides = or_nothing((box[0] * weight, box[1] * weight))
     return sides if bool((weight >= 0).all()) else (torch.minimum(*sides), torch.maximum(*sides))
 
 
@@ -290,11 +290,11 @@ def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, error: Tensor) -> C
         if rows.rounded:
             factor = outward(*factor, rounding.rounded(rows.multiplier_size(), OWN))
         size = size_of(box) * size_of(factor)
-        box = product_range(box, factor)
+        box = or_nothing(product_range(box, factor))  # infinite bounds times 0
         box = moved_out(box, size, 1) if rows.rounded else box
         error = error * factor_value.abs() + value.abs() * few * rows.multiplier_size()
         value = value * factor_value
-    reduced = reduce_samples(plan, box)
+    reduced = or_nothing(reduce_samples(plan, box))
     if rows.rounded and (plan.samples > 1 or plan.reduction != "mean"):
         size = size_of(box).reshape(-1, plan.samples, value.shape[1])
         size = size if plan.reduction == "mean" else 2 * size.square()

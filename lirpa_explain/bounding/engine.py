@@ -237,7 +237,7 @@ class Engine:
     def _size(self, node: Bound) -> Tensor:
         """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
         if isinstance(node, BoundAffine) and node.perturbed:
-            return node.magnitude(*[self._size(n) for n in node.inputs])
+            return node.added(*[self._size(n) for n in node.inputs])
         lower, upper = self._current(node)
         return torch.maximum(lower.abs(), upper.abs())
 
@@ -249,7 +249,7 @@ class Engine:
 
     def _interval(self, name: str) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
-        return _or_nothing(box_of_interval(self.bounded.compute_bounds(method="IBP", final_node_name=name)))
+        return or_nothing(box_of_interval(self.bounded.compute_bounds(method="IBP", final_node_name=name)))
 
     def _linear(self, name: str, index: Tensor, method: str) -> Box:
         """Linear bounds, made numbers, of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
@@ -286,7 +286,7 @@ class Engine:
 
         relaxed = self._relaxations_before(name) if method == "CROWN-Optimized" else []
         sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
-        return _or_nothing((torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)))
+        return or_nothing((torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)))
 
     def _relaxations_before(self, name: str) -> list[BoundPlanes]:
         """The relaxed operators that a node depends on, itself included."""
@@ -327,7 +327,7 @@ def _first_true(mask: Tensor) -> Tensor:
     return torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(counts.max())]
 
 
-def _or_nothing(box: Box) -> Box:
+def or_nothing(box: Box) -> Box:
     """NaN, which overflow leaves, bounds nothing."""
     lower, upper = box
     if bool(torch.isfinite(lower).all()) and bool(torch.isfinite(upper).all()):

@@ -21,7 +21,7 @@ from ..operators.secant import BoundSecantGradient
 from ..operators.terms import CARRIED, EXACT, size_of, terms
 from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import product_range
-from ..rounding import PROBES, REACH, SPREAD, underflow, unit
+from ..rounding import PROBES, REACH, SPREAD, outward, underflow, unit
 from .intervals import argument, bound_operator
 
 JUMP = 2.0 ** -10
@@ -143,12 +143,9 @@ class Reach:
         for step in module.steps:
             operator, given = known.operators[step.output], [boxes[name] for name in step.inputs]
             operator.inputs = [argument(box) for box in given]
-            low, high = _range(operator, given)
-            if not isinstance(operator, BoundUnperturbed):
-                added = scale * known.of(step, given, (low, high))
-                low, high = low - added, high + added
-            boxes[step.output] = low.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), \
-                high.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            box = _range(operator, given)
+            boxes[step.output] = box if isinstance(operator, BoundUnperturbed) else \
+                outward(*box, scale * known.of(step, given, box))
         return boxes[module.output]
 
 

@@ -21,10 +21,10 @@ from .pooling import BoundMaxPool, BoundMaxPoolGradient, Windows
 from .secant import BoundSecantGradient
 from .softmax import BoundLogSoftmax, BoundWeightedCenter
 
-EXACT = frozenset({"reshape", "expand", "permute", "slice", "place", "concatenate", "pad", "known"})
+EXACT = frozenset({"reshape", "expand", "permute", "slice", "place", "concatenate", "pad"})
 """Operators that round nothing."""
 
-CARRIED = EXACT | {"add", "sum", "mean", "scale", "divide", "center", "multiply"}
+CARRIED = EXACT | {"add", "sum", "mean", "scale", "divide", "center", "multiply", "known"}
 """Operators whose result's size is that of its terms: what comes next may have been computed from these."""
 
 RELATIVE = frozenset({
@@ -60,9 +60,8 @@ def terms(operator: BoundOperator, boxes: Sequence[Box], sizes: Sequence[Tensor]
 
 @terms.register
 def _affine(operator: BoundAffine, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
-    if operator.traits.magnitude is None:
-        return operator.forward(*sizes)
-    return operator.magnitude(sizes[0], *[box[0] for box in boxes[1:]])
+    weights = sizes[1:] if operator.traits.magnitude is None else [box[0] for box in boxes[1:]]
+    return operator.added(sizes[0], *weights)
 
 
 @terms.register
@@ -133,4 +132,5 @@ def _weighted_center(operator: BoundWeightedCenter, boxes: Sequence[Box], sizes:
 
 @terms.register
 def _known(operator: BoundKnown, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    """What is known holds for exact numbers; rounded ones may lie beyond."""
     return sizes[0]
