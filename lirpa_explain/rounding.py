@@ -20,9 +20,9 @@ ROUNDINGS = {"default": "Captum's rounding at the inputs lies within the bounds,
 PROBES = 4
 """Times that a value is computed with random roundings, to see how far these carry."""
 
-SPREAD = 8
-"""Units in the last place by which such a rounding moves each result, relative to its terms: many times what a sum in
-blocks really is off by, so that all probes together hardly ever move an entry by less than its rounding."""
+SPREAD = 2
+"""Units by which such a rounding moves each result at most, relative to its terms: several times what a sum in blocks
+is off by, so that all probes together hardly ever move an entry by less than its rounding."""
 
 REACH = 32
 """Units by which the interval of each step is widened when a contradiction is looked into. No bound depends on it:

@@ -41,16 +41,26 @@ class Terms:
 
     def __init__(self, module: GradientModule) -> None:
         self.operators = {step.output: bound_operator(step) for step in module.steps}
-        self.sizes: dict[str, Tensor] = {}
+        self._leaving = {name for step in module.steps if step.operator not in CARRIED for name in step.inputs}
+        self._leaving.add(module.output)
+        self._uncancelled: dict[str, Tensor] = {}
 
-    def of(self, step: Step, boxes: Sequence[Box], result: Box) -> Tensor:
-        """Sum of the sizes of the terms of each entry of a step's result, 0 where nothing is rounded."""
+    def of(self, step: Step, boxes: Sequence[Box], result: Box) -> tuple[Tensor, Tensor | None]:
+        """Sums of the sizes of terms of each entry of a step's result.
+
+        Returns:
+            Of the terms that the step adds up, 0 where nothing is rounded; and where a chain of sums and products
+            ends, of all that it is made of, if it is one, else None.
+        """
         operator, size = self.operators[step.output], size_of(result)
-        sizes = [self.sizes.get(name, size_of(box)) for name, box in zip(step.inputs, boxes, strict=True)]
-        added = terms(operator, boxes, sizes, size)
-        if step.operator in CARRIED:
-            self.sizes[step.output] = torch.maximum(added, size)
-        return torch.zeros_like(size) if step.operator in EXACT else added
+        sizes = [size_of(box) for box in boxes]
+        added = torch.zeros_like(size) if step.operator in EXACT else terms(operator, boxes, sizes, size)
+        if step.operator not in CARRIED:
+            return added, None
+        carried = [self._uncancelled.get(name, own) for name, own in zip(step.inputs, sizes, strict=True)]
+        whole = carried[0] if step.operator == "center" else terms(operator, boxes, carried, size)
+        self._uncancelled[step.output] = whole
+        return added, whole if step.output in self._leaving and step.operator not in EXACT else None
 
 
 @torch.no_grad()
@@ -82,7 +92,6 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
 
     values = {name: probes(x, error) for name, x, error in zip(module.input_names, inputs, errors, strict=True)}
     fixed = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
-    scale = SPREAD * unit(inputs[0].dtype)
     for step in module.steps:
         arguments = [values[n] if n in values else fixed[n] for n in step.inputs]
         operator = known.operators[step.output]
@@ -91,9 +100,10 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
             fixed[step.output] = result
             continue
         clean = [(x[:rows],) * 2 if n in values else (x, x) for n, x in zip(step.inputs, arguments, strict=True)]
-        added = known.of(step, clean, (result[:rows],) * 2)
+        added, whole = known.of(step, clean, (result[:rows],) * 2)
         if step.operator not in EXACT:
-            result = probes(result, scale * added + underflow(result.dtype) * (added > 0))
+            error = SPREAD * added if whole is None else SPREAD * added + whole
+            result = probes(result, unit(result.dtype) * error + underflow(result.dtype) * (error > 0))
         values[step.output] = result
     value, moved = values[module.output].split([rows, PROBES * rows])
     distance = (moved.unflatten(0, (PROBES, rows)) - value).abs().amax(0)
@@ -144,8 +154,10 @@ class Reach:
             operator, given = known.operators[step.output], [boxes[name] for name in step.inputs]
             operator.inputs = [argument(box) for box in given]
             box = _range(operator, given)
-            boxes[step.output] = box if isinstance(operator, BoundUnperturbed) else \
-                outward(*box, scale * known.of(step, given, box))
+            if not isinstance(operator, BoundUnperturbed):
+                added, whole = known.of(step, given, box)
+                box = outward(*box, scale * (added if whole is None else torch.maximum(added, whole)))
+            boxes[step.output] = box
         return boxes[module.output]
 
 
