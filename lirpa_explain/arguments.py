@@ -14,6 +14,8 @@ from .bounding.ball import plain
 from .bounding.engine import METHODS
 from .bounding.parameters import Parameters
 from .errors import UnsupportedAttribution
+from .graph import GradientModule
+from .rounding import ROUNDINGS
 
 DTYPES = (torch.float64, torch.float32)
 
@@ -131,3 +133,28 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
     if len({C.shape[1] for C in flat}) > 1:
         raise ValueError("spec must have equally many functions for each part.")
     return torch.cat(flat, 2)
+
+
+def check_rounding(rounding: Any, integral: Any = None, expectation: Any = None, parameters: Any = None,
+                   boundary: Any = None) -> None:
+    """Refuse what is no way of rounding, and senses of a certificate that are not bounded outward."""
+    if not isinstance(rounding, str) or rounding not in ROUNDINGS:
+        raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}; given: {rounding!r}.")
+    given = {"integral": integral, "expectation": expectation, "parameters": parameters,
+             "boundary='moving'": None if boundary in (None, "fixed") else boundary}
+    chosen = [name for name, value in given.items() if value is not None]
+    if rounding == "outward" and chosen:
+        raise ValueError(f"rounding='outward' does not go with {' and '.join(chosen)}: it bounds what Captum computes "
+                         "in floating point, with the parameters as they are. Leave one of them out.")
+
+
+def check_rounded(module: GradientModule) -> None:
+    """Refuse a module whose roundings have no bound."""
+    if any(step.operator == "secant_gradient" for step in module.steps):
+        raise ValueError("rounding='outward' does not bound DeepLift: where an activation hardly differs from its "
+                         "reference, the quotient of both differences is all rounding. Leave rounding out.")
+    parameter = next(module.parameters(), None)
+    if parameter is not None and parameter.is_cuda and parameter.dtype == torch.float32 and (
+            torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
+        raise ValueError("rounding='outward' needs products in full precision: set torch.backends.cudnn.allow_tf32 and "
+                         "torch.backends.cuda.matmul.allow_tf32 to False, or certify in float64.")

@@ -15,6 +15,7 @@ from .arguments import (
     check_inputs,
     check_method,
     check_parameters,
+    check_rounding,
     check_seam,
     check_sense,
     check_settings,
@@ -60,6 +61,7 @@ class Certifier:
         differentiable: keep the bounds differentiable in the model's parameters.
         iterations: most steps of method "CROWN-Optimized".
         lr: its first step length, above 0 and at most 1.
+        rounding: "default" or "outward", the default of `certify`.
         **attribute_kwargs: keywords of `attribution.attribute`, the defaults of `certify`.
 
     Raises:
@@ -78,14 +80,16 @@ class Certifier:
     def __init__(self, attribution: Any, example_inputs: Tensor | tuple[Tensor, ...] | None = None, *,
                  method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
                  progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
-                 **attribute_kwargs: Any) -> None:
+                 rounding: str = "default", **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
         check_method(method)
         check_settings(batch_size, memory_limit, iterations, lr)
         check_seam(attribution)
+        check_rounding(rounding)
         self.attribution = attribution
         self.method = method
+        self.rounding = rounding
         self.batch_size = batch_size or ROWS
         self.memory_limit = memory_limit
         self.progress = progress
@@ -107,7 +111,7 @@ class Certifier:
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
                 expectation: str | None = None, confidence: float = 0.999, boundary: str | Moving | None = None,
-                parameters: Any = None, **attribute_kwargs: Any) -> Certificate:
+                parameters: Any = None, rounding: str | None = None, **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs, and of the model's parameters.
 
         Args:
@@ -125,6 +129,7 @@ class Certifier:
             confidence: with which they hold then.
             boundary: "fixed", "moving" or a `Moving`, for boundary attributions.
             parameters: how far the model's parameters may change.
+            rounding: "default" or "outward", if not as the certifier was made for.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -133,6 +138,8 @@ class Certifier:
         started = time.perf_counter()
         method, keywords = self._keywords(method, quadrature, attribute_kwargs)
         check_sense(integral, expectation, self.differentiable, parameters)
+        rounding = self.rounding if rounding is None else rounding
+        check_rounding(rounding, integral, expectation, parameters, boundary)
         xs = check_inputs(inputs)
         device = xs[0].device
         with torch.inference_mode(False):
@@ -140,7 +147,8 @@ class Certifier:
             with torch.set_grad_enabled(self.differentiable):
                 moved = make_parameters(self.attribution.forward_func, parameters)
         problem = Problem(self.attribution, inputs, xs, balls, keywords, random_state(device), moved)
-        prover = Prover(problem, self.traces, method, self.batch_size, self.progress, self.differentiable)
+        prover = Prover(problem, self.traces, method, self.batch_size, self.progress, self.differentiable,
+                        rounding == "outward")
         searched: list[Any] = []
         with isolated(device), no_training_layers(), remembered(searched):
             nominal = attribute(self.attribution, inputs, xs, keywords)
@@ -169,7 +177,7 @@ class Certifier:
                 return self.certify(
                     problem.shaped(xs), eps=problem.shaped(eps), norm=norm, clip=clip, method=method, spec=spec,
                     quadrature=keywords.get("method"), integral=integral, expectation=expectation,
-                    confidence=confidence, boundary=boundary, parameters=parameters,
+                    confidence=confidence, boundary=boundary, parameters=parameters, rounding=rounding,
                     **{name: value for name, value in keywords.items() if name != "method"})
 
         return Certificate(
@@ -177,7 +185,7 @@ class Certifier:
             nominal=nominal.shaped(nominal.flat), attribution=attributions.name_of(self.attribution), method=method,
             perturbation=describe(balls, plan, moved), dtype=str(nominal.flat.dtype).removeprefix("torch."),
             elapsed_s=time.perf_counter() - started, convergence_delta=nominal.delta, versions=versions(),
-            refiner=functools.partial(prover.functions, claim), recertifier=recertify,
+            refiner=functools.partial(prover.functions, claim), recertifier=recertify, rounding=rounding,
             attacker=None if plan.nearest else functools.partial(attacked, problem), **report,
         )
 

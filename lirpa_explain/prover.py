@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .arguments import check_rounded
 from .attacks.problem import Problem
 from .attributions import Plan
 from .boundary.moving import compose_moving
@@ -31,9 +32,10 @@ from .errors import SoundnessError
 from .graph import GradientModule
 from .nominal import Nominal, completeness
 from .operators.bound import Box
+from .operators.terms import size_of
 from .relaxations.ranges import linear_range
-from .rounding import unit
-from .selfcheck import around, check_value, enclose, moved_out
+from .rounding import OWN, outward, rounded, unit
+from .selfcheck import around, check_value, check_within, enclose, end_error
 from .traces import Trace, Traces
 
 ORDINARY = 2 ** 10
@@ -52,6 +54,7 @@ class Claim:
         box: its bounds, (N, D) each.
         value: a value within, (N, D).
         propagates: whether bound propagation can say more of linear functions of it than the box does.
+        error: by how much roundings have moved the box outward, (N, D).
         report: fields of the certificate that say in which sense it is bounded.
     """
 
@@ -59,6 +62,7 @@ class Claim:
     box: Box
     value: Tensor
     propagates: bool
+    error: Tensor
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +77,7 @@ class Prover:
         batch_size: most rows bounded at once.
         progress: show a progress bar.
         differentiable: keep the bounds differentiable in the model's parameters.
+        rounded: whether bounds shall hold for what Captum computes in floating point.
     """
 
     problem: Problem
@@ -81,6 +86,7 @@ class Prover:
     batch_size: int
     progress: bool
     differentiable: bool
+    rounded: bool = False
 
     def attribution(self, plan: Plan, nominal: Nominal) -> Claim:
         """What Captum computes, as `plan` describes it."""
@@ -102,7 +108,7 @@ class Prover:
         check_expectation(self.problem.attribution, plan, self.problem.keywords, expectation, confidence)
         value = nominal.flat
         box = self._unless_outgrown(plan, lambda: self._expected(plan, value, expectation, confidence))
-        return Claim(plan, enclose(box, value), value, False,
+        return Claim(plan, enclose(box, value), value, False, torch.zeros_like(value),
                      {"expectation": expectation, "confidence": confidence, "samples": plan.samples})
 
     def functions(self, claim: Claim, functions: Tensor) -> Box:
@@ -110,11 +116,17 @@ class Prover:
         problem, plan = self.problem, claim.plan
         with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
             lower, upper = linear_range(functions, claim.box)
-            if claim.propagates and self.method != "IBP":
+            error = torch.einsum("nkd,nd->nk", functions.abs(), claim.error)
+            if self.rounded:
+                sizes = torch.einsum("nkd,nd->nk", functions.abs(), size_of(claim.box).detach())
+                lower, upper = outward(lower, upper, rounded(sizes, functions.shape[2] + OWN))
+            is_one = plan.steps == plan.samples == 1  # else the sum of the rows rounds entries that a function cancels
+            if claim.propagates and self.method != "IBP" and (is_one or not self.rounded):
                 module, engine, rows = self._traced(plan, self.method, explained=True)
-                with engine.perturbed(problem.parameters):
+                with engine.perturbed(problem.parameters, self.rounded):
                     propagated = compose_functions(plan, module, engine, problem.xs, problem.balls, self.method, rows,
-                                                   functions, self.progress)
+                                                   functions, self.progress, self.rounded)
+                propagated = propagated if self.rounded else outward(*propagated, error)
                 lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
             return enclose((lower, upper), torch.einsum("nkd,nd->nk", functions, claim.value))
 
@@ -125,10 +137,10 @@ class Prover:
 
     def _claim(self, plan: Plan, bounded: Plan, nominal: Nominal) -> Claim:
         """Bounds of `bounded`, made of the same program as `plan`, which is that of Captum's value."""
-        box, value = self._unless_outgrown(plan, lambda: self._checked(plan, bounded, nominal.flat))
+        box, value, error = self._unless_outgrown(plan, lambda: self._checked(plan, bounded, nominal.flat))
         if self.problem.parameters is not None:
             self._check_elsewhere(plan, bounded, box)
-        return Claim(bounded, box, value, bounded.is_row_linear and not bounded.moving)
+        return Claim(bounded, box, value, bounded.is_row_linear and not bounded.moving, error)
 
     def _unless_outgrown(self, plan: Plan, prove: Callable[[], T]) -> T:
         """What `prove` returns; should a trace from an earlier call contradict Captum, by a new one."""
@@ -141,16 +153,21 @@ class Prover:
             self.traces.clear()
             return prove()
 
-    def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor) -> tuple[Box, Tensor]:
-        """Bounds (N, D) each, and a value within, (N, D)."""
+    def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor) -> tuple[Box, Tensor, Tensor]:
+        """Bounds (N, D) each, a value within, (N, D), and by how much roundings have moved the bounds outward."""
         value = nominal
-        composed = self._moving(plan) if plan.moving else self._compose(bounded, self.problem.balls, self.method,
-                                                                       self.problem.parameters)
+        composed = self._moving(plan) if plan.moving else self._compose(
+            bounded, self.problem.balls, self.method, self.problem.parameters, self.rounded)
         if bounded is not plan:
             value = composed.value
             check_value(self._compose(plan, self._fixed), nominal, lambda r: self._reach(plan, r))
         check_value(composed, value, lambda r: self._reach(bounded, r))
-        return enclose(moved_out(composed), value), value
+        box = composed.lower, composed.upper
+        if self.rounded:
+            check_within(box, value)
+            return box, value, torch.zeros_like(value)
+        error = end_error(composed)
+        return enclose(outward(*box, error), value), value, error
 
     @torch.no_grad()
     def _check_elsewhere(self, plan: Plan, bounded: Plan, box: Box) -> None:
@@ -202,12 +219,14 @@ class Prover:
                                       self.progress)
         return dataclasses.replace(self._compose(plan, self._fixed, self.method), lower=lower, upper=upper)
 
-    def _compose(self, plan: Plan, balls: Balls, method: str = "IBP", parameters: Parameters | None = None
-                 ) -> Composed:
+    def _compose(self, plan: Plan, balls: Balls, method: str = "IBP", parameters: Parameters | None = None,
+                 rounded: bool = False) -> Composed:
         """Bounds of a plan over balls, and its value."""
         module, engine, rows = self._traced(plan, method)
-        with engine.perturbed(parameters):
-            return compose(plan, module, engine, self.problem.xs, balls, method, rows, self.progress)
+        if rounded:
+            check_rounded(module)
+        with engine.perturbed(parameters, rounded):
+            return compose(plan, module, engine, self.problem.xs, balls, method, rows, self.progress, rounded)
 
     def _reach(self, plan: Plan, radius: float) -> Composed:
         """All that roundings may make of an attribution on balls of a radius around the inputs."""

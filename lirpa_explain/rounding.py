@@ -28,7 +28,7 @@ REACH = 32
 """Units by which the interval of each step is widened when a contradiction is looked into. No bound depends on it:
 it only decides what counts as rounding there."""
 
-LAST = 8
+LAST = 16
 """Units by which a certificate's ends are moved outward relative to themselves: what computing them rounds last."""
 
 OWN = 64

@@ -10,7 +10,7 @@ from .bounding.compose import Composed
 from .errors import SoundnessError
 from .operators.bound import Box
 from .operators.terms import size_of
-from .rounding import LAST, outward, unit
+from .rounding import LAST, unit
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Difference, relative to the largest value, that repeated evaluations at other inputs and predictions may have."""
@@ -63,11 +63,25 @@ def around(xs: tuple[Tensor, ...], radius: float) -> tuple[Ball | None, ...]:
     return make_balls(xs, eps=tuple(radius * x.detach().abs().max().clamp(min=1) for x in xs))
 
 
-def moved_out(composed: Composed) -> Box:
-    """Bounds moved outward by roundings: those of the value at the inputs, and those of the bounds themselves."""
-    box = composed.lower, composed.upper
-    size = size_of(box).detach().nan_to_num(posinf=0)
-    return outward(*box, composed.error.nan_to_num(posinf=0) + LAST * unit(size.dtype) * size)
+def check_within(box: Box, value: Tensor) -> None:
+    """Bounds of what is computed in floating point must contain what was computed, to the last digit.
+
+    Raises:
+        SoundnessError: they do not.
+    """
+    outside = torch.maximum(box[0] - value, value - box[1])
+    if bool((outside > 0).any()):
+        raise SoundnessError(
+            f"The attribution lies outside its outward bounds by {float(outside.max()):.3g}. Either the device "
+            "computes with less precision than the type has (TF32, Winograd convolutions), and that must be off; or "
+            "this is a defect: please report the model and the input."
+        )
+
+
+def end_error(composed: Composed) -> Tensor:
+    """By how much bounds are moved outward in the end: what roundings move the value by, and their own last ones."""
+    size = size_of((composed.lower, composed.upper)).detach().nan_to_num(posinf=0)
+    return composed.error.nan_to_num(posinf=0) + LAST * unit(size.dtype) * size
 
 
 def enclose(box: Box, nominal: Tensor) -> Box:

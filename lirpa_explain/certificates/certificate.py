@@ -35,8 +35,7 @@ class Certificate:
     """Bounds of an attribution that hold for every allowed perturbation.
 
     lower <= A(x') <= upper, feature by feature, for the attribution A and every x' that `perturbation`
-    describes. The bounds are computed in floating point without outward rounding: they hold up to
-    rounding. Where the attribution is a tuple (one tensor for each input), the features of all inputs
+    describes. The bounds are computed in floating point; `rounding` says how they are rounded. Where the attribution is a tuple (one tensor for each input), the features of all inputs
     of one example are ranked and measured together.
 
     Args:
@@ -68,6 +67,8 @@ class Certificate:
         samples: With `expectation`: how many samples of each example were drawn.
         attacker: What `sandwich` calls with the certificate, a metric and its options. Not saved.
         recertifier: Maps radii (N,) to the certificate of the same call at these; `radius` calls it. Not saved.
+        rounding: "outward" if the bounds hold for what is computed in floating point at every input, by proof;
+            "default" if they hold up to rounding, and contain `nominal`.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -127,6 +128,7 @@ class Certificate:
     samples: int | None = None
     attacker: Callable[..., Sandwich] | None = None
     recertifier: Callable[[Tensor], Certificate] | None = None
+    rounding: str = "default"
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -369,7 +371,8 @@ class Certificate:
                     f"  confidence    {self.confidence:g} an example, {self.samples} samples")
         return (
             f"Certificate of {self.attribution}{kind}\n"
-            f"  method        {self.method}, {self.dtype}, {self.elapsed_s:.3g} s\n"
+            f"  method        {self.method}, {self.dtype}{', rounded outward' * (self.rounding == 'outward')}, "
+            f"{self.elapsed_s:.3g} s\n"
             f"  perturbation  {self.perturbation}\n"
             f"  shape         {describe(self.nominal)}\n"
             f"  mean width    {mean_width:.4g}\n"

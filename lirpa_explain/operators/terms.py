@@ -58,6 +58,11 @@ def terms(operator: BoundOperator, boxes: Sequence[Box], sizes: Sequence[Tensor]
     return result
 
 
+def has_terms(operator: BoundOperator) -> bool:
+    """Whether there is a rule for an operator."""
+    return terms.dispatch(type(operator)) is not terms.dispatch(object)
+
+
 @terms.register
 def _affine(operator: BoundAffine, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
     weights = sizes[1:] if operator.traits.magnitude is None else [box[0] for box in boxes[1:]]
