@@ -20,6 +20,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             differentiable: bool = False, spec: Tensor | tuple[Tensor, ...] | None = None, iterations: int = 20,
             lr: float = 0.3, integral: str | None = None, expectation: str | None = None, confidence: float = 0.999,
             boundary: str | Moving | None = None, sense: Sense | None = None, parameters: Any = None,
+            rounding: str = "default",
             **attribute_kwargs: Any) -> Certificate:
     """Bound a Captum attribution over every allowed perturbation of its input.
 
@@ -60,6 +61,9 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             all of them, such as `ParameterBox(relative=0.02)`; an auto_LiRPA `PerturbationLpNorm` of norm inf; or a
             dictionary from names or patterns (`fnmatch`) of `model.named_parameters()` to one of these, or to None for
             parameters held fixed: of the entries that match, the last counts.
+        rounding: "default": computed in floating point, and moved outward by a few roundings as they show at the
+            inputs; "outward": moved outward by a proven bound of all roundings, the bounds' own and Captum's, at every
+            input of the ball; wider, in float32 visibly. `bounding.outward` says how, and what it presumes.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
@@ -84,7 +88,8 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         True
     """
     certifier = Certifier(attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
-                          progress=progress, differentiable=differentiable, iterations=iterations, lr=lr)
+                          progress=progress, differentiable=differentiable, iterations=iterations, lr=lr,
+                          rounding=rounding)
     return certifier.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
                              quadrature=quadrature, spec=spec, integral=integral, expectation=expectation,
                              confidence=confidence, boundary=boundary, sense=sense, parameters=parameters,

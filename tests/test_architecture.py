@@ -13,7 +13,7 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "fingerprint", "explained", "relaxations", "tensors"],
+    ["errors", "compat", "registration", "fingerprint", "explained", "relaxations", "rounding", "tensors"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
     ["attributions"],

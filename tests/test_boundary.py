@@ -314,9 +314,9 @@ def test_regions_contain_the_nearest_points_of_all_neighbours(case, eps, norm, p
     model, x, points, _ = case
     x, points = x[:4], points.distance[:4]
     attribution = lx.BoundarySaliency(model, search=QUICK)
-    plan = dataclasses.replace(lx.attributions.make_plan(attribution, (x,), {}), moving=lx.Moving(pieces))
+    plan = lx.attributions.make_plan(attribution, (x,), {})
     ends = Region.of((x,), (x,), make_balls(x, eps=eps, norm=norm), torch.arange(len(x)))
-    region, sample, reach = nearest_regions(plan, ends, 64)
+    region, sample, reach = nearest_regions(plan, ends, 64, lx.Moving(pieces))
     for moved in sample_ball(x, eps, norm, 4, torch.Generator().manual_seed(0)):
         nearest = scan_all(model, moved, points + 2 * eps, rays=180, stations=80)
         for i, b in enumerate(nearest):
@@ -353,9 +353,10 @@ def test_regions_contain_every_point_that_may_be_nearest_in_more_dimensions(clip
     model = net(7, 4, inputs=8, scale=1.5)
     x = 0.7 * (2 * torch.rand(4, 8, generator=torch.Generator().manual_seed(0), dtype=DTYPE) - 1)
     attribution = lx.BoundarySaliency(model, search=dataclasses.replace(QUICK, clip=clip))
-    plan = dataclasses.replace(lx.attributions.make_plan(attribution, (x,), {}), moving=lx.Moving(pieces))
+    plan = lx.attributions.make_plan(attribution, (x,), {})
     balls = make_balls(x, eps=0.2)
-    region, sample, reach = nearest_regions(plan, Region.of((x,), (x,), balls, torch.arange(4)), 64)
+    region, sample, reach = nearest_regions(plan, Region.of((x,), (x,), balls, torch.arange(4)), 64,
+                                             lx.Moving(pieces))
     d = attribution.boundary_points(x).distance + 0.2 * 8**0.5
     generator, met, own = torch.Generator().manual_seed(1), torch.zeros(4, dtype=torch.long), decide(model, x)
     for moved in sample_ball(x, 0.2, math.inf, 20, generator):

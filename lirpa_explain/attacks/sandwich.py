@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..certificates import Certificate, Sandwich
 from ..certificates.layout import flatten, mask_weights, unflatten
+from ..certifying.exit import contradicted
 from ..certifying.request import Points, Request
-from ..certifying.selfcheck import TOLERANCE
-from ..errors import SoundnessError
 from ..registration import add
+from ..rounding import TOLERANCE
 from .attack import AttackResult, Attributions, run
 from .metrics import SURROGATES, certified_worsening
 from .objectives import OBJECTIVES, objective, share
@@ -235,5 +235,5 @@ class _Alarm:
             os.close(handle)
         parameters = {name: value.detach().cpu().clone() for name, value in values.items()}
         torch.save({**content, "example": example, "worst_parameters": parameters}, path)
-        raise SoundnessError(f"The certificate is wrong: {words} The counterexample was saved to {path}; torch.load "
-                             "reads it. This is a defect: please report the model and that file.")
+        raise contradicted(f"The certificate is wrong: {words} The counterexample was saved to {path}; torch.load "
+                           "reads it. This is a defect: please report the model and that file.")

@@ -5,21 +5,30 @@ their sample at once, so memory grows with the chunk and not with the number of 
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import rounding
 from ..attributions import Plan
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
+from ..operators.terms import size_of
 from ..relaxations.ranges import absolute_range, product_range, variance_range
+from ..rounding import LAST, OWN, outward, unit
 from .ball import Ball
-from .engine import Box, Engine
+from .engine import Box, Engine, or_nothing
+from .errors import Reach, value_and_error
 from .integral import Stretch
+
+SHIFTS = frozenset({"shift", "next_shift", "noise", "offset"})
+"""Inputs of a row, of `graph.program.POINTS`, that are sums of what Captum adds up in another order."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +39,18 @@ class Composed:
         lower: lower bound of the attribution.
         upper: upper bound.
         value: the attribution itself, by the gradient module.
-        magnitude: sum of the absolute values of all terms, the scale of rounding errors.
+        error: about how far roundings may have moved the value; see `errors.value_and_error`.
     """
 
     lower: Tensor
     upper: Tensor
     value: Tensor
-    magnitude: Tensor
+    error: Tensor
 
 
-def compose(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
-            balls: tuple[Ball | None, ...], method: str, batch_size: int, progress: bool = False) -> Composed:
+def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: tuple[Tensor, ...],
+            balls: tuple[Ball | None, ...], method: str, batch_size: int, progress: bool = False,
+            rounded: bool = False, evaluate: bool = True) -> Composed:
     """Bound the attribution that a plan describes.
 
     Args:
@@ -52,27 +62,37 @@ def compose(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Te
         method: a key of `engine.METHODS`.
         batch_size: most rows bounded at once.
         progress: show a bar.
+        rounded: whether the bounds shall be of what is computed in floating point; `engine` then bounds that too.
+        evaluate: whether value and error are wanted; else they are 0.
 
     Returns:
-        Bounds, value and scale of the attribution.
+        Bounds, value and error of the attribution.
     """
-    rows = Rows(plan, module, inputs, balls)
-    lower, upper, value, magnitude = (inputs[0].new_zeros(len(plan.points[0]), module.size) for _ in range(4))
+    rows = Rows(plan, module, inputs, balls, rounded)
+    lower, upper, size, value, error = (inputs[0].new_zeros(len(plan.points[0]), module.size) for _ in range(5))
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         low, high = _weighted(engine(values, perturbations, method), weight)
-        with torch.no_grad():
-            gradient = module(*values)
         lower.index_add_(0, sample, low)
         upper.index_add_(0, sample, high)
-        value.index_add_(0, sample, gradient * weight)
-        magnitude.index_add_(0, sample, (gradient * weight).abs())
-    return _finish(plan, rows, (lower, upper), value, magnitude)
+        with torch.no_grad():
+            size.index_add_(0, sample, size_of((low, high)))
+            if evaluate:
+                gradient, moved = value_and_error(module, values, rows.errors(values, sample))
+                value.index_add_(0, sample, gradient * weight)
+                error.index_add_(0, sample, (moved + LAST * unit(moved.dtype) * gradient.abs()) * weight.abs())
+    box = moved_out((lower, upper), size, plan.steps) if rounded else (lower, upper)
+    return _finish(plan, rows, box, value, error)
+
+
+def moved_out(box: Box, size: Tensor, count: int) -> Box:
+    """Bounds moved outward by what a sum of so many terms, of these sizes together, may round."""
+    return outward(*box, rounding.rounded(size.detach(), OWN + count))
 
 
 def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
                       balls: tuple[Ball | None, ...], method: str, batch_size: int, functions: Tensor,
-                      progress: bool = False) -> Box:
-    """Bound linear functions of the attribution, each row's as a whole.
+                      progress: bool = False, rounded: bool = False) -> tuple[Box, Tensor]:
+    """Bound linear functions of the attribution, each row's as a whole, and evaluate them.
 
     Args:
         plan: the attribution, for which `plan.is_row_linear`.
@@ -84,18 +104,23 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
         batch_size: most rows bounded at once.
         functions: (N, K, D).
         progress: show a bar.
+        rounded: as for `compose`.
 
     Returns:
-        (lower, upper), each (N, K).
+        (lower, upper) and the value at the inputs, each (N, K).
     """
-    rows = Rows(plan, module, inputs, balls)
-    lower, upper = (inputs[0].new_zeros(len(inputs[0]), functions.shape[1]) for _ in range(2))
+    rows = Rows(plan, module, inputs, balls, rounded)
+    lower, upper, size, value = (inputs[0].new_zeros(len(inputs[0]), functions.shape[1]) for _ in range(4))
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         example = rows.example[sample]
         low, high = _weighted(engine(values, perturbations, method, functions[example]), weight)
         lower.index_add_(0, example, low)
         upper.index_add_(0, example, high)
-    return lower / plan.samples, upper / plan.samples
+        with torch.no_grad():
+            size.index_add_(0, example, size_of((low, high)))
+            value.index_add_(0, example, torch.einsum("bkd,bd->bk", functions[example], module(*values)) * weight)
+    box = moved_out((lower, upper), size, plan.steps * plan.samples) if rounded else (lower, upper)
+    return (box[0] / plan.samples, box[1] / plan.samples), value / plan.samples
 
 
 def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
@@ -122,7 +147,7 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
 
 def _weighted(box: Box, weight: Tensor) -> Box:
     """Bounds of a weight (B, 1) times a value in a box (B, K)."""
-    sides = box[0] * weight, box[1] * weight
+    sides = or_nothing((box[0] * weight, box[1] * weight))
     return sides if bool((weight >= 0).all()) else (torch.minimum(*sides), torch.maximum(*sides))
 
 
@@ -130,8 +155,9 @@ class Rows:
     """The rows of a plan: (sample, step) pairs in order, as inputs of the engine."""
 
     def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...],
-                 balls: tuple[Ball | None, ...]) -> None:
+                 balls: tuple[Ball | None, ...], rounded: bool = False) -> None:
         self.plan, self.inputs, self.balls, self.names = plan, inputs, balls, module.input_names
+        self.rounded = rounded
         self.example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
         self.cotangent = plan.cotangent(module.cotangent_shape)
         self.extras = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(self.example)]
@@ -149,20 +175,46 @@ class Rows:
         """Sample of each row, the engine's inputs and perturbations for them, and their weights (B, 1)."""
         sample, step = index // self.plan.steps, index % self.plan.steps
         values = self.values(sample, step)
-        return sample, values, self._perturbations(self.example[sample], step), self.weights[step][:, None]
+        return sample, values, self._perturbations(sample, step, values), self.weights[step][:, None]
 
     def values(self, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """The engine's inputs for rows of these samples and steps."""
         return tuple(value for name, group in itertools.groupby(self.names, _stem)
                      for value in self._tensors(name, len(list(group)), sample, step))
 
-    def _perturbations(self, example: Tensor, step: Tensor) -> tuple[Any, ...]:
+    def _perturbations(self, sample: Tensor, step: Tensor, values: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        example = self.example[sample]
         perturbations: list[Any] = [None if ball is None else ball.rows(example) for ball in self.balls]
         if self.plan.ends is not None:
             ends = self.plan.ends.to(self.inputs[0])
             perturbations += [None] * (self.names.index("alpha") - len(perturbations))
             perturbations.append(Stretch(ends[step], ends[step + 1]))
-        return tuple(perturbations)
+        if not self.rounded:
+            return tuple(perturbations)
+        perturbations += [None] * (len(values) - len(perturbations))
+        errors = [torch.zeros_like(x) if error is None else error
+                  for x, error in zip(values, self.errors(values, sample), strict=True)]
+        return tuple(PerturbationLpNorm(norm=math.inf, x_L=x - error, x_U=x + error) if p is None else p
+                     for p, x, error in zip(perturbations, values, errors, strict=True))
+
+    def errors(self, values: tuple[Tensor, ...], sample: Tensor) -> list[Tensor | None]:
+        """How far each of the engine's inputs may be off: Captum computes points in an order of its own."""
+        found: list[Tensor | None] = []
+        for name, value in zip(self.names, values, strict=True):
+            stem = _stem(name)
+            if stem not in SHIFTS:
+                found.append(None)
+                continue
+            i = int(name.removeprefix(stem))
+            size = value.abs() + self._largest(i)[self.example[sample]]
+            size = size if self.plan.baselines is None else size + self.baseline(i)[sample].abs()
+            found.append(LAST * unit(size.dtype) * size)
+        return found
+
+    def _largest(self, i: int) -> Tensor:
+        """Largest size of each entry of input i."""
+        ball = self.balls[i]
+        return self.inputs[i].abs() if ball is None else size_of((ball.low, ball.high))
 
     def _tensors(self, name: str, count: int, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """The engine's inputs of one kind for these rows."""
@@ -216,21 +268,48 @@ class Rows:
             value.append(flat_rows(center + offset))
         return (torch.cat(low, 1), torch.cat(high, 1)), torch.cat(value, 1)
 
+    def multiplier_size(self) -> Tensor:
+        """The sizes of the multiplier's terms, (V, D)."""
+        every = torch.arange(len(self.example), device=self.example.device)
+        sizes = [self._largest(i)[self.example] + self._tensor("offset", i, every, every).abs()
+                 for i in range(len(self.inputs))]
+        if self.plan.baselines is not None:
+            sizes = [size + self.baseline(i).abs() for i, size in enumerate(sizes)]
+        return torch.cat([flat_rows(size) for size in sizes], 1)
+
 
 def _stem(name: str) -> str:
     """Name of an input of the engine without its number."""
     return name.rstrip("0123456789")
 
 
-def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, magnitude: Tensor) -> Composed:
+def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, error: Tensor) -> Composed:
     """Multiplier, outer map and reduction, on the sums of all samples."""
+    few = LAST * unit(value.dtype)
     if plan.multiply:
         factor, factor_value = rows.multiplier()
-        box = product_range(box, factor)
-        value, magnitude = value * factor_value, magnitude * factor_value.abs()
-    magnitude = magnitude.reshape(-1, plan.samples, magnitude.shape[1])
-    magnitude = magnitude if plan.reduction == "mean" else magnitude.square()
-    return Composed(*reduce_samples(plan, box), reduce_value(plan, value), magnitude.mean(1))
+        if rows.rounded:
+            factor = outward(*factor, rounding.rounded(rows.multiplier_size(), OWN))
+        size = size_of(box) * size_of(factor)
+        box = or_nothing(product_range(box, factor))  # infinite bounds times 0
+        box = moved_out(box, size, 1) if rows.rounded else box
+        error = error * factor_value.abs() + value.abs() * few * rows.multiplier_size()
+        value = value * factor_value
+    reduced = or_nothing(reduce_samples(plan, box))
+    if rows.rounded and (plan.samples > 1 or plan.reduction != "mean"):
+        size = size_of(box).reshape(-1, plan.samples, value.shape[1])
+        size = size if plan.reduction == "mean" else 2 * size.square()
+        reduced = moved_out(reduced, size.mean(1), plan.samples)
+    return Composed(*reduced, reduce_value(plan, value), _reduced_error(plan, value, error + few * value.abs()))
+
+
+def _reduced_error(plan: Plan, value: Tensor, error: Tensor) -> Tensor:
+    """Error (N, D) of a plan's attribution from values and errors of its samples, (V, D)."""
+    value, error = (x.reshape(-1, plan.samples, x.shape[1]) for x in (value, error))
+    if plan.reduction == "mean":
+        return error.mean(1)
+    squares = (error * (2 * value.abs() + error)).mean(1)
+    return squares if plan.reduction == "mean of squares" else squares + 2 * value.abs().mean(1) * error.mean(1)
 
 
 def reduce_value(plan: Plan, value: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import linear_range
 from .integral import Stretch
 from .optimize import Optimization, optimized
+from .outward import Outward, OutwardPerturbation
 from .parameters import Parameters
 
 METHODS = {
@@ -77,15 +78,20 @@ class Engine:
         self._width = max(math.prod(node.output_shape[1:]) for node in nodes if node.output_shape is not None)
         self._item_size = example[0].element_size()
         self._parameters: Parameters | None = None
+        self._rounded = False
+        self._outward: Outward | None = None
 
     @contextlib.contextmanager
-    def perturbed(self, parameters: Parameters | None) -> Iterator[None]:
-        """While it is active, bounds hold for all values of these parameters; None: for those they have."""
-        self._parameters = parameters
+    def perturbed(self, parameters: Parameters | None, rounded: bool = False) -> Iterator[None]:
+        """While it is active, bounds hold for all values of these parameters; None: for those they have.
+
+        With `rounded` they hold for what is computed in floating point; all inputs must have a perturbation then.
+        """
+        self._parameters, self._rounded = parameters, rounded
         try:
             yield
         finally:
-            self._parameters = None
+            self._parameters, self._rounded = None, False
 
     def __call__(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...], method: str,
                  functions: Tensor | None = None) -> Box:
@@ -132,15 +138,21 @@ class Engine:
         balls = [*perturbations, *[None] * (len(inputs) - len(perturbations))]
         if all(ball is None for ball in balls):  # auto_LiRPA takes that for inputs that all move
             balls[0] = PerturbationLpNorm(norm=math.inf, x_L=inputs[0], x_U=inputs[0])
+        if self._rounded:
+            balls = [None if ball is None else OutwardPerturbation(ball) for ball in balls]
         self.bounded(*[x if ball is None else BoundedTensor(x, ball) for x, ball in zip(inputs, balls, strict=True)])
         if not torch.is_grad_enabled():
             self._detach_parameters()
+        self._outward = Outward(len(self._nodes)) if self._rounded else None
         try:
+            for node in self._nodes.values():
+                node.outward = self._outward
             self._move_parameters()
             yield
         finally:
+            self._outward = None
             for node in self._nodes.values():
-                node.rounding_margin = node.moving_parameter = None
+                node.rounding_margin = node.moving_parameter = node.outward = None
                 if isinstance(node, BoundPlanes):
                     node.forget()
 
@@ -194,7 +206,7 @@ class Engine:
         if functions is None:
             every = torch.arange(count, device=box[0].device).expand(rows, -1)
             return box if method == "IBP" else _intersect(box, self._linear(final.name, every, method))
-        box = linear_range(functions, box)
+        box = linear_range(functions, box) if self._outward is None else self._outward.functions(functions, box)
         if method == "IBP":
             return box
         chunk = self._chunk(rows, method)
@@ -221,7 +233,8 @@ class Engine:
                                 for side, new, old in zip(flat, better, at_index, strict=True))
         node.lower, node.upper = node.interval = lower, upper
         with torch.no_grad():
-            node.rounding_margin = margin = ROUNDINGS * torch.finfo(lower.dtype).eps * self._size(node)
+            size = self._size(node) if self._outward is None else torch.zeros_like(lower)
+            node.rounding_margin = margin = ROUNDINGS * torch.finfo(lower.dtype).eps * size
         node.lower, node.upper = node.interval = lower - margin, upper + margin
         self._forget_intervals()
 
@@ -237,7 +250,7 @@ class Engine:
     def _size(self, node: Bound) -> Tensor:
         """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
         if isinstance(node, BoundAffine) and node.perturbed:
-            return node.magnitude(*[self._size(n) for n in node.inputs])
+            return node.added(*[self._size(n) for n in node.inputs])
         lower, upper = self._current(node)
         return torch.maximum(lower.abs(), upper.abs())
 
@@ -249,7 +262,7 @@ class Engine:
 
     def _interval(self, name: str) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
-        return _or_nothing(box_of_interval(self.bounded.compute_bounds(method="IBP", final_node_name=name)))
+        return or_nothing(box_of_interval(self.bounded.compute_bounds(method="IBP", final_node_name=name)))
 
     def _linear(self, name: str, index: Tensor, method: str) -> Box:
         """Linear bounds, made numbers, of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
@@ -286,7 +299,7 @@ class Engine:
 
         relaxed = self._relaxations_before(name) if method == "CROWN-Optimized" else []
         sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
-        return _or_nothing((torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)))
+        return or_nothing((torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)))
 
     def _relaxations_before(self, name: str) -> list[BoundPlanes]:
         """The relaxed operators that a node depends on, itself included."""
@@ -327,7 +340,7 @@ def _first_true(mask: Tensor) -> Tensor:
     return torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(counts.max())]
 
 
-def _or_nothing(box: Box) -> Box:
+def or_nothing(box: Box) -> Box:
     """NaN, which overflow leaves, bounds nothing."""
     lower, upper = box
     if bool(torch.isfinite(lower).all()) and bool(torch.isfinite(upper).all()):

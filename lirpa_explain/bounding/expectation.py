@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ..attributions import Plan
 from ..attributions.plan import name_of
-from ..errors import SoundnessError, UnsupportedAttribution
+from ..errors import UnsupportedAttribution
 from ..operators.bound import Box, flat_rows
 from .ball import Ball
 from .confidence import mean_interval, shifted
@@ -157,11 +157,13 @@ class Samples:
         magnitude: the mean of their sizes.
         shares: of the values, of their lower and of their upper bounds over the ball: the mean of where they lie in
             the range, from 0 at its lower end to 1, and the variance of that with divisor n - 1.
+        within: whether all samples lie in the range over all inputs, ().
     """
 
     value: Tensor
     magnitude: Tensor
     shares: tuple[Box, Box, Box]
+    within: Tensor
 
 
 def summarise(chunks: Iterable[tuple[Tensor, Tensor, Box]], near: Box, far: Box, count: int) -> Samples:
@@ -173,9 +175,10 @@ def summarise(chunks: Iterable[tuple[Tensor, Tensor, Box]], near: Box, far: Box,
         far: range in which they all lie.
         count: samples of each example.
 
-    Raises:
-        SoundnessError: a sample lies beyond.
+    Returns:
+        Their moments, and whether they all lie there.
     """
+    within = torch.ones((), dtype=torch.bool, device=near[0].device)
     low, high, floor, ceiling = (side.double() for side in (*near, *far))
     width = high - low
     slack = SATURATED[near[0].dtype] * (1e-30 + torch.maximum(floor.abs(), ceiling.abs()).amax(1, keepdim=True))
@@ -184,8 +187,7 @@ def summarise(chunks: Iterable[tuple[Tensor, Tensor, Box]], near: Box, far: Box,
     for example, sample, bounds in chunks:
         exact = sample.double()
         if bool(((exact < (floor - slack)[example]) | (exact > (ceiling + slack)[example])).any()):
-            raise SoundnessError("A sample of the attribution lies beyond its range over all inputs. This is a defect: "
-                                 "please report the model and the input.")
+            within.fill_(False)
         value.index_add_(0, example, exact / count)
         magnitude.index_add_(0, example, exact.abs() / count)
         for mean, square, part in zip(means, squares, (sample, *bounds), strict=True):
@@ -195,7 +197,7 @@ def summarise(chunks: Iterable[tuple[Tensor, Tensor, Box]], near: Box, far: Box,
     rounding = torch.finfo(torch.float64).eps
     shares = [(mean.clamp(0, 1), (square - mean.square()).clamp(min=0) * (count / max(1, count - 1)) + rounding)
               for mean, square in zip(means, squares, strict=True)]
-    return Samples(value, magnitude, (shares[0], shares[1], shares[2]))
+    return Samples(value, magnitude, (shares[0], shares[1], shares[2]), within)
 
 
 def expectation_bounds(samples: Samples, near: Box, far: Box, count: int, confidence: float, shift: Tensor,

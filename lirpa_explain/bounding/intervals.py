@@ -18,7 +18,7 @@ from torch import Tensor
 from ..graph import GradientModule
 from ..graph.module import Step
 from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, MovingParameter
+from ..operators.bound import BoundOperator, Box, MovingParameter
 from ..operators.registry import DOMAIN
 from ..operators.unperturbed import BoundUnperturbed
 from .interval import Interval
@@ -39,7 +39,7 @@ class IntervalPass:
 
     def __init__(self, module: GradientModule) -> None:
         self.module = module
-        self._bounds = {step.output: _operator(step) for step in module.steps}
+        self._bounds = {step.output: bound_operator(step) for step in module.steps}
 
     def __call__(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None],
                  parameters: Parameters | None = None) -> Interval:
@@ -93,7 +93,7 @@ class IntervalPass:
             if moving.keys().isdisjoint(step.inputs):
                 values[step.output] = _bounded(operator, boxes)
                 continue
-            operator.inputs = [_argument(box, moving.get(name)) for name, box in zip(step.inputs, boxes, strict=True)]
+            operator.inputs = [argument(box, moving.get(name)) for name, box in zip(step.inputs, boxes, strict=True)]
             if isinstance(operator, BoundUnperturbed) and (function := operator.moving()) is not None:
                 moving[step.output] = function
             values[step.output] = Interval(operator.interval_propagate(*[box.ends for box in boxes]))
@@ -110,13 +110,16 @@ class _Argument:
     from_input: bool = True
 
 
-def _argument(box: Interval, moving: MovingParameter | None = None) -> _Argument:
+def argument(box: Interval | Box, moving: MovingParameter | None = None) -> _Argument:
+    """What an operator asks of an input that lies in a box, or of a parameter that moves."""
     if moving is not None:
         return _Argument(False, None, moving)
-    return _Argument(not box.is_point, box.lower if box.is_point else None)
+    lower, upper = box if isinstance(box, tuple) else box.ends
+    is_point = lower is upper
+    return _Argument(not is_point, lower if is_point else None)
 
 
-def _operator(step: Step) -> BoundOperator:
+def bound_operator(step: Step) -> BoundOperator:
     """The bound operator of a step, which knows its settings and not its place in a graph."""
     return bound_op_map[f"{DOMAIN}::{step.operator}"]({"settings": json.dumps(step.settings)}, [], 0, {})
 
@@ -139,5 +142,5 @@ def _bounded(operator: BoundOperator, boxes: list[Interval]) -> Interval:
             return Interval(around=(lambda: operator.forward(first.around[0]), operator.forward(first.radius)))
     if name in STEPS and 0 <= operator.settings["slope"] <= 1:
         return STEPS[name](*boxes, **operator.settings)
-    operator.inputs = [_argument(box) for box in boxes]
+    operator.inputs = [argument(box) for box in boxes]
     return Interval(operator.interval_propagate(*[box.ends for box in boxes]))

@@ -85,6 +85,12 @@ class Margins:
         with torch.no_grad():
             return self.engine((*centers, *extras), perturbations, method, self.rivals[index])
 
+    @torch.no_grad()
+    def values(self) -> Tensor:
+        """The margins at the examples, by the module that is bounded, (N, R)."""
+        outputs = self.engine.module(*self.decision.split(self.decision.x), *self.extras)
+        return torch.einsum("nrk,nk->nr", self.rivals, outputs)
+
     def certified_distance(self, reach: Tensor, method: str, batch_size: int, progress: bool = False) -> Tensor:
         """Radii within which the decision holds for certain, by bisection.
 

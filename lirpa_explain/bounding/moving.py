@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..attributions import Plan
 from ..decision.decision import Decision
-from ..errors import SoundnessError
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
 from .ball import Ball
@@ -92,9 +91,6 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int, moving: Moving) -
         branches = branches.capped(margins, batch_size)
     for _ in range(moving.pieces.bit_length() - 1):
         branches = branches.halved(x, radius).capped(margins, batch_size)
-    if len(branches.sample.unique()) < decision.count:
-        raise SoundnessError("A boundary point was found where bound propagation excludes it. This is a defect: please "
-                             "report the model and the input.")
     return branches.region.outward().cut(*clip), branches.sample, reach[branches.sample]
 
 
@@ -147,7 +143,7 @@ class _Branches:
 
 def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
                    balls: tuple[Ball | None, ...], method: str, batch_size: int, moving: Moving, progress: bool = False
-                   ) -> Box:
+                   ) -> tuple[Box, Tensor]:
     """Bound a boundary attribution for every x' in the balls, at the nearest boundary point of x' itself.
 
     Args:
@@ -162,7 +158,7 @@ def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: t
         progress: show a bar.
 
     Returns:
-        (lower, upper), each (N, D).
+        (lower, upper), each (N, D); and whether each sample has a region at all, (V,), as it must.
     """
     example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
     ends = Region.of(plan.points, inputs, balls, example)
@@ -170,4 +166,5 @@ def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: t
     ends = ends.rows(sample)
     low, high = ends.difference(starts)
     factor = torch.maximum(low, -reach), torch.minimum(high, reach)
-    return compose_segments(plan, module, engine, starts, ends, sample, factor, method, batch_size, progress)
+    box = compose_segments(plan, module, engine, starts, ends, sample, factor, method, batch_size, progress)
+    return box, torch.zeros_like(example, dtype=torch.bool).index_fill(0, sample, True)

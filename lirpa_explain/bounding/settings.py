@@ -5,6 +5,7 @@ from typing import Any
 
 from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
 
+from ..rounding import ROUNDINGS
 from .engine import METHODS
 from .optimize import Optimization
 
@@ -25,6 +26,7 @@ class Bounding:
         lr: its first step length, above 0 and at most 1.
         progress: show a progress bar.
         differentiable: keep the bounds differentiable in the model's parameters.
+        rounding: a key of `rounding.ROUNDINGS`.
 
     Raises:
         ValueError: a setting is none of its kind.
@@ -42,16 +44,24 @@ class Bounding:
     lr: float = 0.3
     progress: bool = False
     differentiable: bool = False
+    rounding: str = "default"
 
     def __post_init__(self) -> None:
         check_method(self.method)
         if not isinstance(self.differentiable, bool):
             raise TypeError(f"differentiable must be True or False; given: {self.differentiable!r}.")
+        if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS:
+            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}; given: {self.rounding!r}.")
         _check_count("batch_size", self.batch_size, 1)
         _check_count("memory_limit", self.memory_limit, 2**20)
         _check_count("iterations", self.iterations, 0)
         if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 < self.lr <= 1:
             raise ValueError(f"lr must be a number above 0 and at most 1; given: {self.lr!r}.")
+
+    @property
+    def rounded(self) -> bool:
+        """Whether bounds are of what is computed in floating point."""
+        return self.rounding == "outward"
 
     @property
     def rows(self) -> int:

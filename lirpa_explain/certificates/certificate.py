@@ -39,9 +39,8 @@ class Certificate:
     """Bounds of an attribution that hold for every allowed perturbation.
 
     lower <= A(x') <= upper, feature by feature, for the attribution A and every x' that `perturbation`
-    describes. The bounds are computed in floating point without outward rounding: they hold up to
-    rounding. Where the attribution is a tuple (one tensor for each input), the features of all inputs
-    of one example are ranked and measured together.
+    describes. The bounds are computed in floating point; `rounding` says how they are rounded. Where the attribution is
+    a tuple (one tensor for each input), the features of all inputs of one example are ranked and measured together.
 
     Args:
         lower: (N, *S), or a tuple of such tensors.
@@ -63,6 +62,8 @@ class Certificate:
             `completeness`, `expectation`, `confidence` and `samples` read it.
         attacker: What `sandwich` calls with the certificate, a metric and its options. Not saved.
         recertifier: Maps radii (N,) to the certificate of the same call at these; `radius` calls it. Not saved.
+        rounding: "outward" if the bounds hold for what is computed in floating point at every input, by proof;
+            "default" if they hold up to rounding, and contain `nominal`.
 
     Raises:
         TypeError: If a bound is neither a tensor nor a tuple of tensors.
@@ -117,6 +118,7 @@ class Certificate:
     meaning: Meaning = Meaning()
     attacker: Callable[..., Sandwich] | None = None
     recertifier: Callable[[Tensor], Certificate] | None = None
+    rounding: str = "default"
 
     integral = fact("integral", """"exact" if lower and upper bound the integral along the path that A stands for, at
     every x' of the perturbation; `nominal` is Captum's finite sum even then, and may lie outside.""")
@@ -373,7 +375,8 @@ class Certificate:
         certified = (certain & nonzero).sum().item() / max(1, nonzero.sum().item())
         return (
             f"Certificate of {self.attribution}{self.meaning.title}\n"
-            f"  method        {self.method}, {self.dtype}, {self.elapsed_s:.3g} s\n"
+            f"  method        {self.method}, {self.dtype}{', rounded outward' * (self.rounding == 'outward')}, "
+            f"{self.elapsed_s:.3g} s\n"
             f"  perturbation  {self.perturbation}\n"
             f"  shape         {describe(self.nominal)}\n"
             f"  mean width    {mean_width:.4g}\n"

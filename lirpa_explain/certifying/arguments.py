@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import attributions
 from ..bounding.parameters import Parameters
 from ..errors import UnsupportedAttribution
+from ..graph import GradientModule
 from ..tensors import check_kind
 
 
@@ -69,3 +70,15 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
     if len({C.shape[1] for C in flat}) > 1:
         raise ValueError("spec must have equally many functions for each part.")
     return torch.cat(flat, 2)
+
+
+def check_rounded(module: GradientModule) -> None:
+    """Refuse a module whose roundings have no bound."""
+    if any(step.operator == "secant_gradient" for step in module.steps):
+        raise ValueError("rounding='outward' does not bound DeepLift: where an activation hardly differs from its "
+                         "reference, the quotient of both differences is all rounding. Leave rounding out.")
+    parameter = next(module.parameters(), None)
+    if parameter is not None and parameter.is_cuda and parameter.dtype == torch.float32 and (
+            torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
+        raise ValueError("rounding='outward' needs products in full precision: set torch.backends.cudnn.allow_tf32 and "
+                         "torch.backends.cuda.matmul.allow_tf32 to False, or certify in float64.")

@@ -46,6 +46,7 @@ class Certifier:
         differentiable: keep the bounds differentiable in the model's parameters.
         iterations: most steps of method "CROWN-Optimized".
         lr: its first step length, above 0 and at most 1.
+        rounding: "default" or "outward", the default of `certify`.
         **attribute_kwargs: keywords of `attribution.attribute`, the defaults of `certify`.
 
     Raises:
@@ -65,10 +66,10 @@ class Certifier:
     def __init__(self, attribution: Any, example_inputs: Tensor | tuple[Tensor, ...] | None = None, *,
                  method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
                  progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
-                 **attribute_kwargs: Any) -> None:
+                 rounding: str = "default", **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
-        self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress, differentiable)
+        self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress, differentiable, rounding)
         check_seam(attribution)
         self.attribution = attribution
         self.attribute_kwargs = attribute_kwargs
@@ -88,7 +89,8 @@ class Certifier:
                 clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
                 expectation: str | None = None, confidence: float = 0.999, boundary: str | Moving | None = None,
-                sense: Sense | None = None, parameters: Any = None, **attribute_kwargs: Any) -> Certificate:
+                sense: Sense | None = None, parameters: Any = None, rounding: str | None = None,
+                **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs, and of the model's parameters.
 
         Args:
@@ -107,12 +109,13 @@ class Certifier:
             boundary: "fixed", "moving" or a `Moving`, for boundary attributions.
             sense: what is bounded, as an object, where no keyword chooses it.
             parameters: how far the model's parameters may change.
+            rounding: "default" or "outward", if not as the certifier was made for.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
             A `Certificate`.
         """
-        bounding, keywords = self._settings(method, quadrature, attribute_kwargs)
+        bounding, keywords = self._settings(method, quadrature, attribute_kwargs, rounding)
         chosen = sense_of({"sense": sense, "integral": integral, "expectation": expectation, "boundary": boundary,
                            "confidence": confidence})
         xs = check_inputs(inputs)
@@ -133,7 +136,7 @@ class Certifier:
         with isolated(device, self.attribution), torch.set_grad_enabled(bounding.differentiable), remembered(searched):
             plan = attributions.make_plan(self.attribution, request.xs, request.keywords)
             check_parameters(request.parameters, plan)
-            sense.check(request, plan, bounding.differentiable)
+            sense.check(request, plan, bounding)
             proven = sense.prove(prover, plan, nominal)
             specified = {} if functions is None else _specified(prover, proven, functions, nominal)
         return Certificate(
@@ -142,6 +145,7 @@ class Certifier:
             method=bounding.method, perturbation=describe(request.where, sense.words(plan)),
             dtype=str(nominal.flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
             convergence_delta=nominal.delta, versions=versions(), meaning=proven.meaning,
+            rounding=bounding.rounding,
             refiner=functools.partial(prover.functions, proven),
             recertifier=functools.partial(self._at_radii, request, bounding, sense, spec),
             attacker=None if plan.nearest else functools.partial(attacked, request), **specified,
@@ -216,13 +220,14 @@ class Certifier:
             return linear_bounds(plan, trace.module, trace.engine, xs, where.balls, bounding.method, rows,
                                  where.parameters)
 
-    def _settings(self, method: str | None, quadrature: str | None, given: dict[str, Any]
+    def _settings(self, method: str | None, quadrature: str | None, given: dict[str, Any], rounding: str | None = None
                   ) -> tuple[Bounding, dict[str, Any]]:
         """How to bound, and the keywords of `attribution.attribute`, those given before those of the certifier."""
         method, keywords = split_method(self.bounding.method if method is None else method, quadrature,
                                         {**self.attribute_kwargs, **given})
         check_keywords(keywords)
-        return dataclasses.replace(self.bounding, method=method), keywords
+        rounding = self.bounding.rounding if rounding is None else rounding
+        return dataclasses.replace(self.bounding, method=method, rounding=rounding), keywords
 
 
 def _specified(prover: Prover, proven: Proven, functions: Tensor, nominal: Nominal) -> dict[str, Tensor]:

@@ -12,15 +12,29 @@ from ..attributions import Plan
 from ..bounding.ball import Ball
 from ..bounding.compose import Composed, compose, compose_functions
 from ..bounding.engine import Engine
+from ..bounding.errors import Reach
 from ..bounding.parameters import Parameters
 from ..bounding.settings import Bounding
 from ..errors import SoundnessError
 from ..graph import GradientModule
 from ..operators.bound import Box
+from ..operators.terms import size_of
 from ..relaxations.ranges import linear_range
+from ..rounding import OWN, outward, rounded
+from .arguments import check_rounded
+from .exit import (
+    around,
+    check_numbers,
+    check_value,
+    check_within,
+    contradicted,
+    issued,
+    issued_estimates,
+    issued_numbers,
+    issued_outward,
+)
 from .nominal import Nominal
 from .request import Points, Request
-from .selfcheck import around, check_value, enclose
 from .senses import Proven
 from .traces import Trace, Traces
 
@@ -60,8 +74,7 @@ class Prover:
             nominal: that value.
             bounds: computes bounds and value of what is bounded; default: by propagation over the balls.
         """
-        box, value = self._unless_outgrown(plan, lambda: self._checked(plan, bounded, nominal.flat, bounds))
-        return Proven(bounded, box, value, bounded.is_row_linear)
+        return self._unless_outgrown(plan, lambda: self._checked(plan, bounded, nominal.flat, bounds))
 
     def estimated(self, plan: Plan, bounds: Callable[[], Composed], nominal: Nominal) -> Box:
         """Bounds of what the samples of a plan estimate, whose mean is Captum's value.
@@ -74,32 +87,56 @@ class Prover:
 
         def checked() -> Box:
             composed = bounds()
-            check_value(composed, nominal.flat, lambda r: self.compose(plan, around(self.request.xs, r), "IBP"))
+            box = issued_estimates(composed, nominal.flat, lambda r: self._reach(plan, r))
             self._check_elsewhere(plan, plan, None)
-            return enclose((composed.lower, composed.upper), nominal.flat)
+            return box
 
         return self._unless_outgrown(plan, checked)
 
     def functions(self, proven: Proven, functions: Tensor) -> Box:
         """Bounds of linear functions (N, K, D) of what is proven, each (N, K)."""
-        request, plan, bounding = self.request, proven.plan, self.bounding
+        bounding = self.bounding
         with torch.inference_mode(False), torch.set_grad_enabled(bounding.differentiable):
+            value, nominal = (torch.einsum("nkd,nd->nk", functions, v) for v in (proven.traced, proven.value))
+            sizes = torch.einsum("nkd,nd->nk", functions.abs(), size_of(proven.box).detach().nan_to_num(posinf=0))
             lower, upper = linear_range(functions, proven.box)
-            if proven.propagates and bounding.method != "IBP":
-                module, engine, rows = self.traced(plan, bounding.method, explained=True)
-                with engine.perturbed(request.parameters):
-                    propagated = compose_functions(plan, module, engine, request.xs, request.balls, bounding.method,
-                                                   rows, functions, bounding.progress)
+            if bounding.rounded:
+                lower, upper = outward(lower, upper, rounded(sizes, functions.shape[2] + OWN))
+            # Else the sum of the rows rounds entries that a function cancels.
+            counts = proven.plan.steps == proven.plan.samples == 1 or not bounding.rounded
+            if proven.propagates and bounding.method != "IBP" and counts:
+                propagated = self._propagated(proven, functions, value, sizes)
                 lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
-            return enclose((lower, upper), torch.einsum("nkd,nd->nk", functions, proven.value))
+            return issued_numbers((lower, upper), value, sizes, "Linear functions of the attribution", nominal)
+
+    def _propagated(self, proven: Proven, functions: Tensor, value: Tensor, sizes: Tensor) -> Box:
+        """Bounds of linear functions by propagation, through a trace that is compared with that of the attribution."""
+        request, plan, bounding = self.request, proven.plan, self.bounding
+        module, engine, rows = self.traced(plan, bounding.method, explained=True)
+        with engine.perturbed(request.parameters, bounding.rounded):
+            box, again = compose_functions(plan, module, engine, request.xs, request.balls, bounding.method, rows,
+                                           functions, bounding.progress, bounding.rounded)
+        check_numbers((value, value), again, sizes, "Linear functions of the attribution, traced once more,")
+        if not bounding.rounded:
+            box = outward(*box, torch.einsum("nkd,nd->nk", functions.abs(), proven.error))
+        check_numbers(box, again, sizes, "Linear functions of the attribution")
+        return box
 
     def compose(self, plan: Plan, balls: Balls, method: str, parameters: Parameters | None = None,
-                points: Points | None = None) -> Composed:
+                points: Points | None = None, rounded: bool = False) -> Composed:
         """Bounds of a plan over balls, and its value; at points in place of the inputs, if they are given."""
         module, engine, rows = self.traced(plan, method)
-        with engine.perturbed(parameters):
+        if rounded:
+            check_rounded(module)
+        with engine.perturbed(parameters, rounded):
             return compose(plan, module, engine, points or self.request.xs, balls, method, rows,
-                           self.bounding.progress)
+                           self.bounding.progress, rounded)
+
+    def _reach(self, plan: Plan, radius: float, points: Points | None = None) -> Composed:
+        """All that roundings may make of an attribution on balls of a radius around the inputs, or around points."""
+        module, _, rows = self.traced(plan, "IBP")
+        xs = points or self.request.xs
+        return compose(plan, module, Reach(module), xs, around(xs, radius), "IBP", rows, rounded=True, evaluate=False)
 
     def traced(self, plan: Plan, method: str, explained: bool = False) -> tuple[GradientModule, Engine, int]:
         """The module that computes a row of a plan, its bounds, and how many rows these take at once."""
@@ -124,20 +161,22 @@ class Prover:
         self._trace(plan)[0].is_checked = True
         return proven
 
-    def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor, bounds: Callable[[], Composed] | None
-                 ) -> tuple[Box, Tensor]:
-        """Bounds (N, D) each, and a value within, (N, D)."""
-        xs, value = self.request.xs, nominal
+    def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor, bounds: Callable[[], Composed] | None) -> Proven:
+        """Bounds of `bounded`, compared with Captum's value, or with their own where they are of something else."""
+        rounded, request = self.bounding.rounded, self.request
         composed = bounds() if bounds is not None else self.compose(
-            bounded, self.request.balls, self.bounding.method, self.request.parameters)
+            bounded, request.balls, self.bounding.method, request.parameters, rounded=rounded)
+        value = nominal
         if bounded is not plan:
             value = composed.value
-            check_value(self.compose(plan, self.fixed, "IBP"), nominal,
-                        lambda r: self.compose(plan, around(xs, r), "IBP"))
-        check_value(composed, value, lambda r: self.compose(bounded, around(xs, r), "IBP"))
-        box = enclose((composed.lower, composed.upper), value)
+            check_value(self.compose(plan, self.fixed, "IBP"), nominal, lambda r: self._reach(plan, r))
+        if rounded:
+            box = issued_outward(composed, value, lambda r: self._reach(bounded, r))
+            error = torch.zeros_like(value)
+        else:
+            box, error = issued(composed, value, lambda r: self._reach(bounded, r))
         self._check_elsewhere(plan, bounded, box)
-        return box, value
+        return Proven(bounded, box, value, composed.value, bounded.is_row_linear, error)
 
     @torch.no_grad()
     def _check_elsewhere(self, plan: Plan, bounded: Plan, box: Box | None) -> None:
@@ -160,9 +199,9 @@ class Prover:
             try:
                 self._check_at(points, values, plan, bounded, box)
             except SoundnessError as error:
-                raise SoundnessError(f"At another input of the ball, or with other parameters: {error} Perhaps the "
-                                     "model reads values out of tensors in ways that autograd does not see, such as "
-                                     "`.data` or `numpy()`.") from error
+                raise contradicted(f"At another input of the ball, or with other parameters: {error} Perhaps the "
+                                   "model reads values out of tensors in ways that autograd does not see, such as "
+                                   "`.data` or `numpy()`.") from error
 
     def _check_at(self, points: Points, values: dict[str, Tensor], plan: Plan, bounded: Plan, box: Box | None) -> None:
         """The same at points, each (N, *S), with values of the parameters that move."""
@@ -172,9 +211,11 @@ class Prover:
         with self.request.moved(values):
             nominal = self.request.attribute(points, values).flat
             value = self.compose(plan, self.fixed, "IBP", points=points)
-            check_value(value, nominal, lambda r: self.compose(plan, around(points, r), "IBP", points=points))
-            if box is not None:
-                within = self.compose(bounded, self.fixed, "IBP", points=points)
-                within = dataclasses.replace(within, lower=box[0], upper=box[1])
-                check_value(within, within.value,
-                            lambda r: self.compose(bounded, around(points, r), "IBP", points=points))
+            check_value(value, nominal, lambda r: self._reach(plan, r, points))
+            if box is None:
+                return
+            within = self.compose(bounded, self.fixed, "IBP", points=points)
+            within = dataclasses.replace(within, lower=box[0], upper=box[1])
+            check_value(within, within.value, lambda r: self._reach(bounded, r, points))
+            if self.bounding.rounded:
+                check_within(box, nominal)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..bounding.margins import Margins
 from ..bounding.settings import check_method
+from ..certifying.exit import check_numbers
 from ..decision.decision import Decision
 from ..decision.search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified
 from ..guards import isolated, no_training_layers
@@ -64,5 +65,8 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
         with isolated(xs[0].device, forward_func), no_training_layers():
             reach = torch.where(found.found, found.distance, settings.radii[-1])
             margins = Margins(Decision(forward_func, xs, extras), xs)
-            found = with_certified(found, margins.certified_distance(reach, method, batch_size, progress))
+            distance = margins.certified_distance(reach, method, batch_size, progress)
+            possible = torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf)
+            check_numbers(possible, distance, reach, "Certified distances")
+            found = with_certified(found, distance)
     return shaped_like(found, inputs)

@@ -22,12 +22,14 @@ from ..certificates import Certificate
 from ..certificates.layout import flatten, unflatten
 from ..certifying.arguments import check_seam, split_method
 from ..certifying.certifier import Certifier
+from ..certifying.exit import check_numbers, issued_numbers
 from ..decision.search import BoundarySearch, as_tuple, remembered
 from ..errors import UnsupportedAttribution, in_the_name_of
 from ..graph import capture
 from ..guards import isolated, no_training_layers
 from ..inputs import check_inputs, check_keywords, uncompiled
 from ..operators.bound import Box
+from ..operators.terms import size_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,9 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, in
     value, lower, upper, nominal = (flatten(a) for a in (plain, certificate.lower, certificate.upper,
                                                        certificate.nominal))
     certified = torch.maximum((upper - value).abs(), (lower - value).abs()).norm(dim=1)
-    return BoundaryGap((nominal - value).norm(dim=1), certified, value.norm(dim=1), points.distance, certificate, plain)
+    found = (nominal - value).norm(dim=1)
+    check_numbers((torch.zeros_like(found), certified), found, value.norm(dim=1) + found, "Distances that were found")
+    return BoundaryGap(found, certified, value.norm(dim=1), points.distance, certificate, plain)
 
 
 def _plain(attribution: Any, inputs: Any, baselines: Any, keywords: dict[str, Any]) -> Any:
@@ -213,11 +217,14 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
         box = _segment_bounds(attribution.forward_func, xs, plan, region, method, batch_size, progress)
     with isolated(xs[0].device, attribution):
         value = _from_baseline(attribution, xs, baselines, plan, keywords)
+    terms = size_of(box).nan_to_num(posinf=0).amax(1, keepdim=True)
+    box = issued_numbers(box, value, terms, "Integrated gradients")
     found = torch.zeros_like(value[:, 0])
     for _ in range(samples):
         points = as_tuple(unflatten(xs, _sampled(region, norm, eps)))
         with isolated(xs[0].device, attribution):
             moved = _from_baseline(attribution, xs, points, plan, keywords)
+        check_numbers(box, moved, terms, "Integrated gradients from another baseline")
         found = torch.maximum(found, (moved - value).norm(dim=1))
     certified = torch.maximum((box[1] - value).abs(), (box[0] - value).abs()).norm(dim=1)
     return BaselineSensitivity(found, certified, value.norm(dim=1), *box)

@@ -13,12 +13,12 @@ from ..bounding.margins import Margins
 from ..bounding.settings import check_method
 from ..bounding.where import Where
 from ..certificates.box import ordered_box
-from ..certifying.selfcheck import TOLERANCE
+from ..certifying.exit import check_numbers, issued_numbers
 from ..decision.decision import Decision
 from ..decision.search import as_tuple
-from ..errors import SoundnessError
 from ..guards import isolated, no_training_layers
 from ..inputs import check_inputs, uncompiled
+from ..operators.terms import size_of
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,15 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         with margins.engine.perturbed(where.parameters):
             parts = [margins.bounds(index, where.rows(index), method) for index in every.split(batch_size)]
         lower, upper = (torch.cat(side) for side in zip(*parts, strict=True))
-        nominal = _margins(decision, margins)
+        nominal, value = _margins(decision, margins), margins.values()
+        terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(), _outputs(decision).abs()).amax(1, keepdim=True)
+        terms = torch.maximum(terms, size_of((lower, upper)).nan_to_num(posinf=0))
+        check_numbers((nominal, nominal), value, terms, "Margins of the traced model, beside the model's own,")
+        lower, upper = issued_numbers((lower, upper), value, terms, "Margins", nominal)
         if (moved := where.parameters) is not None:
             with moved.set_to(moved.draw(True, torch.Generator().manual_seed(0))):
-                _check_elsewhere(_margins(decision, margins), lower, upper)
-    lower, upper = ordered_box(torch.minimum(lower, nominal), torch.maximum(upper, nominal))
+                check_numbers((lower, upper), _margins(decision, margins), terms, "With other parameters, margins")
+    lower, upper = ordered_box(lower, upper)
     return Prediction(classes=decision.classes, certain=(lower > 0).all(1), margin=lower.amin(1),
                       confidence=_confidence(nominal), confidence_lower=_confidence(lower),
                       confidence_upper=_confidence(upper))
@@ -109,18 +113,14 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
 @torch.no_grad()
 def _margins(decision: Decision, margins: Margins) -> Tensor:
     """The margins at the examples, (N, R)."""
+    return torch.einsum("nrk,nk->nr", margins.rivals, _outputs(decision))
+
+
+@torch.no_grad()
+def _outputs(decision: Decision) -> Tensor:
+    """The model's outputs at the examples, (N, K)."""
     every = torch.arange(decision.count, device=decision.x.device)
-    output = decision.output(decision.x, every).reshape(decision.count, -1)
-    return torch.einsum("nrk,nk->nr", margins.rivals, output)
-
-
-def _check_elsewhere(value: Tensor, lower: Tensor, upper: Tensor) -> None:
-    """Margins of the model with other parameters must be within their bounds."""
-    slack = TOLERANCE[value.dtype] * value.abs().amax().clamp(min=1)
-    if not bool(((lower - slack <= value) & (value <= upper + slack)).all()):
-        raise SoundnessError("With other parameters a margin lies outside its bounds. Perhaps the model computes with "
-                             "its parameters in ways that autograd does not see; if not, this is a defect: please "
-                             "report the model and the input.")
+    return decision.output(decision.x, every).reshape(decision.count, -1)
 
 
 def _confidence(margins: Tensor) -> Tensor:

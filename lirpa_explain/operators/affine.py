@@ -31,11 +31,14 @@ class Affine:
         transposed: the transposed map from the output to the first input, where calling torch's own is slow:
             `transposed(A, *weights, **settings, of)` maps coefficients (S, B, *output) to (S, B, *of).
         bilinear: whether it is linear in its first weight too, which may then be a parameter that moves.
+        added: `added(*sizes, **settings)`, the sum of the sizes of what is added up for an entry, where that is more
+            than `magnitude` says because an input occurs twice.
     """
 
     magnitude: Callable[..., Tensor] | None = None
     transposed: Callable[..., Tensor] | None = None
     bilinear: bool = True
+    added: Callable[..., Tensor] | None = None
 
 
 MANY_WEIGHTS = 4
@@ -85,8 +88,12 @@ class BoundAffine(BoundOperator):
             spread = spread + self.forward(torch.maximum(lowers[0].abs(), uppers[0].abs()), *reach)
         return value - spread, value + spread
 
+    def added(self, *sizes: Tensor) -> Tensor:
+        """Sum of the sizes of all that is added up for an entry, from the sizes of the inputs' entries."""
+        return self.magnitude(*sizes) if self.traits.added is None else self.traits.added(*sizes, **self.settings)
+
     def magnitude(self, *sizes: Tensor) -> Tensor:
-        """Sum of the sizes of all terms that make up an entry, from the sizes of the inputs' entries."""
+        """By how much an entry can change at most where the inputs' entries change by these sizes."""
         if self.traits.magnitude is None:
             return self.forward(*sizes)
         return self.traits.magnitude(*sizes, **self.settings)
@@ -260,7 +267,7 @@ ROWS = [
     Operator("divide", torch.div, BoundAffine, "division by constants",
              Affine(lambda x, w: x / w.abs(), bilinear=False)),
     Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
-             Affine(_center_magnitude)),
+             Affine(_center_magnitude, added=lambda x, dims: x + x.mean(dims, keepdim=True))),
 ]
 for row in ROWS:
     register(row)

@@ -24,6 +24,8 @@ class BoundOperator(Bound):
     operator: Any
     takes_parameters = False
     """Whether its bounds hold for parameters that move; only then may an input be one."""
+    outward: Any = None
+    """What moves its bounds outward by roundings, a `bounding.outward.Outward`, while the engine is asked to."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
@@ -59,12 +61,15 @@ class BoundOperator(Bound):
 
     def interval_propagate(self, *v: Any) -> Box:
         self.refuse_perturbed_parameters()
-        return self.bound_interval(*(moving_box(node) or box_of_interval(interval)
-                                     for node, interval in zip(self.inputs, v, strict=True)))
+        boxes = tuple(moving_box(node) or box_of_interval(interval)
+                      for node, interval in zip(self.inputs, v, strict=True))
+        box = self.bound_interval(*boxes)
+        return box if self.outward is None else self.outward.interval(self, boxes, box)
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
         self.refuse_perturbed_parameters()
-        return self.bound_linear(last_lA, last_uA, *x)
+        result = self.bound_linear(last_lA, last_uA, *x)
+        return result if self.outward is None else self.outward.linear(self, last_lA, last_uA, result)
 
     def refuse_perturbed_parameters(self) -> None:
         """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it must not."""

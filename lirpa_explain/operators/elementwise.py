@@ -138,6 +138,8 @@ def _leaky_relu(z: Tensor, slope: float) -> Tensor:
 
 
 def _leaky_relu_gradient(g: Tensor, z: Tensor, slope: float) -> Tensor:
+    if slope == 0:  # chooses, where the other multiplies by 0: g may be infinite or NaN there
+        return torch.ops.aten.threshold_backward(g, z, 0)
     return torch.ops.aten.leaky_relu_backward(g, z, slope, False)
 
 

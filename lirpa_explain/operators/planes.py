@@ -75,7 +75,7 @@ class BoundPlanes(BoundOperator):
         columns = flat_rows(is_open).any(0).nonzero()[:, 0]
         if len(columns) == 0:
             return None
-        families = (self._outward(family, sign) for family, sign in
+        families = (self._outward(family, boxes, sign) for family, sign in
                     zip(self._remembered(self.plane_family, boxes), (-1.0, 1.0), strict=True))
         below, above = (tuple(flat_functions(part)[..., columns] for part in family) for family in families)
         count, rows = below[-1].shape[:2]
@@ -83,8 +83,17 @@ class BoundPlanes(BoundOperator):
         weights[:, 0] = 1.0
         return Mixture(columns, below, above, weights.requires_grad_())
 
-    def _outward(self, family: Plane, sign: float) -> Plane:
-        """Planes but the first moved outward by what roundings of their inputs, times steep slopes, may add up to."""
+    def _outward(self, family: Plane, boxes: list[Box], sign: float) -> Plane:
+        """Planes but the first moved outward by what roundings of their inputs, times steep slopes, may add up to.
+
+        The slopes of the first, which plain CROWN takes, are among those of the function itself between two points of
+        the box: roundings of its inputs move it by no more than they move the function, for which the certificate is
+        moved outward in the end. A line through the step of a kink's derivative is as steep as 1 / |lower| or
+        1 / upper, and a bound near 0 is a rounding. Outward bounds move all planes by their own roundings, and have no
+        margins, because they count those of the inputs at the inputs.
+        """
+        if self.outward is not None:
+            return self.outward.planes(self, family, boxes, sign)
         margins = [getattr(node, "rounding_margin", None) for node in self.inputs]
         errors = [a.abs() * margin for a, margin in zip(family, margins, strict=False) if margin is not None]
         if not errors:
@@ -93,7 +102,11 @@ class BoundPlanes(BoundOperator):
         return *family[:-1], torch.cat([family[-1][:1], family[-1][1:] + error[1:]])
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
-        below, above = self._remembered(self.planes, [box_of(node) for node in nodes])
+        boxes = [box_of(node) for node in nodes]
+        below, above = self._remembered(self.planes, boxes)
+        if self.outward is not None:
+            below, above = (self.outward.planes(self, plane, boxes, sign)
+                            for plane, sign in ((below, -1.0), (above, 1.0)))
 
         def side(positive: Plane, negative: Plane, upper: bool) -> Callable[[Tensor], Any]:
             """Bound of A * y that uses plane `positive` where A > 0 and `negative` where A < 0."""

@@ -131,10 +131,16 @@ class BoundMaxPoolGradient(BoundOperator):
     def _windows(self, z: Tensor) -> Windows:
         return Windows(z.shape[2:], **self.settings)
 
-    def bound_interval(self, *boxes: Box) -> Box:
+    def bound_interval(self, *boxes: Box, ties: bool = True) -> Box:
+        """As for any operator; without `ties`, of entries that are known to be equal torch's choice has the maximum."""
         (gl, gu), z = boxes[0], boxes[1]
         windows = self._windows(z[0])
         candidates = _candidates(z, windows)
+        if not ties:
+            lower, upper = (windows.of(side, -torch.inf) for side in z)
+            known = (~candidates | (lower == upper)).all(2, keepdim=True)
+            largest = lower == lower.amax(2, keepdim=True)
+            candidates = torch.where(known, largest & (largest.cumsum(2) == 1), candidates)
         certain = candidates & (candidates.sum(2, keepdim=True) == 1)
         gl, gu = gl.flatten(2)[:, :, None], gu.flatten(2)[:, :, None]
         low = torch.where(certain, gl, gl.clamp(max=0)) * candidates

@@ -41,27 +41,28 @@ class BoundSecantGradient(BoundPlanes):
             )
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
-        low, high = self._range(boxes)
+        low, high = self.slopes(*boxes[1:])
         is_open = (low < high) & (boxes[1][0] < boxes[1][1])
         return is_open if index == 1 else is_open & (boxes[0][1] > boxes[0][0])
 
     def bound_interval(self, *boxes: Box) -> Box:
-        return product_range(boxes[0], self._range(boxes))
+        return product_range(boxes[0], self.slopes(*boxes[1:]))
 
     def planes(self, *boxes: Box) -> tuple[Plane, Plane]:
         g, z, (z0, _) = boxes
-        below, above = product.planes(g, self._range(boxes), z, secant_lines(self.secant, *z, z0, self.eps))
+        below, above = product.planes(g, self.slopes(*boxes[1:]), z, secant_lines(self.secant, *z, z0, self.eps))
         return _with_reference(below), _with_reference(above)
 
     def plane_family(self, *boxes: Box) -> tuple[Plane, Plane]:
         g, z, (z0, _) = boxes
         lines: Lines = secant_lines(self.secant, *z, z0, self.eps)
         family: Lines = secant_family(self.secant, *z, z0, self.eps)
-        below, above = product.plane_family(g, self._range(boxes), z, lines, family)
+        below, above = product.plane_family(g, self.slopes(*boxes[1:]), z, lines, family)
         return _with_reference(below), _with_reference(above)
 
-    def _range(self, boxes: tuple[Box, ...]) -> Box:
-        return secant_range(self.secant, *boxes[1], boxes[2][0], self.eps)
+    def slopes(self, z: Box, z0: Box) -> Box:
+        """Smallest and largest slope from z0, which does not move."""
+        return secant_range(self.secant, *z, z0[0], self.eps)
 
 
 def _with_reference(plane: Plane) -> Plane:

@@ -181,8 +181,9 @@ def assumptions(certificate: Certificate, predicted: bool = False) -> list[str]:
     said.append(certificate.meaning.says)
     said.append("The output that is explained (the target), baselines and further arguments are held fixed"
                 + ("." if predicted else "; nothing is said of whether the prediction itself changes."))
-    said.append(f"Everything was computed in {certificate.dtype} without outward rounding: the bounds hold up to "
-                "rounding errors.")
+    said.append(f"Everything was computed in {certificate.dtype}; " + (
+        "the bounds are moved outward by a proven bound of all rounding errors, the model's own included."
+        if certificate.rounding == "outward" else "the bounds hold up to rounding errors."))
     said.append("Nothing is said of whether the attribution is a good explanation of the model.")
     return said
 

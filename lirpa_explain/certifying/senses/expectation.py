@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...attributions import Plan
 from ...attributions.plan import name_of
 from ...bounding.ball import Ball
@@ -18,15 +20,22 @@ from ...bounding.expectation import (
     shift_of,
     summarise,
 )
+from ...bounding.settings import Bounding
 from ...certificates.meaning import Meaning
 from ...errors import UnsupportedAttribution
 from ...operators.bound import Box
+from ...rounding import unit
+from ..exit import check_holds
 from ..nominal import Nominal
 from ..request import Request
 from .sense import Proven, Sense
 
 if TYPE_CHECKING:
     from ..prover import Prover
+
+
+ORDINARY = 2 ** 10
+"""Units in the last place, of the mean size of samples, by which their mean may be off before it is looked into."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,10 @@ class Expectation(Sense):
         if not is_number or not 0 < self.confidence < 1:
             raise ValueError(f"confidence must be a number between 0 and 1, such as 0.999; given: {self.confidence!r}.")
 
-    def check(self, request: Request, plan: Plan, differentiable: bool) -> None:
+    def check(self, request: Request, plan: Plan, bounding: Bounding) -> None:
         """Refuse what is not the expectation of something bounded under noise."""
-        if differentiable:
+        super().check(request, plan, bounding)
+        if bounding.differentiable:
             raise ValueError("expectation goes neither with integral nor with differentiable=True: its bounds are "
                              "statistics of drawn samples of what Captum computes.")
         if request.parameters is not None:
@@ -73,7 +83,8 @@ class Expectation(Sense):
                  f"  confidence    {self.confidence:g} an example, {plan.samples} samples")
         says = (f"They bound the expectation under Gaussian noise ({self.kind}), for each example with probability "
                 f"{self.confidence:g} over the {plan.samples} samples drawn; the nominal value is the mean of these.")
-        return Proven(plan, box, nominal.flat, False, Meaning("expectation", title, says, False, facts))
+        meaning = Meaning("expectation", title, says, False, facts)
+        return Proven(plan, box, nominal.flat, nominal.flat, False, torch.zeros_like(nominal.flat), meaning)
 
     def _bounds(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Composed:
         """Bounds of the expectation, with the mean of the samples as their value."""
@@ -92,6 +103,8 @@ class Expectation(Sense):
         module, engine, rows = prover.traced(plan, how)
         chunks = sample_bounds(plan, module, engine, xs, moving, how, rows, prover.bounding.progress)
         samples = summarise(chunks, near, far, plan.samples)
+        check_holds(samples.within, "A sample of the attribution lies beyond its range over all inputs.")
         lower, upper = expectation_bounds(samples, near, far, plan.samples, self.confidence, shift,
                                           propagated=propagated)
-        return Composed(lower, upper, samples.value.to(nominal.flat), samples.magnitude.to(nominal.flat))
+        error = ORDINARY * unit(nominal.flat.dtype) * samples.magnitude.to(nominal.flat)
+        return Composed(lower, upper, samples.value.to(nominal.flat), error)

@@ -1,7 +1,7 @@
 """The plain sense: what Captum computes at every allowed input, its finite sums and drawn noise included."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ...attributions import Plan
 from ..nominal import Nominal
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FiniteSum(Sense):
     """lower <= attribution.attribute(x') <= upper."""
+
+    rounds_outward: ClassVar[bool] = True
 
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
         """Bounds of the sum that the plan describes."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ...attributions import Plan
 from ...bounding.compose import Composed
 from ...bounding.moving import Moving, compose_moving
+from ...bounding.settings import Bounding
+from ..exit import check_holds
 from ..nominal import Nominal
 from ..request import Request
 from .finite import FiniteSum
@@ -39,8 +41,9 @@ class NearestBoundary(Sense):
             return FixedBoundary()
         return cls(value if isinstance(value, Moving) else Moving())
 
-    def check(self, request: Request, plan: Plan, differentiable: bool) -> None:
+    def check(self, request: Request, plan: Plan, bounding: Bounding) -> None:
         """Refuse attributions without boundary points."""
+        super().check(request, plan, bounding)
         check_has_boundary(plan)
 
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
@@ -49,8 +52,9 @@ class NearestBoundary(Sense):
         def moved() -> Composed:
             plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False, multiply=False, absolute=False)
             module, engine, rows = prover.traced(plain, prover.bounding.method)
-            lower, upper = compose_moving(plan, module, engine, prover.request.xs, prover.request.balls,
+            (lower, upper), has_region = compose_moving(plan, module, engine, prover.request.xs, prover.request.balls,
                                           prover.bounding.method, rows, self.moving, prover.bounding.progress)
+            check_holds(has_region, "A boundary point was found where bound propagation excludes it.")
             value = prover.compose(plan, prover.fixed, prover.bounding.method)
             return dataclasses.replace(value, lower=lower, upper=upper)
 
@@ -65,8 +69,9 @@ class NearestBoundary(Sense):
 class FixedBoundary(FiniteSum):
     """The plain sense, asked for by name: the boundary point found for x is part of the attribution."""
 
-    def check(self, request: Request, plan: Plan, differentiable: bool) -> None:
+    def check(self, request: Request, plan: Plan, bounding: Bounding) -> None:
         """Refuse attributions without boundary points."""
+        super().check(request, plan, bounding)
         check_has_boundary(plan)
 
 

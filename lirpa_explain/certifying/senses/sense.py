@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from ...attributions import Plan
+from ...bounding.settings import Bounding
 from ...certificates.meaning import Meaning
 from ...operators.bound import Box
 from ..nominal import Nominal
@@ -24,14 +25,18 @@ class Proven:
         plan: of what is bounded.
         box: its bounds, (N, D) each.
         value: a value within, (N, D).
+        traced: the same by the trace that the bounds were computed of.
         propagates: whether bound propagation can say more of linear functions of it than the box does.
+        error: by how much roundings have moved the box outward, (N, D).
         meaning: the sense in which it is bounded, and what is reported of it.
     """
 
     plan: Plan
     box: Box
     value: Tensor
+    traced: Tensor
     propagates: bool
+    error: Tensor
     meaning: Meaning = Meaning()
 
 
@@ -41,19 +46,25 @@ class Sense(ABC):
     A subclass is a dataclass of what the caller chose, and the row of `SENSES` that makes it of `certify`'s keywords.
     """
 
-    def check(self, request: Request, plan: Plan, differentiable: bool) -> None:
+    rounds_outward: ClassVar[bool] = False
+    """Whether its bounds can be those of what is computed in floating point."""
+
+    def check(self, request: Request, plan: Plan, bounding: Bounding) -> None:
         """Refuse what this sense does not go with.
 
         Args:
             request: what is certified.
             plan: of Captum's value.
-            differentiable: whether bounds are to be differentiable in the model's parameters.
+            bounding: how bounds are computed.
 
         Raises:
             ValueError: these arguments do not go together.
             UnsupportedAttribution: the attribution has nothing of the kind.
         """
-        return
+        if bounding.rounded and (request.parameters is not None or not self.rounds_outward):
+            what = "parameters" if self.rounds_outward else "this sense of a certificate"
+            raise ValueError(f"rounding='outward' does not go with {what}: it bounds what Captum computes in floating "
+                             "point, with the parameters as they are. Leave one of them out.")
 
     @abstractmethod
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:

@@ -1,0 +1,189 @@
+"""How far roundings carry: the error of a value computed in floating point, and all that rounding may make of it.
+
+`value_and_error` computes a module several times, each step's result moved at random by a few units of the terms that
+it adds up (stochastic arithmetic, Vignes 1974): what comes of it has the size of the roundings, with all that cancels
+between steps cancelled. `Reach` widens the interval of each step by more of these: whatever side of a kink, and
+whichever of tied maxima, roundings may choose lies in it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..graph import GradientModule
+from ..graph.module import Step
+from ..operators.activation import BoundActivation, BoundActivationGradient
+from ..operators.bound import BoundOperator, Box
+from ..operators.pooling import BoundMaxPoolGradient
+from ..operators.secant import BoundSecantGradient
+from ..operators.terms import CARRIED, EXACT, size_of, terms
+from ..operators.unperturbed import BoundUnperturbed
+from ..relaxations.ranges import product_range
+from ..rounding import PROBES, REACH, SPREAD, outward, underflow, unit
+from .intervals import argument, bound_operator
+
+JUMP = 2.0 ** -10
+"""Relative change of a derivative within a few roundings beyond which it is a jump. Bounds on any ball hold for both
+sides of one that is so near, and do not need to be moved by it."""
+
+JUMPING = frozenset({"sign", "window", "threshold", "hardshrink"})
+"""Functions of one variable that jump themselves."""
+
+
+class Terms:
+    """The terms of the steps of a module, one step after the other.
+
+    Args:
+        module: the module.
+    """
+
+    def __init__(self, module: GradientModule) -> None:
+        self.operators = {step.output: bound_operator(step) for step in module.steps}
+        self._leaving = {name for step in module.steps if step.operator not in CARRIED for name in step.inputs}
+        self._leaving.add(module.output)
+        self._uncancelled: dict[str, Tensor] = {}
+
+    def of(self, step: Step, boxes: Sequence[Box], result: Box) -> tuple[Tensor, Tensor | None]:
+        """Sums of the sizes of terms of each entry of a step's result.
+
+        Returns:
+            Of the terms that the step adds up, 0 where nothing is rounded; and where a chain of sums and products
+            ends, of all that it is made of, if it is one, else None.
+        """
+        operator, size = self.operators[step.output], size_of(result)
+        sizes = [size_of(box) for box in boxes]
+        added = torch.zeros_like(size) if step.operator in EXACT else terms(operator, boxes, sizes, size)
+        if step.operator not in CARRIED:
+            return added, None
+        carried = [self._uncancelled.get(name, own) for name, own in zip(step.inputs, sizes, strict=True)]
+        whole = carried[0] if step.operator == "center" else terms(operator, boxes, carried, size)
+        self._uncancelled[step.output] = whole
+        return added, whole if step.output in self._leaving and step.operator not in EXACT else None
+
+
+@torch.no_grad()
+def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: Sequence[Tensor | None]
+                    ) -> tuple[Tensor, Tensor]:
+    """What a module computes, and about how far roundings may have moved it.
+
+    Args:
+        module: the module.
+        inputs: with B rows each.
+        errors: how far each input may be off, of its shape; None: not at all.
+
+    Returns:
+        Value and error, (B, D) each. The error is found by chance: it exceeds the rounding of nearly every entry, and
+        is proven of none.
+    """
+    rows, known = len(inputs[0]), Terms(module)
+    generator = torch.Generator(inputs[0].device).manual_seed(0)
+
+    def probes(value: Tensor, error: Tensor | None) -> Tensor:
+        """Rows of a value (B, *S) and of its probes, each moved by up to the error; alike in all rows of a batch."""
+        if error is None:
+            return value.repeat(1 + PROBES, *[1] * (value.ndim - 1)) if len(value) == rows else value
+        value = value if len(value) > rows else value.repeat(1 + PROBES, *[1] * (value.ndim - 1))
+        shape = PROBES, 1, *value.shape[1:]
+        noise = torch.rand(shape, generator=generator, dtype=value.dtype, device=value.device) * 2 - 1
+        clean, moved = value[:rows], value[rows:].unflatten(0, (PROBES, rows))
+        return torch.cat([clean, (moved + noise * error).flatten(0, 1)])
+
+    values = {name: probes(x, error) for name, x, error in zip(module.input_names, inputs, errors, strict=True)}
+    fixed = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    for step in module.steps:
+        arguments = [values[n] if n in values else fixed[n] for n in step.inputs]
+        operator = known.operators[step.output]
+        result = _frozen(operator, arguments, rows)
+        if isinstance(operator, BoundUnperturbed):
+            fixed[step.output] = result
+            continue
+        clean = [(x[:rows],) * 2 if n in values else (x, x) for n, x in zip(step.inputs, arguments, strict=True)]
+        added, whole = known.of(step, clean, (result[:rows],) * 2)
+        if step.operator not in EXACT:
+            error = SPREAD * added if whole is None else SPREAD * added + whole
+            result = probes(result, unit(result.dtype) * error + underflow(result.dtype) * (error > 0))
+        values[step.output] = result
+    value, moved = values[module.output].split([rows, PROBES * rows])
+    distance = (moved.unflatten(0, (PROBES, rows)) - value).abs().amax(0)
+    return value, distance.nan_to_num(nan=torch.inf)
+
+
+def _frozen(operator: BoundOperator, arguments: list[Tensor], rows: int) -> Tensor:
+    """An operator's result for all rows, where the probes' do not jump."""
+    if isinstance(operator, BoundActivation | BoundActivationGradient | BoundSecantGradient | BoundMaxPoolGradient):
+        *gradient, z = arguments[:2] if len(arguments) > 1 else arguments
+        still = [*gradient, z[:rows].repeat(1 + PROBES, *[1] * (z.ndim - 1)), *arguments[2:]]
+        if isinstance(operator, BoundMaxPoolGradient) or operator.operator.name in JUMPING:
+            return operator.forward(*still)
+        result = operator.forward(*arguments)
+        if gradient:
+            kept = operator.forward(*still)
+            result = torch.where((result - kept).abs() <= JUMP * (kept.abs() + gradient[0].abs()), result, kept)
+        return result
+    return operator.forward(*arguments)
+
+
+class Reach:
+    """All that the roundings of a module may make of its output, called like an `Engine`.
+
+    Args:
+        module: the module.
+    """
+
+    def __init__(self, module: GradientModule) -> None:
+        self.module = module
+
+    @torch.no_grad()
+    def __call__(self, inputs: tuple[Tensor, ...], perturbations: Sequence[Any], method: str = "IBP") -> Box:
+        """Bounds (B, D) of the output, with every step widened by `REACH` roundings.
+
+        Args:
+            inputs: values of the module's inputs.
+            perturbations: where each of them lies, a box; None: at its value.
+            method: for the engine's; bounds are intervals.
+        """
+        module, known = self.module, Terms(self.module)
+        boxes: dict[str, Box] = {name: (x, x) if p is None else (p.x_L, p.x_U)
+                                 for name, x, p in zip(module.input_names, inputs, perturbations, strict=True)}
+        for tensors in (module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
+            boxes |= {name: (tensor, tensor) for name, tensor in tensors}
+        scale = REACH * unit(inputs[0].dtype)
+        for step in module.steps:
+            operator, given = known.operators[step.output], [boxes[name] for name in step.inputs]
+            operator.inputs = [argument(box) for box in given]
+            box = _range(operator, given)
+            if not isinstance(operator, BoundUnperturbed):
+                added, whole = known.of(step, given, box)
+                box = outward(*box, scale * (added if whole is None else torch.maximum(added, whole)))
+            boxes[step.output] = box
+        return boxes[module.output]
+
+
+def _range(operator: BoundOperator, boxes: list[Box]) -> Box:
+    """Interval of a result; where an argument is known exactly, with the very derivative that is taken there."""
+    if all(low is high for low, high in boxes):
+        value = operator.forward(*[low for low, _ in boxes])
+        return value, value
+    if isinstance(operator, BoundMaxPoolGradient):
+        return operator.bound_interval(*boxes, ties=False)
+    if isinstance(operator, BoundSecantGradient):
+        return _secant_range(operator, *boxes)
+    low, high = operator.bound_interval(*boxes)
+    if isinstance(operator, BoundActivationGradient):
+        z, z_high = boxes[1]
+        derivative = operator.forward(torch.ones_like(z), z)
+        exact = product_range(boxes[0], (derivative, derivative))
+        low, high = (torch.where(z == z_high, *sides) for sides in zip(exact, (low, high), strict=True))
+    return low, high
+
+
+def _secant_range(operator: BoundSecantGradient, g: Box, z: Box, z0: Box) -> Box:
+    """Of g s(z, z0) also where z0 may have been rounded, and with it whether z is near."""
+    points = [operator.forward(torch.ones_like(a + b), a, b) for a in z for b in z0]
+    ranges = [operator.slopes(z, (b, b)) for b in z0]
+    exact = (z[0] == z[1]) & (z0[0] == z0[1])
+    low, high = (torch.where(exact, points[0], torch.stack([*points, *(r[i] for r in ranges)]).aminmax(dim=0)[i])
+                 for i in (0, 1))
+    return product_range(g, (low, high))

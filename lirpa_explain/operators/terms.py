@@ -1,0 +1,141 @@
+"""The terms that an operator adds up for each entry of its result: what the roundings there are relative to.
+
+A size is an upper bound of a value's absolute value, or, where values cancel, of the sum of the sizes of what it was
+made of: kernels of normalizations and softmax add up in other orders than the steps of a module do, so a chain of
+sums and products (`CARRIED`) hands on the sizes of its terms and not those of its sums.
+"""
+
+from collections.abc import Sequence
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+
+from .activation import BoundActivation, BoundActivationGradient, BoundMultiply
+from .affine import BoundAffine
+from .bound import BoundOperator, Box
+from .known import BoundKnown
+from .matrix import BoundMatrixProduct
+from .normalization import BoundVariance
+from .pooling import BoundMaxPool, BoundMaxPoolGradient, Windows
+from .secant import BoundSecantGradient
+from .softmax import BoundLogSoftmax, BoundWeightedCenter
+
+EXACT = frozenset({"reshape", "expand", "permute", "slice", "place", "concatenate", "pad"})
+"""Operators that round nothing."""
+
+CARRIED = EXACT | {"add", "sum", "mean", "scale", "divide", "center", "multiply", "known"}
+"""Operators whose result's size is that of its terms: what comes next may have been computed from these."""
+
+RELATIVE = frozenset({
+    "kink", "kink_gradient", "select", "stabilized_gradient", "power", "power_gradient", "exp", "exp_gradient", "log",
+    "log_gradient", "sin", "cos", "probability", "inverse_root", "elu", "elu_gradient", "hardtanh", "hardtanh_gradient",
+    "clamp", "clamp_gradient", "absolute", "absolute_gradient", "sign", "window", "threshold", "threshold_gradient",
+    "hardshrink", "hardshrink_gradient", "softshrink_gradient",
+})
+"""Functions of one variable whose roundings are relative to their value; of all others also to their argument, and in
+gradients to the upstream gradient, as in 1 - tanh(z)^2."""
+
+
+def size_of(box: Box) -> Tensor:
+    """The largest absolute value in a box."""
+    return torch.maximum(box[0].abs(), box[1].abs())
+
+
+@singledispatch
+def terms(operator: BoundOperator, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    """Upper bound of the sum of the sizes of all terms of each entry: of the value, and of what bounds it.
+
+    Args:
+        operator: the operator.
+        boxes: where its inputs lie, each (B, *S); parameters are points without rows.
+        sizes: of the inputs, at least `size_of` of their boxes.
+        result: size of the result, (B, *output).
+
+    Returns:
+        (B, *output), or what broadcasts to it.
+    """
+    return result
+
+
+def has_terms(operator: BoundOperator) -> bool:
+    """Whether there is a rule for an operator."""
+    return terms.dispatch(type(operator)) is not terms.dispatch(object)
+
+
+@terms.register
+def _affine(operator: BoundAffine, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    weights = sizes[1:] if operator.traits.magnitude is None else [box[0] for box in boxes[1:]]
+    return operator.added(sizes[0], *weights)
+
+
+@terms.register
+def _activation(operator: BoundActivation, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    return result if operator.operator.name in RELATIVE else result + size_of(boxes[0])
+
+
+@terms.register
+def _activation_gradient(operator: BoundActivationGradient, boxes: Sequence[Box], sizes: Sequence[Tensor],
+                         result: Tensor) -> Tensor:
+    return result if operator.operator.name in RELATIVE else result + size_of(boxes[0])
+
+
+@terms.register
+def _multiply(operator: BoundMultiply, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    return sizes[0] * sizes[1]
+
+
+@terms.register
+def _secant(operator: BoundSecantGradient, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    """(phi(z) - phi(z0)) / (z - z0): each value of phi, whose slope is at most about 1, rounds by itself."""
+    distance = (boxes[1][0] - boxes[2][0]).abs().clamp(min=operator.eps)
+    return result + size_of(boxes[0]) * (1 + (size_of(boxes[1]) + size_of(boxes[2])) / distance)
+
+
+@terms.register
+def _matrix_product(operator: BoundMatrixProduct, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
+                    ) -> Tensor:
+    return size_of(boxes[0]) @ size_of(boxes[1])
+
+
+@terms.register
+def _variance(operator: BoundVariance, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    dims = operator.settings["dims"]
+    size = size_of(boxes[0])
+    return (size + size.mean(dims, keepdim=True)).square().mean(dims, keepdim=True)
+
+
+@terms.register
+def _max_pool(operator: BoundMaxPool, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    """The value is exact; planes above it add up the entries of a window."""
+    size = size_of(boxes[0])
+    return Windows(size.shape[2:], **operator.settings).of(size).sum(2).reshape(result.shape)
+
+
+@terms.register
+def _max_pool_gradient(operator: BoundMaxPoolGradient, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
+                       ) -> Tensor:
+    """Wherever the maximum of a window may be."""
+    windows = Windows(boxes[1][0].shape[2:], **operator.settings)
+    size = size_of(boxes[0]).flatten(2)[:, :, None]
+    return windows.back(size.expand(-1, -1, windows.positions, -1).contiguous())
+
+
+@terms.register
+def _log_softmax(operator: BoundLogSoftmax, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    size = size_of(boxes[0])
+    return size + 2 * size.amax(operator.settings["dim"], keepdim=True) + result + 1
+
+
+@terms.register
+def _weighted_center(operator: BoundWeightedCenter, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
+                     ) -> Tensor:
+    dim, total = operator.settings["dim"], operator.settings["total"]
+    g = 2 * size_of(boxes[0]).amax(dim, keepdim=True)
+    return (g * (2 * size_of(boxes[1]).sum(dim, keepdim=True) + (total or 0.0))).expand(result.shape)
+
+
+@terms.register
+def _known(operator: BoundKnown, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    """What is known holds for exact numbers; rounded ones may lie beyond."""
+    return sizes[0]
