@@ -61,9 +61,9 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             all of them, such as `ParameterBox(relative=0.02)`; an auto_LiRPA `PerturbationLpNorm` of norm inf; or a
             dictionary from names or patterns (`fnmatch`) of `model.named_parameters()` to one of these, or to None for
             parameters held fixed: of the entries that match, the last counts.
-        rounding: "default": computed in floating point, and moved outward by a few roundings as they show at the
-            inputs; "outward": moved outward by a proven bound of all roundings, the bounds' own and Captum's, at every
-            input of the ball; wider, in float32 visibly. `bounding.outward` says how, and what it presumes.
+        rounding: "default": moved outward by a few roundings, as they show at the inputs. "outward": moved outward by
+            a proven bound of all roundings, the bounds' own and Captum's, at every input of the ball; wider, in
+            float32 visibly. `lirpa_explain.bounding.outward` says how, and what it presumes.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:

@@ -20,7 +20,10 @@ ROUNDINGS = {"default": "Captum's rounding at the inputs lies within the bounds,
 PROBES = 4
 """Times that a value is computed with random roundings, to see how far these carry."""
 
-SPREAD = 2
+FAR_PROBES = 2
+"""The same where the inputs are as large as they can be, which shows whether roundings are of another size there."""
+
+SPREAD = 3
 """Units by which such a rounding moves each result at most, relative to its terms: several times what a sum in blocks
 is off by, so that all probes together hardly ever move an entry by less than its rounding."""
 

@@ -248,11 +248,14 @@ def test_assumptions_are_those_of_the_certificate():
         "integral": assumptions(lx.certify(IntegratedGradients(model), x, eps=0.1, n_steps=2, integral="exact")),
         "expectation": assumptions(lx.certify(NoiseTunnel(Saliency(model)), x, eps=0.1, norm=2, abs=False, stdevs=1.0,
                                               nt_samples=10, expectation="gaussian", confidence=0.9)),
+        "outward": assumptions(lx.certify(Saliency(model), x, eps=0.1, rounding="outward")),
         "predicted": assumptions(lx.certify(Saliency(model), x, eps=0.1), predicted=True),
     }
     for words, kinds in {"the integral along the path": {"integral"},
                          "with probability 0.9 over the 10": {"expectation"},
-                         "drawn noise": {"plain", "predicted"}, "float64 without outward rounding": set(said),
+                         "drawn noise": {"plain", "predicted", "outward"},
+                         "computed in float64; the bounds hold up to": set(said) - {"outward"},
+                         "proven bound of all rounding errors": {"outward"},
                          "whether the prediction itself changes": set(said) - {"predicted"}}.items():
         assert {kind for kind, sentences in said.items() if words in " ".join(sentences)} == kinds
 

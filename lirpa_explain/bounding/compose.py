@@ -4,6 +4,7 @@ Each point of each path of each sample is one row for the engine. Rows are bound
 their sample at once, so memory grows with the chunk and not with the number of steps.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from ..graph import GradientModule
 from ..operators.bound import flat_rows
 from ..operators.terms import size_of
 from ..relaxations.ranges import absolute_range, product_range, variance_range
-from ..rounding import LAST, OWN, outward, unit
+from ..rounding import FAR_PROBES, LAST, OWN, outward, unit
 from .ball import Ball
 from .engine import Box, Engine, or_nothing
 from .errors import Reach, value_and_error
@@ -40,12 +41,14 @@ class Composed:
         upper: upper bound.
         value: the attribution itself, by the gradient module.
         error: about how far roundings may have moved the value; see `errors.value_and_error`.
+        margin: the same, or that where all inputs are as large as they can be, whichever is more; None: the same.
     """
 
     lower: Tensor
     upper: Tensor
     value: Tensor
     error: Tensor
+    margin: Tensor | None = None
 
 
 def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: tuple[Tensor, ...],
@@ -69,7 +72,7 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
         Bounds, value and error of the attribution.
     """
     rows = Rows(plan, module, inputs, balls, rounded)
-    lower, upper, size, value, error = (inputs[0].new_zeros(len(plan.points[0]), module.size) for _ in range(5))
+    lower, upper, size, value, error, far = (inputs[0].new_zeros(len(plan.points[0]), module.size) for _ in range(6))
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         low, high = _weighted(engine(values, perturbations, method), weight)
         lower.index_add_(0, sample, low)
@@ -77,11 +80,16 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
         with torch.no_grad():
             size.index_add_(0, sample, size_of((low, high)))
             if evaluate:
-                gradient, moved = value_and_error(module, values, rows.errors(values, sample))
+                off, last = rows.errors(values, sample), LAST * unit(error.dtype)
+                gradient, moved = value_and_error(module, values, off)
                 value.index_add_(0, sample, gradient * weight)
-                error.index_add_(0, sample, (moved + LAST * unit(moved.dtype) * gradient.abs()) * weight.abs())
+                error.index_add_(0, sample, (moved + last * gradient.abs()) * weight.abs())
+                if rows.moves and not rounded:
+                    gradient, moved = value_and_error(module, rows.farthest(values, sample), off, FAR_PROBES)
+                    far.index_add_(0, sample, (moved + last * gradient.abs()) * weight.abs())
     box = moved_out((lower, upper), size, plan.steps) if rounded else (lower, upper)
-    return _finish(plan, rows, box, value, error)
+    composed = _finish(plan, rows, box, value, error)
+    return dataclasses.replace(composed, margin=_finish(plan, rows, box, value, torch.maximum(error, far), True).error)
 
 
 def moved_out(box: Box, size: Tensor, count: int) -> Box:
@@ -197,6 +205,18 @@ class Rows:
         return tuple(PerturbationLpNorm(norm=math.inf, x_L=x - error, x_U=x + error) if p is None else p
                      for p, x, error in zip(perturbations, values, errors, strict=True))
 
+    @property
+    def moves(self) -> bool:
+        """Whether some input is more than a point."""
+        return any(ball is not None and bool((ball.high > ball.low).any()) for ball in self.balls)
+
+    def farthest(self, values: tuple[Tensor, ...], sample: Tensor) -> tuple[Tensor, ...]:
+        """The engine's inputs where each entry of the perturbed ones is as large as it can be."""
+        example = self.example[sample]
+        ends = [None if ball is None else torch.where(-ball.low > ball.high, ball.low, ball.high)[example]
+                for ball in self.balls]
+        return tuple(value if end is None else end for value, end in itertools.zip_longest(values, ends))
+
     def errors(self, values: tuple[Tensor, ...], sample: Tensor) -> list[Tensor | None]:
         """How far each of the engine's inputs may be off: Captum computes points in an order of its own."""
         found: list[Tensor | None] = []
@@ -283,8 +303,8 @@ def _stem(name: str) -> str:
     return name.rstrip("0123456789")
 
 
-def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, error: Tensor) -> Composed:
-    """Multiplier, outer map and reduction, on the sums of all samples."""
+def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, error: Tensor, far: bool = False) -> Composed:
+    """Multiplier, outer map and reduction, on the sums of all samples; `far`: errors with the largest multiplier."""
     few = LAST * unit(value.dtype)
     if plan.multiply:
         factor, factor_value = rows.multiplier()
@@ -293,7 +313,8 @@ def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, error: Tensor) -> C
         size = size_of(box) * size_of(factor)
         box = or_nothing(product_range(box, factor))  # infinite bounds times 0
         box = moved_out(box, size, 1) if rows.rounded else box
-        error = error * factor_value.abs() + value.abs() * few * rows.multiplier_size()
+        largest = rows.multiplier_size()
+        error = error * (largest if far else factor_value.abs()) + value.abs() * few * largest
         value = value * factor_value
     reduced = or_nothing(reduce_samples(plan, box))
     if rows.rounded and (plan.samples > 1 or plan.reduction != "mean"):

@@ -64,14 +64,15 @@ class Terms:
 
 
 @torch.no_grad()
-def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: Sequence[Tensor | None]
-                    ) -> tuple[Tensor, Tensor]:
+def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: Sequence[Tensor | None],
+                    count: int = PROBES) -> tuple[Tensor, Tensor]:
     """What a module computes, and about how far roundings may have moved it.
 
     Args:
         module: the module.
         inputs: with B rows each.
         errors: how far each input may be off, of its shape; None: not at all.
+        count: how many times roundings are tried.
 
     Returns:
         Value and error, (B, D) each. The error is found by chance: it exceeds the rounding of nearly every entry, and
@@ -83,11 +84,11 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
     def probes(value: Tensor, error: Tensor | None) -> Tensor:
         """Rows of a value (B, *S) and of its probes, each moved by up to the error; alike in all rows of a batch."""
         if error is None:
-            return value.repeat(1 + PROBES, *[1] * (value.ndim - 1)) if len(value) == rows else value
-        value = value if len(value) > rows else value.repeat(1 + PROBES, *[1] * (value.ndim - 1))
-        shape = PROBES, 1, *value.shape[1:]
+            return value.repeat(1 + count, *[1] * (value.ndim - 1)) if len(value) == rows else value
+        value = value if len(value) > rows else value.repeat(1 + count, *[1] * (value.ndim - 1))
+        shape = count, 1, *value.shape[1:]
         noise = torch.rand(shape, generator=generator, dtype=value.dtype, device=value.device) * 2 - 1
-        clean, moved = value[:rows], value[rows:].unflatten(0, (PROBES, rows))
+        clean, moved = value[:rows], value[rows:].unflatten(0, (count, rows))
         return torch.cat([clean, (moved + noise * error).flatten(0, 1)])
 
     values = {name: probes(x, error) for name, x, error in zip(module.input_names, inputs, errors, strict=True)}
@@ -105,8 +106,8 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
             error = SPREAD * added if whole is None else SPREAD * added + whole
             result = probes(result, unit(result.dtype) * error + underflow(result.dtype) * (error > 0))
         values[step.output] = result
-    value, moved = values[module.output].split([rows, PROBES * rows])
-    distance = (moved.unflatten(0, (PROBES, rows)) - value).abs().amax(0)
+    value, moved = values[module.output].split([rows, count * rows])
+    distance = (moved.unflatten(0, (count, rows)) - value).abs().amax(0)
     return value, distance.nan_to_num(nan=torch.inf)
 
 
@@ -114,7 +115,7 @@ def _frozen(operator: BoundOperator, arguments: list[Tensor], rows: int) -> Tens
     """An operator's result for all rows, where the probes' do not jump."""
     if isinstance(operator, BoundActivation | BoundActivationGradient | BoundSecantGradient | BoundMaxPoolGradient):
         *gradient, z = arguments[:2] if len(arguments) > 1 else arguments
-        still = [*gradient, z[:rows].repeat(1 + PROBES, *[1] * (z.ndim - 1)), *arguments[2:]]
+        still = [*gradient, z[:rows].repeat(len(z) // rows, *[1] * (z.ndim - 1)), *arguments[2:]]
         if isinstance(operator, BoundMaxPoolGradient) or operator.operator.name in JUMPING:
             return operator.forward(*still)
         result = operator.forward(*arguments)

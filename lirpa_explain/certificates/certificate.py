@@ -39,8 +39,9 @@ class Certificate:
     """Bounds of an attribution that hold for every allowed perturbation.
 
     lower <= A(x') <= upper, feature by feature, for the attribution A and every x' that `perturbation`
-    describes. The bounds are computed in floating point; `rounding` says how they are rounded. Where the attribution is
-    a tuple (one tensor for each input), the features of all inputs of one example are ranked and measured together.
+    describes. The bounds are computed in floating point; `rounding` says how they are rounded. Where the
+    attribution is a tuple (one tensor for each input), the features of all inputs of one example are ranked
+    and measured together.
 
     Args:
         lower: (N, *S), or a tuple of such tensors.
@@ -320,8 +321,8 @@ class Certificate:
     def contains(self, attribution: Attributions, rtol: float | None = None) -> Tensor:
         """Return whether an attribution lies between the bounds, in all features of an example.
 
-        There is a tolerance because the bounds, and the attribution, are computed in floating point
-        without outward rounding.
+        There is a tolerance because the bounds, and the attribution, are computed in floating point; outward
+        bounds need none.
 
         Args:
             attribution: Shaped like `nominal`, a tuple where that is one.

@@ -152,7 +152,8 @@ def around(xs: tuple[Tensor, ...], radius: float) -> tuple[Ball | None, ...]:
 def end_error(composed: Composed) -> Tensor:
     """By how much bounds are moved outward in the end: what roundings move the value by, and their own last ones."""
     size = size_of((composed.lower, composed.upper)).detach().nan_to_num(posinf=0)
-    return composed.error.nan_to_num(posinf=0) + LAST * unit(size.dtype) * size
+    error = composed.error if composed.margin is None else composed.margin
+    return error.nan_to_num(posinf=0) + LAST * unit(size.dtype) * size
 
 
 def _enclose(box: Box, nominal: Tensor) -> Box:
