@@ -2,7 +2,9 @@
 
 import contextlib
 import random
+import sys
 import threading
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -70,7 +72,8 @@ def untouched(*owners: Any) -> Iterator[None]:
     handle = nn.modules.module.register_module_forward_pre_hook(met)
     token = _ACTIVE.set(kept)
     try:
-        yield
+        with contextlib.nullcontext() if outer else as_written(kept.roots):
+            yield
     finally:
         _ACTIVE.reset(token)
         handle.remove()
@@ -78,6 +81,25 @@ def untouched(*owners: Any) -> Iterator[None]:
     if changed:
         raise UnsupportedOperation(f"The model gives {changed} of its parameters other values whenever it is called. "
                                    "Do that once before, and after each step of training, and not in forward.")
+
+
+@contextlib.contextmanager
+def as_written(models: list[Any]) -> Iterator[None]:
+    """Run what torch.compile has compiled as it was written, which can be recorded, and leaves hooks alone."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None:
+        yield
+        return
+    told = dynamo.config.error_on_nested_fx_trace
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, dynamo.config, "error_on_nested_fx_trace", told)
+        dynamo.config.error_on_nested_fx_trace = False
+        if hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if any(isinstance(model, dynamo.eval_frame.OptimizedModule) for model in models):
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "Using `torch.compile")  # of global hooks, such as ours
+        yield
 
 
 class Kept:
