@@ -25,7 +25,7 @@ COMPARISONS = {
     "sum": lambda u, v: u.square() + (v > 0.2).double(),
     "sum_of_bool": lambda u, v: (u + (v > 0.2)).square(),
     "one_minus": lambda u, v: (1 - (v < 0.2).double()) * u,
-    "scaled": lambda u, v: u * ((v > 0) * 2.0 - 1),
+    "scaled": lambda u, v: u * ((v > 0) * 2 - 1),
     "both": lambda u, v: u * ((v > 0) * (u > 0.3)),
     "window": lambda u, v: u * ((v > -0.5) & (v < 0.5)),
     "not": lambda u, v: u * ~(v > 0),
@@ -85,6 +85,15 @@ def test_comparisons_and_norms(name, method):
         return function(u, u / 2) @ V
 
     assert_holds(model, x, around(x, 0.05), 0.05, method=method)
+
+
+@pytest.mark.parametrize("function", [lambda u, v: u * ((v > 0) + (u > 0)), lambda u, v: u * ((v > 0).half() * 0.1),
+                                      lambda u, v: u * ((v > 0).float() * 0.1), lambda u, v: u * ((v > 0).byte() - 1),
+                                      lambda u, v: u * ((v > 0).long() / 3)])
+def test_arithmetic_that_gives_other_numbers(function):
+    x = draw(2, 3)
+    with pytest.raises(lx.UnsupportedOperation, match="gives other numbers"):
+        lx.certify(Saliency(lambda z: function(z @ W, z @ W) @ V), x, eps=0.01, target=0)
 
 
 def test_open_comparisons_have_both_values():
