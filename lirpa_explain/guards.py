@@ -2,7 +2,9 @@
 
 import contextlib
 import random
+import sys
 import threading
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -73,7 +75,8 @@ def untouched(*owners: Any) -> Iterator[None]:
     handle = nn.modules.module.register_module_forward_pre_hook(met)
     token = _ACTIVE.set(kept)
     try:
-        yield
+        with contextlib.nullcontext() if outer else as_written(kept.roots):
+            yield
     finally:
         _ACTIVE.reset(token)
         handle.remove()
@@ -116,6 +119,25 @@ def evaluating(forward: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextlib.contextmanager
+def as_written(models: list[Any]) -> Iterator[None]:
+    """Run what torch.compile has compiled as it was written, which can be recorded, and leaves hooks alone."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None:
+        yield
+        return
+    told = dynamo.config.error_on_nested_fx_trace
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, dynamo.config, "error_on_nested_fx_trace", told)
+        dynamo.config.error_on_nested_fx_trace = False
+        if hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if any(isinstance(model, dynamo.eval_frame.OptimizedModule) for model in models):
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "Using `torch.compile")  # of global hooks, such as ours
+        yield
 
 
 class Kept:

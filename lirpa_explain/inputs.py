@@ -1,6 +1,7 @@
 """What a function is called with, and where: tensors and surroundings that have values to bound."""
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -85,6 +86,8 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "torch._dynamo" not in sys.modules:  # which is slow to import, and adds a filter of warnings
+            return function(*args, **kwargs)
         return torch.compiler.disable(function)(*args, **kwargs)
 
     return called

@@ -23,6 +23,10 @@ from captum.attr import (
     Saliency,
 )
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.masked import masked_tensor
 
 import lirpa_explain as lx
 from tests.reference import sample_ball
@@ -141,6 +145,8 @@ PERTURBATIONS = {
     "eps_string": bad("eps must be a number or a tensor; given: str", TypeError, eps="0.1"),
     "eps_list": bad("eps must be a number or a tensor; given: list", TypeError, eps=[0.1]),
     "eps_bool": bad("eps must be a number or a tensor; given: bool", TypeError, eps=True),
+    "eps_huge": bad("too large", eps=10**400),
+    "clip_shape": bad(r"broadcast to \(4, 3\)", clip=(torch.zeros(5) - 9, 9.0)),
     "eps_complex": bad("eps must be", TypeError, eps=torch.tensor(0.1j)),
     "all_fixed": bad("held fixed; perturb at least one", eps=(None,)),
     "all_perturbations_none": bad("held fixed; perturb at least one", eps=None, perturbation=(None,)),
@@ -175,6 +181,9 @@ PERTURBATIONS = {
 OPTIONS = {
     "method": bad("method must be one of IBP.*given: 'backward'", method="backward"),
     "method_lower_case": bad("method must be one of IBP", method="crown"),
+    "differentiable": bad("differentiable must be True or False", TypeError, differentiable="yes"),
+    "spec_complex": bad("spec must be dense and real", TypeError, spec=torch.ones(1, 3) * 1j),
+    "spec_list": bad("spec must be a tensor", TypeError, spec=[[1.0, 0.0, 0.0]]),
     "method_none": bad("method must be one of IBP", method=None),
     "two_quadratures": bad("Two quadratures", kind=IntegratedGradients, method="riemann_left",
                            quadrature="gausslegendre"),
@@ -219,6 +228,12 @@ REJECTED_BY_CAPTUM = {
     "detached": bad("does not require grad", wrap=lambda model: lambda x: model(x).detach()),
     "tuple_output": bad("Saliency.attribute rejects", (ValueError, TypeError),
                         wrap=lambda model: lambda x: (model(x), x)),
+    "dict_output": bad("Saliency.attribute rejects", (ValueError, TypeError), wrap=lambda model: lambda x: {"y": x}),
+    "no_output": bad("Saliency.attribute rejects", (ValueError, TypeError), wrap=lambda model: lambda x: None),
+    "number_as_output": bad("Saliency.attribute rejects", (ValueError, TypeError), wrap=lambda model: lambda x: 1.0),
+    "sparse_output": bad("output must be dense.*to_dense", TypeError,
+                         wrap=lambda model: lambda x: model(x).to_sparse()),
+    "missing_key": bad("Saliency.attribute rejects.*no such key", wrap=lambda model: lambda x: {}["no such key"]),
     "0d_output": bad("0-dim tensor", target=None, wrap=lambda model: lambda x: model(x).sum()),
     "model_that_raises": bad("Saliency.attribute rejects.*no such weather", wrap=lambda model: _raising),
 }
@@ -309,6 +324,132 @@ def test_refused(name):
     attribution = kind(wrap(model))
     with unchanged(model, inputs), pytest.raises(error, match=f"(?s){match}"):
         lx.certify(attribution, inputs, **keywords)
+
+
+FUNCTIONS = {
+    "certify": lambda model, x: lx.certify(Saliency(model), x, eps=0.1, target=0),
+    "certifier": lambda model, x: lx.Certifier(Saliency(model), x, target=0),
+    "bounds": lambda model, x: lx.Certifier(Saliency(model), target=0).bounds(x, eps=0.1),
+    "attack": lambda model, x: lx.attack(Saliency(model), x, eps=0.1, target=0, objective="l2", steps=1),
+    "prediction": lambda model, x: lx.certify_prediction(model, x, eps=0.1),
+    "radius": lambda model, x: lx.radius(lx.Certifier(Saliency(model), target=0), x, lambda c: c.sign()[:, 0] > 0,
+                                         high=1.0, steps=0),
+    "find": lambda model, x: lx.find_boundary(model, x),
+    "gap": lambda model, x: lx.boundary_gap(lx.BoundarySaliency(model), x),
+    "sensitivity": lambda model, x: lx.baseline_sensitivity(IntegratedGradients(model), x, eps=0.1, target=0),
+    "loss": lambda model, x: lx.training.explanation_loss(model, x, torch.tensor([0, 1, 1, 0]), eps=0.1),
+    "cross_entropy": lambda model, x: lx.training.certified_cross_entropy(model, x, torch.tensor([0, 1, 1, 0]),
+                                                                          eps=0.1),
+    "capture": lambda model, x: lx.capture(model, (x,)),
+}
+
+NO_VALUES = {
+    "sparse": (lambda: X.to_sparse(), TypeError, "to_dense"),
+    "csr": (lambda: X.to_sparse_csr(), TypeError, "to_dense"),
+    "nested": (lambda: torch.nested.nested_tensor([X[0], X[1, :2]]), TypeError, "to_padded_tensor"),
+    "jagged": (lambda: torch.nested.nested_tensor([X[0], X[1, :2]], layout=torch.jagged), TypeError,
+               "to_padded_tensor"),
+    "masked": (lambda: masked_tensor(X, X > 0), TypeError, "to_tensor"),
+    "meta": (lambda: X.to("meta"), TypeError, "device meta"),
+    "fake": (lambda: FakeTensorMode().from_tensor(X), TypeError, "operations of its own"),
+    "complex": (lambda: X + 1j, TypeError, "view_as_real"),
+    "text": (lambda: "x", TypeError, "a tensor or a tuple of tensors; given: str|given: a tuple of str"),
+    "dictionary": (lambda: {"x": X}, TypeError, "a tensor or a tuple of tensors; given: dict|a tuple of dict"),
+    "size": (lambda: double(4, 7), (ValueError, lx.UnsupportedOperation), "shapes cannot be multiplied"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own, of prototypes
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("name", NO_VALUES)
+def test_inputs_that_have_no_values(name, function):
+    make, error, match = NO_VALUES[name]
+    with pytest.raises(error, match=match):
+        FUNCTIONS[function](net(), make())
+
+
+def made_in_inference_mode():
+    with torch.inference_mode():
+        return nn.Linear(3, 2, dtype=torch.float64)
+
+
+MODELS_WITHOUT_VALUES = {
+    "meta": (lambda: nn.Linear(3, 2, device="meta", dtype=torch.float64), "device meta.*load the weights"),
+    "lazy": (lambda: nn.LazyLinear(2, dtype=torch.float64), "not initialised: call the model once"),
+    "inference": (made_in_inference_mode, "inference_mode"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("name", MODELS_WITHOUT_VALUES)
+def test_models_that_have_no_values(name, function):
+    make, match = MODELS_WITHOUT_VALUES[name]
+    with pytest.raises(ValueError, match=f"layer (Linear|LazyLinear).*{match}"):
+        FUNCTIONS[function](make(), X)
+
+
+def within(mode, function, model):
+    with mode:
+        return function(model, X)
+
+
+SURROUNDINGS = {
+    "vmap": lambda function, model: torch.func.vmap(lambda x: function(model, x[None]))(X),
+    "grad": lambda function, model: torch.func.grad(lambda x: function(model, x))(X),
+    "fake": functools.partial(within, FakeTensorMode(allow_non_fake_inputs=True)),
+    "functional": functools.partial(within, FunctionalTensorMode()),
+    "recording": lambda function, model: make_fx(lambda x: function(model, x))(X),
+}
+
+
+@pytest.mark.parametrize("function", ["certify", "bounds", "attack", "prediction", "find", "loss", "capture"])
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_surroundings_without_values(name, function):
+    with pytest.raises(ValueError, match="call this outside"):
+        SURROUNDINGS[name](FUNCTIONS[function], net())
+
+
+@pytest.mark.parametrize("compiled", [lambda model: torch.compile(model, backend="eager"),
+                                      lambda model: torch.compile(lambda x: model(x), backend="eager")])
+def test_compiled_models_are_certified_as_written(compiled):
+    model = net()
+    plain, other = (lx.certify(Saliency(m), X, eps=0.1, target=0) for m in (model, compiled(model)))
+    assert_same(plain, other)
+
+
+def test_compiled_callers():
+    model = net()
+
+    def step(x):
+        return lx.certify(Saliency(model), x, eps=0.1, target=0).upper + 1
+
+    assert torch.equal(torch.compile(step, backend="eager")(X), step(X))
+
+
+OUTPUTS = {"none": None, "tuple": (X,), "text": "y", "number": 1.0, "bool": X > 0, "complex": X + 1j,
+           "empty": X[:, :0], "constant": X[:, :2].clone()}
+
+
+@pytest.mark.parametrize("function", ["attack", "prediction", "find", "loss", "cross_entropy", "capture"])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_that_nothing_can_be_said_of(name, function):
+    if (name, function) in (("constant", "prediction"), ("constant", "cross_entropy")):
+        pytest.skip("is certain")
+    with pytest.raises((TypeError, ValueError, lx.LirpaExplainError)):
+        FUNCTIONS[function](lambda x: OUTPUTS[name], X)
+
+
+@pytest.mark.parametrize("what", [None, "Saliency", Saliency, nn.Linear(3, 2), object()])
+def test_attacks_need_an_attribution(what):
+    with pytest.raises(TypeError, match="attribution must be an object of one of Captum's classes"):
+        lx.attack(what, X, eps=0.1, objective="l2")
+
+
+@pytest.mark.parametrize("y", [0, [0, 1, 1, 0], np.zeros(4), X[:, 0], X[:, 0] > 0, torch.zeros(4, device="meta")])
+def test_labels(y):
+    with pytest.raises((TypeError, ValueError), match="y must be"):
+        lx.training.certified_cross_entropy(net(), X, y, eps=0.1)
 
 
 # (what follows a layer without a bound operator, what then is the first such operation that the gradient needs)

@@ -1,10 +1,8 @@
 """Trace a function together with its gradient, and lower the trace to bound operators."""
 
-import contextlib
 import functools
 import math
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,7 +89,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         return function(*xs, *(next(remaining) if has_rows else e
                                for e, has_rows in zip(extras, row_like, strict=True)))
 
-    with isolated(inputs[0].device, function), _uncompiled_model():
+    with isolated(inputs[0].device, function):
         output = _output(call, example, arguments)
     groups = {
         "x": example,
@@ -114,7 +112,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
              for name, group in groups.items() for i, tensor in enumerate(group)}
     builder = Builder(ROWS, output.dtype, output.device)
     rows = [Rows(name, tuple(tensor.shape[1:])) for name, tensor in named.items()]
-    with isolated(inputs[0].device, function), _uncompiled_model():
+    with isolated(inputs[0].device, function):
         recorded = record(compute, tuple(named.values()))
     results = lower(recorded, builder, rows)
     if not all(isinstance(result, Rows) and result.leads for result in results):
@@ -135,17 +133,6 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
 
 SINGLE = ("alpha", "cotangent")
 """Inputs of a module of which there is one, and not one for each input of the model."""
-
-
-@contextlib.contextmanager
-def _uncompiled_model() -> Iterator[None]:
-    """Run what torch.compile compiled as it was written, which is what can be recorded."""
-    with contextlib.ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch._dynamo.config.patch(error_on_nested_fx_trace=False))
-            if hasattr(torch.compiler, "set_stance"):
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
 
 
 def _example(name: str, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from ..errors import TrainingModeError, UnsupportedOperation
 from .builder import Builder, Comparison, Indices, Live, Rows
 from .origin import base_name, where
-from .rules import PASS_THROUGH, RULES, VALUE_FREE, lower_with_comparisons
+from .rules import EXACT, MULTIPLY, PASS_THROUGH, RULES, VALUE_FREE, lower_with_comparisons
 
 
 def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[Any]:
@@ -117,20 +117,33 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
         return node.target(*args, **kwargs)  # type: ignore[operator]
     try:
         if any(isinstance(leaf, Comparison) for leaf in leaves):
-            return lower_with_comparisons(builder, node.target, args, kwargs)
+            return _in_full_precision(node, lower_with_comparisons(builder, node.target, args, kwargs), builder)
         if not any(isinstance(leaf, Rows | Indices | Comparison) for leaf in leaves):
             return _live(node, args, kwargs, builder)
         if node.target in PASS_THROUGH:
             return args[0]
         if node.target not in RULES:
             raise UnsupportedOperation("there is no bound operator for it")
-        return RULES[node.target](builder, *args, **kwargs)
+        return _in_full_precision(node, RULES[node.target](builder, *args, **kwargs), builder)
     except UnsupportedOperation as error:
         raise UnsupportedOperation(
             f"The model, or its gradient, contains aten.{base_name(node)}{where(node)}: {error}. Replace it in the "
             "model, or teach the package: lirpa_explain.operators.register(Operator(...)) adds a bound operator, "
             f"and @lirpa_explain.graph.rules.rule(torch.ops.{node.target}) the rule that lowers to it."
         ) from None
+
+
+def _in_full_precision(node: fx.Node, result: Any, builder: Builder) -> Any:
+    """Refuse arithmetic of comparisons whose results the model rounds, or cuts to few bits, and bounds would not."""
+    first = result[0] if isinstance(result, tuple | list) and result else result
+    if isinstance(first, Rows) and node.target not in EXACT:
+        traced = node.meta["val"]
+        dtype = (traced[0] if isinstance(traced, tuple | list) else traced).dtype
+        is_exact = dtype in (builder.dtype, torch.int64, torch.int32) or dtype is torch.bool and node.target in MULTIPLY
+        if not is_exact:
+            raise UnsupportedOperation(f"it computes in {dtype} and not in {builder.dtype}, which gives other numbers; "
+                                       f"convert comparisons to {builder.dtype} before computing with them")
+    return result
 
 
 def _live(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> Any:

@@ -15,6 +15,8 @@ from . import (  # noqa: F401  (each fills the table)
     shapes,
     softmax,
 )
+from .choices import EXACT as EXACT
+from .choices import MULTIPLY as MULTIPLY
 from .choices import lower_with_comparisons as lower_with_comparisons
 from .table import PASS_THROUGH as PASS_THROUGH
 from .table import RULES as RULES

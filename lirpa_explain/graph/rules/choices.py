@@ -104,6 +104,9 @@ MOVE = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten
 
 MULTIPLY = {aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar}
 
+EXACT = {*MOVE, aten._to_copy.default, aten.cat.default, aten.stack.default}
+"""Operations whose results on 1 and 0 are the same in every type."""
+
 
 def lower_with_comparisons(b: Builder, target: Any, args: Any, kwargs: Any) -> Any:
     """Lower an operation on comparisons: as such where it reads them, else as 1 or 0.
