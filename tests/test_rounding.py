@@ -264,7 +264,7 @@ def test_deep_lift_is_not_bounded_outward():
 
 def test_bounds_narrower_than_what_is_computed_ring():
     """A device that computes less precisely than the proof presumes does not go unnoticed."""
-    from lirpa_explain.selfcheck import check_within
+    from lirpa_explain.certifying.exit import check_within
 
     one = torch.ones(1, 1)
     check_within((one, one), one)

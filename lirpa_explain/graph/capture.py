@@ -117,7 +117,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
     results = lower(recorded, builder, rows)
     if not all(isinstance(result, Rows) and result.leads for result in results):
         raise UnsupportedOperation("The first dimension of the function's output is not the batch.")
-    with isolated(inputs[0].device, function), _uncompiled_model():
+    with isolated(inputs[0].device, function):
         check_repeats(lambda: _output(call, example, arguments), output)
     final = _side_by_side(builder, results)
     if outer is not None:

@@ -1,7 +1,7 @@
 """The expectation under Gaussian noise that the samples of a NoiseTunnel estimate."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -49,6 +49,8 @@ class Expectation(Sense):
     Raises:
         ValueError: `kind` or `confidence` is something else.
     """
+
+    keyword: ClassVar[str] = "expectation"
 
     kind: Any = "gaussian"
     confidence: Any = 0.999

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -28,6 +28,8 @@ class Integral(Sense):
     Raises:
         ValueError: `kind` is something else.
     """
+
+    keyword: ClassVar[str] = "integral"
 
     kind: Any = "exact"
 

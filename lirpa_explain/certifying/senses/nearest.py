@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...attributions import Plan
 from ...bounding.compose import Composed
@@ -25,6 +25,8 @@ class NearestBoundary(Sense):
     Args:
         moving: how hard to enclose these points.
     """
+
+    keyword: ClassVar[str] = "boundary='moving'"
 
     moving: Moving = Moving()
 

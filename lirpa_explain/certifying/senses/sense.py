@@ -46,6 +46,9 @@ class Sense(ABC):
     A subclass is a dataclass of what the caller chose, and the row of `SENSES` that makes it of `certify`'s keywords.
     """
 
+    keyword: ClassVar[str] = "this sense"
+    """What chooses it in a call of `certify`, for messages."""
+
     rounds_outward: ClassVar[bool] = False
     """Whether its bounds can be those of what is computed in floating point."""
 
@@ -62,7 +65,7 @@ class Sense(ABC):
             UnsupportedAttribution: the attribution has nothing of the kind.
         """
         if bounding.rounded and (request.parameters is not None or not self.rounds_outward):
-            what = "parameters" if self.rounds_outward else "this sense of a certificate"
+            what = "parameters" if self.rounds_outward else self.keyword
             raise ValueError(f"rounding='outward' does not go with {what}: it bounds what Captum computes in floating "
                              "point, with the parameters as they are. Leave one of them out.")
 
