@@ -108,6 +108,8 @@ class _Branches:
 
     def capped(self, margins: Margins, batch_size: int) -> "_Branches":
         """Balls that contain what the balls have in common with the half-spaces; branches that are empty are gone."""
+        if not len(self.sample):
+            return self
         rows = torch.arange(len(self.sample), device=self.sample.device).split(batch_size)
         center, radius = self.region.center, self.region.radius
         parts = [margins.half_spaces(self.sample[i], center[i], radius[i], self.rivals[i]) for i in rows]
@@ -163,8 +165,12 @@ def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: t
     example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
     ends = Region.of(plan.points, inputs, balls, example)
     starts, sample, reach = nearest_regions(plan, ends, batch_size, moving)
+    has_region = torch.zeros_like(example, dtype=torch.bool).index_fill(0, sample, True)
+    if not bool(has_region.all()):
+        nothing = inputs[0].new_full((len(inputs[0]), module.size), torch.nan)
+        return (nothing, nothing), has_region
     ends = ends.rows(sample)
     low, high = ends.difference(starts)
     factor = torch.maximum(low, -reach), torch.minimum(high, reach)
     box = compose_segments(plan, module, engine, starts, ends, sample, factor, method, batch_size, progress)
-    return box, torch.zeros_like(example, dtype=torch.bool).index_fill(0, sample, True)
+    return box, has_region
