@@ -15,7 +15,7 @@ from .bounding.engine import METHODS
 from .bounding.parameters import Parameters
 from .errors import UnsupportedAttribution
 from .graph import GradientModule
-from .rounding import ROUNDINGS
+from .rounding import GUARANTEES
 
 DTYPES = (torch.float64, torch.float32)
 
@@ -138,8 +138,8 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
 def check_rounding(rounding: Any, integral: Any = None, expectation: Any = None, parameters: Any = None,
                    boundary: Any = None) -> None:
     """Refuse what is no way of rounding, and senses of a certificate that are not bounded outward."""
-    if not isinstance(rounding, str) or rounding not in ROUNDINGS:
-        raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}; given: {rounding!r}.")
+    if not isinstance(rounding, str) or rounding not in GUARANTEES:
+        raise ValueError(f"rounding must be one of {', '.join(GUARANTEES)}; given: {rounding!r}.")
     given = {"integral": integral, "expectation": expectation, "parameters": parameters,
              "boundary='moving'": None if boundary in (None, "fixed") else boundary}
     chosen = [name for name, value in given.items() if value is not None]
