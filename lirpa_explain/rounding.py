@@ -13,7 +13,7 @@ terms which are summed on the way, not of the result, which may be 0.
 import torch
 from torch import Tensor
 
-ROUNDINGS = {"default": "Captum's rounding at the inputs lies within the bounds, at other inputs up to rounding",
+GUARANTEES = {"default": "Captum's rounding at the inputs lies within the bounds, at other inputs up to rounding",
              "outward": "what Captum computes in floating point lies within the bounds at every input of the set"}
 """The options `rounding` of `certify`, and what each guarantees."""
 
@@ -23,7 +23,7 @@ PROBES = 4
 FAR_PROBES = 2
 """The same where the inputs are as large as they can be, which shows whether roundings are of another size there."""
 
-SPREAD = 3
+SPREAD = 4
 """Units by which such a rounding moves each result at most, relative to its terms: several times what a sum in blocks
 is off by, so that all probes together hardly ever move an entry by less than its rounding."""
 

@@ -282,4 +282,4 @@ def test_roundings_are_relative_to_tightened_bounds():
                                 for _ in range(2)]).to(dtype).eval()
         certificate = lx.certify(Saliency(model), torch.rand(1, 2, 4).to(dtype), eps=1e-4, target=(0, 0), abs=False)
         widths.append(float(certificate.width.mean()))
-    assert widths[0] <= 1.02 * widths[1]
+    assert widths[0] <= 1.03 * widths[1]

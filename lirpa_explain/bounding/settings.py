@@ -5,7 +5,7 @@ from typing import Any
 
 from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
 
-from ..rounding import ROUNDINGS
+from ..rounding import GUARANTEES
 from .engine import METHODS
 from .optimize import Optimization
 
@@ -26,7 +26,7 @@ class Bounding:
         lr: its first step length, above 0 and at most 1.
         progress: show a progress bar.
         differentiable: keep the bounds differentiable in the model's parameters.
-        rounding: a key of `rounding.ROUNDINGS`.
+        rounding: a key of `rounding.GUARANTEES`.
 
     Raises:
         ValueError: a setting is none of its kind.
@@ -50,8 +50,8 @@ class Bounding:
         check_method(self.method)
         if not isinstance(self.differentiable, bool):
             raise TypeError(f"differentiable must be True or False; given: {self.differentiable!r}.")
-        if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS:
-            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}; given: {self.rounding!r}.")
+        if not isinstance(self.rounding, str) or self.rounding not in GUARANTEES:
+            raise ValueError(f"rounding must be one of {', '.join(GUARANTEES)}; given: {self.rounding!r}.")
         _check_count("batch_size", self.batch_size, 1)
         _check_count("memory_limit", self.memory_limit, 2**20)
         _check_count("iterations", self.iterations, 0)
