@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..certificates.layout import mask_weights
-from ..registration import add
+from ..registration import Table, empty
 
 Shapes = tuple[tuple[int, ...], ...]
 Score = Callable[..., Tensor]
@@ -40,7 +40,8 @@ class Objective:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-OBJECTIVES: dict[str, Objective] = {}
+OBJECTIVES: Table[str, Objective] = Table(
+    "objective", "@lirpa_explain.attacks.register(name, words)", lambda name, row: empty(row, "words"))
 
 
 def register(name: str, words: str, surrogate: Score | None = None, *, overwrite: bool = False
@@ -57,7 +58,7 @@ def register(name: str, words: str, surrogate: Score | None = None, *, overwrite
         ValueError: the name is taken and `overwrite` is False.
     """
     def decorate(value: Score) -> Score:
-        add(OBJECTIVES, name, Objective(name, words, value, surrogate or value), "objective", overwrite)
+        OBJECTIVES.add(name, Objective(name, words, value, surrogate or value), overwrite=overwrite)
         return value
 
     return decorate
@@ -77,8 +78,6 @@ def objective(name: str, options: dict[str, Any] | None = None) -> Objective:
         >>> objective("sign_flips").value(-torch.ones(1, 2), torch.ones(1, 2), ((2,),))
         tensor([2.])
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; given: {name!r}.")
     row, options = OBJECTIVES[name], dict(options or {})
     parameters = list(inspect.signature(row.value).parameters.values())[3:]
     known = {p.name for p in parameters}

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..certificates import Certificate, Sandwich
 from ..certificates.layout import flatten, mask_weights, unflatten
 from ..errors import SoundnessError
-from ..registration import add
+from ..registration import Table, empty
 from ..selfcheck import TOLERANCE
 from .attack import AttackResult, Attributions, run
 from .metrics import SURROGATES, certified_worsening
@@ -40,7 +40,9 @@ class Metric:
     words: str
 
 
-SANDWICHES: dict[str, Metric] = {}
+SANDWICHES: Table[str, Metric] = Table(
+    "coupled metric", "lirpa_explain.attacks.couple(name, words, objective, certified)",
+    lambda name, row: empty(row, "words"))
 
 
 def couple(name: str, words: str, objective: Coupling, certified: Callable[..., Tensor], *, overwrite: bool = False
@@ -57,7 +59,7 @@ def couple(name: str, words: str, objective: Coupling, certified: Callable[..., 
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    add(SANDWICHES, name, Metric(certified, objective, words), "coupled metric", overwrite)
+    SANDWICHES.add(name, Metric(certified, objective, words), overwrite=overwrite)
 
 
 def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:

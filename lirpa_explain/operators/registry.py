@@ -17,6 +17,7 @@ from auto_LiRPA import register_custom_op
 from auto_LiRPA.bound_op_map import bound_op_map
 from torch import Tensor
 
+from ..registration import Table, empty, unless
 from .bound import BoundOperator
 
 DOMAIN = "lirpa_explain"
@@ -43,7 +44,11 @@ class Operator:
     auto_lirpa: str = ""
 
 
-OPERATORS: dict[str, Operator] = {}
+OPERATORS: Table[str, Operator] = Table(
+    "operator", "lirpa_explain.operators.register(Operator(...))",
+    lambda name, row: empty(row, "covers") + unless(
+        (issubclass(row.bound, BoundOperator), "is not bounded by a BoundOperator"),
+        (f"{DOMAIN}::{name}" in bound_op_map, "is not known to auto_LiRPA")))
 
 
 def register(operator: Operator, *, overwrite: bool = False) -> Operator:
@@ -60,12 +65,10 @@ def register(operator: Operator, *, overwrite: bool = False) -> Operator:
         ValueError: the name is taken and `overwrite` is False.
     """
     key = f"{DOMAIN}::{operator.name}"
-    if not overwrite and (operator.name in OPERATORS or key in bound_op_map):
-        raise ValueError(
-            f"The operator {operator.name!r} is already registered; choose another name, or pass overwrite=True "
-            "to replace it for the whole process."
-        )
-    OPERATORS[operator.name] = operator
+    if not overwrite and key in bound_op_map and operator.name not in OPERATORS:
+        raise ValueError(f"The operator {operator.name!r} is already registered with auto_LiRPA, as {key}; choose "
+                         "another name, or pass overwrite=True to replace it for the whole process.")
+    OPERATORS.add(operator.name, operator, overwrite=overwrite)
     register_custom_op(key, type(f"Bound_{operator.name}", (operator.bound,), {"operator": operator}))
     return operator
 
@@ -74,13 +77,8 @@ def lookup(name: str) -> Operator:
     """The operator of that name.
 
     Raises:
-        KeyError: there is none; the message lists those there are.
+        KeyError: there is none; the message names the nearest.
     """
-    if name not in OPERATORS:
-        raise KeyError(
-            f"No operator {name!r}. Known: {', '.join(sorted(OPERATORS))}. Add one with "
-            "lirpa_explain.operators.register(Operator(...))."
-        )
     return OPERATORS[name]
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lirpa_explain.certificates.box import ordered_box
-from lirpa_explain.registration import add, find
+from lirpa_explain.registration import Table, empty, unless
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Metric:
         return tuple(inspect.signature(self.function).parameters)[3:]
 
 
-METRICS: dict[str, Metric] = {}
+METRICS: Table[str, Metric] = Table(
+    "metric", "lirpa_explain.certificates.metrics.register(Metric(...))",
+    lambda name, row: empty(row, "range", "formula") + unless(
+        (set(row.features) <= set(row.settings), "has features that are no settings")))
 
 
 def register(metric: Metric, *, overwrite: bool = False) -> Metric:
@@ -71,8 +74,7 @@ def register(metric: Metric, *, overwrite: bool = False) -> Metric:
     """
     if metric.direction not in ("upper", "lower"):
         raise ValueError(f"direction is {metric.direction!r}; pass 'upper' or 'lower'.")
-    add(METRICS, metric.name, metric, "metric", overwrite)
-    return metric
+    return METRICS.add(metric.name, metric, overwrite=overwrite)
 
 
 def lookup(name: str) -> Metric:
@@ -81,7 +83,7 @@ def lookup(name: str) -> Metric:
     Raises:
         ValueError: there is none; the message lists those there are.
     """
-    return find(METRICS, name, "metric", "lirpa_explain.certificates.metrics.register(Metric(...))")
+    return METRICS[name]
 
 
 def evaluate(name: str, lower: Tensor, upper: Tensor, nominal: Tensor, **settings: Any) -> Tensor:
