@@ -33,6 +33,7 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
         spell: a key, for messages.
         source: another table, of whose rows this one makes some of its own.
         make: from a row of that table to the rows made of it, by their keys here.
+        reserved: keys that nothing may have.
 
     Example:
         >>> table = Table("colour", "colours.add(name, value)", lambda name, row: [] if row else ["is empty"])
@@ -53,11 +54,12 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
     def __init__(self, kind: str, call: str, complaints: Callable[[Key, Row], list[str]], *,
                  error: type[Exception] = UnknownName, spell: Callable[[Any], str] = str,
                  source: "Table[Any, Any] | None" = None,
-                 make: Callable[[Any], Mapping[Key, Row]] | None = None) -> None:
+                 make: Callable[[Any], Mapping[Key, Row]] | None = None,
+                 reserved: tuple[Key, ...] = ()) -> None:
         self.kind, self.call = kind, call
         self._complaints, self._error, self._spell = complaints, error, spell
         self._own: dict[Key, Row] = {}
-        self._source, self._make = source, make
+        self._source, self._make, self._reserved = source, make, reserved
         self._dependents: list[Table[Any, Any]] = []
         self._version = 0
         self._made: dict[Key, Row] = {}
@@ -86,7 +88,7 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
 
     def refuse_taken(self, *keys: Key) -> None:
         """Raise ValueError if one of the keys is taken."""
-        taken = [repr(self._spell(key)) for key in keys if key in self]
+        taken = [repr(self._spell(key)) for key in keys if key in self or key in self._reserved]
         if taken:
             raise ValueError(
                 f"The {self.kind} {', '.join(taken)} is already registered; choose another name, "
