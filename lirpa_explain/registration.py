@@ -61,7 +61,7 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
         self._own: dict[Key, Row] = {}
         self._source, self._make, self._reserved = source, make, reserved
         self._dependents: list[Table[Any, Any]] = []
-        self._version = 0
+        self._changes = 0
         self._made: dict[Key, Row] = {}
         self._made_of = -1
         if source is not None:
@@ -90,8 +90,9 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
         """Raise ValueError if one of the keys is taken."""
         taken = [repr(self._spell(key)) for key in keys if key in self or key in self._reserved]
         if taken:
+            verb = "is" if len(taken) == 1 else "are"
             raise ValueError(
-                f"The {self.kind} {', '.join(taken)} is already registered; choose another name, "
+                f"The {self.kind} {', '.join(taken)} {verb} already registered; choose another name, "
                 "or pass overwrite=True to replace it for the whole process.")
 
     def unknown(self, key: Any) -> str:
@@ -120,6 +121,11 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
             self._made_of = self._source._version
         return self._made
 
+    @property
+    def _version(self) -> int:
+        """How often the table has changed, by itself or with its source."""
+        return self._changes + (0 if self._source is None else self._source._version)
+
     def __getitem__(self, key: Key) -> Row:
         if key in self._own:
             return self._own[key]
@@ -130,12 +136,12 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
 
     def __setitem__(self, key: Key, row: Row) -> None:
         self._own[key] = row
-        self._version += 1
+        self._changes += 1
 
     def __delitem__(self, key: Key) -> None:
         """Remove a row of the table's own; one that is made of another table's goes with that."""
         del self._own[key]
-        self._version += 1
+        self._changes += 1
 
     def __contains__(self, key: object) -> bool:
         return key in self._own or key in self._rows_made()

@@ -32,6 +32,7 @@ from lirpa_explain.attacks import objectives, problem, search, steps, surrogate
 from lirpa_explain.attributions import make_plan
 from lirpa_explain.bounding.ball import make_balls
 from lirpa_explain.graph.module import GradientModule, Step
+from lirpa_explain.operators import ACTIVATIONS
 from tests import metric_cases
 
 QUICK = {"samples": 10, "restarts": 2, "steps": 6}
@@ -511,7 +512,7 @@ SETTINGS = {"kink": {"slope": 0.1}, "clamp": {"low": -1.0, "high": 2.0}, "thresh
             "window": {"low": -1.0, "high": 1.0, "closed": True, "inside": True}, "power": {"exponent": 2}}
 
 
-@pytest.mark.parametrize("name", surrogate.BREAKS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_sharp_surrogates_are_the_function(name):
     """At high sharpness values and slopes agree away from the jumps, and in between they are smooth."""
     z = torch.linspace(0.05, 2.95, 30, dtype=torch.float64)[:, None] * torch.tensor([[1.0, -1.0]])

@@ -5,15 +5,18 @@ from captum.attr import Occlusion
 
 import lirpa_explain as lx
 from lirpa_explain.graph.rules import RULES
+from lirpa_explain.operators import ACTIVATIONS
 from lirpa_explain.registration import Table
 from lirpa_explain.training import LOSSES, TRAINING_METHODS
 
 TABLES = {table.kind: table for table in (
-    lx.OPERATORS, lx.METRICS, lx.OBJECTIVES, lx.SANDWICHES, lx.ATTRIBUTIONS, RULES, LOSSES, TRAINING_METHODS)}
+    lx.OPERATORS, ACTIVATIONS, RULES, lx.ATTRIBUTIONS, lx.METRICS, lx.OBJECTIVES, lx.SANDWICHES,
+    LOSSES, TRAINING_METHODS)}
 each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 ABSENT = {
-    "operator": ("thanh", "tanh", KeyError), "metric": ("l3", "l2", ValueError), "objective": ("l3", "l2", ValueError),
+    "operator": ("thanh", "tanh", KeyError), "activation": ("thanh", "tanh", KeyError),
+    "metric": ("l3", "l2", ValueError), "objective": ("l3", "l2", ValueError),
     "coupled metric": ("l3", "l2", ValueError), "attribution": (Occlusion, "Saliency", lx.UnsupportedAttribution),
     "lowering rule": ("aten.tanhh.default", "aten.tanh.default", lx.UnsupportedOperation),
     "loss": ("widht", "width", ValueError), "training method": ("pdg", "pgd", ValueError)}
@@ -60,7 +63,11 @@ def colours():
 def test_rows_made_of_another_tables_follow_it(colours):
     source, made = colours
     assert dict(made) == {"sky": "shade of azure", "light red": "shade of red", "dark red": "shade of red"}
+    lengths: Table[str, int] = Table("length", "none", lambda name, row: [], source=made,
+                                     make=lambda row: {f"{row}!": len(row)})
+    assert lengths["shade of red!"] == 12 and lengths["shade of azure!"] == 14
     source.add("g", "green")
+    assert "shade of green!" in lengths
     assert made["dark green"] == "shade of green" and "light green" in made and len(made) == 5
     source.add("g", "grass", overwrite=True)
     assert "dark green" not in made and made["dark grass"] == "shade of grass"

@@ -34,6 +34,8 @@ class Operator:
         covers: the torch layers and functions whose forward or gradient pass contains it, for people.
         traits: what `bound` needs to know about this operator (each class says what it reads).
         auto_lirpa: what auto_LiRPA's own bounds of this function lack, if it is known to be something.
+        breaks: of a function of one variable, or a factor of an upstream gradient that is one: where, given the
+            settings, it or its slope may jump. Attacks smooth these.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Operator:
     covers: str
     traits: Any = None
     auto_lirpa: str = ""
+    breaks: Callable[..., tuple[float, ...]] | None = None
 
 
 OPERATORS: Table[str, Operator] = Table(
@@ -64,13 +67,22 @@ def register(operator: Operator, *, overwrite: bool = False) -> Operator:
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    key = f"{DOMAIN}::{operator.name}"
-    if not overwrite and key in bound_op_map and operator.name not in OPERATORS:
-        raise ValueError(f"The operator {operator.name!r} is already registered with auto_LiRPA, as {key}; choose "
-                         "another name, or pass overwrite=True to replace it for the whole process.")
+    if not overwrite:
+        refuse_taken(operator.name)
     OPERATORS.add(operator.name, operator, overwrite=overwrite)
-    register_custom_op(key, type(f"Bound_{operator.name}", (operator.bound,), {"operator": operator}))
+    bound = type(f"Bound_{operator.name}", (operator.bound,), {"operator": operator})
+    register_custom_op(f"{DOMAIN}::{operator.name}", bound)
     return operator
+
+
+def refuse_taken(*names: str) -> None:
+    """Raise ValueError if one of the names is taken, in the table or as an operation of auto_LiRPA."""
+    OPERATORS.refuse_taken(*names)
+    known = [name for name in names if f"{DOMAIN}::{name}" in bound_op_map]
+    if known:
+        raise ValueError(
+            f"The operator {', '.join(map(repr, known))} is already registered with auto_LiRPA; "
+            "choose another name, or pass overwrite=True to replace it for the whole process.")
 
 
 def lookup(name: str) -> Operator:

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 
 from ...errors import UnsupportedOperation
+from ...operators.activations import ACTIVATIONS
 from ...registration import Table, unless
+from .calls import rules_of
 
 aten = torch.ops.aten
 
@@ -14,7 +16,7 @@ RULES: Table[Any, Callable[..., Any]] = Table(
     "lowering rule", "@lirpa_explain.graph.rules.rule(torch.ops.aten. ...)",
     lambda target, row: unless(
         (isinstance(target, torch._ops.OpOverload), "is not of an overload of an operation")),
-    error=UnsupportedOperation)
+    error=UnsupportedOperation, source=ACTIVATIONS, make=rules_of)
 
 PASS_THROUGH = {aten.detach.default, aten.alias.default, aten.clone.default, aten.contiguous.default,
                 aten.lift_fresh_copy.default}
