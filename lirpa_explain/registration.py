@@ -1,7 +1,8 @@
-"""`Table`, the class of all that users can extend: nothing is replaced silently, what is not there is named.
+"""`Table`, of all that users can extend: it replaces nothing unasked, and names what it has.
 
-A table may hold, beside its own rows, rows that it makes of those of another table, such as the objective of each
-metric. They follow the other table: a metric that is registered later has an objective from then on.
+A table may hold, beside its own rows, rows that it makes of those of another table, such as the
+objective of each metric. They follow the other table: a metric that is registered later has an
+objective from then on.
 """
 
 import difflib
@@ -28,7 +29,8 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
     Args:
         kind: what a row is, in the singular, for messages.
         call: the code that adds a row, for messages.
-        complaints: what is wrong with a row, given its key and the row, in phrases; none if nothing is.
+        complaints: what is wrong with a row, given its key and the row, in phrases; none if nothing
+            is.
         error: what is raised for a key that there is not.
         spell: a key, for messages.
         source: another table, of whose rows this one makes some of its own.
@@ -36,7 +38,8 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
         reserved: keys that nothing may have.
 
     Example:
-        >>> table = Table("colour", "colours.add(name, value)", lambda name, row: [] if row else ["is empty"])
+        >>> table = Table("colour", "colours.add(name, value)",
+        ...               lambda name, row: [] if row else ["is empty"])
         >>> table.add("red", "#f00")
         '#f00'
         >>> table.add("red", "#e00")
@@ -76,7 +79,8 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
             overwrite: replace a row of that key.
 
         Raises:
-            ValueError: the key is taken, here or in a table made of this one, and `overwrite` is False.
+            ValueError: the key is taken, here or in a table made of this one, and `overwrite` is
+                False.
         """
         if not overwrite:
             self.refuse_taken(key)
@@ -92,8 +96,8 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
         if taken:
             verb = "is" if len(taken) == 1 else "are"
             raise ValueError(
-                f"The {self.kind} {', '.join(taken)} {verb} already registered; choose another name, "
-                "or pass overwrite=True to replace it for the whole process.")
+                f"The {self.kind} {', '.join(taken)} {verb} already registered; choose another "
+                "name, or pass overwrite=True to replace it for the whole process.")
 
     def unknown(self, key: Any) -> str:
         """The message about a key that there is not."""

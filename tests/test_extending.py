@@ -1,4 +1,4 @@
-"""Metrics that a user registers work wherever those of the package do: each metric in each place."""
+"""Metrics that a user registers work wherever those of the package do: each in each place."""
 
 import dataclasses
 import functools
@@ -124,7 +124,8 @@ def alarmed(metric, model, tmp_path):
     functools.update_wrapper(wrong.function, row.function)  # which has the settings
     register(wrong, overwrite=True)
     with pytest.raises(lx.SoundnessError, match=f"{row.name} is .* certified is at most"):
-        certificate_of(model).sandwich(row.name, settings=QUICK, path=tmp_path / "found.pt", **settings)
+        certificate_of(model).sandwich(row.name, settings=QUICK, path=tmp_path / "found.pt",
+                                       **settings)
 
 
 def reported(metric, model, tmp_path):
@@ -140,7 +141,8 @@ def trained(metric, model, tmp_path):
     options = {"name": row.name, **settings}
 
     def loss():
-        return explanation_loss(model, X, torch.tensor([1, 1]), eps=EPS, loss="metric", options=options)
+        return explanation_loss(model, X, torch.tensor([1, 1]), eps=EPS, loss="metric",
+                                options=options)
 
     if row.name == "reach":
         loss().backward()

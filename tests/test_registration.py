@@ -1,4 +1,4 @@
-"""Every table of what users can extend: it refuses overwrites, names what it has, and its rows are complete."""
+"""Every table that users can extend: it refuses overwrites, names what it has, and is complete."""
 
 import pytest
 from captum.attr import Occlusion
@@ -17,7 +17,8 @@ each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 ABSENT = {
     "operator": ("thanh", "tanh", KeyError), "activation": ("thanh", "tanh", KeyError),
     "metric": ("l3", "l2", ValueError), "objective": ("l3", "l2", ValueError),
-    "coupled metric": ("l3", "l2", ValueError), "attribution": (Occlusion, "Saliency", lx.UnsupportedAttribution),
+    "coupled metric": ("l3", "l2", ValueError),
+    "attribution": (Occlusion, "Saliency", lx.UnsupportedAttribution),
     "lowering rule": ("aten.tanhh.default", "aten.tanh.default", lx.UnsupportedOperation),
     "loss": ("widht", "width", ValueError), "training method": ("pdg", "pgd", ValueError)}
 """Keys that there are not, keys that the message must name, and what is raised."""
@@ -31,7 +32,8 @@ def test_nothing_is_wrong_with_any_row(table):
 @each_table
 def test_a_taken_key_is_refused(table):
     key, row = next(iter(table.items()))
-    with pytest.raises(ValueError, match=f"The {table.kind} '.*' is already registered.*overwrite=True"):
+    message = f"The {table.kind} '.*' is already registered.*overwrite=True"
+    with pytest.raises(ValueError, match=message):
         table.add(key, row)
     assert table[key] is row
 
@@ -53,8 +55,9 @@ def colours():
     """A table, and one that is made of it: of each colour a light and a dark one."""
     source: Table[str, str] = Table("colour", "colours.add(...)", lambda name, row: [])
     made: Table[str, str] = Table(
-        "shade", "shades.add(...)", lambda name, row: [] if row.startswith("shade") else ["is no shade"],
-        source=source, make=lambda row: {f"{side} {row}": f"shade of {row}" for side in ("light", "dark")})
+        "shade", "shades.add(...)",
+        lambda name, row: [] if row.startswith("shade") else ["is no shade"], source=source,
+        make=lambda row: {f"{side} {row}": f"shade of {row}" for side in ("light", "dark")})
     source.add("r", "red")
     made.add("sky", "shade of azure")
     return source, made
@@ -62,7 +65,8 @@ def colours():
 
 def test_rows_made_of_another_tables_follow_it(colours):
     source, made = colours
-    assert dict(made) == {"sky": "shade of azure", "light red": "shade of red", "dark red": "shade of red"}
+    assert dict(made) == {"sky": "shade of azure", "light red": "shade of red",
+                          "dark red": "shade of red"}
     lengths: Table[str, int] = Table("length", "none", lambda name, row: [], source=made,
                                      make=lambda row: {f"{row}!": len(row)})
     assert lengths["shade of red!"] == 12 and lengths["shade of azure!"] == 14

@@ -1,7 +1,7 @@
 """Every certified metric as an objective: by how much it gets worse than at the unperturbed input.
 
-The value is always the metric's own, at the one point that was found. Ranks and counts, which are piecewise constant,
-have a surrogate that can be differentiated.
+The value is always the metric's own, at the one point that was found. Ranks and counts, which are
+piecewise constant, have a surrogate that can be differentiated.
 """
 
 import inspect
@@ -20,14 +20,14 @@ Score = Callable[..., Tensor]
 
 
 def mask_rows(mask: Any, like: Tensor, shapes: Shapes) -> Tensor:
-    """A mask or map, for one example or all, or a tuple of them for several parts, as rows (N, D)."""
+    """A mask or map, for one example or all, or a tuple of them for the parts, as rows (N, D)."""
     parts = tuple(part.reshape(len(like), *shape) for part, shape in
                   zip(like.split([math.prod(shape) for shape in shapes], 1), shapes, strict=True))
     return mask_weights(mask, parts if len(parts) > 1 else parts[0])
 
 
 def at_point(name: str, a: Tensor, nominal: Tensor, shapes: Shapes, **settings: Any) -> Tensor:
-    """A metric of one attribution: its bound over the box that holds nothing else, or the row's own formula for it.
+    """A metric of one attribution: its row's `at`, or the bound over the box that holds nothing else.
 
     Args:
         name: a key of `lirpa_explain.METRICS`.
@@ -69,7 +69,8 @@ def worsening(metric: Metric) -> tuple[Score, Score]:
         return sign * (at_point(metric.name, a, nominal, shapes, **settings)
                        - at_point(metric.name, nominal, nominal, shapes, **settings))
 
-    setattr(value, "__signature__", inspect.signature(metric.function))  # noqa: B010  (its settings)
+    signature = inspect.signature(metric.function)  # with its settings
+    setattr(value, "__signature__", signature)  # noqa: B010
     surrogate = metric.surrogate
     if surrogate is None:
         return value, value
@@ -81,5 +82,6 @@ def certified_worsening(name: str, certificate: Certificate, **settings: Any) ->
     """An upper bound of that objective over a certificate, (N,)."""
     nominal = flatten(certificate.nominal)
     shapes = tuple(tuple(part.shape[1:]) for part in tensors(certificate.nominal))
-    change = certificate.metric(name, **settings) - at_point(name, nominal, nominal, shapes, **settings)
+    still = at_point(name, nominal, nominal, shapes, **settings)
+    change = certificate.metric(name, **settings) - still
     return change if lookup(name).direction == "upper" else -change

@@ -1,8 +1,9 @@
 """The table of activations: functions of one variable, each with all that other rooms ask of it.
 
-From a row's declaration follow the operators `name` and `name_gradient` and their bounds. Other rooms make
-their tables of it: the rules that lower torch's operations, DeepLift's modules and secant slopes, the
-functions that hooks on modules do not see. They follow it: what is registered later is known everywhere.
+From a row's declaration follow the operators `name` and `name_gradient` and their bounds. Other
+rooms make their tables of it: the rules that lower torch's operations, DeepLift's modules and
+secant slopes, the functions that hooks on modules do not see. They follow it: what is registered
+later is known everywhere.
 """
 
 import inspect
@@ -28,7 +29,8 @@ class Aten:
     """How torch calls an activation, where its arguments are the operator's settings.
 
     Args:
-        forward: names of operations `(z, *settings)`: "tanh" is aten.tanh, "library::name" that of a library.
+        forward: names of operations `(z, *settings)`: "tanh" is aten.tanh, "library::name" that of
+            a library.
         backward: names of operations `(g, z, *settings)`.
         settings: names of the operator's settings, in the operation's order, with its defaults.
         saves_result: the backward operations get the result instead of z.
@@ -65,18 +67,22 @@ class Activation:
 
     Args:
         name: name of the operator; that of the gradient has `_gradient` appended.
-        build: `build(**settings)` declares the function (see `relaxations.declaration.declare`); settings are numbers,
-            strings, booleans or None. Its kinks and jumps are those that attacks smooth.
+        build: `build(**settings)` declares the function (see `relaxations.declaration.declare`);
+            settings are numbers, strings, booleans or None. Its kinks and jumps are those that
+            attacks smooth.
         covers: the layers and functions it stands for, for people.
         auto_lirpa: what auto_LiRPA's own bounds of it lack, if anything is known.
         aten: how torch calls it.
-        composed: torch's functions `(z)` that compute it by several operations; it is recorded in their place.
-        primitive: `primitive(**settings) -> (activation, its settings, factor)`: the activation of which this is, but
-            for a factor, the derivative; autograd multiplies by it.
+        composed: torch's functions `(z)` that compute it by several operations; it is recorded in
+            their place.
+        primitive: `primitive(**settings) -> (activation, its settings, factor)`: the activation of
+            which this is, but for a factor, the derivative; autograd multiplies by it.
         secant: `secant(**settings)`: the function as DeepLift's rule bounds it.
         layers: the types of modules that DeepLift rescales.
-        operators: function and gradient where they have relaxations of their own, in place of `build`'s.
-        without: why there is no `aten` or `composed`, no `secant` with `layers`, or no `build`: reasons by column.
+        operators: function and gradient where they have relaxations of their own, in place of
+            `build`'s.
+        without: why there is no `aten` or `composed`, no `secant` with `layers`, or no `build`:
+            reasons by column.
     """
 
     name: str
@@ -103,8 +109,8 @@ def _complaints(name: str, row: Activation) -> list[str]:
     return empty(row, "covers") + unless(
         *[(there or column in row.without, f"has no {column!r} and does not say why")
           for column, there in row.has.items()],
-        *[(not row.has.get(column, True), f"says why it has no {column!r}, which it has or nothing has")
-          for column in row.without],
+        *[(not row.has.get(column, True),
+           f"says why it has no {column!r}, which it has or nothing has") for column in row.without],
         *[(operator in OPERATORS, f"has no operator {operator!r}")
           for operator in (name, f"{name}_gradient")])
 
@@ -114,7 +120,7 @@ ACTIVATIONS: Table[str, Activation] = Table(
 
 LAYERS: Table[type[nn.Module], tuple[Activation, Layer]] = Table(
     "rescaled module", "a layer of lirpa_explain.operators.register_activation(..., layers=...)",
-    lambda kind, row: [], source=ACTIVATIONS, spell=lambda kind: getattr(kind, "__name__", str(kind)),
+    lambda kind, row: [], spell=lambda kind: getattr(kind, "__name__", str(kind)), source=ACTIVATIONS,
     make=lambda row: {layer.kind: (row, layer) for layer in row.layers})
 """The modules that DeepLift rescales, with the activation of each."""
 
@@ -134,20 +140,22 @@ OF_USERS = {"aten": "a model calls it by lirpa_explain.operators.activation",
 """What a user's activation need not have, and why."""
 
 
-def register_activation(name: str, build: Build, covers: str, auto_lirpa: str = "", *, overwrite: bool = False,
-                        **columns: Any) -> None:
-    """Add a function of one variable, with its gradient, to the tables of activations and of operators.
+def register_activation(name: str, build: Build, covers: str, auto_lirpa: str = "", *,
+                        overwrite: bool = False, **columns: Any) -> None:
+    """Add a function of one variable, with its gradient, to the tables.
 
-    A model may then call `activation(z, name, **settings)`; it is differentiable, and bounded as one function.
+    A model may then call `activation(z, name, **settings)`; it is differentiable, and bounded as
+    one function.
 
     Args:
         name: name of the operator; that of the gradient has `_gradient` appended.
-        build: `build(**settings)` declares the function (see `relaxations.declaration.declare`); settings are numbers,
-            strings, booleans or None.
+        build: `build(**settings)` declares the function (see `relaxations.declaration.declare`);
+            settings are numbers, strings, booleans or None.
         covers: the layers and functions it stands for, for people.
         auto_lirpa: what auto_LiRPA's own bounds of it lack, if anything is known.
         overwrite: replace what has that name.
-        **columns: further fields of `Activation`, such as `aten`, the operations that torch calls it by.
+        **columns: further fields of `Activation`, such as `aten`, the operations that torch calls
+            it by.
 
     Raises:
         ValueError: the name, or that of an operation, is taken and `overwrite` is False.
@@ -170,7 +178,8 @@ def add_activation(row: Activation, *, overwrite: bool = False) -> None:
 def _operators(row: Activation) -> tuple[Operator, Operator]:
     """The function and its gradient, as operators."""
     if row.build is None:
-        raise ValueError(f"The activation {row.name!r} has neither a declaration nor operators; pass build.")
+        raise ValueError(f"The activation {row.name!r} has neither a declaration nor operators; pass "
+                         "build.")
     built = lru_cache(maxsize=256)(row.build)
 
     def value(z: Tensor, **settings: Any) -> Tensor:
@@ -183,12 +192,13 @@ def _operators(row: Activation) -> tuple[Operator, Operator]:
         function = built(**settings).function
         return tuple(place for place in function.breaks if place not in function.poles)
 
-    given = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(row.build).parameters.values()]
+    given = [parameter.replace(kind=parameter.KEYWORD_ONLY)
+             for parameter in inspect.signature(row.build).parameters.values()]
     for function, tensors in ((value, "z"), (gradient, "gz")):
         parameters = [inspect.Parameter(t, inspect.Parameter.POSITIONAL_ONLY) for t in tensors]
         setattr(function, "__signature__", inspect.Signature([*parameters, *given]))  # noqa: B010
-    return (Operator(row.name, value, BoundActivation, row.covers, curve(lambda **s: built(**s).function),
-                     row.auto_lirpa, breaks),
+    return (Operator(row.name, value, BoundActivation, row.covers,
+                     curve(lambda **s: built(**s).function), row.auto_lirpa, breaks),
             Operator(f"{row.name}_gradient", gradient, BoundActivationGradient, row.covers,
                      curve(lambda **s: built(**s).derivative), row.auto_lirpa, breaks))
 
@@ -201,6 +211,7 @@ def secant_of(name: str, **settings: Any) -> Secant:
     """
     row = ACTIVATIONS[name]
     if row.secant is None:
-        raise ValueError(f"The activation {name!r} declares no secant slope ({row.without.get('secant', '')}); those "
-                         f"that do are {', '.join(key for key, other in ACTIVATIONS.items() if other.secant)}.")
+        those = ", ".join(key for key, other in ACTIVATIONS.items() if other.secant is not None)
+        raise ValueError(f"The activation {name!r} declares no secant slope; those that do are {those}. "
+                         "Declare it by register_activation(..., secant=...).")
     return row.secant(**settings)

@@ -1,4 +1,4 @@
-"""The functions of one variable of the package, and what a model calls one by; the product of two values."""
+"""The activations of the package, and what a model calls one by; the product of two values."""
 
 import json
 from typing import Any
@@ -111,7 +111,7 @@ def _rectified(z: Tensor, slope: float) -> Tensor:
 
 
 UNTOUCHED = {"secant": "Captum's DeepLift has no rule for it, and keeps its gradient"}
-BY_HAND = {"aten": "it is called in several ways, with rules of their own in graph.rules.activations"}
+BY_HAND = {"aten": "it has several calls, with rules of their own in graph.rules.activations"}
 
 add_activation(Activation(
     "kink", None, "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", operators=KINK_OPERATORS,
@@ -168,10 +168,13 @@ SMOOTH = [
         "0.3, 0.7.1: no linear bounds, no gradient",
         aten=(Aten(("softplus",), ("softplus_backward",), (("beta", 1.0), ("threshold", 20.0))),),
         secant=secants.softplus,
-        layers=(Layer(nn.Softplus, lambda m: {"beta": float(m.beta), "threshold": float(m.threshold)},
+        layers=(Layer(nn.Softplus,
+                      lambda m: {"beta": float(m.beta), "threshold": float(m.threshold)},
                       F.softplus, (F.softplus,)),)),
-    Activation("gelu", functions.gelu, "nn.GELU", "0.3: missing; 0.7.1: F.gelu refused, the gradient is tanh's",
-               aten=(Aten(_in_place("gelu"), ("gelu_backward",), (("approximate", "none"),)),), without=UNTOUCHED),
+    Activation("gelu", functions.gelu, "nn.GELU",
+               "0.3: missing; 0.7.1: F.gelu refused, the gradient is tanh's",
+               aten=(Aten(_in_place("gelu"), ("gelu_backward",), (("approximate", "none"),)),),
+               without=UNTOUCHED),
     Activation("silu", functions.silu, "nn.SiLU",
                aten=(Aten(_in_place("silu"), ("silu_backward",)),), without=UNTOUCHED),
     Activation("mish", functions.mish, "nn.Mish", "0.7.1: no gradient",
@@ -185,40 +188,51 @@ SMOOTH = [
 ]
 BROKEN = [
     Activation("hardtanh", functions.hardtanh, "nn.Hardtanh, nn.ReLU6", "0.3, 0.7.1: missing",
-               aten=(Aten(_in_place("hardtanh"), ("hardtanh_backward",), (("low", -1.0), ("high", 1.0))),),
+               aten=(Aten(_in_place("hardtanh"), ("hardtanh_backward",),
+                          (("low", -1.0), ("high", 1.0))),),
                without=UNTOUCHED),
     Activation("clamp", functions.clamp, "torch.clamp", "0.7.1: fails on today's torch",
-               aten=(Aten((*_in_place("clamp"), *_in_place("clamp_min")), (), (("low", None), ("high", None))),),
+               aten=(Aten((*_in_place("clamp"), *_in_place("clamp_min")), (),
+                          (("low", None), ("high", None))),),
                without=UNTOUCHED),
     Activation("hardsigmoid", functions.hardsigmoid, "nn.Hardsigmoid",
-               aten=(Aten(_in_place("hardsigmoid"), ("hardsigmoid_backward",)),), without=UNTOUCHED),
+               aten=(Aten(_in_place("hardsigmoid"), ("hardsigmoid_backward",)),),
+               without=UNTOUCHED),
     Activation("hardswish", functions.hardswish, "nn.Hardswish",
                aten=(Aten(_in_place("hardswish"), ("hardswish_backward",)),), without=UNTOUCHED),
     Activation("hardshrink", functions.hardshrink, "nn.Hardshrink",
-               aten=(Aten(("hardshrink",), ("hardshrink_backward",), (("width", 0.5),)),), without=UNTOUCHED),
+               aten=(Aten(("hardshrink",), ("hardshrink_backward",), (("width", 0.5),)),),
+               without=UNTOUCHED),
     Activation("softshrink", functions.softshrink, "nn.Softshrink",
-               aten=(Aten(("softshrink",), ("softshrink_backward",), (("width", 0.5),)),), without=UNTOUCHED),
+               aten=(Aten(("softshrink",), ("softshrink_backward",), (("width", 0.5),)),),
+               without=UNTOUCHED),
     Activation("threshold", functions.threshold, "nn.Threshold",
-               aten=(Aten(_in_place("threshold"), (), (("threshold", 0.0), ("value", 0.0))),), without=UNTOUCHED),
+               aten=(Aten(_in_place("threshold"), (), (("threshold", 0.0), ("value", 0.0))),),
+               without=UNTOUCHED),
     Activation("absolute", functions.absolute, "torch.abs", "0.7.1: no gradient",
                aten=(Aten(_in_place("abs")),), without=UNTOUCHED),
-    Activation("sign", functions.sign, "gradient of torch.abs, torch.sign", aten=(Aten(("sign", "sgn")),),
-               primitive=lambda: ("absolute", {}, 1.0), without=UNTOUCHED),
-    Activation("window", functions.window, "torch.where on comparisons with numbers", without=UNTOUCHED | {
-        "aten": "it is a comparison, with rules of its own in graph.rules.choices"}),
+    Activation("sign", functions.sign, "gradient of torch.abs, torch.sign",
+               aten=(Aten(("sign", "sgn")),), primitive=lambda: ("absolute", {}, 1.0),
+               without=UNTOUCHED),
+    Activation("window", functions.window, "torch.where on comparisons with numbers",
+               without=UNTOUCHED | {
+                   "aten": "it is a comparison, with rules of its own in graph.rules.choices"}),
 ]
 ELEMENTARY = [
-    Activation("sin", functions.sin, "torch.sin", "0.7.1: no gradient", aten=(Aten(_in_place("sin")),),
-               primitive=lambda: ("cos", {}, -1.0), without=UNTOUCHED),
-    Activation("cos", functions.cos, "torch.cos", "0.7.1: no gradient", aten=(Aten(_in_place("cos")),),
-               primitive=lambda: ("sin", {}, 1.0), without=UNTOUCHED),
+    Activation("sin", functions.sin, "torch.sin", "0.7.1: no gradient",
+               aten=(Aten(_in_place("sin")),), primitive=lambda: ("cos", {}, -1.0),
+               without=UNTOUCHED),
+    Activation("cos", functions.cos, "torch.cos", "0.7.1: no gradient",
+               aten=(Aten(_in_place("cos")),), primitive=lambda: ("sin", {}, 1.0),
+               without=UNTOUCHED),
     Activation("exp", functions.exp, "torch.exp", aten=(Aten(_in_place("exp")),),
                primitive=lambda: ("exp", {}, 1.0), without=UNTOUCHED),
-    Activation("log", functions.log, "torch.log", "0.7.1: no gradient", aten=(Aten(_in_place("log")),),
-               without=UNTOUCHED),
-    Activation("power", functions.power, "torch.pow, sqrt, rsqrt, reciprocal, division by a value, x * x",
+    Activation("log", functions.log, "torch.log", "0.7.1: no gradient",
+               aten=(Aten(_in_place("log")),), without=UNTOUCHED),
+    Activation("power", functions.power,
+               "torch.pow, sqrt, rsqrt, reciprocal, division by a value, x * x",
                primitive=_of_power, without=UNTOUCHED | {
-                   "aten": "it is called in several ways, with rules of their own in graph.rules.powers"}),
+                   "aten": "it has several calls, with rules of their own in graph.rules.powers"}),
 ]
-for activation_row in [*SMOOTH, *BROKEN, *ELEMENTARY]:
-    add_activation(activation_row)
+for declared in [*SMOOTH, *BROKEN, *ELEMENTARY]:
+    add_activation(declared)

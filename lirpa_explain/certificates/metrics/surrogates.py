@@ -1,7 +1,7 @@
 """What an attack differentiates in place of ranks and counts, which are piecewise constant.
 
-Functions of attributions a and v = nominal, (N, D) each, give (N,) and grow as the metric gets worse; their size means
-nothing.
+Functions of attributions a and v = nominal, (N, D) each, give (N,) and grow as the metric gets
+worse; their size means nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def opposed(a: Tensor, nominal: Tensor) -> Tensor:
 
 
 def disorder(a: Tensor, nominal: Tensor, absolute: bool = True) -> Tensor:
-    """Smoothed count of pairs out of order: those 1, 2, 4, ... places apart in the nominal's order."""
+    """Smoothed count of pairs out of order, of those 1, 2, 4, ... places apart in the nominal's."""
     scores, reference = ranked(a, nominal, absolute)
     order = reference.argsort(1)
     scores, reference = scores.gather(1, order), reference.gather(1, order)
@@ -57,7 +57,7 @@ def exceeding(a: Tensor, nominal: Tensor, threshold: float = 0.0) -> Tensor:
 
 
 def intrusion(a: Tensor, nominal: Tensor, mask: Tensor, k: int, absolute: bool = False) -> Tensor:
-    """By how much the strongest protected features exceed the others whose places they would take."""
+    """By how much the strongest protected features exceed those whose places they would take."""
     protected = mask == 1
     scores = a.abs() if absolute else a
     floor = scores.detach().amin(1, keepdim=True)

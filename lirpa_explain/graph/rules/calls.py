@@ -60,8 +60,12 @@ def number(value: Any) -> Any:
 
 
 def input_of(b: Builder, result: Rows, operator: str) -> Rows:
-    """The pre-activation of an activation's result: autograd may save either; the former is what is bounded."""
+    """The pre-activation of an activation's result.
+
+    Autograd may save either; the former is what is bounded.
+    """
     step = b.producer(result)
     if step is None or step.operator != operator:
-        raise UnsupportedOperation(f"a gradient of {operator} whose forward operation is not in the trace")
+        raise UnsupportedOperation(
+            f"a gradient of {operator} whose forward operation is not in the trace")
     return replace(result, name=step.inputs[0])
