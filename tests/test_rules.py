@@ -10,6 +10,7 @@ import torch
 from auto_LiRPA import PerturbationLpNorm
 from captum._utils.common import _select_targets
 from captum.attr import LRP, DeepLift, DeepLiftShap
+from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from captum.attr._utils.custom_modules import Addition_Module
 from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
 from captum.testing.attr.helpers.gen_test_utils import parse_test_config
@@ -24,7 +25,8 @@ from lirpa_explain.graph.builder import Builder, Rows
 from lirpa_explain.graph.lowering import lower
 from lirpa_explain.graph.module import GradientModule
 from lirpa_explain.graph.relevance import relevance
-from lirpa_explain.graph.rescale import rescaled
+from lirpa_explain.graph.rescale import REFUSED, rescaled
+from lirpa_explain.operators.activations import LAYERS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -214,6 +216,10 @@ def module_of(function, *examples):
     result = builder.reshape(result, (math.prod(result.shape),))
     used = {name for step in builder.steps for name in step.inputs}
     return GradientModule([x.name for x in inputs], builder.steps, result.name, builder.used_tensors(used), (), ())
+
+
+def test_the_modules_of_captums_rules_are_those_of_the_table():
+    assert {*LAYERS, *REFUSED} == set(SUPPORTED_NON_LINEAR) and not {*LAYERS} & {*REFUSED}
 
 
 @pytest.mark.parametrize(("rule", "model"), [

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from ..certificates import Certificate, Sandwich
 from ..certificates.layout import flatten, mask_weights, unflatten
+from ..certificates.metrics import METRICS
+from ..certificates.metrics import Metric as CertifiedMetric
 from ..certifying.exit import contradicted
 from ..certifying.request import Points, Request
-from ..registration import add
+from ..registration import Table, empty
 from ..rounding import TOLERANCE
 from .attack import AttackResult, Attributions, run
-from .metrics import SURROGATES, certified_worsening
-from .objectives import OBJECTIVES, objective, share
+from .metrics import certified_worsening
+from .objectives import objective, share
 from .search import Settings, Values, Watch
 
 Coupling = Callable[..., tuple[str, dict[str, Any]]]
@@ -40,7 +42,20 @@ class Metric:
     words: str
 
 
-SANDWICHES: dict[str, Metric] = {}
+def _of_metric(metric: CertifiedMetric) -> dict[str, Metric]:
+    """A metric beside the objective of that name."""
+    return {metric.name: Metric(
+        functools.partial(certified_worsening, metric.name), functools.partial(_itself, metric.name),
+        f"by how much this gets worse: {metric.formula}")}
+
+
+def _itself(name: str, /, **options: Any) -> tuple[str, dict[str, Any]]:
+    return name, options
+
+
+SANDWICHES: Table[str, Metric] = Table(
+    "coupled metric", "lirpa_explain.attacks.couple(name, words, objective, certified)",
+    lambda name, row: empty(row, "words"), source=METRICS, make=_of_metric, reserved=("width",))
 
 
 def couple(name: str, words: str, objective: Coupling, certified: Callable[..., Tensor], *, overwrite: bool = False
@@ -57,7 +72,7 @@ def couple(name: str, words: str, objective: Coupling, certified: Callable[..., 
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    add(SANDWICHES, name, Metric(certified, objective, words), "coupled metric", overwrite)
+    SANDWICHES.add(name, Metric(certified, objective, words), overwrite=overwrite)
 
 
 def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:
@@ -76,10 +91,6 @@ def _may_flip(certificate: Certificate) -> Tensor:
     return ((flatten(certificate.nominal) != 0) & (flatten(certificate.sign()) == 0)).sum(1)
 
 
-def _itself(name: str, /, **options: Any) -> tuple[str, dict[str, Any]]:
-    return name, options
-
-
 couple("max_change", "|a - nominal| in the norm `norm`",
        lambda norm=2: ({1: "l1", 2: "l2"}.get(norm, "linf"), {}),
        lambda certificate, norm=2: certificate.max_change(norm))
@@ -88,9 +99,6 @@ couple("region_sum", "|change of the sum over the region `mask`|", lambda mask: 
        _region_change)
 couple("region", "share of the mass of |a| that the region `mask` may gain", lambda mask: ("region", {"mask": mask}),
        lambda certificate, mask: certificate.metric("share_upper", mask=mask) - _share_of(certificate, mask))
-for _name in SURROGATES:
-    couple(_name, OBJECTIVES[_name].words, functools.partial(_itself, _name),
-           functools.partial(certified_worsening, _name))
 
 
 def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str | os.PathLike[str] | None = None,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .affine import BoundAffine
+from .affine import MOVED, BoundAffine
 from .bound import BoundOperator, Box, both_sides, box_of, value_of, weighted_sum
 from .registry import Operator, register
 
@@ -208,8 +208,9 @@ def _average_pool_gradient(g: Tensor, size: list[int], kernel: list[int], stride
 
 
 ROWS = [
-    Operator("average_pool", _average_pool, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d"),
-    Operator("average_pool_gradient", _average_pool_gradient, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d"),
+    Operator("average_pool", _average_pool, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d", MOVED),
+    Operator("average_pool_gradient", _average_pool_gradient, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d",
+             MOVED),
     Operator("max_pool", _max_pool, BoundMaxPool, "nn.MaxPool1d, nn.MaxPool2d"),
     Operator("max_pool_gradient", _max_pool_gradient, BoundMaxPoolGradient, "nn.MaxPool1d, nn.MaxPool2d"),
 ]

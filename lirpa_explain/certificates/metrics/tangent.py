@@ -151,7 +151,14 @@ def _lengths(box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(low, dim=1), torch.linalg.vector_norm(high, dim=1)
 
 
+def _share_at(a: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
+    q = orthonormal(basis.detach().to(a.device)).to(a)
+    length = torch.linalg.vector_norm(a, dim=1)
+    inside = torch.linalg.vector_norm((q.mT @ a[..., None])[..., 0], dim=1)
+    return torch.where(length == 0, 0.0, inside / torch.where(length == 0, 1.0, length))
+
+
 register(Metric("tangent_lower", tangent_lower, "lower", False, "[0, 1]", "|proj_T a| / |a|", "Bordt et al. 2023",
-                worst=0))
+                worst=0, at=_share_at))
 register(Metric("tangent_upper", tangent_upper, "upper", False, "[0, 1]", "|proj_T a| / |a|", "Bordt et al. 2023",
-                worst=1))
+                worst=1, at=_share_at))
