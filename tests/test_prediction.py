@@ -6,13 +6,12 @@ import pytest
 import torch
 
 import lirpa_explain as lx
-
-from .reference import sample_ball
+from tests.nets import mlp
+from tests.truth import sample_ball
 
 
 def network(outputs, activation=torch.nn.ReLU):
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(4, 16), activation(), torch.nn.Linear(16, outputs)).double()
+    return mlp(4, 16, outputs, activation=activation)
 
 
 def confidence(scores, classes):
