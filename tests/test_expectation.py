@@ -1,5 +1,6 @@
 """expectation="gaussian": expected attributions under noise, against closed forms and quadrature of the density."""
 
+import itertools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 import lirpa_explain as lx
 from lirpa_explain.bounding.confidence import mean_interval, shifted
 from lirpa_explain.bounding.expectation import EXPECTATIONS
+from tests.covering import covering
 from tests.nets import TwoVectors, layers, mlp
 from tests.truth import assert_inside, sample_ball
 
@@ -62,11 +64,10 @@ def certify(model, x, seed=0, samples=400, sigma=0.5, eps=0.1, norm=2, inner=Sal
     return lx.certify(attribution, x, eps=eps, norm=norm, stdevs=sigma, nt_samples=samples, **keywords)
 
 
-@pytest.mark.parametrize("expectation", EXPECTATIONS)
-@pytest.mark.parametrize(("norm", "eps"), [(2, 0.2), (1, 0.3), (math.inf, 0.1), (2, 0.0)])
-@pytest.mark.parametrize("name", ONE_LAYER)
-def test_closed_forms_lie_inside(name, norm, eps, expectation):
-    model = ONE_LAYER[name]
+@pytest.mark.parametrize(("name", "ball", "expectation"), covering(
+    ONE_LAYER, [(2, 0.2), (1, 0.3), (math.inf, 0.1), (2, 0.0)], EXPECTATIONS))
+def test_closed_forms_lie_inside(name, ball, expectation):
+    model, (norm, eps) = ONE_LAYER[name], ball
     certificate = certify(model, X, eps=eps, norm=norm, target=TARGET, expectation=expectation)
     for point in sample_ball(X, eps, norm, 10, torch.Generator().manual_seed(0)):
         assert_inside(certificate, expected_gradient(model, point, TARGET, 0.5).detach())
@@ -77,16 +78,16 @@ FUNCTIONS = {"signed": (lambda g: g, {}), "absolute": (torch.abs, {"abs": True})
              "squares": (torch.square, {"nt_type": "smoothgrad_sq"})}
 
 
-@pytest.mark.parametrize("method", ["IBP", "CROWN"])
 @pytest.mark.parametrize("kind", FUNCTIONS)
 @pytest.mark.parametrize("name", DEEP)
-def test_expectations_of_deep_nets_on_the_plane(name, kind, method):
+def test_expectations_of_deep_nets_on_the_plane(name, kind):
     """The grid misses steps of the gradient by half its spacing, hence the slack."""
     function, keywords = FUNCTIONS[kind]
-    for expectation in EXPECTATIONS:
+    points = sample_ball(PLANE, 0.1, 2, 4, torch.Generator().manual_seed(0))
+    values = torch.stack([expectation_on_plane(DEEP[name], point, 0.5, function) for point in points])
+    for method, expectation in itertools.product(["IBP", "CROWN"], EXPECTATIONS):
         certificate = certify(DEEP[name], PLANE, target=0, method=method, expectation=expectation, **keywords)
-        for point in sample_ball(PLANE, 0.1, 2, 4, torch.Generator().manual_seed(0)):
-            assert_inside(certificate, expectation_on_plane(DEEP[name], point, 0.5, function), rounding=GRID)
+        assert_inside(certificate, values, rounding=GRID, what=(method, expectation))
 
 
 def test_path_gradients():
@@ -225,15 +226,14 @@ def test_a_batch_gives_what_its_rows_give():
         torch.testing.assert_close(row.width[0], both.width[i], rtol=0.01, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Softsign,
-                                        nn.Hardswish, nn.Hardtanh, nn.LogSigmoid, nn.Tanhshrink])
-def test_ranges_over_all_inputs(activation, dtype):
+@pytest.mark.parametrize(("activation", "dtype", "sigma"), covering(
+    [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Softsign, nn.Hardswish, nn.Hardtanh,
+     nn.LogSigmoid, nn.Tanhshrink], [torch.float32, torch.float64], [0.5, 30.0]))
+def test_ranges_over_all_inputs(activation, dtype, sigma):
     """Noise as large as this reaches every part of the activation; samples beyond the range would be an error."""
     model = mlp(3, 6, 5, 3, activation=activation, seed=1).to(dtype)
-    for sigma in (0.5, 30.0):
-        certificate = certify(model, X.to(dtype), sigma=sigma, target=TARGET, samples=100)
-        assert certificate.lower.dtype == dtype and torch.isfinite(certificate.width).all()
+    certificate = certify(model, X.to(dtype), sigma=sigma, target=TARGET, samples=100)
+    assert certificate.lower.dtype == dtype and torch.isfinite(certificate.width).all()
 
 
 def test_a_changed_model_is_traced_anew():

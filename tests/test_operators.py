@@ -18,9 +18,7 @@ from tests.cases import (
     ACTIVATIONS,
     BATCH,
     CASES,
-    FEW_ROUNDINGS,
     KINDS,
-    ROUNDING,
     Box,
     Case,
     Problem,
@@ -29,7 +27,8 @@ from tests.cases import (
     moving,
     problem,
 )
-from tests.reference import sample_ball, sample_box
+from tests.tolerances import FEW_ROUNDINGS, ROUNDING
+from tests.truth import sample_ball, sample_box
 
 each_case = pytest.mark.parametrize("row", CASES, ids=str)
 alone_and_meeting = pytest.mark.parametrize("meet", [False, True], ids=["alone", "meeting"])
