@@ -38,7 +38,7 @@ def test_every_plane_of_a_family_is_sound_and_the_first_is_crowns(row):
 @pytest.mark.parametrize("name", NETS)
 def test_nowhere_wider_than_crown(name, activation):
     model, x = make(name, activation)
-    plain, best = (lx.certify(Saliency(model), x, eps=0.05, method=method, target=[0, 2, 1], abs=False, iterations=4)
+    plain, best = (lx.certify(Saliency(model), x, eps=0.05, method=method, target=[0, 2, 1], abs=False, iterations=2)
                    for method in ("CROWN", "CROWN-Optimized"))
     for narrow, wide in zip(parts(best.width), parts(plain.width), strict=True):
         assert (narrow <= wide + 1e-12).all()
