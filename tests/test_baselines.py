@@ -16,7 +16,7 @@ EPS, SEED = 0.2, 3
 
 
 def make_net(activation=nn.ReLU):
-    return mlp(4, 6, 5, 3, activation=activation)
+    return mlp(4, 6, 5, 3, activation=activation).train()
 
 
 @pytest.fixture

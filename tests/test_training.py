@@ -38,7 +38,7 @@ ATTRIBUTIONS = {
 
 
 def small(activation=nn.ReLU, outputs=3):
-    return mlp(5, 8, outputs, activation=activation)
+    return mlp(5, 8, outputs, activation=activation).train()
 
 
 def batch(count=6, outputs=3):
@@ -126,7 +126,7 @@ def test_bounds_takes_no_keyword_that_would_change_what_is_bounded():
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 def test_losses_pass_gradcheck_in_all_parameters(activation, name, method):
     attribution, keywords = ATTRIBUTIONS[name]
-    model = mlp(2, 3, 2, activation=activation)
+    model = mlp(2, 3, 2, activation=activation).train()
     x, y = torch.rand(2, 2, dtype=torch.float64), torch.tensor([0, 1])
     loss = ExplanationLoss(model, eps=0.05, attribution=attribution, method=method, reduction="none", **keywords)
 
