@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from lirpa_explain.training import TRAINING_METHODS, input_gradient, methods, smooth_relu, training_loss
+from tests.nets import mlp
 
 EPS, SEED = 0.2, 3
 
 
 def make_net(activation=nn.ReLU):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 6), activation(), nn.Linear(6, 5), activation(), nn.Linear(5, 3)).double()
+    return mlp(4, 6, 5, 3, activation=activation).train()
 
 
 @pytest.fixture

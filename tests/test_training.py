@@ -16,12 +16,14 @@ from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.bounding.interval import Interval
 from lirpa_explain.bounding.intervals import IntervalPass
 from lirpa_explain.bounding.kinks import STEPS, _Kink, _KinkGradient
+from lirpa_explain.certifying import certifier, traces
 from lirpa_explain.graph import capture
 from lirpa_explain.relaxations.piecewise import step_range
 from lirpa_explain.relaxations.ranges import product_range
 from lirpa_explain.training import LOSSES, ExplanationLoss, Ramp, certified_cross_entropy, explanation_loss
 from lirpa_explain.training.losses import Loss, register
 from tests.cases import CASES, boxes, problem
+from tests.nets import mlp
 from tests.test_layers import LAYERS
 
 MASK = torch.tensor([True, False, False, True, False])
@@ -36,8 +38,7 @@ ATTRIBUTIONS = {
 
 
 def small(activation=nn.ReLU, outputs=3):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 8), activation(), nn.Linear(8, outputs)).double()
+    return mlp(5, 8, outputs, activation=activation).train()
 
 
 def batch(count=6, outputs=3):
@@ -125,8 +126,7 @@ def test_bounds_takes_no_keyword_that_would_change_what_is_bounded():
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 def test_losses_pass_gradcheck_in_all_parameters(activation, name, method):
     attribution, keywords = ATTRIBUTIONS[name]
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(2, 3), activation(), nn.Linear(3, 2)).double()
+    model = mlp(2, 3, 2, activation=activation).train()
     x, y = torch.rand(2, 2, dtype=torch.float64), torch.tensor([0, 1])
     loss = ExplanationLoss(model, eps=0.05, attribution=attribution, method=method, reduction="none", **keywords)
 
@@ -385,8 +385,8 @@ def test_nothing_of_the_users_is_changed():
 
 def test_training_mode_means_the_bounds_of_eval_mode_and_current_statistics(monkeypatch):
     traced = []
-    capture_program = lx.traces.capture_program
-    monkeypatch.setattr(lx.traces, "capture_program", lambda *a, **k: traced.append(1) or capture_program(*a, **k))
+    capture_program = traces.capture_program
+    monkeypatch.setattr(traces, "capture_program", lambda *a, **k: traced.append(1) or capture_program(*a, **k))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
     x, y = batch()
@@ -414,7 +414,7 @@ def test_cached_models_are_collected(name):
 def test_a_trace_that_contradicts_captum_is_refused(monkeypatch):
     x, y = batch()
     model = small()
-    monkeypatch.setattr(lx.certifier, "attribute", lambda *a: wrong(*a))
+    monkeypatch.setattr(certifier, "attribute", lambda *a: wrong(*a))
 
     def wrong(*arguments):
         nominal = lx.nominal.attribute(*arguments)

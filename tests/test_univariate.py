@@ -14,6 +14,7 @@ from lirpa_explain.relaxations.functions import softplus
 from lirpa_explain.relaxations.univariate import _extremes, is_straight, line_family, lines, range_of
 from tests.cases import ACTIVATIONS, label_of
 from tests.test_operators import FORWARD, vjp
+from tests.tolerances import LINE
 
 MORE = {  # settings that bend functions in other ways than those tried as operators
     "elu": [{"alpha": -0.5}, {"alpha": 3.0}],
@@ -35,7 +36,6 @@ each_function = pytest.mark.parametrize("name", CASES)
 
 #: Area between line and function over that of the best line; where the search ends before the best is found.
 AREA = 1.02
-SCALE = 1e-12, 3e-6  # rounding, relative to the numbers added, in float64 and float32
 
 
 def test_every_activation_is_tried():
@@ -110,7 +110,7 @@ def excess(k: Tensor, b: Tensor, t: Tensor, y: Tensor) -> Tensor:
 @each_function
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_lines_families_and_ranges_hold(name, dtype):
-    f, tolerance = CASES[name], SCALE[dtype == torch.float32]
+    f, tolerance = CASES[name], LINE[dtype]
     lo, hi = (end.to(dtype) for end in intervals(f))
     t = grid(f, lo, hi)
     y = value(name, t)
