@@ -15,6 +15,7 @@ from torch import Tensor
 from ..certificates.metrics import METRICS, Metric
 from ..certificates.metrics.surrogates import margin, opposed
 from ..registration import Table, empty
+from ..rounding import least
 from .metrics import Score, Shapes, mask_rows, worsening
 
 
@@ -129,7 +130,7 @@ def _scores(a: Tensor, nominal: Tensor, k: int, absolute: bool) -> tuple[Tensor,
 
 def share(a: Tensor) -> Tensor:
     """Each entry's share of the mass, |a_i| / sum_j |a_j|."""
-    return a.abs() / a.abs().sum(1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
+    return a.abs() / a.abs().sum(1, keepdim=True).clamp(min=least(a.dtype))
 
 
 @register("top_k", "share of the mass that the k largest features lose (Ghorbani et al. 2019)")

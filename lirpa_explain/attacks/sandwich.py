@@ -18,7 +18,7 @@ from ..certificates.metrics import Metric as CertifiedMetric
 from ..certifying.exit import contradicted
 from ..certifying.request import Points, Request
 from ..registration import Table, empty
-from ..rounding import TOLERANCE
+from ..rounding import FOUND, TOLERANCE, roundings
 from .attack import AttackResult, Attributions, run
 from .metrics import certified_worsening
 from .objectives import objective, share
@@ -196,7 +196,7 @@ class _Alarm:
             flatten(part).detach() for part in (certificate.lower, certificate.upper, certificate.nominal))
         sizes = torch.cat([self.lower, self.upper], 1).nan_to_num(0, 0, 0).abs()
         self.rtol = TOLERANCE.get(nominal.dtype, 1e-2)
-        self.slack = self.rtol * sizes.amax(1, keepdim=True) + 64 * torch.finfo(nominal.dtype).eps * sizes.max()
+        self.slack = self.rtol * sizes.amax(1, keepdim=True) + roundings(FOUND, nominal.dtype) * sizes.max()
         difference = (request.nominal.flat - nominal).abs()
         if not bool((difference <= self.slack).all()):
             raise ValueError(f"The attribution at the unperturbed input is no longer the certificate's: it differs by "
@@ -220,7 +220,7 @@ class _Alarm:
 
     def compare(self, metric: str, certified: Tensor, at_most: Tensor, result: AttackResult) -> None:
         """Compare the numbers (N,) of a metric; at_most are those certified of the widened bounds."""
-        rounding = 64 * torch.finfo(self.lower.dtype).eps
+        rounding = roundings(FOUND, self.lower.dtype)
         excess = result.value - at_most - self.rtol * at_most.abs() - rounding
         if bool((excess <= 0).all()):
             return

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from .. import operators
 from ..graph import GradientModule
 from ..graph.module import Step
+from ..rounding import least
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Softened:
             return result
         z = tensors[-1]
         reach = self.reach[step.inputs[-1]][example].reshape(-1, *[1] * (z.ndim - 1))
-        beta = self.sharpness / reach.clamp(min=torch.finfo(z.dtype).tiny**0.5)
+        beta = self.sharpness / reach.clamp(min=least(z.dtype, 0.5))
         jumps = self.jumps[step.output]
         for place, jump in jumps.places:
             t = z - place

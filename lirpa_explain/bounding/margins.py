@@ -11,15 +11,12 @@ from ..decision.decision import Decision
 from ..graph import capture_program
 from ..graph.program import output
 from ..operators.bound import Box
+from ..rounding import RIVAL, least, roundings
 from .ball import Ball
 from .engine import Engine
 
 BISECTIONS = 12
 """Of the largest radius that is certified: to 1/4096 of the distance of the point that was found."""
-
-ROUNDINGS = 256
-"""Roundings, relative to scores and their changes in the ball, by which a rival may seem excluded."""
-
 
 class _Recording(PerturbationLpNorm):
     """An l2 ball that notes the coefficients of the last lower bound it was asked to make a number."""
@@ -145,11 +142,11 @@ class Margins:
         a = torch.cat(parts, 2)
         # Each input's ball was made a number by itself: lower = c - radius * sum of the norms of their parts of a.
         constant = lower + radius * sum(part.norm(dim=2) for part in parts)
-        size, precision = a.norm(dim=2), torch.finfo(a.dtype)
+        size = a.norm(dim=2)
         scores = self.decision.output(center, index).detach().reshape(len(index), -1)
-        rounding = ROUNDINGS * precision.eps * (constant.abs() + radius * size +
+        rounding = roundings(RIVAL, a.dtype) * (constant.abs() + radius * size +
                                                 scores.abs().amax(1, keepdim=True))
-        length = size.clamp(min=precision.tiny)
+        length = size.clamp(min=least(a.dtype))
         height = torch.where(size > 0, (constant - rounding) / length, -torch.inf)
         return -a / length[..., None], height, lower <= rounding
 

@@ -9,6 +9,7 @@ from ..attributions import Plan
 from ..decision.decision import Decision
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
+from ..rounding import REGION, SQUARES, roundings
 from .ball import Ball
 from .engine import Box, Engine
 from .margins import Margins
@@ -77,7 +78,7 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int, moving: Moving) -
     assert plan.baselines is not None and plan.nearest is not None
     decision = Decision(plan.nearest.function, plan.points, plan.extras)
     boundary = torch.cat([flat_rows(b) for b in plan.baselines], 1)
-    more = 1 + 64 * torch.finfo(boundary.dtype).eps
+    more = 1 + roundings(REGION, boundary.dtype)
     reach = more * ((boundary - decision.x).norm(dim=1, keepdim=True) + ends.radius)
     radius = more * (reach + ends.radius)
     clip = plan.nearest.options.range(plan.points)
@@ -116,7 +117,7 @@ class _Branches:
         normal, height, alive = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))
         height = height[:, None].clamp(min=0).minimum(radius)
         # The difference of squares rounds as if it were as large as they are.
-        rest = radius.square() * (1 + 16 * torch.finfo(radius.dtype).eps) - height.square()
+        rest = radius.square() * (1 + roundings(SQUARES, radius.dtype)) - height.square()
         center, radius = center + height * normal, rest.sqrt()
         low, high = torch.maximum(self.region.low, center - radius), torch.minimum(self.region.high, center + radius)
         alive = alive & (low - high <= 1e-5 * self.region.radius).all(1)

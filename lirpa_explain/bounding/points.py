@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..rounding import INSIDE, least, roundings
 from .ball import Ball
 
 
@@ -35,10 +36,10 @@ def project(ball: Ball, center: Tensor, points: Tensor) -> Tensor:
     if ball.radius is None:
         return torch.minimum(torch.maximum(points, ball.low), ball.high)
     move = (points - center).flatten(1)
-    radius = ball.radius * (1 - 32 * torch.finfo(points.dtype).eps)
+    radius = ball.radius * (1 - roundings(INSIDE, points.dtype))
     if ball.norm == 2:
         length = torch.linalg.vector_norm(move, dim=1, keepdim=True)
-        move = move * (radius / length.clamp(min=torch.finfo(move.dtype).tiny)).clamp(max=1)
+        move = move * (radius / length.clamp(min=least(move.dtype))).clamp(max=1)
     else:
         sizes = move.abs().sort(1, descending=True).values
         ranks = torch.arange(1, sizes.shape[1] + 1, device=sizes.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..operators.bound import flat_rows
+from ..rounding import REGION, roundings
 from .ball import Ball
 
 
@@ -74,7 +75,7 @@ class Region:
 
     def outward(self) -> Region:
         """A little more, so that rounding does not exclude a point."""
-        more = 64 * torch.finfo(self.low.dtype).eps
+        more = roundings(REGION, self.low.dtype)
         slack = more * torch.maximum(self.low.abs(), self.high.abs())
         return Region(self.low - slack, self.high + slack, self.center,
                       self.radius * (1 + more) + more * self.center.norm(dim=1, keepdim=True))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..rounding import JUMP, roundings
 from .affine import MOVED, BoundAffine
 from .bound import BoundOperator, Box, both_sides, box_of, value_of, weighted_sum
 from .registry import Operator, register
@@ -53,7 +54,7 @@ def _candidates(z: Box, windows: Windows) -> Tensor:
     """Positions of each window that may hold its maximum for some point of the box: (B, C, K, L)."""
     lower, upper = windows.of(z[0], -torch.inf), windows.of(z[1], -torch.inf)
     scale = torch.maximum(lower.nan_to_num(neginf=0).abs(), upper.nan_to_num(neginf=0).abs()).amax(2, keepdim=True)
-    margin = 16 * torch.finfo(lower.dtype).eps * scale
+    margin = roundings(JUMP, lower.dtype) * scale
     return (upper >= lower.amax(2, keepdim=True) - margin) & (upper > -torch.inf)
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from lirpa_explain.certificates.metrics.angle import least_cosine
 from lirpa_explain.certificates.metrics.registry import Metric, register
 
+from ...rounding import DIRECTION, roundings
+
 
 def cosine(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
     """Cosine similarity with the nominal attribution: a lower bound of <a, v> / (|a| |v|), from -1 to 1.
@@ -94,7 +96,7 @@ def _pearson_at(a: Tensor, nominal: Tensor) -> Tensor:
 def _centered(a: Tensor) -> Tensor:
     """Deviations from the mean; 0 where they are nothing but rounding."""
     deviation = a - a.mean(1, keepdim=True)
-    rounding = 4 * torch.finfo(a.dtype).eps * a.shape[1] ** 0.5 * a.abs().amax(1, keepdim=True)
+    rounding = roundings(DIRECTION, a.dtype) * a.shape[1] ** 0.5 * a.abs().amax(1, keepdim=True)
     kept = torch.linalg.vector_norm(deviation, dim=1, keepdim=True) > rounding
     return torch.where(kept, deviation, 0.0)
 

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from ...rounding import least as least_number
+
 
 def ranked(a: Tensor, nominal: Tensor, absolute: bool) -> tuple[Tensor, Tensor]:
     """What is ranked of both."""
@@ -19,7 +21,7 @@ def ranked(a: Tensor, nominal: Tensor, absolute: bool) -> tuple[Tensor, Tensor]:
 
 def opposed(a: Tensor, nominal: Tensor) -> Tensor:
     """A count of flipped signs, smoothed: entries near 0 weigh most."""
-    scale = nominal.abs().clamp(min=torch.finfo(a.dtype).tiny ** 0.5)
+    scale = nominal.abs().clamp(min=least_number(a.dtype, 0.5))
     return -torch.tanh(2 * a / scale * nominal.sign()).sum(1)
 
 
@@ -51,7 +53,7 @@ def margin(a: Tensor, nominal: Tensor, k: int, absolute: bool = True) -> Tensor:
 
 def exceeding(a: Tensor, nominal: Tensor, threshold: float = 0.0) -> Tensor:
     """Smoothed count of the |a_i| above the threshold."""
-    least = torch.finfo(a.dtype).tiny ** 0.5
+    least = least_number(a.dtype, 0.5)
     scale = nominal.abs().mean(1, keepdim=True).clamp(min=least) / 4
     return torch.sigmoid((a.abs() - threshold) / scale).sum(1)
 

@@ -11,6 +11,8 @@ from lirpa_explain.certificates.metrics.angle import least_cosine
 from lirpa_explain.certificates.metrics.registry import Metric, register
 from lirpa_explain.relaxations.ranges import absolute_range, linear_range
 
+from ...rounding import roundings
+
 
 def tangent_lower(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
     """Least share of the attribution in a subspace T: a lower bound of |proj_T a| / |a|, from 0 to 1.
@@ -117,7 +119,7 @@ def orthonormal(basis: Tensor) -> Tensor:
     Singular values below max(D, k) roundings of the largest count as 0, as in scipy.linalg.orth.
     """
     left, values, _ = torch.linalg.svd(basis.double(), full_matrices=False)
-    tolerance = max(basis.shape[-2:]) * torch.finfo(basis.dtype).eps * values[..., :1]
+    tolerance = roundings(max(basis.shape[-2:]), basis.dtype) * values[..., :1]
     kept = left * ((values > tolerance) & (values > 0))[..., None, :]
     return torch.nn.functional.pad(kept, (0, basis.shape[-1] - kept.shape[-1]))
 
