@@ -105,8 +105,8 @@ def test_operators_whose_weight_moves(row):
         bounds = Engine(p.module, middle)
         for method in METHODS:
             try:
-                with bounds.perturbed(Parameters({name: weight}, {name: (own - radius, own + radius)}, "")):
-                    lower, upper = bounds(middle, balls, method)
+                moving = Parameters({name: weight}, {name: (own - radius, own + radius)}, "")
+                lower, upper = bounds.over(moving)(middle, balls, method)
             except lx.UnsupportedOperation as error:
                 assert name in str(error)
                 assert row.operator in ("divide", "normalize", "along", "secant_gradient", "unperturbed"), row

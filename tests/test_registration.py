@@ -11,7 +11,7 @@ from lirpa_explain.training import LOSSES, TRAINING_METHODS
 
 TABLES = {table.kind: table for table in (
     lx.OPERATORS, ACTIVATIONS, RULES, lx.ATTRIBUTIONS, lx.METRICS, lx.OBJECTIVES, lx.SANDWICHES,
-    LOSSES, TRAINING_METHODS)}
+    LOSSES, TRAINING_METHODS, lx.METHODS)}
 each_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 ABSENT = {
@@ -20,7 +20,8 @@ ABSENT = {
     "coupled metric": ("l3", "l2", ValueError),
     "attribution": (Occlusion, "Saliency", lx.UnsupportedAttribution),
     "lowering rule": ("aten.tanhh.default", "aten.tanh.default", lx.UnsupportedOperation),
-    "loss": ("widht", "width", ValueError), "training method": ("pdg", "pgd", ValueError)}
+    "loss": ("widht", "width", ValueError), "training method": ("pdg", "pgd", ValueError),
+    "method of bounding": ("CRWN", "CROWN", ValueError)}
 """Keys that there are not, keys that the message must name, and what is raised."""
 
 

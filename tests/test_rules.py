@@ -18,8 +18,9 @@ from captum.testing.attr.helpers.test_config import config
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import lirpa_explain as lx
 from lirpa_explain.attributions.deep_lift import captum_hooks
-from lirpa_explain.bounding.engine import METHODS, Engine
+from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.bounding.optimize import Optimization
 from lirpa_explain.errors import UnsupportedAttribution
 from lirpa_explain.graph.builder import Builder, Rows
@@ -240,7 +241,7 @@ def test_bounds_hold(rule, model):
         points = x + eps * (3 * torch.rand(40, *x.shape, generator=generator, dtype=x.dtype) - 1.5).clamp(-1, 1)
         given = {"baselines": b.repeat(40, *[1] * (b.ndim - 1))} if rule is DeepLift else {}
         values = rule(model).attribute(points.flatten(0, 1), target=1, **given).detach().reshape(40, 3, -1)
-        for method in METHODS if len(shape) == 1 and eps == 0.3 else ("IBP", "CROWN"):
+        for method in lx.METHODS if len(shape) == 1 and eps == 0.3 else ("IBP", "CROWN"):
             with torch.no_grad():
                 low, high = engine((x, *rest), (PerturbationLpNorm(norm=math.inf, eps=eps),), method)
             assert (low <= values + 1e-9).all() and (values <= high + 1e-9).all(), (method, eps)

@@ -14,6 +14,7 @@ from ..operators.bound import Box
 from ..rounding import RIVAL, least, roundings
 from .ball import Ball
 from .engine import Engine
+from .parameters import Parameters
 
 BISECTIONS = 12
 """Of the largest radius that is certified: to 1/4096 of the distance of the point that was found."""
@@ -37,16 +38,18 @@ class Margins:
     Args:
         decision: of N examples.
         inputs: those examples, each (N, *S).
+        parameters: those of the model that move; None if none does.
 
     Raises:
         UnsupportedOperation: the model contains an operation that has no bound operator.
     """
 
-    def __init__(self, decision: Decision, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, decision: Decision, inputs: tuple[Tensor, ...],
+                 parameters: Parameters | None = None) -> None:
         self.decision = decision
         module = capture_program(output(), decision.function, inputs, decision.extras)
         self.extras = [e for e in decision.extras if isinstance(e, Tensor) and e.ndim and len(e) == decision.count]
-        self.engine = Engine(module, module.example)
+        self.engine = Engine(module, module.example).over(parameters)
         self.rivals = decision.rivals()
 
     def lower(self, index: Tensor, radius: Tensor, method: str) -> Tensor:

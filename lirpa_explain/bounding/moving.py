@@ -155,7 +155,7 @@ def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: t
         engine: bounds of that module.
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
-        method: a key of `engine.METHODS`.
+        method: a key of `methods.METHODS`.
         batch_size: most rows bounded at once.
         moving: how hard to enclose the boundary points.
         progress: show a bar.

@@ -6,7 +6,7 @@ from typing import Any
 from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
 
 from ..rounding import GUARANTEES
-from .engine import METHODS
+from .methods import METHODS, Method, lookup
 from .optimize import Optimization
 
 ROWS = 64
@@ -22,7 +22,7 @@ class Bounding:
         batch_size: most rows (examples x path points) bounded at once; None: `ROWS`.
         memory_limit: bytes, at least 2**20, that bounds may take beside the model, about; None: no limit but what
             `batch_size` and the size of coefficients imply.
-        iterations: most steps of method "CROWN-Optimized".
+        iterations: most steps by which a method chooses planes.
         lr: its first step length, above 0 and at most 1.
         progress: show a progress bar.
         differentiable: keep the bounds differentiable in the model's parameters.
@@ -59,6 +59,11 @@ class Bounding:
             raise ValueError(f"lr must be a number above 0 and at most 1; given: {self.lr!r}.")
 
     @property
+    def row(self) -> Method:
+        """What the method bounds, and by what."""
+        return lookup(self.method)
+
+    @property
     def rounded(self) -> bool:
         """Whether bounds are of what is computed in floating point."""
         return self.rounding == "outward"
@@ -70,7 +75,7 @@ class Bounding:
 
     @property
     def optimization(self) -> Optimization:
-        """How planes are chosen by method "CROWN-Optimized"."""
+        """How planes are chosen by a method that does."""
         return Optimization(self.iterations, float(self.lr))
 
 
