@@ -169,7 +169,7 @@ def draw_problem(seed: int, which: int) -> Problem:
     extras = torch.randn(rows, 1, dtype=dtype) if architecture.extras == "rows" else architecture.extras
     keywords = {} if isinstance(extras, tuple) else {"additional_forward_args": extras}
     forward_args = (*xs, *keywords.values())
-    layer = draw.choice([*model.steps, model.head])
+    layer = draw.choice([*model.steps, *[model.head] * (not name.startswith("Neuron"))])
     to_input = draw.random() < 0.3
     if name.startswith("Neuron"):
         keywords["neuron_selector"] = _neuron(draw, layer, model, forward_args, to_input)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import lirpa_explain as lx
+from lirpa_explain.operators import activation
 
 Shape = tuple[int, ...]
 LARGEST = 40
@@ -207,7 +207,7 @@ FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "logical": (ALL, lambda x: torch.where(torch.logical_and(x >= -0.5, x <= 0.5).logical_not(), x, 2 * x)),
     "masked fill": (ALL, lambda x: x.masked_fill(~(x > -0.3), -0.3)),
     "masked fill in place": (ALL, lambda x: (2 * x).masked_fill_(x < 0.0, 1.0)),
-    "own activation": (ALL, lambda x: lx.activation(x, "softsign")),
+    "own activation": (ALL, lambda x: activation(x, "softsign")),
     "mean": ((2, 3), lambda x: x.mean(-1)), "mean kept": (ALL, lambda x: x - x.mean(-1, keepdim=True)),
     "sum": ((2, 3), lambda x: x.sum(1)), "sum of two": ((3,), lambda x: x.sum((2, 3))),
     "cumsum": (ALL, lambda x: x.cumsum(1)), "flip": (ALL, lambda x: x.flip(-1)), "roll": (ALL, lambda x: x.roll(1, -1)),
@@ -304,13 +304,13 @@ class Architecture:
 
 
 def shape_after(module: nn.Module, shape: Shape) -> Shape | None:
-    """Shape of an example behind a module, or None where it does not fit."""
+    """Shape of an example behind a module, or None where it does not fit, or pools nothing but padding."""
     try:
         with torch.no_grad():
             result = module.eval()(torch.zeros(2, *shape))
     except (RuntimeError, ValueError, IndexError, AssertionError):
         return None
-    fits = len(result) == 2 and 2 <= result.ndim <= 4 and 0 < result[0].numel() <= LARGEST
+    fits = len(result) == 2 and 2 <= result.ndim <= 4 and 0 < result[0].numel() <= LARGEST and result.isfinite().all()
     return tuple(result.shape[1:]) if fits else None
 
 

@@ -227,7 +227,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _Activation(torch.autograd.Function):
-    """An activation with the factor as gradient; behind an input of the model, where there is no layer, none."""
+    """An activation with the factor as gradient; on an input, where no layer is before it, its result is that."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, name: str, function: str, eps: float | None) -> Tensor:
@@ -243,6 +243,8 @@ class _Activation(torch.autograd.Function):
             g = secant_gradient(g, z, torch.full_like(z, -eps), "kink", 0.0, slope=0.0)
         elif eps is not None:
             g = _stabilized(secant_gradient(g, z, torch.zeros_like(z), "tanh", 0.0), z, eps)
+        elif eps is None:  # the layer behind it multiplies by its input
+            g = g * (torch.relu(z) if function == "kink" else torch.tanh(z))
         return g, None, None, None
 
 
