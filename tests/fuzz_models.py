@@ -247,7 +247,7 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 LEVELS = (ANY, DEEP_LIFT, ACTIVATIONS)
 
 HEADS: dict[str, tuple[int, Callable[[int], nn.Module]]] = {
-    "linear": (2, lambda n: nn.Linear(n, 3)), "softmax": (1, lambda n: nn.Sequential(nn.Linear(n, 3), nn.Softmax(1))),
+    "linear": (2, lambda n: nn.Linear(n, 3)), "softmax": (0, lambda n: nn.Sequential(nn.Linear(n, 3), nn.Softmax(1))),
     "log softmax": (0, lambda n: nn.Sequential(nn.Linear(n, 3), nn.LogSoftmax(1))),
     "column": (2, lambda n: nn.Linear(n, 1)),
     "scalar": (1, lambda n: nn.Sequential(nn.Linear(n, 1), Function("squeeze", lambda x: x.squeeze(1)))),

@@ -2,14 +2,23 @@
 
 import importlib.util
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from auto_LiRPA import BoundedModule, BoundedParameter, BoundedTensor, PerturbationLpNorm
-from captum.attr import Saliency
+from captum.attr import LRP, Saliency
 from torch import Tensor, nn
 
-from lirpa_explain import METHODS, GradientModule, LirpaExplainError, UnsupportedOperation, capture, certify
+from lirpa_explain import (
+    METHODS,
+    GradientModule,
+    LirpaExplainError,
+    UnsupportedAttribution,
+    UnsupportedOperation,
+    capture,
+    certify,
+)
 from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.graph.module import Step
 from tests.cases import CASES, ROUNDING, boxes, problem
@@ -327,6 +336,45 @@ def test_numbers_that_cancel(name, eps, method):
     """The certificate holds at the point, where autograd may have taken either side, and is not refused."""
     point, *layers = CANCELLING[name]
     assert_holds(decimal_net(*layers), torch.tensor([point], dtype=torch.float64), eps, [0], method=method)
+
+
+# What tests/fuzz.py found in this package
+
+
+@pytest.mark.parametrize("choose", [
+    lambda x: torch.where(x > 0.1, x, 0.3), lambda x: torch.where(x > 0.1, -0.7, x.square()),
+    lambda x: x.masked_fill(x < -0.1, -0.3), lambda x: torch.where(x > 0.1, 0.3, -0.7)])
+def test_numbers_that_are_chosen_have_double_precision(choose):
+    """They had single precision, so that bounds in float64 were off by 1e-8."""
+    layer = randomised(nn.Linear(3, 3))
+    assert_holds(nn.Sequential(layer, Applied(lambda x: x * choose(x))), inputs(4, 3), 1e-10, [0, 1, 2, 0])
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients")
+@pytest.mark.parametrize("first", [nn.ReLU(), nn.Tanh(), nn.Sequential(nn.Dropout(), nn.ReLU())], ids=str)
+def test_lrp_of_a_model_that_begins_with_an_activation(first):
+    """The layer behind it multiplies by the activation's result."""
+    lrp, x = LRP(nn.Sequential(first, mlp(3, 5, 2)).eval()), inputs(4, 3)
+    certificate = certify(lrp, x, eps=0.1, target=1)
+    for point in sample_box(x - 0.1, x + 0.1, 50, seeded()):
+        assert certificate.contains(lrp.attribute(point, target=1)).all()
+
+
+@pytest.mark.parametrize("before", [[], [nn.Linear(3, 3)]], ids=str)
+def test_lrp_of_tanh_behind_a_dropout_is_refused(before):
+    """Captum multiplies relevance by the derivative there, once or not at all by the number of dropouts."""
+    model = randomised(nn.Sequential(*before, nn.Dropout(), nn.Tanh(), nn.Linear(3, 2)))
+    with pytest.raises(UnsupportedAttribution, match="Dropout"):
+        certify(LRP(model), inputs(4, 3), eps=0.1, target=1)
 
 
 # Beside auto_LiRPA's own
