@@ -165,8 +165,8 @@ def draw_problem(seed: int, which: int) -> Problem:
     xs = tuple(torch.randn(rows, *shape, dtype=dtype) for shape in architecture.shapes)
     inputs = xs if len(xs) > 1 or draw.random() < 0.1 else xs[0]
     extras = torch.randn(rows, 1, dtype=dtype) if architecture.extras == "rows" else architecture.extras
-    keywords = {} if isinstance(extras, tuple) else {"additional_forward_args": extras}
-    forward_args = (*xs, *keywords.values())
+    keywords = {} if isinstance(extras, tuple) else {"additional_forward_args": (extras,)}
+    forward_args = (*xs, *(() if isinstance(extras, tuple) else (extras,)))
     layer = draw.choice([*model.steps, *[model.head] * (not name.startswith("Neuron"))])
     to_input = draw.random() < 0.3
     if name.startswith("Neuron"):

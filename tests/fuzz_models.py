@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lirpa_explain.operators import activation
 
+aten = torch.ops.aten
 Shape = tuple[int, ...]
 LARGEST = 40
 """Most entries of a value within a net."""
@@ -159,7 +160,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], int, Make]] = {
     "pad 2d": ((3,), 0, lambda draw, s: draw.choice((nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d))(
         (draw.choice((0, 1)), 1, 0, 1))),
     "pad constant": (ALL, 0, lambda draw, s: nn.ConstantPad1d((1, draw.choice((-1, 0, 1))), draw.choice((0, 2.5)))),
-    "pixels": ((3,), 0, lambda draw, s: draw.choice((nn.PixelShuffle, nn.PixelUnshuffle))(2)),
+    "pixels": ((3,), 0, lambda draw, s: nn.PixelUnshuffle(2) if s[0] % 4 else nn.PixelShuffle(2)),
     "flatten": ((2, 3), 1, lambda draw, s: nn.Flatten()),
 }
 
@@ -194,7 +195,7 @@ FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "log": (ALL, lambda x: torch.log(x.square() + 0.5)), "root": (ALL, lambda x: (x.square() + 0.5).sqrt()),
     "inverse root": (ALL, lambda x: (x * x + 0.5).rsqrt()), "reciprocal": (ALL, lambda x: (1 + x.exp()).reciprocal()),
     "of positive": (ALL, lambda x: (x.abs() + 0.1).log_().neg()), "power": (ALL, lambda x: (x.sigmoid() + 0.1)**1.5),
-    "root in place": (ALL, lambda x: (x.square() + 0.5).sqrt_().rsqrt_().reciprocal_()),
+    "root in place": (ALL, lambda x: (x.square() + 0.5).sqrt_().clone().rsqrt_().clone().reciprocal_()),
     "share": (ALL, lambda x: x / (1 + x.abs().sum(1, keepdim=True))),
     "clamp": (ALL, lambda x: x.clamp(-0.7, 0.4)), "clamp max": (ALL, lambda x: x.clamp(max=0.3)),
     "clamp min": (ALL, lambda x: torch.clamp_min(x, -0.2)),
@@ -207,6 +208,19 @@ FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "logical": (ALL, lambda x: torch.where(torch.logical_and(x >= -0.5, x <= 0.5).logical_not(), x, 2 * x)),
     "masked fill": (ALL, lambda x: x.masked_fill(~(x > -0.3), -0.3)),
     "masked fill in place": (ALL, lambda x: (2 * x).masked_fill_(x < 0.0, 1.0)),
+    "compared with tensors": (ALL, lambda x: torch.where(
+        (x > torch.tensor(-0.6)).bitwise_and_(x < torch.tensor(0.4)).logical_not_(), 2 * x, x.sin())),
+    "compared closed": (ALL, lambda x: torch.where(
+        torch.logical_and(x >= torch.tensor(-0.5), x <= torch.tensor(0.6)), x.cos(), 0.1 * x)),
+    "filled with tensors": (ALL, lambda x: (x + 1).masked_fill(x < 0.2, torch.tensor(0.5)).masked_fill_(
+        x > 0.6, torch.tensor(0.7))),
+    "scalars": (ALL, lambda x: aten.sub_.Scalar(aten.add_.Scalar(aten.sub.Scalar(aten.add.Scalar(
+        x, 0.5), 0.2), 0.3), 0.1)),
+    "where of scalars": (ALL, lambda x: x * aten.where.Scalar(x > 0.1, 0.4, -0.7)),
+    "overloads of where": (ALL, lambda x: aten.where.ScalarSelf(x > 0.3, 0.5, aten.where.ScalarOther(
+        x > -0.2, x, 0.1))),
+    "with a vector": ((1,), lambda x: x * (x @ torch.linspace(-1, 1, x.shape[1], dtype=x.dtype))[:, None]),
+    "sum of products": ((2,), lambda x: torch.baddbmm(x, x @ x.transpose(1, 2), x, beta=0.5)),
     "own activation": (ALL, lambda x: activation(x, "softsign")),
     "mean": ((2, 3), lambda x: x.mean(-1)), "mean kept": (ALL, lambda x: x - x.mean(-1, keepdim=True)),
     "sum": ((2, 3), lambda x: x.sum(1)), "sum of two": ((3,), lambda x: x.sum((2, 3))),
@@ -236,7 +250,7 @@ COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": lambda a, b: (a + b) / 2,
 }
 
-SHAPES: tuple[Shape, ...] = ((3,), (4,), (6,), (2, 3), (3, 4), (2, 5), (1, 4, 4), (2, 3, 4), (2, 4, 4))
+SHAPES: tuple[Shape, ...] = ((3,), (4,), (6,), (2, 3), (3, 4), (2, 5), (4, 2, 2), (1, 4, 4), (2, 3, 4), (2, 4, 4))
 """Of one example of the input."""
 
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -324,7 +338,7 @@ def draw_step(draw: random.Random, shape: Shape, level: int, depth: int = 0) -> 
         return draw.choice(list(LEVELS[level].values()))()
     if kind == "in place":
         name = draw.choice(list(IN_PLACE))
-        return Function(name, lambda x: getattr(torch.ops.aten, name)(x.clone(), *IN_PLACE[name]))
+        return Function(name, lambda x: getattr(aten, name)(x.clone(), *IN_PLACE[name]))
     if kind == "function":
         name = draw.choice([name for name, row in FUNCTIONS.items() if len(shape) in row[0]])
         return Function(name, FUNCTIONS[name][1])

@@ -7,7 +7,7 @@ import lirpa_explain as lx
 from lirpa_explain.graph.rules import RULES
 from tests import fuzz
 
-FIRST = 200
+FIRST = 30
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + 20))
