@@ -1,15 +1,25 @@
-"""One regression test for each defect, a to h, found in auto_LiRPA's own bounds of Jacobians. Ours must be right."""
+"""One regression test for each defect, a to i, found in auto_LiRPA's own bounds of Jacobians. Ours must be right."""
 
 import importlib.util
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from auto_LiRPA import BoundedModule, BoundedParameter, BoundedTensor, PerturbationLpNorm
-from captum.attr import Saliency
+from captum.attr import LRP, Saliency
 from torch import Tensor, nn
 
-from lirpa_explain import METHODS, Certifier, GradientModule, LirpaExplainError, UnsupportedOperation, capture, certify
+from lirpa_explain import (
+    METHODS,
+    Certifier,
+    GradientModule,
+    LirpaExplainError,
+    UnsupportedAttribution,
+    UnsupportedOperation,
+    capture,
+    certify,
+)
 from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.graph.module import Step
 from tests import nets
@@ -249,6 +259,66 @@ def test_h_forward_bounds_of_leaky_relu(method, slope):
     assert_holds(model, x, eps, [0, 1, 2, 3, 0], method=method)
 
 
+# auto_LiRPA's own Jacobians
+
+beside_jacobian_op = pytest.mark.skipif(importlib.util.find_spec("auto_LiRPA.jacobian") is None,
+                                        reason="this auto_LiRPA has no JacobianOP: nothing to compare with")
+
+
+class Jacobian(nn.Module):
+    """The Jacobian of a model as auto_LiRPA differentiates and bounds it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        from auto_LiRPA.jacobian import JacobianOP
+
+        return JacobianOP.apply(self.model(x.requires_grad_()), x)
+
+    def bounds(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """By CROWN."""
+        bounded = BoundedModule(self, x.clone(), bound_opts={"conv_mode": "matrix"}, device="cpu")
+        return bounded.compute_jacobian_bounds(BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=eps)),
+                                               optimize=False)
+
+
+# i. Gradients of tanh and sigmoid on boxes at the negative inflection point of their derivative; test_inflections.py
+# sweeps every function of one variable
+
+INFLECTIONS = {nn.Tanh: (math.atanh(1 / math.sqrt(3)), 0.04), nn.Sigmoid: (2 * math.atanh(1 / math.sqrt(3)), 0.01)}
+"""Where the derivative has its inflection point, and how far auto_LiRPA 0.7.1 is off at minus that, at least."""
+
+
+def one_neuron(activation: type[nn.Module]) -> nn.Module:
+    model = mlp(1, 1, 1, activation=activation)
+    for layer in (model[0], model[2]):
+        layer.weight.data.fill_(1.0)
+        layer.bias.data.zero_()
+    return model
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("activation", INFLECTIONS)
+def test_i_auto_lirpa_tanh_gradient_inflection(activation, method):
+    point, _ = INFLECTIONS[activation]
+    shifts = torch.linspace(-1.2, 1.2, 13, dtype=torch.float64)
+    for radius in (0.001, 0.01, 0.1):
+        x = torch.cat([side * point + radius * shifts for side in (-1, 1)])[:, None]
+        assert_holds(one_neuron(activation), x, radius, [0] * len(x), method=method)
+
+
+@beside_jacobian_op
+@pytest.mark.parametrize("activation", INFLECTIONS)
+def test_i_jacobian_op_is_wrong_there(activation):
+    """As the table of operators says; where it no longer is, the table is to be changed."""
+    point, off = INFLECTIONS[activation]
+    model, x = one_neuron(activation).float(), torch.tensor([[-point]])
+    lower, _ = Jacobian(model).bounds(x, 0.001)
+    assert lower.item() > input_gradient(model, (x,), torch.ones(1, 1))[0].item() + off
+
+
 # Numbers that cancel: the sum is rounding, whose sign depends on the order of adding
 
 
@@ -276,27 +346,53 @@ def test_numbers_that_cancel(name, eps, method):
     assert_holds(decimal_net(*layers), torch.tensor([point], dtype=torch.float64), eps, [0], method=method)
 
 
+# What tests/fuzz.py found in this package
+
+
+@pytest.mark.parametrize("choose", [
+    lambda x: torch.where(x > 0.1, x, 0.3), lambda x: torch.where(x > 0.1, -0.7, x.square()),
+    lambda x: x.masked_fill(x < -0.1, -0.3), lambda x: torch.where(x > 0.1, 0.3, -0.7)])
+def test_numbers_that_are_chosen_have_double_precision(choose):
+    """They had single precision, so that bounds in float64 were off by 1e-8."""
+    layer = randomised(nn.Linear(3, 3))
+    assert_holds(nn.Sequential(layer, Applied(lambda x: x * choose(x))), inputs(4, 3), 1e-10, [0, 1, 2, 0])
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients")
+@pytest.mark.parametrize("first", [nn.ReLU(), nn.Tanh(), nn.Sequential(nn.Dropout(), nn.ReLU())], ids=str)
+def test_lrp_of_a_model_that_begins_with_an_activation(first):
+    """The layer behind it multiplies by the activation's result."""
+    lrp, x = LRP(nn.Sequential(first, mlp(3, 5, 2)).eval()), inputs(4, 3)
+    certificate = certify(lrp, x, eps=0.1, target=1)
+    for point in sample_box(x - 0.1, x + 0.1, 50, seeded()):
+        assert certificate.contains(lrp.attribute(point, target=1)).all()
+
+
+@pytest.mark.parametrize("before", [[], [nn.Linear(3, 3)]], ids=str)
+def test_lrp_of_tanh_behind_a_dropout_is_refused(before):
+    """Captum multiplies relevance by the derivative there, once or not at all by the number of dropouts."""
+    model = randomised(nn.Sequential(*before, nn.Dropout(), nn.Tanh(), nn.Linear(3, 2)))
+    with pytest.raises(UnsupportedAttribution, match="Dropout"):
+        certify(LRP(model), inputs(4, 3), eps=0.1, target=1)
+
+
 # Beside auto_LiRPA's own
 
 
-@pytest.mark.skipif(importlib.util.find_spec("auto_LiRPA.jacobian") is None,
-                    reason="this auto_LiRPA has no JacobianOP: nothing to compare with")
+@beside_jacobian_op
 def test_never_wider_than_jacobian_op():
-    from auto_LiRPA.jacobian import JacobianOP
-
-    class Jacobian(nn.Module):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Tensor) -> Tensor:
-            return JacobianOP.apply(self.model(x.requires_grad_()), x)
-
     for seed in range(3):
         model, x = randomised(mlp(5, 10, 10, 3), seed).float(), inputs(1, 5).float()
-        theirs = BoundedModule(Jacobian(model), x.clone(), bound_opts={"conv_mode": "matrix"}, device="cpu")
-        lower, upper = theirs.compute_jacobian_bounds(
-            BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=0.1)), optimize=False)
+        lower, upper = Jacobian(model).bounds(x, 0.1)
         module, example = capture(model, (x,)), (x.expand(3, -1), torch.eye(3))
         ball = PerturbationLpNorm(norm=math.inf, x_L=example[0] - 0.1, x_U=example[0] + 0.1)
         ours = Engine(module, example)(example, (ball,), "CROWN")

@@ -72,6 +72,7 @@ class Activation:
             attacks smooth.
         covers: the layers and functions it stands for, for people.
         auto_lirpa: what auto_LiRPA's own bounds of it lack, if anything is known.
+        gradient_auto_lirpa: what they lack of its gradient; None if that is the same.
         aten: how torch calls it.
         composed: torch's functions `(z)` that compute it by several operations; it is recorded in
             their place.
@@ -89,6 +90,7 @@ class Activation:
     build: Build | None
     covers: str
     auto_lirpa: str = ""
+    gradient_auto_lirpa: str | None = None
     aten: tuple[Aten, ...] = ()
     composed: tuple[Callable[..., Tensor], ...] = ()
     primitive: Callable[..., tuple[str, dict[str, Any], float]] | None = None
@@ -197,10 +199,11 @@ def _operators(row: Activation) -> tuple[Operator, Operator]:
     for function, tensors in ((value, "z"), (gradient, "gz")):
         parameters = [inspect.Parameter(t, inspect.Parameter.POSITIONAL_ONLY) for t in tensors]
         setattr(function, "__signature__", inspect.Signature([*parameters, *given]))  # noqa: B010
+    lacks = row.auto_lirpa if row.gradient_auto_lirpa is None else row.gradient_auto_lirpa
     return (Operator(row.name, value, BoundActivation, row.covers,
                      curve(lambda **s: built(**s).function), row.auto_lirpa, breaks),
             Operator(f"{row.name}_gradient", gradient, BoundActivationGradient, row.covers,
-                     curve(lambda **s: built(**s).derivative), row.auto_lirpa, breaks))
+                     curve(lambda **s: built(**s).derivative), lacks, breaks))
 
 
 def secant_of(name: str, **settings: Any) -> Secant:
