@@ -71,9 +71,3 @@ def underflow(dtype: torch.dtype) -> float:
 def rounded(terms: Tensor, count: int) -> Tensor:
     """What so many roundings of a sum may add up to, from the sum of the sizes of its terms; for itself rounds too."""
     return (terms * (1.01 * gamma(count, terms.dtype)) + count * underflow(terms.dtype)).nan_to_num(nan=torch.inf)
-
-
-def outward(lower: Tensor, upper: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds moved outward by an error; what cannot be bounded becomes infinite."""
-    return (lower - error).nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf), \
-        (upper + error).nan_to_num(nan=torch.inf, neginf=-torch.inf, posinf=torch.inf)

@@ -13,7 +13,8 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "fingerprint", "explained", "relaxations", "rounding", "tensors"],
+    ["errors", "compat", "registration", "fingerprint", "explained", "rounding", "tensors", "boxes"],
+    ["relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
     ["attributions"],

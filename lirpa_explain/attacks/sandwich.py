@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..certificates import Certificate, Sandwich
 from ..certificates.layout import flatten, mask_weights, unflatten
 from ..certifying.exit import contradicted
@@ -61,10 +62,10 @@ def couple(name: str, words: str, objective: Coupling, certified: Callable[..., 
 
 
 def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:
-    low, high = certificate.region_sum(mask)
+    box = Box(*certificate.region_sum(mask))
     nominal = flatten(certificate.nominal)
     value = (mask_weights(mask, certificate.nominal) * nominal).sum(1)
-    return torch.maximum(high - value, value - low)
+    return box.farthest(value)
 
 
 def _share_of(certificate: Certificate, mask: Attributions) -> Tensor:
@@ -196,7 +197,7 @@ class _Alarm:
 
     def __call__(self, points: Points, a: Tensor, values: Values) -> None:
         """Compare the attributions (N, D) at points, and at values of the parameters, with the bounds."""
-        outside = torch.maximum(self.lower - a, a - self.upper) - self.slack
+        outside = Box(self.lower, self.upper).outside(a) - self.slack
         if bool((outside <= 0).all()):
             return
         example, entry = divmod(int(outside.nan_to_num(torch.inf).argmax()), a.shape[1])

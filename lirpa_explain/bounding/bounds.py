@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attributions import Plan
+from ..boxes import Box
 from ..graph import GradientModule
 from ..relaxations.ranges import product_range
 from .ball import Ball
@@ -101,7 +102,7 @@ def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
     with engine.perturbed(parameters):
         composed = compose(plan, module, engine, inputs, balls, method, batch_size, evaluate=False)
     rows = Rows(plan, module, inputs, balls)
-    return Bounds(Interval((composed.lower, composed.upper)), lambda: _value(rows, module, _all_rows(rows)[0]),
+    return Bounds(Interval(composed.box), lambda: _value(rows, module, _all_rows(rows)[0]),
                   module.split)
 
 
@@ -109,7 +110,7 @@ def input_interval(x: Tensor, ball: Ball | None, example: Tensor | None = None) 
     """Where an input (N, *S) lies, for each example, or for rows of these examples, (B,); None if it is fixed."""
     if ball is None:
         return None
-    box = Interval((ball.low, ball.high)) if ball.common is None else Interval(around=(x, ball.common))
+    box = Interval(Box(ball.low, ball.high)) if ball.common is None else Interval(around=(x, ball.common))
     return box if example is None else box.rows(example)
 
 

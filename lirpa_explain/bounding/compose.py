@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from .. import rounding
 from ..attributions import Plan
+from ..boxes import Box
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
-from ..operators.terms import size_of
-from ..relaxations.ranges import absolute_range, product_range, variance_range
-from ..rounding import FAR_PROBES, LAST, OWN, outward, unit
+from ..relaxations.ranges import product_range, variance_range
+from ..rounding import FAR_PROBES, LAST, OWN, unit
 from .ball import Ball
-from .engine import Box, Engine, or_nothing
+from .engine import Engine
 from .errors import Reach, value_and_error
 from .integral import Stretch
 
@@ -50,6 +50,11 @@ class Composed:
     error: Tensor
     margin: Tensor | None = None
 
+    @property
+    def box(self) -> Box:
+        """The bounds."""
+        return Box(self.lower, self.upper)
+
 
 def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: tuple[Tensor, ...],
             balls: tuple[Ball | None, ...], method: str, batch_size: int, progress: bool = False,
@@ -74,11 +79,11 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
     rows = Rows(plan, module, inputs, balls, rounded)
     lower, upper, size, value, error, far = (inputs[0].new_zeros(len(plan.points[0]), module.size) for _ in range(6))
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
-        low, high = _weighted(engine(values, perturbations, method), weight)
-        lower.index_add_(0, sample, low)
-        upper.index_add_(0, sample, high)
+        part = Box(*engine(values, perturbations, method)).scaled(weight)
+        lower.index_add_(0, sample, part.lower)
+        upper.index_add_(0, sample, part.upper)
         with torch.no_grad():
-            size.index_add_(0, sample, size_of((low, high)))
+            size.index_add_(0, sample, part.size)
             if evaluate:
                 off, last = rows.errors(values, sample), LAST * unit(error.dtype)
                 gradient, moved = value_and_error(module, values, off)
@@ -87,14 +92,14 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
                 if rows.moves and not rounded:
                     gradient, moved = value_and_error(module, rows.farthest(values, sample), off, FAR_PROBES)
                     far.index_add_(0, sample, (moved + last * gradient.abs()) * weight.abs())
-    box = moved_out((lower, upper), size, plan.steps) if rounded else (lower, upper)
+    box = moved_out(Box(lower, upper), size, plan.steps) if rounded else Box(lower, upper)
     composed = _finish(plan, rows, box, value, error)
     return dataclasses.replace(composed, margin=_finish(plan, rows, box, value, torch.maximum(error, far), True).error)
 
 
 def moved_out(box: Box, size: Tensor, count: int) -> Box:
     """Bounds moved outward by what a sum of so many terms, of these sizes together, may round."""
-    return outward(*box, rounding.rounded(size.detach(), OWN + count))
+    return box.outward(rounding.rounded(size.detach(), OWN + count))
 
 
 def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
@@ -121,14 +126,14 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
     lower, upper, size, value = (inputs[0].new_zeros(len(inputs[0]), functions.shape[1]) for _ in range(4))
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         example = rows.example[sample]
-        low, high = _weighted(engine(values, perturbations, method, functions[example]), weight)
-        lower.index_add_(0, example, low)
-        upper.index_add_(0, example, high)
+        part = Box(*engine(values, perturbations, method, functions[example])).scaled(weight)
+        lower.index_add_(0, example, part.lower)
+        upper.index_add_(0, example, part.upper)
         with torch.no_grad():
-            size.index_add_(0, example, size_of((low, high)))
+            size.index_add_(0, example, part.size)
             value.index_add_(0, example, torch.einsum("bkd,bd->bk", functions[example], module(*values)) * weight)
-    box = moved_out((lower, upper), size, plan.steps * plan.samples) if rounded else (lower, upper)
-    return (box[0] / plan.samples, box[1] / plan.samples), value / plan.samples
+    box = moved_out(Box(lower, upper), size, plan.steps * plan.samples) if rounded else Box(lower, upper)
+    return box.map(lambda side: side / plan.samples), value / plan.samples
 
 
 def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
@@ -144,19 +149,12 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
     def outer(box: Box) -> Box:
         if plan.outer is None:
             return box
-        low, high = absolute_range(box)
-        return (low, high) if plan.outer == "absolute" else (low.square(), high.square())
+        return box.absolute() if plan.outer == "absolute" else box.square()
 
     for row, values, perturbations, weight in rows.chunks(max(1, batch_size // plan.steps) * plan.steps, progress):
         value, low, high = (terms.reshape(-1, plan.steps, terms.shape[1]).sum(1) for terms in (
-            module(*values) * weight, *_weighted(engine(values, perturbations, method), weight)))
-        yield rows.example[row[::plan.steps]], outer((value, value))[1], outer((low, high))
-
-
-def _weighted(box: Box, weight: Tensor) -> Box:
-    """Bounds of a weight (B, 1) times a value in a box (B, K)."""
-    sides = or_nothing((box[0] * weight, box[1] * weight))
-    return sides if bool((weight >= 0).all()) else (torch.minimum(*sides), torch.maximum(*sides))
+            module(*values) * weight, *Box(*engine(values, perturbations, method)).scaled(weight)))
+        yield rows.example[row[::plan.steps]], outer(Box.point(value)).upper, outer(Box(low, high))
 
 
 class Rows:
@@ -234,7 +232,7 @@ class Rows:
     def _largest(self, i: int) -> Tensor:
         """Largest size of each entry of input i."""
         ball = self.balls[i]
-        return self.inputs[i].abs() if ball is None else size_of((ball.low, ball.high))
+        return self.inputs[i].abs() if ball is None else Box(ball.low, ball.high).size
 
     def _tensors(self, name: str, count: int, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """The engine's inputs of one kind for these rows."""
@@ -282,11 +280,11 @@ class Rows:
         for i, (x, ball) in enumerate(zip(self.inputs, self.balls, strict=True)):
             offset = self._tensor("offset", i, every, every)
             center = x[self.example]
-            sides = (center, center) if ball is None else (ball.low[self.example], ball.high[self.example])
-            low.append(flat_rows(sides[0] + offset))
-            high.append(flat_rows(sides[1] + offset))
+            sides = Box.point(center) if ball is None else Box(ball.low, ball.high).rows(self.example)
+            low.append(flat_rows(sides.lower + offset))
+            high.append(flat_rows(sides.upper + offset))
             value.append(flat_rows(center + offset))
-        return (torch.cat(low, 1), torch.cat(high, 1)), torch.cat(value, 1)
+        return Box(torch.cat(low, 1), torch.cat(high, 1)), torch.cat(value, 1)
 
     def multiplier_size(self) -> Tensor:
         """The sizes of the multiplier's terms, (V, D)."""
@@ -309,16 +307,16 @@ def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, error: Tensor, far:
     if plan.multiply:
         factor, factor_value = rows.multiplier()
         if rows.rounded:
-            factor = outward(*factor, rounding.rounded(rows.multiplier_size(), OWN))
-        size = size_of(box) * size_of(factor)
-        box = or_nothing(product_range(box, factor))  # infinite bounds times 0
+            factor = factor.outward(rounding.rounded(rows.multiplier_size(), OWN))
+        size = box.size * factor.size
+        box = product_range(box, factor).or_nothing()  # infinite bounds times 0
         box = moved_out(box, size, 1) if rows.rounded else box
         largest = rows.multiplier_size()
         error = error * (largest if far else factor_value.abs()) + value.abs() * few * largest
         value = value * factor_value
-    reduced = or_nothing(reduce_samples(plan, box))
+    reduced = reduce_samples(plan, box).or_nothing()
     if rows.rounded and (plan.samples > 1 or plan.reduction != "mean"):
-        size = size_of(box).reshape(-1, plan.samples, value.shape[1])
+        size = box.size.reshape(-1, plan.samples, value.shape[1])
         size = size if plan.reduction == "mean" else 2 * size.square()
         reduced = moved_out(reduced, size.mean(1), plan.samples)
     return Composed(*reduced, reduce_value(plan, value), _reduced_error(plan, value, error + few * value.abs()))
@@ -345,11 +343,8 @@ def reduce_value(plan: Plan, value: Tensor) -> Tensor:
 
 def reduce_samples(plan: Plan, box: Box) -> Box:
     """Bounds (N, D) of a plan's attribution from those of its samples, (V, D)."""
-    box = absolute_range(box) if plan.absolute else box
-    lower, upper = (side.reshape(-1, plan.samples, side.shape[1]) for side in box)
-    if plan.reduction == "mean":
-        return lower.mean(1), upper.mean(1)
+    box = box.absolute() if plan.absolute else box
+    box = box.map(lambda side: side.reshape(-1, plan.samples, side.shape[1]))
     if plan.reduction == "variance":
-        return variance_range((lower, upper))
-    squares = absolute_range((lower, upper))
-    return squares[0].square().mean(1), squares[1].square().mean(1)
+        return variance_range(box)
+    return (box if plan.reduction == "mean" else box.square()).map(lambda side: side.mean(1))

@@ -16,12 +16,12 @@ from auto_LiRPA.bound_ops import Bound, BoundBuffers, BoundParams
 from auto_LiRPA.perturbations import Perturbation, PerturbationLpNorm
 from torch import Tensor
 
+from ..boxes import Box
 from ..compat import parsing
 from ..graph import GradientModule
 from ..operators.affine import BoundAffine
 from ..operators.bound import (
     BoundOperator,
-    Box,
     MovingParameter,
     box_of,
     box_of_interval,
@@ -110,7 +110,7 @@ class Engine:
         if not self.module.depends_on([*moving, *self._moving_parameters()]):
             value = self.module(*inputs)
             value = value if functions is None else torch.einsum("bkd,bd->bk", functions, value)
-            return value, value
+            return Box.point(value)
         with self._at(inputs, perturbations):
             return self._bounds(method, functions)
 
@@ -220,14 +220,14 @@ class Engine:
         lower, upper = self._interval(name)
         if method in LINEAR_WITHIN:
             open_entries = functools.reduce(torch.logical_or, [
-                user.open_entries(i, *[(lower, upper) if n is node else self._current(n) for n in user.inputs])
+                user.open_entries(i, *[Box(lower, upper) if n is node else self._current(n) for n in user.inputs])
                 for user, i in users])
             index = _first_true(flat_rows(open_entries))
             if index.shape[1]:
                 linear_lower, linear_upper = self._linear(name, index, method)
                 flat = flat_rows(lower), flat_rows(upper)
-                at_index = flat[0].gather(1, index), flat[1].gather(1, index)
-                better = _intersect(at_index, (linear_lower, linear_upper))
+                at_index = Box(flat[0].gather(1, index), flat[1].gather(1, index))
+                better = _intersect(at_index, Box(linear_lower, linear_upper))
                 wanted = flat_rows(open_entries).gather(1, index)  # a batch gives what its rows give
                 lower, upper = (side.scatter(1, index, torch.where(wanted, new, old)).reshape(lower.shape)
                                 for side, new, old in zip(flat, better, at_index, strict=True))
@@ -295,11 +295,11 @@ class Engine:
         def bound(functions: Tensor) -> Box:
             C = functions.reshape(*functions.shape[:2], *shape)
             lower, upper = self.bounded.compute_bounds(C=C, method="CROWN", final_node_name=name)[:2]
-            return lower.reshape(C.shape[:2]), upper.reshape(C.shape[:2])
+            return Box(lower.reshape(C.shape[:2]), upper.reshape(C.shape[:2]))
 
         relaxed = self._relaxations_before(name) if method == "CROWN-Optimized" else []
         sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
-        return or_nothing((torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)))
+        return or_nothing(Box(torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)))
 
     def _relaxations_before(self, name: str) -> list[BoundPlanes]:
         """The relaxed operators that a node depends on, itself included."""
@@ -342,13 +342,9 @@ def _first_true(mask: Tensor) -> Tensor:
 
 def or_nothing(box: Box) -> Box:
     """NaN, which overflow leaves, bounds nothing."""
-    lower, upper = box
-    if bool(torch.isfinite(lower).all()) and bool(torch.isfinite(upper).all()):
-        return box
-    return torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper)
+    return box.or_nothing()
 
 
 def _intersect(first: Box, second: Box) -> Box:
     """Both boxes hold, so their intersection does; where roundings have crossed its sides, what lies between them."""
-    lower, upper = torch.maximum(first[0], second[0]), torch.minimum(first[1], second[1])
-    return torch.minimum(lower, upper), torch.maximum(lower, upper)
+    return first.intersect(second).ordered()

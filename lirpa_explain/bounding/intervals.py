@@ -15,10 +15,11 @@ import torch
 from auto_LiRPA.bound_op_map import bound_op_map
 from torch import Tensor
 
+from ..boxes import Box
 from ..graph import GradientModule
 from ..graph.module import Step
 from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, Box, MovingParameter
+from ..operators.bound import BoundOperator, MovingParameter
 from ..operators.registry import DOMAIN
 from ..operators.unperturbed import BoundUnperturbed
 from .interval import Interval
@@ -114,9 +115,8 @@ def argument(box: Interval | Box, moving: MovingParameter | None = None) -> _Arg
     """What an operator asks of an input that lies in a box, or of a parameter that moves."""
     if moving is not None:
         return _Argument(False, None, moving)
-    lower, upper = box if isinstance(box, tuple) else box.ends
-    is_point = lower is upper
-    return _Argument(not is_point, lower if is_point else None)
+    ends = box if isinstance(box, Box) else box.ends
+    return _Argument(not ends.is_point, ends.lower if ends.is_point else None)
 
 
 def bound_operator(step: Step) -> BoundOperator:

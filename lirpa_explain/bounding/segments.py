@@ -8,11 +8,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..attributions import Plan
+from ..boxes import Box
 from ..graph import GradientModule
 from ..relaxations.ranges import product_range
 from .ball import Ball
-from .compose import _weighted, reduce_samples
-from .engine import Box, Engine
+from .compose import reduce_samples
+from .engine import Engine
 from .region import Region
 
 
@@ -54,35 +55,34 @@ def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts:
             branch, step = index // len(scales), index % len(scales)
             region = ends.rows(branch).mix(starts.rows(branch), scales[step][:, None])
             rest = *[e[sample[branch]] for e in extras], cotangent[sample[branch]]
-            low, high = _weighted(_gradients(module, engine, region, rest, method), weights[step][:, None])
+            low, high = _gradients(module, engine, region, rest, method).scaled(weights[step][:, None])
             lower.index_add_(0, branch, low)
             upper.index_add_(0, branch, high)
             bar.update(len(index))
     if plan.multiply:
-        lower, upper = product_range((lower, upper), factor)
-    return reduce_samples(plan, _hulls((lower, upper), sample, len(plan.points[0])))
+        lower, upper = product_range(Box(lower, upper), factor)
+    return reduce_samples(plan, _hulls(Box(lower, upper), sample, len(plan.points[0])))
 
 
 def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tuple[Tensor, ...], method: str) -> Box:
     """Bounds of the gradient over regions: over their balls, and over the boxes of those where it says more."""
     def bounds(center: Tensor, balls: list[PerturbationLpNorm], rest: tuple[Any, ...]) -> Box:
-        return engine((*module.split(center), *rest), tuple(balls), method)
+        return Box(*engine((*module.split(center), *rest), tuple(balls), method))
 
     rows = torch.arange(len(region.low), device=region.low.device)
     parts = module.split(region.center)
     radius = region.radius
     balls = [Ball(2, p - _like(radius, p), p + _like(radius, p), radius, "").rows(rows) for p in parts]
-    lower, upper = bounds(region.center, balls, rest)
+    found = bounds(region.center, balls, rest)
     cut = region.is_cut().nonzero()[:, 0]
     if len(cut):
         box = region.rows(cut)
         sides = zip(module.split(box.low), module.split(box.high), strict=True)
         boxes = [PerturbationLpNorm(norm=torch.inf, x_L=low, x_U=high) for low, high in sides]
-        middle = torch.minimum(torch.maximum(box.center, box.low), box.high)
-        low, high = bounds(middle, boxes, tuple(r[cut] for r in rest))
-        lower = lower.index_copy(0, cut, torch.maximum(lower[cut], low))
-        upper = upper.index_copy(0, cut, torch.minimum(upper[cut], high))
-    return torch.minimum(lower, upper), torch.maximum(lower, upper)
+        middle = Box(box.low, box.high).nearest(box.center)
+        better = found.rows(cut).intersect(bounds(middle, boxes, tuple(r[cut] for r in rest)))
+        found = Box(*(side.index_copy(0, cut, new) for side, new in zip(found, better, strict=True)))
+    return found.ordered()
 
 
 def _hulls(box: Box, sample: Tensor, count: int) -> Box:
@@ -90,7 +90,7 @@ def _hulls(box: Box, sample: Tensor, count: int) -> Box:
     where = sample[:, None].expand_as(box[0])
     lower = box[0].new_full((count, box[0].shape[1]), torch.inf).scatter_reduce(0, where, box[0], "amin")
     upper = box[1].new_full((count, box[1].shape[1]), -torch.inf).scatter_reduce(0, where, box[1], "amax")
-    return lower, upper
+    return Box(lower, upper)
 
 
 def _like(column: Tensor, x: Tensor) -> Tensor:

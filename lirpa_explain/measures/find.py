@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..bounding.margins import Margins
 from ..bounding.settings import check_method
+from ..boxes import Box
 from ..certifying.exit import check_numbers
 from ..decision.decision import Decision
 from ..decision.search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified
@@ -66,7 +67,7 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
             reach = torch.where(found.found, found.distance, settings.radii[-1])
             margins = Margins(Decision(forward_func, xs, extras), xs)
             distance = margins.certified_distance(reach, method, batch_size, progress)
-            possible = torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf)
+            possible = Box(torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf))
             check_numbers(possible, distance, reach, "Certified distances")
             found = with_certified(found, distance)
     return shaped_like(found, inputs)

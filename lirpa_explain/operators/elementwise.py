@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..relaxations import functions, piecewise, univariate
 from ..relaxations.declaration import Differentiable, Function
 from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve
-from .bound import Box
 from .registry import DOMAIN, Operator, lookup, register
 
 Build = Callable[..., Differentiable]
@@ -113,11 +113,11 @@ _activation.register_autograd(_backward, setup_context=_keep)
 
 
 def _kink_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
-    values = torch.where(lo >= 0, lo, slope * lo), torch.where(hi >= 0, hi, slope * hi)
+    values = Box(torch.where(lo >= 0, lo, slope * lo), torch.where(hi >= 0, hi, slope * hi))
     if slope >= 0:
         return values
     low = torch.where((lo < 0) & (hi > 0), torch.zeros_like(lo), torch.minimum(*values))
-    return low, torch.maximum(*values)
+    return Box(low, torch.maximum(*values))
 
 
 def _step_open(lo: Tensor, hi: Tensor, slope: float) -> Tensor:

@@ -9,9 +9,9 @@ Shapes: lo, hi and z0 broadcast; each entry alone.
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from .declaration import margin
 from .piecewise import Line
-from .ranges import Box
 
 
 def kink_secant(z: Tensor, z0: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def kink_secant_range(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
     mirror = z0 > 0
     reached, inside = _raised(torch.where(mirror, -hi, lo), torch.where(mirror, -lo, hi), -z0.abs(), eps)
     low, high = torch.where(reached & mirror, 0.0, low), torch.where(reached & ~mirror, 1.0, high)
-    return torch.where(inside & ~mirror, 1.0, low), torch.where(inside & mirror, 0.0, high)
+    return Box(torch.where(inside & ~mirror, 1.0, low), torch.where(inside & mirror, 0.0, high))
 
 
 def kink_secant_lines(lo: Tensor, hi: Tensor, z0: Tensor, eps: float, place: float = 0.5) -> tuple[Line, Line]:

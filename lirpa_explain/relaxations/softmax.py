@@ -7,7 +7,8 @@ above are tangents, planes below replace every exp by its chord.
 import torch
 from torch import Tensor
 
-Box = tuple[Tensor, Tensor]
+from ..boxes import Box
+
 Plane = tuple[Tensor, Tensor]
 
 
@@ -22,7 +23,8 @@ def log_softmax_range(lo: Tensor, hi: Tensor) -> Box:
         True
     """
     zero = torch.zeros_like(lo)
-    return -torch.logaddexp(zero, _log_sum_of_others(hi) - lo), -torch.logaddexp(zero, _log_sum_of_others(lo) - hi)
+    return Box(-torch.logaddexp(zero, _log_sum_of_others(hi) - lo),
+               -torch.logaddexp(zero, _log_sum_of_others(lo) - hi))
 
 
 def _log_sum_of_others(x: Tensor) -> Tensor:

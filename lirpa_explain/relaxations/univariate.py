@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..boxes import Box
 from .declaration import Function, margin
 from .piecewise import Line
 from .search import line_above, peak
@@ -26,7 +27,7 @@ Family = tuple[Tensor, Tensor]  # slopes (K, *S), offsets (K, *S)
 PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)  # where in its interval each line of a family is lowest, the first one `lines`'
 
 
-def range_of(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+def range_of(f: Function, lo: Tensor, hi: Tensor) -> Box:
     """Smallest and largest value of a function on an interval.
 
     `min, max of f(t) over t in {lo, hi, both sides of the breaks and the extrema between them}`: exact, and once
@@ -49,7 +50,7 @@ def range_of(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
         >>> high.tolist()
         [1.0, 1.0]
     """
-    return _extremes(f, lo, hi)[:2] if f.trend else _Range.apply(f, lo, hi)
+    return Box(*_extremes(f, lo, hi)[:2] if f.trend else _Range.apply(f, lo, hi))
 
 
 class _Range(torch.autograd.Function):
