@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..attributions import Plan, make_plan
 from ..attributions.plan import extras_of
-from ..bounding.compose import Rows, reduce_value
+from ..bounding.compose import reduce_value
+from ..bounding.rows import Rows
 from ..certifying.request import Request
 from ..errors import UnsupportedAttribution, UnsupportedOperation
 from ..graph import GradientModule, capture_program

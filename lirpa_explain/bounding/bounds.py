@@ -13,11 +13,12 @@ from ..boxes import Box
 from ..graph import GradientModule
 from ..relaxations.ranges import product_range
 from .ball import Ball
-from .compose import Rows, compose, reduce_samples, reduce_value
+from .compose import compose, reduce_samples, reduce_value
 from .engine import Engine
 from .interval import Interval
 from .intervals import IntervalPass
 from .parameters import Parameters
+from .rows import Rows
 
 
 class Bounds:

@@ -5,31 +5,22 @@ their sample at once, so memory grows with the chunk and not with the number of 
 """
 
 import dataclasses
-import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import rounding
 from ..attributions import Plan
 from ..boxes import Box
 from ..graph import GradientModule
-from ..operators.bound import flat_rows
 from ..relaxations.ranges import product_range, variance_range
 from ..rounding import FAR_PROBES, LAST, OWN, unit
 from .ball import Ball
 from .engine import Engine
 from .errors import Reach, value_and_error
-from .integral import Stretch
-
-SHIFTS = frozenset({"shift", "next_shift", "noise", "offset"})
-"""Inputs of a row, of `graph.program.POINTS`, that are sums of what Captum adds up in another order."""
+from .rows import Rows
 
 
 @dataclass(frozen=True)
@@ -155,150 +146,6 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
         value, low, high = (terms.reshape(-1, plan.steps, terms.shape[1]).sum(1) for terms in (
             module(*values) * weight, *Box(*engine(values, perturbations, method)).scaled(weight)))
         yield rows.example[row[::plan.steps]], outer(Box.point(value)).upper, outer(Box(low, high))
-
-
-class Rows:
-    """The rows of a plan: (sample, step) pairs in order, as inputs of the engine."""
-
-    def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...],
-                 balls: tuple[Ball | None, ...], rounded: bool = False) -> None:
-        self.plan, self.inputs, self.balls, self.names = plan, inputs, balls, module.input_names
-        self.rounded = rounded
-        self.example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
-        self.cotangent = plan.cotangent(module.cotangent_shape)
-        self.extras = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(self.example)]
-        self.weights = inputs[0].new_ones(plan.steps) if plan.weights is None else plan.weights.to(inputs[0])
-
-    def chunks(self, size: int, progress: bool) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
-        """All rows, so many at a time; see `take`."""
-        total = len(self.example) * self.plan.steps
-        with tqdm(total=total, disable=not progress, unit="gradient", leave=False) as bar:
-            for index in torch.arange(total, device=self.example.device).split(size):
-                yield self.take(index)
-                bar.update(len(index))
-
-    def take(self, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]:
-        """Sample of each row, the engine's inputs and perturbations for them, and their weights (B, 1)."""
-        sample, step = index // self.plan.steps, index % self.plan.steps
-        values = self.values(sample, step)
-        return sample, values, self._perturbations(sample, step, values), self.weights[step][:, None]
-
-    def values(self, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        """The engine's inputs for rows of these samples and steps."""
-        return tuple(value for name, group in itertools.groupby(self.names, _stem)
-                     for value in self._tensors(name, len(list(group)), sample, step))
-
-    def _perturbations(self, sample: Tensor, step: Tensor, values: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        example = self.example[sample]
-        perturbations: list[Any] = [None if ball is None else ball.rows(example) for ball in self.balls]
-        if self.plan.ends is not None:
-            ends = self.plan.ends.to(self.inputs[0])
-            perturbations += [None] * (self.names.index("alpha") - len(perturbations))
-            perturbations.append(Stretch(ends[step], ends[step + 1]))
-        if not self.rounded:
-            return tuple(perturbations)
-        perturbations += [None] * (len(values) - len(perturbations))
-        errors = [torch.zeros_like(x) if error is None else error
-                  for x, error in zip(values, self.errors(values, sample), strict=True)]
-        return tuple(PerturbationLpNorm(norm=math.inf, x_L=x - error, x_U=x + error) if p is None else p
-                     for p, x, error in zip(perturbations, values, errors, strict=True))
-
-    @property
-    def moves(self) -> bool:
-        """Whether some input is more than a point."""
-        return any(ball is not None and bool((ball.high > ball.low).any()) for ball in self.balls)
-
-    def farthest(self, values: tuple[Tensor, ...], sample: Tensor) -> tuple[Tensor, ...]:
-        """The engine's inputs where each entry of the perturbed ones is as large as it can be."""
-        example = self.example[sample]
-        ends = [None if ball is None else torch.where(-ball.low > ball.high, ball.low, ball.high)[example]
-                for ball in self.balls]
-        return tuple(value if end is None else end for value, end in itertools.zip_longest(values, ends))
-
-    def errors(self, values: tuple[Tensor, ...], sample: Tensor) -> list[Tensor | None]:
-        """How far each of the engine's inputs may be off: Captum computes points in an order of its own."""
-        found: list[Tensor | None] = []
-        for name, value in zip(self.names, values, strict=True):
-            stem = _stem(name)
-            if stem not in SHIFTS:
-                found.append(None)
-                continue
-            i = int(name.removeprefix(stem))
-            size = value.abs() + self._largest(i)[self.example[sample]]
-            size = size if self.plan.baselines is None else size + self.baseline(i)[sample].abs()
-            found.append(LAST * unit(size.dtype) * size)
-        return found
-
-    def _largest(self, i: int) -> Tensor:
-        """Largest size of each entry of input i."""
-        ball = self.balls[i]
-        return self.inputs[i].abs() if ball is None else Box(ball.low, ball.high).size
-
-    def _tensors(self, name: str, count: int, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        """The engine's inputs of one kind for these rows."""
-        if name == "cotangent":
-            return (self.cotangent[sample],)
-        if name == "argument":
-            return tuple(e[sample] for e in self.extras)
-        if name == "alpha":
-            return (self._scale(self.plan.scales, sample, step),)
-        return tuple(self._tensor(name, i, sample, step) for i in range(count))
-
-    def _tensor(self, name: str, i: int, sample: Tensor, step: Tensor) -> Tensor:
-        """One tensor of the rows for input i, of those that `graph.program.POINTS` names."""
-        if name == "x":
-            return self.inputs[i][self.example[sample]]
-        if name == "baseline":
-            return self.baseline(i)[sample]
-        noise = self.plan.points[i][sample] - self.inputs[i][self.example[sample]]
-        if name == "noise":
-            return noise
-        if name == "offset":
-            return noise if self.plan.baselines is None else noise - self.baseline(i)[sample]
-        scales = self.plan.next_scales if name.startswith("next_") else self.plan.scales
-        scale = self._scale(scales, sample, step).reshape(-1, *[1] * (noise.ndim - 1))
-        if name.endswith("scale"):
-            return scale
-        shift = scale * noise
-        return shift if self.plan.baselines is None else shift + (1 - scale) * self.baseline(i)[sample]
-
-    def _scale(self, scales: Tensor | None, sample: Tensor, step: Tensor) -> Tensor:
-        """Place of each row on its path, (B,)."""
-        if scales is None:
-            return self.inputs[0].new_ones(len(sample))
-        return scales.to(self.inputs[0])[step] if scales.ndim == 1 else scales.to(self.inputs[0])[sample, step]
-
-    def baseline(self, i: int) -> Tensor:
-        """Baseline of input i for each sample."""
-        assert self.plan.baselines is not None
-        return self.plan.baselines[i].expand(len(self.example), *self.inputs[i].shape[1:])
-
-    def multiplier(self) -> tuple[Box, Tensor]:
-        """Bounds and value of x + e_j - b_j over the ball, flat: (V, D)."""
-        low, high, value = [], [], []
-        every = torch.arange(len(self.example), device=self.example.device)
-        for i, (x, ball) in enumerate(zip(self.inputs, self.balls, strict=True)):
-            offset = self._tensor("offset", i, every, every)
-            center = x[self.example]
-            sides = Box.point(center) if ball is None else Box(ball.low, ball.high).rows(self.example)
-            low.append(flat_rows(sides.lower + offset))
-            high.append(flat_rows(sides.upper + offset))
-            value.append(flat_rows(center + offset))
-        return Box(torch.cat(low, 1), torch.cat(high, 1)), torch.cat(value, 1)
-
-    def multiplier_size(self) -> Tensor:
-        """The sizes of the multiplier's terms, (V, D)."""
-        every = torch.arange(len(self.example), device=self.example.device)
-        sizes = [self._largest(i)[self.example] + self._tensor("offset", i, every, every).abs()
-                 for i in range(len(self.inputs))]
-        if self.plan.baselines is not None:
-            sizes = [size + self.baseline(i).abs() for i, size in enumerate(sizes)]
-        return torch.cat([flat_rows(size) for size in sizes], 1)
-
-
-def _stem(name: str) -> str:
-    """Name of an input of the engine without its number."""
-    return name.rstrip("0123456789")
 
 
 def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, error: Tensor, far: bool = False) -> Composed:

@@ -16,7 +16,7 @@ from ..tensors import check_kind
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
-from .program import POINTS, Program, gradient, multiplied
+from .program import POINTS, Program, gradient, input_names, multiplied
 from .repeats import check_repeats
 from .trace import record
 
@@ -93,7 +93,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         output = _output(call, example, arguments)
     groups = {
         "x": example,
-        **{name: tuple(_example(name, x) for x in example) for name in program.tensors()},
+        **{name: tuple(tensor.example(x) for x in example) for name, tensor in program.tensors().items()},
         **({"alpha": (example[0].new_ones(ROWS),)} if program.alpha else {}),
         "argument": tuple(arguments),
         **({"cotangent": (torch.ones_like(output),)} if program.differentiates else {}),
@@ -108,8 +108,8 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
             points["alpha"] = given["alpha"]
         return program.compute(functools.partial(call, given["argument"]), points, *given.get("cotangent", (None,)))
 
-    named = {name if name in SINGLE else f"{name}{i}": tensor
-             for name, group in groups.items() for i, tensor in enumerate(group)}
+    named = {name: tensor for kind, group in groups.items()
+             for name, tensor in zip(input_names(kind, len(group)), group, strict=False)}
     builder = Builder(ROWS, output.dtype, output.device)
     rows = [Rows(name, tuple(tensor.shape[1:])) for name, tensor in named.items()]
     with isolated(inputs[0].device, function):
@@ -129,15 +129,6 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
                             tuple(result.shape for result in results), tuple(output.shape[1:]), tuple(named.values()))
     _check_rows(module)
     return module
-
-
-SINGLE = ("alpha", "cotangent")
-"""Inputs of a module of which there is one, and not one for each input of the model."""
-
-
-def _example(name: str, x: Tensor) -> Tensor:
-    """An example of a row's tensor for an input."""
-    return x.new_ones(ROWS, *[1] * (x.ndim - 1)) if name.endswith("scale") else torch.zeros_like(x)
 
 
 def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments: list[Tensor]) -> Tensor:
