@@ -11,10 +11,10 @@ from torch import Tensor
 from ..attributions import Plan
 from ..boxes import Box
 from ..graph import GradientModule
-from ..relaxations.ranges import product_range
 from .ball import Ball
-from .compose import compose, reduce_samples, reduce_value
+from .compose import compose
 from .engine import Engine
+from .fold import INTERVALS, VALUES, fold_rows
 from .interval import Interval
 from .intervals import IntervalPass
 from .parameters import Parameters
@@ -92,7 +92,7 @@ def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
     values, sample = _all_rows(rows)
     example = None if sample is None else rows.example[sample]
     boxes = [input_interval(x, ball, example) for x, ball in zip(inputs, balls, strict=True)]
-    box = _attribution(rows, intervals(values, boxes, parameters))
+    box = fold_rows(rows, intervals(values, boxes, parameters), INTERVALS, lambda: rows.multiplier()[0])
     return Bounds(box, lambda: _value(rows, module, values), module.split)
 
 
@@ -123,20 +123,6 @@ def _all_rows(rows: Rows) -> tuple[tuple[Tensor, ...], Tensor | None]:
     return values, None if rows.plan.samples == steps == 1 else index // steps
 
 
-def _attribution(rows: Rows, box: Interval) -> Interval:
-    """Weights, multiplier, outer map and reduction, on the bounds of all rows."""
-    plan = rows.plan
-    if plan.weights is not None or plan.steps > 1:
-        box = (box * rows.weights.repeat(len(rows.example))[:, None]).grouped_sum(plan.steps)
-    if plan.multiply:
-        box = Interval(product_range(box.ends, rows.multiplier()[0]))
-    if plan.absolute or plan.samples > 1 or plan.reduction != "mean":
-        box = Interval(reduce_samples(plan, box.ends))
-    return box
-
-
 def _value(rows: Rows, module: GradientModule, values: tuple[Tensor, ...]) -> Tensor:
     """The attribution itself, (N, D)."""
-    gradients = module(*values)
-    sums = (gradients.reshape(-1, rows.plan.steps, gradients.shape[1]) * rows.weights[:, None]).sum(1)
-    return reduce_value(rows.plan, sums * rows.multiplier()[1] if rows.plan.multiply else sums)
+    return fold_rows(rows, module(*values), VALUES, lambda: rows.multiplier()[1])

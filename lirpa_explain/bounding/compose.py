@@ -4,22 +4,20 @@ Each point of each path of each sample is one row for the engine. Rows are bound
 their sample at once, so memory grows with the chunk and not with the number of steps.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .. import rounding
 from ..attributions import Plan
 from ..boxes import Box
 from ..graph import GradientModule
-from ..relaxations.ranges import product_range, variance_range
-from ..rounding import FAR_PROBES, LAST, OWN, unit
+from ..rounding import FAR_PROBES, PROBES
 from .ball import Ball
 from .engine import Engine
 from .errors import Reach, value_and_error
+from .fold import BOXES, ERRORS, OUTWARD, VALUES, Rounded, Sized, fold, moved_out, outer
 from .rows import Rows
 
 
@@ -67,30 +65,30 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
     Returns:
         Bounds, value and error of the attribution.
     """
-    rows = Rows(plan, module, inputs, balls, rounded)
-    lower, upper, size, value, error, far = (inputs[0].new_zeros(len(plan.points[0]), module.size) for _ in range(6))
+    rows, like, shape = Rows(plan, module, inputs, balls, rounded), inputs[0], (len(plan.points[0]), module.size)
+    box, size = BOXES.zero(like, *shape), VALUES.zero(like, *shape)
+    near, far = ERRORS.zero(like, *shape), ERRORS.zero(like, *shape)
+
+    def probe(values: tuple[Tensor, ...], off: list[Tensor | None], weight: Tensor, count: int) -> Rounded:
+        return ERRORS.scaled(Rounded(*value_and_error(module, values, off, count)), weight)
+
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
-        part = Box(*engine(values, perturbations, method)).scaled(weight)
-        lower.index_add_(0, sample, part.lower)
-        upper.index_add_(0, sample, part.upper)
+        part = BOXES.scaled(Box(*engine(values, perturbations, method)), weight)
+        BOXES.add(box, sample, part)
         with torch.no_grad():
-            size.index_add_(0, sample, part.size)
+            VALUES.add(size, sample, part.size)
             if evaluate:
-                off, last = rows.errors(values, sample), LAST * unit(error.dtype)
-                gradient, moved = value_and_error(module, values, off)
-                value.index_add_(0, sample, gradient * weight)
-                error.index_add_(0, sample, (moved + last * gradient.abs()) * weight.abs())
+                off = rows.errors(values, sample)
+                ERRORS.add(near, sample, probe(values, off, weight, PROBES))
                 if rows.moves and not rounded:
-                    gradient, moved = value_and_error(module, rows.farthest(values, sample), off, FAR_PROBES)
-                    far.index_add_(0, sample, (moved + last * gradient.abs()) * weight.abs())
-    box = moved_out(Box(lower, upper), size, plan.steps) if rounded else Box(lower, upper)
-    composed = _finish(plan, rows, box, value, error)
-    return dataclasses.replace(composed, margin=_finish(plan, rows, box, value, torch.maximum(error, far), True).error)
-
-
-def moved_out(box: Box, size: Tensor, count: int) -> Box:
-    """Bounds moved outward by what a sum of so many terms, of these sizes together, may round."""
-    return box.outward(rounding.rounded(size.detach(), OWN + count))
+                    ERRORS.add(far, sample, probe(rows.farthest(values, sample), off, weight, FAR_PROBES))
+    if rounded:
+        box = fold(plan, Sized(moved_out(box, size, plan.steps), size), OUTWARD, rows.outward_multiplier).box
+    else:
+        box = fold(plan, box, BOXES, lambda: rows.multiplier()[0])
+    value, error = fold(plan, near, ERRORS, rows.rounded_multiplier)
+    far = Rounded(near.value, torch.maximum(near.error, far.error))
+    return Composed(*box, value, error, fold(plan, far, ERRORS, rows.farthest_multiplier).error)
 
 
 def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
@@ -113,17 +111,16 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
     Returns:
         (lower, upper) and the value at the inputs, each (N, K).
     """
-    rows = Rows(plan, module, inputs, balls, rounded)
-    lower, upper, size, value = (inputs[0].new_zeros(len(inputs[0]), functions.shape[1]) for _ in range(4))
+    rows, like, shape = Rows(plan, module, inputs, balls, rounded), inputs[0], (len(inputs[0]), functions.shape[1])
+    box, size, value = BOXES.zero(like, *shape), VALUES.zero(like, *shape), VALUES.zero(like, *shape)
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         example = rows.example[sample]
-        part = Box(*engine(values, perturbations, method, functions[example])).scaled(weight)
-        lower.index_add_(0, example, part.lower)
-        upper.index_add_(0, example, part.upper)
+        part = BOXES.scaled(Box(*engine(values, perturbations, method, functions[example])), weight)
+        BOXES.add(box, example, part)
         with torch.no_grad():
-            size.index_add_(0, example, part.size)
-            value.index_add_(0, example, torch.einsum("bkd,bd->bk", functions[example], module(*values)) * weight)
-    box = moved_out(Box(lower, upper), size, plan.steps * plan.samples) if rounded else Box(lower, upper)
+            VALUES.add(size, example, part.size)
+            VALUES.add(value, example, torch.einsum("bkd,bd->bk", functions[example], module(*values)) * weight)
+    box = moved_out(box, size, plan.steps * plan.samples) if rounded else box
     return box.map(lambda side: side / plan.samples), value / plan.samples
 
 
@@ -136,62 +133,7 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
         Their examples (B,), values (B, D) and, over the balls, bounds (B, D).
     """
     rows = Rows(plan, module, inputs, balls)
-
-    def outer(box: Box) -> Box:
-        if plan.outer is None:
-            return box
-        return box.absolute() if plan.outer == "absolute" else box.square()
-
     for row, values, perturbations, weight in rows.chunks(max(1, batch_size // plan.steps) * plan.steps, progress):
-        value, low, high = (terms.reshape(-1, plan.steps, terms.shape[1]).sum(1) for terms in (
-            module(*values) * weight, *Box(*engine(values, perturbations, method)).scaled(weight)))
-        yield rows.example[row[::plan.steps]], outer(Box.point(value)).upper, outer(Box(low, high))
-
-
-def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, error: Tensor, far: bool = False) -> Composed:
-    """Multiplier, outer map and reduction, on the sums of all samples; `far`: errors with the largest multiplier."""
-    few = LAST * unit(value.dtype)
-    if plan.multiply:
-        factor, factor_value = rows.multiplier()
-        if rows.rounded:
-            factor = factor.outward(rounding.rounded(rows.multiplier_size(), OWN))
-        size = box.size * factor.size
-        box = product_range(box, factor).or_nothing()  # infinite bounds times 0
-        box = moved_out(box, size, 1) if rows.rounded else box
-        largest = rows.multiplier_size()
-        error = error * (largest if far else factor_value.abs()) + value.abs() * few * largest
-        value = value * factor_value
-    reduced = reduce_samples(plan, box).or_nothing()
-    if rows.rounded and (plan.samples > 1 or plan.reduction != "mean"):
-        size = box.size.reshape(-1, plan.samples, value.shape[1])
-        size = size if plan.reduction == "mean" else 2 * size.square()
-        reduced = moved_out(reduced, size.mean(1), plan.samples)
-    return Composed(*reduced, reduce_value(plan, value), _reduced_error(plan, value, error + few * value.abs()))
-
-
-def _reduced_error(plan: Plan, value: Tensor, error: Tensor) -> Tensor:
-    """Error (N, D) of a plan's attribution from values and errors of its samples, (V, D)."""
-    value, error = (x.reshape(-1, plan.samples, x.shape[1]) for x in (value, error))
-    if plan.reduction == "mean":
-        return error.mean(1)
-    squares = (error * (2 * value.abs() + error)).mean(1)
-    return squares if plan.reduction == "mean of squares" else squares + 2 * value.abs().mean(1) * error.mean(1)
-
-
-def reduce_value(plan: Plan, value: Tensor) -> Tensor:
-    """A plan's attribution (N, D) from the values of its samples, (V, D): outer map and reduction."""
-    value = value.abs() if plan.absolute else value
-    value = value.reshape(-1, plan.samples, value.shape[1])
-    if plan.reduction == "mean":
-        return value.mean(1)
-    squares = value.square().mean(1)
-    return squares if plan.reduction == "mean of squares" else squares - value.mean(1).square()
-
-
-def reduce_samples(plan: Plan, box: Box) -> Box:
-    """Bounds (N, D) of a plan's attribution from those of its samples, (V, D)."""
-    box = box.absolute() if plan.absolute else box
-    box = box.map(lambda side: side.reshape(-1, plan.samples, side.shape[1]))
-    if plan.reduction == "variance":
-        return variance_range(box)
-    return (box if plan.reduction == "mean" else box.square()).map(lambda side: side.mean(1))
+        value = VALUES.grouped(VALUES.scaled(module(*values), weight), plan.steps)
+        box = BOXES.grouped(BOXES.scaled(Box(*engine(values, perturbations, method)), weight), plan.steps)
+        yield rows.example[row[::plan.steps]], outer(plan, value, VALUES), outer(plan, box, BOXES)

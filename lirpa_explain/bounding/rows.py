@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from auto_LiRPA.perturbations import PerturbationLpNorm
@@ -18,9 +18,17 @@ from ..boxes import Box
 from ..graph import GradientModule
 from ..graph.program import KINDS, input_names, offset
 from ..operators.bound import flat_rows
-from ..rounding import LAST, unit
+from ..rounding import LAST, OWN, rounded, unit
 from .ball import Ball
 from .integral import Stretch
+
+
+class Multiplier(NamedTuple):
+    """The multiplier of each sample as it rounds: its value, sizes of its terms, by what errors grow; (V, D) each."""
+
+    value: Tensor
+    terms: Tensor
+    growth: Tensor
 
 
 class Rows:
@@ -121,6 +129,20 @@ class Rows:
             high.append(flat_rows(sides.upper + added))
             value.append(flat_rows(center + added))
         return Box(torch.cat(low, 1), torch.cat(high, 1)), torch.cat(value, 1)
+
+    def outward_multiplier(self) -> Box:
+        """Bounds of the multiplier as it is computed in floating point."""
+        return self.multiplier()[0].outward(rounded(self.multiplier_size(), OWN))
+
+    def rounded_multiplier(self) -> Multiplier:
+        """How the multiplier rounds."""
+        value = self.multiplier()[1]
+        return Multiplier(value, self.multiplier_size(), value.abs())
+
+    def farthest_multiplier(self) -> Multiplier:
+        """The same where all inputs are as large as they can be."""
+        largest = self.multiplier_size()
+        return Multiplier(self.multiplier()[1], largest, largest)
 
     def multiplier_size(self) -> Tensor:
         """The sizes of the multiplier's terms, (V, D)."""

@@ -1,5 +1,6 @@
 """Bounds of gradients averaged along segments whose both ends move, each in a set of its own."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,10 +11,9 @@ from tqdm import tqdm
 from ..attributions import Plan
 from ..boxes import Box
 from ..graph import GradientModule
-from ..relaxations.ranges import product_range
 from .ball import Ball
-from .compose import reduce_samples
 from .engine import Engine
+from .fold import BOXES, fold
 from .region import Region
 
 
@@ -48,20 +48,18 @@ def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts:
     weights = starts.low.new_ones(1) if plan.weights is None else plan.weights.to(starts.low)
     cotangent = plan.cotangent(module.cotangent_shape)
     extras = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(plan.points[0])]
-    lower, upper = torch.zeros_like(starts.low), torch.zeros_like(starts.low)
+    box = BOXES.zero(starts.low, *starts.low.shape)
     total = len(sample) * len(scales)
     with tqdm(total=total, disable=not progress, unit="gradient", leave=False) as bar:
         for index in torch.arange(total, device=sample.device).split(batch_size):
             branch, step = index // len(scales), index % len(scales)
             region = ends.rows(branch).mix(starts.rows(branch), scales[step][:, None])
             rest = *[e[sample[branch]] for e in extras], cotangent[sample[branch]]
-            low, high = _gradients(module, engine, region, rest, method).scaled(weights[step][:, None])
-            lower.index_add_(0, branch, low)
-            upper.index_add_(0, branch, high)
+            part = _gradients(module, engine, region, rest, method)
+            BOXES.add(box, branch, BOXES.scaled(part, weights[step][:, None]))
             bar.update(len(index))
-    if plan.multiply:
-        lower, upper = product_range(Box(lower, upper), factor)
-    return reduce_samples(plan, _hulls(Box(lower, upper), sample, len(plan.points[0])))
+    box = BOXES.times(box, factor) if plan.multiply else box  # before the hull, since each branch has its own
+    return fold(replace(plan, multiply=False), _hulls(box, sample, len(plan.points[0])), BOXES, lambda: factor)
 
 
 def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tuple[Tensor, ...], method: str) -> Box:
