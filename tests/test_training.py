@@ -15,7 +15,7 @@ import lirpa_explain as lx
 from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.bounding.interval import Interval
 from lirpa_explain.bounding.intervals import IntervalPass
-from lirpa_explain.bounding.kinks import STEPS, _Kink, _KinkGradient
+from lirpa_explain.bounding.kinks import KINK_RULES, _Kink, _KinkGradient
 from lirpa_explain.boxes import Box
 from lirpa_explain.graph import capture
 from lirpa_explain.relaxations.piecewise import step_range
@@ -160,9 +160,9 @@ def test_the_rules_of_kinks_are_those_of_the_relaxations(slope):
     g = Interval(Box(-torch.rand(1, 4, generator=generator).double(), torch.rand(1, 4, generator=generator).double()))
     expected = product_range(g.ends, step_range(*ends, slope))
     again = Interval(around=z.around)
-    for side, other in zip(STEPS["kink_gradient"](g, again, slope=slope).ends, expected, strict=True):
+    for side, other in zip(KINK_RULES["kink_gradient"](g, again, slope=slope).ends, expected, strict=True):
         torch.testing.assert_close(side, other)
-    for side, end in zip(STEPS["kink"](again, slope=slope).ends, ends, strict=True):
+    for side, end in zip(KINK_RULES["kink"](again, slope=slope).ends, ends, strict=True):
         torch.testing.assert_close(side.detach(), F.leaky_relu(end, slope))
     assert again.lower.requires_grad  # what a rule reads without a gradient others read with one
 

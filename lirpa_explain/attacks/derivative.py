@@ -11,7 +11,7 @@ from torch import Tensor
 from ..attributions import Plan, make_plan
 from ..attributions.plan import extras_of
 from ..bounding.fold import VALUES, fold
-from ..bounding.rows import Rows
+from ..bounding.rows import PlanRows
 from ..certifying.request import Request
 from ..errors import UnsupportedAttribution, UnsupportedOperation
 from ..graph import GradientModule, capture_program
@@ -43,7 +43,7 @@ class Derivative:
 
     def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...], batch_size: int) -> None:
         self.plan, self.module, self.inputs, self.batch_size = plan, module, inputs, batch_size
-        self.rows = Rows(plan, module, inputs, (None,) * len(inputs))
+        self.rows = PlanRows(plan, module, inputs, (None,) * len(inputs))
 
     def chunks(self, points: tuple[Tensor, ...]) -> list[tuple[Tensor, tuple[Tensor, ...], Tensor]]:
         """Sample (B,), inputs of the module, and weights (B, 1) of all rows, at points in place of the inputs."""

@@ -27,7 +27,7 @@ Coupling = Callable[..., tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Metric:
+class Coupled:
     """One row of the table: a certified number, and the objective whose largest value it bounds.
 
     Args:
@@ -41,7 +41,7 @@ class Metric:
     words: str
 
 
-SANDWICHES: dict[str, Metric] = {}
+SANDWICHES: dict[str, Coupled] = {}
 
 
 def couple(name: str, words: str, objective: Coupling, certified: Callable[..., Tensor], *, overwrite: bool = False
@@ -58,7 +58,7 @@ def couple(name: str, words: str, objective: Coupling, certified: Callable[..., 
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    add(SANDWICHES, name, Metric(certified, objective, words), "coupled metric", overwrite)
+    add(SANDWICHES, name, Coupled(certified, objective, words), "coupled metric", overwrite)
 
 
 def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:

@@ -25,7 +25,7 @@ BREAKS: dict[str, Callable[..., tuple[float, ...]]] = {
 }
 """Functions of one variable -> the places, given their settings, where their slope may jump."""
 
-STEPS: dict[str, Callable[..., tuple[float, ...]]] = {
+JUMPS: dict[str, Callable[..., tuple[float, ...]]] = {
     "sign": lambda: (0.0,),
     "window": lambda low, high, **_: tuple(b for b in (low, high) if b is not None),
     "select": lambda low, high, **_: tuple(b for b in (low, high) if b is not None),
@@ -90,7 +90,7 @@ class Softened:
         beta = self.sharpness / reach.clamp(min=torch.finfo(z.dtype).tiny**0.5)
         for place, jump in self.jumps[step.output]:
             t = z - place
-            if step.operator in BREAKS and step.operator not in STEPS:
+            if step.operator in BREAKS and step.operator not in JUMPS:
                 result = result + jump * (F.softplus(beta * t) / beta - F.relu(t))
             else:
                 smooth = jump * (torch.sigmoid(beta * t) - (t > 0).to(z))
@@ -101,8 +101,8 @@ class Softened:
 def _jumps(step: Step) -> list[tuple[float, float]]:
     """Where what a step computes, or its slope, jumps, and by how much."""
     name = step.operator.removesuffix("_gradient")
-    if name in STEPS and step.operator == name:
-        places, slope = STEPS[name](**step.settings), step.operator
+    if name in JUMPS and step.operator == name:
+        places, slope = JUMPS[name](**step.settings), step.operator
     elif name in BREAKS:
         places, slope = BREAKS[name](**step.settings), f"{name}_gradient"
     else:

@@ -18,7 +18,7 @@ from .fold import INTERVALS, VALUES, fold_rows
 from .interval import Interval
 from .intervals import IntervalPass
 from .parameters import Parameters
-from .rows import Rows
+from .rows import PlanRows
 
 
 class Bounds:
@@ -88,7 +88,7 @@ def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
     Returns:
         Bounds of N attributions.
     """
-    rows = Rows(plan, module, inputs, balls)
+    rows = PlanRows(plan, module, inputs, balls)
     values, sample = _all_rows(rows)
     example = None if sample is None else rows.example[sample]
     boxes = [input_interval(x, ball, example) for x, ball in zip(inputs, balls, strict=True)]
@@ -102,7 +102,7 @@ def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
     """Bounds by the engine, `batch_size` rows at a time; other arguments as for `interval_bounds`."""
     with engine.perturbed(parameters):
         composed = compose(plan, module, engine, inputs, balls, method, batch_size, evaluate=False)
-    rows = Rows(plan, module, inputs, balls)
+    rows = PlanRows(plan, module, inputs, balls)
     return Bounds(Interval(composed.box), lambda: _value(rows, module, _all_rows(rows)[0]),
                   module.split)
 
@@ -115,7 +115,7 @@ def input_interval(x: Tensor, ball: Ball | None, example: Tensor | None = None) 
     return box if example is None else box.rows(example)
 
 
-def _all_rows(rows: Rows) -> tuple[tuple[Tensor, ...], Tensor | None]:
+def _all_rows(rows: PlanRows) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """The module's inputs for all rows, and each row's sample; None if each example is one row."""
     samples, steps = len(rows.example), rows.plan.steps
     index = torch.arange(samples * steps, device=rows.example.device)
@@ -123,6 +123,6 @@ def _all_rows(rows: Rows) -> tuple[tuple[Tensor, ...], Tensor | None]:
     return values, None if rows.plan.samples == steps == 1 else index // steps
 
 
-def _value(rows: Rows, module: GradientModule, values: tuple[Tensor, ...]) -> Tensor:
+def _value(rows: PlanRows, module: GradientModule, values: tuple[Tensor, ...]) -> Tensor:
     """The attribution itself, (N, D)."""
     return fold_rows(rows, module(*values), VALUES, lambda: rows.multiplier()[1])

@@ -18,7 +18,7 @@ from .ball import Ball
 from .engine import Engine
 from .errors import Reach, value_and_error
 from .fold import BOXES, ERRORS, OUTWARD, VALUES, Rounded, Sized, fold, moved_out, outer
-from .rows import Rows
+from .rows import PlanRows
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
     Returns:
         Bounds, value and error of the attribution.
     """
-    rows, like, shape = Rows(plan, module, inputs, balls, rounded), inputs[0], (len(plan.points[0]), module.size)
+    rows, like, shape = PlanRows(plan, module, inputs, balls, rounded), inputs[0], (len(plan.points[0]), module.size)
     box, size = BOXES.zero(like, *shape), VALUES.zero(like, *shape)
     near, far = ERRORS.zero(like, *shape), ERRORS.zero(like, *shape)
 
@@ -111,7 +111,7 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
     Returns:
         (lower, upper) and the value at the inputs, each (N, K).
     """
-    rows, like, shape = Rows(plan, module, inputs, balls, rounded), inputs[0], (len(inputs[0]), functions.shape[1])
+    rows, like, shape = PlanRows(plan, module, inputs, balls, rounded), inputs[0], (len(inputs[0]), functions.shape[1])
     box, size, value = BOXES.zero(like, *shape), VALUES.zero(like, *shape), VALUES.zero(like, *shape)
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         example = rows.example[sample]
@@ -132,7 +132,7 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
     Yields:
         Their examples (B,), values (B, D) and, over the balls, bounds (B, D).
     """
-    rows = Rows(plan, module, inputs, balls)
+    rows = PlanRows(plan, module, inputs, balls)
     for row, values, perturbations, weight in rows.chunks(max(1, batch_size // plan.steps) * plan.steps, progress):
         value = VALUES.grouped(VALUES.scaled(module(*values), weight), plan.steps)
         box = BOXES.grouped(BOXES.scaled(Box(*engine(values, perturbations, method)), weight), plan.steps)

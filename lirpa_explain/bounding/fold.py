@@ -20,7 +20,7 @@ from ..boxes import Box
 from ..relaxations.ranges import product_range, variance_range
 from ..rounding import LAST, OWN, unit
 from .interval import Interval
-from .rows import Multiplier, Rows
+from .rows import Multiplier, PlanRows
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -83,7 +83,7 @@ def fold(plan: Plan, sums: T, algebra: Algebra[T, F], factor: Callable[[], F]) -
     return algebra.variance(sums, plan.samples) if plan.reduction == "variance" else algebra.mean(sums, plan.samples)
 
 
-def fold_rows(rows: Rows, terms: T, algebra: Algebra[T, F], factor: Callable[[], F]) -> T:
+def fold_rows(rows: PlanRows, terms: T, algebra: Algebra[T, F], factor: Callable[[], F]) -> T:
     """The same from what each of all rows gives, in order."""
     plan = rows.plan
     if plan.weights is not None or plan.steps > 1:

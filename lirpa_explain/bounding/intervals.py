@@ -23,7 +23,7 @@ from ..operators.bound import BoundOperator, MovingParameter
 from ..operators.registry import DOMAIN
 from ..operators.unperturbed import BoundUnperturbed
 from .interval import Interval
-from .kinks import STEPS
+from .kinks import KINK_RULES
 from .parameters import Parameters
 
 HOMOGENEOUS = frozenset({"reshape", "expand", "permute", "slice", "place", "sum", "mean", "pad", "concatenate",
@@ -140,7 +140,7 @@ def _bounded(operator: BoundOperator, boxes: list[Interval]) -> Interval:
             return Interval(around=(lambda: operator.forward(center, *weights), operator.magnitude(radius, *weights)))
         if name in HOMOGENEOUS and first.is_around:
             return Interval(around=(lambda: operator.forward(first.around[0]), operator.forward(first.radius)))
-    if name in STEPS and 0 <= operator.settings["slope"] <= 1:
-        return STEPS[name](*boxes, **operator.settings)
+    if name in KINK_RULES and 0 <= operator.settings["slope"] <= 1:
+        return KINK_RULES[name](*boxes, **operator.settings)
     operator.inputs = [argument(box) for box in boxes]
     return Interval(operator.interval_propagate(*[box.ends for box in boxes]))

@@ -88,5 +88,5 @@ def kink_gradient(g: Interval, z: Interval, slope: float) -> Interval:
     return Interval(around=_KinkGradient.apply(center, radius, at, reach, slope))
 
 
-STEPS: dict[str, Callable[..., Interval]] = {"kink": kink, "kink_gradient": kink_gradient}
+KINK_RULES: dict[str, Callable[..., Interval]] = {"kink": kink, "kink_gradient": kink_gradient}
 """The rules by operator, for slopes from 0 to 1."""

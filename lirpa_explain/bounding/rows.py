@@ -31,7 +31,7 @@ class Multiplier(NamedTuple):
     growth: Tensor
 
 
-class Rows:
+class PlanRows:
     """The rows of a plan: (sample, step) pairs in order, as inputs of the engine."""
 
     def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...],
@@ -155,7 +155,7 @@ class Rows:
 class PlanPlaces:
     """Where rows of these samples and steps lie, each (B,); see `graph.program.Places`."""
 
-    def __init__(self, rows: Rows, sample: Tensor, step: Tensor) -> None:
+    def __init__(self, rows: PlanRows, sample: Tensor, step: Tensor) -> None:
         self.rows, self.sample, self.step = rows, sample, step
 
     @cached_property
