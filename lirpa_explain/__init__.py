@@ -18,7 +18,7 @@ from .attributions import ATTRIBUTIONS as ATTRIBUTIONS
 from .attributions.boundary import BoundaryIntegratedGradients as BoundaryIntegratedGradients
 from .attributions.boundary import BoundarySaliency as BoundarySaliency
 from .bounding.ball import Ball as Ball
-from .bounding.engine import METHODS as METHODS
+from .bounding.methods import METHODS as METHODS
 from .bounding.moving import Moving as Moving
 from .bounding.parameters import ParameterBox as ParameterBox
 from .certificates import METRICS as METRICS

@@ -244,6 +244,8 @@ def _is_installed(module: str) -> bool:
 
 def _of_tensor(value: Tensor) -> Hashable:
     """A parameter, or what is computed from some, is read whenever a trace runs; of others the entries count."""
+    if nn.parameter.is_lazy(value):  # it has no shape yet
+        return Same(value)
     kind = type(value), tuple(value.shape), value.dtype, value.device
     if isinstance(value, nn.Parameter) or value.requires_grad:
         return (*kind, Same(value))

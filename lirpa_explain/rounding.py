@@ -13,7 +13,7 @@ terms which are summed on the way, not of the result, which may be 0.
 import torch
 from torch import Tensor
 
-ROUNDINGS = {"default": "Captum's rounding at the inputs lies within the bounds, at other inputs up to rounding",
+GUARANTEES = {"default": "Captum's rounding at the inputs lies within the bounds, at other inputs up to rounding",
              "outward": "what Captum computes in floating point lies within the bounds at every input of the set"}
 """The options `rounding` of `certify`, and what each guarantees."""
 
@@ -23,7 +23,7 @@ PROBES = 4
 FAR_PROBES = 2
 """The same where the inputs are as large as they can be, which shows whether roundings are of another size there."""
 
-SPREAD = 3
+SPREAD = 4
 """Units by which such a rounding moves each result at most, relative to its terms: several times what a sum in blocks
 is off by, so that all probes together hardly ever move an entry by less than its rounding."""
 
@@ -71,3 +71,77 @@ def underflow(dtype: torch.dtype) -> float:
 def rounded(terms: Tensor, count: int) -> Tensor:
     """What so many roundings of a sum may add up to, from the sum of the sizes of its terms; for itself rounds too."""
     return (terms * (1.01 * gamma(count, terms.dtype)) + count * underflow(terms.dtype)).nan_to_num(nan=torch.inf)
+
+
+# Outward, where no bound of each rounding is computed: shares of a size that stand for all roundings of one thing.
+
+RELAXED = 32
+"""Roundings by which bounds that a relaxation reads are moved outward, of the terms they are sums of. The derivative of
+a kink jumps: a bound on the wrong side of 0 by one rounding would be wrong by a whole neuron."""
+
+JUMP = 16
+"""Roundings, of the ends of an interval, within which an end counts as reaching a jump of a function, or the largest
+of some values: what an interval's own end is off by where it is a sum of few terms."""
+
+SECOND_DERIVATIVE = 64
+"""Roundings of the terms of a secant's second derivative within which its sign is not known."""
+
+PRODUCT = 64
+"""Roundings of a product's size by which planes around it are compared: of equally high ones, any is right."""
+
+SLOPE = 4
+"""Roundings below which a coefficient that is a difference counts as 0: another one would be as right."""
+
+REGION = 64
+"""Roundings of its entries and of its centre's length by which a region of points grows."""
+
+SQUARES = 16
+"""Roundings of the squares whose difference is the squared radius of a smaller ball."""
+
+RIVAL = 256
+"""Roundings, of scores and their changes in a ball, by which a rival class may seem excluded."""
+
+INSIDE = 32
+"""Roundings by which a point is drawn back into a ball that it was projected onto."""
+
+DIRECTION = 4
+"""Roundings, of a vector's entries, below which its length after centering is none."""
+
+FOUND = 64
+"""Roundings of the largest bound that an attack's alarm allows an attribution beside its tolerance."""
+
+STEADY = 256
+"""Stop: roundings of bounds below which they count as having stopped to change."""
+
+
+def roundings(count: float, dtype: torch.dtype) -> float:
+    """What so many roundings come to, as a share of the size of what is rounded.
+
+    Example:
+        >>> roundings(2, torch.float64) == 2.0 ** -51
+        True
+    """
+    return count * torch.finfo(dtype).eps
+
+
+def at_a_jump(lower: Tensor, upper: Tensor) -> Tensor:
+    """Outward: how near to a jump an end of an interval counts as reaching it."""
+    return roundings(JUMP, lower.dtype) * torch.maximum(lower.abs(), upper.abs())
+
+
+def narrow(dtype: torch.dtype, order: float) -> float:
+    """Stop: a width, relative to its place, below which a quotient of differences rounds more than it says.
+
+    With a remainder of the width to the power n - 1 against roundings divided by it, `order` is 1 / n.
+    """
+    return torch.finfo(dtype).eps ** order
+
+
+def least(dtype: torch.dtype, power: float = 1.0) -> float:
+    """Guard: the smallest number to divide by; with `power` 0.5, by whose square."""
+    return torch.finfo(dtype).tiny ** power
+
+
+def lowest(dtype: torch.dtype) -> float:
+    """Guard: a logarithm of nothing, which can be added to itself."""
+    return torch.finfo(dtype).min / 4

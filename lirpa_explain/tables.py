@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .attacks import OBJECTIVES
 from .attributions import ATTRIBUTIONS
-from .bounding.engine import METHODS
+from .bounding.methods import METHODS
 from .certificates import METRICS
 from .operators import OPERATORS
 from .training import LOSSES
@@ -37,7 +37,7 @@ def tables() -> dict[str, str]:
                                  [(f"`{kind.__name__}`", row.formula) for kind, row in ATTRIBUTIONS.items()]),
         "objectives": markdown(("objective", "what an attack maximises"),
                                [(f"`{name}`", row.words) for name, row in OBJECTIVES.items() if name not in METRICS]),
-        "methods": markdown(("method", "bounds"), [(f"`{name}`", words) for name, words in METHODS.items()]),
+        "methods": markdown(("method", "bounds"), [(f"`{name}`", row.words) for name, row in METHODS.items()]),
         "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
         "losses": markdown(("loss", "number, for each example", "0 certifies", "options", "source"), _losses()),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),

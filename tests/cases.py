@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from lirpa_explain.boxes import Box
 from lirpa_explain.graph.module import GradientModule, Step
 from lirpa_explain.operators import lookup
+from tests.tolerances import FEW_ROUNDINGS as FEW_ROUNDINGS
+from tests.tolerances import ROUNDING as ROUNDING
 
 BATCH = 3
-
-#: Largest violation of a bound that is rounding, relative to the largest number involved.
-ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
-#: The same for one operator, where few numbers are added: small enough to see a box of width 1e-12.
-FEW_ROUNDINGS = 2e-14
 
 
 @dataclass(frozen=True)

@@ -3,5 +3,6 @@
 import torch
 
 import lirpa_explain  # noqa: F401  (supplies what an old auto_LiRPA lacks, before a test imports it)
+from tests.nets import net  # noqa: F401  (a fixture)
 
 torch.set_num_threads(1)

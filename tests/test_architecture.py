@@ -13,8 +13,8 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "fingerprint", "explained", "rounding", "tensors", "boxes"],
-    ["relaxations"],
+    ["errors", "compat", "registration", "rounding", "tensors", "boxes"],
+    ["fingerprint", "explained", "relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
     ["attributions"],

@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from lirpa_explain.training import TRAINING_METHODS, input_gradient, methods, smooth_relu, training_loss
+from tests.nets import mlp
 
 EPS, SEED = 0.2, 3
 
 
 def make_net(activation=nn.ReLU):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 6), activation(), nn.Linear(6, 5), activation(), nn.Linear(5, 3)).double()
+    return mlp(4, 6, 5, 3, activation=activation).train()
 
 
 @pytest.fixture
@@ -288,12 +288,12 @@ def seeded(name):
 
 
 def test_the_table_is_complete_and_refuses_to_be_overwritten(monkeypatch):
-    monkeypatch.setattr(methods, "TRAINING_METHODS", dict(TRAINING_METHODS))
+    monkeypatch.setitem(TRAINING_METHODS, "pgd", TRAINING_METHODS["pgd"])  # as it was, afterwards
     for name, row in TRAINING_METHODS.items():
         assert row.words and (row.source or name == "plain") and row.function.__doc__
     with pytest.raises(ValueError, match="overwrite=True"):
         methods.register("pgd", math.fsum, "", "")
     methods.register("pgd", math.fsum, "other", "", overwrite=True)
-    assert methods.lookup("pgd").function is math.fsum
+    assert TRAINING_METHODS["pgd"].function is math.fsum
     with pytest.raises(ValueError, match="hessian"):
         training_loss("none", nn.Identity(), torch.ones(1, 1), torch.tensor([0]), eps=0.1)

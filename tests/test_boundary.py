@@ -16,7 +16,8 @@ import lirpa_explain as lx
 from lirpa_explain.bounding.ball import make_balls
 from lirpa_explain.bounding.moving import nearest_regions
 from lirpa_explain.bounding.region import Region
-from tests.reference import sample_ball
+from tests.nets import mlp
+from tests.truth import sample_ball
 
 DTYPE = torch.float64
 QUICK = lx.BoundarySearch(pgd_steps=10, cw_steps=20, restarts=3, polish_steps=4)
@@ -34,8 +35,7 @@ class Wave(nn.Module):
 
 def net(seed, outputs, activation=nn.ReLU, inputs=2, scale=2.0):
     """A small net of two hidden layers, whose weights are large enough for boundaries nearby."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(inputs, 12), activation(), nn.Linear(12, 12), activation(), nn.Linear(12, outputs))
+    model = mlp(inputs, 12, 12, outputs, activation=activation, seed=seed).float()
     with torch.no_grad():
         for layer in model[::2]:
             layer.weight *= scale

@@ -36,7 +36,9 @@ from captum.testing.helpers import basic_models
 from torch import nn
 
 import lirpa_explain as lx
-from tests.test_captum import FACTOR, TWO, B, X, Y, check, net, parts
+from tests.nets import layers, mlp
+from tests.test_captum import FACTOR, TWO, B, X, Y, check
+from tests.truth import parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Captum's own, of hooks and settings
 
@@ -140,7 +142,7 @@ IMAGES = build(lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), n
 # Averages, because where all of a window is 0 a Deconvolution hands a gradient to whichever entry a maximum names.
 AVERAGED = build(lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2),
                                        nn.ReLU(), nn.Flatten(), nn.Linear(4 * 2 * 2, 3)))
-RELU = build(lambda: nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+RELU = build(lambda: mlp(3, 6, 5, 3, seed=None))
 SMOOTH = build(lambda: nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 4),
                                      nn.ELU(), nn.Linear(4, 4), nn.Softplus(), nn.Linear(4, 3)))
 PICTURES = torch.rand(2, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -241,7 +243,7 @@ CASES = {
     "neuron_deep_lift_shap": (NeuronDeepLiftShap(SMOOTH, SMOOTH[2]), X, {"neuron_selector": 1, "baselines": B}),
     "tunnel_of_deep_lift": (NoiseTunnel(DeepLift(SMOOTH)), X, {**ONE, "nt_samples": 3, "stdevs": 0.1}),
     "lrp": (LRP(RELU), X, ONE),
-    "lrp_tanh": (LRP(net(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 3))), X,
+    "lrp_tanh": (LRP(layers(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 3))), X,
                  ONE),
     "lrp_images": (LRP(build(Pooled)), PICTURES, {"target": [2, 1]}),
     "tunnel_of_lrp": (NoiseTunnel(LRP(RELU)), X, {**ONE, "nt_samples": 3, "stdevs": 0.1}),

@@ -6,7 +6,7 @@ from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Salien
 from torch import nn
 
 import lirpa_explain as lx
-from lirpa_explain.bounding import engine
+from lirpa_explain.bounding import network
 from lirpa_explain.certifying import traces as module
 
 
@@ -113,17 +113,17 @@ def test_a_limit_of_memory_makes_chunks_and_changes_no_bound(monkeypatch):
     x = torch.rand(4, 300).double()
     free = lx.certify(Saliency(model), x, eps=0.01, target=0, abs=False)
     sizes = []
-    compute_bounds = engine.BoundedModule.compute_bounds
+    compute_bounds = network.BoundedModule.compute_bounds
 
     def watched(self, *args, **keywords):
         if keywords.get("C") is not None:
             sizes.append(keywords["C"].numel() * keywords["C"].element_size())
         return compute_bounds(self, *args, **keywords)
 
-    monkeypatch.setattr(engine.BoundedModule, "compute_bounds", watched)
+    monkeypatch.setattr(network.BoundedModule, "compute_bounds", watched)
     limited = lx.certify(Saliency(model), x, eps=0.01, target=0, abs=False, memory_limit=2**22)
     same(free, limited)
-    assert len(sizes) > 5 and max(sizes) * engine.TENSORS["CROWN"] <= 2**22
+    assert len(sizes) > 5 and max(sizes) * lx.METHODS["CROWN"].tensors <= 2**22
     for bad in (0, 2.0**30, True, 1000):
         with pytest.raises(ValueError, match="memory_limit must be an integer of at least 1048576"):
             lx.certify(Saliency(model), x, eps=0.01, target=0, memory_limit=bad)

@@ -14,13 +14,14 @@ from auto_LiRPA.bound_op_map import bound_op_map
 from matplotlib.image import imread
 
 import lirpa_explain as lx
+from lirpa_explain.operators import ACTIVATIONS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 COUNT = 4
 
 
 def test_an_activation_of_ones_own(monkeypatch):
-    for table in (lx.OPERATORS, bound_op_map):  # as they were, afterwards
+    for table in (lx.OPERATORS, ACTIVATIONS, bound_op_map):  # as they were, afterwards
         for name in ("snake", "snake_gradient", "lirpa_explain::snake", "lirpa_explain::snake_gradient"):
             monkeypatch.setitem(table, name, None)
             del table[name]

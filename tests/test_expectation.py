@@ -1,5 +1,6 @@
 """expectation="gaussian": expected attributions under noise, against closed forms and quadrature of the density."""
 
+import itertools
 import math
 
 import numpy as np
@@ -13,24 +14,23 @@ from torch import nn
 import lirpa_explain as lx
 from lirpa_explain.bounding.confidence import mean_interval, shifted
 from lirpa_explain.bounding.expectation import EXPECTATIONS
-from tests.reference import sample_ball
+from tests.covering import covering
+from tests.nets import TwoVectors, layers, mlp
+from tests.truth import assert_inside, sample_ball
 
 GAUSSIAN = {"expectation": "gaussian"}
 STEP = torch.linspace(-8, 8, 401, dtype=torch.float64)  # of a standard normal density, 0.04 apart
-
-
-def net(*layers):
-    return nn.Sequential(*layers).double().eval()
+GRID = 1e-3  # what a grid of these steps may miss of the largest value
 
 
 with torch.random.fork_rng():
     torch.manual_seed(2)
     X = torch.randn(2, 3, dtype=torch.float64)
     PLANE = torch.randn(1, 2, dtype=torch.float64)
-    ONE_LAYER = {name: net(nn.Linear(3, 7), activation, nn.Linear(7, 3)) for name, activation in
-                 (("relu", nn.ReLU()), ("tanh", nn.Tanh()), ("gelu", nn.GELU()), ("softplus", nn.Softplus()))}
-    DEEP = {"relu": net(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1)),
-            "silu": net(nn.Linear(2, 5), nn.SiLU(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 1))}
+    ONE_LAYER = {name: mlp(3, 7, 3, activation=activation, seed=None) for name, activation in
+                 (("relu", nn.ReLU), ("tanh", nn.Tanh), ("gelu", nn.GELU), ("softplus", nn.Softplus))}
+    DEEP = {"relu": mlp(2, 5, 4, 1, seed=None),
+            "silu": layers(nn.Linear(2, 5), nn.SiLU(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 1))}
 TARGET = [0, 2]
 
 
@@ -64,18 +64,13 @@ def certify(model, x, seed=0, samples=400, sigma=0.5, eps=0.1, norm=2, inner=Sal
     return lx.certify(attribution, x, eps=eps, norm=norm, stdevs=sigma, nt_samples=samples, **keywords)
 
 
-def inside(certificate, value, slack=1e-9):
-    return bool(((certificate.lower - slack <= value) & (value <= certificate.upper + slack)).all())
-
-
-@pytest.mark.parametrize("expectation", EXPECTATIONS)
-@pytest.mark.parametrize(("norm", "eps"), [(2, 0.2), (1, 0.3), (math.inf, 0.1), (2, 0.0)])
-@pytest.mark.parametrize("name", ONE_LAYER)
-def test_closed_forms_lie_inside(name, norm, eps, expectation):
-    model = ONE_LAYER[name]
+@pytest.mark.parametrize(("name", "ball", "expectation"), covering(
+    ONE_LAYER, [(2, 0.2), (1, 0.3), (math.inf, 0.1), (2, 0.0)], EXPECTATIONS))
+def test_closed_forms_lie_inside(name, ball, expectation):
+    model, (norm, eps) = ONE_LAYER[name], ball
     certificate = certify(model, X, eps=eps, norm=norm, target=TARGET, expectation=expectation)
     for point in sample_ball(X, eps, norm, 10, torch.Generator().manual_seed(0)):
-        assert inside(certificate, expected_gradient(model, point, TARGET, 0.5))
+        assert_inside(certificate, expected_gradient(model, point, TARGET, 0.5).detach())
     assert (certificate.width > 0).all() and certificate.contains(certificate.nominal, rtol=0).all()
 
 
@@ -83,16 +78,16 @@ FUNCTIONS = {"signed": (lambda g: g, {}), "absolute": (torch.abs, {"abs": True})
              "squares": (torch.square, {"nt_type": "smoothgrad_sq"})}
 
 
-@pytest.mark.parametrize("method", ["IBP", "CROWN"])
 @pytest.mark.parametrize("kind", FUNCTIONS)
 @pytest.mark.parametrize("name", DEEP)
-def test_expectations_of_deep_nets_on_the_plane(name, kind, method):
+def test_expectations_of_deep_nets_on_the_plane(name, kind):
     """The grid misses steps of the gradient by half its spacing, hence the slack."""
     function, keywords = FUNCTIONS[kind]
-    for expectation in EXPECTATIONS:
+    points = sample_ball(PLANE, 0.1, 2, 4, torch.Generator().manual_seed(0))
+    values = torch.stack([expectation_on_plane(DEEP[name], point, 0.5, function) for point in points])
+    for method, expectation in itertools.product(["IBP", "CROWN"], EXPECTATIONS):
         certificate = certify(DEEP[name], PLANE, target=0, method=method, expectation=expectation, **keywords)
-        for point in sample_ball(PLANE, 0.1, 2, 4, torch.Generator().manual_seed(0)):
-            assert inside(certificate, expectation_on_plane(DEEP[name], point, 0.5, function), slack=1e-3)
+        assert_inside(certificate, values, rounding=GRID, what=(method, expectation))
 
 
 def test_path_gradients():
@@ -103,7 +98,7 @@ def test_path_gradients():
                           n_steps=4)
     for point in sample_ball(X, 0.1, 2, 7, torch.Generator().manual_seed(0)):
         value = sum(w * expected_gradient(model, point, TARGET, 0.5, s) for w, s in zip(weights, scales, strict=True))
-        assert inside(certificate, value)
+        assert_inside(certificate, value.detach())
 
 
 def test_gradient_of_a_neuron():
@@ -114,7 +109,7 @@ def test_gradient_of_a_neuron():
 
 
 def test_a_linear_model_has_no_width():
-    model = net(nn.Linear(3, 3))
+    model = mlp(3, 3, seed=None)
     certificate = certify(model, X, target=TARGET)
     for side in (certificate.lower, certificate.upper):
         torch.testing.assert_close(side, model[0].weight.detach()[TARGET])
@@ -207,21 +202,10 @@ def test_certificate_says_what_it_is(tmp_path):
     assert drawn.expectation is None and drawn.confidence is None and drawn.samples is None
 
 
-class TwoInputs(nn.Module):
-    """Two inputs and a further argument that scales each example."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.last = nn.Linear(3, 5), nn.Linear(2, 5), nn.Linear(5, 3)
-
-    def forward(self, a, b, factor=1.0):
-        return self.last(torch.tanh(self.first(a)) * factor + torch.relu(self.second(b)))
-
-
 def test_several_inputs_of_different_noise():
     """The second input's neurons are a one-layer net by themselves; the first moves nothing of theirs."""
     torch.manual_seed(4)
-    model = TwoInputs().double()
+    model = TwoVectors().double()
     factor, y = torch.randn(2, 1, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
     alone = [model.second, nn.ReLU(), model.last]
     for sigma, eps in (((0.3, 0.5), (0.1, 0.2)), ((0.0, 0.5), (None, 0.2)), ((0.3, 0.5), (None, 0.2))):
@@ -242,26 +226,24 @@ def test_a_batch_gives_what_its_rows_give():
         torch.testing.assert_close(row.width[0], both.width[i], rtol=0.01, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Softsign,
-                                        nn.Hardswish, nn.Hardtanh, nn.LogSigmoid, nn.Tanhshrink])
-def test_ranges_over_all_inputs(activation, dtype):
+@pytest.mark.parametrize(("activation", "dtype", "sigma"), covering(
+    [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Softsign, nn.Hardswish, nn.Hardtanh,
+     nn.LogSigmoid, nn.Tanhshrink], [torch.float32, torch.float64], [0.5, 30.0]))
+def test_ranges_over_all_inputs(activation, dtype, sigma):
     """Noise as large as this reaches every part of the activation; samples beyond the range would be an error."""
-    torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(3, 6), activation(), nn.Linear(6, 5), activation(), nn.Linear(5, 3)).to(dtype)
-    for sigma in (0.5, 30.0):
-        certificate = certify(model, X.to(dtype), sigma=sigma, target=TARGET, samples=100)
-        assert certificate.lower.dtype == dtype and torch.isfinite(certificate.width).all()
+    model = mlp(3, 6, 5, 3, activation=activation, seed=1).to(dtype)
+    certificate = certify(model, X.to(dtype), sigma=sigma, target=TARGET, samples=100)
+    assert certificate.lower.dtype == dtype and torch.isfinite(certificate.width).all()
 
 
 def test_a_changed_model_is_traced_anew():
-    model = net(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3))
+    model = mlp(3, 6, 3, activation=nn.Tanh, seed=None)
     certifier = lx.Certifier(NoiseTunnel(Saliency(model)), target=TARGET, abs=False, stdevs=0.5, nt_samples=100)
     before = certifier.certify(X, eps=0.1, norm=2, **GAUSSIAN)
     model[1] = nn.ReLU()
     after = certifier.certify(X, eps=0.1, norm=2, **GAUSSIAN)
     assert not torch.equal(before.nominal, after.nominal)
-    assert inside(after, expected_gradient(model, X, TARGET, 0.5))
+    assert_inside(after, expected_gradient(model, X, TARGET, 0.5).detach())
 
 
 UNDEFINED = {

@@ -12,14 +12,13 @@ from torch.nn import functional as F
 
 from lirpa_explain import METHODS, OPERATORS, operators
 from lirpa_explain.bounding.engine import Engine
+from lirpa_explain.bounding.optimize import Optimization
 from lirpa_explain.operators.affine import BoundAffine
 from tests.cases import (
     ACTIVATIONS,
     BATCH,
     CASES,
-    FEW_ROUNDINGS,
     KINDS,
-    ROUNDING,
     Box,
     Case,
     Problem,
@@ -28,7 +27,8 @@ from tests.cases import (
     moving,
     problem,
 )
-from tests.reference import sample_ball, sample_box
+from tests.tolerances import FEW_ROUNDINGS, ROUNDING
+from tests.truth import sample_ball, sample_box
 
 each_case = pytest.mark.parametrize("row", CASES, ids=str)
 alone_and_meeting = pytest.mark.parametrize("meet", [False, True], ids=["alone", "meeting"])
@@ -69,11 +69,6 @@ def test_a_name_is_taken_once(monkeypatch):
     del OPERATORS["twice"]  # known to auto_LiRPA is taken, too
     with pytest.raises(ValueError, match="already registered"):
         operators.register(first)
-
-
-def test_an_unknown_name_is_answered_with_those_there_are():
-    with pytest.raises(KeyError, match="'thanh'.*concatenate.*tanh.*register"):
-        operators.lookup("thanh")
 
 
 # Values
@@ -218,6 +213,11 @@ def example(p: Problem, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...
     return p.inputs(*(torch.zeros(shape, dtype=dtype) for shape in p.moving))
 
 
+def engine_of(p: Problem, dtype: torch.dtype = torch.float64) -> Engine:
+    """An engine whose optimised bounds take few steps: they are as sound as more."""
+    return Engine(p.module, example(p, dtype), Optimization(iterations=3))
+
+
 def ball_of(box: Box) -> PerturbationLpNorm:
     return PerturbationLpNorm(norm=math.inf, x_L=box[0], x_U=box[1])
 
@@ -260,8 +260,9 @@ def test_no_point_is_outside_its_bounds(row, meet):
     points = [torch.cat(pair) for pair in zip(points, vertices(p, sides, C), strict=True)]
     sampled = values_at(p, points)
     rounding = FEW_ROUNDINGS * scale(sampled, *(end.flatten(1) for side in sides for end in side))[:, None]
-    engine, plain = Engine(p.module, example(p)), Plain(p)
-    found = {method: bounds(engine, p, sides, method) for method in METHODS} | {"plain": plain(sides)}
+    engine, plain = engine_of(p), Plain(p)
+    methods = METHODS if meet else set(METHODS) - {"CROWN-IBP"}  # which differs in what comes before the operator
+    found = {method: bounds(engine, p, sides, method) for method in methods} | {"plain": plain(sides)}
     for method, (lower, upper) in found.items():
         assert lower.isfinite().all() and upper.isfinite().all(), method
         assert_below(lower, sampled, rounding, method)
@@ -293,11 +294,11 @@ def assert_below(low: Tensor, high: Tensor, rounding: Tensor, what: str) -> None
 
 
 @each_case
-@alone_and_meeting
-def test_a_point_has_its_value_and_no_width(row, meet):
-    p = problem(row, meet=meet, backwards=True)
+def test_a_point_has_its_value_and_no_width(row):
+    """Behind other maps; of operators alone the functionals above are exact at points."""
+    p = problem(row, meet=True, backwards=True)
     sides = boxes(p, "point")
-    engine, value = Engine(p.module, example(p)), p.module(*p.inputs(*(low for low, _ in sides)))
+    engine, value = engine_of(p), p.module(*p.inputs(*(low for low, _ in sides)))
     for method in methods_of(row):
         bounds(engine, p, boxes(p, "wide"), method)  # nothing of another box may be left over
         for side in bounds(engine, p, sides, method):
@@ -308,7 +309,7 @@ def test_a_point_has_its_value_and_no_width(row, meet):
 @each_case
 def test_smaller_boxes_have_smaller_intervals(row):
     p = problem(row, meet=True, backwards=True)
-    engine = Engine(p.module, example(p))
+    engine = engine_of(p)
     sides = boxes(p, *KINDS)
     last = bounds(engine, p, sides, "IBP")
     for seed in range(2):
@@ -325,7 +326,7 @@ def test_smaller_boxes_have_smaller_intervals(row):
 def test_a_batch_is_its_rows_and_float32_is_float64(row):
     p, single = (problem(row, meet=True, backwards=True, dtype=dtype) for dtype in (torch.float64, torch.float32))
     sides = boxes(p, "wide")
-    engine, rough = Engine(p.module, example(p)), Engine(single.module, example(single, torch.float32))
+    engine, rough = engine_of(p), engine_of(single, torch.float32)
     for method in methods_of(row):
         together = bounds(engine, p, sides, method)
         low, high = sides[0][0][1:2], sides[0][1][1:2]
@@ -347,7 +348,7 @@ def test_bounds_have_the_derivatives_of_their_differences(row):
     p = problem(row, meet=True, backwards=True)
     sides = boxes(p, "wide")
     parameters = list(p.module.parameters())
-    engine = Engine(p.module, example(p))
+    engine = engine_of(p)
     generator, h = seeded(), 1e-6
     directions = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in parameters]
 
@@ -422,7 +423,7 @@ def test_the_order_in_which_factors_are_computed_does_not_matter(name):
         sides = boxes(p, *KINDS)
         sampled = values_at(p, [sample_box(low, high, 200, seeded()) for low, high in sides])
         rounding = FEW_ROUNDINGS * scale(sampled, *(end.flatten(1) for side in sides for end in side))[:, None]
-        lower, upper = bounds(Engine(p.module, example(p)), p, sides, "CROWN")
+        lower, upper = bounds(engine_of(p), p, sides, "CROWN")
         assert_below(lower, sampled, rounding, "lower")
         assert_below(sampled, upper, rounding, "upper")
 
@@ -438,7 +439,7 @@ def test_round_balls(name, norm, meet):
     radius = 0.7 if meet else 1.5
     points = [sample_ball(x, radius, norm, 200, seeded(i)) for i, x in enumerate(centers)]
     sampled = values_at(p, points)
-    engine = Engine(p.module, p.inputs(*centers))
+    engine = Engine(p.module, p.inputs(*centers), Optimization(iterations=3))
     with np.errstate(divide="ignore"):  # auto_LiRPA divides by 1 - 1 / norm
         balls = tuple(PerturbationLpNorm(norm=norm, eps=radius) for _ in centers)
     for method in METHODS:

@@ -6,13 +6,12 @@ import pytest
 import torch
 from auto_LiRPA.bound_op_map import bound_op_map
 from captum.attr import IntegratedGradients, Saliency
-from torch import nn
 
 import lirpa_explain as lx
 from lirpa_explain.operators.planes import BoundPlanes
 from tests.cases import CASES, boxes, problem
-from tests.reference import exact_gradient_range, sample_box
-from tests.test_soundness import MODELS, make, tupled
+from tests.nets import NETS, make, mlp
+from tests.truth import exact_gradient_range, parts, sample_box
 
 RELAXED = [row for row in CASES if issubclass(lx.OPERATORS[row.operator].bound, BoundPlanes)
            and all(arg.role == "moving" for arg in row.args)]
@@ -36,25 +35,22 @@ def test_every_plane_of_a_family_is_sound_and_the_first_is_crowns(row):
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "softplus"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETS)
 def test_nowhere_wider_than_crown(name, activation):
     model, x = make(name, activation)
-    plain, best = (lx.certify(Saliency(model), x, eps=0.05, method=method, target=[0, 2, 1], abs=False, iterations=4)
+    plain, best = (lx.certify(Saliency(model), x, eps=0.05, method=method, target=[0, 2, 1], abs=False, iterations=2)
                    for method in ("CROWN", "CROWN-Optimized"))
-    for narrow, wide in zip(tupled(best.width), tupled(plain.width), strict=True):
+    for narrow, wide in zip(parts(best.width), parts(plain.width), strict=True):
         assert (narrow <= wide + 1e-12).all()
 
 
 @pytest.mark.parametrize("hidden", [[12], [8, 8]], ids=str)
 def test_between_the_exact_range_and_crown(hidden):
-    torch.manual_seed(0)
-    sizes = [4, *hidden]
-    layers = [nn.Linear(a, b).double() for a, b in zip(sizes, [*hidden, 2], strict=True)]
-    for layer in layers:
+    model = mlp(4, *hidden, 2)
+    for layer in model[::2]:
         layer.weight.data.mul_(2)
-    model = nn.Sequential(*[m for layer in layers for m in (layer, nn.ReLU())][:-1])
     x = torch.rand(3, 4).double()
-    weights = [(layer.weight.detach(), layer.bias.detach()) for layer in layers]
+    weights = [(layer.weight.detach(), layer.bias.detach()) for layer in model[::2]]
     exact = [torch.stack(side) for side in zip(*[exact_gradient_range(weights, one, 0.2, [1.0, 0.0]) for one in x],
                                                strict=True)]
     crown, best = (lx.certify(Saliency(model), x, eps=0.2, method=method, target=0, abs=False)

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import lirpa_explain as lx
-
-from .reference import sample_ball
+from tests.covering import covering
+from tests.nets import mlp
+from tests.truth import sample_ball
 
 
 def network(outputs, activation=torch.nn.ReLU):
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(4, 16), activation(), torch.nn.Linear(16, outputs)).double()
+    return mlp(4, 16, outputs, activation=activation)
 
 
 def confidence(scores, classes):
@@ -21,10 +21,8 @@ def confidence(scores, classes):
     return scores.softmax(1).gather(1, classes[:, None])[:, 0], scores.argmax(1)
 
 
-@pytest.mark.parametrize("method", list(lx.METHODS))
-@pytest.mark.parametrize("norm", [math.inf, 2, 1])
-@pytest.mark.parametrize("outputs", [1, 2, 5])
-def test_no_sample_contradicts_the_bounds(outputs, norm, method):
+@pytest.mark.parametrize(("method", "norm", "outputs"), covering(lx.METHODS, [math.inf, 2, 1], [1, 2, 5]))
+def test_no_sample_contradicts_the_bounds(method, norm, outputs):
     model = network(outputs, torch.nn.Tanh)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(8, 4, dtype=torch.float64, generator=generator)

@@ -9,12 +9,12 @@ from auto_LiRPA import PerturbationLpNorm
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 
 import lirpa_explain as lx
+from tests.nets import mlp
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(4, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3)).double()
+    return mlp(4, 12, 3)
 
 
 def steady(certificate):

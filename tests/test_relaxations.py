@@ -14,9 +14,9 @@ from lirpa_explain.relaxations.functions import sigmoid, tanh
 from lirpa_explain.relaxations.product import planes, upper_plane
 from lirpa_explain.relaxations.ranges import product_range, variance_range
 from lirpa_explain.relaxations.univariate import lines, range_of
+from tests.tolerances import PRODUCT
 
 SLOPES = [0.0, 0.1, 1.0, 1.5, -0.2]
-ROUNDING = 1e-13
 
 
 def random_boxes(count: int, seed: int, *shape: int) -> Box:
@@ -56,7 +56,7 @@ def test_kink_lines_hold_and_touch(slope):
     t = grid(low, high)
     (kl, bl), (ku, bu) = piecewise.kink_lines(low, high, slope)
     below, above = kink(t, slope) - (kl * t + bl), ku * t + bu - kink(t, slope)
-    rounding = ROUNDING * size(low, high)
+    rounding = PRODUCT * size(low, high)
     assert (below >= -rounding).all() and (above >= -rounding).all()
     assert (below.amin(0) <= rounding).all() and (above.amin(0) <= rounding).all()
     one_sided = (low >= 0) | (high <= 0)
@@ -110,7 +110,7 @@ def test_planes_hold_on_the_whole_box(factor):
     gs, ts = (grid(*box, count=15) for box in (g, t))
     gs, ts = gs[:, None], ts[None]
     product = gs * function(ts)
-    rounding = 10 * ROUNDING * size(product.amax((0, 1)), product.amin((0, 1)), *g, *t, *(
+    rounding = 10 * PRODUCT * size(product.amax((0, 1)), product.amin((0, 1)), *g, *t, *(
         side.abs() * other.abs() for side in g for other in d))
     for sign, (a, b, c) in ((-1, lower), (1, upper)):
         gap = sign * (a * gs + b * ts + c - product)
@@ -146,7 +146,7 @@ def test_product_range_is_that_of_the_corners():
     corners = torch.stack([x * y for x, y in itertools.product(g, d)])
     assert torch.equal(low, corners.amin(0)) and torch.equal(high, corners.amax(0))
     inside = grid(*g)[:, None] * grid(*d)[None]
-    rounding = ROUNDING * size(low, high)
+    rounding = PRODUCT * size(low, high)
     assert (inside >= low - rounding).all() and (inside <= high + rounding).all()
     wide = product_range((g[0][:, None], g[1][:, None]), d)
     assert wide[0].shape == (2000, 2000) and torch.equal(wide[0].diagonal(), low)

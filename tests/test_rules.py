@@ -10,6 +10,7 @@ import torch
 from auto_LiRPA import PerturbationLpNorm
 from captum._utils.common import _select_targets
 from captum.attr import LRP, DeepLift, DeepLiftShap
+from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from captum.attr._utils.custom_modules import Addition_Module
 from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
 from captum.testing.attr.helpers.gen_test_utils import parse_test_config
@@ -17,20 +18,21 @@ from captum.testing.attr.helpers.test_config import config
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import lirpa_explain as lx
 from lirpa_explain.attributions.deep_lift import captum_hooks
-from lirpa_explain.bounding.engine import METHODS, Engine
+from lirpa_explain.bounding.engine import Engine
+from lirpa_explain.bounding.optimize import Optimization
 from lirpa_explain.errors import UnsupportedAttribution
 from lirpa_explain.graph.builder import Builder, Rows
 from lirpa_explain.graph.lowering import lower
 from lirpa_explain.graph.module import GradientModule
 from lirpa_explain.graph.relevance import relevance
-from lirpa_explain.graph.rescale import rescaled
+from lirpa_explain.graph.rescale import REFUSED, rescaled
+from lirpa_explain.operators.activations import LAYERS
+from tests import nets
+from tests.truth import parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-def parts(value):
-    return value if isinstance(value, tuple) else (value,)
 
 
 def gradient(out, xs, target, cotangent):
@@ -95,9 +97,7 @@ ACTIVATIONS = [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.ELU(), nn
 
 
 def mlp(activation):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), copy.deepcopy(activation), nn.Linear(8, 8), copy.deepcopy(activation),
-                         nn.Linear(8, 3))
+    return nets.mlp(4, 8, 8, 3, activation=lambda: copy.deepcopy(activation)).float()
 
 
 def conv():
@@ -216,6 +216,10 @@ def module_of(function, *examples):
     return GradientModule([x.name for x in inputs], builder.steps, result.name, builder.used_tensors(used), (), ())
 
 
+def test_the_modules_of_captums_rules_are_those_of_the_table():
+    assert {*LAYERS, *REFUSED} == set(SUPPORTED_NON_LINEAR) and not {*LAYERS} & {*REFUSED}
+
+
 @pytest.mark.parametrize(("rule", "model"), [
     *[(DeepLift, mlp(a)) for a in ACTIVATIONS if not isinstance(a, nn.GELU)], (DeepLift, conv()),
     (LRP, mlp(nn.ReLU())), (LRP, mlp(nn.Tanh())), (LRP, Residual()),
@@ -232,12 +236,12 @@ def test_bounds_hold(rule, model):
         module, rest = module_of(lambda x, b, c: deep_lift(model, (x,), (b,), cotangent=c)[0], x, b, c), (b, c)
     else:
         module, rest = module_of(lambda x, c: lrp(model, (x,), cotangent=c)[0], x, c), (c,)
-    engine = Engine(module, (x, *rest))
+    engine = Engine(module, (x, *rest), Optimization(iterations=3))  # as sound as more
     for eps in (0.0, 0.01, 0.3):
         points = x + eps * (3 * torch.rand(40, *x.shape, generator=generator, dtype=x.dtype) - 1.5).clamp(-1, 1)
         given = {"baselines": b.repeat(40, *[1] * (b.ndim - 1))} if rule is DeepLift else {}
         values = rule(model).attribute(points.flatten(0, 1), target=1, **given).detach().reshape(40, 3, -1)
-        for method in METHODS if len(shape) == 1 and eps == 0.3 else ("IBP", "CROWN"):
+        for method in lx.METHODS if len(shape) == 1 and eps == 0.3 else ("IBP", "CROWN"):
             with torch.no_grad():
                 low, high = engine((x, *rest), (PerturbationLpNorm(norm=math.inf, eps=eps),), method)
             assert (low <= values + 1e-9).all() and (values <= high + 1e-9).all(), (method, eps)

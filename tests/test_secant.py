@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lirpa_explain.operators import secant_gradient
-from lirpa_explain.relaxations.secant import SECANTS, secant_family, secant_lines, secant_range
+from lirpa_explain.operators.activations import secant_of
+from lirpa_explain.relaxations.secant import secant_family, secant_lines, secant_range
 
 COUNT = 4000
 FUNCTIONS = [("kink", {"slope": slope}, 1.0) for slope in (0.0, 0.1, 1.5, -0.2)] + [
@@ -44,7 +45,7 @@ def points(lo, hi, z0, eps):
 @pytest.mark.parametrize("eps", [0.0, 1e-10, 0.3])
 @each_function
 def test_ranges_and_lines_hold(name, settings, size, eps):
-    f, (lo, hi, z0) = SECANTS[name](**settings), problems(size, 0)
+    f, (lo, hi, z0) = secant_of(name, **settings), problems(size, 0)
     z = points(lo, hi, z0, eps)
     s = secant_gradient(torch.ones_like(z), z, z0.expand_as(z), name, eps, **settings)
     low, high = secant_range(f, lo, hi, z0, eps)
@@ -59,7 +60,7 @@ def test_ranges_and_lines_hold(name, settings, size, eps):
 @each_function
 def test_lines_leave_little_room(name, settings, size):
     """At the place they are chosen for, against the envelopes of samples."""
-    f, (lo, hi, z0) = SECANTS[name](**settings), problems(size, 1)
+    f, (lo, hi, z0) = secant_of(name, **settings), problems(size, 1)
     if f.kink and f.smooth:
         return  # a sum of two, each bounded alone
     ordinary = (hi - lo <= 3 * size) & (hi - lo >= 0.1 * size) & (z0.abs() < 5 * size)

@@ -5,7 +5,6 @@ a surrogate that can be differentiated and grows with it.
 """
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..certificates.layout import mask_weights
-from ..registration import add
-
-Shapes = tuple[tuple[int, ...], ...]
-Score = Callable[..., Tensor]
+from ..certificates.metrics import METRICS, Metric
+from ..certificates.metrics.surrogates import margin, opposed
+from ..registration import Table, empty
+from ..rounding import least
+from .metrics import Score, Shapes, mask_rows, worsening
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,15 @@ class Objective:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-OBJECTIVES: dict[str, Objective] = {}
+def _of_metric(metric: Metric) -> dict[str, Objective]:
+    """A metric as an objective."""
+    words = f"by how much this gets worse: {metric.formula}"
+    return {metric.name: Objective(metric.name, words, *worsening(metric))}
+
+
+OBJECTIVES: Table[str, Objective] = Table(
+    "objective", "@lirpa_explain.attacks.register(name, words)",
+    lambda name, row: empty(row, "words"), source=METRICS, make=_of_metric)
 
 
 def register(name: str, words: str, surrogate: Score | None = None, *, overwrite: bool = False
@@ -57,7 +64,7 @@ def register(name: str, words: str, surrogate: Score | None = None, *, overwrite
         ValueError: the name is taken and `overwrite` is False.
     """
     def decorate(value: Score) -> Score:
-        add(OBJECTIVES, name, Objective(name, words, value, surrogate or value), "objective", overwrite)
+        OBJECTIVES.add(name, Objective(name, words, value, surrogate or value), overwrite=overwrite)
         return value
 
     return decorate
@@ -77,8 +84,6 @@ def objective(name: str, options: dict[str, Any] | None = None) -> Objective:
         >>> objective("sign_flips").value(-torch.ones(1, 2), torch.ones(1, 2), ((2,),))
         tensor([2.])
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; given: {name!r}.")
     row, options = OBJECTIVES[name], dict(options or {})
     parameters = list(inspect.signature(row.value).parameters.values())[3:]
     known = {p.name for p in parameters}
@@ -110,13 +115,6 @@ def decrease(a: Tensor, nominal: Tensor, shapes: Shapes, entry: Any) -> Tensor:
     return _entry(nominal - a, entry)
 
 
-def mask_rows(mask: Any, like: Tensor, shapes: Shapes) -> Tensor:
-    """A mask or map, for one example or all, or a tuple of them for several parts, as rows (N, D)."""
-    parts = tuple(part.reshape(len(like), *shape) for part, shape in
-                  zip(like.split([math.prod(shape) for shape in shapes], 1), shapes, strict=True))
-    return mask_weights(mask, parts if len(parts) > 1 else parts[0])
-
-
 @register("region_sum", "|sum over a region of a - nominal|")
 def region_sum(a: Tensor, nominal: Tensor, shapes: Shapes, mask: Any) -> Tensor:
     """Change of sum_i mask_i a_i."""
@@ -132,7 +130,7 @@ def _scores(a: Tensor, nominal: Tensor, k: int, absolute: bool) -> tuple[Tensor,
 
 def share(a: Tensor) -> Tensor:
     """Each entry's share of the mass, |a_i| / sum_j |a_j|."""
-    return a.abs() / a.abs().sum(1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
+    return a.abs() / a.abs().sum(1, keepdim=True).clamp(min=least(a.dtype))
 
 
 @register("top_k", "share of the mass that the k largest features lose (Ghorbani et al. 2019)")
@@ -142,19 +140,12 @@ def top_k(a: Tensor, nominal: Tensor, shapes: Shapes, k: int) -> Tensor:
     return (share(nominal) - share(a)).gather(1, top).sum(1)
 
 
-def margin(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool = True) -> Tensor:
-    """By how much the strongest features outside of the top k exceed the weakest within."""
-    scores, reference = _scores(a, nominal, k, absolute)
-    inside = torch.zeros_like(scores, dtype=torch.bool).scatter(1, reference.topk(k, 1).indices, True)
-    count = min(k, scores.shape[1] - k)
-    if count == 0:
-        return 0 * scores.sum(1)
-    within = scores.masked_fill(~inside, math.inf).topk(count, 1, largest=False).values
-    without = scores.masked_fill(inside, -math.inf).topk(count, 1).values
-    return (without - within).clamp(max=0).sum(1) + (without - within).amax(1)
+def _flat(surrogate: Callable[..., Tensor]) -> Score:
+    """A surrogate that asks for no shapes."""
+    return lambda a, nominal, shapes, **options: surrogate(a, nominal, **options)
 
 
-@register("top_k_lost", "how many of the k largest features are no longer among them", margin)
+@register("top_k_lost", "how many of the k largest features are no longer among them", _flat(margin))
 def top_k_lost(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool = True) -> Tensor:
     """The size k minus |top k of a, intersected with the top k of nominal|."""
     scores, reference = _scores(a, nominal, k, absolute)
@@ -162,13 +153,7 @@ def top_k_lost(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: boo
     return k - (top * before).sum(1)
 
 
-def opposed(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
-    """A count of flipped signs, smoothed: entries near 0 weigh most."""
-    scale = nominal.abs().clamp(min=torch.finfo(a.dtype).tiny ** 0.5)
-    return -torch.tanh(2 * a / scale * nominal.sign()).sum(1)
-
-
-@register("sign_flips", "how many entries no longer have the sign they had", opposed)
+@register("sign_flips", "how many entries no longer have the sign they had", _flat(opposed))
 def sign_flips(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
     """Number of entries with nominal_i != 0 and a_i nominal_i <= 0."""
     return ((nominal != 0) & (a.sign() != nominal.sign())).sum(1).to(a)

@@ -14,13 +14,14 @@ from torch import Tensor
 from ..boxes import Box
 from ..certificates import Certificate, Sandwich
 from ..certificates.layout import flatten, mask_weights, unflatten
+from ..certificates.metrics import METRICS, Metric
 from ..certifying.exit import contradicted
 from ..certifying.request import Points, Request
-from ..registration import add
-from ..rounding import TOLERANCE
+from ..registration import Table, empty
+from ..rounding import FOUND, TOLERANCE, roundings
 from .attack import AttackResult, Attributions, run
-from .metrics import SURROGATES, certified_worsening
-from .objectives import OBJECTIVES, objective, share
+from .metrics import certified_worsening
+from .objectives import objective, share
 from .search import Settings, Values, Watch
 
 Coupling = Callable[..., tuple[str, dict[str, Any]]]
@@ -41,7 +42,20 @@ class Coupled:
     words: str
 
 
-SANDWICHES: dict[str, Coupled] = {}
+def _of_metric(metric: Metric) -> dict[str, Coupled]:
+    """A metric beside the objective of that name."""
+    return {metric.name: Coupled(
+        functools.partial(certified_worsening, metric.name), functools.partial(_itself, metric.name),
+        f"by how much this gets worse: {metric.formula}")}
+
+
+def _itself(name: str, /, **options: Any) -> tuple[str, dict[str, Any]]:
+    return name, options
+
+
+SANDWICHES: Table[str, Coupled] = Table(
+    "coupled metric", "lirpa_explain.attacks.couple(name, words, objective, certified)",
+    lambda name, row: empty(row, "words"), source=METRICS, make=_of_metric, reserved=("width",))
 
 
 def couple(name: str, words: str, objective: Coupling, certified: Callable[..., Tensor], *, overwrite: bool = False
@@ -58,7 +72,7 @@ def couple(name: str, words: str, objective: Coupling, certified: Callable[..., 
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    add(SANDWICHES, name, Coupled(certified, objective, words), "coupled metric", overwrite)
+    SANDWICHES.add(name, Coupled(certified, objective, words), overwrite=overwrite)
 
 
 def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:
@@ -77,10 +91,6 @@ def _may_flip(certificate: Certificate) -> Tensor:
     return ((flatten(certificate.nominal) != 0) & (flatten(certificate.sign()) == 0)).sum(1)
 
 
-def _itself(name: str, /, **options: Any) -> tuple[str, dict[str, Any]]:
-    return name, options
-
-
 couple("max_change", "|a - nominal| in the norm `norm`",
        lambda norm=2: ({1: "l1", 2: "l2"}.get(norm, "linf"), {}),
        lambda certificate, norm=2: certificate.max_change(norm))
@@ -89,9 +99,6 @@ couple("region_sum", "|change of the sum over the region `mask`|", lambda mask: 
        _region_change)
 couple("region", "share of the mass of |a| that the region `mask` may gain", lambda mask: ("region", {"mask": mask}),
        lambda certificate, mask: certificate.metric("share_upper", mask=mask) - _share_of(certificate, mask))
-for _name in SURROGATES:
-    couple(_name, OBJECTIVES[_name].words, functools.partial(_itself, _name),
-           functools.partial(certified_worsening, _name))
 
 
 def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str | os.PathLike[str] | None = None,
@@ -189,7 +196,7 @@ class _Alarm:
             flatten(part).detach() for part in (certificate.lower, certificate.upper, certificate.nominal))
         sizes = torch.cat([self.lower, self.upper], 1).nan_to_num(0, 0, 0).abs()
         self.rtol = TOLERANCE.get(nominal.dtype, 1e-2)
-        self.slack = self.rtol * sizes.amax(1, keepdim=True) + 64 * torch.finfo(nominal.dtype).eps * sizes.max()
+        self.slack = self.rtol * sizes.amax(1, keepdim=True) + roundings(FOUND, nominal.dtype) * sizes.max()
         difference = (request.nominal.flat - nominal).abs()
         if not bool((difference <= self.slack).all()):
             raise ValueError(f"The attribution at the unperturbed input is no longer the certificate's: it differs by "
@@ -213,7 +220,7 @@ class _Alarm:
 
     def compare(self, metric: str, certified: Tensor, at_most: Tensor, result: AttackResult) -> None:
         """Compare the numbers (N,) of a metric; at_most are those certified of the widened bounds."""
-        rounding = 64 * torch.finfo(self.lower.dtype).eps
+        rounding = roundings(FOUND, self.lower.dtype)
         excess = result.value - at_most - self.rtol * at_most.abs() - rounding
         if bool((excess <= 0).all()):
             return

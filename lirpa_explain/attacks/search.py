@@ -167,8 +167,10 @@ class Search:
         def cotangent(a: Tensor) -> Tensor:
             with torch.enable_grad():
                 leaf = (self.nominal + a - start).requires_grad_()
-                slope, = torch.autograd.grad(self._score(self.objective.surrogate, leaf).sum(), leaf,
-                                             allow_unused=True, materialize_grads=True)
+                total = self._score(self.objective.surrogate, leaf).sum()
+                if not total.requires_grad:  # a count without a surrogate
+                    return self._noise(a)
+                slope, = torch.autograd.grad(total, leaf, allow_unused=True, materialize_grads=True)
             slope = slope.nan_to_num(0, 0, 0)
             return torch.where((slope == 0).all(1, keepdim=True), self._noise(a), slope)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..bounding.ball import Ball
 from ..bounding.points import project
+from ..rounding import least
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -35,7 +36,7 @@ def ascend(ball: Ball, center: Tensor, points: Tensor, gradient: Tensor, size: f
         return project(ball, center, points + size / 2 * (ball.high - ball.low) * gradient.sign())
     flat = gradient.flatten(1)
     if ball.norm == 2:
-        direction = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
+        direction = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp(min=least(flat.dtype))
     else:
         largest = flat.abs().argmax(1, keepdim=True)
         direction = torch.zeros_like(flat).scatter(1, largest, flat.sign().gather(1, largest))

@@ -6,8 +6,8 @@ derivative of a smoothed module (Dombrowski et al. 2019 replace ReLU by softplus
 
 import functools
 import inspect
-from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,20 +17,21 @@ from torch.nn import functional as F
 from .. import operators
 from ..graph import GradientModule
 from ..graph.module import Step
-from ..operators.elementwise import ACTIVATIONS
+from ..rounding import least
 
-BREAKS: dict[str, Callable[..., tuple[float, ...]]] = {
-    "kink": lambda slope: (0.0,),
-    **{name: lambda build=build, **settings: build(**settings).function.breaks for name, build, _ in ACTIVATIONS},
-}
-"""Functions of one variable -> the places, given their settings, where their slope may jump."""
 
-JUMPS: dict[str, Callable[..., tuple[float, ...]]] = {
-    "sign": lambda: (0.0,),
-    "window": lambda low, high, **_: tuple(b for b in (low, high) if b is not None),
-    "select": lambda low, high, **_: tuple(b for b in (low, high) if b is not None),
-}
-"""Functions, or factors of an upstream gradient, whose values jump -> where."""
+@dataclass(frozen=True)
+class Jumps:
+    """What is smoothed of a step.
+
+    Args:
+        bends: whether it is the slope of a function that jumps; else the value of a function, or of a
+            factor of an upstream gradient.
+        places: where, and by how much.
+    """
+
+    bends: bool
+    places: list[tuple[float, float]]
 
 
 class Softened:
@@ -49,7 +50,7 @@ class Softened:
     def __init__(self, module: GradientModule, examples: int, sharpness: float = 1.0) -> None:
         self.module, self.examples, self.sharpness = module, examples, sharpness
         self.reach: dict[str, Tensor] = {}
-        self.jumps = {step.output: found for step in module.steps if (found := _jumps(step))}
+        self.jumps = {step.output: found for step in module.steps if (found := _jumps(step)) is not None}
 
     def __call__(self, example: Tensor, *inputs: Tensor) -> Tensor:
         """The results (B, D) of the smoothed module at rows of these examples, (B,)."""
@@ -87,10 +88,11 @@ class Softened:
             return result
         z = tensors[-1]
         reach = self.reach[step.inputs[-1]][example].reshape(-1, *[1] * (z.ndim - 1))
-        beta = self.sharpness / reach.clamp(min=torch.finfo(z.dtype).tiny**0.5)
-        for place, jump in self.jumps[step.output]:
+        beta = self.sharpness / reach.clamp(min=least(z.dtype, 0.5))
+        jumps = self.jumps[step.output]
+        for place, jump in jumps.places:
             t = z - place
-            if step.operator in BREAKS and step.operator not in JUMPS:
+            if jumps.bends:
                 result = result + jump * (F.softplus(beta * t) / beta - F.relu(t))
             else:
                 smooth = jump * (torch.sigmoid(beta * t) - (t > 0).to(z))
@@ -98,18 +100,21 @@ class Softened:
         return result
 
 
-def _jumps(step: Step) -> list[tuple[float, float]]:
-    """Where what a step computes, or its slope, jumps, and by how much."""
-    name = step.operator.removesuffix("_gradient")
-    if name in JUMPS and step.operator == name:
-        places, slope = JUMPS[name](**step.settings), step.operator
-    elif name in BREAKS:
-        places, slope = BREAKS[name](**step.settings), f"{name}_gradient"
-    else:
-        return []
-    jumps = [(place, _slope(slope, place + _near(place), step.settings) -
-              _slope(slope, place - _near(place), step.settings)) for place in places]
-    return [(place, jump) for place, jump in jumps if abs(jump) > 1e-6]
+def _jumps(step: Step) -> Jumps | None:
+    """Where the slope of what a step computes jumps, or else its value, and by how much."""
+    row = operators.OPERATORS[step.operator]
+    if row.breaks is None:
+        return None
+    slope = f"{step.operator}_gradient"
+    kinds = ([(True, slope)] if slope in operators.OPERATORS else []) + [(False, step.operator)]
+    for bends, operator in kinds:
+        jumps = [(place, _slope(operator, place + _near(place), step.settings) -
+                  _slope(operator, place - _near(place), step.settings))
+                 for place in row.breaks(**step.settings)]
+        jumps = [(place, jump) for place, jump in jumps if abs(jump) > 1e-6]
+        if jumps:
+            return Jumps(bends, jumps)
+    return None
 
 
 def _near(place: float) -> float:

@@ -15,12 +15,13 @@ from torch import Tensor
 from ..errors import UnsupportedAttribution
 from ..graph.program import Program, Values, leaves
 from ..graph.rescale import Rule, rescaled
+from ..operators.activations import LAYERS
 from .layer import Call, Layer, Tensors
 from .neuron import Neuron
 from .path import baseline_rows
 from .plan import Plan, common_fields, extras_of, register
 from .shap import drawn_baselines
-from .unseen import FUNCTIONS, warn_of_unseen
+from .unseen import warn_of_unseen
 
 
 @register(DeepLift, "(x - b) * grad f(x) in which activations have the slope (s(z) - s(z_b)) / (z - z_b)")
@@ -91,7 +92,7 @@ def _rescaled(attribution: DeepLift, call: Call, points: Values, to_layer_input:
         return captum_hooks(attribution, rule, to_layer_input)
 
     with rescaled(attribution.model, lambda: call(*points["baseline"]), hooks, attribution.eps), \
-            warn_of_unseen("DeepLift", tuple(FUNCTIONS)):
+            warn_of_unseen("DeepLift", tuple(LAYERS)):
         yield
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedAttribution, in_the_name_of
 from ..graph.program import Program, gradient, multiplied, noisy
+from ..registration import Table, empty
 
 REDUCTIONS = ("mean", "mean of squares", "variance")
 
@@ -132,7 +133,11 @@ class Supported:
     formula: str
 
 
-ATTRIBUTIONS: dict[type[Attribution], Supported] = {}
+ATTRIBUTIONS: Table[type[Attribution], Supported] = Table(
+    "attribution",
+    "@lirpa_explain.attributions.register(YourClass, formula) over a function that returns its Plan",
+    lambda kind, row: empty(row, "formula"), error=UnsupportedAttribution,
+    spell=lambda kind: getattr(kind, "__name__", str(kind)))
 
 
 def register(kind: type[Attribution], formula: str, *, overwrite: bool = False) -> Callable[[Planner], Planner]:
@@ -141,11 +146,11 @@ def register(kind: type[Attribution], formula: str, *, overwrite: bool = False) 
     Raises:
         ValueError: the class is registered and `overwrite` is False.
     """
-    if kind in ATTRIBUTIONS and not overwrite:
-        raise ValueError(f"{kind.__name__} is already registered; pass overwrite=True to replace it.")
+    if not overwrite:
+        ATTRIBUTIONS.refuse_taken(kind)
 
     def add(planner: Planner) -> Planner:
-        ATTRIBUTIONS[kind] = Supported(planner, formula)
+        ATTRIBUTIONS.add(kind, Supported(planner, formula), overwrite=overwrite)
         return planner
 
     return add
@@ -157,15 +162,11 @@ def lookup(attribution: Any) -> Supported:
     Raises:
         UnsupportedAttribution: there is none; the message lists those there are.
     """
-    row = ATTRIBUTIONS.get(type(attribution))
-    if row is None:
-        known = ", ".join(sorted(kind.__name__ for kind in ATTRIBUTIONS))
-        raise UnsupportedAttribution(
-            f"{type(attribution).__name__} cannot be certified: it is not known as a sum of gradients. "
-            f"Certified are objects of Captum's classes {known}. A class of your own is added by "
-            "@lirpa_explain.attributions.register(YourClass, formula) over a function that returns its Plan."
-        )
-    return row
+    kind = type(attribution)
+    if kind not in ATTRIBUTIONS:
+        raise UnsupportedAttribution(f"{kind.__name__} cannot be certified: it is not known as a sum of gradients. "
+                                     f"{ATTRIBUTIONS.unknown(kind)}")
+    return ATTRIBUTIONS[kind]
 
 
 def make_plan(attribution: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:

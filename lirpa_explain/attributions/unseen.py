@@ -5,22 +5,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CaptumWarning
-
-FUNCTIONS: dict[type[nn.Module], tuple[Callable[..., Any], ...]] = {
-    nn.ReLU: (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_),
-    nn.LeakyReLU: (F.leaky_relu, F.leaky_relu_),
-    nn.ELU: (F.elu, F.elu_),
-    nn.Sigmoid: (torch.sigmoid, F.sigmoid, Tensor.sigmoid, Tensor.sigmoid_),
-    nn.Tanh: (torch.tanh, F.tanh, Tensor.tanh, Tensor.tanh_),
-    nn.Softplus: (F.softplus,),
-}
-"""Modules that Captum's hooks look for -> the functions that compute the same, unseen."""
+from ..operators.activations import LAYERS
 
 
 class _Calls(TorchFunctionMode):
@@ -41,9 +30,9 @@ def warn_of_unseen(name: str, kinds: tuple[type[nn.Module], ...]) -> Iterator[No
 
     Args:
         name: the attribution's.
-        kinds: keys of `FUNCTIONS`.
+        kinds: keys of `LAYERS`.
     """
-    calls = _Calls(tuple(function for kind in kinds for function in FUNCTIONS[kind]))
+    calls = _Calls(tuple(function for kind in kinds for function in LAYERS[kind][1].functions))
     seen = 0
 
     def count(module: nn.Module, _: Any, __: Any) -> None:

@@ -100,8 +100,7 @@ def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
                   balls: tuple[Ball | None, ...], method: str, batch_size: int,
                   parameters: Parameters | None = None) -> Bounds:
     """Bounds by the engine, `batch_size` rows at a time; other arguments as for `interval_bounds`."""
-    with engine.perturbed(parameters):
-        composed = compose(plan, module, engine, inputs, balls, method, batch_size, evaluate=False)
+    composed = compose(plan, module, engine.over(parameters), inputs, balls, method, batch_size, evaluate=False)
     rows = PlanRows(plan, module, inputs, balls)
     return Bounds(Interval(composed.box), lambda: _value(rows, module, _all_rows(rows)[0]),
                   module.split)

@@ -56,7 +56,7 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
         engine: bounds of that module.
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
-        method: a key of `engine.METHODS`.
+        method: a key of `methods.METHODS`.
         batch_size: most rows bounded at once.
         progress: show a bar.
         rounded: whether the bounds shall be of what is computed in floating point; `engine` then bounds that too.
@@ -102,7 +102,7 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
         engine: bounds of that module.
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
-        method: a key of `engine.METHODS`.
+        method: a key of `methods.METHODS`.
         batch_size: most rows bounded at once.
         functions: (N, K, D).
         progress: show a bar.

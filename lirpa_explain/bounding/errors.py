@@ -94,6 +94,7 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
 
     values = {name: probes(x, error) for name, x, error in zip(module.input_names, inputs, errors, strict=True)}
     fixed = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    last = {name: step for step in module.steps for name in step.inputs}
     for step in module.steps:
         arguments = [values[n] if n in values else fixed[n] for n in step.inputs]
         operator = known.operators[step.output]
@@ -107,6 +108,9 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
             error = SPREAD * added if whole is None else SPREAD * added + whole
             result = probes(result, unit(result.dtype) * error + underflow(result.dtype) * (error > 0))
         values[step.output] = result
+        for name in set(step.inputs) - {module.output}:
+            if last[name] is step:
+                values.pop(name, None)  # so many rows of it are large
     value, moved = values[module.output].split([rows, count * rows])
     distance = (moved.unflatten(0, (count, rows)) - value).abs().amax(0)
     return value, distance.nan_to_num(nan=torch.inf)

@@ -35,6 +35,7 @@ from ..attributions.plan import name_of
 from ..boxes import Box
 from ..errors import UnsupportedAttribution
 from ..operators.bound import flat_rows
+from ..rounding import roundings
 from .ball import Ball
 from .confidence import mean_interval, shifted
 
@@ -194,7 +195,7 @@ def summarise(chunks: Iterable[tuple[Tensor, Tensor, Box]], near: Box, far: Box,
             share = torch.where(width[example] > 0, (part - low[example]) / width[example], 0.0).clamp(0, 1)
             mean.index_add_(0, example, share / count)
             square.index_add_(0, example, share.square() / count)
-    rounding = torch.finfo(torch.float64).eps
+    rounding = roundings(1, torch.float64)
     shares = [(mean.clamp(0, 1), (square - mean.square()).clamp(min=0) * (count / max(1, count - 1)) + rounding)
               for mean, square in zip(means, squares, strict=True)]
     return Samples(value, magnitude, tuple(shares), within)

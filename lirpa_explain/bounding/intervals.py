@@ -26,10 +26,6 @@ from .interval import Interval
 from .kinks import KINK_RULES
 from .parameters import Parameters
 
-HOMOGENEOUS = frozenset({"reshape", "expand", "permute", "slice", "place", "sum", "mean", "pad", "concatenate",
-                         "average_pool", "average_pool_gradient"})
-"""Operators without weights that add entries up and move them, with no constant: radii go the way of centres."""
-
 
 class IntervalPass:
     """Interval bounds of a module's output, differentiable in its parameters.
@@ -138,7 +134,7 @@ def _bounded(operator: BoundOperator, boxes: list[Interval]) -> Interval:
         if operator.traits.magnitude is not None:
             center, radius = first.around
             return Interval(around=(lambda: operator.forward(center, *weights), operator.magnitude(radius, *weights)))
-        if name in HOMOGENEOUS and first.is_around:
+        if operator.traits.homogeneous and len(boxes) == 1 and first.is_around:
             return Interval(around=(lambda: operator.forward(first.around[0]), operator.forward(first.radius)))
     if name in KINK_RULES and 0 <= operator.settings["slope"] <= 1:
         return KINK_RULES[name](*boxes, **operator.settings)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ..rounding import JUMP, roundings
 from .interval import Interval
 
 leaky_relu_backward = torch.ops.aten.leaky_relu_backward
@@ -52,7 +53,7 @@ class _KinkGradient(torch.autograd.Function):
                 ) -> tuple[Tensor, Tensor]:
         lower, upper = center - radius, center + radius
         at_lower, at_upper = lower.sign(), upper.sign()
-        beyond = 1 + 32 * torch.finfo(z.dtype).eps  # roundings must not hide that an interval reaches 0
+        beyond = 1 + roundings(2 * JUMP, z.dtype)  # roundings must not hide that an interval reaches 0
         torch.addcmul(z, at_lower, reach, value=-beyond, out=at_lower)
         torch.addcmul(z, at_upper, reach, value=beyond, out=at_upper)
         ctx.save_for_backward(at_lower, at_upper)

@@ -11,15 +11,13 @@ from ..boxes import Box
 from ..decision.decision import Decision
 from ..graph import capture_program
 from ..graph.program import output
+from ..rounding import RIVAL, least, roundings
 from .ball import Ball
 from .engine import Engine
+from .parameters import Parameters
 
 BISECTIONS = 12
 """Of the largest radius that is certified: to 1/4096 of the distance of the point that was found."""
-
-ROUNDINGS = 256
-"""Roundings, relative to scores and their changes in the ball, by which a rival may seem excluded."""
-
 
 class _Recording(PerturbationLpNorm):
     """An l2 ball that notes the coefficients of the last lower bound it was asked to make a number."""
@@ -40,16 +38,18 @@ class Margins:
     Args:
         decision: of N examples.
         inputs: those examples, each (N, *S).
+        parameters: those of the model that move; None if none does.
 
     Raises:
         UnsupportedOperation: the model contains an operation that has no bound operator.
     """
 
-    def __init__(self, decision: Decision, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, decision: Decision, inputs: tuple[Tensor, ...],
+                 parameters: Parameters | None = None) -> None:
         self.decision = decision
         module = capture_program(output(), decision.function, inputs, decision.extras)
         self.extras = [e for e in decision.extras if isinstance(e, Tensor) and e.ndim and len(e) == decision.count]
-        self.engine = Engine(module, module.example)
+        self.engine = Engine(module, module.example).over(parameters)
         self.rivals = decision.rivals()
 
     def lower(self, index: Tensor, radius: Tensor, method: str) -> Tensor:
@@ -145,11 +145,11 @@ class Margins:
         a = torch.cat(parts, 2)
         # Each input's ball was made a number by itself: lower = c - radius * sum of the norms of their parts of a.
         constant = lower + radius * sum(part.norm(dim=2) for part in parts)
-        size, precision = a.norm(dim=2), torch.finfo(a.dtype)
+        size = a.norm(dim=2)
         scores = self.decision.output(center, index).detach().reshape(len(index), -1)
-        rounding = ROUNDINGS * precision.eps * (constant.abs() + radius * size +
+        rounding = roundings(RIVAL, a.dtype) * (constant.abs() + radius * size +
                                                 scores.abs().amax(1, keepdim=True))
-        length = size.clamp(min=precision.tiny)
+        length = size.clamp(min=least(a.dtype))
         height = torch.where(size > 0, (constant - rounding) / length, -torch.inf)
         return -a / length[..., None], height, lower <= rounding
 

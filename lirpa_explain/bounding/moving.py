@@ -10,6 +10,7 @@ from ..boxes import Box
 from ..decision.decision import Decision
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
+from ..rounding import REGION, SQUARES, roundings
 from .ball import Ball
 from .engine import Engine
 from .margins import Margins
@@ -78,7 +79,7 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int, moving: Moving) -
     assert plan.baselines is not None and plan.nearest is not None
     decision = Decision(plan.nearest.function, plan.points, plan.extras)
     boundary = torch.cat([flat_rows(b) for b in plan.baselines], 1)
-    more = 1 + 64 * torch.finfo(boundary.dtype).eps
+    more = 1 + roundings(REGION, boundary.dtype)
     reach = more * ((boundary - decision.x).norm(dim=1, keepdim=True) + ends.radius)
     radius = more * (reach + ends.radius)
     clip = plan.nearest.options.range(plan.points)
@@ -109,13 +110,15 @@ class _Branches:
 
     def capped(self, margins: Margins, batch_size: int) -> "_Branches":
         """Balls that contain what the balls have in common with the half-spaces; branches that are empty are gone."""
+        if not len(self.sample):
+            return self
         rows = torch.arange(len(self.sample), device=self.sample.device).split(batch_size)
         center, radius = self.region.center, self.region.radius
         parts = [margins.half_spaces(self.sample[i], center[i], radius[i], self.rivals[i]) for i in rows]
         normal, height, alive = (torch.cat(part)[:, 0] for part in zip(*parts, strict=True))
         height = height[:, None].clamp(min=0).minimum(radius)
         # The difference of squares rounds as if it were as large as they are.
-        rest = radius.square() * (1 + 16 * torch.finfo(radius.dtype).eps) - height.square()
+        rest = radius.square() * (1 + roundings(SQUARES, radius.dtype)) - height.square()
         center, radius = center + height * normal, rest.sqrt()
         box = Box(self.region.low, self.region.high).intersect(Box(center - radius, center + radius))
         alive = alive & (box.lower - box.upper <= 1e-5 * self.region.radius).all(1)
@@ -153,7 +156,7 @@ def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: t
         engine: bounds of that module.
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
-        method: a key of `engine.METHODS`.
+        method: a key of `methods.METHODS`.
         batch_size: most rows bounded at once.
         moving: how hard to enclose the boundary points.
         progress: show a bar.
@@ -164,7 +167,11 @@ def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: t
     example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
     ends = Region.of(plan.points, inputs, balls, example)
     starts, sample, reach = nearest_regions(plan, ends, batch_size, moving)
+    has_region = torch.zeros_like(example, dtype=torch.bool).index_fill(0, sample, True)
+    if not bool(has_region.all()):
+        nothing = inputs[0].new_full((len(inputs[0]), module.size), torch.nan)
+        return Box.point(nothing), has_region
     ends = ends.rows(sample)
     factor = ends.difference(starts).intersect(Box(-reach, reach))
     box = compose_segments(plan, module, engine, starts, ends, sample, factor, method, batch_size, progress)
-    return box, torch.zeros_like(example, dtype=torch.bool).index_fill(0, sample, True)
+    return box, has_region

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..operators.planes import BoundPlanes, Mixture
+from ..rounding import STEADY as STEADY_BOUNDS
+from ..rounding import roundings
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def optimized(bound: Callable[[Tensor], Box], functions: Tensor, nodes: Iterable
 def _fell(old: Box, new: Box, tolerance: float) -> Tensor:
     """Where a width has fallen by more than a share of it, and by more than roundings."""
     width = old[1] - old[0]
-    rounding = 256 * torch.finfo(width.dtype).eps * torch.maximum(old[0].abs(), old[1].abs())
-    return width - (new[1] - new[0]) > torch.maximum(tolerance * width, rounding)
+    least = roundings(STEADY_BOUNDS, width.dtype) * torch.maximum(old[0].abs(), old[1].abs())
+    return width - (new[1] - new[0]) > torch.maximum(tolerance * width, least)
 
 
 def _start(node: BoundPlanes, functions: int) -> Mixture | None:

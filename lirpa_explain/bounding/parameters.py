@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ..boxes import Box
 from ..operators.bound import MovingParameter
+from ..rounding import roundings
 
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTIZATIONS = ("int8", *FLOATS)
 
-ROUNDINGS = 8 * 127 * torch.finfo(torch.float32).eps
+ROUNDINGS = roundings(8 * 127, torch.float32)
 """Roundings of the int8 grid's own arithmetic, in float32, as a share of its step."""
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..boxes import Box
+from ..rounding import INSIDE, least, roundings
 from .ball import Ball
 
 
@@ -36,10 +37,10 @@ def project(ball: Ball, center: Tensor, points: Tensor) -> Tensor:
     if ball.radius is None:
         return Box(ball.low, ball.high).nearest(points)
     move = (points - center).flatten(1)
-    radius = ball.radius * (1 - 32 * torch.finfo(points.dtype).eps)
+    radius = ball.radius * (1 - roundings(INSIDE, points.dtype))
     if ball.norm == 2:
         length = torch.linalg.vector_norm(move, dim=1, keepdim=True)
-        move = move * (radius / length.clamp(min=torch.finfo(move.dtype).tiny)).clamp(max=1)
+        move = move * (radius / length.clamp(min=least(move.dtype))).clamp(max=1)
     else:
         sizes = move.abs().sort(1, descending=True).values
         ranks = torch.arange(1, sizes.shape[1] + 1, device=sizes.device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..operators.bound import flat_rows
+from ..rounding import REGION, roundings
 from .ball import Ball
 
 
@@ -75,7 +76,7 @@ class Region:
 
     def outward(self) -> Region:
         """A little more, so that rounding does not exclude a point."""
-        more = 64 * torch.finfo(self.low.dtype).eps
+        more = roundings(REGION, self.low.dtype)
         slack = more * Box(self.low, self.high).size
         return Region(self.low - slack, self.high + slack, self.center,
                       self.radius * (1 + more) + more * self.center.norm(dim=1, keepdim=True))

@@ -36,7 +36,7 @@ def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts:
         ends: where they end.
         sample: the sample that each branch belongs to, (B,); each sample has one.
         factor: bounds of m, (B, D) each.
-        method: a key of `engine.METHODS`.
+        method: a key of `methods.METHODS`.
         batch_size: most rows bounded at once.
         progress: show a bar.
 

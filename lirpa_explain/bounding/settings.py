@@ -5,8 +5,8 @@ from typing import Any
 
 from captum.attr._utils.approximation_methods import SUPPORTED_METHODS
 
-from ..rounding import ROUNDINGS
-from .engine import METHODS
+from ..rounding import GUARANTEES
+from .methods import METHODS, Method, lookup
 from .optimize import Optimization
 
 ROWS = 64
@@ -22,11 +22,11 @@ class Bounding:
         batch_size: most rows (examples x path points) bounded at once; None: `ROWS`.
         memory_limit: bytes, at least 2**20, that bounds may take beside the model, about; None: no limit but what
             `batch_size` and the size of coefficients imply.
-        iterations: most steps of method "CROWN-Optimized".
+        iterations: most steps by which a method chooses planes.
         lr: its first step length, above 0 and at most 1.
         progress: show a progress bar.
         differentiable: keep the bounds differentiable in the model's parameters.
-        rounding: a key of `rounding.ROUNDINGS`.
+        rounding: a key of `rounding.GUARANTEES`.
 
     Raises:
         ValueError: a setting is none of its kind.
@@ -50,13 +50,18 @@ class Bounding:
         check_method(self.method)
         if not isinstance(self.differentiable, bool):
             raise TypeError(f"differentiable must be True or False; given: {self.differentiable!r}.")
-        if not isinstance(self.rounding, str) or self.rounding not in ROUNDINGS:
-            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}; given: {self.rounding!r}.")
+        if not isinstance(self.rounding, str) or self.rounding not in GUARANTEES:
+            raise ValueError(f"rounding must be one of {', '.join(GUARANTEES)}; given: {self.rounding!r}.")
         _check_count("batch_size", self.batch_size, 1)
         _check_count("memory_limit", self.memory_limit, 2**20)
         _check_count("iterations", self.iterations, 0)
         if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 < self.lr <= 1:
             raise ValueError(f"lr must be a number above 0 and at most 1; given: {self.lr!r}.")
+
+    @property
+    def row(self) -> Method:
+        """What the method bounds, and by what."""
+        return lookup(self.method)
 
     @property
     def rounded(self) -> bool:
@@ -70,7 +75,7 @@ class Bounding:
 
     @property
     def optimization(self) -> Optimization:
-        """How planes are chosen by method "CROWN-Optimized"."""
+        """How planes are chosen by a method that does."""
         return Optimization(self.iterations, float(self.lr))
 
 

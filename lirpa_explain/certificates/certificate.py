@@ -22,14 +22,11 @@ from lirpa_explain.certificates.layout import (
     require_same_shape,
     unflatten,
 )
-from lirpa_explain.certificates.meaning import Meaning, fact
+from lirpa_explain.certificates.meaning import Meaning, fact, packed, unpacked
 from lirpa_explain.certificates.metrics import evaluate, lookup, rank_intervals
 from lirpa_explain.certificates.radius import Property, Radius, bisect
 from lirpa_explain.certificates.sandwich import Sandwich
 from lirpa_explain.relaxations.ranges import linear_range
-
-FACT = "fact."
-"""What names of facts begin with in a saved certificate."""
 
 _RTOL = {"float64": 1e-9, "float32": 1e-5}
 _RTOL_OF_HALF_TYPES = 1e-2
@@ -348,9 +345,7 @@ class Certificate:
         """
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)
                   if entry.name not in ("refiner", "attacker", "recertifier", "meaning")}
-        sense = {entry.name: getattr(self.meaning, entry.name) for entry in fields(Meaning) if entry.name != "facts"}
-        facts = {f"{FACT}{name}": value for name, value in self.meaning.facts.items()}
-        storage.write(path, values | {"meaning": sense} | facts)
+        storage.write(path, values | packed(self.meaning))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Certificate:
@@ -365,9 +360,7 @@ class Certificate:
         Raises:
             ValueError: If the file is not a certificate, or one of another format.
         """
-        values = storage.read(path)
-        facts = {name.removeprefix(FACT): values.pop(name) for name in list(values) if name.startswith(FACT)}
-        return cls(**values | {"meaning": Meaning(**values["meaning"], facts=facts)})
+        return cls(**unpacked(storage.read(path)))
 
     def __repr__(self) -> str:
         lower, upper = flatten(self.lower).detach(), flatten(self.upper).detach()

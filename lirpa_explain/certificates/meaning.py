@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 FINITE = ("The nominal value is Captum's, at the unperturbed input; finite sums, drawn noise and drawn points are part "
           "of the attribution and stay as they were.")
+
+
+FACT = "fact."
+"""What names of facts begin with in a saved certificate."""
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,16 @@ class Meaning:
 def fact(name: str, words: str) -> Any:
     """Return a property of certificates: what its meaning knows under a name; None in another sense."""
     return property(lambda certificate: certificate.meaning.facts.get(name), doc=words)
+
+
+def packed(meaning: Meaning) -> dict[str, Any]:
+    """Return a meaning as fields of a saved certificate."""
+    words = {entry.name: getattr(meaning, entry.name) for entry in fields(Meaning) if entry.name != "facts"}
+    return {"meaning": words} | {f"{FACT}{name}": value for name, value in meaning.facts.items()}
+
+
+def unpacked(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a certificate from those that were saved."""
+    facts = {name.removeprefix(FACT): value for name, value in values.items() if name.startswith(FACT)}
+    rest = {name: value for name, value in values.items() if not name.startswith(FACT)}
+    return rest | {"meaning": Meaning(**values["meaning"], facts=facts)}

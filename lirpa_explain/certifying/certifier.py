@@ -214,7 +214,7 @@ class Certifier:
                 request = Request(self.attribution, inputs, xs, where, keywords, random_state(xs[0].device))
                 self._certificate(request, bounding, FiniteSum(), None)
                 trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
-            if bounding.method == "IBP":
+            if bounding.row.is_interval_pass:
                 return interval_bounds(plan, trace.module, trace.intervals, xs, where.balls, where.parameters)
             rows = trace.engine.rows_at_once(bounding.rows, bounding.method)
             return linear_bounds(plan, trace.module, trace.engine, xs, where.balls, bounding.method, rows,

@@ -103,7 +103,7 @@ class Prover:
                 box = box.outward(rounded(sizes, functions.shape[2] + OWN))
             # Else the sum of the rows rounds entries that a function cancels.
             counts = proven.plan.steps == proven.plan.samples == 1 or not bounding.rounded
-            if proven.propagates and bounding.method != "IBP" and counts:
+            if proven.propagates and bounding.row.gains_by_functions and counts:
                 box = box.intersect(self._propagated(proven, functions, value, sizes))
             return issued_numbers(box, value, sizes, "Linear functions of the attribution", nominal)
 
@@ -111,9 +111,9 @@ class Prover:
         """Bounds of linear functions by propagation, through a trace that is compared with that of the attribution."""
         request, plan, bounding = self.request, proven.plan, self.bounding
         module, engine, rows = self.traced(plan, bounding.method, explained=True)
-        with engine.perturbed(request.parameters, bounding.rounded):
-            box, again = compose_functions(plan, module, engine, request.xs, request.balls, bounding.method, rows,
-                                           functions, bounding.progress, bounding.rounded)
+        engine = engine.over(request.parameters, bounding.rounded)
+        box, again = compose_functions(plan, module, engine, request.xs, request.balls, bounding.method, rows,
+                                       functions, bounding.progress, bounding.rounded)
         check_numbers(Box.point(value), again, sizes, "Linear functions of the attribution, traced once more,")
         if not bounding.rounded:
             box = box.outward(torch.einsum("nkd,nd->nk", functions.abs(), proven.error))
@@ -126,9 +126,8 @@ class Prover:
         module, engine, rows = self.traced(plan, method)
         if rounded:
             check_rounded(module)
-        with engine.perturbed(parameters, rounded):
-            return compose(plan, module, engine, points or self.request.xs, balls, method, rows,
-                           self.bounding.progress, rounded)
+        return compose(plan, module, engine.over(parameters, rounded), points or self.request.xs, balls, method,
+                       rows, self.bounding.progress, rounded)
 
     def _reach(self, plan: Plan, radius: float, points: Points | None = None) -> Composed:
         """All that roundings may make of an attribution on balls of a radius around the inputs, or around points."""

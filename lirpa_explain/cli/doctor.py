@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from captum.attr import Saliency
 
-from ..bounding.engine import METHODS
+from ..bounding.methods import METHODS
 from ..certify import certify
 
 REQUIRED = ("torch", "captum", "numpy", "tqdm")

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..bounding.engine import METHODS
+from ..bounding.methods import METHODS
 from ..plots import SIGNS
 from ..tables import tables
 from . import attack, certify, doctor, ops, plot, values

@@ -60,7 +60,7 @@ def relevance(model: nn.Module) -> Iterator[None]:
 
     Raises:
         UnsupportedAttribution: a layer has no rule or another one, is called more than once, is followed by a
-            function that is no module, or feeds both an activation and a layer.
+            function that is no module, or feeds both an activation and a layer; or a Tanh follows a Dropout.
 
     Example:
         >>> model, x = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2, requires_grad=True)
@@ -71,11 +71,12 @@ def relevance(model: nn.Module) -> Iterator[None]:
     """
     leaves = {m: name for name, m in model.named_modules() if m is not model and not list(m.children())}
     calls: set[nn.Module] = set()
+    dropped: list[Tensor] = []
     forwards: dict[nn.Module, Callable[..., Any]] = {}
     for module, name in leaves.items():
         if type(module) in SUPPORTED_NON_LINEAR_LAYERS and not hasattr(module, "rule"):
-            if not isinstance(module, nn.Dropout):
-                forwards[module] = _activation(module, name)
+            forwards[module] = _dropout(module, dropped) if isinstance(module, nn.Dropout) else \
+                _activation(module, name, dropped)
         else:
             forwards[module] = _layer(module, name, _epsilon(module, name), calls)
 
@@ -134,10 +135,24 @@ def _layer(module: nn.Module, name: str, eps: float, calls: set[nn.Module]) -> C
     return forward
 
 
-def _activation(module: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
+def _dropout(module: nn.Module, dropped: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    compute = module.forward
+
+    def forward(input: Tensor) -> Tensor:
+        dropped.append(compute(input))
+        return dropped[-1]
+
+    return forward
+
+
+def _activation(module: nn.Module, name: str, dropped: list[Tensor]) -> Callable[[Tensor], Tensor]:
     function = "kink" if isinstance(module, nn.ReLU) else "tanh"
 
     def forward(input: Tensor) -> Tensor:
+        if function == "tanh" and any(input is tensor for tensor in dropped):
+            raise UnsupportedAttribution(
+                f"LRP of a model in which {name} (Tanh) follows a Dropout: Captum's hooks of both are on one tensor, "
+                "and relevance is then multiplied by the derivative or not, by how many there are. Remove the Dropout.")
         sources = _sources(input, name)
         for source in sources:
             if isinstance(source, str):
@@ -227,7 +242,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _Activation(torch.autograd.Function):
-    """An activation with the factor as gradient; behind an input of the model, where there is no layer, none."""
+    """An activation with the factor as gradient; on an input, where no layer is before it, its result is that."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, name: str, function: str, eps: float | None) -> Tensor:
@@ -243,6 +258,8 @@ class _Activation(torch.autograd.Function):
             g = secant_gradient(g, z, torch.full_like(z, -eps), "kink", 0.0, slope=0.0)
         elif eps is not None:
             g = _stabilized(secant_gradient(g, z, torch.zeros_like(z), "tanh", 0.0), z, eps)
+        elif eps is None:  # the layer behind it multiplies by its input
+            g = g * (torch.relu(z) if function == "kink" else torch.tanh(z))
         return g, None, None, None
 
 

@@ -3,6 +3,7 @@
 Some are composed of several operations, and bounds of the whole are tighter; some merge the batch with the channels.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..operators import activation
+from ..operators import ACTIVATIONS, Activation, activation
+from ..registration import Table
 
 
 def _instance_norm(input: Tensor, running_mean: Any = None, running_var: Any = None, weight: Any = None,
@@ -31,18 +33,30 @@ def _pad(input: Tensor, pad: list[int], mode: str = "constant", value: float | N
     return input
 
 
-REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {
-    F.softsign: lambda input: activation(input, "softsign"),
-    F.tanhshrink: lambda input: activation(input, "tanhshrink"),
-    F.instance_norm: _instance_norm,
-    F.pad: _pad,
-}
+def _called(input: Tensor, *, name: str) -> Tensor:
+    return activation(input, name)
+
+
+def _of_activation(row: Activation) -> dict[Any, Callable[..., Tensor]]:
+    """What is called in place of functions that are composed of several operations."""
+    return {function: functools.partial(_called, name=row.name) for function in row.composed}
+
+
+REPLACEMENTS: Table[Any, Callable[..., Tensor]] = Table(
+    "replacement", "lirpa_explain.operators.register_activation(..., composed=...)",
+    lambda function, row: [], source=ACTIVATIONS, make=_of_activation)
 """torch's function -> what is called in its place, with the same arguments."""
+REPLACEMENTS.add(F.instance_norm, _instance_norm)
+REPLACEMENTS.add(F.pad, _pad)
 
 
 class Replacements(TorchFunctionMode):
     """While it is active, functions of the table are replaced; within a replacement they are torch's own."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._replacements = dict(REPLACEMENTS)
+
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, or what stands in its place."""
-        return REPLACEMENTS.get(function, function)(*args, **(kwargs or {}))
+        return self._replacements.get(function, function)(*args, **(kwargs or {}))

@@ -7,32 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import UnsupportedAttribution
 from ..operators import secant_gradient
-
-RESCALED: dict[type[nn.Module], Callable[[Any], tuple[str, dict[str, float]]]] = {
-    nn.ReLU: lambda m: ("kink", {"slope": 0.0}),
-    nn.LeakyReLU: lambda m: ("kink", {"slope": float(m.negative_slope)}),
-    nn.ELU: lambda m: ("elu", {"alpha": float(m.alpha), "scale": 1.0, "input_scale": 1.0}),
-    nn.Sigmoid: lambda m: ("sigmoid", {}),
-    nn.Tanh: lambda m: ("tanh", {}),
-    nn.Softplus: lambda m: ("softplus", {"beta": float(m.beta), "threshold": float(m.threshold)}),
-}
-"""Module types that Captum's DeepLift rescales, exactly these and no subclasses -> function and settings."""
+from ..operators.activations import LAYERS
 
 REFUSED = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.Softmax)
 """Module types for which Captum has rules that mix the examples of a batch."""
-
-FORWARD: dict[str, Callable[..., Tensor]] = {
-    "kink": lambda z, slope: torch.relu(z) if slope == 0 else F.leaky_relu(z, slope),
-    "elu": lambda z, alpha, scale, input_scale: F.elu(z, alpha),
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "softplus": F.softplus,
-}
-
 
 Rule = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Maps (module, gradient at what it was fed with, gradient at its result) to what is handed back in place of the
@@ -72,7 +53,7 @@ class _Calls:
     def __init__(self, model: nn.Module, eps: float) -> None:
         self.eps = eps
         self.names = {m: name or type(m).__name__ for name, m in model.named_modules()
-                      if type(m) in (*RESCALED, *REFUSED) and not m._backward_hooks}
+                      if type(m) in (*LAYERS, *REFUSED) and not m._backward_hooks}
         self._references: dict[nn.Module, Tensor] = {}
         self._inputs: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._plain: dict[nn.Module, Tensor] = {}
@@ -87,7 +68,7 @@ class _Calls:
             if module in self._references:
                 raise _reused(self.names[module])
             self._references[module] = input
-            return _evaluate(module, input)
+            return self._evaluate(module, input)
 
         return forward
 
@@ -99,7 +80,7 @@ class _Calls:
                 raise _reused(self.names[module])
             self._inputs[module] = input.detach(), self._references.pop(module)
             self._refuse_steep(input)
-            result = _evaluate(module, input)
+            result = self._evaluate(module, input)
             if input.requires_grad:
                 input.register_hook(lambda gradient: self._plain.update({module: gradient}))
                 self._results[module] = result
@@ -111,9 +92,14 @@ class _Calls:
         """What an activation module hands back; `total` is the gradient at what it is fed with, by all who read it."""
         if total is not self._plain.pop(module):
             raise _shared(self.names[module])
-        function, settings = RESCALED[type(module)](module)
+        row, layer = LAYERS[type(module)]
         z, z0 = self._inputs[module]
-        return secant_gradient(upstream, z, z0, function, self.eps, **settings)
+        return secant_gradient(upstream, z, z0, row.name, self.eps, **layer.settings(module))
+
+    def _evaluate(self, module: nn.Module, input: Tensor) -> Tensor:
+        """An activation module's function, out of place."""
+        _, layer = LAYERS[type(module)]
+        return layer.forward(input, **layer.settings(module))
 
     def _refuse_steep(self, input: Tensor) -> None:
         """Refuse an activation behind another one that may be steeper than 1.
@@ -123,22 +109,13 @@ class _Calls:
         """
         before = {id(part) for part, _ in getattr(input.grad_fn, "next_functions", ())} | {id(input.grad_fn)}
         for module, result in self._results.items():
-            if id(result.grad_fn) in before and max(RESCALED[type(module)](module)[1].get(s, 0.0) for s in STEEP) > 1:
+            _, layer = LAYERS[type(module)]
+            if id(result.grad_fn) in before and layer.steepest(**layer.settings(module)) > 1:
                 raise UnsupportedAttribution(
                     f"DeepLift of a model in which an activation stands directly behind {self.names[module]} "
                     f"({module}), whose slope exceeds 1: Captum's rule for such pairs depends on roundings there. Use "
                     "slopes of at most 1, or put another operation between."
                 )
-
-
-STEEP = ("slope", "alpha")
-"""Settings of an activation's function that bound its slope, where that can exceed 1."""
-
-
-def _evaluate(module: nn.Module, input: Tensor) -> Tensor:
-    """An activation module's function, out of place."""
-    function, settings = RESCALED[type(module)](module)
-    return FORWARD[function](input, **settings)
 
 
 def _reused(name: str) -> UnsupportedAttribution:

@@ -67,7 +67,18 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
             reach = torch.where(found.found, found.distance, settings.radii[-1])
             margins = Margins(Decision(forward_func, xs, extras), xs)
             distance = margins.certified_distance(reach, method, batch_size, progress)
-            possible = Box(torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf))
-            check_numbers(possible, distance, reach, "Certified distances")
+            _check(margins, found, distance, reach, method, batch_size)
             found = with_certified(found, distance)
     return shaped_like(found, inputs)
+
+
+def _check(margins: Margins, found: BoundaryPoints, distance: Tensor, reach: Tensor, method: str, batch_size: int
+           ) -> None:
+    """Certified distances are at most those found, and bounds within them hold the margins at the examples."""
+    possible = Box(torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf))
+    check_numbers(possible, distance, reach, "Certified distances")
+    every = torch.arange(len(distance), device=distance.device)
+    lower = torch.cat([margins.lower(index, distance[index], method) for index in every.split(batch_size)])
+    value = margins.values()
+    above = Box(lower, torch.full_like(lower, torch.inf))
+    check_numbers(above, value, value.abs().amax(1, keepdim=True) + 1, "Margins")

@@ -91,10 +91,9 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
                      parameters=parameters, differentiable=False)
     with isolated(xs[0].device, forward_func), no_training_layers():
         decision = Decision(forward_func, xs, as_tuple(additional_forward_args))
-        margins = Margins(decision, xs)
+        margins = Margins(decision, xs, where.parameters)
         every = torch.arange(decision.count, device=decision.x.device)
-        with margins.engine.perturbed(where.parameters):
-            parts = [margins.bounds(index, where.rows(index), method) for index in every.split(batch_size)]
+        parts = [margins.bounds(index, where.rows(index), method) for index in every.split(batch_size)]
         box = Box(*(torch.cat(side) for side in zip(*parts, strict=True)))
         nominal, value = _margins(decision, margins), margins.values()
         terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(), _outputs(decision).abs()).amax(1, keepdim=True)

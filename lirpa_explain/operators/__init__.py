@@ -13,8 +13,12 @@ from . import (  # noqa: F401  (each fills the table)
     softmax,
     unperturbed,
 )
+from .activations import ACTIVATIONS as ACTIVATIONS
+from .activations import Activation as Activation
+from .activations import Aten as Aten
+from .activations import Layer as Layer
+from .activations import register_activation as register_activation
 from .elementwise import activation as activation
-from .elementwise import register_activation as register_activation
 from .registry import OPERATORS as OPERATORS
 from .registry import Operator as Operator
 from .registry import call as call

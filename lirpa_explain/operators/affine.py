@@ -34,12 +34,15 @@ class Affine:
         bilinear: whether it is linear in its first weight too, which may then be a parameter that moves.
         added: `added(*sizes, **settings)`, the sum of the sizes of what is added up for an entry, where that is more
             than `magnitude` says because an input occurs twice.
+        homogeneous: of an operator without weights: whether it adds entries of its inputs up and moves them, with no
+            constant; then radii go the way of centres.
     """
 
     magnitude: Callable[..., Tensor] | None = None
     transposed: Callable[..., Tensor] | None = None
     bilinear: bool = True
     added: Callable[..., Tensor] | None = None
+    homogeneous: bool = False
 
 
 MANY_WEIGHTS = 4
@@ -239,23 +242,29 @@ def _slice(x: Tensor, dim: int, start: int, stop: int, step: int) -> Tensor:
     return x[tuple(index)]
 
 
+MOVED = Affine(homogeneous=True)
+
 ROWS = [
     # Increasing in every input.
     Operator("add", lambda x, y: x + y, BoundAdd, "+, biases, residual connections"),
-    Operator("concatenate", lambda *xs, dim: torch.cat(xs, dim), BoundAffine, "torch.cat, torch.stack"),
+    Operator("concatenate", lambda *xs, dim: torch.cat(xs, dim), BoundAffine, "torch.cat, torch.stack",
+             MOVED),
     Operator("reshape", lambda x, shape: x.reshape(_rows(x, shape)), BoundAffine,
              "reshape, view, flatten, squeeze, unsqueeze",
-             Affine(transposed=lambda A, shape, of: A.reshape(*A.shape[:2], *of))),
-    Operator("expand", lambda x, shape: x.expand(_rows(x, shape)), BoundAffine, "expand, gradient of sum and mean"),
+             Affine(transposed=lambda A, shape, of: A.reshape(*A.shape[:2], *of), homogeneous=True)),
+    Operator("expand", lambda x, shape: x.expand(_rows(x, shape)), BoundAffine, "expand, gradient of sum and mean",
+             MOVED),
     Operator("permute", lambda x, dims: x.permute(dims), BoundAffine, "permute, transpose",
-             Affine(transposed=lambda A, dims, of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]))),
+             Affine(transposed=lambda A, dims, of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]),
+                    homogeneous=True)),
     Operator("slice", _slice, BoundAffine, "x[:, a:b:c], x[:, i], split, chunk",
-             Affine(transposed=_transposed_slice)),
+             Affine(transposed=_transposed_slice, homogeneous=True)),
     Operator("place", _place, BoundAffine, "gradient of slicing and indexing",
-             Affine(transposed=_transposed_place)),
-    Operator("sum", lambda x, dims, keepdim: x.sum(dims, keepdim), BoundAffine, "sum, gradient of expand"),
-    Operator("mean", lambda x, dims, keepdim: x.mean(dims, keepdim), BoundAffine, "mean, nn.AdaptiveAvgPool2d(1)"),
-    Operator("pad", lambda x, pad: torch.nn.functional.pad(x, pad), BoundAffine, "zero padding"),
+             Affine(transposed=_transposed_place, homogeneous=True)),
+    Operator("sum", lambda x, dims, keepdim: x.sum(dims, keepdim), BoundAffine, "sum, gradient of expand", MOVED),
+    Operator("mean", lambda x, dims, keepdim: x.mean(dims, keepdim), BoundAffine, "mean, nn.AdaptiveAvgPool2d(1)",
+             MOVED),
+    Operator("pad", lambda x, pad: torch.nn.functional.pad(x, pad), BoundAffine, "zero padding", MOVED),
     # Linear in the first input, with weights of any sign.
     Operator("scale", lambda x, factor: x * factor, BoundAffine, "multiplication and division by numbers, -",
              Affine(lambda x, factor: x * abs(factor), lambda A, factor, of: A * factor)),

@@ -1,70 +1,18 @@
-"""The table of functions of one variable, each with its gradient, and the product of two values.
+"""The activations of the package, and what a model calls one by; the product of two values."""
 
-`register_activation` adds a function: from its declaration follow the operators `name` and `name_gradient`, their
-bounds, and `activation`, which a model calls.
-"""
-
-import inspect
 import json
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..boxes import Box
-from ..relaxations import functions, piecewise, univariate
-from ..relaxations.declaration import Differentiable, Function
+from ..relaxations import functions, piecewise
+from ..relaxations import secant as secants
 from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve
+from .activations import Activation, Aten, Layer, add_activation, curve
 from .registry import DOMAIN, Operator, lookup, register
-
-Build = Callable[..., Differentiable]
-
-
-def curve(build: Callable[..., Function]) -> Curve:
-    """How the function that `build(**settings)` returns is bounded."""
-    return Curve(
-        range=lambda lo, hi, **settings: univariate.range_of(build(**settings), lo, hi),
-        lines=lambda lo, hi, **settings: univariate.lines(build(**settings), lo, hi),
-        open=lambda lo, hi, **settings: ~univariate.is_straight(build(**settings), lo, hi),
-        family=lambda lo, hi, **settings: univariate.line_family(build(**settings), lo, hi),
-    )
-
-
-def register_activation(name: str, build: Build, covers: str, auto_lirpa: str = "", *, overwrite: bool = False
-                        ) -> None:
-    """Add a function of one variable, with its gradient, to the table of operators.
-
-    A model may then call `activation(z, name, **settings)`; it is differentiable, and bounded as one function.
-
-    Args:
-        name: name of the operator; that of the gradient has `_gradient` appended.
-        build: `build(**settings)` declares the function (see `relaxations.declaration.declare`); settings are numbers,
-            strings, booleans or None.
-        covers: the layers and functions it stands for, for people.
-        auto_lirpa: what auto_LiRPA's own bounds of it lack, if anything is known.
-        overwrite: replace operators of that name.
-
-    Raises:
-        ValueError: the name is taken and `overwrite` is False.
-    """
-    built = lru_cache(maxsize=256)(build)
-
-    def value(z: Tensor, **settings: Any) -> Tensor:
-        return built(**settings).function.value(z)
-
-    def gradient(g: Tensor, z: Tensor, **settings: Any) -> Tensor:
-        return g * built(**settings).derivative.value(z)
-
-    given = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(build).parameters.values()]
-    for function, tensors in ((value, "z"), (gradient, "gz")):
-        parameters = [inspect.Parameter(t, inspect.Parameter.POSITIONAL_ONLY) for t in tensors]
-        setattr(function, "__signature__", inspect.Signature([*parameters, *given]))  # noqa: B010
-    register(Operator(name, value, BoundActivation, covers, curve(lambda **s: built(**s).function), auto_lirpa),
-             overwrite=overwrite)
-    register(Operator(f"{name}_gradient", gradient, BoundActivationGradient, covers,
-                      curve(lambda **s: built(**s).derivative), auto_lirpa), overwrite=overwrite)
 
 
 def activation(z: Tensor, name: str, **settings: Any) -> Tensor:
@@ -134,7 +82,7 @@ STEP = Curve(piecewise.step_range, piecewise.step_lines, _step_open, piecewise.s
 
 
 def _leaky_relu(z: Tensor, slope: float) -> Tensor:
-    return torch.nn.functional.leaky_relu(z, slope)
+    return F.leaky_relu(z, slope)
 
 
 def _leaky_relu_gradient(g: Tensor, z: Tensor, slope: float) -> Tensor:
@@ -147,14 +95,39 @@ def _select(g: Tensor, z: Tensor, low: float | None, high: float | None, closed:
     return g * functions.window(low, high, closed, inside).function.value(z)
 
 
-ROWS = [
+def _at_zero(slope: float) -> tuple[float, ...]:
+    return (0.0,)
+
+
+KINK_OPERATORS = (
     Operator("kink", _leaky_relu, BoundActivation, "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", KINK,
-             "0.7.1: forward-mode bounds of LeakyReLU are violated"),
+             "0.7.1: forward-mode bounds of LeakyReLU are violated", _at_zero),
     Operator("kink_gradient", _leaky_relu_gradient, BoundActivationGradient,
              "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", STEP,
-             "0.7.1: ReLU's is wrong in some batches, without an error; LeakyReLU's is missing"),
+             "0.7.1: ReLU's is wrong in some batches, without an error; LeakyReLU's is missing", _at_zero),
+)
+
+
+def _rectified(z: Tensor, slope: float) -> Tensor:
+    return torch.relu(z) if slope == 0 else F.leaky_relu(z, slope)
+
+
+UNTOUCHED = {"secant": "Captum's DeepLift has no rule for it, and keeps its gradient"}
+BY_HAND = {"aten": "it has several calls, with rules of their own in graph.rules.activations"}
+
+add_activation(Activation(
+    "kink", None, "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", operators=KINK_OPERATORS,
+    secant=secants.kink,
+    layers=(Layer(nn.ReLU, lambda m: {"slope": 0.0}, _rectified,
+                  (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)),
+            Layer(nn.LeakyReLU, lambda m: {"slope": float(m.negative_slope)}, _rectified,
+                  (F.leaky_relu, F.leaky_relu_), steepest=lambda slope: slope)),
+    without=BY_HAND | {"build": "it has relaxations of its own, for the one kink at 0"}))
+
+ROWS = [
     Operator("select", _select, BoundActivationGradient, "torch.where on comparisons with numbers, gradient of clamp",
-             curve(lambda **s: functions.window(**s).function)),
+             curve(lambda **s: functions.window(**s).function),
+             breaks=lambda **s: functions.window(**s).function.breaks),
     Operator("stabilized_gradient", _stabilized_gradient, BoundActivationGradient,
              "captum's LRP: relevance divided by a layer's output, times that output",
              curve(lambda **s: functions.stabilized(**s).function)),
@@ -163,47 +136,107 @@ ROWS = [
 for row in ROWS:
     register(row)
 
-ACTIVATIONS: list[tuple[str, Build, str]] = [
-    ("tanh", functions.tanh, "nn.Tanh"),
-    ("sigmoid", functions.sigmoid, "nn.Sigmoid"),
-    ("logsigmoid", functions.logsigmoid, "nn.LogSigmoid"),
-    ("softsign", functions.softsign, "nn.Softsign"),
-    ("tanhshrink", functions.tanhshrink, "nn.Tanhshrink"),
-    ("softplus", functions.softplus, "nn.Softplus"),
-    ("gelu", functions.gelu, "nn.GELU"),
-    ("silu", functions.silu, "nn.SiLU"),
-    ("mish", functions.mish, "nn.Mish"),
-    ("elu", functions.elu, "nn.ELU, nn.SELU, nn.CELU"),
-    ("hardtanh", functions.hardtanh, "nn.Hardtanh, nn.ReLU6"),
-    ("clamp", functions.clamp, "torch.clamp"),
-    ("hardsigmoid", functions.hardsigmoid, "nn.Hardsigmoid"),
-    ("hardswish", functions.hardswish, "nn.Hardswish"),
-    ("hardshrink", functions.hardshrink, "nn.Hardshrink"),
-    ("softshrink", functions.softshrink, "nn.Softshrink"),
-    ("threshold", functions.threshold, "nn.Threshold"),
-    ("absolute", functions.absolute, "torch.abs"),
-    ("sign", functions.sign, "gradient of torch.abs, torch.sign"),
-    ("window", functions.window, "torch.where on comparisons with numbers"),
-    ("sin", functions.sin, "torch.sin"),
-    ("cos", functions.cos, "torch.cos"),
-    ("exp", functions.exp, "torch.exp"),
-    ("log", functions.log, "torch.log"),
-    ("power", functions.power, "torch.pow, sqrt, rsqrt, reciprocal, division by a value, x * x"),
-]
-LACKING = {
-    "softsign": "0.7.1: no gradient",
-    "softplus": "0.3, 0.7.1: no linear bounds, no gradient",
-    "gelu": "0.3: missing; 0.7.1: F.gelu refused, the gradient is tanh's",
-    "mish": "0.7.1: no gradient",
-    "elu": "0.3, 0.7.1: missing",
-    "hardtanh": "0.3, 0.7.1: missing",
-    "clamp": "0.7.1: fails on today's torch",
-    "absolute": "0.7.1: no gradient",
-    "sin": "0.7.1: no gradient",
-    "cos": "0.7.1: no gradient",
-    "log": "0.7.1: no gradient",
-}
-"""What auto_LiRPA's own bounds of these lack."""
 
-for name, build, covers in ACTIVATIONS:
-    register_activation(name, build, covers, LACKING.get(name, ""))
+def _in_place(name: str) -> tuple[str, str]:
+    """An operation and its form in place."""
+    return name, f"{name}_"
+
+
+def _of_power(exponent: float) -> tuple[str, dict[str, float], float]:
+    if exponent == -1:
+        return "log", {}, 1.0
+    return "power", {"exponent": exponent + 1}, 1 / (exponent + 1)
+
+
+SMOOTH = [
+    Activation(
+        "tanh", functions.tanh, "nn.Tanh", gradient_auto_lirpa="0.7.1: wrong by up to 0.044 on boxes at -0.6585, the "
+        "derivative's inflection point, without an error",
+        aten=(Aten(_in_place("tanh"), ("tanh_backward",), saves_result=True),), secant=secants.tanh,
+        layers=(Layer(nn.Tanh, lambda m: {}, torch.tanh,
+                      (torch.tanh, F.tanh, Tensor.tanh, Tensor.tanh_)),)),
+    Activation(
+        "sigmoid", functions.sigmoid, "nn.Sigmoid", gradient_auto_lirpa="0.7.1: wrong by up to 0.011 on boxes at "
+        "-1.317, the derivative's inflection point, without an error",
+        aten=(Aten(_in_place("sigmoid"), ("sigmoid_backward",), saves_result=True),),
+        secant=secants.sigmoid,
+        layers=(Layer(nn.Sigmoid, lambda m: {}, torch.sigmoid,
+                      (torch.sigmoid, F.sigmoid, Tensor.sigmoid, Tensor.sigmoid_)),)),
+    Activation("logsigmoid", functions.logsigmoid, "nn.LogSigmoid", without=BY_HAND | UNTOUCHED),
+    Activation("softsign", functions.softsign, "nn.Softsign", "0.7.1: no gradient",
+               composed=(F.softsign,), without=UNTOUCHED),
+    Activation("tanhshrink", functions.tanhshrink, "nn.Tanhshrink",
+               composed=(F.tanhshrink,), without=UNTOUCHED),
+    Activation(
+        "softplus", functions.softplus, "nn.Softplus",
+        "0.3, 0.7.1: no linear bounds, no gradient",
+        aten=(Aten(("softplus",), ("softplus_backward",), (("beta", 1.0), ("threshold", 20.0))),),
+        secant=secants.softplus,
+        layers=(Layer(nn.Softplus,
+                      lambda m: {"beta": float(m.beta), "threshold": float(m.threshold)},
+                      F.softplus, (F.softplus,)),)),
+    Activation("gelu", functions.gelu, "nn.GELU",
+               "0.3: missing; 0.7.1: F.gelu refused, the gradient is tanh's",
+               aten=(Aten(_in_place("gelu"), ("gelu_backward",), (("approximate", "none"),)),),
+               without=UNTOUCHED),
+    Activation("silu", functions.silu, "nn.SiLU",
+               aten=(Aten(_in_place("silu"), ("silu_backward",)),), without=UNTOUCHED),
+    Activation("mish", functions.mish, "nn.Mish", "0.7.1: no gradient",
+               aten=(Aten(_in_place("mish"), ("mish_backward",)),), without=UNTOUCHED),
+    Activation(
+        "elu", functions.elu, "nn.ELU, nn.SELU, nn.CELU", "0.3, 0.7.1: missing", secant=secants.elu,
+        layers=(Layer(nn.ELU, lambda m: {"alpha": float(m.alpha), "scale": 1.0, "input_scale": 1.0},
+                      lambda z, alpha, scale, input_scale: F.elu(z, alpha), (F.elu, F.elu_),
+                      steepest=lambda alpha, **_: alpha),),
+        without=BY_HAND),
+]
+BROKEN = [
+    Activation("hardtanh", functions.hardtanh, "nn.Hardtanh, nn.ReLU6", "0.3, 0.7.1: missing",
+               aten=(Aten(_in_place("hardtanh"), ("hardtanh_backward",),
+                          (("low", -1.0), ("high", 1.0))),),
+               without=UNTOUCHED),
+    Activation("clamp", functions.clamp, "torch.clamp", "0.7.1: fails on today's torch",
+               aten=(Aten((*_in_place("clamp"), *_in_place("clamp_min")), (),
+                          (("low", None), ("high", None))),),
+               without=UNTOUCHED),
+    Activation("hardsigmoid", functions.hardsigmoid, "nn.Hardsigmoid",
+               aten=(Aten(_in_place("hardsigmoid"), ("hardsigmoid_backward",)),),
+               without=UNTOUCHED),
+    Activation("hardswish", functions.hardswish, "nn.Hardswish",
+               aten=(Aten(_in_place("hardswish"), ("hardswish_backward",)),), without=UNTOUCHED),
+    Activation("hardshrink", functions.hardshrink, "nn.Hardshrink",
+               aten=(Aten(("hardshrink",), ("hardshrink_backward",), (("width", 0.5),)),),
+               without=UNTOUCHED),
+    Activation("softshrink", functions.softshrink, "nn.Softshrink",
+               aten=(Aten(("softshrink",), ("softshrink_backward",), (("width", 0.5),)),),
+               without=UNTOUCHED),
+    Activation("threshold", functions.threshold, "nn.Threshold",
+               aten=(Aten(_in_place("threshold"), (), (("threshold", 0.0), ("value", 0.0))),),
+               without=UNTOUCHED),
+    Activation("absolute", functions.absolute, "torch.abs", "0.7.1: no gradient",
+               aten=(Aten(_in_place("abs")),), without=UNTOUCHED),
+    Activation("sign", functions.sign, "gradient of torch.abs, torch.sign",
+               aten=(Aten(("sign", "sgn")),), primitive=lambda: ("absolute", {}, 1.0),
+               without=UNTOUCHED),
+    Activation("window", functions.window, "torch.where on comparisons with numbers",
+               without=UNTOUCHED | {
+                   "aten": "it is a comparison, with rules of its own in graph.rules.choices"}),
+]
+ELEMENTARY = [
+    Activation("sin", functions.sin, "torch.sin", "0.7.1: no gradient",
+               aten=(Aten(_in_place("sin")),), primitive=lambda: ("cos", {}, -1.0),
+               without=UNTOUCHED),
+    Activation("cos", functions.cos, "torch.cos", "0.7.1: no gradient",
+               aten=(Aten(_in_place("cos")),), primitive=lambda: ("sin", {}, 1.0),
+               without=UNTOUCHED),
+    Activation("exp", functions.exp, "torch.exp", aten=(Aten(_in_place("exp")),),
+               primitive=lambda: ("exp", {}, 1.0), without=UNTOUCHED),
+    Activation("log", functions.log, "torch.log", "0.7.1: no gradient",
+               aten=(Aten(_in_place("log")),), without=UNTOUCHED),
+    Activation("power", functions.power,
+               "torch.pow, sqrt, rsqrt, reciprocal, division by a value, x * x",
+               primitive=_of_power, without=UNTOUCHED | {
+                   "aten": "it has several calls, with rules of their own in graph.rules.powers"}),
+]
+for declared in [*SMOOTH, *BROKEN, *ELEMENTARY]:
+    add_activation(declared)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..boxes import Box
-from .affine import BoundAffine
+from ..rounding import JUMP, roundings
+from .affine import MOVED, BoundAffine
 from .bound import BoundOperator, both_sides, box_of, value_of, weighted_sum
 from .registry import Operator, register
 
@@ -54,7 +55,7 @@ def _candidates(z: Box, windows: Windows) -> Tensor:
     """Positions of each window that may hold its maximum for some point of the box: (B, C, K, L)."""
     lower, upper = windows.of(z[0], -torch.inf), windows.of(z[1], -torch.inf)
     scale = torch.maximum(lower.nan_to_num(neginf=0).abs(), upper.nan_to_num(neginf=0).abs()).amax(2, keepdim=True)
-    margin = 16 * torch.finfo(lower.dtype).eps * scale
+    margin = roundings(JUMP, lower.dtype) * scale
     return (upper >= lower.amax(2, keepdim=True) - margin) & (upper > -torch.inf)
 
 
@@ -208,8 +209,9 @@ def _average_pool_gradient(g: Tensor, size: list[int], kernel: list[int], stride
 
 
 ROWS = [
-    Operator("average_pool", _average_pool, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d"),
-    Operator("average_pool_gradient", _average_pool_gradient, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d"),
+    Operator("average_pool", _average_pool, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d", MOVED),
+    Operator("average_pool_gradient", _average_pool_gradient, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d",
+             MOVED),
     Operator("max_pool", _max_pool, BoundMaxPool, "nn.MaxPool1d, nn.MaxPool2d"),
     Operator("max_pool_gradient", _max_pool_gradient, BoundMaxPoolGradient, "nn.MaxPool1d, nn.MaxPool2d"),
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..relaxations.declaration import Function, Piece
 from .activation import BoundActivation
-from .elementwise import curve
+from .activations import curve
 from .registry import Operator, register
 
 

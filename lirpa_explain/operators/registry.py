@@ -17,6 +17,7 @@ from auto_LiRPA import register_custom_op
 from auto_LiRPA.bound_op_map import bound_op_map
 from torch import Tensor
 
+from ..registration import Table, empty, unless
 from .bound import BoundOperator
 
 DOMAIN = "lirpa_explain"
@@ -33,6 +34,8 @@ class Operator:
         covers: the torch layers and functions whose forward or gradient pass contains it, for people.
         traits: what `bound` needs to know about this operator (each class says what it reads).
         auto_lirpa: what auto_LiRPA's own bounds of this function lack, if it is known to be something.
+        breaks: of a function of one variable, or a factor of an upstream gradient that is one: where, given the
+            settings, it or its slope may jump. Attacks smooth these.
     """
 
     name: str
@@ -41,9 +44,14 @@ class Operator:
     covers: str
     traits: Any = None
     auto_lirpa: str = ""
+    breaks: Callable[..., tuple[float, ...]] | None = None
 
 
-OPERATORS: dict[str, Operator] = {}
+OPERATORS: Table[str, Operator] = Table(
+    "operator", "lirpa_explain.operators.register(Operator(...))",
+    lambda name, row: empty(row, "covers") + unless(
+        (issubclass(row.bound, BoundOperator), "is not bounded by a BoundOperator"),
+        (f"{DOMAIN}::{name}" in bound_op_map, "is not known to auto_LiRPA")))
 
 
 def register(operator: Operator, *, overwrite: bool = False) -> Operator:
@@ -59,28 +67,30 @@ def register(operator: Operator, *, overwrite: bool = False) -> Operator:
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    key = f"{DOMAIN}::{operator.name}"
-    if not overwrite and (operator.name in OPERATORS or key in bound_op_map):
-        raise ValueError(
-            f"The operator {operator.name!r} is already registered; choose another name, or pass overwrite=True "
-            "to replace it for the whole process."
-        )
-    OPERATORS[operator.name] = operator
-    register_custom_op(key, type(f"Bound_{operator.name}", (operator.bound,), {"operator": operator}))
+    if not overwrite:
+        refuse_taken(operator.name)
+    OPERATORS.add(operator.name, operator, overwrite=overwrite)
+    bound = type(f"Bound_{operator.name}", (operator.bound,), {"operator": operator})
+    register_custom_op(f"{DOMAIN}::{operator.name}", bound)
     return operator
+
+
+def refuse_taken(*names: str) -> None:
+    """Raise ValueError if one of the names is taken, in the table or as an operation of auto_LiRPA."""
+    OPERATORS.refuse_taken(*names)
+    known = [name for name in names if f"{DOMAIN}::{name}" in bound_op_map]
+    if known:
+        raise ValueError(
+            f"The operator {', '.join(map(repr, known))} is already registered with auto_LiRPA; "
+            "choose another name, or pass overwrite=True to replace it for the whole process.")
 
 
 def lookup(name: str) -> Operator:
     """The operator of that name.
 
     Raises:
-        KeyError: there is none; the message lists those there are.
+        KeyError: there is none; the message names the nearest.
     """
-    if name not in OPERATORS:
-        raise KeyError(
-            f"No operator {name!r}. Known: {', '.join(sorted(OPERATORS))}. Add one with "
-            "lirpa_explain.operators.register(Operator(...))."
-        )
     return OPERATORS[name]
 
 

@@ -14,7 +14,8 @@ from ..errors import UnsupportedOperation
 from ..relaxations import product
 from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
-from ..relaxations.secant import SECANTS, secant, secant_family, secant_lines, secant_range
+from ..relaxations.secant import secant, secant_family, secant_lines, secant_range
+from .activations import secant_of
 from .planes import BoundPlanes, Plane
 from .registry import DOMAIN, Operator, lookup, register
 
@@ -26,7 +27,7 @@ class BoundSecantGradient(BoundPlanes):
         super().__init__(attr, inputs, output_index, options)
         given = dict(self.settings)
         self.eps = given.pop("eps")
-        self.secant = SECANTS[given.pop("function")](**given)
+        self.secant = secant_of(given.pop("function"), **given)
 
     def relaxed_inputs(self) -> list[int]:
         return [0, 1]
@@ -74,7 +75,7 @@ def _with_reference(plane: Plane) -> Plane:
 def _secant_gradient(g: Tensor, z: Tensor, z0: Tensor, function: str, eps: float, **settings: Any) -> Tensor:
     near = (z - z0).abs() < eps
     derivative = lookup(f"{function}_gradient").function(torch.ones_like(z), z, **settings)
-    slope = secant(SECANTS[function](**settings), z, z0)
+    slope = secant(secant_of(function, **settings), z, z0)
     return g * torch.where(near, derivative, slope)
 
 
@@ -91,7 +92,7 @@ def secant_gradient(g: Tensor, z: Tensor, z0: Tensor, function: str, eps: float 
         g: gradient at the activation's result, (B, *S).
         z: its argument, (B, *S).
         z0: its argument for the reference, (B, *S) or without the batch.
-        function: a key of `relaxations.secant.SECANTS`.
+        function: name of an activation that declares its secant slope.
         eps: where |z - z0| is less, the derivative at z is taken.
         **settings: the settings of that function's operator.
 

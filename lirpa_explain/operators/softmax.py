@@ -10,6 +10,7 @@ from torch import Tensor
 from ..boxes import Box
 from ..relaxations.ranges import product_range
 from ..relaxations.softmax import log_softmax_range, log_sum_exp_planes
+from ..rounding import least
 from .bound import BoundOperator, both_sides, box_of, flat_functions, value_of, weighted_sum
 from .registry import Operator, register
 
@@ -81,7 +82,7 @@ class BoundWeightedCenter(BoundOperator):
         sums, sums_radius = p.sum(dim, keepdim=True), p_radius.sum(dim, keepdim=True)
         if total is not None:
             # h stays the same if all g_j are moved: to around 0, where p counts least.
-            weights = p.clamp(min=torch.finfo(p.dtype).tiny)
+            weights = p.clamp(min=least(p.dtype))
             g = g - (weights * g).sum(dim, keepdim=True) / weights.sum(dim, keepdim=True)
             sums, sums_radius = torch.full_like(sums, total), torch.zeros_like(sums)
 

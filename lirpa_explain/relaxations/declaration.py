@@ -12,6 +12,8 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from ..rounding import at_a_jump
+
 Elementwise = Callable[[Tensor], Tensor]
 TINY = 1e-8
 """A jump that is not there mathematically: torch's softplus has one of 2e-9 where it goes on as a line."""
@@ -253,7 +255,7 @@ class Span:
 
 def end_rounding(lo: Tensor, hi: Tensor) -> Tensor:
     """How far rounding may have moved an end: a sum of n products is off by some roundings, and functions jump."""
-    return 16 * torch.finfo(lo.dtype).eps * torch.maximum(lo.abs(), hi.abs())
+    return at_a_jump(lo, hi)
 
 
 Zeros = tuple[float, ...]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..boxes import Box
+from ..rounding import JUMP, at_a_jump, roundings
 
 Line = tuple[Tensor, Tensor]
 
@@ -79,7 +80,7 @@ def step_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
         ([0.0, 0.5], [0.0, 0.0], [0.0, 1.0], [1.0, 1.0])
     """
     (zero, low), (_, high) = step_lines(lo, hi, slope)
-    margin = 16 * torch.finfo(lo.dtype).eps * torch.maximum(lo.abs(), hi.abs())
+    margin = at_a_jump(lo, hi)
     inside = (low < high) & (lo < -margin) & (hi > margin)
     left, right = torch.where(inside, -lo, torch.ones_like(lo)), torch.where(inside, hi, torch.ones_like(hi))
     far, near = (left, right) if slope <= 1 else (-right, -left)
@@ -99,7 +100,7 @@ def step_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
         >>> low.tolist() == [.1] * 3 or [round(v, 1) for v in low.tolist()], high.round(decimals=1).tolist()
         ([0.1, 0.1, 0.1], [0.1..., 1.0, 1.0])
     """
-    margin = 16 * torch.finfo(lo.dtype).eps
+    margin = roundings(JUMP, lo.dtype)
     # Where lo is above 0, hi is the larger end; floats throughout, because conversions of masks are slow.
     low = torch.sub(lo, hi, alpha=margin).sign_().clamp_(min=0)
     high = torch.sub(hi, lo, alpha=margin).sign_().add_(1).clamp_(max=1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..boxes import Box
+from ..rounding import PRODUCT, SLOPE, roundings
 from .piecewise import Line
 
 Plane = tuple[Tensor, Tensor, Tensor]
@@ -48,7 +49,7 @@ def upper_plane(g: Box, d: Box, t: Box, lines: Lines) -> Plane:
     center_g, center_t = g.center, t.center
     middle = _middle(g)
     size = g.size * d.size
-    margin = 1e-6 * (gu - gl) * (du - dl) + 64 * torch.finfo(gl.dtype).eps * size
+    margin = 1e-6 * (gu - gl) * (du - dl) + roundings(PRODUCT, gl.dtype) * size
 
     def height(plane: Plane) -> Tensor:
         return plane[0] * center_g + plane[1] * center_t + plane[2]
@@ -74,7 +75,7 @@ def _mixture(lam: Tensor, g: Box, d: Box, lines: Lines) -> Plane:
     (gl, gu), (dl, du) = g, d
     a = lam * dl + (1 - lam) * du
     k = lam * gu + (1 - lam) * gl
-    k = torch.where(k.abs() <= 4 * torch.finfo(k.dtype).eps * (gu - gl), torch.zeros_like(k), k)
+    k = torch.where(k.abs() <= roundings(SLOPE, k.dtype) * (gu - gl), torch.zeros_like(k), k)
     (lower_slope, lower_offset), (upper_slope, upper_offset) = lines
     positive = k > 0
     b = k * torch.where(positive, upper_slope, lower_slope)

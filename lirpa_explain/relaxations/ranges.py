@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..boxes import Box
+from ..rounding import JUMP, roundings
 
 
 def product_range(g: Box, d: Box) -> Box:
@@ -138,7 +139,7 @@ def variance_range(box: Box, iterations: int = 60) -> Box:
     # Where the minimum lies at a kink, the middle of an interval, it moves with that interval.
     middles = box.center
     nearest = middles.gather(1, (middles - left).abs().argmin(1, keepdim=True))
-    margin = 8 * torch.finfo(left.dtype).eps * torch.maximum(left.abs(), right.abs())
+    margin = roundings(JUMP / 2, left.dtype) * torch.maximum(left.abs(), right.abs())
     c = torch.where((left - margin <= nearest) & (nearest <= right + margin), nearest, left)
     high = residual(c, False).square().mean(1)
     return Box(low, high)

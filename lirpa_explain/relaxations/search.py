@@ -6,6 +6,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..rounding import narrow as narrow_width
+from ..rounding import roundings
 from .declaration import Elementwise, Function, Span
 from .piecewise import Line
 
@@ -52,7 +54,7 @@ def _supports(above: "Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, P
     best_left, best_right, at_x = left, right, f.value(x)
     best, kind = torch.full_like(x, math.inf), torch.zeros_like(todo)
     k, size = _finite(f.slope(x)), high - torch.minimum(left[1], right[1])
-    gap = max(GAP, 1e3 * torch.finfo(x.dtype).eps)
+    gap = max(GAP, roundings(1e3, x.dtype))
     bulge = at_x - torch.lerp(left[1], right[1], (x - above.lo) / (above.hi - above.lo).clamp(min=1e-30))
     for step in range(EXCHANGES):
         t, index, slack = above.highest(k, ROUGH)
@@ -120,7 +122,7 @@ def _finite(k: Tensor) -> Tensor:
 def _slope_between(f: Function, a: Point, b: Point) -> Tensor:
     """Slope of the chord; where rounding would spoil it the slope in the middle, equal to second order."""
     width = b[0] - a[0]
-    narrow = width <= torch.finfo(width.dtype).eps ** (1 / 3) * (1 + a[0].abs())
+    narrow = width <= narrow_width(width.dtype, 1 / 3) * (1 + a[0].abs())
     chord = (b[1] - a[1]) / torch.where(narrow, 1.0, width)
     if narrow.any():
         chord = torch.where(narrow, f.slope(torch.lerp(a[0], b[0], 0.5)), chord)

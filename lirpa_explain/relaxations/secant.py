@@ -11,7 +11,6 @@ part is not constant.
 Shapes: lo, hi, z0 and all results are (*S), each entry alone; z0 may be broadcast.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,26 +34,43 @@ class Secant:
     smooth: Smooth | None = None
 
 
-def _elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Secant:
+# Functions, each of the settings of the operator of that name
+
+
+def kink(slope: float) -> Secant:
+    """`t` for `t > 0`, `slope t` elsewhere."""
+    return Secant(slope, 1.0 - slope)
+
+
+def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Secant:
+    """`scale t` for `t > 0`, `scale alpha (exp(input_scale t) - 1)` for `t < 0`."""
     left = alpha * scale * input_scale
     return Secant(0.0, scale - left, left, EXPONENTIAL(input_scale))
 
 
-SECANTS: dict[str, Callable[..., Secant]] = {
-    "kink": lambda slope: Secant(slope, 1.0 - slope),
-    "elu": _elu,
-    "sigmoid": lambda: Secant(weight=1.0, smooth=SIGMOID),
-    "tanh": lambda: Secant(weight=1.0, smooth=TANH),
-    "softplus": lambda beta=1.0, threshold=20.0: Secant(weight=1.0, smooth=SOFTPLUS(beta, threshold)),
-}
-"""Functions by name, each built from the settings of the operator of that name."""
+def sigmoid() -> Secant:
+    """`1 / (1 + exp(-t))`."""
+    return Secant(weight=1.0, smooth=SIGMOID)
+
+
+def tanh() -> Secant:
+    """Hyperbolic tangent."""
+    return Secant(weight=1.0, smooth=TANH)
+
+
+def softplus(beta: float = 1.0, threshold: float = 20.0) -> Secant:
+    """`log(1 + exp(beta t)) / beta`, but `t` where `beta t > threshold`."""
+    return Secant(weight=1.0, smooth=SOFTPLUS(beta, threshold))
+
+
+# Their secant slopes
 
 
 def secant(f: Secant, z: Tensor, z0: Tensor) -> Tensor:
     """The secant slope; at z = z0 the derivative, but where that jumps any value between those of both sides.
 
     Example:
-        >>> secant(SECANTS["kink"](slope=0.0), torch.tensor([-1.0, 3.0]), torch.tensor(-1.0)).tolist()
+        >>> secant(kink(slope=0.0), torch.tensor([-1.0, 3.0]), torch.tensor(-1.0)).tolist()
         [0.0, 0.75]
     """
     total = torch.full_like(z + z0, f.constant)
@@ -83,7 +99,7 @@ def secant_range(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> B
         (low, high).
 
     Example:
-        >>> low, high = secant_range(SECANTS["tanh"](), *map(torch.tensor, (-1.0, 2.0, 0.0)), 1e-10)
+        >>> low, high = secant_range(tanh(), *map(torch.tensor, (-1.0, 2.0, 0.0)), 1e-10)
         >>> round(low.item(), 3), high.item()
         (0.482, 1.0)
     """
@@ -114,7 +130,7 @@ def secant_lines(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, plac
         (lower line, upper line).
 
     Example:
-        >>> (kl, bl), (ku, bu) = secant_lines(SECANTS["kink"](slope=0.0), *map(torch.tensor, (-4.0, 2.0, -1.0)), 0.0)
+        >>> (kl, bl), (ku, bu) = secant_lines(kink(slope=0.0), *map(torch.tensor, (-4.0, 2.0, -1.0)), 0.0)
         >>> kl.item(), bl.item(), round(ku.item(), 4), round(bu.item(), 4)
         (0.0, 0.0, 0.1111, 0.4444)
     """

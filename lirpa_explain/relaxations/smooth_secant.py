@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..boxes import Box
+from ..rounding import SECOND_DERIVATIVE, least, roundings
+from ..rounding import narrow as narrow_width
 from .piecewise import Line
 
 CELLS = 26  # of the grid, half of them on each side of the point where the slope bends most; odd, so that places
@@ -168,7 +170,7 @@ def _signs(f: Smooth, a: Tensor, b: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]
         run = torch.where(apart, z - z0, 1.0)
         bend = f.second(z, right)
         second = (bend - 2 * (f.slope(z) - f.value(z, z0)) / run) / run
-        error = 64 * torch.finfo(z.dtype).eps * (bend.abs() + run.abs().reciprocal()) / run.abs()
+        error = roundings(SECOND_DERIVATIVE, z.dtype) * (bend.abs() + run.abs().reciprocal()) / run.abs()
         rises, falls = rises & (second > error), falls & (second < -error)
     return concave | falls, convex | rises
 
@@ -200,7 +202,7 @@ def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
 def _chord(z: Tensor, s: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Slope of the chord between two points by their indices (1, *S); 0 where rounding would spoil it."""
     width, rise = (part.gather(0, right)[0] - part.gather(0, left)[0] for part in (z, s))
-    narrow = width <= torch.finfo(z.dtype).eps ** (2 / 3) * (1 + z[0].abs())
+    narrow = width <= narrow_width(z.dtype, 2 / 3) * (1 + z[0].abs())
     return torch.where(narrow, 0.0, rise / torch.where(narrow, 1.0, width))
 
 
@@ -320,7 +322,7 @@ def SOFTPLUS(beta: float, threshold: float) -> Smooth:
 
     def error(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
         """For z beyond the limit alone -rest(z) / (z - z0), for z0 alone -rest(z0) / (z0 - z); both rise with |z|."""
-        tiny, zero = torch.finfo(lo.dtype).tiny, torch.zeros_like(lo + z0)
+        tiny, zero = least(lo.dtype), torch.zeros_like(lo + z0)
         first, last = torch.where(z0 > limit, hi.clamp(max=limit), lo.clamp(min=limit)), torch.where(z0 > limit, lo, hi)
 
         def fall(z: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ..boxes import Box
+from ..rounding import lowest
+from ..rounding import narrow as narrow_width
 
 Plane = tuple[Tensor, Tensor]
 
@@ -29,7 +31,7 @@ def log_softmax_range(lo: Tensor, hi: Tensor) -> Box:
 
 def _log_sum_of_others(x: Tensor) -> Tensor:
     """Return log sum_{j != i} exp(x_j), without subtracting what was added."""
-    nothing = torch.full_like(x[..., :1], torch.finfo(x.dtype).min / 4)
+    nothing = torch.full_like(x[..., :1], lowest(x.dtype))
     before = torch.cat([nothing, x[..., :-1].logcumsumexp(-1)], -1)
     after = torch.cat([x[..., 1:].flip(-1).logcumsumexp(-1).flip(-1), nothing], -1)
     return torch.logaddexp(before, after)
@@ -73,7 +75,7 @@ def _chords(lo: Tensor, hi: Tensor) -> Plane:
     """A plane above log sum_j exp(x_j), by its slopes and its height at the centre."""
     top, center, width = hi.amax(-1, keepdim=True), (lo + hi) / 2, hi - lo
     at_lo, at_hi = (lo - top).exp(), (hi - top).exp()
-    narrow = width <= torch.finfo(lo.dtype).eps ** (1 / 3)
+    narrow = width <= narrow_width(lo.dtype, 1 / 3)
     slope = torch.where(narrow, (center - top).exp(), (at_hi - at_lo) / torch.where(narrow, 1.0, width))
     # A line above a convex function need only be above it at both ends.
     height = torch.maximum(at_lo + slope * width / 2, at_hi - slope * width / 2)

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from ..rounding import least
 from .gradients import input_gradient, smooth_relu
 
 Task = Callable[[Tensor, Tensor], Tensor]
@@ -239,7 +240,7 @@ def atex(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, smooth: int = 4,
     s = torch.stack([input_gradient(model, x + _uniform(x, eps, generator), y, create_graph=False)
                      for _ in range(smooth)]).mean(0)
     flat = s.flatten(1)
-    tiny = torch.finfo(x.dtype).tiny ** 0.5
+    tiny = least(x.dtype, 0.5)
     along = eps * flat / flat.abs().amax(1, keepdim=True).clamp(min=tiny)
     unit = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp(min=tiny)
     t = torch.rand(len(x), 1, generator=generator, device=x.device, dtype=x.dtype) - 0.5

@@ -20,7 +20,7 @@ from ..errors import in_the_name_of
 from ..guards import evaluating, isolated
 from ..inputs import check_inputs, uncompiled
 from ..tensors import check_kind
-from .losses import Loss, lookup
+from .losses import LOSSES, Loss
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": Tensor.mean, "sum": Tensor.sum, "none": lambda each: each}
 
@@ -131,7 +131,7 @@ def _terms(loss: str | Mapping[str, float], options: dict[str, Any]) -> list[tup
         raise ValueError(f"loss names {', '.join(weights) or 'nothing'}; options has settings of "
                          f"{', '.join(map(str, settings)) or 'nothing'}. Give weights of some losses, and settings of "
                          "these.")
-    terms = [(lookup(name), float(weight), dict(settings.get(name) or {})) for name, weight in weights.items()]
+    terms = [(LOSSES[name], float(weight), dict(settings.get(name) or {})) for name, weight in weights.items()]
     for row, _, given in terms:
         try:
             inspect.signature(row.function).bind(None, **given)

@@ -21,7 +21,7 @@ from ..certificates.metrics import evaluate
 from ..certificates.metrics import lookup as metric_row
 from ..certificates.metrics.paper import targeted_region
 from ..certificates.ranking import check_k
-from ..registration import add, find
+from ..registration import Table, empty
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Loss:
         return tuple(inspect.signature(self.function).parameters)[1:]
 
 
-LOSSES: dict[str, Loss] = {}
+LOSSES: Table[str, Loss] = Table(
+    "loss", "lirpa_explain.training.register_loss(Loss(...))", lambda name, row: empty(row, "formula", "reads"))
 
 SMALL = 1e-6
 """What is added to sizes of which a logarithm is taken."""
@@ -71,17 +72,7 @@ def register(loss: Loss, *, overwrite: bool = False) -> Loss:
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    add(LOSSES, loss.name, loss, "loss", overwrite)
-    return loss
-
-
-def lookup(name: str) -> Loss:
-    """The loss of that name.
-
-    Raises:
-        ValueError: there is none; the message lists those there are.
-    """
-    return find(LOSSES, name, "loss", "lirpa_explain.training.register_loss(Loss(...))")
+    return LOSSES.add(loss.name, loss, overwrite=overwrite)
 
 
 def width(bounds: Bounds) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..registration import add, find
+from ..registration import Table, empty
 from . import baselines
 from .baselines import Task
 from .explanation import explanation_loss
@@ -32,7 +32,9 @@ class TrainingMethod:
     replaces_task: bool
 
 
-TRAINING_METHODS: dict[str, TrainingMethod] = {}
+TRAINING_METHODS: Table[str, TrainingMethod] = Table(
+    "training method", "lirpa_explain.training.register_method(name, function, ...)",
+    lambda name, row: empty(row, "words", *([] if name == "plain" else ["source"])))
 
 
 def register(name: str, function: Callable[..., Tensor], words: str, source: str, *, replaces_task: bool = False,
@@ -51,17 +53,7 @@ def register(name: str, function: Callable[..., Tensor], words: str, source: str
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    add(TRAINING_METHODS, name, TrainingMethod(function, words, source, replaces_task), "training method", overwrite)
-
-
-def lookup(name: str) -> TrainingMethod:
-    """The method of that name.
-
-    Raises:
-        ValueError: there is none; the message lists those there are.
-    """
-    return find(TRAINING_METHODS, name, "training method",
-                "lirpa_explain.training.methods.register(name, function, ...)")
+    TRAINING_METHODS.add(name, TrainingMethod(function, words, source, replaces_task), overwrite=overwrite)
 
 
 def training_loss(name: str, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, weight: float = 1.0,
@@ -97,7 +89,7 @@ def training_loss(name: str, model: nn.Module, x: Tensor, y: Tensor, *, eps: flo
         >>> adversarial = partial(training_loss, "pgd", eps=0.05)
         >>> training_loss("certified", model, x, y, eps=0.1, weight=0.5, base=adversarial).backward()
     """
-    method = lookup(name)
+    method = TRAINING_METHODS[name]
     if not method.replaces_task:
         return (base or baselines.plain)(model, x, y, task=task) + weight * method.function(model, x, y, eps=eps,
                                                                                              **settings)

@@ -19,6 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...rounding import DIRECTION, roundings
+
 _GOLDEN = (5**0.5 - 1) / 2
 _NU_STEPS, _K_STEPS, _CENTRE_STEPS = 56, 60, 44
 _OCTAVES = 40.0  # multipliers are looked for from 2^-40 to 2^40, with |n| = 1 and the box scaled to 1
@@ -51,7 +53,7 @@ def least_cosine(lower: Tensor, upper: Tensor, direction: Tensor, centered: bool
         n = n - n.mean(1, keepdim=True)
     length = torch.linalg.vector_norm(n, dim=1, keepdim=True)
     # A constant direction leaves rounding when it is centred.
-    has_direction = length[:, 0] > 4 * torch.finfo(n.dtype).eps * n.shape[1] ** 0.5
+    has_direction = length[:, 0] > roundings(DIRECTION, n.dtype) * n.shape[1] ** 0.5
     n = n / torch.where(length == 0, 1.0, length)
     scale = torch.maximum(low.abs(), high.abs()).detach().amax(1, keepdim=True)
     scale = torch.where(scale == 0, 1.0, scale)

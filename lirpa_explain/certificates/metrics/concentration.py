@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lirpa_explain.certificates.box import absolute_box
 from lirpa_explain.certificates.metrics.registry import Metric, register
+from lirpa_explain.certificates.metrics.surrogates import exceeding, opposed
 
 
 def sign_agreement(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
@@ -115,9 +116,18 @@ def _prefix(ascending: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     return sums.gather(1, count), spread.gather(1, count)
 
 
+def _gini_at(a: Tensor, nominal: Tensor) -> Tensor:
+    """sum_i (2 i - D - 1) |a|_(i) / (D sum |a|), |a|_(i) ascending: the sum over pairs, sorted."""
+    sizes = a.abs().sort(1).values
+    size = a.shape[1]
+    weights = 2 * torch.arange(1, size + 1, device=a.device) - size - 1
+    total = size * sizes.sum(1)
+    return torch.where(total > 0, (weights * sizes).sum(1) / torch.where(total > 0, total, 1.0), 0.0)
+
+
 register(Metric("sign_agreement", sign_agreement, "lower", True, "[0, 1]", "share of i with sign(a_i) = sign(v_i)",
-                "Krishna et al. 2022", worst=0, takes_infinite=True))
+                "Krishna et al. 2022", worst=0, takes_infinite=True, surrogate=opposed))
 register(Metric("effective_complexity", effective_complexity, "upper", True, "0 to D", "#{i: |a_i| > threshold}",
-                "Nguyen and Martinez 2020", worst=math.inf, takes_infinite=True))
+                "Nguyen and Martinez 2020", worst=math.inf, takes_infinite=True, surrogate=exceeding))
 register(Metric("gini", gini, "lower", True, "[0, 1)", "sum over i < j of ||a_i| - |a_j|| / (D sum |a_i|)",
-                "Chalasani et al. 2020", worst=0))
+                "Chalasani et al. 2020", worst=0, at=_gini_at))

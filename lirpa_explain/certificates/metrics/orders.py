@@ -7,6 +7,7 @@ lies outside the bounds, as Captum's sum may lie outside those of an integral, t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lirpa_explain.boxes import Box
 from lirpa_explain.certificates import ranking
 from lirpa_explain.certificates.box import absolute_box
 from lirpa_explain.certificates.metrics.registry import Metric, register
+from lirpa_explain.certificates.metrics.surrogates import disorder, margin, ranked
 
 
 def rank_intervals(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,12 +220,45 @@ def _share(count: Tensor, like: Tensor) -> Tensor:
     return count.double() / pairs if pairs else torch.ones_like(count, dtype=torch.float64)
 
 
+# At a point. Bounds of ranks are of boxes made to hold the nominal too, and so are more than these.
+
+
+def _pairs(a: Tensor, nominal: Tensor, count: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean over pairs of a function of sign(a_i - a_j) sign(v_i - v_j); a row at a time takes 8 D^2 bytes."""
+    size = a.shape[1]
+    if size == 1:
+        return torch.ones_like(a[:, 0])
+    rows = [count((one[:, None] - one).sign() * (v[:, None] - v).sign())
+            for one, v in zip(a, nominal, strict=True)]
+    return torch.stack(rows).to(a) / (size * (size - 1))
+
+
+def _kendall_at(a: Tensor, nominal: Tensor, absolute: bool = True) -> Tensor:
+    return _pairs(*ranked(a, nominal, absolute), torch.sum)
+
+
+def _pair_order_at(a: Tensor, nominal: Tensor, absolute: bool = True) -> Tensor:
+    return _pairs(*ranked(a, nominal, absolute), lambda products: (products > 0).sum())
+
+
+def _spearman_at(a: Tensor, nominal: Tensor, absolute: bool = True) -> Tensor:
+    ranks, reference = (mid_ranks(scores, scores)[0] for scores in ranked(a, nominal, absolute))
+    size = a.shape[1]
+    return (1 - 6 * (ranks - reference).square().sum(1) / max(1, size * (size**2 - 1))).to(a)
+
+
+def _top_k_overlap_at(a: Tensor, nominal: Tensor, k: int, absolute: bool = True) -> Tensor:
+    ranking.check_k(k, a.shape[1])
+    scores, reference = ranked(a, nominal, absolute)
+    return ranking.top_k_overlap(scores, scores, reference, k).to(a)
+
+
 register(Metric("top_k_overlap", top_k_overlap, "lower", True, "0 to k", "features of v's top k in a's top k",
-                "Ghorbani et al. 2019", worst=0, takes_infinite=True))
+                "Ghorbani et al. 2019", worst=0, takes_infinite=True, at=_top_k_overlap_at, surrogate=margin))
 register(Metric("pair_order", pair_order, "lower", False, "[0, 1]", "share of pairs i < j that a orders as v does",
-                "Kendall 1938", worst=0, takes_infinite=True))
+                "Kendall 1938", worst=0, takes_infinite=True, at=_pair_order_at, surrogate=disorder))
 register(Metric("kendall", kendall, "lower", False, "[-1, 1]", "mean over i < j of sign(a_i - a_j) sign(v_i - v_j)",
-                "Kendall 1938, tau-a", worst=-1, takes_infinite=True))
+                "Kendall 1938, tau-a", worst=-1, takes_infinite=True, at=_kendall_at, surrogate=disorder))
 register(Metric("spearman", spearman, "lower", False, "[-1, 1]",
                 "1 - 6 sum (rank_i(a) - rank_i(v))^2 / (D (D^2 - 1)), mid-ranks", "Spearman 1904", worst=-1,
-                takes_infinite=True))
+                takes_infinite=True, at=_spearman_at, surrogate=disorder))

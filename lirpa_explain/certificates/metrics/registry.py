@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lirpa_explain.certificates.box import ordered_box
-from lirpa_explain.registration import add, find
+from lirpa_explain.registration import Table, empty, unless
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Metric:
             inf for counts up to D.
         takes_infinite: whether the function itself deals with infinite bounds.
         features: settings that are shaped like the attribution.
+        at: `at(a, nominal, **settings) -> (N,)`, the number m(a) itself; by default the bound over the box that holds
+            nothing but a. It is for metrics whose bound is slow, or is more than m(a) even there.
+        surrogate: `surrogate(a, nominal, **settings) -> (N,)`, what an attack differentiates, which grows as the metric
+            gets worse; by default the metric itself.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Metric:
     worst: float
     takes_infinite: bool = False
     features: tuple[str, ...] = ()
+    at: Callable[..., Tensor] | None = None
+    surrogate: Callable[..., Tensor] | None = None
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -53,7 +59,17 @@ class Metric:
         return tuple(inspect.signature(self.function).parameters)[3:]
 
 
-METRICS: dict[str, Metric] = {}
+def _takes(function: Callable[..., Tensor] | None, settings: tuple[str, ...]) -> bool:
+    """Whether a function of (a, nominal) takes these settings, if there is one."""
+    return function is None or tuple(inspect.signature(function).parameters)[2:] == settings
+
+
+METRICS: Table[str, Metric] = Table(
+    "metric", "lirpa_explain.certificates.metrics.register(Metric(...))",
+    lambda name, row: empty(row, "range", "formula") + unless(
+        (set(row.features) <= set(row.settings), "has features that are no settings"),
+        (_takes(row.at, row.settings), "takes other settings at a point"),
+        (_takes(row.surrogate, row.settings), "has a surrogate that takes other settings")))
 
 
 def register(metric: Metric, *, overwrite: bool = False) -> Metric:
@@ -71,8 +87,7 @@ def register(metric: Metric, *, overwrite: bool = False) -> Metric:
     """
     if metric.direction not in ("upper", "lower"):
         raise ValueError(f"direction is {metric.direction!r}; pass 'upper' or 'lower'.")
-    add(METRICS, metric.name, metric, "metric", overwrite)
-    return metric
+    return METRICS.add(metric.name, metric, overwrite=overwrite)
 
 
 def lookup(name: str) -> Metric:
@@ -81,7 +96,7 @@ def lookup(name: str) -> Metric:
     Raises:
         ValueError: there is none; the message lists those there are.
     """
-    return find(METRICS, name, "metric", "lirpa_explain.certificates.metrics.register(Metric(...))")
+    return METRICS[name]
 
 
 def evaluate(name: str, lower: Tensor, upper: Tensor, nominal: Tensor, **settings: Any) -> Tensor:

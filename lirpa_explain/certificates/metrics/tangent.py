@@ -12,6 +12,8 @@ from lirpa_explain.certificates.metrics.angle import least_cosine
 from lirpa_explain.certificates.metrics.registry import Metric, register
 from lirpa_explain.relaxations.ranges import linear_range
 
+from ...rounding import roundings
+
 
 def tangent_lower(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
     """Least share of the attribution in a subspace T: a lower bound of |proj_T a| / |a|, from 0 to 1.
@@ -118,7 +120,7 @@ def orthonormal(basis: Tensor) -> Tensor:
     Singular values below max(D, k) roundings of the largest count as 0, as in scipy.linalg.orth.
     """
     left, values, _ = torch.linalg.svd(basis.double(), full_matrices=False)
-    tolerance = max(basis.shape[-2:]) * torch.finfo(basis.dtype).eps * values[..., :1]
+    tolerance = roundings(max(basis.shape[-2:]), basis.dtype) * values[..., :1]
     kept = left * ((values > tolerance) & (values > 0))[..., None, :]
     return torch.nn.functional.pad(kept, (0, basis.shape[-1] - kept.shape[-1]))
 
@@ -152,7 +154,14 @@ def _lengths(box: Box) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(low, dim=1), torch.linalg.vector_norm(high, dim=1)
 
 
+def _share_at(a: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
+    q = orthonormal(basis.detach().to(a.device)).to(a)
+    length = torch.linalg.vector_norm(a, dim=1)
+    inside = torch.linalg.vector_norm((q.mT @ a[..., None])[..., 0], dim=1)
+    return torch.where(length == 0, 0.0, inside / torch.where(length == 0, 1.0, length))
+
+
 register(Metric("tangent_lower", tangent_lower, "lower", False, "[0, 1]", "|proj_T a| / |a|", "Bordt et al. 2023",
-                worst=0))
+                worst=0, at=_share_at))
 register(Metric("tangent_upper", tangent_upper, "upper", False, "[0, 1]", "|proj_T a| / |a|", "Bordt et al. 2023",
-                worst=1))
+                worst=1, at=_share_at))

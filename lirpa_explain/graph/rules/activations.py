@@ -1,97 +1,17 @@
-"""Rules of activations and of their gradients: a table where torch's arguments are the operator's settings."""
+"""Rules of activations that torch calls in ways of its own; those of the others follow from their rows."""
 
 import json
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ...errors import UnsupportedOperation
 from ..builder import Builder, Live, Rows
 from .arithmetic import add
+from .calls import input_of
 from .table import rule
 
 aten = torch.ops.aten
 custom = torch.ops.lirpa_explain
-
-
-@dataclass(frozen=True)
-class Activation:
-    """One row: how an activation is called.
-
-    Args:
-        operator: name of the operator; the gradient's is that and `_gradient`.
-        forward: ATen operations `(z, *settings)`.
-        backward: ATen operations `(g, z, *settings)`.
-        settings: names of the operator's settings, in ATen's order, with ATen's defaults.
-        saves_result: the backward operations get the result instead of z.
-    """
-
-    operator: str
-    forward: tuple[Any, ...]
-    backward: tuple[Any, ...]
-    settings: tuple[tuple[str, Any], ...] = ()
-    saves_result: bool = False
-
-    def _given(self, values: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
-        names = [name for name, _ in self.settings]
-        given = dict(self.settings) | dict(zip(names, values, strict=False))
-        return {name: number(value) for name, value in (given | keywords).items() if name in names}
-
-    def apply(self, b: Builder, z: Rows, *values: Any, **keywords: Any) -> Rows:
-        """Lower a forward operation."""
-        return b.emit(self.operator, z, **self._given(values, keywords))
-
-    def differentiate(self, b: Builder, g: Rows, z: Rows, *values: Any, **keywords: Any) -> Rows:
-        """Lower a backward operation."""
-        z = input_of(b, z, self.operator) if self.saves_result else z
-        return b.emit(f"{self.operator}_gradient", g, z, **self._given(values, keywords))
-
-
-ACTIVATIONS = [
-    Activation("tanh", (aten.tanh.default, aten.tanh_.default), (aten.tanh_backward.default,), saves_result=True),
-    Activation("sigmoid", (aten.sigmoid.default, aten.sigmoid_.default), (aten.sigmoid_backward.default,),
-               saves_result=True),
-    Activation("softplus", (aten.softplus.default,), (aten.softplus_backward.default,),
-               (("beta", 1.0), ("threshold", 20.0))),
-    Activation("gelu", (aten.gelu.default, aten.gelu_.default), (aten.gelu_backward.default,),
-               (("approximate", "none"),)),
-    Activation("silu", (aten.silu.default, aten.silu_.default), (aten.silu_backward.default,)),
-    Activation("mish", (aten.mish.default, aten.mish_.default), (aten.mish_backward.default,)),
-    Activation("hardtanh", (aten.hardtanh.default, aten.hardtanh_.default), (aten.hardtanh_backward.default,),
-               (("low", -1.0), ("high", 1.0))),
-    Activation("hardswish", (aten.hardswish.default, aten.hardswish_.default), (aten.hardswish_backward.default,)),
-    Activation("hardsigmoid", (aten.hardsigmoid.default, aten.hardsigmoid_.default),
-               (aten.hardsigmoid_backward.default,)),
-    Activation("hardshrink", (aten.hardshrink.default,), (aten.hardshrink_backward.default,), (("width", 0.5),)),
-    Activation("softshrink", (aten.softshrink.default,), (aten.softshrink_backward.default,), (("width", 0.5),)),
-    Activation("threshold", (aten.threshold.default, aten.threshold_.default), (),
-               (("threshold", 0.0), ("value", 0.0))),
-    Activation("clamp", (aten.clamp.default, aten.clamp_.default), (), (("low", None), ("high", None))),
-    Activation("clamp", (aten.clamp_min.default, aten.clamp_min_.default), (), (("low", None), ("high", None))),
-    Activation("absolute", (aten.abs.default, aten.abs_.default), ()),
-    Activation("sign", (aten.sign.default, aten.sgn.default), ()),
-    Activation("sin", (aten.sin.default, aten.sin_.default), ()),
-    Activation("cos", (aten.cos.default, aten.cos_.default), ()),
-    Activation("exp", (aten.exp.default, aten.exp_.default), ()),
-    Activation("log", (aten.log.default, aten.log_.default), ()),
-]
-for row in ACTIVATIONS:
-    rule(*row.forward)(row.apply)
-    rule(*row.backward)(row.differentiate)
-
-
-def number(value: Any) -> Any:
-    """A setting as a JSON value: numbers as floats, because 1 and 1.0 are the same setting."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def input_of(b: Builder, result: Rows, operator: str) -> Rows:
-    """The pre-activation of an activation's result: autograd may save either; the former is what is bounded."""
-    step = b.producer(result)
-    if step is None or step.operator != operator:
-        raise UnsupportedOperation(f"a gradient of {operator} whose forward operation is not in the trace")
-    return replace(result, name=step.inputs[0])
 
 
 # One kink
@@ -151,7 +71,7 @@ def _kinked(b: Builder, straight: Rows, rectified: Rows, w: Any) -> Rows:
     return add(b, b.emit("multiply", straight, w), b.emit("multiply", rectified, rest))
 
 
-# What torch calls in ways of its own
+# Other activations
 
 
 @rule(aten.elu.default, aten.elu_.default)

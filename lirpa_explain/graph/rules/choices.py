@@ -77,7 +77,7 @@ def _masked(b: Builder, x: Any, mask: Comparison) -> Rows | None:
         return b.emit("select", x, z, **settings)
     if isinstance(x, Rows | Live):
         return multiply(b, b.emit("window", z, **settings), x)
-    constant = torch.as_tensor(x)
+    constant = torch.as_tensor(x, dtype=b.dtype)  # of a number, torch would make one of single precision
     if not constant.any():
         return None
     window = b.emit("window", z, **settings)

@@ -1,12 +1,12 @@
 """Rules of powers, and of products that are better bounded as a function of one variable, or as its gradient."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ...errors import UnsupportedOperation
+from ...operators.activations import ACTIVATIONS
 from ..builder import Builder, Rows
 from .shapes import sum_over
 from .table import RULES, rule
@@ -83,25 +83,10 @@ def product(b: Builder, x: Rows, y: Rows) -> Any:
         while step is not None and step.operator == "scale":
             z, scale = replace(z, name=step.inputs[0]), scale * step.settings["factor"]
             step = b.producer(z)
-        if step is None or step.operator not in ANTIDERIVATIVES:
+        row = None if step is None else ACTIVATIONS.get(step.operator)
+        if step is None or row is None or row.primitive is None:
             continue
-        primitive, settings, share = ANTIDERIVATIVES[step.operator](**step.settings)
+        primitive, settings, share = row.primitive(**step.settings)
         inner = replace(z, name=step.inputs[0])
         return _scaled(b, b.emit(f"{primitive}_gradient", g, inner, **settings), scale * share)
     return None
-
-
-def _of_power(exponent: float) -> tuple[str, dict[str, Any], float]:
-    if exponent == -1:
-        return "log", {}, 1.0
-    return "power", {"exponent": exponent + 1}, 1 / (exponent + 1)
-
-
-ANTIDERIVATIVES: dict[str, Callable[..., tuple[str, dict[str, Any], float]]] = {
-    "exp": lambda: ("exp", {}, 1.0),
-    "cos": lambda: ("sin", {}, 1.0),
-    "sin": lambda: ("cos", {}, -1.0),
-    "sign": lambda: ("absolute", {}, 1.0),
-    "power": _of_power,
-}
-"""Operator -> (operator, settings, factor) with derivative * factor = that operator."""

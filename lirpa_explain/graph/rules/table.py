@@ -5,9 +5,18 @@ from typing import Any
 
 import torch
 
+from ...errors import UnsupportedOperation
+from ...operators.activations import ACTIVATIONS
+from ...registration import Table, unless
+from .calls import rules_of
+
 aten = torch.ops.aten
 
-RULES: dict[Any, Callable[..., Any]] = {}
+RULES: Table[Any, Callable[..., Any]] = Table(
+    "lowering rule", "@lirpa_explain.graph.rules.rule(torch.ops.aten. ...)",
+    lambda target, row: unless(
+        (isinstance(target, torch._ops.OpOverload), "is not of an overload of an operation")),
+    error=UnsupportedOperation, source=ACTIVATIONS, make=rules_of)
 
 PASS_THROUGH = {aten.detach.default, aten.alias.default, aten.clone.default, aten.contiguous.default,
                 aten.lift_fresh_copy.default}
@@ -22,12 +31,12 @@ def rule(*targets: Any, overwrite: bool = False) -> Callable[[Callable[..., Any]
     Raises:
         ValueError: one of them has a rule already and `overwrite` is False.
     """
-    taken = [str(t) for t in targets if t in RULES]
-    if taken and not overwrite:
-        raise ValueError(f"{', '.join(taken)}: there is a rule already; pass overwrite=True to replace it.")
+    if not overwrite:
+        RULES.refuse_taken(*targets)
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        RULES.update(dict.fromkeys(targets, function))
+        for target in targets:
+            RULES.add(target, function, overwrite=overwrite)
         return function
 
     return register

@@ -1,0 +1,209 @@
+"""A gradient module as auto_LiRPA's `BoundedModule`: all that touches its nodes."""
+
+import contextlib
+import copy
+import functools
+import math
+from collections.abc import Iterator
+
+import torch
+from auto_LiRPA import BoundedModule, BoundedTensor
+from auto_LiRPA.bound_ops import Bound, BoundBuffers, BoundParams
+from auto_LiRPA.perturbations import Perturbation, PerturbationLpNorm
+from torch import Tensor
+
+from ..boxes import Box
+from ..compat import parsing
+from ..graph import GradientModule
+from ..operators.affine import BoundAffine
+from ..operators.bound import BoundOperator, box_of, box_of_interval, moving_box
+from ..operators.planes import BoundPlanes
+from ..operators.unperturbed import BoundUnperturbed
+from ..relaxations.ranges import linear_range
+from ..rounding import RELAXED, roundings
+from .integral import Stretch
+from .outward import Outward, OutwardPerturbation
+from .parameters import Parameters
+
+Readers = list[tuple[BoundOperator, int]]
+"""Operators whose relaxation reads a node's bounds, and as which of their inputs."""
+
+
+class Network:
+    """The nodes of one gradient module, and what auto_LiRPA bounds of them.
+
+    All but the constructor is for the time of `at`: the inputs, what moves, and the bounds that nodes have by then are
+    kept in the nodes.
+
+    Args:
+        module: the module.
+        example: one tensor for each of its inputs, in which rows may be few.
+    """
+
+    def __init__(self, module: GradientModule, example: tuple[Tensor, ...]) -> None:
+        self.module = module
+        self._bounded = _parse(module, example)
+        self._nodes = {node.name: node for node in self._bounded.children()}
+        self._outward: Outward | None = None
+
+    @property
+    def width(self) -> int:
+        """Neurons of the widest layer."""
+        return max(math.prod(node.output_shape[1:]) for node in self._nodes.values()
+                   if node.output_shape is not None)
+
+    @property
+    def result(self) -> Bound:
+        """The node of the module's output."""
+        return self._nodes[self._bounded.final_name]
+
+    @contextlib.contextmanager
+    def at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
+           parameters: Parameters | None = None, rounded: bool = False) -> Iterator[None]:
+        """Set the inputs, and forget what was bounded for them afterwards.
+
+        Args:
+            inputs: values of the module's inputs, each with B rows.
+            perturbations: the set that each of the first inputs lies in; None, or left out at the end: it is fixed.
+            parameters: those that move; None if none does.
+            rounded: whether bounds are of what is computed in floating point; all inputs must have a perturbation
+                then.
+        """
+        balls = [*perturbations, *[None] * (len(inputs) - len(perturbations))]
+        if all(ball is None for ball in balls):  # auto_LiRPA takes that for inputs that all move
+            balls[0] = PerturbationLpNorm(norm=math.inf, x_L=inputs[0], x_U=inputs[0])
+        if rounded:
+            balls = [None if ball is None else OutwardPerturbation(ball) for ball in balls]
+        self._bounded(*[x if ball is None else BoundedTensor(x, ball)
+                        for x, ball in zip(inputs, balls, strict=True)])
+        if not torch.is_grad_enabled():
+            self._detach_parameters()
+        self._outward = Outward(len(self._nodes)) if rounded else None
+        try:
+            for node in self._nodes.values():
+                node.outward = self._outward
+            self._move(parameters)
+            yield
+        finally:
+            self._outward = None
+            for node in self._nodes.values():
+                node.rounding_margin = node.moving_parameter = node.outward = None
+                if isinstance(node, BoundPlanes):
+                    node.forget()
+
+    def read_nodes(self, linearly: bool) -> Iterator[tuple[Bound, Readers]]:
+        """Each node that moves and whose bounds a relaxation reads, front to back, with its readers.
+
+        What is affine reads bounds, where its weight moves, for linear bounds only.
+        """
+        readers: dict[str, Readers] = {name: [] for name in self._nodes}
+        for reader in self._nodes.values():
+            if isinstance(reader, BoundOperator) and (linearly or not isinstance(reader, BoundAffine)):
+                for i in reader.relaxed_inputs():
+                    readers[reader.inputs[i].name].append((reader, i))
+        return ((self._nodes[name], found) for name, found in readers.items()
+                if found and self._nodes[name].perturbed)
+
+    def interval(self, node: Bound) -> Box:
+        """Interval bounds of a node from those of its nearest bounded predecessors."""
+        return box_of_interval(self._bounded.compute_bounds(method="IBP", final_node_name=node.name)).or_nothing()
+
+    def linear(self, node: Bound, functions: Tensor) -> Box:
+        """Linear bounds, made numbers, of linear functions (B, K, D) of a node, each (B, K)."""
+        C = functions.reshape(*functions.shape[:2], *node.output_shape[1:])
+        lower, upper = self._bounded.compute_bounds(C=C, method="CROWN", final_node_name=node.name)[:2]
+        return Box(lower.reshape(C.shape[:2]), upper.reshape(C.shape[:2]))
+
+    def of_interval(self, functions: Tensor, box: Box) -> Box:
+        """Bounds of linear functions (B, K, D) of a value in a box (B, D), each (B, K)."""
+        return linear_range(functions, box) if self._outward is None else self._outward.functions(functions, box)
+
+    def current(self, node: Bound) -> Box:
+        """The bounds that a node has by now; interval bounds if its turn is still to come."""
+        if node.perturbed and not _is_input(node) and getattr(node, "lower", None) is None:
+            return self.interval(node)
+        return box_of(node)
+
+    def settle(self, node: Bound, box: Box) -> None:
+        """Give a node its bounds, moved outward by roundings, for all relaxations that read them."""
+        lower, upper = node.lower, node.upper = node.interval = box
+        with torch.no_grad():
+            size = self._size(node) if self._outward is None else torch.zeros_like(lower)
+            node.rounding_margin = margin = roundings(RELAXED, lower.dtype) * size
+        node.lower, node.upper = node.interval = Box(lower - margin, upper + margin)
+        self._forget_intervals()
+
+    def average_stretches(self) -> None:
+        """Bound averages along stretches of a path from now on; relaxations are made for all of each stretch."""
+        for node in self._nodes.values():
+            if isinstance(getattr(node, "perturbation", None), Stretch):
+                node.perturbation.average = True
+
+    def relaxations_before(self, node: Bound) -> list[BoundPlanes]:
+        """The relaxed operators that a node depends on, itself included."""
+        found: dict[str, BoundPlanes] = {}
+        seen, stack = {node.name}, [node]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, BoundPlanes) and node.perturbed and node.relaxed_inputs():
+                found[node.name] = node
+            new = [n for n in node.inputs if n.name not in seen]
+            seen.update(n.name for n in new)
+            stack += new
+        return list(found.values())
+
+    def _move(self, parameters: Parameters | None) -> None:
+        """Give the nodes of parameters that move their boxes, and mark all that depends on them."""
+        moving = {} if parameters is None else parameters.within(self.module)
+        for node in self._nodes.values() if moving else ():
+            if isinstance(node, BoundParams):
+                node.moving_parameter = moving.get(node.ori_name)
+            elif isinstance(node, BoundUnperturbed):
+                node.moving_parameter = node.moving()
+            elif any(n.perturbed or moving_box(n) is not None for n in node.inputs):
+                node.perturbed = True
+
+    def _detach_parameters(self) -> None:
+        """Read the parameters as constants, so that optimising mixtures does not differentiate by them too."""
+        for node in self._nodes.values():
+            if isinstance(node, BoundParams):
+                node.forward_value = node.forward_value.detach()
+
+    def _forget_intervals(self) -> None:
+        """Drop the intervals of nodes whose turn is to come: they are as loose as what they were computed from."""
+        for node in self._nodes.values():
+            is_settled = getattr(node, "rounding_margin", None) is not None
+            if node.perturbed and not is_settled and not _is_input(node):
+                node.lower = node.upper = None
+                if hasattr(node, "interval"):
+                    del node.interval
+
+    def _size(self, node: Bound) -> Tensor:
+        """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
+        if isinstance(node, BoundAffine) and node.perturbed:
+            return node.added(*[self._size(n) for n in node.inputs])
+        return self.current(node).size
+
+
+def _is_input(node: Bound) -> bool:
+    """Whether a node has a perturbation of its own."""
+    return getattr(node, "perturbation", None) is not None
+
+
+def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule:
+    """The module as a `BoundedModule` whose parameters are the module's own.
+
+    `BoundedModule` copies values back into the parameters it was built from and sets their `requires_grad`; it is
+    therefore built from a copy, and given the real tensors afterwards.
+    """
+    device = example[0].device
+    with parsing(), torch.no_grad():
+        copied = copy.deepcopy(module).eval()
+        bounded = BoundedModule(copied, example, bound_opts={"conv_mode": "matrix"}, device=device)
+    for node in bounded.children():
+        if isinstance(node, BoundParams):
+            node._parameters["param"] = module.get_parameter(node.ori_name)
+            node.forward = functools.partial(getattr, node, "param")
+        elif isinstance(node, BoundBuffers):
+            node._buffers["buffer"] = module.get_buffer(node.ori_name)
+    return bounded

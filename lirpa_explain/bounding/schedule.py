@@ -1,0 +1,125 @@
+"""What is bounded in which order.
+
+Pre-activations are bounded front to back, then upstream gradients back to front, then the result. Interval bounds
+come first; linear bounds follow only for the entries that a relaxation can still gain from.
+"""
+
+import functools
+import math
+from collections.abc import Iterable
+
+import torch
+from auto_LiRPA.bound_ops import Bound
+from auto_LiRPA.perturbations import Perturbation
+from torch import Tensor
+
+from ..boxes import Box
+from ..operators.bound import flat_rows
+from .memory import Memory
+from .methods import Method
+from .network import Network, Readers
+from .optimize import Optimization, optimized
+from .parameters import Parameters
+
+
+class Schedule:
+    """One method at work on one network.
+
+    A method that bounds otherwise is a subclass: `bounds` for one that chooses other sets to bound over, such as parts
+    of the inputs' balls; `bound_within`, `result` or `linear` for one that bounds something else over the same sets.
+
+    Args:
+        network: what is bounded.
+        method: by what.
+        memory: how much of it at once.
+        options: how planes are chosen, where the method chooses them.
+        parameters: those that move; None if none does.
+        rounded: whether bounds are of what is computed in floating point.
+    """
+
+    def __init__(self, network: Network, method: Method, memory: Memory, options: Optimization,
+                 parameters: Parameters | None = None, rounded: bool = False) -> None:
+        self.network, self.method, self.memory, self.options = network, method, memory, options
+        self.parameters, self.rounded = parameters, rounded
+
+    def bounds(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
+               functions: Tensor | None) -> Box:
+        """Bounds of the network's output, or of linear functions of it; see `engine.Engine`."""
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+            self.bound_within()
+            return self.result(functions)
+
+    def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
+                    functions: Tensor) -> Tensor:
+        """The linear lower bound of linear functions by itself; see `engine.Engine`."""
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+            self.bound_within()
+            return self.network.linear(self.network.result, functions)[0]
+
+    def bound_within(self) -> None:
+        """Bound every node that a relaxation reads: intervals, then linear bounds of what is open for a reader."""
+        for node, readers in self.network.read_nodes(self.method.is_linear):
+            for reader, _ in readers:
+                reader.refuse_perturbed_parameters()
+            box = self.network.interval(node)
+            if self.method.is_linear_within:
+                box = self._tightened(node, box, self._open_entries(node, box, readers))
+            self.network.settle(node, box)
+
+    def result(self, functions: Tensor | None) -> Box:
+        """Bounds of the output (B, D), or of linear functions (B, K, D) of it, once all within is bounded."""
+        node = self.network.result
+        box = self.network.interval(node)
+        self.network.average_stretches()
+        rows, count = box.lower.shape
+        if functions is not None:
+            box = self.network.of_interval(functions, box)
+        if not self.method.has_linear_result:
+            return box
+        if functions is None:
+            every = torch.arange(count, device=box.lower.device).expand(rows, -1)
+            return box.intersect(self._linear_entries(node, every)).ordered()
+        chunk = self.memory.functions_at_once(rows, self.method)
+        return box.intersect(self.linear(node, functions.split(chunk, 1))).ordered()
+
+    def linear(self, node: Bound, parts: Iterable[Tensor]) -> Box:
+        """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is bounded at once."""
+        bound = functools.partial(self.network.linear, node)
+        relaxed = self.network.relaxations_before(node) if self.method.chosen else []
+        sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
+        return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
+
+    def _open_entries(self, node: Bound, box: Box, readers: Readers) -> Tensor:
+        """Which entries of a node, in this box, a reader can gain from; bool, of the node's shape."""
+        current = self.network.current
+        return functools.reduce(torch.logical_or, [
+            reader.open_entries(i, *[box if n is node else current(n) for n in reader.inputs])
+            for reader, i in readers])
+
+    def _tightened(self, node: Bound, box: Box, wanted: Tensor) -> Box:
+        """A box of a node cut to linear bounds of the wanted entries."""
+        wanted = flat_rows(wanted)
+        index = _first_true(wanted)
+        if not index.shape[1]:
+            return box
+        linear = self._linear_entries(node, index)
+        flat = box.map(flat_rows)
+        old = flat.map(lambda side: side.gather(1, index))
+        better = old.intersect(linear).ordered()  # roundings may have crossed what both contain
+        wanted = wanted.gather(1, index)  # a batch gives what its rows give
+        return Box(*(side.scatter(1, index, torch.where(wanted, new, before)).reshape(box.lower.shape)
+                     for side, new, before in zip(flat, better, old, strict=True)))
+
+    def _linear_entries(self, node: Bound, index: Tensor) -> Box:
+        """Linear bounds of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
+        size, rows = math.prod(node.output_shape[1:]), len(index)
+        zero = node.forward_value.new_zeros(())
+        parts = (zero.new_zeros(rows, part.shape[1], size).scatter(2, part[..., None], 1.0)
+                 for part in index.split(self.memory.functions_at_once(rows, self.method), 1))
+        return self.linear(node, parts)
+
+
+def _first_true(mask: Tensor) -> Tensor:
+    """Indices (B, K) of the true entries of each row, K the largest count; rows with fewer repeat other entries."""
+    counts = mask.sum(1)
+    return torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(counts.max())]
