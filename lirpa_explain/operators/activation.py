@@ -86,7 +86,7 @@ class BoundActivationGradient(BoundProduct):
 
     def factor(self, t: Box) -> tuple[Box, Lines]:
         curve = self.operator.traits
-        return curve.range(*t, **self.settings), curve.lines(*t, **self.settings)
+        return Box(*curve.range(*t, **self.settings)), curve.lines(*t, **self.settings)
 
     def factor_family(self, t: Box) -> Lines:
         return self.operator.traits.family(*t, **self.settings)
