@@ -168,7 +168,7 @@ def test_variance_range_holds_and_its_lower_end_is_attained():
     generator = torch.Generator().manual_seed(11)
     centers = torch.randn(25, 5, 1, generator=generator, dtype=torch.float64)
     radii = torch.rand(25, 5, 1, generator=generator, dtype=torch.float64) * torch.tensor([0, 0.1, 1, 3, 1])[:, None]
-    box = centers - radii, centers + radii
+    box = Box(centers - radii, centers + radii)
     low, high = variance_range(box)
     for i, (lower, upper) in enumerate(zip(*box, strict=True)):
         ends = list(zip(lower[:, 0].tolist(), upper[:, 0].tolist(), strict=True))

@@ -17,7 +17,7 @@ from lirpa_explain.bounding.interval import Interval
 from lirpa_explain.bounding.intervals import IntervalPass
 from lirpa_explain.bounding.kinks import KINK_RULES, _Kink, _KinkGradient
 from lirpa_explain.boxes import Box
-from lirpa_explain.certifying import certifier, traces
+from lirpa_explain.certifying import certifier, nominal, traces
 from lirpa_explain.graph import capture
 from lirpa_explain.relaxations.piecewise import step_range
 from lirpa_explain.relaxations.ranges import product_range
@@ -418,8 +418,8 @@ def test_a_trace_that_contradicts_captum_is_refused(monkeypatch):
     monkeypatch.setattr(certifier, "attribute", lambda *a: wrong(*a))
 
     def wrong(*arguments):
-        nominal = lx.nominal.attribute(*arguments)
-        return lx.nominal.Nominal(tuple(part + 1 for part in nominal.parts), nominal.is_tuple, nominal.delta)
+        right = nominal.attribute(*arguments)
+        return nominal.Nominal(tuple(part + 1 for part in right.parts), right.is_tuple, right.delta)
 
     for _ in range(2):
         with pytest.raises(lx.SoundnessError):
