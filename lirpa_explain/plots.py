@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .boxes import Box
 from .certificates import Certificate
 from .certificates.layout import tensors
-from .relaxations.ranges import absolute_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,8 +29,8 @@ SIGNS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Sides], str, int]] = {
     "positive": (lambda low, value, high: (low.clamp(min=0), value.clamp(min=0), high.clamp(min=0)), "Greens", 0),
     "negative": (lambda low, value, high: ((-high).clamp(min=0), (-value).clamp(min=0), (-low).clamp(min=0)), "Reds",
                  0),
-    "absolute_value": (lambda low, value, high: (absolute_range((low, high))[0], value.abs(),
-                                                 absolute_range((low, high))[1]), "Blues", 0),
+    "absolute_value": (lambda low, value, high: (Box(low, high).absolute().lower, value.abs(),
+                                                 Box(low, high).absolute().upper), "Blues", 0),
 }
 """Captum's words for what of an attribution is shown -> (lower, value, upper) of that, its colours, and where the scale
 starts: at minus its end, or at 0."""

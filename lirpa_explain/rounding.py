@@ -73,12 +73,6 @@ def rounded(terms: Tensor, count: int) -> Tensor:
     return (terms * (1.01 * gamma(count, terms.dtype)) + count * underflow(terms.dtype)).nan_to_num(nan=torch.inf)
 
 
-def outward(lower: Tensor, upper: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds moved outward by an error; what cannot be bounded becomes infinite."""
-    return (lower - error).nan_to_num(nan=-torch.inf, neginf=-torch.inf, posinf=torch.inf), \
-        (upper + error).nan_to_num(nan=torch.inf, neginf=-torch.inf, posinf=torch.inf)
-
-
 # Outward, where no bound of each rounding is computed: shares of a size that stand for all roundings of one thing.
 
 RELAXED = 32

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lirpa_explain.boxes import Box
 from lirpa_explain.graph.module import GradientModule, Step
 from lirpa_explain.operators import lookup
 from tests.tolerances import FEW_ROUNDINGS as FEW_ROUNDINGS
@@ -385,7 +386,6 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
                    tuple(positive.get(name, False) for name in moves))
 
 
-Box = tuple[Tensor, Tensor]
 KINDS = {
     "wide": "radius up to half the size of the numbers",
     "narrow": "a thousandth of that",
@@ -417,5 +417,5 @@ def boxes(problem: Problem, *kinds: str, dtype: torch.dtype = torch.float64) -> 
         sides = sides.clamp(-problem.case.largest, problem.case.largest)
         return (sides.abs() + 0.05).sort(0).values if positive else sides
 
-    return [tuple(allowed(torch.cat([box(shape, kind) for kind in kinds], 1), positive).to(dtype))
+    return [Box(*allowed(torch.cat([box(shape, kind) for kind in kinds], 1), positive).to(dtype))
             for shape, positive in zip(problem.moving, problem.positive, strict=True)]

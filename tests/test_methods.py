@@ -16,6 +16,7 @@ from lirpa_explain.bounding.memory import COEFFICIENTS, Memory
 from lirpa_explain.bounding.methods import METHODS, Method, lookup, register
 from lirpa_explain.bounding.parameters import Parameters
 from lirpa_explain.bounding.schedule import Schedule
+from lirpa_explain.boxes import Box
 
 PACKAGE = Path(lx.__file__).parent
 EPS = 0.1
@@ -142,7 +143,7 @@ def test_an_engine_over_parameters_leaves_the_engine_as_it_is():
     engine, given = Engine(module, module.example), (x, torch.ones(2, 2).double())
     ball = PerturbationLpNorm(norm=math.inf, x_L=x - EPS, x_U=x + EPS)
     name, weight = next(iter(module.named_parameters()))
-    moving = Parameters({name: weight}, {name: (weight - 0.1, weight + 0.1)}, "")
+    moving = Parameters({name: weight}, {name: Box(weight - 0.1, weight + 0.1)}, "")
     with torch.no_grad():
         moved, plain = engine.over(moving), engine(given, (ball,), "CROWN")
         wider, again = moved(given, (ball,), "CROWN"), engine(given, (ball,), "CROWN")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import lirpa_explain as lx
 from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.bounding.parameters import Parameters, make_parameters
+from lirpa_explain.boxes import Box
 from lirpa_explain.operators import lookup
 from lirpa_explain.operators.weights import shared_reach
 from tests.cases import CASES, boxes, problem
@@ -105,7 +106,7 @@ def test_operators_whose_weight_moves(row):
         bounds = Engine(p.module, middle)
         for method in METHODS:
             try:
-                moving = Parameters({name: weight}, {name: (own - radius, own + radius)}, "")
+                moving = Parameters({name: weight}, {name: Box(own - radius, own + radius)}, "")
                 lower, upper = bounds.over(moving)(middle, balls, method)
             except lx.UnsupportedOperation as error:
                 assert name in str(error)
@@ -209,11 +210,11 @@ def test_weights_used_at_many_places(groups):
         random(5, 3, 4, 4)
     settings = {"stride": [2], "padding": [1], "dilation": [1], "groups": groups}
     convolution = functools.partial(lookup("convolution").function, **settings)
-    reach = shared_reach(convolution, (x - 0.1, x + 0.1), weight, radius)(A)
+    reach = shared_reach(convolution, Box(x - 0.1, x + 0.1), weight, radius)(A)
     for _ in range(50):
         y = convolution(x + 0.1 * random(*x.shape).clamp(-1, 1), radius * random(*radius.shape).sign())
         assert ((A * y).flatten(2).sum(2).abs() <= reach + 1e-12).all()
-    point = shared_reach(convolution, (x, x), weight, radius)(A)
+    point = shared_reach(convolution, Box.point(x), weight, radius)(A)
     for s, b in itertools.product(range(5), range(3)):
         slopes, = torch.autograd.functional.jacobian(
             lambda w, s=s, b=b: (A[s, b] * convolution(x[b:b + 1], w)[0]).sum(), (weight,))

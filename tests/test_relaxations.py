@@ -8,15 +8,15 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from lirpa_explain.boxes import Box
 from lirpa_explain.relaxations import piecewise
 from lirpa_explain.relaxations.functions import sigmoid, tanh
 from lirpa_explain.relaxations.product import planes, upper_plane
-from lirpa_explain.relaxations.ranges import absolute_range, product_range, variance_range
+from lirpa_explain.relaxations.ranges import product_range, variance_range
 from lirpa_explain.relaxations.univariate import lines, range_of
 from tests.tolerances import PRODUCT
 
 SLOPES = [0.0, 0.1, 1.0, 1.5, -0.2]
-Box = tuple[Tensor, Tensor]
 
 
 def random_boxes(count: int, seed: int, *shape: int) -> Box:
@@ -29,7 +29,7 @@ def random_boxes(count: int, seed: int, *shape: int) -> Box:
 
     ends = torch.rand(2, count, *shape, generator=generator, dtype=torch.float64) * pick(0, 1e-12, 1, 1, 1, 1e8)
     low = pick(-1, -1, 0, 1) * ends[0]
-    return low, low + pick(0, 1, 1, 1) * ends[1]
+    return Box(low, low + pick(0, 1, 1, 1) * ends[1])
 
 
 def grid(low: Tensor, high: Tensor, count: int = 41) -> Tensor:
@@ -120,7 +120,7 @@ def test_planes_hold_on_the_whole_box(factor):
 
 def test_planes_of_a_product_touch_two_corners():
     """Each of McCormick's planes meets x y in three of the four corners; mixtures of two, in the two they share."""
-    g, t = ((low.clamp(-10, 10), low.clamp(-10, 10) + 0.1 + (high - low).clamp(max=10)) for low, high in (
+    g, t = (Box(low.clamp(-10, 10), low.clamp(-10, 10) + 0.1 + (high - low).clamp(max=10)) for low, high in (
         random_boxes(800, seed) for seed in (4, 5)))
     one = torch.ones_like(t[0]), torch.zeros_like(t[0])
     for a, b, c in planes(g, t, t, (one, one)):
@@ -129,7 +129,7 @@ def test_planes_of_a_product_touch_two_corners():
 
 
 def test_the_upper_plane_is_the_lowest_of_its_kind_in_the_middle():
-    g, t = (tuple(end.clamp(-10, 10) for end in random_boxes(800, seed)) for seed in (6, 7))
+    g, t = (random_boxes(800, seed).map(lambda end: end.clamp(-10, 10)) for seed in (6, 7))
     one = torch.ones_like(t[0]), torch.zeros_like(t[0])
     a, b, c = upper_plane(g, t, t, (one, one))
     (gl, gu), (tl, tu), x, y = g, t, (g[0] + g[1]) / 2, (t[0] + t[1]) / 2
@@ -154,7 +154,7 @@ def test_product_range_is_that_of_the_corners():
 
 def test_absolute_range_is_exact():
     low, high = random_boxes(2000, 10)
-    least, most = absolute_range((low, high))
+    least, most = Box(low, high).absolute()
     values = grid(low, high).abs()
     assert torch.equal(least, values.amin(0)) and torch.equal(most, values.amax(0))
 
@@ -168,7 +168,7 @@ def test_variance_range_holds_and_its_lower_end_is_attained():
     generator = torch.Generator().manual_seed(11)
     centers = torch.randn(25, 5, 1, generator=generator, dtype=torch.float64)
     radii = torch.rand(25, 5, 1, generator=generator, dtype=torch.float64) * torch.tensor([0, 0.1, 1, 3, 1])[:, None]
-    box = centers - radii, centers + radii
+    box = Box(centers - radii, centers + radii)
     low, high = variance_range(box)
     for i, (lower, upper) in enumerate(zip(*box, strict=True)):
         ends = list(zip(lower[:, 0].tolist(), upper[:, 0].tolist(), strict=True))
@@ -186,12 +186,12 @@ def test_variance_range_holds_and_its_lower_end_is_attained():
 
 def test_variance_range_of_extreme_boxes():
     point = torch.tensor([[[1.0], [3.0], [5.0]]], dtype=torch.float64)
-    for value, side in zip((8 / 3, 8 / 3), variance_range((point, point)), strict=True):
+    for value, side in zip((8 / 3, 8 / 3), variance_range(Box.point(point)), strict=True):
         assert side.item() == pytest.approx(value, rel=1e-9)
-    one_sample = variance_range((torch.zeros(2, 1, 3), torch.ones(2, 1, 3)))
+    one_sample = variance_range(Box(torch.zeros(2, 1, 3), torch.ones(2, 1, 3)))
     assert torch.equal(one_sample[0], torch.zeros(2, 3)) and (one_sample[1] >= 0).all()
     low, high = random_boxes(40, 12, 4, 3)
-    least, most = variance_range((low, high))
+    least, most = variance_range(Box(low, high))
     corners = torch.stack([low, high, (low + high) / 2]).var(2, correction=0)
     assert least.isfinite().all() and most.isfinite().all()
     rounding = 1e-9 * (high - low).abs().amax(1).square().clamp(min=1) + 1e-9 * low.abs().amax(1).square()
@@ -200,8 +200,8 @@ def test_variance_range_of_extreme_boxes():
 
 def test_smaller_boxes_have_smaller_ranges():
     outer, other = random_boxes(500, 13, 4, 2), random_boxes(500, 14, 4, 2)
-    inner = tuple(outer[0] + t * (outer[1] - outer[0]) for t in (0.25, 0.5))
-    for function in (lambda box: product_range(box, other), absolute_range, variance_range):
+    inner = Box(*(outer[0] + t * (outer[1] - outer[0]) for t in (0.25, 0.5)))
+    for function in (lambda box: product_range(box, other), Box.absolute, variance_range):
         (low, high), (inner_low, inner_high) = function(outer), function(inner)
         rounding = 1e-9 * size(low, high)
         assert (low <= inner_low + rounding).all() and (inner_high <= high + rounding).all()
@@ -209,10 +209,10 @@ def test_smaller_boxes_have_smaller_ranges():
 
 def test_a_factor_that_is_fixed_leaves_no_roundings_of_the_other():
     generator = torch.Generator().manual_seed(0)
-    g = -1e7 * torch.rand(100, generator=generator), 1e7 * torch.rand(100, generator=generator)
+    g = Box(-1e7 * torch.rand(100, generator=generator), 1e7 * torch.rand(100, generator=generator))
     t = torch.rand(100, generator=generator) + 0.1
     one, zero = torch.ones(100), torch.zeros(100)
-    for a, b, c in planes(g, (one, one), (t, t + 1), ((zero, one), (zero, one))):
+    for a, b, c in planes(g, Box(one, one), Box(t, t + 1), ((zero, one), (zero, one))):
         assert bool((a == 1).all() and (b == 0).all() and (c == 0).all())
 
 

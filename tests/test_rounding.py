@@ -13,6 +13,7 @@ from torch import nn
 import lirpa_explain as lx
 from lirpa_explain import rounding
 from lirpa_explain.bounding.errors import Reach, value_and_error
+from lirpa_explain.boxes import Box
 from lirpa_explain.graph import capture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -267,9 +268,9 @@ def test_bounds_narrower_than_what_is_computed_ring():
     from lirpa_explain.certifying.exit import check_within
 
     one = torch.ones(1, 1)
-    check_within((one, one), one)
+    check_within(Box.point(one), one)
     with pytest.raises(lx.SoundnessError, match="outside its outward bounds"):
-        check_within((one, one), one + 1e-6)
+        check_within(Box.point(one), one + 1e-6)
 
 
 def test_nothing_is_drawn_from_the_callers_generator():

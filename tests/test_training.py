@@ -15,7 +15,8 @@ import lirpa_explain as lx
 from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.bounding.interval import Interval
 from lirpa_explain.bounding.intervals import IntervalPass
-from lirpa_explain.bounding.kinks import STEPS, _Kink, _KinkGradient
+from lirpa_explain.bounding.kinks import KINK_RULES, _Kink, _KinkGradient
+from lirpa_explain.boxes import Box
 from lirpa_explain.certifying import certifier, nominal, traces
 from lirpa_explain.graph import capture
 from lirpa_explain.relaxations.piecewise import step_range
@@ -77,7 +78,7 @@ def test_the_interval_pass_is_the_engine_on_every_layer(name):
     engine = Engine(module, module.example)
     for ball in (lx.Ball(math.inf, x - 0.01, x + 0.02, None, ""),
                  *(lx.Ball(norm, x - 0.01, x + 0.01, torch.full((2, 1), 0.01).double(), "") for norm in (1, 2))):
-        box = Interval((ball.low, ball.high))
+        box = Interval(Box(ball.low, ball.high))
         expected = engine((x, cotangent), (ball.rows(torch.arange(2)),), "IBP")
         for side, other in zip(IntervalPass(module)((x, cotangent), (box,)).ends, expected, strict=True):
             torch.testing.assert_close(side, other, rtol=1e-7, atol=1e-8)
@@ -156,12 +157,12 @@ def test_the_rules_of_kinks_are_those_of_the_relaxations(slope):
     center, radius = (torch.randint(-2, 3, (200, 4), generator=generator).double() for _ in range(2))
     z = Interval(around=(center.requires_grad_(), radius.abs() + 1e-3 * (radius == 0)))
     ends = tuple(end.detach() for end in z.ends)
-    g = Interval((-torch.rand(1, 4, generator=generator).double(), torch.rand(1, 4, generator=generator).double()))
+    g = Interval(Box(-torch.rand(1, 4, generator=generator).double(), torch.rand(1, 4, generator=generator).double()))
     expected = product_range(g.ends, step_range(*ends, slope))
     again = Interval(around=z.around)
-    for side, other in zip(STEPS["kink_gradient"](g, again, slope=slope).ends, expected, strict=True):
+    for side, other in zip(KINK_RULES["kink_gradient"](g, again, slope=slope).ends, expected, strict=True):
         torch.testing.assert_close(side, other)
-    for side, end in zip(STEPS["kink"](again, slope=slope).ends, ends, strict=True):
+    for side, end in zip(KINK_RULES["kink"](again, slope=slope).ends, ends, strict=True):
         torch.testing.assert_close(side.detach(), F.leaky_relu(end, slope))
     assert again.lower.requires_grad  # what a rule reads without a gradient others read with one
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..attributions import Plan, make_plan
 from ..attributions.plan import extras_of
-from ..bounding.compose import Rows, reduce_value
+from ..bounding.fold import VALUES, fold
+from ..bounding.rows import PlanRows
 from ..certifying.request import Request
 from ..errors import UnsupportedAttribution, UnsupportedOperation
 from ..graph import GradientModule, capture_program
@@ -42,7 +43,7 @@ class Derivative:
 
     def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...], batch_size: int) -> None:
         self.plan, self.module, self.inputs, self.batch_size = plan, module, inputs, batch_size
-        self.rows = Rows(plan, module, inputs, (None,) * len(inputs))
+        self.rows = PlanRows(plan, module, inputs, (None,) * len(inputs))
 
     def chunks(self, points: tuple[Tensor, ...]) -> list[tuple[Tensor, tuple[Tensor, ...], Tensor]]:
         """Sample (B,), inputs of the module, and weights (B, 1) of all rows, at points in place of the inputs."""
@@ -86,15 +87,16 @@ class Derivative:
     @torch.no_grad()
     def _sums(self, points: tuple[Tensor, ...], call: Callable[..., Tensor]) -> Tensor:
         """Weighted sum over the path of each sample, (V, D)."""
-        sums = self.inputs[0].new_zeros(len(self.rows.example), self.module.size)
+        sums = VALUES.zero(self.inputs[0], len(self.rows.example), self.module.size)
         for sample, values, weight in self.chunks(points):
-            sums.index_add_(0, sample, call(self.rows.example[sample], *values) * weight)
+            VALUES.add(sums, sample, VALUES.scaled(call(self.rows.example[sample], *values), weight))
         return sums
 
     def _finish(self, sums: Tensor, points: tuple[Tensor, ...]) -> Tensor:
         """The attribution (N, D) from the sums of its samples, (V, D), and their multiplier x + e_j - b_j at points."""
-        if not self.plan.multiply:
-            return reduce_value(self.plan, sums)
-        nominal = self.rows.multiplier()[1]
-        moved = (flat_rows((p - x)[self.rows.example]) for p, x in zip(points, self.inputs, strict=True))
-        return reduce_value(self.plan, sums * (nominal + torch.cat(list(moved), 1)))
+
+        def factor() -> Tensor:
+            moved = (flat_rows((p - x)[self.rows.example]) for p, x in zip(points, self.inputs, strict=True))
+            return self.rows.multiplier()[1] + torch.cat(list(moved), 1)
+
+        return fold(self.plan, sums, VALUES, factor)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..certificates import Certificate, Sandwich
 from ..certificates.layout import flatten, mask_weights, unflatten
-from ..certificates.metrics import METRICS
-from ..certificates.metrics import Metric as CertifiedMetric
+from ..certificates.metrics import METRICS, Metric
 from ..certifying.exit import contradicted
 from ..certifying.request import Points, Request
 from ..registration import Table, empty
@@ -28,7 +28,7 @@ Coupling = Callable[..., tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Metric:
+class Coupled:
     """One row of the table: a certified number, and the objective whose largest value it bounds.
 
     Args:
@@ -42,9 +42,9 @@ class Metric:
     words: str
 
 
-def _of_metric(metric: CertifiedMetric) -> dict[str, Metric]:
+def _of_metric(metric: Metric) -> dict[str, Coupled]:
     """A metric beside the objective of that name."""
-    return {metric.name: Metric(
+    return {metric.name: Coupled(
         functools.partial(certified_worsening, metric.name), functools.partial(_itself, metric.name),
         f"by how much this gets worse: {metric.formula}")}
 
@@ -53,7 +53,7 @@ def _itself(name: str, /, **options: Any) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-SANDWICHES: Table[str, Metric] = Table(
+SANDWICHES: Table[str, Coupled] = Table(
     "coupled metric", "lirpa_explain.attacks.couple(name, words, objective, certified)",
     lambda name, row: empty(row, "words"), source=METRICS, make=_of_metric, reserved=("width",))
 
@@ -72,14 +72,14 @@ def couple(name: str, words: str, objective: Coupling, certified: Callable[..., 
     Raises:
         ValueError: the name is taken and `overwrite` is False.
     """
-    SANDWICHES.add(name, Metric(certified, objective, words), overwrite=overwrite)
+    SANDWICHES.add(name, Coupled(certified, objective, words), overwrite=overwrite)
 
 
 def _region_change(certificate: Certificate, mask: Attributions) -> Tensor:
-    low, high = certificate.region_sum(mask)
+    box = Box(*certificate.region_sum(mask))
     nominal = flatten(certificate.nominal)
     value = (mask_weights(mask, certificate.nominal) * nominal).sum(1)
-    return torch.maximum(high - value, value - low)
+    return box.farthest(value)
 
 
 def _share_of(certificate: Certificate, mask: Attributions) -> Tensor:
@@ -204,7 +204,7 @@ class _Alarm:
 
     def __call__(self, points: Points, a: Tensor, values: Values) -> None:
         """Compare the attributions (N, D) at points, and at values of the parameters, with the bounds."""
-        outside = torch.maximum(self.lower - a, a - self.upper) - self.slack
+        outside = Box(self.lower, self.upper).outside(a) - self.slack
         if bool((outside <= 0).all()):
             return
         example, entry = divmod(int(outside.nan_to_num(torch.inf).argmax()), a.shape[1])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..boxes import Box
 from ..certifying.request import Points, Request
 from .derivative import Derivative, derivative_of
 from .objectives import Objective
@@ -111,7 +112,7 @@ class Search:
         total = score.sum().item()
         if total > self.total:
             self.common, self.total = values, total
-        self.low, self.high = torch.minimum(self.low, a), torch.maximum(self.high, a)
+        self.low, self.high = Box(self.low, self.high).hull(Box.point(a))
         return a
 
     def draw(self, extreme: bool) -> tuple[Points, Values]:

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from ..attributions import Plan
+from ..boxes import Box
 from ..graph import GradientModule
-from ..relaxations.ranges import product_range
 from .ball import Ball
-from .compose import Rows, compose, reduce_samples, reduce_value
+from .compose import compose
 from .engine import Engine
+from .fold import INTERVALS, VALUES, fold_rows
 from .interval import Interval
 from .intervals import IntervalPass
 from .parameters import Parameters
+from .rows import PlanRows
 
 
 class Bounds:
@@ -86,11 +88,11 @@ def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
     Returns:
         Bounds of N attributions.
     """
-    rows = Rows(plan, module, inputs, balls)
+    rows = PlanRows(plan, module, inputs, balls)
     values, sample = _all_rows(rows)
     example = None if sample is None else rows.example[sample]
     boxes = [input_interval(x, ball, example) for x, ball in zip(inputs, balls, strict=True)]
-    box = _attribution(rows, intervals(values, boxes, parameters))
+    box = fold_rows(rows, intervals(values, boxes, parameters), INTERVALS, lambda: rows.multiplier()[0])
     return Bounds(box, lambda: _value(rows, module, values), module.split)
 
 
@@ -99,8 +101,8 @@ def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
                   parameters: Parameters | None = None) -> Bounds:
     """Bounds by the engine, `batch_size` rows at a time; other arguments as for `interval_bounds`."""
     composed = compose(plan, module, engine.over(parameters), inputs, balls, method, batch_size, evaluate=False)
-    rows = Rows(plan, module, inputs, balls)
-    return Bounds(Interval((composed.lower, composed.upper)), lambda: _value(rows, module, _all_rows(rows)[0]),
+    rows = PlanRows(plan, module, inputs, balls)
+    return Bounds(Interval(composed.box), lambda: _value(rows, module, _all_rows(rows)[0]),
                   module.split)
 
 
@@ -108,11 +110,11 @@ def input_interval(x: Tensor, ball: Ball | None, example: Tensor | None = None) 
     """Where an input (N, *S) lies, for each example, or for rows of these examples, (B,); None if it is fixed."""
     if ball is None:
         return None
-    box = Interval((ball.low, ball.high)) if ball.common is None else Interval(around=(x, ball.common))
+    box = Interval(Box(ball.low, ball.high)) if ball.common is None else Interval(around=(x, ball.common))
     return box if example is None else box.rows(example)
 
 
-def _all_rows(rows: Rows) -> tuple[tuple[Tensor, ...], Tensor | None]:
+def _all_rows(rows: PlanRows) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """The module's inputs for all rows, and each row's sample; None if each example is one row."""
     samples, steps = len(rows.example), rows.plan.steps
     index = torch.arange(samples * steps, device=rows.example.device)
@@ -120,20 +122,6 @@ def _all_rows(rows: Rows) -> tuple[tuple[Tensor, ...], Tensor | None]:
     return values, None if rows.plan.samples == steps == 1 else index // steps
 
 
-def _attribution(rows: Rows, box: Interval) -> Interval:
-    """Weights, multiplier, outer map and reduction, on the bounds of all rows."""
-    plan = rows.plan
-    if plan.weights is not None or plan.steps > 1:
-        box = (box * rows.weights.repeat(len(rows.example))[:, None]).grouped_sum(plan.steps)
-    if plan.multiply:
-        box = Interval(product_range(box.ends, rows.multiplier()[0]))
-    if plan.absolute or plan.samples > 1 or plan.reduction != "mean":
-        box = Interval(reduce_samples(plan, box.ends))
-    return box
-
-
-def _value(rows: Rows, module: GradientModule, values: tuple[Tensor, ...]) -> Tensor:
+def _value(rows: PlanRows, module: GradientModule, values: tuple[Tensor, ...]) -> Tensor:
     """The attribution itself, (N, D)."""
-    gradients = module(*values)
-    sums = (gradients.reshape(-1, rows.plan.steps, gradients.shape[1]) * rows.weights[:, None]).sum(1)
-    return reduce_value(rows.plan, sums * rows.multiplier()[1] if rows.plan.multiply else sums)
+    return fold_rows(rows, module(*values), VALUES, lambda: rows.multiplier()[1])

@@ -4,32 +4,21 @@ Each point of each path of each sample is one row for the engine. Rows are bound
 their sample at once, so memory grows with the chunk and not with the number of steps.
 """
 
-import dataclasses
-import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor
-from tqdm import tqdm
 
-from .. import rounding
 from ..attributions import Plan
+from ..boxes import Box
 from ..graph import GradientModule
-from ..operators.bound import flat_rows
-from ..operators.terms import size_of
-from ..relaxations.ranges import absolute_range, product_range, variance_range
-from ..rounding import FAR_PROBES, LAST, OWN, outward, unit
+from ..rounding import FAR_PROBES, PROBES
 from .ball import Ball
-from .engine import Box, Engine, or_nothing
+from .engine import Engine
 from .errors import Reach, value_and_error
-from .integral import Stretch
-
-SHIFTS = frozenset({"shift", "next_shift", "noise", "offset"})
-"""Inputs of a row, of `graph.program.POINTS`, that are sums of what Captum adds up in another order."""
+from .fold import BOXES, ERRORS, OUTWARD, VALUES, Rounded, Sized, fold, moved_out, outer
+from .rows import PlanRows
 
 
 @dataclass(frozen=True)
@@ -49,6 +38,11 @@ class Composed:
     value: Tensor
     error: Tensor
     margin: Tensor | None = None
+
+    @property
+    def box(self) -> Box:
+        """The bounds."""
+        return Box(self.lower, self.upper)
 
 
 def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: tuple[Tensor, ...],
@@ -71,30 +65,30 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
     Returns:
         Bounds, value and error of the attribution.
     """
-    rows = Rows(plan, module, inputs, balls, rounded)
-    lower, upper, size, value, error, far = (inputs[0].new_zeros(len(plan.points[0]), module.size) for _ in range(6))
+    rows, like, shape = PlanRows(plan, module, inputs, balls, rounded), inputs[0], (len(plan.points[0]), module.size)
+    box, size = BOXES.zero(like, *shape), VALUES.zero(like, *shape)
+    near, far = ERRORS.zero(like, *shape), ERRORS.zero(like, *shape)
+
+    def probe(values: tuple[Tensor, ...], off: list[Tensor | None], weight: Tensor, count: int) -> Rounded:
+        return ERRORS.scaled(Rounded(*value_and_error(module, values, off, count)), weight)
+
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
-        low, high = _weighted(engine(values, perturbations, method), weight)
-        lower.index_add_(0, sample, low)
-        upper.index_add_(0, sample, high)
+        part = BOXES.scaled(Box(*engine(values, perturbations, method)), weight)
+        BOXES.add(box, sample, part)
         with torch.no_grad():
-            size.index_add_(0, sample, size_of((low, high)))
+            VALUES.add(size, sample, part.size)
             if evaluate:
-                off, last = rows.errors(values, sample), LAST * unit(error.dtype)
-                gradient, moved = value_and_error(module, values, off)
-                value.index_add_(0, sample, gradient * weight)
-                error.index_add_(0, sample, (moved + last * gradient.abs()) * weight.abs())
+                off = rows.errors(values, sample)
+                ERRORS.add(near, sample, probe(values, off, weight, PROBES))
                 if rows.moves and not rounded:
-                    gradient, moved = value_and_error(module, rows.farthest(values, sample), off, FAR_PROBES)
-                    far.index_add_(0, sample, (moved + last * gradient.abs()) * weight.abs())
-    box = moved_out((lower, upper), size, plan.steps) if rounded else (lower, upper)
-    composed = _finish(plan, rows, box, value, error)
-    return dataclasses.replace(composed, margin=_finish(plan, rows, box, value, torch.maximum(error, far), True).error)
-
-
-def moved_out(box: Box, size: Tensor, count: int) -> Box:
-    """Bounds moved outward by what a sum of so many terms, of these sizes together, may round."""
-    return outward(*box, rounding.rounded(size.detach(), OWN + count))
+                    ERRORS.add(far, sample, probe(rows.farthest(values, sample), off, weight, FAR_PROBES))
+    if rounded:
+        box = fold(plan, Sized(moved_out(box, size, plan.steps), size), OUTWARD, rows.outward_multiplier).box
+    else:
+        box = fold(plan, box, BOXES, lambda: rows.multiplier()[0])
+    value, error = fold(plan, near, ERRORS, rows.rounded_multiplier)
+    far = Rounded(near.value, torch.maximum(near.error, far.error))
+    return Composed(*box, value, error, fold(plan, far, ERRORS, rows.farthest_multiplier).error)
 
 
 def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
@@ -117,18 +111,17 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
     Returns:
         (lower, upper) and the value at the inputs, each (N, K).
     """
-    rows = Rows(plan, module, inputs, balls, rounded)
-    lower, upper, size, value = (inputs[0].new_zeros(len(inputs[0]), functions.shape[1]) for _ in range(4))
+    rows, like, shape = PlanRows(plan, module, inputs, balls, rounded), inputs[0], (len(inputs[0]), functions.shape[1])
+    box, size, value = BOXES.zero(like, *shape), VALUES.zero(like, *shape), VALUES.zero(like, *shape)
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
         example = rows.example[sample]
-        low, high = _weighted(engine(values, perturbations, method, functions[example]), weight)
-        lower.index_add_(0, example, low)
-        upper.index_add_(0, example, high)
+        part = BOXES.scaled(Box(*engine(values, perturbations, method, functions[example])), weight)
+        BOXES.add(box, example, part)
         with torch.no_grad():
-            size.index_add_(0, example, size_of((low, high)))
-            value.index_add_(0, example, torch.einsum("bkd,bd->bk", functions[example], module(*values)) * weight)
-    box = moved_out((lower, upper), size, plan.steps * plan.samples) if rounded else (lower, upper)
-    return (box[0] / plan.samples, box[1] / plan.samples), value / plan.samples
+            VALUES.add(size, example, part.size)
+            VALUES.add(value, example, torch.einsum("bkd,bd->bk", functions[example], module(*values)) * weight)
+    box = moved_out(box, size, plan.steps * plan.samples) if rounded else box
+    return box.map(lambda side: side / plan.samples), value / plan.samples
 
 
 def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
@@ -139,217 +132,8 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
     Yields:
         Their examples (B,), values (B, D) and, over the balls, bounds (B, D).
     """
-    rows = Rows(plan, module, inputs, balls)
-
-    def outer(box: Box) -> Box:
-        if plan.outer is None:
-            return box
-        low, high = absolute_range(box)
-        return (low, high) if plan.outer == "absolute" else (low.square(), high.square())
-
+    rows = PlanRows(plan, module, inputs, balls)
     for row, values, perturbations, weight in rows.chunks(max(1, batch_size // plan.steps) * plan.steps, progress):
-        value, low, high = (terms.reshape(-1, plan.steps, terms.shape[1]).sum(1) for terms in (
-            module(*values) * weight, *_weighted(engine(values, perturbations, method), weight)))
-        yield rows.example[row[::plan.steps]], outer((value, value))[1], outer((low, high))
-
-
-def _weighted(box: Box, weight: Tensor) -> Box:
-    """Bounds of a weight (B, 1) times a value in a box (B, K)."""
-    sides = or_nothing((box[0] * weight, box[1] * weight))
-    return sides if bool((weight >= 0).all()) else (torch.minimum(*sides), torch.maximum(*sides))
-
-
-class Rows:
-    """The rows of a plan: (sample, step) pairs in order, as inputs of the engine."""
-
-    def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...],
-                 balls: tuple[Ball | None, ...], rounded: bool = False) -> None:
-        self.plan, self.inputs, self.balls, self.names = plan, inputs, balls, module.input_names
-        self.rounded = rounded
-        self.example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
-        self.cotangent = plan.cotangent(module.cotangent_shape)
-        self.extras = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(self.example)]
-        self.weights = inputs[0].new_ones(plan.steps) if plan.weights is None else plan.weights.to(inputs[0])
-
-    def chunks(self, size: int, progress: bool) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
-        """All rows, so many at a time; see `take`."""
-        total = len(self.example) * self.plan.steps
-        with tqdm(total=total, disable=not progress, unit="gradient", leave=False) as bar:
-            for index in torch.arange(total, device=self.example.device).split(size):
-                yield self.take(index)
-                bar.update(len(index))
-
-    def take(self, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]:
-        """Sample of each row, the engine's inputs and perturbations for them, and their weights (B, 1)."""
-        sample, step = index // self.plan.steps, index % self.plan.steps
-        values = self.values(sample, step)
-        return sample, values, self._perturbations(sample, step, values), self.weights[step][:, None]
-
-    def values(self, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        """The engine's inputs for rows of these samples and steps."""
-        return tuple(value for name, group in itertools.groupby(self.names, _stem)
-                     for value in self._tensors(name, len(list(group)), sample, step))
-
-    def _perturbations(self, sample: Tensor, step: Tensor, values: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        example = self.example[sample]
-        perturbations: list[Any] = [None if ball is None else ball.rows(example) for ball in self.balls]
-        if self.plan.ends is not None:
-            ends = self.plan.ends.to(self.inputs[0])
-            perturbations += [None] * (self.names.index("alpha") - len(perturbations))
-            perturbations.append(Stretch(ends[step], ends[step + 1]))
-        if not self.rounded:
-            return tuple(perturbations)
-        perturbations += [None] * (len(values) - len(perturbations))
-        errors = [torch.zeros_like(x) if error is None else error
-                  for x, error in zip(values, self.errors(values, sample), strict=True)]
-        return tuple(PerturbationLpNorm(norm=math.inf, x_L=x - error, x_U=x + error) if p is None else p
-                     for p, x, error in zip(perturbations, values, errors, strict=True))
-
-    @property
-    def moves(self) -> bool:
-        """Whether some input is more than a point."""
-        return any(ball is not None and bool((ball.high > ball.low).any()) for ball in self.balls)
-
-    def farthest(self, values: tuple[Tensor, ...], sample: Tensor) -> tuple[Tensor, ...]:
-        """The engine's inputs where each entry of the perturbed ones is as large as it can be."""
-        example = self.example[sample]
-        ends = [None if ball is None else torch.where(-ball.low > ball.high, ball.low, ball.high)[example]
-                for ball in self.balls]
-        return tuple(value if end is None else end for value, end in itertools.zip_longest(values, ends))
-
-    def errors(self, values: tuple[Tensor, ...], sample: Tensor) -> list[Tensor | None]:
-        """How far each of the engine's inputs may be off: Captum computes points in an order of its own."""
-        found: list[Tensor | None] = []
-        for name, value in zip(self.names, values, strict=True):
-            stem = _stem(name)
-            if stem not in SHIFTS:
-                found.append(None)
-                continue
-            i = int(name.removeprefix(stem))
-            size = value.abs() + self._largest(i)[self.example[sample]]
-            size = size if self.plan.baselines is None else size + self.baseline(i)[sample].abs()
-            found.append(LAST * unit(size.dtype) * size)
-        return found
-
-    def _largest(self, i: int) -> Tensor:
-        """Largest size of each entry of input i."""
-        ball = self.balls[i]
-        return self.inputs[i].abs() if ball is None else size_of((ball.low, ball.high))
-
-    def _tensors(self, name: str, count: int, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        """The engine's inputs of one kind for these rows."""
-        if name == "cotangent":
-            return (self.cotangent[sample],)
-        if name == "argument":
-            return tuple(e[sample] for e in self.extras)
-        if name == "alpha":
-            return (self._scale(self.plan.scales, sample, step),)
-        return tuple(self._tensor(name, i, sample, step) for i in range(count))
-
-    def _tensor(self, name: str, i: int, sample: Tensor, step: Tensor) -> Tensor:
-        """One tensor of the rows for input i, of those that `graph.program.POINTS` names."""
-        if name == "x":
-            return self.inputs[i][self.example[sample]]
-        if name == "baseline":
-            return self.baseline(i)[sample]
-        noise = self.plan.points[i][sample] - self.inputs[i][self.example[sample]]
-        if name == "noise":
-            return noise
-        if name == "offset":
-            return noise if self.plan.baselines is None else noise - self.baseline(i)[sample]
-        scales = self.plan.next_scales if name.startswith("next_") else self.plan.scales
-        scale = self._scale(scales, sample, step).reshape(-1, *[1] * (noise.ndim - 1))
-        if name.endswith("scale"):
-            return scale
-        shift = scale * noise
-        return shift if self.plan.baselines is None else shift + (1 - scale) * self.baseline(i)[sample]
-
-    def _scale(self, scales: Tensor | None, sample: Tensor, step: Tensor) -> Tensor:
-        """Place of each row on its path, (B,)."""
-        if scales is None:
-            return self.inputs[0].new_ones(len(sample))
-        return scales.to(self.inputs[0])[step] if scales.ndim == 1 else scales.to(self.inputs[0])[sample, step]
-
-    def baseline(self, i: int) -> Tensor:
-        """Baseline of input i for each sample."""
-        assert self.plan.baselines is not None
-        return self.plan.baselines[i].expand(len(self.example), *self.inputs[i].shape[1:])
-
-    def multiplier(self) -> tuple[Box, Tensor]:
-        """Bounds and value of x + e_j - b_j over the ball, flat: (V, D)."""
-        low, high, value = [], [], []
-        every = torch.arange(len(self.example), device=self.example.device)
-        for i, (x, ball) in enumerate(zip(self.inputs, self.balls, strict=True)):
-            offset = self._tensor("offset", i, every, every)
-            center = x[self.example]
-            sides = (center, center) if ball is None else (ball.low[self.example], ball.high[self.example])
-            low.append(flat_rows(sides[0] + offset))
-            high.append(flat_rows(sides[1] + offset))
-            value.append(flat_rows(center + offset))
-        return (torch.cat(low, 1), torch.cat(high, 1)), torch.cat(value, 1)
-
-    def multiplier_size(self) -> Tensor:
-        """The sizes of the multiplier's terms, (V, D)."""
-        every = torch.arange(len(self.example), device=self.example.device)
-        sizes = [self._largest(i)[self.example] + self._tensor("offset", i, every, every).abs()
-                 for i in range(len(self.inputs))]
-        if self.plan.baselines is not None:
-            sizes = [size + self.baseline(i).abs() for i, size in enumerate(sizes)]
-        return torch.cat([flat_rows(size) for size in sizes], 1)
-
-
-def _stem(name: str) -> str:
-    """Name of an input of the engine without its number."""
-    return name.rstrip("0123456789")
-
-
-def _finish(plan: Plan, rows: Rows, box: Box, value: Tensor, error: Tensor, far: bool = False) -> Composed:
-    """Multiplier, outer map and reduction, on the sums of all samples; `far`: errors with the largest multiplier."""
-    few = LAST * unit(value.dtype)
-    if plan.multiply:
-        factor, factor_value = rows.multiplier()
-        if rows.rounded:
-            factor = outward(*factor, rounding.rounded(rows.multiplier_size(), OWN))
-        size = size_of(box) * size_of(factor)
-        box = or_nothing(product_range(box, factor))  # infinite bounds times 0
-        box = moved_out(box, size, 1) if rows.rounded else box
-        largest = rows.multiplier_size()
-        error = error * (largest if far else factor_value.abs()) + value.abs() * few * largest
-        value = value * factor_value
-    reduced = or_nothing(reduce_samples(plan, box))
-    if rows.rounded and (plan.samples > 1 or plan.reduction != "mean"):
-        size = size_of(box).reshape(-1, plan.samples, value.shape[1])
-        size = size if plan.reduction == "mean" else 2 * size.square()
-        reduced = moved_out(reduced, size.mean(1), plan.samples)
-    return Composed(*reduced, reduce_value(plan, value), _reduced_error(plan, value, error + few * value.abs()))
-
-
-def _reduced_error(plan: Plan, value: Tensor, error: Tensor) -> Tensor:
-    """Error (N, D) of a plan's attribution from values and errors of its samples, (V, D)."""
-    value, error = (x.reshape(-1, plan.samples, x.shape[1]) for x in (value, error))
-    if plan.reduction == "mean":
-        return error.mean(1)
-    squares = (error * (2 * value.abs() + error)).mean(1)
-    return squares if plan.reduction == "mean of squares" else squares + 2 * value.abs().mean(1) * error.mean(1)
-
-
-def reduce_value(plan: Plan, value: Tensor) -> Tensor:
-    """A plan's attribution (N, D) from the values of its samples, (V, D): outer map and reduction."""
-    value = value.abs() if plan.absolute else value
-    value = value.reshape(-1, plan.samples, value.shape[1])
-    if plan.reduction == "mean":
-        return value.mean(1)
-    squares = value.square().mean(1)
-    return squares if plan.reduction == "mean of squares" else squares - value.mean(1).square()
-
-
-def reduce_samples(plan: Plan, box: Box) -> Box:
-    """Bounds (N, D) of a plan's attribution from those of its samples, (V, D)."""
-    box = absolute_range(box) if plan.absolute else box
-    lower, upper = (side.reshape(-1, plan.samples, side.shape[1]) for side in box)
-    if plan.reduction == "mean":
-        return lower.mean(1), upper.mean(1)
-    if plan.reduction == "variance":
-        return variance_range((lower, upper))
-    squares = absolute_range((lower, upper))
-    return squares[0].square().mean(1), squares[1].square().mean(1)
+        value = VALUES.grouped(VALUES.scaled(module(*values), weight), plan.steps)
+        box = BOXES.grouped(BOXES.scaled(Box(*engine(values, perturbations, method)), weight), plan.steps)
+        yield rows.example[row[::plan.steps]], outer(plan, value, VALUES), outer(plan, box, BOXES)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-Box = tuple[Tensor, Tensor]
+from ..boxes import Box
 
 
 def mean_interval(mean: Tensor, variance: Tensor, samples: int, error: float) -> Box:
@@ -38,12 +38,12 @@ def mean_interval(mean: Tensor, variance: Tensor, samples: int, error: float) ->
         (0.479, 0.521)
     """
     share = error / 4
-    lower, upper = _chernoff(mean, math.log(1 / share) / samples)
+    box = _chernoff(mean, math.log(1 / share) / samples)
     if samples > 1:
         logarithm = math.log(2 / share)
         by = (2 * variance * logarithm / samples).sqrt() + 7 * logarithm / (3 * (samples - 1))
-        lower, upper = torch.maximum(lower, mean - by), torch.minimum(upper, mean + by)
-    return lower, upper
+        box = box.intersect(Box(mean - by, mean + by))
+    return box
 
 
 def shifted(mean: Tensor, distance: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def _chernoff(mean: Tensor, limit: float) -> Box:
         middle = (upper + inner_high) / 2
         out = _divergence(mean, middle) > limit
         upper, inner_high = torch.where(out, middle, upper), torch.where(out, inner_high, middle)
-    return lower, upper
+    return Box(lower, upper)
 
 
 def _divergence(m: Tensor, mu: Tensor) -> Tensor:

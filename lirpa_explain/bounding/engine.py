@@ -6,12 +6,11 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
+from ..boxes import Box
 from ..graph import GradientModule
-from ..operators.bound import Box
 from .memory import Memory
 from .methods import lookup
 from .network import Network
-from .network import or_nothing as or_nothing
 from .optimize import Optimization
 from .parameters import Parameters
 from .schedule import Schedule
@@ -70,7 +69,7 @@ class Engine:
         if not self.module.depends_on(moving):
             value = self.module(*inputs)
             value = value if functions is None else torch.einsum("bkd,bd->bk", functions, value)
-            return value, value
+            return Box.point(value)
         return self._schedule(method).bounds(inputs, perturbations, functions)
 
     def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],

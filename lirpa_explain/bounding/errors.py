@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..graph import GradientModule
 from ..graph.module import Step
 from ..operators.activation import BoundActivation, BoundActivationGradient
-from ..operators.bound import BoundOperator, Box
+from ..operators.bound import BoundOperator
 from ..operators.pooling import BoundMaxPoolGradient
 from ..operators.secant import BoundSecantGradient
-from ..operators.terms import CARRIED, EXACT, size_of, terms
+from ..operators.terms import CARRIED, EXACT, terms
 from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import product_range
-from ..rounding import PROBES, REACH, SPREAD, outward, underflow, unit
+from ..rounding import PROBES, REACH, SPREAD, underflow, unit
 from .intervals import argument, bound_operator
 
 JUMP = 2.0 ** -10
@@ -52,8 +53,8 @@ class Terms:
             Of the terms that the step adds up, 0 where nothing is rounded; and where a chain of sums and products
             ends, of all that it is made of, if it is one, else None.
         """
-        operator, size = self.operators[step.output], size_of(result)
-        sizes = [size_of(box) for box in boxes]
+        operator, size = self.operators[step.output], result.size
+        sizes = [box.size for box in boxes]
         added = torch.zeros_like(size) if step.operator in EXACT else terms(operator, boxes, sizes, size)
         if step.operator not in CARRIED:
             return added, None
@@ -101,8 +102,8 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
         if isinstance(operator, BoundUnperturbed):
             fixed[step.output] = result
             continue
-        clean = [(x[:rows],) * 2 if n in values else (x, x) for n, x in zip(step.inputs, arguments, strict=True)]
-        added, whole = known.of(step, clean, (result[:rows],) * 2)
+        clean = [Box.point(x[:rows] if n in values else x) for n, x in zip(step.inputs, arguments, strict=True)]
+        added, whole = known.of(step, clean, Box.point(result[:rows]))
         if step.operator not in EXACT:
             error = SPREAD * added if whole is None else SPREAD * added + whole
             result = probes(result, unit(result.dtype) * error + underflow(result.dtype) * (error > 0))
@@ -150,10 +151,10 @@ class Reach:
             method: for the engine's; bounds are intervals.
         """
         module, known = self.module, Terms(self.module)
-        boxes: dict[str, Box] = {name: (x, x) if p is None else (p.x_L, p.x_U)
+        boxes: dict[str, Box] = {name: Box.point(x) if p is None else Box(p.x_L, p.x_U)
                                  for name, x, p in zip(module.input_names, inputs, perturbations, strict=True)}
         for tensors in (module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
-            boxes |= {name: (tensor, tensor) for name, tensor in tensors}
+            boxes |= {name: Box.point(tensor) for name, tensor in tensors}
         scale = REACH * unit(inputs[0].dtype)
         for step in module.steps:
             operator, given = known.operators[step.output], [boxes[name] for name in step.inputs]
@@ -161,34 +162,33 @@ class Reach:
             box = _range(operator, given)
             if not isinstance(operator, BoundUnperturbed):
                 added, whole = known.of(step, given, box)
-                box = outward(*box, scale * (added if whole is None else torch.maximum(added, whole)))
+                box = box.outward(scale * (added if whole is None else torch.maximum(added, whole)))
             boxes[step.output] = box
         return boxes[module.output]
 
 
 def _range(operator: BoundOperator, boxes: list[Box]) -> Box:
     """Interval of a result; where an argument is known exactly, with the very derivative that is taken there."""
-    if all(low is high for low, high in boxes):
-        value = operator.forward(*[low for low, _ in boxes])
-        return value, value
+    if all(box.is_point for box in boxes):
+        return Box.point(operator.forward(*[box.lower for box in boxes]))
     if isinstance(operator, BoundMaxPoolGradient):
         return operator.bound_interval(*boxes, ties=False)
     if isinstance(operator, BoundSecantGradient):
         return _secant_range(operator, *boxes)
-    low, high = operator.bound_interval(*boxes)
+    box = operator.bound_interval(*boxes)
     if isinstance(operator, BoundActivationGradient):
         z, z_high = boxes[1]
         derivative = operator.forward(torch.ones_like(z), z)
-        exact = product_range(boxes[0], (derivative, derivative))
-        low, high = (torch.where(z == z_high, *sides) for sides in zip(exact, (low, high), strict=True))
-    return low, high
+        exact = product_range(boxes[0], Box.point(derivative))
+        box = Box(*(torch.where(z == z_high, *sides) for sides in zip(exact, box, strict=True)))
+    return box
 
 
 def _secant_range(operator: BoundSecantGradient, g: Box, z: Box, z0: Box) -> Box:
     """Of g s(z, z0) also where z0 may have been rounded, and with it whether z is near."""
     points = [operator.forward(torch.ones_like(a + b), a, b) for a in z for b in z0]
-    ranges = [operator.slopes(z, (b, b)) for b in z0]
+    ranges = [operator.slopes(z, Box.point(b)) for b in z0]
     exact = (z[0] == z[1]) & (z0[0] == z0[1])
     low, high = (torch.where(exact, points[0], torch.stack([*points, *(r[i] for r in ranges)]).aminmax(dim=0)[i])
                  for i in (0, 1))
-    return product_range(g, (low, high))
+    return product_range(g, Box(low, high))

@@ -32,8 +32,9 @@ from torch import Tensor
 
 from ..attributions import Plan
 from ..attributions.plan import name_of
+from ..boxes import Box
 from ..errors import UnsupportedAttribution
-from ..operators.bound import Box, flat_rows
+from ..operators.bound import flat_rows
 from ..rounding import roundings
 from .ball import Ball
 from .confidence import mean_interval, shifted
@@ -145,8 +146,7 @@ def certified_range(bound: Callable[[tuple[Ball | None, ...], str | None], Box],
     for x, ball, sigma in zip(inputs, balls, sigmas, strict=True):
         low, high = (x, x) if ball is None else (ball.low, ball.high)
         boxes.append(Ball(math.inf, low - reach * sigma, high + reach * sigma, None, "") if sigma else None)
-    near = bound(tuple(boxes), None)
-    return (torch.maximum(near[0], far[0]), torch.minimum(near[1], far[1])), far
+    return bound(tuple(boxes), None).intersect(far), far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Samples:
 
     value: Tensor
     magnitude: Tensor
-    shares: tuple[Box, Box, Box]
+    shares: tuple[tuple[Tensor, Tensor], ...]
     within: Tensor
 
 
@@ -182,7 +182,7 @@ def summarise(chunks: Iterable[tuple[Tensor, Tensor, Box]], near: Box, far: Box,
     within = torch.ones((), dtype=torch.bool, device=near[0].device)
     low, high, floor, ceiling = (side.double() for side in (*near, *far))
     width = high - low
-    slack = SATURATED[near[0].dtype] * (1e-30 + torch.maximum(floor.abs(), ceiling.abs()).amax(1, keepdim=True))
+    slack = SATURATED[near[0].dtype] * (1e-30 + Box(floor, ceiling).size.amax(1, keepdim=True))
     value, magnitude = torch.zeros_like(low), torch.zeros_like(low)
     means, squares = ([torch.zeros_like(low) for _ in range(3)] for _ in range(2))
     for example, sample, bounds in chunks:
@@ -198,7 +198,7 @@ def summarise(chunks: Iterable[tuple[Tensor, Tensor, Box]], near: Box, far: Box,
     rounding = roundings(1, torch.float64)
     shares = [(mean.clamp(0, 1), (square - mean.square()).clamp(min=0) * (count / max(1, count - 1)) + rounding)
               for mean, square in zip(means, squares, strict=True)]
-    return Samples(value, magnitude, (shares[0], shares[1], shares[2]), within)
+    return Samples(value, magnitude, tuple(shares), within)
 
 
 def expectation_bounds(samples: Samples, near: Box, far: Box, count: int, confidence: float, shift: Tensor,
@@ -221,10 +221,10 @@ def expectation_bounds(samples: Samples, near: Box, far: Box, count: int, confid
     error = (1 - confidence) / low.shape[1] / (2 if propagated else 1)
     values, lowers, uppers = samples.shares
     mean = mean_interval(*values, count, error)
-    lower = low + (high - low) * shifted(mean[0].clamp(0, 1), -shift) - LEAVING * (low - floor)
-    upper = low + (high - low) * shifted(mean[1].clamp(0, 1), shift) + LEAVING * (ceiling - high)
+    box = Box(low + (high - low) * shifted(mean.lower.clamp(0, 1), -shift) - LEAVING * (low - floor),
+              low + (high - low) * shifted(mean.upper.clamp(0, 1), shift) + LEAVING * (ceiling - high))
     if propagated:
         below, above = mean_interval(*lowers, count, error)[0], mean_interval(*uppers, count, error)[1]
-        lower = torch.maximum(lower, low + (high - low) * below - LEAVING * (high - floor))
-        upper = torch.minimum(upper, low + (high - low) * above + LEAVING * (ceiling - low))
-    return torch.maximum(lower, floor).to(near[0]), torch.minimum(upper, ceiling).to(near[0])
+        box = box.intersect(Box(low + (high - low) * below - LEAVING * (high - floor),
+                                low + (high - low) * above + LEAVING * (ceiling - low)))
+    return box.intersect(Box(floor, ceiling)).map(lambda end: end.to(near.lower))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..operators.bound import Box
+from ..boxes import Box
 
 
 class Interval:
@@ -35,12 +35,12 @@ class Interval:
     @classmethod
     def point(cls, value: Tensor) -> Interval:
         """A value that does not move."""
-        return cls((value, value))
+        return cls(Box.point(value))
 
     @property
     def is_point(self) -> bool:
         """Whether it is known to be one value."""
-        return self._ends is not None and self._ends[0] is self._ends[1]
+        return self._ends is not None and self._ends.is_point
 
     @property
     def is_around(self) -> bool:
@@ -52,15 +52,14 @@ class Interval:
         """Lower and upper end."""
         if self._ends is None:
             center, radius = self.around
-            self._ends = center - radius, center + radius
+            self._ends = Box(center - radius, center + radius)
         return self._ends
 
     @property
-    def around(self) -> Box:
+    def around(self) -> tuple[Tensor, Tensor]:
         """Centre and radius."""
         if self._radius is None or self._center is None:
-            lower, upper = self.ends
-            self._center, self._radius = (lower + upper) / 2, (upper - lower) / 2
+            self._center, self._radius = self.ends.around
         if not isinstance(self._center, Tensor):
             self._center = self._center()
         return self._center, self._radius
@@ -84,7 +83,7 @@ class Interval:
     def width(self) -> Tensor:
         """Upper less lower end; the centre is not computed for it where all rows have radii of their own."""
         if self._radius is None:
-            return self.upper - self.lower
+            return self.ends.width
         return 2 * (self._radius if len(self._radius) > 1 else self._radius.expand_as(self.around[0]))
 
     def rows(self, index: Tensor) -> Interval:
@@ -92,7 +91,7 @@ class Interval:
         if self.is_around:
             center, radius = self.around
             return Interval(around=(center[index], radius if len(radius) == 1 else radius[index]))
-        return Interval((self.lower[index], self.upper[index]))
+        return Interval(self.ends.rows(index))
 
     def grouped_sum(self, size: int) -> Interval:
         """The sums of so many rows each, (B / size, *S)."""
@@ -106,7 +105,7 @@ class Interval:
             center, radius = self.around
             center = center + value
             return Interval(around=(center, radius.expand(len(radius), *center.shape[1:])))
-        return Interval((self.lower + value, self.upper + value))
+        return Interval(self.ends.map(lambda end: end + value))
 
     def __mul__(self, factor: Tensor) -> Interval:
         """Times a factor of any sign."""

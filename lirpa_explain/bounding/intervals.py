@@ -15,14 +15,15 @@ import torch
 from auto_LiRPA.bound_op_map import bound_op_map
 from torch import Tensor
 
+from ..boxes import Box
 from ..graph import GradientModule
 from ..graph.module import Step
 from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, Box, MovingParameter
+from ..operators.bound import BoundOperator, MovingParameter
 from ..operators.registry import DOMAIN
 from ..operators.unperturbed import BoundUnperturbed
 from .interval import Interval
-from .kinks import STEPS
+from .kinks import KINK_RULES
 from .parameters import Parameters
 
 
@@ -110,9 +111,8 @@ def argument(box: Interval | Box, moving: MovingParameter | None = None) -> _Arg
     """What an operator asks of an input that lies in a box, or of a parameter that moves."""
     if moving is not None:
         return _Argument(False, None, moving)
-    lower, upper = box if isinstance(box, tuple) else box.ends
-    is_point = lower is upper
-    return _Argument(not is_point, lower if is_point else None)
+    ends = box if isinstance(box, Box) else box.ends
+    return _Argument(not ends.is_point, ends.lower if ends.is_point else None)
 
 
 def bound_operator(step: Step) -> BoundOperator:
@@ -136,7 +136,7 @@ def _bounded(operator: BoundOperator, boxes: list[Interval]) -> Interval:
             return Interval(around=(lambda: operator.forward(center, *weights), operator.magnitude(radius, *weights)))
         if operator.traits.homogeneous and len(boxes) == 1 and first.is_around:
             return Interval(around=(lambda: operator.forward(first.around[0]), operator.forward(first.radius)))
-    if name in STEPS and 0 <= operator.settings["slope"] <= 1:
-        return STEPS[name](*boxes, **operator.settings)
+    if name in KINK_RULES and 0 <= operator.settings["slope"] <= 1:
+        return KINK_RULES[name](*boxes, **operator.settings)
     operator.inputs = [argument(box) for box in boxes]
     return Interval(operator.interval_propagate(*[box.ends for box in boxes]))

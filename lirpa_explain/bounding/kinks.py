@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ..operators.bound import Box
 from ..rounding import JUMP, roundings
 from .interval import Interval
 
@@ -25,7 +24,7 @@ class _Kink(torch.autograd.Function):
     """Centre and radius of z where z >= 0 and slope * z elsewhere, from those of z; slope >= 0."""
 
     @staticmethod
-    def forward(ctx: Any, center: Tensor, radius: Tensor, slope: float) -> Box:
+    def forward(ctx: Any, center: Tensor, radius: Tensor, slope: float) -> tuple[Tensor, Tensor]:
         lower, upper = (F.leaky_relu_(side, slope) for side in (center - radius, center + radius))
         middle = lower.lerp_(upper, 0.5)
         half = upper.sub_(middle)
@@ -50,7 +49,8 @@ class _KinkGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, center: Tensor, radius: Tensor, z: Tensor, reach: Tensor, slope: float) -> Box:
+    def forward(ctx: Any, center: Tensor, radius: Tensor, z: Tensor, reach: Tensor, slope: float
+                ) -> tuple[Tensor, Tensor]:
         lower, upper = center - radius, center + radius
         at_lower, at_upper = lower.sign(), upper.sign()
         beyond = 1 + roundings(2 * JUMP, z.dtype)  # roundings must not hide that an interval reaches 0
@@ -68,7 +68,8 @@ class _KinkGradient(torch.autograd.Function):
         return sides[0].sum_to_size(ctx.shapes[0]), sides[1].sum_to_size(ctx.shapes[1]), None, None, None
 
 
-def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, slope: float) -> Box:
+def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, slope: float
+            ) -> tuple[Tensor, Tensor]:
     """Centre and radius of ends that are scaled: by 1 where another tensor is above 0, by slope elsewhere; in place."""
     for end, at in ((lower, at_lower), (upper, at_upper)):
         leaky_relu_backward.grad_input(end, at, slope, False, grad_input=end)
@@ -88,5 +89,5 @@ def kink_gradient(g: Interval, z: Interval, slope: float) -> Interval:
     return Interval(around=_KinkGradient.apply(center, radius, at, reach, slope))
 
 
-STEPS: dict[str, Callable[..., Interval]] = {"kink": kink, "kink_gradient": kink_gradient}
+KINK_RULES: dict[str, Callable[..., Interval]] = {"kink": kink, "kink_gradient": kink_gradient}
 """The rules by operator, for slopes from 0 to 1."""

@@ -7,10 +7,10 @@ from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor
 from tqdm import tqdm
 
+from ..boxes import Box
 from ..decision.decision import Decision
 from ..graph import capture_program
 from ..graph.program import output
-from ..operators.bound import Box
 from ..rounding import RIVAL, least, roundings
 from .ball import Ball
 from .engine import Engine
@@ -83,7 +83,7 @@ class Margins:
         centers = self.decision.split(self.decision.x[index])
         extras = tuple(e[index] for e in self.extras)
         with torch.no_grad():
-            return self.engine((*centers, *extras), perturbations, method, self.rivals[index])
+            return Box(*self.engine((*centers, *extras), perturbations, method, self.rivals[index]))
 
     @torch.no_grad()
     def values(self) -> Tensor:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from ..attributions import Plan
+from ..boxes import Box
 from ..decision.decision import Decision
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
 from ..rounding import REGION, SQUARES, roundings
 from .ball import Ball
-from .engine import Box, Engine
+from .engine import Engine
 from .margins import Margins
 from .region import Region
 from .segments import compose_segments
@@ -119,9 +120,9 @@ class _Branches:
         # The difference of squares rounds as if it were as large as they are.
         rest = radius.square() * (1 + roundings(SQUARES, radius.dtype)) - height.square()
         center, radius = center + height * normal, rest.sqrt()
-        low, high = torch.maximum(self.region.low, center - radius), torch.minimum(self.region.high, center + radius)
-        alive = alive & (low - high <= 1e-5 * self.region.radius).all(1)
-        region = Region(torch.minimum(low, high), torch.maximum(low, high), center, radius).outward()
+        box = Box(self.region.low, self.region.high).intersect(Box(center - radius, center + radius))
+        alive = alive & (box.lower - box.upper <= 1e-5 * self.region.radius).all(1)
+        region = Region(*box.ordered(), center, radius).outward()
         return _Branches(region, self.sample, self.rivals).where(alive)
 
     def halved(self, x: Tensor, radius: Tensor) -> "_Branches":
@@ -136,7 +137,7 @@ class _Branches:
             smaller = half.radius < region.radius
             half = Region(low, high, torch.where(smaller, half.center, region.center),
                           torch.minimum(half.radius, region.radius))
-            nearest = torch.minimum(torch.maximum(x, low), high)
+            nearest = Box(low, high).nearest(x)
             reached = (nearest - x).norm(dim=1, keepdim=True) <= radius * (1 + 1e-5)
             halves.append(_Branches(half, self.sample, self.rivals).where(reached[:, 0]))
         first, second = halves
@@ -169,9 +170,8 @@ def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: t
     has_region = torch.zeros_like(example, dtype=torch.bool).index_fill(0, sample, True)
     if not bool(has_region.all()):
         nothing = inputs[0].new_full((len(inputs[0]), module.size), torch.nan)
-        return (nothing, nothing), has_region
+        return Box.point(nothing), has_region
     ends = ends.rows(sample)
-    low, high = ends.difference(starts)
-    factor = torch.maximum(low, -reach), torch.minimum(high, reach)
+    factor = ends.difference(starts).intersect(Box(-reach, reach))
     box = compose_segments(plan, module, engine, starts, ends, sample, factor, method, batch_size, progress)
     return box, has_region

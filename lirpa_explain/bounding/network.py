@@ -12,10 +12,11 @@ from auto_LiRPA.bound_ops import Bound, BoundBuffers, BoundParams
 from auto_LiRPA.perturbations import Perturbation, PerturbationLpNorm
 from torch import Tensor
 
+from ..boxes import Box
 from ..compat import parsing
 from ..graph import GradientModule
 from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, Box, box_of, box_of_interval, moving_box
+from ..operators.bound import BoundOperator, box_of, box_of_interval, moving_box
 from ..operators.planes import BoundPlanes
 from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import linear_range
@@ -105,14 +106,13 @@ class Network:
 
     def interval(self, node: Bound) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
-        box = box_of_interval(self._bounded.compute_bounds(method="IBP", final_node_name=node.name))
-        return or_nothing(box)
+        return box_of_interval(self._bounded.compute_bounds(method="IBP", final_node_name=node.name)).or_nothing()
 
     def linear(self, node: Bound, functions: Tensor) -> Box:
         """Linear bounds, made numbers, of linear functions (B, K, D) of a node, each (B, K)."""
         C = functions.reshape(*functions.shape[:2], *node.output_shape[1:])
         lower, upper = self._bounded.compute_bounds(C=C, method="CROWN", final_node_name=node.name)[:2]
-        return lower.reshape(C.shape[:2]), upper.reshape(C.shape[:2])
+        return Box(lower.reshape(C.shape[:2]), upper.reshape(C.shape[:2]))
 
     def of_interval(self, functions: Tensor, box: Box) -> Box:
         """Bounds of linear functions (B, K, D) of a value in a box (B, D), each (B, K)."""
@@ -130,7 +130,7 @@ class Network:
         with torch.no_grad():
             size = self._size(node) if self._outward is None else torch.zeros_like(lower)
             node.rounding_margin = margin = roundings(RELAXED, lower.dtype) * size
-        node.lower, node.upper = node.interval = lower - margin, upper + margin
+        node.lower, node.upper = node.interval = Box(lower - margin, upper + margin)
         self._forget_intervals()
 
     def average_stretches(self) -> None:
@@ -182,8 +182,7 @@ class Network:
         """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
         if isinstance(node, BoundAffine) and node.perturbed:
             return node.added(*[self._size(n) for n in node.inputs])
-        lower, upper = self.current(node)
-        return torch.maximum(lower.abs(), upper.abs())
+        return self.current(node).size
 
 
 def _is_input(node: Bound) -> bool:
@@ -208,11 +207,3 @@ def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule
         elif isinstance(node, BoundBuffers):
             node._buffers["buffer"] = module.get_buffer(node.ori_name)
     return bounded
-
-
-def or_nothing(box: Box) -> Box:
-    """NaN, which overflow leaves, bounds nothing."""
-    lower, upper = box
-    if bool(torch.isfinite(lower).all()) and bool(torch.isfinite(upper).all()):
-        return box
-    return torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..operators.bound import Box
+from ..boxes import Box
 from ..operators.planes import BoundPlanes, Mixture
 from ..rounding import STEADY as STEADY_BOUNDS
 from ..rounding import roundings
@@ -66,10 +66,10 @@ def optimized(bound: Callable[[Tensor], Box], functions: Tensor, nodes: Iterable
             steps = min(options.patience, options.iterations - done)
             met = _descend(functools.partial(bound, functions[:, index]), mixtures, steps,
                            options.lr * options.decay**done, options.decay, keep_graph)
-            old = best[0][:, index], best[1][:, index]
-            new = (torch.where(active, torch.fmax(old[0], met[0]), old[0]),
+            old = Box(best[0][:, index], best[1][:, index])
+            new = Box(torch.where(active, torch.fmax(old[0], met[0]), old[0]),
                    torch.where(active, torch.fmin(old[1], met[1]), old[1]))
-            best = best[0].index_copy(1, index, new[0]), best[1].index_copy(1, index, new[1])
+            best = Box(best[0].index_copy(1, index, new[0]), best[1].index_copy(1, index, new[1]))
             done += steps
             active = active & _fell(old, new, options.tolerance)
             keep = active.any(0).nonzero()[:, 0]
@@ -111,7 +111,7 @@ def _descend(bound: Callable[[], Box], mixtures: list[Mixture], steps: int, lr: 
             gradients = torch.autograd.grad(gap, weights, allow_unused=True, retain_graph=keep_graph)
         if not keep_graph:
             lower, upper = lower.detach(), upper.detach()
-        best = (lower, upper) if best is None else (torch.fmax(best[0], lower), torch.fmin(best[1], upper))
+        best = Box(lower, upper) if best is None else Box(torch.fmax(best[0], lower), torch.fmin(best[1], upper))
         if not depends:
             break
         for weight, gradient in zip(weights, gradients, strict=True):

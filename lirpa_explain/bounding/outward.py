@@ -33,12 +33,13 @@ import torch
 from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor
 
+from ..boxes import Box
 from ..errors import UnsupportedOperation
-from ..operators.bound import BoundOperator, Box, flat_rows, weighted_sum
-from ..operators.terms import CARRIED, EXACT, has_terms, size_of, terms
+from ..operators.bound import BoundOperator, flat_rows, weighted_sum
+from ..operators.terms import CARRIED, EXACT, has_terms, terms
 from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import linear_range
-from ..rounding import OWN, gamma, outward, rounded
+from ..rounding import OWN, gamma, rounded
 
 PRODUCTS = frozenset({"matmul", "convolution", "convolution_gradient", "along"})
 """Operators whose entries are sums over some of the entries of a row, as their weights say."""
@@ -69,9 +70,9 @@ class Outward:
         if not has_terms(node):
             raise UnsupportedOperation(f"{node.operator.name}: rounding='outward' does not know the terms that it adds "
                                        "up. Register them with lirpa_explain.operators.terms.terms.register.")
-        sizes = [self._uncancelled.get(n.name, size_of(own)) if node.operator.name in CARRIED else size_of(own)
+        sizes = [self._uncancelled.get(n.name, own.size) if node.operator.name in CARRIED else own.size
                  for n, own in zip(node.inputs, boxes, strict=True)]
-        size = size_of(box)
+        size = box.size
         added = torch.maximum(terms(node, boxes, sizes, size), size)
         if node.operator.name in CARRIED:
             self._uncancelled[node.name] = added
@@ -79,7 +80,7 @@ class Outward:
         self._errors[node.name] = error
         if node.operator.name in EXACT:
             return box
-        return outward(*box, error)
+        return box.outward(error)
 
     def linear(self, node: BoundOperator, lower: Tensor | None, upper: Tensor | None, result: Any) -> Any:
         """What a backward step returns, with the biases of coefficients (S, B, *output) moved outward."""
@@ -97,7 +98,7 @@ class Outward:
                ) -> tuple[Tensor, ...]:
         """Planes of a node, or families of them, with their constants moved outward: down for sign -1, up for 1."""
         with torch.no_grad():
-            parts = [torch.where(a == 0, 0.0, a.abs() * size_of(box)) for a, box in zip(planes, boxes, strict=False)]
+            parts = [torch.where(a == 0, 0.0, a.abs() * box.size) for a, box in zip(planes, boxes, strict=False)]
             size = sum(parts, planes[-1].abs())
             error = rounded(size, self.count(node, boxes)).nan_to_num(posinf=0)  # beyond an infinite one is nothing
         return *planes[:-1], planes[-1] + sign * error
@@ -119,8 +120,8 @@ class Outward:
 
     def functions(self, functions: Tensor, box: Box) -> Box:
         """Bounds of linear functions (B, K, D) of a value in a box (B, D), moved outward."""
-        size = torch.einsum("bkd,bd->bk", functions.abs(), size_of(box).detach())
-        return outward(*linear_range(functions, box), rounded(size, functions.shape[2] + OWN))
+        size = torch.einsum("bkd,bd->bk", functions.abs(), box.size.detach())
+        return linear_range(functions, box).outward(rounded(size, functions.shape[2] + OWN))
 
 
 class OutwardPerturbation(PerturbationLpNorm):
@@ -141,7 +142,7 @@ class OutwardPerturbation(PerturbationLpNorm):
         sign = kwargs.get("sign", args[0] if args else -1)
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
         eps = eps.reshape(-1, *[1] * (x.ndim - 1)) if eps.ndim else eps
-        size = flat_rows(size_of((x - eps, x + eps) if self.x_L is None else (self.x_L, self.x_U)))
+        size = flat_rows((Box(x - eps, x + eps) if self.x_L is None else Box(self.x_L, self.x_U)).size)
         error = torch.einsum("bsd,bd->bs", A.detach().abs().flatten(2), size)
         return value + sign * rounded(error, 2 * size.shape[1] + OWN).reshape(value.shape)
 

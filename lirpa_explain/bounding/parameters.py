@@ -11,7 +11,8 @@ import torch
 from auto_LiRPA import PerturbationLpNorm
 from torch import Tensor, nn
 
-from ..operators.bound import Box, MovingParameter
+from ..boxes import Box
+from ..operators.bound import MovingParameter
 from ..rounding import roundings
 
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,7 +82,7 @@ class ParameterBox:
     def box(self, weight: Tensor, channel: int) -> Box:
         """Bounds of a parameter."""
         radius = self.radius(weight, channel)
-        return weight - radius, weight + radius
+        return Box(weight - radius, weight + radius)
 
     def __str__(self) -> str:
         if self.quantization is not None:
@@ -148,10 +149,10 @@ class Parameters:
     def ascend(self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
         """One step of steepest ascent, `size` times the radius of each box, that stays within."""
         moved = {}
-        for name, (lower, upper) in self.boxes.items():
-            low, high = lower.detach(), upper.detach()
-            step = size / 2 * (high - low) * gradients[name].sign()
-            moved[name] = torch.minimum(torch.maximum(values[name] + step, low), high)
+        for name, box in self.boxes.items():
+            still = box.map(torch.Tensor.detach)
+            step = size / 2 * still.width * gradients[name].sign()
+            moved[name] = still.nearest(values[name] + step)
         return moved
 
     @property
@@ -250,9 +251,9 @@ def _box(name: str, weight: Tensor, value: Any, channel: int) -> Box:
         upper = (weight + like(eps) if high is None else like(high)).broadcast_to(weight.shape)
     except RuntimeError:
         raise ValueError(f"The perturbation of {name} must have its shape, {tuple(weight.shape)}.") from None
-    if not bool((lower <= weight).all()) or not bool((weight <= upper).all()):
+    if not bool(Box(lower, upper).contains(weight).all()):
         raise ValueError(f"x_L <= parameter <= x_U must hold everywhere, and does not for {name}.")
-    return lower, upper
+    return Box(lower, upper)
 
 
 def _words(patterns: Mapping[Any, Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..rounding import INSIDE, least, roundings
 from .ball import Ball
 
@@ -34,7 +35,7 @@ def project(ball: Ball, center: Tensor, points: Tensor) -> Tensor:
         [[1.0, 0.0]]
     """
     if ball.radius is None:
-        return torch.minimum(torch.maximum(points, ball.low), ball.high)
+        return Box(ball.low, ball.high).nearest(points)
     move = (points - center).flatten(1)
     radius = ball.radius * (1 - roundings(INSIDE, points.dtype))
     if ball.norm == 2:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..operators.bound import flat_rows
 from ..rounding import REGION, roundings
 from .ball import Ball
@@ -76,14 +77,14 @@ class Region:
     def outward(self) -> Region:
         """A little more, so that rounding does not exclude a point."""
         more = roundings(REGION, self.low.dtype)
-        slack = more * torch.maximum(self.low.abs(), self.high.abs())
+        slack = more * Box(self.low, self.high).size
         return Region(self.low - slack, self.high + slack, self.center,
                       self.radius * (1 + more) + more * self.center.norm(dim=1, keepdim=True))
 
     def cut(self, low: Tensor, high: Tensor) -> Region:
         """Only what lies between low and high, which broadcast; not empty."""
-        low, high = torch.maximum(self.low, low), torch.minimum(self.high, high)
-        return Region(torch.minimum(low, high), torch.maximum(low, high), self.center, self.radius)
+        box = Box(self.low, self.high).intersect(Box(low, high)).ordered()
+        return Region(*box, self.center, self.radius)
 
     def mix(self, other: Region, share: Tensor) -> Region:
         """All s p + (1 - s) q for p in this set and q in the other; s in [0, 1], (B, 1)."""
@@ -91,9 +92,9 @@ class Region:
         return Region(share * self.low + rest * other.low, share * self.high + rest * other.high,
                       share * self.center + rest * other.center, share * self.radius + rest * other.radius)
 
-    def difference(self, other: Region) -> tuple[Tensor, Tensor]:
+    def difference(self, other: Region) -> Box:
         """Bounds of p - q for p in this set and q in the other, (B, D) each."""
-        return self.low - other.high, self.high - other.low
+        return Box(self.low - other.high, self.high - other.low)
 
     def is_cut(self) -> Tensor:
         """Where the ball reaches out of the box, (B,): there the box says something of its own."""
@@ -107,4 +108,4 @@ def _radius(x: Tensor, ball: Ball | None) -> Tensor:
         return flat_rows(x)[:, :1].new_zeros(len(x), 1)
     if ball.radius is not None:
         return ball.radius
-    return flat_rows(torch.maximum(x - ball.low, ball.high - x)).norm(dim=1, keepdim=True)
+    return flat_rows(Box(ball.low, ball.high).farthest(x)).norm(dim=1, keepdim=True)

@@ -13,10 +13,11 @@ from auto_LiRPA.bound_ops import Bound
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
-from ..operators.bound import Box, flat_rows
+from ..boxes import Box
+from ..operators.bound import flat_rows
 from .memory import Memory
 from .methods import Method
-from .network import Network, Readers, or_nothing
+from .network import Network, Readers
 from .optimize import Optimization, optimized
 from .parameters import Parameters
 
@@ -70,23 +71,23 @@ class Schedule:
         node = self.network.result
         box = self.network.interval(node)
         self.network.average_stretches()
-        rows, count = box[0].shape
+        rows, count = box.lower.shape
         if functions is not None:
             box = self.network.of_interval(functions, box)
         if not self.method.has_linear_result:
             return box
         if functions is None:
-            every = torch.arange(count, device=box[0].device).expand(rows, -1)
-            return intersect(box, self._linear_entries(node, every))
+            every = torch.arange(count, device=box.lower.device).expand(rows, -1)
+            return box.intersect(self._linear_entries(node, every)).ordered()
         chunk = self.memory.functions_at_once(rows, self.method)
-        return intersect(box, self.linear(node, functions.split(chunk, 1)))
+        return box.intersect(self.linear(node, functions.split(chunk, 1))).ordered()
 
     def linear(self, node: Bound, parts: Iterable[Tensor]) -> Box:
         """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is bounded at once."""
         bound = functools.partial(self.network.linear, node)
         relaxed = self.network.relaxations_before(node) if self.method.chosen else []
         sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
-        return or_nothing((torch.cat([s[0] for s in sides], 1), torch.cat([s[1] for s in sides], 1)))
+        return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
 
     def _open_entries(self, node: Bound, box: Box, readers: Readers) -> Tensor:
         """Which entries of a node, in this box, a reader can gain from; bool, of the node's shape."""
@@ -102,12 +103,12 @@ class Schedule:
         if not index.shape[1]:
             return box
         linear = self._linear_entries(node, index)
-        flat = flat_rows(box[0]), flat_rows(box[1])
-        old = flat[0].gather(1, index), flat[1].gather(1, index)
+        flat = box.map(flat_rows)
+        old = flat.map(lambda side: side.gather(1, index))
+        better = old.intersect(linear).ordered()  # roundings may have crossed what both contain
         wanted = wanted.gather(1, index)  # a batch gives what its rows give
-        lower, upper = (side.scatter(1, index, torch.where(wanted, new, before)).reshape(box[0].shape)
-                        for side, new, before in zip(flat, intersect(old, linear), old, strict=True))
-        return lower, upper
+        return Box(*(side.scatter(1, index, torch.where(wanted, new, before)).reshape(box.lower.shape)
+                     for side, new, before in zip(flat, better, old, strict=True)))
 
     def _linear_entries(self, node: Bound, index: Tensor) -> Box:
         """Linear bounds of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
@@ -122,9 +123,3 @@ def _first_true(mask: Tensor) -> Tensor:
     """Indices (B, K) of the true entries of each row, K the largest count; rows with fewer repeat other entries."""
     counts = mask.sum(1)
     return torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(counts.max())]
-
-
-def intersect(first: Box, second: Box) -> Box:
-    """Both boxes hold, so their intersection does; where roundings have crossed its sides, what lies between them."""
-    lower, upper = torch.maximum(first[0], second[0]), torch.minimum(first[1], second[1])
-    return torch.minimum(lower, upper), torch.maximum(lower, upper)

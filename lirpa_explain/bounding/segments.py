@@ -1,5 +1,6 @@
 """Bounds of gradients averaged along segments whose both ends move, each in a set of its own."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,11 +9,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..attributions import Plan
+from ..boxes import Box
 from ..graph import GradientModule
-from ..relaxations.ranges import product_range
 from .ball import Ball
-from .compose import _weighted, reduce_samples
-from .engine import Box, Engine
+from .engine import Engine
+from .fold import BOXES, fold
 from .region import Region
 
 
@@ -47,42 +48,39 @@ def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts:
     weights = starts.low.new_ones(1) if plan.weights is None else plan.weights.to(starts.low)
     cotangent = plan.cotangent(module.cotangent_shape)
     extras = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(plan.points[0])]
-    lower, upper = torch.zeros_like(starts.low), torch.zeros_like(starts.low)
+    box = BOXES.zero(starts.low, *starts.low.shape)
     total = len(sample) * len(scales)
     with tqdm(total=total, disable=not progress, unit="gradient", leave=False) as bar:
         for index in torch.arange(total, device=sample.device).split(batch_size):
             branch, step = index // len(scales), index % len(scales)
             region = ends.rows(branch).mix(starts.rows(branch), scales[step][:, None])
             rest = *[e[sample[branch]] for e in extras], cotangent[sample[branch]]
-            low, high = _weighted(_gradients(module, engine, region, rest, method), weights[step][:, None])
-            lower.index_add_(0, branch, low)
-            upper.index_add_(0, branch, high)
+            part = _gradients(module, engine, region, rest, method)
+            BOXES.add(box, branch, BOXES.scaled(part, weights[step][:, None]))
             bar.update(len(index))
-    if plan.multiply:
-        lower, upper = product_range((lower, upper), factor)
-    return reduce_samples(plan, _hulls((lower, upper), sample, len(plan.points[0])))
+    box = BOXES.times(box, factor) if plan.multiply else box  # before the hull, since each branch has its own
+    return fold(replace(plan, multiply=False), _hulls(box, sample, len(plan.points[0])), BOXES, lambda: factor)
 
 
 def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tuple[Tensor, ...], method: str) -> Box:
     """Bounds of the gradient over regions: over their balls, and over the boxes of those where it says more."""
     def bounds(center: Tensor, balls: list[PerturbationLpNorm], rest: tuple[Any, ...]) -> Box:
-        return engine((*module.split(center), *rest), tuple(balls), method)
+        return Box(*engine((*module.split(center), *rest), tuple(balls), method))
 
     rows = torch.arange(len(region.low), device=region.low.device)
     parts = module.split(region.center)
     radius = region.radius
     balls = [Ball(2, p - _like(radius, p), p + _like(radius, p), radius, "").rows(rows) for p in parts]
-    lower, upper = bounds(region.center, balls, rest)
+    found = bounds(region.center, balls, rest)
     cut = region.is_cut().nonzero()[:, 0]
     if len(cut):
         box = region.rows(cut)
         sides = zip(module.split(box.low), module.split(box.high), strict=True)
         boxes = [PerturbationLpNorm(norm=torch.inf, x_L=low, x_U=high) for low, high in sides]
-        middle = torch.minimum(torch.maximum(box.center, box.low), box.high)
-        low, high = bounds(middle, boxes, tuple(r[cut] for r in rest))
-        lower = lower.index_copy(0, cut, torch.maximum(lower[cut], low))
-        upper = upper.index_copy(0, cut, torch.minimum(upper[cut], high))
-    return torch.minimum(lower, upper), torch.maximum(lower, upper)
+        middle = Box(box.low, box.high).nearest(box.center)
+        better = found.rows(cut).intersect(bounds(middle, boxes, tuple(r[cut] for r in rest)))
+        found = Box(*(side.index_copy(0, cut, new) for side, new in zip(found, better, strict=True)))
+    return found.ordered()
 
 
 def _hulls(box: Box, sample: Tensor, count: int) -> Box:
@@ -90,7 +88,7 @@ def _hulls(box: Box, sample: Tensor, count: int) -> Box:
     where = sample[:, None].expand_as(box[0])
     lower = box[0].new_full((count, box[0].shape[1]), torch.inf).scatter_reduce(0, where, box[0], "amin")
     upper = box[1].new_full((count, box[1].shape[1]), -torch.inf).scatter_reduce(0, where, box[1], "amax")
-    return lower, upper
+    return Box(lower, upper)
 
 
 def _like(column: Tensor, x: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from lirpa_explain.relaxations.ranges import absolute_range
+from lirpa_explain.boxes import Box
 
 
-def ordered_box(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def ordered_box(lower: Tensor, upper: Tensor) -> Box:
     """Return a box that contains the given one and whose ends are in order and never NaN.
 
     Rounding can cross the ends of a box of width 0, and overflow can leave NaN, which bounds nothing.
@@ -28,16 +28,14 @@ def ordered_box(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
     Example:
         >>> ordered_box(torch.tensor([[2.0, math.nan]]), torch.tensor([[1.0, 5.0]]))
-        (tensor([[1., -inf]]), tensor([[2., inf]]))
+        Box(lower=tensor([[1., -inf]]), upper=tensor([[2., inf]]))
     """
     unknown = lower.isnan() | upper.isnan()
-    return (
-        torch.minimum(lower, upper).masked_fill(unknown, -math.inf),
-        torch.maximum(lower, upper).masked_fill(unknown, math.inf),
-    )
+    box = Box(lower, upper).ordered()
+    return Box(box.lower.masked_fill(unknown, -math.inf), box.upper.masked_fill(unknown, math.inf))
 
 
-def absolute_box(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def absolute_box(lower: Tensor, upper: Tensor) -> Box:
     """Return the smallest box that contains |a| for every point a of the box.
 
     Args:
@@ -49,9 +47,9 @@ def absolute_box(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
     Example:
         >>> absolute_box(torch.tensor([[-3.0, -2.0, 1.0]]), torch.tensor([[-1.0, 1.0, 2.0]]))
-        (tensor([[1., 0., 1.]]), tensor([[3., 2., 2.]]))
+        Box(lower=tensor([[1., 0., 1.]]), upper=tensor([[3., 2., 2.]]))
     """
-    return absolute_range((lower, upper))
+    return Box(lower, upper).absolute()
 
 
 def signs(lower: Tensor, upper: Tensor) -> Tensor:
@@ -91,7 +89,7 @@ def max_change(lower: Tensor, upper: Tensor, nominal: Tensor, norm: float) -> Te
         >>> max_change(nominal - 1, nominal + torch.tensor([[3.0, 0.0]]), nominal, norm=1)
         tensor([4.])
     """
-    return torch.linalg.vector_norm(torch.maximum(upper - nominal, nominal - lower), ord=norm, dim=1)
+    return torch.linalg.vector_norm(Box(lower, upper).farthest(nominal), ord=norm, dim=1)
 
 
 def contains(lower: Tensor, upper: Tensor, point: Tensor, rtol: float) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lirpa_explain.boxes import Box
 from lirpa_explain.certificates import box, ranking, storage
 from lirpa_explain.certificates import refine as refinement
 from lirpa_explain.certificates.layout import (
@@ -219,11 +220,10 @@ class Certificate:
             ValueError: If the mask has another shape, or the certificate was loaded and cannot be refined.
         """
         weights = mask_weights(mask, self.nominal)[:, None]
-        lower, upper = linear_range(weights, (flatten(self.lower), flatten(self.upper)))
+        sums = linear_range(weights, Box(flatten(self.lower), flatten(self.upper)))
         if (bound := self._bounder(refine)) is not None:
-            low, high = bound(weights)
-            lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
-        return lower[:, 0], upper[:, 0]
+            sums = sums.intersect(Box(*bound(weights)))
+        return sums.lower[:, 0], sums.upper[:, 0]
 
     def max_change(self, norm: float = 2) -> Tensor:
         """Return how far the attribution can move from `nominal`: max of |a - nominal|_norm.

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ..bounding.ball import Ball, make_balls
 from ..bounding.compose import Composed
+from ..boxes import Box
 from ..errors import SoundnessError
-from ..operators.bound import Box
-from ..operators.terms import size_of
-from ..rounding import LAST, TOLERANCE, outward, unit
+from ..rounding import LAST, TOLERANCE, unit
 
 
 def issued(composed: Composed, nominal: Tensor, around: Callable[[float], Composed]) -> tuple[Box, Tensor]:
@@ -31,21 +30,20 @@ def issued(composed: Composed, nominal: Tensor, around: Callable[[float], Compos
     """
     check_value(composed, nominal, around)
     error = end_error(composed)
-    return _enclose(outward(composed.lower, composed.upper, error), nominal), error
+    return _enclose(composed.box.outward(error), nominal), error
 
 
 def issued_outward(composed: Composed, nominal: Tensor, around: Callable[[float], Composed]) -> Box:
     """Bounds of what is computed in floating point, which hold the value to the last digit; else as `issued`."""
     check_value(composed, nominal, around)
-    box = composed.lower, composed.upper
-    check_within(box, nominal)
-    return box
+    check_within(composed.box, nominal)
+    return composed.box
 
 
 def issued_estimates(composed: Composed, nominal: Tensor, around: Callable[[float], Composed]) -> Box:
     """Bounds of what samples estimate, whose mean is Captum's value; else as `issued`, and not moved outward."""
     check_value(composed, nominal, around)
-    return _enclose((composed.lower, composed.upper), nominal)
+    return _enclose(composed.box, nominal)
 
 
 def issued_numbers(box: Box, value: Tensor, terms: Tensor, what: str, nominal: Tensor | None = None) -> Box:
@@ -68,7 +66,7 @@ def issued_numbers(box: Box, value: Tensor, terms: Tensor, what: str, nominal: T
 
 def check_numbers(box: Box, value: Tensor, terms: Tensor, what: str) -> None:
     """Raise SoundnessError where numbers lie outside of their bounds by more than roundings; see `issued_numbers`."""
-    outside = torch.maximum(box[0] - value, value - box[1])
+    outside = box.outside(value)
     tolerance = TOLERANCE[value.dtype] * terms
     if not bool((outside <= tolerance).all()):
         raise SoundnessError(f"{what} lie outside of their bounds by up to {float(outside.max()):.3g} (rounding "
@@ -103,14 +101,14 @@ def check_value(composed: Composed, nominal: Tensor, around: Callable[[float], C
         SoundnessError: the values contradict each other, or the bounds.
     """
     u = unit(nominal.dtype)
-    outside = torch.maximum(composed.lower - composed.value, composed.value - composed.upper)
-    size = size_of((composed.lower, composed.upper)).nan_to_num(posinf=0)
+    outside = composed.box.outside(composed.value)
+    size = composed.box.size.nan_to_num(posinf=0)
     difference = (composed.value - nominal).abs()
     tolerance = composed.error + LAST * u * size
     if bool((outside <= tolerance).all()) and bool((difference <= composed.error).all()):
         return
-    near = around(u)
-    reached = [(near.lower <= value) & (value <= near.upper) for value in (nominal, composed.value)]
+    near = around(u).box
+    reached = [near.contains(value) for value in (nominal, composed.value)]
     unexplained = ~((difference <= composed.error) | reached[0] & reached[1])
     if bool(unexplained.any()):
         worst = int(torch.where(unexplained, difference.nan_to_num(nan=torch.inf), -1.0).flatten().argmax())
@@ -119,9 +117,9 @@ def check_value(composed: Composed, nominal: Tensor, around: Callable[[float], C
             f"{nominal.flatten()[worst]:.9g} (entry {worst} of the flattened attribution). The model is not a "
             "fixed function of one example, or this is a defect: please report it."
         )
-    far = around(1.0)
-    scale = size_of((far.lower, far.upper)).nan_to_num(posinf=0).amax(1, keepdim=True)
-    tolerance = torch.maximum(tolerance + (near.upper - near.lower).nan_to_num(posinf=0), 2 * LAST * u * scale)
+    far = around(1.0).box
+    scale = far.size.nan_to_num(posinf=0).amax(1, keepdim=True)
+    tolerance = torch.maximum(tolerance + near.width.nan_to_num(posinf=0), 2 * LAST * u * scale)
     if not bool((outside <= tolerance).all()):
         raise SoundnessError(
             f"The attribution lies outside its bounds by up to {float(outside.max()):.3g} (rounding explains "
@@ -135,7 +133,7 @@ def check_within(box: Box, value: Tensor) -> None:
     Raises:
         SoundnessError: they do not.
     """
-    outside = torch.maximum(box[0] - value, value - box[1])
+    outside = box.outside(value)
     if bool((outside > 0).any()):
         raise SoundnessError(
             f"The attribution lies outside its outward bounds by {float(outside.max()):.3g}. Either the device "
@@ -151,7 +149,7 @@ def around(xs: tuple[Tensor, ...], radius: float) -> tuple[Ball | None, ...]:
 
 def end_error(composed: Composed) -> Tensor:
     """By how much bounds are moved outward in the end: what roundings move the value by, and their own last ones."""
-    size = size_of((composed.lower, composed.upper)).detach().nan_to_num(posinf=0)
+    size = composed.box.size.detach().nan_to_num(posinf=0)
     error = composed.error if composed.margin is None else composed.margin
     return error.nan_to_num(posinf=0) + LAST * unit(size.dtype) * size
 
@@ -159,5 +157,5 @@ def end_error(composed: Composed) -> Tensor:
 def _enclose(box: Box, nominal: Tensor) -> Box:
     """Bounds that contain a value that was compared with them, exactly; their derivatives are as before."""
     lower, upper = box
-    return (torch.where(lower > nominal, nominal + (lower - lower.detach()), lower),
-            torch.where(upper < nominal, nominal + (upper - upper.detach()), upper))
+    return Box(torch.where(lower > nominal, nominal + (lower - lower.detach()), lower),
+               torch.where(upper < nominal, nominal + (upper - upper.detach()), upper))

@@ -15,12 +15,11 @@ from ..bounding.engine import Engine
 from ..bounding.errors import Reach
 from ..bounding.parameters import Parameters
 from ..bounding.settings import Bounding
+from ..boxes import Box
 from ..errors import SoundnessError
 from ..graph import GradientModule
-from ..operators.bound import Box
-from ..operators.terms import size_of
 from ..relaxations.ranges import linear_range
-from ..rounding import OWN, outward, rounded
+from ..rounding import OWN, rounded
 from .arguments import check_rounded
 from .exit import (
     around,
@@ -98,16 +97,15 @@ class Prover:
         bounding = self.bounding
         with torch.inference_mode(False), torch.set_grad_enabled(bounding.differentiable):
             value, nominal = (torch.einsum("nkd,nd->nk", functions, v) for v in (proven.traced, proven.value))
-            sizes = torch.einsum("nkd,nd->nk", functions.abs(), size_of(proven.box).detach().nan_to_num(posinf=0))
-            lower, upper = linear_range(functions, proven.box)
+            sizes = torch.einsum("nkd,nd->nk", functions.abs(), proven.box.size.detach().nan_to_num(posinf=0))
+            box = linear_range(functions, proven.box)
             if bounding.rounded:
-                lower, upper = outward(lower, upper, rounded(sizes, functions.shape[2] + OWN))
+                box = box.outward(rounded(sizes, functions.shape[2] + OWN))
             # Else the sum of the rows rounds entries that a function cancels.
             counts = proven.plan.steps == proven.plan.samples == 1 or not bounding.rounded
             if proven.propagates and bounding.row.gains_by_functions and counts:
-                propagated = self._propagated(proven, functions, value, sizes)
-                lower, upper = torch.maximum(lower, propagated[0]), torch.minimum(upper, propagated[1])
-            return issued_numbers((lower, upper), value, sizes, "Linear functions of the attribution", nominal)
+                box = box.intersect(self._propagated(proven, functions, value, sizes))
+            return issued_numbers(box, value, sizes, "Linear functions of the attribution", nominal)
 
     def _propagated(self, proven: Proven, functions: Tensor, value: Tensor, sizes: Tensor) -> Box:
         """Bounds of linear functions by propagation, through a trace that is compared with that of the attribution."""
@@ -116,9 +114,9 @@ class Prover:
         engine = engine.over(request.parameters, bounding.rounded)
         box, again = compose_functions(plan, module, engine, request.xs, request.balls, bounding.method, rows,
                                        functions, bounding.progress, bounding.rounded)
-        check_numbers((value, value), again, sizes, "Linear functions of the attribution, traced once more,")
+        check_numbers(Box.point(value), again, sizes, "Linear functions of the attribution, traced once more,")
         if not bounding.rounded:
-            box = outward(*box, torch.einsum("nkd,nd->nk", functions.abs(), proven.error))
+            box = box.outward(torch.einsum("nkd,nd->nk", functions.abs(), proven.error))
         check_numbers(box, again, sizes, "Linear functions of the attribution")
         return box
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..boxes import Box
 from ..errors import BoundaryNotFound, in_the_name_of
 from ..guards import no_training_layers, untouched
 from .decision import Decision
@@ -229,7 +230,7 @@ class _Search:
         """Points moved into the ball of a radius around their examples, and into the range of the data."""
         step = point - self.x[index]
         step = step * (radius / step.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
-        return torch.minimum(torch.maximum(self.x[index] + step, self.low), self.high)
+        return Box(self.low, self.high).nearest(self.x[index] + step)
 
     def _descend_in_balls(self, index: Tensor) -> None:
         """Projected gradient descent on the margin, in ball after ball, from where the last one ended."""
@@ -294,7 +295,7 @@ class _Search:
             first, second = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope.square()
             step = first / (1 - 0.9**t) / ((second / (1 - 0.99**t)).sqrt() + 1e-12)
             decay = 1 - (t - 1) / self.settings.cw_steps
-            point = torch.minimum(torch.maximum(point - decay * lr * step, self.low), self.high)
+            point = Box(self.low, self.high).nearest(point - decay * lr * step)
         with torch.no_grad():
             self._keep(index, point, self.decision.margin(point, index))
         self._bisect(index)

@@ -16,11 +16,11 @@ from ..tensors import check_kind
 from .builder import Builder, Rows
 from .lowering import lower
 from .module import GradientModule, Step
-from .program import POINTS, Program, gradient, multiplied
+from .program import POINTS, Program, gradient, input_names, multiplied
 from .repeats import check_repeats
 from .trace import record
 
-ROWS = 3
+TRACED_ROWS = 3
 """Batch size of the trace: the smallest in which the first, a middle and the last row differ."""
 
 OUTER: dict[str, tuple[str, dict[str, Any]]] = {
@@ -93,8 +93,8 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         output = _output(call, example, arguments)
     groups = {
         "x": example,
-        **{name: tuple(_example(name, x) for x in example) for name in program.tensors()},
-        **({"alpha": (example[0].new_ones(ROWS),)} if program.alpha else {}),
+        **{name: tuple(tensor.example(x) for x in example) for name, tensor in program.tensors().items()},
+        **({"alpha": (example[0].new_ones(TRACED_ROWS),)} if program.alpha else {}),
         "argument": tuple(arguments),
         **({"cotangent": (torch.ones_like(output),)} if program.differentiates else {}),
     }
@@ -108,9 +108,9 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
             points["alpha"] = given["alpha"]
         return program.compute(functools.partial(call, given["argument"]), points, *given.get("cotangent", (None,)))
 
-    named = {name if name in SINGLE else f"{name}{i}": tensor
-             for name, group in groups.items() for i, tensor in enumerate(group)}
-    builder = Builder(ROWS, output.dtype, output.device)
+    named = {name: tensor for kind, group in groups.items()
+             for name, tensor in zip(input_names(kind, len(group)), group, strict=False)}
+    builder = Builder(TRACED_ROWS, output.dtype, output.device)
     rows = [Rows(name, tuple(tensor.shape[1:])) for name, tensor in named.items()]
     with isolated(inputs[0].device, function):
         recorded = record(compute, tuple(named.values()))
@@ -131,17 +131,8 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
     return module
 
 
-SINGLE = ("alpha", "cotangent")
-"""Inputs of a module of which there is one, and not one for each input of the model."""
-
-
-def _example(name: str, x: Tensor) -> Tensor:
-    """An example of a row's tensor for an input."""
-    return x.new_ones(ROWS, *[1] * (x.ndim - 1)) if name.endswith("scale") else torch.zeros_like(x)
-
-
 def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments: list[Tensor]) -> Tensor:
-    """The function's output for ROWS rows, of which it must return one tensor with as many."""
+    """The function's output for TRACED_ROWS rows, of which it must return one tensor with as many."""
     try:
         with torch.enable_grad():  # which the function may need for gradients of its own
             output = call(tuple(arguments), *(x.clone() for x in example))
@@ -150,14 +141,14 @@ def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments:
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedOperation(
             "The function must take any number of examples, and further tensor arguments with one row an example; with "
-            f"{ROWS} examples it failed: {error}"
+            f"{TRACED_ROWS} examples it failed: {error}"
         ) from error
     if isinstance(output, Tensor):
         check_kind(output, "The function's output")
-    if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != ROWS:
+    if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != TRACED_ROWS:
         raise UnsupportedOperation(
-            f"The function must return one tensor whose first dimension is the batch; for {ROWS} rows it returned "
-            f"{tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
+            f"The function must return one tensor whose first dimension is the batch; for {TRACED_ROWS} rows it "
+            f"returned {tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
         )
     return output.detach()
 
@@ -171,8 +162,8 @@ def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """ROWS rows of x, repeating the last if there are fewer."""
-    index = torch.arange(ROWS, device=x.device).clamp(max=x.shape[0] - 1)
+    """TRACED_ROWS rows of x, repeating the last if there are fewer."""
+    index = torch.arange(TRACED_ROWS, device=x.device).clamp(max=x.shape[0] - 1)
     return x.detach().as_subclass(Tensor)[index].clone()
 
 
@@ -201,11 +192,11 @@ def _check_rows(module: GradientModule) -> None:
             if not has_rows.intersection(step.inputs):
                 continue
             has_rows.add(step.output)
-            for row in (0, ROWS - 1):
+            for row in (0, TRACED_ROWS - 1):
                 dirty = [_with_nan(v, row) if n in has_rows else v for n, v in zip(step.inputs, clean, strict=True)]
                 result = operators.call(step.operator, *dirty, **step.settings)
-                others = [r for r in range(ROWS) if r != row]
-                if result.shape[0] != ROWS or result.is_floating_point() and result[others].isnan().any():
+                others = [r for r in range(TRACED_ROWS) if r != row]
+                if result.shape[0] != TRACED_ROWS or result.is_floating_point() and result[others].isnan().any():
                     raise UnsupportedOperation(
                         f"The model mixes the examples of a batch ({step}); each example must be computed from "
                         "itself alone."

@@ -6,7 +6,7 @@ entry, so a ball of any kind around x stays exact.
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,29 +15,129 @@ Values = Mapping[str, tuple[Tensor, ...]]
 Compute = Callable[[Callable[..., Tensor], Values, Any], tuple[Tensor, ...]]
 
 
+class Places(Protocol):
+    """Where B rows of a plan lie: what their tensors are made of. Each method is asked for one input of the model."""
+
+    @property
+    def scale(self) -> Tensor:
+        """Place of each row on its path, (B,)."""
+
+    @property
+    def next_scale(self) -> Tensor:
+        """The following place on that path, (B,)."""
+
+    @property
+    def cotangent(self) -> Tensor:
+        """What the model's output is multiplied by, (B, *T)."""
+
+    def x(self, i: int) -> Tensor:
+        """The input, (B, *S)."""
+
+    def noise(self, i: int) -> Tensor:
+        """What is added to it, (B, *S)."""
+
+    def baseline(self, i: int) -> Tensor | None:
+        """Its baseline, (B, *S); None where there is no path."""
+
+    def argument(self, i: int) -> Tensor:
+        """A further argument of the model that has rows, (B, ...)."""
+
+
+@dataclass(frozen=True)
+class RowTensor:
+    """A kind of tensor that rows have.
+
+    Args:
+        make: `make(places, i)` is that of input i, at places of a plan.
+        example: one for rows of an input, (B, *S), to record a program with.
+        summed: whether it is a sum of what Captum adds up in another order, so that roundings move it.
+        single: whether there is one, and not one for each input of the model.
+    """
+
+    make: Callable[[Places, int], Tensor]
+    example: Callable[[Tensor], Tensor] = torch.zeros_like
+    summed: bool = False
+    single: bool = False
+
+
 @dataclass(frozen=True)
 class Point:
     """A tensor for each input of the model, from that input and tensors of the row.
 
     Args:
-        tensors: names of the row's tensors that are read, one for each input.
+        tensors: the row's tensors that are read, one for each input, by name.
         function: `function(x, *tensors)`, affine in x.
     """
 
-    tensors: tuple[str, ...]
+    tensors: Mapping[str, RowTensor]
     function: Callable[..., Tensor]
 
 
+def offset(places: Places, i: int) -> Tensor:
+    """The noise less the baseline of an input: what the multiplier adds to it."""
+    baseline = places.baseline(i)
+    return places.noise(i) if baseline is None else places.noise(i) - baseline
+
+
+def _column(scale: Tensor, x: Tensor) -> Tensor:
+    """A number for each row, (B,), in a shape that broadcasts to x."""
+    return scale.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _shift(places: Places, i: int, scale: Tensor) -> Tensor:
+    """S e + (1 - s) b."""
+    noise, baseline = places.noise(i), places.baseline(i)
+    column = _column(scale, noise)
+    return column * noise if baseline is None else column * noise + (1 - column) * baseline
+
+
+def _ones(x: Tensor) -> Tensor:
+    return x.new_ones(len(x), *[1] * (x.ndim - 1))
+
+
 POINTS: dict[str, Point] = {
-    "input": Point((), lambda x: x),
-    "noisy": Point(("noise",), lambda x, noise: x + noise),
-    "path": Point(("scale", "shift"), lambda x, scale, shift: x * scale + shift),
-    "next": Point(("next_scale", "next_shift"), lambda x, scale, shift: x * scale + shift),
-    "difference": Point(("offset",), lambda x, offset: x + offset),
-    "baseline": Point(("baseline",), lambda x, baseline: baseline),
+    "input": Point({}, lambda x: x),
+    "noisy": Point({"noise": RowTensor(lambda at, i: at.noise(i), summed=True)}, lambda x, noise: x + noise),
+    "path": Point({
+        "scale": RowTensor(lambda at, i: _column(at.scale, at.x(i)), _ones),
+        "shift": RowTensor(lambda at, i: _shift(at, i, at.scale), summed=True),
+    }, lambda x, scale, shift: x * scale + shift),
+    "next": Point({
+        "next_scale": RowTensor(lambda at, i: _column(at.next_scale, at.x(i)), _ones),
+        "next_shift": RowTensor(lambda at, i: _shift(at, i, at.next_scale), summed=True),
+    }, lambda x, scale, shift: x * scale + shift),
+    "difference": Point({"offset": RowTensor(offset, summed=True)}, lambda x, offset: x + offset),
+    "baseline": Point({"baseline": RowTensor(lambda at, i: _given(at.baseline(i)))}, lambda x, baseline: baseline),
 }
 """The points that a program can ask for: the input; with its noise; on a path; the following one on that path; the
 input minus its baseline; that baseline. Scales have one entry for each row, (B, 1, ..., 1), all others (B, *S)."""
+
+
+def _given(baseline: Tensor | None) -> Tensor:
+    if baseline is None:
+        raise ValueError("This program reads a baseline; the plan has none. Give Plan(baselines=...).")
+    return baseline
+
+
+KINDS: dict[str, RowTensor] = {
+    "x": RowTensor(lambda at, i: at.x(i)),
+    **{name: tensor for point in POINTS.values() for name, tensor in point.tensors.items()},
+    "alpha": RowTensor(lambda at, i: at.scale, single=True),
+    "argument": RowTensor(lambda at, i: at.argument(i)),
+    "cotangent": RowTensor(lambda at, i: at.cotangent, single=True),
+}
+"""All tensors that rows have, by name: the input itself, those of points, the place on the path as a number, arguments
+of the model, and the cotangent."""
+
+
+def input_names(kind: str, count: int) -> list[str]:
+    """Names of a recorded module's inputs of one kind.
+
+    Example:
+        >>> input_names("shift", 2), input_names("alpha", 1)
+        (['shift0', 'shift1'], ['alpha'])
+    """
+    return [kind] if KINDS[kind].single else [f"{kind}{i}" for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -66,9 +166,9 @@ class Program:
         """Equal for programs that are equal, and without their function, which may hold the model."""
         return self.key, self.points, self.alpha, self.differentiates
 
-    def tensors(self) -> list[str]:
-        """Names of the row's tensors, of which there is one for each input."""
-        return list(dict.fromkeys(name for point in self.points for name in POINTS[point].tensors))
+    def tensors(self) -> dict[str, RowTensor]:
+        """The row's tensors of which there is one for each input, by name."""
+        return {name: tensor for point in self.points for name, tensor in POINTS[point].tensors.items()}
 
 
 def output() -> Program:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..bounding.margins import Margins
 from ..bounding.settings import check_method
+from ..boxes import Box
 from ..certifying.exit import check_numbers
 from ..decision.decision import Decision
 from ..decision.search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified
@@ -74,9 +75,10 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
 def _check(margins: Margins, found: BoundaryPoints, distance: Tensor, reach: Tensor, method: str, batch_size: int
            ) -> None:
     """Certified distances are at most those found, and bounds within them hold the margins at the examples."""
-    possible = torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf)
+    possible = Box(torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf))
     check_numbers(possible, distance, reach, "Certified distances")
     every = torch.arange(len(distance), device=distance.device)
     lower = torch.cat([margins.lower(index, distance[index], method) for index in every.split(batch_size)])
     value = margins.values()
-    check_numbers((lower, torch.full_like(lower, torch.inf)), value, value.abs().amax(1, keepdim=True) + 1, "Margins")
+    above = Box(lower, torch.full_like(lower, torch.inf))
+    check_numbers(above, value, value.abs().amax(1, keepdim=True) + 1, "Margins")

@@ -18,6 +18,7 @@ from ..bounding.moving import Moving
 from ..bounding.region import Region
 from ..bounding.segments import compose_segments
 from ..bounding.settings import ROWS, check_method
+from ..boxes import Box
 from ..certificates import Certificate
 from ..certificates.layout import flatten, unflatten
 from ..certifying.arguments import check_seam, split_method
@@ -28,8 +29,6 @@ from ..errors import UnsupportedAttribution, in_the_name_of
 from ..graph import capture
 from ..guards import isolated, no_training_layers
 from ..inputs import check_inputs, check_keywords, uncompiled
-from ..operators.bound import Box
-from ..operators.terms import size_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +111,8 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, in
                                                        certificate.nominal))
     certified = torch.maximum((upper - value).abs(), (lower - value).abs()).norm(dim=1)
     found = (nominal - value).norm(dim=1)
-    check_numbers((torch.zeros_like(found), certified), found, value.norm(dim=1) + found, "Distances that were found")
+    possible = Box(torch.zeros_like(found), certified)
+    check_numbers(possible, found, value.norm(dim=1) + found, "Distances that were found")
     return BoundaryGap(found, certified, value.norm(dim=1), points.distance, certificate, plain)
 
 
@@ -217,7 +217,7 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
         box = _segment_bounds(attribution.forward_func, xs, plan, region, method, batch_size, progress)
     with isolated(xs[0].device, attribution):
         value = _from_baseline(attribution, xs, baselines, plan, keywords)
-    terms = size_of(box).nan_to_num(posinf=0).amax(1, keepdim=True)
+    terms = box.size.nan_to_num(posinf=0).amax(1, keepdim=True)
     box = issued_numbers(box, value, terms, "Integrated gradients")
     found = torch.zeros_like(value[:, 0])
     for _ in range(samples):
@@ -260,4 +260,4 @@ def _sampled(region: Region, norm: float, eps: float) -> Tensor:
     if norm == 1:
         step = torch.zeros_like(step).scatter(1, step.abs().argmax(1, keepdim=True), 1.0) * step.sign()
     step = step / step.norm(p=norm, dim=1, keepdim=True) if norm != torch.inf else step.sign()
-    return torch.minimum(torch.maximum(region.center + eps * step, region.low), region.high)
+    return Box(region.low, region.high).nearest(region.center + eps * step)

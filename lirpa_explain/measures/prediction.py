@@ -12,13 +12,13 @@ from torch import Tensor
 from ..bounding.margins import Margins
 from ..bounding.settings import check_method
 from ..bounding.where import Where
+from ..boxes import Box
 from ..certificates.box import ordered_box
 from ..certifying.exit import check_numbers, issued_numbers
 from ..decision.decision import Decision
 from ..decision.search import as_tuple
 from ..guards import isolated, no_training_layers
 from ..inputs import check_inputs, uncompiled
-from ..operators.terms import size_of
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,16 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         margins = Margins(decision, xs, where.parameters)
         every = torch.arange(decision.count, device=decision.x.device)
         parts = [margins.bounds(index, where.rows(index), method) for index in every.split(batch_size)]
-        lower, upper = (torch.cat(side) for side in zip(*parts, strict=True))
+        box = Box(*(torch.cat(side) for side in zip(*parts, strict=True)))
         nominal, value = _margins(decision, margins), margins.values()
         terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(), _outputs(decision).abs()).amax(1, keepdim=True)
-        terms = torch.maximum(terms, size_of((lower, upper)).nan_to_num(posinf=0))
-        check_numbers((nominal, nominal), value, terms, "Margins of the traced model, beside the model's own,")
-        lower, upper = issued_numbers((lower, upper), value, terms, "Margins", nominal)
+        terms = torch.maximum(terms, box.size.nan_to_num(posinf=0))
+        check_numbers(Box.point(nominal), value, terms, "Margins of the traced model, beside the model's own,")
+        box = issued_numbers(box, value, terms, "Margins", nominal)
         if (moved := where.parameters) is not None:
             with moved.set_to(moved.draw(True, torch.Generator().manual_seed(0))):
-                check_numbers((lower, upper), _margins(decision, margins), terms, "With other parameters, margins")
-    lower, upper = ordered_box(lower, upper)
+                check_numbers(box, _margins(decision, margins), terms, "With other parameters, margins")
+    lower, upper = ordered_box(*box)
     return Prediction(classes=decision.classes, certain=(lower > 0).all(1), margin=lower.amin(1),
                       confidence=_confidence(nominal), confidence_lower=_confidence(lower),
                       confidence_upper=_confidence(upper))

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..relaxations import product
 from ..relaxations.piecewise import Line
 from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
-from .bound import Box, both_sides, box_of, moving_box, value_of
+from .bound import both_sides, box_of, moving_box, value_of
 from .planes import BoundPlanes, Mixture, Plane, to_shape
-from .weights import center_radius, changes_sign, product_sides
+from .weights import changes_sign, product_sides
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class BoundActivationGradient(BoundProduct):
 
     def factor(self, t: Box) -> tuple[Box, Lines]:
         curve = self.operator.traits
-        return curve.range(*t, **self.settings), curve.lines(*t, **self.settings)
+        return Box(*curve.range(*t, **self.settings)), curve.lines(*t, **self.settings)
 
     def factor_family(self, t: Box) -> Lines:
         return self.operator.traits.family(*t, **self.settings)
@@ -130,7 +131,7 @@ class BoundMultiply(BoundProduct):
         parameter = next((node for node in nodes if moving_box(node) is not None), None)
         if parameter is not None:
             at = 1 if parameter is nodes[0] else 0
-            center, radius = center_radius(box_of(parameter))
+            center, radius = box_of(parameter).around
             return product_sides(last_lower, last_upper, nodes, at, lambda A: to_shape(A * center, nodes[at]),
                                  lambda A: to_shape(A * radius, nodes[at]))
         moving = 0 if nodes[0].perturbed else 1

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..errors import UnsupportedOperation
-from .bound import BoundOperator, Box, both_sides, box_of, moving_box, refuse_parameter, value_of, weighted_sum
+from .bound import BoundOperator, both_sides, box_of, moving_box, refuse_parameter, value_of, weighted_sum
 from .planes import to_shape
 from .registry import Operator, register
-from .weights import center_radius, changes_sign, product_sides, shared_reach
+from .weights import changes_sign, product_sides, shared_reach
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,18 @@ class BoundAffine(BoundOperator):
 
     def bound_interval(self, *boxes: Box) -> Box:
         lowers, uppers = [box[0] for box in boxes], [box[1] for box in boxes]
-        if all(box[0] is box[1] for box in boxes):
-            value = self.forward(*lowers)
-            return value, value
+        if all(box.is_point for box in boxes):
+            return Box.point(self.forward(*lowers))
         if self.traits.magnitude is None:
-            return self.forward(*lowers), self.forward(*uppers)
+            return Box(self.forward(*lowers), self.forward(*uppers))
         self._check_weights_fixed()
-        center, radius = center_radius(boxes[0])
+        center, radius = boxes[0].around
         weights, reach = self._weights()
         value = self.forward(center, *weights)
         spread = self.traits.magnitude(radius, *weights, **self.settings)
         if reach is not None:
-            spread = spread + self.forward(torch.maximum(lowers[0].abs(), uppers[0].abs()), *reach)
-        return value - spread, value + spread
+            spread = spread + self.forward(boxes[0].size, *reach)
+        return Box(value - spread, value + spread)
 
     def added(self, *sizes: Tensor) -> Tensor:
         """Sum of the sizes of all that is added up for an entry, from the sizes of the inputs' entries."""
@@ -157,7 +157,7 @@ class BoundAffine(BoundOperator):
         weights, reach = [], []
         for node in self.inputs[1:]:
             box = moving_box(node)
-            value, radius = (value_of(node),) * 2 if box is None else center_radius(box)
+            value, radius = (value_of(node),) * 2 if box is None else box.around
             weights.append(value)
             reach.append(radius)
         return weights, reach if self.weight_moves else None
@@ -197,7 +197,7 @@ class BoundAdd(BoundAffine):
             for node in nodes:
                 box = moving_box(node)
                 if box is not None:
-                    center, radius = center_radius(box)
+                    center, radius = box.around
                     bias = bias + weighted_sum(A, center) + sign * weighted_sum(A.abs(), radius)
                 elif not node.perturbed:
                     bias = bias + weighted_sum(A, value_of(node))

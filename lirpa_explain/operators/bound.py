@@ -12,9 +12,9 @@ import torch
 from auto_LiRPA.bound_ops import Bound, Interval
 from torch import Tensor
 
+from ..boxes import Box
 from ..errors import UnsupportedOperation
 
-Box = tuple[Tensor, Tensor]
 Coefficients = tuple[Tensor | None, Tensor | None]
 
 
@@ -63,7 +63,7 @@ class BoundOperator(Bound):
         self.refuse_perturbed_parameters()
         boxes = tuple(moving_box(node) or box_of_interval(interval)
                       for node, interval in zip(self.inputs, v, strict=True))
-        box = self.bound_interval(*boxes)
+        box = Box(*self.bound_interval(*boxes))
         return box if self.outward is None else self.outward.interval(self, boxes, box)
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
@@ -97,8 +97,8 @@ def box_of_interval(interval: Any) -> Box:
         if norm != float("inf"):
             eps = torch.as_tensor(eps, dtype=lower.dtype, device=lower.device)
             eps = eps.reshape(-1, *[1] * (lower.ndim - 1)) if eps.ndim else eps
-            return lower - eps, upper + eps
-    return lower, upper
+            return Box(lower - eps, upper + eps)
+    return Box(lower, upper)
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,10 @@ def box_of(node: Bound) -> Box:
         moving = moving_box(node)
         if moving is not None:
             return moving
-        value = value_of(node)
-        return value, value
+        return Box.point(value_of(node))
     if getattr(node, "perturbation", None) is not None:
         return box_of_interval(node.interval)
-    return node.lower, node.upper
+    return Box(node.lower, node.upper)
 
 
 def value_of(node: Bound) -> Tensor:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..boxes import Box
 from ..relaxations import functions, piecewise
 from ..relaxations import secant as secants
 from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve
 from .activations import Activation, Aten, Layer, add_activation, curve
-from .bound import Box
 from .registry import DOMAIN, Operator, lookup, register
 
 
@@ -61,11 +61,11 @@ _activation.register_autograd(_backward, setup_context=_keep)
 
 
 def _kink_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
-    values = torch.where(lo >= 0, lo, slope * lo), torch.where(hi >= 0, hi, slope * hi)
+    values = Box(torch.where(lo >= 0, lo, slope * lo), torch.where(hi >= 0, hi, slope * hi))
     if slope >= 0:
         return values
     low = torch.where((lo < 0) & (hi > 0), torch.zeros_like(lo), torch.minimum(*values))
-    return low, torch.maximum(*values)
+    return Box(low, torch.maximum(*values))
 
 
 def _step_open(lo: Tensor, hi: Tensor, slope: float) -> Tensor:

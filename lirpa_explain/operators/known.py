@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .bound import BoundOperator, Box, both_sides, box_of, flat_functions
+from ..boxes import Box
+from .bound import BoundOperator, both_sides, box_of, flat_functions
 from .registry import Operator, register
 
 
@@ -25,7 +26,7 @@ class BoundKnown(BoundOperator):
 
     def bound_interval(self, *boxes: Box) -> Box:
         low, high = self.settings["low"], self.settings["high"]
-        return boxes[0][0].clamp(low, high), boxes[0][1].clamp(low, high)
+        return boxes[0].map(lambda side: side.clamp(low, high))
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         lower, upper = box_of(nodes[0])

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..relaxations.ranges import product_range
-from .bound import BoundOperator, Box, both_sides, box_of, flat_functions, value_of
+from .bound import BoundOperator, both_sides, box_of, flat_functions, value_of
 from .registry import Operator, register
 
 
@@ -26,15 +27,14 @@ class BoundMatrixProduct(BoundOperator):
         return other.expand_as(boxes[index][0])
 
     def bound_interval(self, *boxes: Box) -> Box:
-        x, y = ([side.unsqueeze(dim) for side in box] for box, dim in zip(boxes, (-1, -3), strict=True))
-        lower, upper = product_range((x[0], x[1]), (y[0], y[1]))  # of all products: (B, *, M, K, L)
-        return lower.sum(-2), upper.sum(-2)
+        x, y = boxes[0].map(lambda side: side.unsqueeze(-1)), boxes[1].map(lambda side: side.unsqueeze(-3))
+        return product_range(x, y).map(lambda side: side.sum(-2))  # of all products: (B, *, M, K, L)
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         x, y = nodes
         if not x.perturbed or not y.perturbed:
             return self._linear(last_lower, last_upper, x, y)
-        (c, r), (d, s) = (((low + high) / 2, (high - low) / 2) for low, high in map(box_of, nodes))
+        (c, r), (d, s) = (box_of(node).around for node in nodes)
         at_center, error = c @ d, r @ s
 
         def lower(A: Tensor) -> tuple[list[Tensor | None], Tensor]:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..relaxations.ranges import variance_range
 from .affine import Affine, BoundAffine
-from .bound import BoundOperator, Box, both_sides, box_of, flat_functions
+from .bound import BoundOperator, both_sides, box_of, flat_functions
 from .registry import Operator, register
 
 
@@ -37,9 +38,8 @@ class BoundVariance(BoundOperator):
     def bound_interval(self, *boxes: Box) -> Box:
         dims = self.settings["dims"]
         shape = *boxes[0][0].shape[: dims[0]], *[1] * len(dims)
-        entries = [side.flatten(dims[0])[..., None].flatten(0, -3) for side in boxes[0]]
-        low, high = variance_range((entries[0], entries[1]))
-        return low.reshape(shape), high.reshape(shape)
+        entries = boxes[0].map(lambda side: side.flatten(dims[0])[..., None].flatten(0, -3))
+        return variance_range(entries).map(lambda side: side.reshape(shape))
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         low, high = box_of(nodes[0])

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from .bound import (
     BoundOperator,
-    Box,
     Signed,
     both_sides,
     box_of,

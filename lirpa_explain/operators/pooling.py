@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..boxes import Box
 from ..rounding import JUMP, roundings
 from .affine import MOVED, BoundAffine
-from .bound import BoundOperator, Box, both_sides, box_of, value_of, weighted_sum
+from .bound import BoundOperator, both_sides, box_of, value_of, weighted_sum
 from .registry import Operator, register
 
 
@@ -73,8 +74,7 @@ class BoundMaxPool(BoundOperator):
         return _open_positions(boxes[0], self._windows(boxes[0][0]))
 
     def bound_interval(self, *boxes: Box) -> Box:
-        lower, upper = boxes[0]
-        return self.forward(lower), self.forward(upper)
+        return boxes[0].map(self.forward)
 
     def _windows(self, z: Tensor) -> Windows:
         return Windows(z.shape[2:], **self.settings)
@@ -146,7 +146,7 @@ class BoundMaxPoolGradient(BoundOperator):
         gl, gu = gl.flatten(2)[:, :, None], gu.flatten(2)[:, :, None]
         low = torch.where(certain, gl, gl.clamp(max=0)) * candidates
         high = torch.where(certain, gu, gu.clamp(min=0)) * candidates
-        return windows.back(low), windows.back(high)
+        return Box(low, high).map(windows.back)
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         g, z = box_of(nodes[0]), box_of(nodes[1])

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..errors import UnsupportedOperation
 from ..relaxations import product
 from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
 from ..relaxations.secant import secant, secant_family, secant_lines, secant_range
 from .activations import secant_of
-from .bound import Box
 from .planes import BoundPlanes, Plane
 from .registry import DOMAIN, Operator, lookup, register
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..relaxations.ranges import product_range
 from ..relaxations.softmax import log_softmax_range, log_sum_exp_planes
 from ..rounding import least
-from .bound import BoundOperator, Box, both_sides, box_of, flat_functions, value_of, weighted_sum
+from .bound import BoundOperator, both_sides, box_of, flat_functions, value_of, weighted_sum
 from .registry import Operator, register
 
 
@@ -25,8 +26,8 @@ class BoundLogSoftmax(BoundOperator):
 
     def bound_interval(self, *boxes: Box) -> Box:
         dim = self.settings["dim"]
-        low, high = log_softmax_range(*[side.movedim(dim, -1) for side in boxes[0]])
-        return low.movedim(-1, dim), high.movedim(-1, dim)
+        box = log_softmax_range(*boxes[0].map(lambda side: side.movedim(dim, -1)))
+        return box.map(lambda side: side.movedim(-1, dim))
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         box = box_of(nodes[0])
@@ -69,14 +70,13 @@ class BoundWeightedCenter(BoundOperator):
         low, high = (gl[..., None] - gu[..., None, :]) * other, (gu[..., None] - gl[..., None, :]) * other
         pl, pu = pl[..., None, :], pu[..., None, :]
         if total is None:
-            lower, upper = product_range((pl, pu), (low, high))
-            lower, upper = lower.sum(-1), upper.sum(-1)
+            box = product_range(Box(pl, pu), Box(low, high)).map(lambda side: side.sum(-1))
         else:
-            lower, upper = -largest_average(-low, pl, pu, total), largest_average(high, pl, pu, total)
-        return lower.movedim(-1, dim), upper.movedim(-1, dim)
+            box = Box(-largest_average(-low, pl, pu, total), largest_average(high, pl, pu, total))
+        return box.map(lambda side: side.movedim(-1, dim))
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
-        (center, g_radius), (p, p_radius) = (((low + high) / 2, (high - low) / 2) for low, high in map(box_of, nodes))
+        (center, g_radius), (p, p_radius) = (box_of(node).around for node in nodes)
         g = center
         dim, total = self.settings["dim"] - p.ndim, self.settings["total"]
         sums, sums_radius = p.sum(dim, keepdim=True), p_radius.sum(dim, keepdim=True)

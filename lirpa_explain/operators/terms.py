@@ -8,12 +8,12 @@ sums and products (`CARRIED`) hands on the sizes of its terms and not those of i
 from collections.abc import Sequence
 from functools import singledispatch
 
-import torch
 from torch import Tensor
 
+from ..boxes import Box
 from .activation import BoundActivation, BoundActivationGradient, BoundMultiply
 from .affine import BoundAffine
-from .bound import BoundOperator, Box
+from .bound import BoundOperator
 from .known import BoundKnown
 from .matrix import BoundMatrixProduct
 from .normalization import BoundVariance
@@ -37,11 +37,6 @@ RELATIVE = frozenset({
 gradients to the upstream gradient, as in 1 - tanh(z)^2."""
 
 
-def size_of(box: Box) -> Tensor:
-    """The largest absolute value in a box."""
-    return torch.maximum(box[0].abs(), box[1].abs())
-
-
 @singledispatch
 def terms(operator: BoundOperator, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
     """Upper bound of the sum of the sizes of all terms of each entry: of the value, and of what bounds it.
@@ -49,7 +44,7 @@ def terms(operator: BoundOperator, boxes: Sequence[Box], sizes: Sequence[Tensor]
     Args:
         operator: the operator.
         boxes: where its inputs lie, each (B, *S); parameters are points without rows.
-        sizes: of the inputs, at least `size_of` of their boxes.
+        sizes: of the inputs, at least those of their boxes.
         result: size of the result, (B, *output).
 
     Returns:
@@ -71,13 +66,13 @@ def _affine(operator: BoundAffine, boxes: Sequence[Box], sizes: Sequence[Tensor]
 
 @terms.register
 def _activation(operator: BoundActivation, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
-    return result if operator.operator.name in RELATIVE else result + size_of(boxes[0])
+    return result if operator.operator.name in RELATIVE else result + boxes[0].size
 
 
 @terms.register
 def _activation_gradient(operator: BoundActivationGradient, boxes: Sequence[Box], sizes: Sequence[Tensor],
                          result: Tensor) -> Tensor:
-    return result if operator.operator.name in RELATIVE else result + size_of(boxes[0])
+    return result if operator.operator.name in RELATIVE else result + boxes[0].size
 
 
 @terms.register
@@ -89,26 +84,26 @@ def _multiply(operator: BoundMultiply, boxes: Sequence[Box], sizes: Sequence[Ten
 def _secant(operator: BoundSecantGradient, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
     """(phi(z) - phi(z0)) / (z - z0): each value of phi, whose slope is at most about 1, rounds by itself."""
     distance = (boxes[1][0] - boxes[2][0]).abs().clamp(min=operator.eps)
-    return result + size_of(boxes[0]) * (1 + (size_of(boxes[1]) + size_of(boxes[2])) / distance)
+    return result + boxes[0].size * (1 + (boxes[1].size + boxes[2].size) / distance)
 
 
 @terms.register
 def _matrix_product(operator: BoundMatrixProduct, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
                     ) -> Tensor:
-    return size_of(boxes[0]) @ size_of(boxes[1])
+    return boxes[0].size @ boxes[1].size
 
 
 @terms.register
 def _variance(operator: BoundVariance, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
     dims = operator.settings["dims"]
-    size = size_of(boxes[0])
+    size = boxes[0].size
     return (size + size.mean(dims, keepdim=True)).square().mean(dims, keepdim=True)
 
 
 @terms.register
 def _max_pool(operator: BoundMaxPool, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
     """The value is exact; planes above it add up the entries of a window."""
-    size = size_of(boxes[0])
+    size = boxes[0].size
     return Windows(size.shape[2:], **operator.settings).of(size).sum(2).reshape(result.shape)
 
 
@@ -117,13 +112,13 @@ def _max_pool_gradient(operator: BoundMaxPoolGradient, boxes: Sequence[Box], siz
                        ) -> Tensor:
     """Wherever the maximum of a window may be."""
     windows = Windows(boxes[1][0].shape[2:], **operator.settings)
-    size = size_of(boxes[0]).flatten(2)[:, :, None]
+    size = boxes[0].size.flatten(2)[:, :, None]
     return windows.back(size.expand(-1, -1, windows.positions, -1).contiguous())
 
 
 @terms.register
 def _log_softmax(operator: BoundLogSoftmax, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
-    size = size_of(boxes[0])
+    size = boxes[0].size
     return size + 2 * size.amax(operator.settings["dim"], keepdim=True) + result + 1
 
 
@@ -131,8 +126,8 @@ def _log_softmax(operator: BoundLogSoftmax, boxes: Sequence[Box], sizes: Sequenc
 def _weighted_center(operator: BoundWeightedCenter, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
                      ) -> Tensor:
     dim, total = operator.settings["dim"], operator.settings["total"]
-    g = 2 * size_of(boxes[0]).amax(dim, keepdim=True)
-    return (g * (2 * size_of(boxes[1]).sum(dim, keepdim=True) + (total or 0.0))).expand(result.shape)
+    g = 2 * boxes[0].size.amax(dim, keepdim=True)
+    return (g * (2 * boxes[1].size.sum(dim, keepdim=True) + (total or 0.0))).expand(result.shape)
 
 
 @terms.register

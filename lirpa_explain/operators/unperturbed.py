@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..relaxations.ranges import product_range
-from .bound import BoundOperator, Box, MovingParameter, box_of, moving_box, refuse_parameter
+from .bound import BoundOperator, MovingParameter, box_of, moving_box, refuse_parameter
 from .registry import Operator, register
-from .weights import center_radius
 
 MOVES = frozenset({
     "t.default", "transpose.int", "permute.default", "view.default", "_unsafe_view.default", "reshape.default",
@@ -26,28 +26,28 @@ INCREASING = frozenset({"exp.default", "tanh.default", "sigmoid.default", "relu.
 
 
 def _box(value: Any) -> Box:
-    return value if isinstance(value, tuple) else (torch.as_tensor(value),) * 2
+    return value if isinstance(value, Box) else Box.point(torch.as_tensor(value))
 
 
 def _sum(x: Any, y: Any, factor: float = 1) -> Box:
     """Range of x + factor * y."""
     x, y = _box(x), _multiple(_box(y), factor)
-    return x[0] + y[0], x[1] + y[1]
+    return Box(x[0] + y[0], x[1] + y[1])
 
 
 def _multiple(x: Box, factor: float) -> Box:
-    return (x[0] * factor, x[1] * factor) if factor >= 0 else (x[1] * factor, x[0] * factor)
+    return Box(x[0] * factor, x[1] * factor) if factor >= 0 else Box(x[1] * factor, x[0] * factor)
 
 
 def _reciprocal(x: Box) -> Box:
     has_sign = (x[0] > 0) | (x[1] < 0)
-    return torch.where(has_sign, 1 / x[1], -torch.inf), torch.where(has_sign, 1 / x[0], torch.inf)
+    return Box(torch.where(has_sign, 1 / x[1], -torch.inf), torch.where(has_sign, 1 / x[0], torch.inf))
 
 
 def _matrix_product(x: Box, y: Box) -> Box:
-    (c, r), (d, s) = center_radius(x), center_radius(y)
+    (c, r), (d, s) = x.around, y.around
     spread = c.abs() @ s + r @ (d.abs() + s)
-    return c @ d - spread, c @ d + spread
+    return Box(c @ d - spread, c @ d + spread)
 
 
 RANGES: dict[str, Callable[..., Box]] = {
@@ -75,8 +75,7 @@ class BoundUnperturbed(BoundOperator):
     takes_parameters = True
 
     def bound_interval(self, *boxes: Box) -> Box:
-        value = self.forward(*[box[0] for box in boxes])
-        return value, value
+        return Box.point(self.forward(*[box.lower for box in boxes]))
 
     def moving(self) -> MovingParameter | None:
         """What the engine needs to know of the value; None if no parameter among the inputs moves."""
@@ -91,8 +90,8 @@ class BoundUnperturbed(BoundOperator):
             UnsupportedOperation: there is no rule for it.
         """
         target = self.settings["target"]
-        if target in MOVES | INCREASING and all(box[0] is box[1] for box in boxes[1:]):
-            return self.forward(*[box[0] for box in boxes]), self.forward(*[box[1] for box in boxes])
+        if target in MOVES | INCREASING and all(box.is_point for box in boxes[1:]):
+            return Box(self.forward(*[box.lower for box in boxes]), self.forward(*[box.upper for box in boxes]))
         if target not in RANGES:
             for node in self.inputs:
                 refuse_parameter(node, f"aten.{target} of parameters")

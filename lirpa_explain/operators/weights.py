@@ -15,19 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bound import Box, both_sides, box_of, flat_functions, weighted_sum
+from ..boxes import Box
+from .bound import both_sides, box_of, flat_functions, weighted_sum
 
 Pull = Callable[[Tensor], Tensor]
 
 
 CANCELS = 0.9
 """Share of the chord's reach below which a constant is the better bound, although it does not follow x."""
-
-
-def center_radius(box: Box) -> tuple[Tensor, Tensor]:
-    """Centre and radius of a box."""
-    lower, upper = box
-    return (upper + lower) / 2, (upper - lower) / 2
 
 
 def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +59,7 @@ def shared_reach(function: Callable[[Tensor, Tensor], Tensor], x: Box, center: T
         center: C.
         radius: R.
     """
-    middle, spread = center_radius(x)
+    middle, spread = x.around
 
     def gradient(x: Tensor, A: Tensor) -> Tensor:
         return torch.func.vjp(lambda weight: function(x[None], weight), center)[1](A[None])[0]
@@ -87,9 +82,9 @@ def product_sides(last_lower: Tensor | None, last_upper: Tensor | None, nodes: t
         shared: maps A to a bound (S, B) of |A op(x, D)|, which is taken for those functions for which it is much lower.
     """
     x = nodes[at]
-    lower, upper = box_of(x)
-    largest = torch.maximum(lower.abs(), upper.abs())
-    slope, offset = chord(lower, upper) if x.perturbed else (torch.zeros_like(largest), largest)
+    box = box_of(x)
+    largest = box.size
+    slope, offset = chord(*box) if x.perturbed else (torch.zeros_like(largest), largest)
     others: list[Tensor | None] = [None] * len(nodes)
 
     def side(sign: int) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
@@ -102,7 +97,7 @@ def product_sides(last_lower: Tensor | None, last_upper: Tensor | None, nodes: t
                 reach = torch.where(is_lower.reshape(*is_lower.shape, *[1] * (reach.ndim - 2)), 0.0, reach)
                 constant = torch.where(is_lower, alone, constant)
             if not x.perturbed:
-                return others, weighted_sum(pull(A), lower) + sign * constant
+                return others, weighted_sum(pull(A), box.lower) + sign * constant
             return [*others[:at], pull(A) + sign * reach * slope, *others[at + 1:]], sign * constant
 
         return bound

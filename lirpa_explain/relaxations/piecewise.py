@@ -6,6 +6,7 @@ A line is a pair (slope, offset): t -> slope * t + offset. All functions work en
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..rounding import JUMP, at_a_jump, roundings
 
 Line = tuple[Tensor, Tensor]
@@ -88,7 +89,7 @@ def step_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
     return (stacked[0], torch.stack([low, low])), (stacked[1], torch.stack([high, high]))
 
 
-def step_range(lo: Tensor, hi: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+def step_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
     """Range of the derivative of `kink_lines`' function on [lo, hi]; at 0 it is the interval between both sides.
 
     A bound of a sum of n products is off by some roundings, and the derivative jumps: an end as close to 0 as
@@ -105,4 +106,4 @@ def step_range(lo: Tensor, hi: Tensor, slope: float) -> tuple[Tensor, Tensor]:
     high = torch.sub(hi, lo, alpha=margin).sign_().add_(1).clamp_(max=1)
     if slope:
         low, high = (torch.lerp(low.new_full((), slope), side.new_ones(()), side) for side in (low, high))
-    return (low, high) if slope <= 1 else (high, low)
+    return Box(low, high) if slope <= 1 else Box(high, low)

@@ -14,11 +14,11 @@ Source: McCormick, Computability of global solutions to factorable nonconvex pro
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..rounding import PRODUCT, SLOPE, roundings
 from .piecewise import Line
 
 Plane = tuple[Tensor, Tensor, Tensor]
-Box = tuple[Tensor, Tensor]
 Lines = tuple[Line, Line]
 
 
@@ -40,14 +40,15 @@ def upper_plane(g: Box, d: Box, t: Box, lines: Lines) -> Plane:
 
     Example:
         >>> one = torch.tensor(1.)
-        >>> a, b, c = upper_plane((-one, one), (0 * one, one), (-one, one), ((0 * one, 0 * one), (0 * one, one)))
+        >>> lines = (0 * one, 0 * one), (0 * one, one)
+        >>> a, b, c = upper_plane(Box(-one, one), Box(0 * one, one), Box(-one, one), lines)
         >>> float(a), float(b), float(c)
         (0.5, 0.0, 0.5)
     """
-    (gl, gu), (dl, du), (tl, tu) = g, d, t
-    center_g, center_t = (gl + gu) / 2, (tl + tu) / 2
+    (gl, gu), (dl, du) = g, d
+    center_g, center_t = g.center, t.center
     middle = _middle(g)
-    size = torch.maximum(gl.abs(), gu.abs()) * torch.maximum(dl.abs(), du.abs())
+    size = g.size * d.size
     margin = 1e-6 * (gu - gl) * (du - dl) + roundings(PRODUCT, gl.dtype) * size
 
     def height(plane: Plane) -> Tensor:
@@ -86,7 +87,7 @@ def _mixture(lam: Tensor, g: Box, d: Box, lines: Lines) -> Plane:
 
 def planes(g: Box, d: Box, t: Box, lines: Lines) -> tuple[Plane, Plane]:
     """Planes below and above g * d(t); see `upper_plane`."""
-    return _negated(upper_plane(_minus(g), d, t, lines)), upper_plane(g, d, t, lines)
+    return _negated(upper_plane(g.negated(), d, t, lines)), upper_plane(g, d, t, lines)
 
 
 def plane_family(g: Box, d: Box, t: Box, lines: Lines, family: Lines) -> tuple[Plane, Plane]:
@@ -106,7 +107,7 @@ def plane_family(g: Box, d: Box, t: Box, lines: Lines, family: Lines) -> tuple[P
     Returns:
         Planes below and planes above, each tensor (2 + 2 K, *S).
     """
-    return (_negated(_upper_family(_minus(g), d, t, lines, family)), _upper_family(g, d, t, lines, family))
+    return (_negated(_upper_family(g.negated(), d, t, lines, family)), _upper_family(g, d, t, lines, family))
 
 
 def _upper_family(g: Box, d: Box, t: Box, lines: Lines, family: Lines) -> Plane:
@@ -117,10 +118,6 @@ def _upper_family(g: Box, d: Box, t: Box, lines: Lines, family: Lines) -> Plane:
         members += [_mixture(lam, g, d, chosen) for lam in (zero, zero + 1)]
     a, b, c = (torch.stack(torch.broadcast_tensors(*parts)) for parts in zip(*members, strict=True))
     return a, b, c
-
-
-def _minus(g: Box) -> Box:
-    return -g[1], -g[0]
 
 
 def _negated(plane: Plane) -> Plane:

@@ -1,7 +1,4 @@
-"""Ranges of simple functions over boxes: what interval arithmetic needs beyond adding.
-
-A box is a pair (lower, upper) of tensors; every point between them, entry by entry, belongs to it.
-"""
+"""Ranges of products, linear functions and variances over boxes, with gradients where training needs them."""
 
 from typing import Any
 
@@ -9,21 +6,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..boxes import Box
 from ..rounding import JUMP, roundings
-
-Box = tuple[Tensor, Tensor]
 
 
 def product_range(g: Box, d: Box) -> Box:
     """Range of the product of two independent factors, once differentiable.
 
     Example:
-        >>> low, high = product_range((torch.tensor(-1.), torch.tensor(2.)), (torch.tensor(0.), torch.tensor(3.)))
+        >>> low, high = product_range(Box(torch.tensor(-1.), torch.tensor(2.)), Box(torch.tensor(0.), torch.tensor(3.)))
         >>> float(low), float(high)
         (-3.0, 6.0)
     """
     rule = _ScaledRange if bool((d[0] >= 0).all()) else _ProductRange
-    return rule.apply(*g, *d)
+    return Box(*rule.apply(*g, *d))
 
 
 # Both rules are written out, because in training by intervals smooth nets spend most of their time in them and in
@@ -34,7 +30,7 @@ class _ScaledRange(torch.autograd.Function):
     """For d >= 0: the lower end is gl * (dl if gl >= 0 else du), the upper one gu * (du if gu >= 0 else dl)."""
 
     @staticmethod
-    def forward(ctx: Any, gl: Tensor, gu: Tensor, dl: Tensor, du: Tensor) -> Box:
+    def forward(ctx: Any, gl: Tensor, gu: Tensor, dl: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:
         at_low, at_high = torch.where(gl >= 0, dl, du), torch.where(gu >= 0, du, dl)
         ctx.save_for_backward(gl, gu, at_low, at_high)
         ctx.shapes = [end.shape for end in (gl, gu, dl, du)]
@@ -56,7 +52,7 @@ class _ProductRange(torch.autograd.Function):
     """For d of any sign."""
 
     @staticmethod
-    def forward(ctx: Any, gl: Tensor, gu: Tensor, dl: Tensor, du: Tensor) -> Box:
+    def forward(ctx: Any, gl: Tensor, gu: Tensor, dl: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:
         low, *at_low = _least_product(gl, gu, dl, du)
         minus_high, *at_high = _least_product(-gu, -gl, dl, du)
         ctx.save_for_backward(*at_low, *at_high)
@@ -85,7 +81,7 @@ def _least_product(gl: Tensor, gu: Tensor, dl: Tensor, du: Tensor) -> tuple[Tens
             torch.where(at_gu, above, rises), at_gu)
 
 
-def _split(at_lower: Tensor, a: Tensor, b_at_lower: Tensor, b: Tensor) -> Box:
+def _split(at_lower: Tensor, a: Tensor, b_at_lower: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The sums of what two gradients give to the lower and to the upper end."""
     return (torch.where(at_lower, a, 0.0) + torch.where(b_at_lower, b, 0.0),
             torch.where(at_lower, 0.0, a) + torch.where(b_at_lower, 0.0, b))
@@ -95,7 +91,7 @@ def linear_range(functions: Tensor, box: Box) -> Box:
     """Range of linear functions (B, K, D) over boxes (B, D): each side (B, K).
 
     Example:
-        >>> box = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 3.0]])
+        >>> box = Box(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 3.0]]))
         >>> low, high = linear_range(torch.tensor([[[1.0, -1.0]]]), box)
         >>> low.item(), high.item()
         (-3.0, 0.0)
@@ -103,18 +99,7 @@ def linear_range(functions: Tensor, box: Box) -> Box:
     positive, negative = functions.clamp(min=0), functions.clamp(max=0)
     lower, upper = (torch.einsum("bkd,bd->bk", positive, box[i]) + torch.einsum("bkd,bd->bk", negative, box[1 - i])
                     for i in (0, 1))
-    return lower, upper
-
-
-def absolute_range(box: Box) -> Box:
-    """Range of |a| for a in a box.
-
-    Example:
-        >>> low, high = absolute_range((torch.tensor([-2.0, 1.0]), torch.tensor([1.0, 2.0])))
-        >>> low.tolist(), high.tolist()
-        ([0.0, 1.0], [2.0, 2.0])
-    """
-    return torch.maximum(box[0], -box[1]).clamp(min=0), torch.maximum(-box[0], box[1])
+    return Box(lower, upper)
 
 
 def variance_range(box: Box, iterations: int = 60) -> Box:
@@ -126,7 +111,7 @@ def variance_range(box: Box, iterations: int = 60) -> Box:
     so that a minimum found only nearly is not exceeded.
 
     Example:
-        >>> low, high = variance_range((torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0], [3.0]]])))
+        >>> low, high = variance_range(Box(torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0], [3.0]]])))
         >>> round(low.item(), 6), round(high.item(), 6)
         (0.25, 2.25)
     """
@@ -135,7 +120,7 @@ def variance_range(box: Box, iterations: int = 60) -> Box:
     def residual(c: Tensor, nearest: bool) -> Tensor:
         """Distance c - a_j for the nearest, or the farthest, a_j of each interval; its mean is half the derivative."""
         if nearest:
-            return c - torch.minimum(torch.maximum(c, lower), upper)
+            return c - box.nearest(c)
         return torch.where(c - lower > upper - c, c - lower, c - upper)
 
     def bracket(nearest: bool) -> Box:
@@ -145,16 +130,16 @@ def variance_range(box: Box, iterations: int = 60) -> Box:
                 middle = (left + right) / 2
                 rising = residual(middle, nearest).mean(1, keepdim=True) > 0
                 left, right = torch.where(rising, left, middle), torch.where(rising, middle, right)
-        return left, right
+        return Box(left, right)
 
     left, right = bracket(nearest=True)
     at_left = residual(left, True)
     low = (at_left.square().mean(1) + 2 * at_left.mean(1) * (right - left)[:, 0]).clamp(min=0)
     left, right = bracket(nearest=False)
     # Where the minimum lies at a kink, the middle of an interval, it moves with that interval.
-    middles = (lower + upper) / 2
+    middles = box.center
     nearest = middles.gather(1, (middles - left).abs().argmin(1, keepdim=True))
     margin = roundings(JUMP / 2, left.dtype) * torch.maximum(left.abs(), right.abs())
     c = torch.where((left - margin <= nearest) & (nearest <= right + margin), nearest, left)
     high = residual(c, False).square().mean(1)
-    return low, high
+    return Box(low, high)

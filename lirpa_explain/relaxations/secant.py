@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from .kink_secant import kink_secant, kink_secant_lines, kink_secant_range
 from .piecewise import Line
-from .ranges import Box
 from .smooth_secant import EXPONENTIAL, SIGMOID, SOFTPLUS, TANH, Smooth, smooth_lines, smooth_range
 
 PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)  # where each line of a family is lowest (above) or highest (below)
@@ -112,7 +112,7 @@ def secant_range(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> B
     for weight, (least, most) in parts:
         least, most = (least, most) if weight >= 0 else (most, least)
         low, high = low + weight * least, high + weight * most
-    return low, high
+    return Box(low, high)
 
 
 def secant_lines(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, place: float = 0.5) -> tuple[Line, Line]:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..boxes import Box
 from ..rounding import SECOND_DERIVATIVE, least, roundings
 from ..rounding import narrow as narrow_width
 from .piecewise import Line
-from .ranges import Box
 
 CELLS = 26  # of the grid, half of them on each side of the point where the slope bends most; odd, so that places
 # such as the middle are not at a point of it
@@ -78,10 +78,10 @@ def smooth_range(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> B
     inside = _inside(lo, hi, z0, eps)
     low, high = torch.where(inside, least, low), torch.where(inside, most, high)
     if f.error is None:
-        return low, high
+        return Box(low, high)
     less, more = f.error(lo, hi, z0, eps)
     straight = _straight(f, lo, z0)
-    return torch.where(straight, 1.0, low + less), torch.where(straight, 1.0, high + more)
+    return Box(torch.where(straight, 1.0, low + less), torch.where(straight, 1.0, high + more))
 
 
 def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, place: float = 0.5) -> tuple[Line, Line]:
@@ -331,7 +331,7 @@ def SOFTPLUS(beta: float, threshold: float) -> Smooth:
         across = torch.where(z0 > limit, lo <= limit, hi > limit)
         only = torch.where(z0 > limit, hi <= limit, lo > limit) & ((z0 - limit).abs() > eps)
         up = torch.where((hi > limit) & (z0 >= limit - eps), torch.sigmoid(zero - threshold), 0.0)
-        return torch.where(across, fall(first), 0.0), torch.where(only, fall(last), up)
+        return Box(torch.where(across, fall(first), 0.0), torch.where(only, fall(last), up))
 
     return Smooth(value, lambda t: torch.sigmoid(beta * t), torch.zeros_like, False,
                   lambda lo, hi: beta**2 * highest(lo, hi).clamp(max=0.0963), lambda t, right: beta * _bump(beta * t),

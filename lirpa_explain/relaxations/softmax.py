@@ -7,10 +7,10 @@ above are tangents, planes below replace every exp by its chord.
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..rounding import lowest
 from ..rounding import narrow as narrow_width
 
-Box = tuple[Tensor, Tensor]
 Plane = tuple[Tensor, Tensor]
 
 
@@ -25,7 +25,8 @@ def log_softmax_range(lo: Tensor, hi: Tensor) -> Box:
         True
     """
     zero = torch.zeros_like(lo)
-    return -torch.logaddexp(zero, _log_sum_of_others(hi) - lo), -torch.logaddexp(zero, _log_sum_of_others(lo) - hi)
+    return Box(-torch.logaddexp(zero, _log_sum_of_others(hi) - lo),
+               -torch.logaddexp(zero, _log_sum_of_others(lo) - hi))
 
 
 def _log_sum_of_others(x: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .declaration import Function, margin
+from ..boxes import Box
+from .declaration import Function, end_rounding
 from .piecewise import Line
 from .search import line_above, peak
 
@@ -26,7 +27,7 @@ Family = tuple[Tensor, Tensor]  # slopes (K, *S), offsets (K, *S)
 PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)  # where in its interval each line of a family is lowest, the first one `lines`'
 
 
-def range_of(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+def range_of(f: Function, lo: Tensor, hi: Tensor) -> Box:
     """Smallest and largest value of a function on an interval.
 
     `min, max of f(t) over t in {lo, hi, both sides of the breaks and the extrema between them}`: exact, and once
@@ -49,7 +50,7 @@ def range_of(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
         >>> high.tolist()
         [1.0, 1.0]
     """
-    return _extremes(f, lo, hi)[:2] if f.trend else _Range.apply(f, lo, hi)
+    return Box(*_extremes(f, lo, hi)[:2] if f.trend else _Range.apply(f, lo, hi))
 
 
 class _Range(torch.autograd.Function):
@@ -92,7 +93,7 @@ def _monotone_range(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor
         return -high, -low
     if not f.breaks:
         return f.pieces[0].value(lo), f.pieces[0].value(hi)
-    by, sides = margin(lo, hi), []
+    by, sides = end_rounding(lo, hi), []
     for end, reached, left in ((lo, lo - by, True), (hi, hi + by, False)):
         values = f.of_pieces([piece.value for piece in f.pieces], end)
         for i, (before, after) in enumerate(f.jumps):
@@ -203,7 +204,7 @@ def is_straight(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
         >>> is_straight(hardtanh(-1, 1).function, torch.tensor([-3.0, 0.0]), torch.tensor([-2.0, 2.0])).tolist()
         [True, False]
     """
-    inside = [(lo > start + margin(lo, hi)) & (hi < stop - margin(lo, hi)) for start, stop in f.straight]
+    inside = [(lo > start + end_rounding(lo, hi)) & (hi < stop - end_rounding(lo, hi)) for start, stop in f.straight]
     return reduce(torch.logical_or, inside, lo >= hi)
 
 
@@ -229,7 +230,7 @@ def _inside(f: Function, usable: Tensor | None, lo: Tensor, hi: Tensor) -> tuple
 
 def _wide(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
     """Where an interval is longer than two periods, or rounding has lost its place within one."""
-    return (hi - lo >= 2 * f.period) | (16 * margin(lo, hi) > f.period)
+    return (hi - lo >= 2 * f.period) | (16 * end_rounding(lo, hi) > f.period)
 
 
 def _extrema(f: Function, i: int, lo: Tensor, hi: Tensor
@@ -242,7 +243,7 @@ def _extrema(f: Function, i: int, lo: Tensor, hi: Tensor
             yield point, extreme, 0.0, kind
             continue
         for shift in f.shifts(lo.detach()):
-            yield point + shift, extreme + f.trend * shift, margin(lo, hi), 0
+            yield point + shift, extreme + f.trend * shift, end_rounding(lo, hi), 0
 
 
 # The construction

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lirpa_explain.boxes import Box
 from lirpa_explain.certificates import ranking
 from lirpa_explain.certificates.box import absolute_box
 from lirpa_explain.certificates.metrics.registry import Metric, register
@@ -189,7 +190,7 @@ def top_k_overlap(lower: Tensor, upper: Tensor, nominal: Tensor, k: int, absolut
 
 def _ranked(lower: Tensor, upper: Tensor, nominal: Tensor, absolute: bool) -> tuple[Tensor, Tensor, Tensor]:
     """What is ranked: the box, made to hold the nominal, and the nominal."""
-    lower, upper = torch.minimum(lower, nominal), torch.maximum(upper, nominal)
+    lower, upper = Box(lower, upper).hull(Box.point(nominal))
     return (*absolute_box(lower, upper), nominal.abs()) if absolute else (lower, upper, nominal)
 
 

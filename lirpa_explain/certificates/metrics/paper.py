@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from lirpa_explain.boxes import Box
 from lirpa_explain.certificates.box import absolute_box
 from lirpa_explain.certificates.metrics.regions import as_weights
 from lirpa_explain.certificates.metrics.registry import Metric, register
@@ -115,7 +116,7 @@ def targeted_region(lower: Tensor, upper: Tensor, nominal: Tensor, channels: int
     """
     if not isinstance(channels, int) or channels < 1 or nominal.shape[1] % channels:
         raise ValueError(f"channels is {channels!r}, but an example has {nominal.shape[1]} features; pass a divisor.")
-    change = torch.maximum(upper - nominal, nominal - lower)
+    change = Box(lower, upper).farthest(nominal)
     return change.reshape(len(change), channels, -1).sum(1).square().mean(1)
 
 

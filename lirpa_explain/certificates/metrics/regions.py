@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lirpa_explain.boxes import Box
 from lirpa_explain.certificates.box import absolute_box
 from lirpa_explain.certificates.metrics.registry import Metric, register
 from lirpa_explain.relaxations.ranges import linear_range
@@ -124,10 +125,9 @@ def as_weights(mask: Tensor, nominal: Tensor, binary: bool) -> Tensor:
     return weights
 
 
-def _mass(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, absolute: bool) -> tuple[Tensor, Tensor]:
-    ends = absolute_box(lower, upper) if absolute else (lower, upper)
-    low, high = linear_range(as_weights(mask, nominal, binary=False)[:, None], ends)
-    return low[:, 0], high[:, 0]
+def _mass(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, absolute: bool) -> Box:
+    box = absolute_box(lower, upper) if absolute else Box(lower, upper)
+    return linear_range(as_weights(mask, nominal, binary=False)[:, None], box).map(lambda side: side[:, 0])
 
 
 def _inside_and_outside(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, part: str

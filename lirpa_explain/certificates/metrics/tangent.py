@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lirpa_explain.boxes import Box
 from lirpa_explain.certificates.metrics.angle import least_cosine
 from lirpa_explain.certificates.metrics.registry import Metric, register
-from lirpa_explain.relaxations.ranges import absolute_range, linear_range
+from lirpa_explain.relaxations.ranges import linear_range
 
 from ...rounding import roundings
 
@@ -41,10 +42,10 @@ def tangent_lower(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) 
         >>> tangent_lower(v, v, v, torch.tensor([[1.0], [0.0]]))
         tensor([0.6000])
     """
-    low, high, v, q = _prepared(lower, upper, nominal, basis)
-    (shortest, _), (_, longest) = _lengths(linear_range(q.mT, (low, high))), _lengths((low, high))
+    box, v, q = _prepared(lower, upper, nominal, basis)
+    (shortest, _), (_, longest) = _lengths(linear_range(q.mT, box)), _lengths(box)
     by_length = torch.where(shortest > 0, shortest / torch.where(longest > 0, longest, 1.0), 0.0)
-    inside = least_cosine(low, high, _part(v, lambda w: _projected(q, w)))
+    inside = least_cosine(*box, _part(v, lambda w: _projected(q, w)))
     return torch.maximum(inside, by_length).clamp(0, 1).to(nominal)
 
 
@@ -74,9 +75,9 @@ def tangent_upper(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) 
         >>> tangent_upper(v - 1, v, v, torch.tensor([[1.0], [0.0]]))
         tensor([0.7071])
     """
-    low, high, v, q = _prepared(lower, upper, nominal, basis)
-    complement = least_cosine(low, high, _part(v, lambda w: w - _projected(q, w))).clamp(min=0)
-    (_, longest), (shortest, _) = _lengths(linear_range(q.mT, (low, high))), _lengths((low, high))
+    box, v, q = _prepared(lower, upper, nominal, basis)
+    complement = least_cosine(*box, _part(v, lambda w: w - _projected(q, w))).clamp(min=0)
+    (_, longest), (shortest, _) = _lengths(linear_range(q.mT, box)), _lengths(box)
     by_length = torch.where(longest == 0, 0.0, longest / shortest)  # inf where a = 0 is possible
     return torch.minimum((1 - complement.square()).clamp(min=0).sqrt(), by_length).clamp(0, 1).to(nominal)
 
@@ -124,7 +125,7 @@ def orthonormal(basis: Tensor) -> Tensor:
     return torch.nn.functional.pad(kept, (0, basis.shape[-1] - kept.shape[-1]))
 
 
-def _prepared(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _prepared(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> tuple[Box, Tensor, Tensor]:
     """Everything in float64, and the basis orthonormal, (N, D, k)."""
     if not isinstance(basis, Tensor) or basis.ndim not in (2, 3) or basis.shape[-2] != nominal.shape[1] or (
             basis.ndim == 3 and len(basis) != len(nominal)):
@@ -133,7 +134,7 @@ def _prepared(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> t
         raise ValueError(f"basis must be ({size}, k) or ({rows}, {size}, k), vectors as columns; given: {given}.")
     q = orthonormal(basis.detach().to(nominal.device))
     low, high, v = (t.detach().double() for t in (lower, upper, nominal))
-    return low, high, v, q.expand(len(v), *q.shape[-2:])
+    return Box(low, high), v, q.expand(len(v), *q.shape[-2:])
 
 
 def _projected(q: Tensor, v: Tensor) -> Tensor:
@@ -147,9 +148,9 @@ def _part(v: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.where(norm(part, dim=1, keepdim=True) > 1e-12 * norm(v, dim=1, keepdim=True), part, 0.0)
 
 
-def _lengths(box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _lengths(box: Box) -> tuple[Tensor, Tensor]:
     """The smallest and the largest length of a point of a box."""
-    low, high = absolute_range(box)
+    low, high = box.absolute()
     return torch.linalg.vector_norm(low, dim=1), torch.linalg.vector_norm(high, dim=1)
 
 

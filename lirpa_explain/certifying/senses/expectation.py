@@ -21,9 +21,9 @@ from ...bounding.expectation import (
     summarise,
 )
 from ...bounding.settings import Bounding
+from ...boxes import Box
 from ...certificates.meaning import Meaning
 from ...errors import UnsupportedAttribution
-from ...operators.bound import Box
 from ...rounding import unit
 from ..exit import check_holds
 from ..nominal import Nominal
@@ -96,8 +96,7 @@ class Expectation(Sense):
         shift = shift_of(xs, balls, sigmas)
 
         def bound(balls: tuple[Ball | None, ...], how: str | None) -> Box:
-            composed = prover.compose(single, balls, how or prover.bounding.method)
-            return composed.lower, composed.upper
+            return prover.compose(single, balls, how or prover.bounding.method).box
 
         near, far = certified_range(bound, xs, balls, sigmas)
         propagated = self.kind == PROPAGATED

@@ -4,8 +4,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from ...attributions import Plan
 from ...bounding.integral import INTEGRALS, integral_plans
 from ...certificates.meaning import Meaning
@@ -44,7 +42,7 @@ class Integral(Sense):
         finite, whole = integral_plans(plan, request.attribution)
         proven = prover.proven(finite, whole, nominal)
         at_inputs = prover.compose(whole, prover.fixed, prover.bounding.method)
-        error = torch.maximum(nominal.flat - at_inputs.lower, at_inputs.upper - nominal.flat).clamp(min=0)
+        error = at_inputs.box.farthest(nominal.flat).clamp(min=0)
         facts = {"integral": self.kind, "quadrature_error": nominal.shaped(error.detach()),
                  "completeness": completeness(request.attribution, request.xs, whole.baselines or (),
                                               request.keywords, nominal.parts)}

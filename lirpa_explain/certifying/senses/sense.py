@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...attributions import Plan
 from ...bounding.settings import Bounding
+from ...boxes import Box
 from ...certificates.meaning import Meaning
-from ...operators.bound import Box
 from ..nominal import Nominal
 from ..request import Request
 
