@@ -1,5 +1,6 @@
 """Random calls of Captum's attributions on random architectures, and how they are certified."""
 
+import contextlib
 import copy
 import math
 import random
@@ -117,10 +118,10 @@ def _neuron(draw: Draw, layer: Any, model: Any, inputs: tuple, to_input: bool) -
     shape: list[tuple[int, ...]] = []
     register = "register_forward_pre_hook" if to_input else "register_forward_hook"
     handle = getattr(layer, register)(lambda *given: shape.append(parts(given[-1])[0].shape[1:]))
-    with torch.no_grad():
+    with torch.no_grad(), contextlib.suppress(RuntimeError):  # of models that take no batch of one
         model(*inputs)
     handle.remove()
-    index = tuple(draw.randrange(size) for size in shape[0])
+    index = tuple(draw.randrange(size) for size in shape[0]) if shape else (0,)
     return index if len(index) > 1 else draw.choice((index, index[0]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from auto_LiRPA import BoundedModule, BoundedParameter, BoundedTensor, PerturbationLpNorm
-from captum.attr import LRP, Saliency
+from captum.attr import LRP, LayerActivation, Saliency
 from torch import Tensor, nn
 
 from lirpa_explain import (
@@ -365,6 +365,18 @@ class Applied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("first", [nn.Identity(), nn.Flatten(), nn.Linear(3, 3)], ids=str)
+def test_an_attribution_that_is_the_input_itself(first, method, norm):
+    """In l1 and l2 balls it had no width: at the input of the first layer, or behind an identity."""
+    model, x = randomised(nn.Sequential(first, mlp(3, 4, 2))), inputs(2, 3)
+    certificate = certify(LayerActivation(model, first), x, eps=0.1, norm=norm, method=method,
+                          attribute_to_layer_input=isinstance(first, nn.Linear))
+    for side in (certificate.upper - x, x - certificate.lower):  # each entry alone moves by the radius in all norms
+        torch.testing.assert_close(side, torch.full_like(x, 0.1), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients")

@@ -123,6 +123,8 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
     if outer is not None:
         operator, settings = OUTER[outer]
         final = builder.emit(operator, final, **settings)
+    if final.name in named:  # auto_LiRPA has no bounds of an input in a ball other than a box
+        final = builder.emit("scale", final, factor=1.0)
     steps = _needed(builder.steps, final.name)
     used = {name for step in steps for name in step.inputs} | {final.name}
     module = GradientModule(named, steps, final.name, builder.used_tensors(used),
