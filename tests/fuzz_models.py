@@ -361,7 +361,10 @@ def draw_fitting(draw: random.Random, shape: Shape, level: int, depth: int = 0) 
 
 
 def draw_architecture(draw: random.Random, level: int) -> Architecture:
-    """An architecture, with torch's random generator as it is set; above level 0 every other step is an activation."""
+    """An architecture, with torch's random generator as it is set; above level 0 every other step is an activation.
+
+    LRP knows modules alone, so at level 2 there is neither a second input nor a further argument.
+    """
     shape = first = draw.choice(SHAPES)
     steps: list[nn.Module] = []
     inputs = (shape,)
@@ -372,12 +375,12 @@ def draw_architecture(draw: random.Random, level: int) -> Architecture:
             continue
         step, shape = draw_fitting(draw, shape, level)
         steps.append(step)
-        if i == 0 and draw.random() < 0.2:
+        if i == 0 and draw.random() < 0.2 and level < 2:
             beside, inputs = nn.Linear(2, math.prod(shape)), (first, (2,))
     head = draw.choice([name for name, (lowest, _) in HEADS.items() if lowest >= level])
     model = Net(steps, HEADS[head][1](math.prod(shape)), beside, draw.random() < 0.5)
     weights = draw.choice(list(WEIGHTS))
-    extras = draw.choice(EXTRAS)
+    extras = draw.choice(EXTRAS) if level < 2 else ()
     for weight in model.parameters():
         weight.data = WEIGHTS[weights](weight.data if weight.any() else 0.3 * torch.randn_like(weight))
     for name, buffer in model.named_buffers():
