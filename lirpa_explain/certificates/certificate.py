@@ -28,8 +28,7 @@ from lirpa_explain.certificates.radius import Property, Radius, bisect
 from lirpa_explain.certificates.sandwich import Sandwich
 from lirpa_explain.relaxations.ranges import linear_range
 
-_RTOL = {"float64": 1e-9, "float32": 1e-5}
-_RTOL_OF_HALF_TYPES = 1e-2
+_RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -379,7 +378,7 @@ class Certificate:
 
     @property
     def _rtol(self) -> float:
-        return _RTOL.get(self.dtype, _RTOL_OF_HALF_TYPES)
+        return _RTOL.get(self.dtype, 1e-2)
 
     def _bounder(self, refine: str | None) -> refinement.Bounder | None:
         if refine is None:
