@@ -281,3 +281,14 @@ def test_nothing_is_drawn_from_the_callers_generator():
     with warnings.catch_warnings():
         lx.certify(Saliency(model), x, eps=0.01, target=0)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_secant_rounds_as_the_values_that_it_is_the_difference_of():
+    """Sigmoid is 1/2 at tiny arguments: Captum's quotient of differences is off by a millionth there."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 1)).double()
+    with torch.no_grad():
+        net[0].weight.mul_(1e-9)
+        net[0].bias.zero_()
+    x, baselines = torch.rand(3, 4).double(), torch.rand(1, 4).double()
+    lx.certify(DeepLift(net), x, eps=0.003, target=0, baselines=baselines.expand(3, 4))

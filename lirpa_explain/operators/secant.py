@@ -27,7 +27,9 @@ class BoundSecantGradient(BoundPlanes):
         super().__init__(attr, inputs, output_index, options)
         given = dict(self.settings)
         self.eps = given.pop("eps")
-        self.secant = secant_of(given.pop("function"), **given)
+        name = given.pop("function")
+        self.secant = secant_of(name, **given)
+        self.at_zero = abs(float(lookup(name).function(torch.zeros((), dtype=torch.float64), **given)))
 
     def relaxed_inputs(self) -> list[int]:
         return [0, 1]

@@ -82,9 +82,10 @@ def _multiply(operator: BoundMultiply, boxes: Sequence[Box], sizes: Sequence[Ten
 
 @terms.register
 def _secant(operator: BoundSecantGradient, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
-    """(phi(z) - phi(z0)) / (z - z0): each value of phi, whose slope is at most about 1, rounds by itself."""
+    """(phi(z) - phi(z0)) / (z - z0): values of phi, of size |phi(0)| + |z| about, round by themselves."""
     distance = (boxes[1][0] - boxes[2][0]).abs().clamp(min=operator.eps)
-    return result + boxes[0].size * (1 + (boxes[1].size + boxes[2].size) / distance)
+    values = boxes[1].size + boxes[2].size + 2 * operator.at_zero
+    return result + boxes[0].size * (1 + values / distance)
 
 
 @terms.register
