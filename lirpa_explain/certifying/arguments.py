@@ -23,8 +23,6 @@ def split_method(method: Any, quadrature: str | None, kwargs: dict[str, Any]) ->
     return method, kwargs if quadrature is None else {**kwargs, "method": quadrature}
 
 
-
-
 def check_seam(attribution: Any) -> None:
     """A replaced `gradient_func` would make the attribution a sum of something else."""
     inner = getattr(attribution, "attribution_method", attribution)

@@ -204,6 +204,7 @@ class Prover:
         """The same at points, each (N, *S), with values of the parameters that move."""
         if all(torch.equal(p, x) for p, x in zip(points, self.request.xs, strict=True)) and not values:
             return
+        is_own = bounded is plan
         plan, bounded = (p.moved_to(self.request.xs, points) for p in (plan, bounded))
         with self.request.moved(values):
             nominal = self.request.attribute(points, values).flat
@@ -211,7 +212,7 @@ class Prover:
             check_value(value, nominal, lambda r: self._reach(plan, r, points))
             if box is None:
                 return
-            within = self.compose(bounded, self.fixed, "IBP", points=points)
+            within = value if is_own else self.compose(bounded, self.fixed, "IBP", points=points)
             within = dataclasses.replace(within, lower=box[0], upper=box[1])
             check_value(within, within.value, lambda r: self._reach(bounded, r, points))
             if self.bounding.rounded:

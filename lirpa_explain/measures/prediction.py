@@ -95,8 +95,9 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         every = torch.arange(decision.count, device=decision.x.device)
         parts = [margins.bounds(index, where.rows(index), method) for index in every.split(batch_size)]
         box = Box(*(torch.cat(side) for side in zip(*parts, strict=True)))
-        nominal, value = _margins(decision, margins), margins.values()
-        terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(), _outputs(decision).abs()).amax(1, keepdim=True)
+        outputs, value = _outputs(decision), margins.values()
+        nominal = torch.einsum("nrk,nk->nr", margins.rivals, outputs)
+        terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(), outputs.abs()).amax(1, keepdim=True)
         terms = torch.maximum(terms, box.size.nan_to_num(posinf=0))
         check_numbers(Box.point(nominal), value, terms, "Margins of the traced model, beside the model's own,")
         box = issued_numbers(box, value, terms, "Margins", nominal)

@@ -114,14 +114,14 @@ class Function:
         """Where an interval reaches piece i; None if there is no other."""
         if not self.breaks:
             return None
-        (start, stop), by = self.part(i), end_rounding(lo, hi)
+        (start, stop), by = self.part(i), at_a_jump(lo, hi)
         return (lo <= stop + by) & (hi >= start - by)
 
     def within(self, lo: Tensor, hi: Tensor) -> "Function":
         """The pieces that some of these intervals reach."""
         if not self.breaks or not lo.numel():
             return self
-        by = end_rounding(lo, hi).max()
+        by = at_a_jump(lo, hi).max()
         least, largest = (lo.min() - by).item(), (hi.max() + by).item()
         first, last = bisect_left(self.breaks, least), bisect_right(self.breaks, largest)
         return self if last - first == len(self.breaks) else _some_pieces(self, first, last)
@@ -251,11 +251,6 @@ class Span:
         index = torch.searchsorted(keys, -k)
         a, b = points[index], points[index + 1]
         return (a, b) if shift is None else (a + shift, b + shift)
-
-
-def end_rounding(lo: Tensor, hi: Tensor) -> Tensor:
-    """How far rounding may have moved an end: a sum of n products is off by some roundings, and functions jump."""
-    return at_a_jump(lo, hi)
 
 
 Zeros = tuple[float, ...]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..boxes import Box
-from .declaration import end_rounding
+from ..rounding import at_a_jump
 from .piecewise import Line
 
 
@@ -37,7 +37,7 @@ def kink_secant_range(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
         (0.0, 0.5)
     """
     low, high = kink_secant(lo, z0), kink_secant(hi, z0)
-    by = end_rounding(lo, hi)
+    by = at_a_jump(lo, hi)
     steps = z0.abs() <= by
     low, high = torch.where(steps & (lo <= 2 * by), 0.0, low), torch.where(steps & (hi >= -2 * by), 1.0, high)
     mirror = z0 > 0
@@ -80,13 +80,13 @@ def kink_secant_lines(lo: Tensor, hi: Tensor, z0: Tensor, eps: float, place: flo
 def _raised(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """For z0 <= 0: whether the slope is 1 instead, for |z - z0| < eps and z >= 0, somewhere; and whether everywhere."""
     stop = z0 + eps
-    reached = (stop > 0) & (lo < stop) & (hi >= -end_rounding(lo, hi))
+    reached = (stop > 0) & (lo < stop) & (hi >= -at_a_jump(lo, hi))
     return reached, reached & (lo > 0) & (hi < stop)
 
 
 def _left_lines(lo: Tensor, hi: Tensor, z0: Tensor, x: Tensor, eps: float) -> tuple[Line, Line]:
     """The lines for z0 <= 0 that are best at x."""
-    by = end_rounding(lo, hi)
+    by = at_a_jump(lo, hi)
     rounded = z0.abs() <= by  # rounding may have moved z0 and z over the kink
     reached, inside = _raised(lo, hi, z0, eps)
     steps, reach = rounded | reached, torch.where(rounded, by, 0.0)

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..boxes import Box
-from .declaration import Function, end_rounding
+from ..rounding import at_a_jump
+from .declaration import Function
 from .piecewise import Line
 from .search import line_above, peak
 
@@ -93,7 +94,7 @@ def _monotone_range(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor
         return -high, -low
     if not f.breaks:
         return f.pieces[0].value(lo), f.pieces[0].value(hi)
-    by, sides = end_rounding(lo, hi), []
+    by, sides = at_a_jump(lo, hi), []
     for end, reached, left in ((lo, lo - by, True), (hi, hi + by, False)):
         values = f.of_pieces([piece.value for piece in f.pieces], end)
         for i, (before, after) in enumerate(f.jumps):
@@ -204,7 +205,7 @@ def is_straight(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
         >>> is_straight(hardtanh(-1, 1).function, torch.tensor([-3.0, 0.0]), torch.tensor([-2.0, 2.0])).tolist()
         [True, False]
     """
-    inside = [(lo > start + end_rounding(lo, hi)) & (hi < stop - end_rounding(lo, hi)) for start, stop in f.straight]
+    inside = [(lo > start + at_a_jump(lo, hi)) & (hi < stop - at_a_jump(lo, hi)) for start, stop in f.straight]
     return reduce(torch.logical_or, inside, lo >= hi)
 
 
@@ -230,7 +231,7 @@ def _inside(f: Function, usable: Tensor | None, lo: Tensor, hi: Tensor) -> tuple
 
 def _wide(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
     """Where an interval is longer than two periods, or rounding has lost its place within one."""
-    return (hi - lo >= 2 * f.period) | (16 * end_rounding(lo, hi) > f.period)
+    return (hi - lo >= 2 * f.period) | (16 * at_a_jump(lo, hi) > f.period)
 
 
 def _extrema(f: Function, i: int, lo: Tensor, hi: Tensor
@@ -243,7 +244,7 @@ def _extrema(f: Function, i: int, lo: Tensor, hi: Tensor
             yield point, extreme, 0.0, kind
             continue
         for shift in f.shifts(lo.detach()):
-            yield point + shift, extreme + f.trend * shift, end_rounding(lo, hi), 0
+            yield point + shift, extreme + f.trend * shift, at_a_jump(lo, hi), 0
 
 
 # The construction

@@ -20,7 +20,3 @@ class FiniteSum(Sense):
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
         """Bounds of the sum that the plan describes."""
         return prover.proven(plan, plan, nominal)
-
-    def words(self, plan: Plan) -> str:
-        """Boundary attributions keep the boundary point of the unperturbed input."""
-        return "boundary point fixed" if plan.nearest is not None else ""

@@ -47,7 +47,3 @@ class Integral(Sense):
                  "completeness": completeness(request.attribution, request.xs, whole.baselines or (),
                                               request.keywords, nominal.parts)}
         return dataclasses.replace(proven, meaning=Meaning("integral", f", {self.kind} integral", SAYS, False, facts))
-
-    def words(self, plan: Plan) -> str:
-        """Boundary attributions keep the boundary point of the unperturbed input."""
-        return "boundary point fixed" if plan.nearest is not None else ""

@@ -54,8 +54,9 @@ class NearestBoundary(Sense):
         def moved() -> Composed:
             plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False, multiply=False, absolute=False)
             module, engine, rows = prover.traced(plain, prover.bounding.method)
-            (lower, upper), has_region = compose_moving(plan, module, engine, prover.request.xs, prover.request.balls,
-                                          prover.bounding.method, rows, self.moving, prover.bounding.progress)
+            request, bounding = prover.request, prover.bounding
+            (lower, upper), has_region = compose_moving(
+                plan, module, engine, request.xs, request.balls, bounding.method, rows, self.moving, bounding.progress)
             check_holds(has_region, "A boundary point was found where bound propagation excludes it.")
             value = prover.compose(plan, prover.fixed, prover.bounding.method)
             return dataclasses.replace(value, lower=lower, upper=upper)

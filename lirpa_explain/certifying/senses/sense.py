@@ -74,8 +74,8 @@ class Sense(ABC):
         """Bounds in this sense of the attribution whose plan and nominal value are given, checked."""
 
     def words(self, plan: Plan) -> str:
-        """What the sense adds to the description of the perturbation, if anything."""
-        return ""
+        """What the sense adds to the description of the perturbation: of boundary attributions, which point."""
+        return "boundary point fixed" if plan.nearest is not None else ""
 
     @classmethod
     def of(cls, value: Any, **companions: Any) -> "Sense":
