@@ -37,6 +37,7 @@ from .errors import TrainingModeError as TrainingModeError
 from .errors import UnsupportedAttribution as UnsupportedAttribution
 from .errors import UnsupportedOperation as UnsupportedOperation
 from .explained import channels as channels
+from .explained import from_layer as from_layer
 from .explained import label_free as label_free
 from .explained import subspace as subspace
 from .graph import GradientModule as GradientModule

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 import time
 from typing import Any
@@ -19,13 +20,14 @@ from ..bounding.where import Where
 from ..certificates import Certificate
 from ..decision.search import remembered
 from ..guards import evaluating, isolated, no_training_layers
-from ..inputs import check_inputs, check_keywords, uncompiled
+from ..inputs import check_keywords, uncompiled
 from .arguments import check_parameters, check_seam, check_spec, split_method
-from .nominal import Nominal, attribute
+from .nominal import Nominal
+from .posed import Poser
 from .provenance import describe, versions
 from .prover import Prover
 from .request import Request, random_state
-from .senses import SENSES, FiniteSum, Proven, Sense, sense_of
+from .senses import SENSES, FiniteSum, Integral, Proven, Sense, sense_of
 from .traces import Traces
 
 
@@ -47,6 +49,7 @@ class Certifier:
         iterations: most steps of method "CROWN-Optimized".
         lr: its first step length, above 0 and at most 1.
         rounding: "default" or "outward", the default of `certify`.
+        perturb: "input" or "layer", the default of `certify`.
         **attribute_kwargs: keywords of `attribution.attribute`, the defaults of `certify`.
 
     Raises:
@@ -66,21 +69,23 @@ class Certifier:
     def __init__(self, attribution: Any, example_inputs: Tensor | tuple[Tensor, ...] | None = None, *,
                  method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
                  progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
-                 rounding: str = "default", **attribute_kwargs: Any) -> None:
+                 rounding: str = "default", perturb: str | None = None, **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
         self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress, differentiable, rounding)
         check_seam(attribution)
         self.attribution = attribution
         self.attribute_kwargs = attribute_kwargs
+        self.poser = Poser(attribution, perturb)
         self.traces = Traces(self.bounding)
         if example_inputs is not None:
-            xs = check_inputs(example_inputs)
-            with isolated(xs[0].device, attribution), no_training_layers():
-                attribute(attribution, example_inputs, xs, attribute_kwargs)
-            with isolated(xs[0].device, attribution):
-                plan = attributions.make_plan(attribution, xs, attribute_kwargs)
-                self.traces.of(attribution, plan, xs, attribute_kwargs)
+            posed = self.poser.pose(example_inputs, attribute_kwargs)
+            call = posed.call
+            with isolated(call.xs[0].device, attribution), no_training_layers():
+                posed.nominal  # noqa: B018  (which Captum may refuse)
+            with isolated(call.xs[0].device, attribution):
+                plan = attributions.make_plan(call.attribution, call.xs, call.keywords)
+                self.traces.of(call.attribution, plan, call.xs, call.keywords)
 
     @uncompiled
     def certify(self, inputs: Tensor | tuple[Tensor, ...], *,
@@ -90,7 +95,7 @@ class Certifier:
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
                 expectation: str | None = None, confidence: float = 0.999, boundary: str | Moving | None = None,
                 sense: Sense | None = None, parameters: Any = None, rounding: str | None = None,
-                **attribute_kwargs: Any) -> Certificate:
+                perturb: str | None = None, fixed: Any = None, **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs, and of the model's parameters.
 
         Args:
@@ -110,6 +115,8 @@ class Certifier:
             sense: what is bounded, as an object, where no keyword chooses it.
             parameters: how far the model's parameters may change.
             rounding: "default" or "outward", if not as the certifier was made for.
+            perturb: "input" or "layer", if not as the certifier was made for.
+            fixed: what is held fixed of what is perturbed.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -118,10 +125,12 @@ class Certifier:
         bounding, keywords = self._settings(method, quadrature, attribute_kwargs, rounding)
         chosen = sense_of({"sense": sense, "integral": integral, "expectation": expectation, "boundary": boundary,
                            "confidence": confidence})
-        xs = check_inputs(inputs)
-        where = Where.of(self.attribution.forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm,
-                         clip=clip, parameters=parameters, differentiable=bounding.differentiable)
-        request = Request(self.attribution, inputs, xs, where, keywords, random_state(xs[0].device))
+        posed = self.poser.pose(inputs, keywords, perturb, isinstance(chosen, Integral))
+        where = Where.of(self.attribution.forward_func, posed.call.inputs, perturbation=perturbation, eps=eps,
+                         norm=norm, clip=clip, parameters=parameters, differentiable=bounding.differentiable,
+                         fixed=fixed, ids=posed.ids)
+        self.poser.check_parameters(posed, where.parameters)
+        request = Request(posed, where, random_state(posed.call.xs[0].device))
         return self._certificate(request, bounding, chosen, spec)
 
     def _certificate(self, request: Request, bounding: Bounding, sense: Sense, spec: Any) -> Certificate:
@@ -130,11 +139,11 @@ class Certifier:
         prover = Prover(request, self.traces, bounding)
         device, searched = request.xs[0].device, list[Any]()
         with isolated(device, self.attribution), no_training_layers(), remembered(searched):
-            nominal = attribute(self.attribution, request.inputs, request.xs, request.keywords)
+            nominal = request.posed.nominal
         with torch.inference_mode(False):
             functions = None if spec is None else check_spec(spec, nominal.parts)
         with isolated(device, self.attribution), torch.set_grad_enabled(bounding.differentiable), remembered(searched):
-            plan = attributions.make_plan(self.attribution, request.xs, request.keywords)
+            plan = attributions.make_plan(request.attribution, request.xs, request.keywords)
             check_parameters(request.parameters, plan)
             sense.check(request, plan, bounding)
             proven = sense.prove(prover, plan, nominal)
@@ -142,7 +151,7 @@ class Certifier:
         return Certificate(
             lower=nominal.shaped(proven.box[0]), upper=nominal.shaped(proven.box[1]),
             nominal=nominal.shaped(nominal.flat), attribution=attributions.name_of(self.attribution),
-            method=bounding.method, perturbation=describe(request.where, sense.words(plan)),
+            method=bounding.method, perturbation=describe(request.where, request.posed.place, sense.words(plan)),
             dtype=str(nominal.flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
             convergence_delta=nominal.delta, versions=versions(), meaning=proven.meaning,
             rounding=bounding.rounding,
@@ -162,7 +171,8 @@ class Certifier:
                perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
-               parameters: Any = None, **attribute_kwargs: Any) -> Bounds:
+               parameters: Any = None, perturb: str | None = None, fixed: Any = None,
+               **attribute_kwargs: Any) -> Bounds:
         """Bounds alone, for training: differentiable in the model's parameters, and at little cost.
 
         They are those of `certify`, for the model in eval mode whatever mode it is in. Captum is not called, and the
@@ -179,6 +189,9 @@ class Certifier:
             method: how to bound, if not as the certifier was made for.
             quadrature: Captum's `method` of IntegratedGradients.
             parameters: how far the model's parameters may change.
+            perturb: "input" or "layer", if not as the certifier was made for. A layer's output, around which the ball
+                is then, is a constant: bounds do not differentiate in the parameters that it is computed from.
+            fixed: what is held fixed of what is perturbed.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -203,22 +216,35 @@ class Certifier:
                 raise ValueError(f"bounds() takes no {name}; it is for training, certify() bounds other things.")
         bounding, keywords = self._settings(method, quadrature, attribute_kwargs)
         forward = self.attribution.forward_func
-        xs = check_inputs(inputs)
         with torch.inference_mode(False), evaluating(forward):
-            where = Where.of(forward, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
-                             parameters=parameters)
-            plan = attributions.make_plan(self.attribution, xs, keywords)
+            posed = self.poser.pose(inputs, keywords, perturb)
+            attribution, xs, keywords = posed.call.attribution, posed.call.xs, posed.call.keywords
+            where = Where.of(forward, posed.call.inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
+                             parameters=parameters, fixed=fixed, ids=posed.ids)
+            self.poser.check_parameters(posed, where.parameters)
+            plan = attributions.make_plan(attribution, xs, keywords)
             check_parameters(where.parameters, plan)
-            trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
+            trace, _ = self.traces.of(attribution, plan, xs, keywords)
             if not trace.is_checked:
-                request = Request(self.attribution, inputs, xs, where, keywords, random_state(xs[0].device))
+                request = Request(posed, where, random_state(xs[0].device))
                 self._certificate(request, bounding, FiniteSum(), None)
-                trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
+                trace, _ = self.traces.of(attribution, plan, xs, keywords)
             if bounding.row.is_interval_pass:
                 return interval_bounds(plan, trace.module, trace.intervals, xs, where.balls, where.parameters)
             rows = trace.engine.rows_at_once(bounding.rows, bounding.method)
             return linear_bounds(plan, trace.module, trace.engine, xs, where.balls, bounding.method, rows,
                                  where.parameters)
+
+    def perturbed(self, inputs: Tensor | tuple[Tensor, ...], **settings: Any) -> tuple[Tensor, ...]:
+        """What `certify` would perturb: the inputs, or the layer's outputs at them, each (N, *S).
+
+        Args:
+            inputs: as for `certify`.
+            **settings: of `certify`.
+        """
+        own = inspect.signature(self.certify).parameters
+        keywords = {name: value for name, value in settings.items() if name not in own}
+        return self.poser.pose(inputs, {**self.attribute_kwargs, **keywords}, settings.get("perturb")).call.xs
 
     def _settings(self, method: str | None, quadrature: str | None, given: dict[str, Any], rounding: str | None = None
                   ) -> tuple[Bounding, dict[str, Any]]:

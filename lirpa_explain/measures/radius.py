@@ -7,7 +7,6 @@ from torch import Tensor
 from ..certificates import Certificate
 from ..certificates.radius import Property, Radius, bisect, broadcastable
 from ..certifying.certifier import Certifier
-from ..inputs import check_inputs
 
 
 def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Property, *,
@@ -47,11 +46,9 @@ def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Pro
     if taken := {"eps", "perturbation"} & set(settings):
         raise TypeError(f"{', '.join(sorted(taken))} cannot be given: radius() chooses the radius itself.")
 
-    xs = check_inputs(inputs)
+    moved = certifier.perturbed(inputs, **settings)
 
     def certify(eps: Tensor) -> Certificate:
-        if not isinstance(inputs, tuple):
-            return certifier.certify(inputs, eps=broadcastable(eps, inputs), **settings)
-        return certifier.certify(inputs, eps=tuple(broadcastable(eps, x) for x in inputs), **settings)
+        return certifier.certify(inputs, eps=tuple(broadcastable(eps, x) for x in moved), **settings)
 
-    return bisect(certify, xs[0], holds, high, steps)
+    return bisect(certify, moved[0], holds, high, steps)
