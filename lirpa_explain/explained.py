@@ -181,8 +181,8 @@ def from_layer(model: Callable[..., Tensor], layer: nn.Module | Sequence[nn.Modu
         >>> g, h = lx.from_layer(model, model[0]), model[0](ids).detach()
         >>> bool(torch.equal(g(h, ids), model(ids)))
         True
-        >>> lx.certify(Saliency(g), h, eps=0.01, target=0, additional_forward_args=ids).width.max().item()
-        0.0
+        >>> lx.certify(Saliency(g), h, eps=0.01, target=0, additional_forward_args=ids).nominal.shape
+        torch.Size([1, 3, 4])
     """
     layers = [layer] if isinstance(layer, nn.Module) else list(layer)
     return _FromLayer(model, layers, to_input, len(layers) if count is None else count)
@@ -215,7 +215,7 @@ class _FromLayer(nn.Module):
             return type(value)(next(rest) for _ in value) if isinstance(value, tuple | list) else next(rest)
 
         register = "register_forward_pre_hook" if self._to_input else "register_forward_hook"
-        handles = [getattr(layer, register)(replaced, prepend=True) for layer in self._layers]
+        handles = [getattr(layer, register)(replaced) for layer in self._layers]
         try:
             output = self.model(*arguments[self._count:])
         finally:
@@ -223,8 +223,8 @@ class _FromLayer(nn.Module):
                 handle.remove()
         for layer, count in calls.items():
             if count != 1:
-                raise UnsupportedOperation(f"The model calls the layer {type(layer).__name__} {count} times; it must be "
-                                           "called exactly once for its output to be one thing that can be given.")
+                raise UnsupportedOperation(f"The model calls the layer {type(layer).__name__} {count} times; it must "
+                                           "be once, for its output to be one thing that can be given.")
         return output
 
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from captum._utils.common import _expand_additional_forward_args, _format_baseline
-from captum._utils.common import ExpansionTypes
+from captum._utils.common import ExpansionTypes, _expand_additional_forward_args, _format_baseline
 from captum.attr import (
     IntegratedGradients,
     LayerActivation,
@@ -37,6 +36,13 @@ from .shap import drawn_baselines
 
 Rebuild = Callable[[Any, nn.Module, nn.Module], Any]
 
+
+def _with_eps(deep_lift: Any, eps: float) -> Any:
+    """An attribution with the guard of another, which Captum's constructors at layers do not take."""
+    deep_lift.eps = eps
+    return deep_lift
+
+
 AT_LAYER: dict[type, Rebuild] = {
     LayerActivation: lambda a, g, at: LayerActivation(g, at),
     LayerGradCam: lambda a, g, at: LayerGradCam(g, at),
@@ -44,8 +50,8 @@ AT_LAYER: dict[type, Rebuild] = {
         g, at, multiply_by_inputs=a.multiplies_by_inputs),
     LayerIntegratedGradients: lambda a, g, at: LayerIntegratedGradients(
         g, at, multiply_by_inputs=a.multiplies_by_inputs),
-    LayerDeepLift: lambda a, g, at: LayerDeepLift(g, at, a.multiplies_by_inputs, a.eps),
-    LayerDeepLiftShap: lambda a, g, at: LayerDeepLiftShap(g, at, a.multiplies_by_inputs),
+    LayerDeepLift: lambda a, g, at: _with_eps(LayerDeepLift(g, at, a.multiplies_by_inputs), a.eps),
+    LayerDeepLiftShap: lambda a, g, at: _with_eps(LayerDeepLiftShap(g, at, a.multiplies_by_inputs), a.eps),
 }
 """The same attribution of another model, at another layer of it. The others have no place here: their paths and noise
 run through the inputs, and the layer's output has another value at each of their points."""

@@ -250,4 +250,4 @@ def _from_perturbation(x: Tensor, perturbation: Any) -> Ball:
         raise ValueError(f"x_L and x_U must have the shape of the input, {tuple(x.shape)}.") from None
     if not bool((low <= x).all()) or not bool((x <= high).all()):
         raise ValueError("x_L <= input <= x_U must hold everywhere: the certificate is about a set around the input.")
-    return Ball(norm, low, high, None, "box given by x_L and x_U")
+    return Ball(norm, low, high, None, getattr(perturbation, "words", "box given by x_L and x_U"))

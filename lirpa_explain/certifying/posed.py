@@ -130,8 +130,8 @@ class Poser:
         values = parameters.draw(True, torch.Generator().manual_seed(0))
         with isolated(posed.call.xs[0].device, self.attribution), parameters.set_to(values):
             again = self._from_layer.of(posed.original.xs, posed.original.keywords)
-        before, after = (torch.utils._pytree.tree_leaves((of, kw.get("baselines")))
-                         for of, kw in ((posed.call.inputs, posed.call.keywords), (again.values, again.keywords)))
+        before, after = (torch.utils._pytree.tree_leaves((of, keywords.get("baselines", ())))
+                         for of, keywords in ((posed.call.inputs, posed.call.keywords), (again.values, again.keywords)))
         if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
             raise ValueError("parameters moves parameters that the layer's output is computed from, while "
                              "perturb='layer' puts a ball around the output that they give now: hold them fixed, by "

@@ -9,8 +9,7 @@ from ..version import AUTO_LIRPA_VERSION, __version__
 
 
 def describe(where: Where, place: str, words: str) -> str:
-    """The set that a certificate speaks of: each input's ball and where it lies, the parameters', what its sense adds.
-    """
+    """The set that a certificate speaks of: each input's ball, where it lies, the parameters', what its sense adds."""
     balls = ["held fixed" if ball is None else ball.words for ball in where.balls]
     text = balls[0] if len(set(balls)) == 1 else "; ".join(f"input {i}: {ball}" for i, ball in enumerate(balls))
     parts = ["inputs held fixed" if set(balls) == {"held fixed"} else text]
