@@ -105,7 +105,9 @@ class FromLayer:
         layers = self.attribution.layer if isinstance(self.attribution.layer, list) else [self.attribution.layer]
         names = {m: n for n, m in self.attribution.forward_func.named_modules()} \
             if isinstance(self.attribution.forward_func, nn.Module) else {}
-        return ", ".join(f"{names.get(layer, '')} ({type(layer).__name__})".strip() for layer in layers)
+        kinds = [type(layer).__name__ for layer in layers]
+        return ", ".join(f"{names[layer]} ({kind})" if layer in names else kind
+                         for layer, kind in zip(layers, kinds, strict=True))
 
     def of(self, inputs: Tensors, keywords: dict[str, Any], as_input: bool = False) -> AtLayer:
         """The attribution of the layer's output that has Captum's value at the inputs.
