@@ -45,10 +45,10 @@ REFUSALS = (
 
 
 def refusal_of(operation: str) -> Refusal | None:
-    """The row of an operation, if there is one.
+    """The row of an operation or its gradient, if there is one.
 
     Example:
         >>> refusal_of("_fft_r2c").what
         'complex numbers, `torch.fft`, `torch.stft`'
     """
-    return next((row for row in REFUSALS if operation in row.operations), None)
+    return next((row for row in REFUSALS if operation.removesuffix("_backward") in row.operations), None)
