@@ -18,6 +18,7 @@ from ..graph import GradientModule
 from ..operators.affine import BoundAffine
 from ..operators.bound import BoundOperator, box_of, box_of_interval, moving_box
 from ..operators.planes import BoundPlanes
+from ..operators.pooling import BoundPooled
 from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import linear_range
 from ..rounding import RELAXED, roundings
@@ -90,6 +91,8 @@ class Network:
                 node.rounding_margin = node.moving_parameter = node.outward = None
                 if isinstance(node, BoundPlanes):
                     node.forget()
+                if isinstance(node, BoundPooled):
+                    node.known = None
 
     def read_nodes(self, linearly: bool) -> Iterator[tuple[Bound, Readers]]:
         """Each node that moves and whose bounds a relaxation reads, front to back, with its readers.
@@ -103,6 +106,14 @@ class Network:
                     readers[reader.inputs[i].name].append((reader, i))
         return ((self._nodes[name], found) for name, found in readers.items()
                 if found and self._nodes[name].perturbed)
+
+    def ignored(self, node: Bound, box: Box) -> Tensor:
+        """Entries of a node, in this box, on which no operator that reads the node depends."""
+        readers = [(reader, i) for reader in self._nodes.values() for i, n in enumerate(reader.inputs) if n is node]
+        known = all(isinstance(reader, BoundOperator) for reader, _ in readers) and len(readers) > 0
+        nothing = torch.full_like(box.lower, known, dtype=torch.bool)
+        ignored = (reader.ignored_entries(i, box) for reader, i in readers) if known else ()
+        return functools.reduce(torch.logical_and, ignored, nothing)
 
     def interval(self, node: Bound) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
@@ -126,12 +137,16 @@ class Network:
 
     def settle(self, node: Bound, box: Box) -> None:
         """Give a node its bounds, moved outward by roundings, for all relaxations that read them."""
-        lower, upper = node.lower, node.upper = node.interval = box
-        with torch.no_grad():
-            size = self._size(node) if self._outward is None else torch.zeros_like(lower)
-            node.rounding_margin = margin = roundings(RELAXED, lower.dtype) * size
-        node.lower, node.upper = node.interval = Box(lower - margin, upper + margin)
+        node.lower, node.upper = node.interval = box
+        node.rounding_margin = margin = self.rounding_margin(node)
+        node.lower, node.upper = node.interval = box.outward(margin)
         self._forget_intervals()
+
+    @torch.no_grad()
+    def rounding_margin(self, node: Bound) -> Tensor:
+        """By how much the bounds of a node are moved outward where a relaxation reads them."""
+        size = self._size(node) if self._outward is None else torch.zeros_like(self.current(node).lower)
+        return roundings(RELAXED, size.dtype) * size
 
     def average_stretches(self) -> None:
         """Bound averages along stretches of a path from now on; relaxations are made for all of each stretch."""

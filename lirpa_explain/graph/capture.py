@@ -14,6 +14,7 @@ from ..guards import isolated
 from ..inputs import check_inputs, uncompiled
 from ..tensors import check_kind
 from .builder import Builder, Rows
+from .commute import pooled_first
 from .lowering import lower
 from .module import GradientModule, Step
 from .program import POINTS, Program, gradient, input_names, multiplied
@@ -125,7 +126,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         final = builder.emit(operator, final, **settings)
     if final.name in named:  # auto_LiRPA has no bounds of an input in a ball other than a box
         final = builder.emit("scale", final, factor=1.0)
-    steps = _needed(builder.steps, final.name)
+    steps = pooled_first(_needed(builder.steps, final.name), final.name)
     used = {name for step in steps for name in step.inputs} | {final.name}
     module = GradientModule(named, steps, final.name, builder.used_tensors(used),
                             tuple(result.shape for result in results), tuple(output.shape[1:]), tuple(named.values()))

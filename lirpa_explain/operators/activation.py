@@ -46,6 +46,9 @@ class BoundActivation(BoundPlanes):
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         return self.operator.traits.open(*boxes[0], **self.settings)
 
+    def ignored_entries(self, index: int, box: Box) -> Tensor:
+        return Box(*self.operator.traits.range(*box, **self.settings)).width == 0
+
     def bound_interval(self, *boxes: Box) -> Box:
         return self.operator.traits.range(*boxes[0], **self.settings)
 
@@ -94,6 +97,11 @@ class BoundActivationGradient(BoundProduct):
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         is_open = self.operator.traits.open(*boxes[1], **self.settings)
         return is_open if index == 1 else is_open & (boxes[0][1] > boxes[0][0])
+
+    def ignored_entries(self, index: int, box: Box) -> Tensor:
+        if index == 0:
+            return super().ignored_entries(index, box)
+        return Box(*self.operator.traits.range(*box, **self.settings)).width == 0
 
     def bound_interval(self, *boxes: Box) -> Box:
         g, z = boxes[0], boxes[1]

@@ -48,6 +48,10 @@ class BoundOperator(Bound):
         """
         raise NotImplementedError(f"{type(self).__name__} relaxes none of its inputs")
 
+    def ignored_entries(self, index: int, box: Box) -> Tensor:
+        """Entries of input `index` on which the output does not depend while that input is in its box."""
+        return torch.zeros_like(box.lower, dtype=torch.bool)
+
     def bound_interval(self, *boxes: Box) -> Box:
         """Bounds of the output from bounds of the inputs, all (B, *S)."""
         raise NotImplementedError
