@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -16,12 +16,14 @@ from ..boxes import Box
 from ..compat import parsing
 from ..graph import GradientModule
 from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, box_of, box_of_interval, moving_box
+from ..operators.bound import BoundOperator, Coefficient, box_of, box_of_interval, moving_box
+from ..operators.local import Local
 from ..operators.planes import BoundPlanes
 from ..operators.pooling import BoundPooled
 from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import linear_range
 from ..rounding import RELAXED, roundings
+from .backward import linear_bounds
 from .integral import Stretch
 from .outward import Outward, OutwardPerturbation
 from .parameters import Parameters
@@ -45,6 +47,8 @@ class Network:
         self.module = module
         self._bounded = _parse(module, example)
         self._nodes = {node.name: node for node in self._bounded.children()}
+        self._ordered = _ordered(self._nodes.values())
+        self._widths: dict[str, int] = {}
         self._outward: Outward | None = None
 
     @property
@@ -119,11 +123,47 @@ class Network:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
         return box_of_interval(self._bounded.compute_bounds(method="IBP", final_node_name=node.name)).or_nothing()
 
-    def linear(self, node: Bound, functions: Tensor) -> Box:
-        """Linear bounds, made numbers, of linear functions (B, K, D) of a node, each (B, K)."""
-        C = functions.reshape(*functions.shape[:2], *node.output_shape[1:])
-        lower, upper = self._bounded.compute_bounds(C=C, method="CROWN", final_node_name=node.name)[:2]
-        return Box(lower.reshape(C.shape[:2]), upper.reshape(C.shape[:2]))
+    def linear(self, node: Bound, functions: Coefficient, tell: Callable[[int], None] | None = None) -> Box:
+        """Linear bounds, made numbers, of linear functions of a node.
+
+        Args:
+            node: the node.
+            functions: (B, K, D), or K local ones.
+            tell: is told how many coefficients arrive at each node before it.
+
+        Returns:
+            (lower, upper), each (B, K).
+        """
+        if isinstance(functions, Tensor):
+            functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
+        return linear_bounds(self._ordered, node, functions, tell).map(lambda side: side.transpose(0, 1))
+
+    def sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> tuple[Bound, Coefficient]:
+        """Weighted sums of n entries each, as functions of a node; of the one before, if it is only reshaped.
+
+        Args:
+            node: the node.
+            index: entries of the flattened node, (B, K, n).
+            weights: n of them.
+        """
+        while isinstance(node, BoundOperator) and node.operator.name == "reshape" and node.inputs[0].perturbed:
+            node = node.inputs[0]
+        shape, like = node.output_shape[1:], self.result.forward_value
+        if len(shape) == 3:
+            return node, Local.of_entries(index, weights, shape, like)
+        functions = like.new_zeros(*index.shape[:2], math.prod(shape))
+        return node, functions.scatter_add(2, index, like.new_tensor(weights).expand(index.shape))
+
+    def width_of(self, node: Bound) -> int:
+        """The most coefficients that one function of an entry of a node has in one layer."""
+        if node.name not in self._widths:
+            rows = len(self.result.forward_value)
+            index = torch.zeros(rows, 1, 1, dtype=torch.long, device=self.result.forward_value.device)
+            met: list[int] = []
+            with torch.no_grad():
+                self.linear(*self.sums(node, index, [1.0]), lambda size: met.append(size // rows))
+            self._widths[node.name] = max(met)
+        return self._widths[node.name]
 
     def of_interval(self, functions: Tensor, box: Box) -> Box:
         """Bounds of linear functions (B, K, D) of a value in a box (B, D), each (B, K)."""
@@ -198,6 +238,21 @@ class Network:
         if isinstance(node, BoundAffine) and node.perturbed:
             return node.added(*[self._size(n) for n in node.inputs])
         return self.current(node).size
+
+
+def _ordered(nodes: Iterable[Bound]) -> list[Bound]:
+    """The nodes, each after its inputs."""
+    ordered: dict[str, Bound] = {}
+
+    def append(node: Bound) -> None:
+        for n in node.inputs:
+            if n.name not in ordered:
+                append(n)
+        ordered.setdefault(node.name, node)
+
+    for node in nodes:
+        append(node)
+    return list(ordered.values())
 
 
 def _is_input(node: Bound) -> bool:

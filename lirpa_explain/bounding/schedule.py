@@ -6,7 +6,7 @@ come first; linear bounds follow only for the entries that a relaxation can stil
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from auto_LiRPA.bound_ops import Bound
@@ -115,7 +115,7 @@ class Schedule:
             first, second = race.pairs(index)
             margin = flat_rows(self.network.rounding_margin(node))
             margin = margin.gather(1, first) + margin.gather(1, second)
-            bounds = self._linear_pairs(node, first, second).outward(margin)
+            bounds = self._linear_sums(node, torch.stack([first, second], 2), [1.0, -1.0]).outward(margin)
             lead = _with_entries(lead, index, bounds, flat_rows(wanted))
         return Comparison(race.pivot, lead, ignored)
 
@@ -139,22 +139,20 @@ class Schedule:
 
     def _linear_entries(self, node: Bound, index: Tensor) -> Box:
         """Linear bounds of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
-        size, rows = math.prod(node.output_shape[1:]), len(index)
-        zero = node.forward_value.new_zeros(())
-        parts = (zero.new_zeros(rows, part.shape[1], size).scatter(2, part[..., None], 1.0)
-                 for part in index.split(self.memory.functions_at_once(rows, self.method), 1))
-        return self.linear(node, parts)
+        return self._linear_sums(node, index[..., None], [1.0])
 
-
-    def _linear_pairs(self, node: Bound, first: Tensor, second: Tensor) -> Box:
-        """Linear bounds of differences of a node's entries, first - second, indices (B, K) in the flattened node."""
-        size, rows = math.prod(node.output_shape[1:]), len(first)
-        zero = node.forward_value.new_zeros(())
-        chunk = self.memory.functions_at_once(rows, self.method)
-        parts = (zero.new_zeros(rows, one.shape[1], size).scatter(2, one[..., None], 1.0)
-                 .scatter_add(2, other[..., None], zero.new_full((rows, one.shape[1], 1), -1.0))
-                 for one, other in zip(first.split(chunk, 1), second.split(chunk, 1), strict=True))
-        return self.linear(node, parts)
+    def _linear_sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> Box:
+        """Linear bounds of weighted sums of n entries each, `index` (B, K, n) in the flattened node: each (B, K)."""
+        if self.method.chosen:  # planes are chosen for each function of a whole layer
+            zero = node.forward_value.new_zeros(())
+            size, rows = math.prod(node.output_shape[1:]), len(index)
+            chunk = self.memory.functions_at_once(rows, self.method)
+            parts = (zero.new_zeros(rows, part.shape[1], size).scatter_add(
+                2, part, zero.new_tensor(weights).expand(part.shape)) for part in index.split(chunk, 1))
+            return self.linear(node, parts)
+        chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
+        sides = [self.network.linear(*self.network.sums(node, part, weights)) for part in index.split(chunk, 1)]
+        return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
 
 
 def _with_entries(box: Box, index: Tensor, entries: Box, wanted: Tensor) -> Box:

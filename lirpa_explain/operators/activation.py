@@ -130,6 +130,10 @@ class BoundMultiply(BoundProduct):
     def bound_interval(self, *boxes: Box) -> Box:
         return product_range(boxes[0], boxes[1])
 
+    @property
+    def takes_local(self) -> bool:  # type: ignore[override]
+        return super().takes_local and all(moving_box(node) is None for node in self.inputs)
+
     def start_mixture(self, functions: int) -> Mixture | None:
         return super().start_mixture(functions) if all(node.perturbed for node in self.inputs) else None
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .affine import Affine, BoundAffine
+from .local import Local, met
 from .registry import Operator, register
 
 
@@ -37,6 +38,24 @@ def _transposed_gradient(A: Tensor, weight: Tensor, size: list[int], of: Any, **
     return _convolution(A.flatten(0, 1), weight, **settings).unflatten(0, A.shape[:2])
 
 
+def _local_convolution(A: Local, weight: Tensor, of: Any, stride: list[int], padding: list[int], dilation: list[int],
+                       groups: int) -> Local:
+    size = [(n - 1) * s + d * (k - 1) + 1
+            for n, s, d, k in zip(A.window, stride, dilation, weight.shape[2:], strict=True)]
+    values = _convolution_gradient(A.values.flatten(0, 1), weight, size, stride, [0, 0], dilation, groups)
+    place = A.place * A.place.new_tensor(stride) - A.place.new_tensor(padding)
+    return Local(values.unflatten(0, A.shape[:2]), place, tuple(of[1:])).cut()
+
+
+def _local_gradient(A: Local, weight: Tensor, size: list[int], of: Any, stride: list[int], padding: list[int],
+                    dilation: list[int], groups: int) -> Local:
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    whole, first = met(A, reach, stride, padding, tuple(of[1:]))
+    values = _convolution(whole.values.flatten(0, 1), weight, stride=stride, padding=[0, 0], dilation=dilation,
+                          groups=groups)
+    return Local(values.unflatten(0, A.shape[:2]), first, tuple(of[1:]))
+
+
 FEW_CHANNELS = 3
 """Up to so many input channels (images), patches that are multiplied and added up are faster than torch's transposed
 convolution."""
@@ -45,9 +64,11 @@ COVERS = "nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d"
 
 ROWS = [
     Operator("convolution", _convolution, BoundAffine, COVERS,
-             Affine(lambda x, w, **settings: _convolution(x, w.abs(), **settings), _transposed_convolution)),
+             Affine(lambda x, w, **settings: _convolution(x, w.abs(), **settings), _transposed_convolution,
+                    local=_local_convolution)),
     Operator("convolution_gradient", _convolution_gradient, BoundAffine, COVERS,
-             Affine(lambda g, w, **settings: _convolution_gradient(g, w.abs(), **settings), _transposed_gradient),
+             Affine(lambda g, w, **settings: _convolution_gradient(g, w.abs(), **settings), _transposed_gradient,
+                    local=_local_gradient),
              "0.3: padding 0 only; 0.7.1: no stride in patches mode"),
 ]
 for row in ROWS:

@@ -1,5 +1,7 @@
 """Average and max pooling, and their gradients."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,8 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..boxes import Box
-from .affine import MOVED, BoundAffine
-from .bound import BoundOperator, both_sides, box_of, flat_functions, flat_rows, value_of, weighted_sum
+from .affine import Affine, BoundAffine
+from .bound import (
+    BoundOperator,
+    Coefficient,
+    both_sides,
+    box_of,
+    flat_functions,
+    flat_rows,
+    value_of,
+    weighted_sum,
+)
+from .local import Local, met, spread
 from .registry import Operator, register
 from .windows import Comparison, Race, Windows
 
@@ -20,6 +32,7 @@ class BoundPooled(BoundOperator):
     """Which input z is."""
     rectified: bool
     """Whether a maximum below 0 is of no consequence: ReLU reads it, or what is sent back there is 0."""
+    takes_local = True
     known: Comparison | None = None
     """What is known of differences within windows, set by the engine for the time of a call."""
 
@@ -82,9 +95,12 @@ class BoundMaxPool(BoundPooled):
         change_above, change_below = ((plane - only) * count[..., None] for plane in (planes.above, planes.below))
         offset = planes.offset * count
         places = race.places[index].flatten(1)
+        local = _LocalPool(race, index, change_above, change_below, offset, tuple(nodes[0].output_shape[2:]))
 
         def side(lower_side: bool) -> Any:
-            def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+            def bound(A: Any) -> tuple[list[Coefficient | None], Tensor]:
+                if isinstance(A, Local):
+                    return local.bound(A, lower_side)
                 flat = flat_functions(A)
                 few = flat.gather(2, index.expand(len(A), -1, -1))
                 up, down = few.clamp(min=0), few.clamp(max=0)
@@ -99,6 +115,33 @@ class BoundMaxPool(BoundPooled):
             return bound
 
         return both_sides(last_lower, last_upper, side(True), side(False))
+
+
+class _LocalPool:
+    """The relaxation of a max pooling for local coefficients; arguments as they are called there."""
+
+    def __init__(self, race: Race, index: Tensor, change_above: Tensor, change_below: Tensor, offset: Tensor,
+                 plane: tuple[int, int]) -> None:
+        self.race, self.index, self.plane = race, index, plane
+        self.changes, self.offset = (change_above, change_below), offset
+
+    def bound(self, A: Local, lower_side: bool) -> tuple[list[Coefficient | None], Tensor]:
+        """Coefficients of z, and the bias."""
+        race, windows = self.race, self.race.windows
+        sides = (A.clamp(max=0), A.clamp(min=0)) if lower_side else (A.clamp(min=0), A.clamp(max=0))
+        changes = [race.layer(self.index, change) for change in self.changes] if self.index.shape[1] else []
+        only = torch.zeros_like(race.candidates, dtype=A.dtype).scatter(2, race.pivot, 1.0)
+        parts = []
+        for k in range(windows.positions):
+            part = A.values * A.of(race.grid(only[:, :, k]))
+            for side, change in zip(sides, changes, strict=False):
+                part = torch.addcmul(part, side.values, A.of(race.grid(change[:, :, k])))
+            parts.append(part)
+        pulled = spread(A, parts, windows.offsets, *windows.steps, self.plane)
+        if not changes:
+            return [pulled], A.values.new_zeros(A.shape[:2])
+        offset = race.layer(self.index, self.offset[..., None])[:, :, 0]
+        return [pulled], sides[0].weighted_sum(race.grid(offset))
 
 
 class _Planes:
@@ -190,7 +233,9 @@ class BoundMaxPoolGradient(BoundPooled):
         crossing = (gl < 0) & (gu > 0)
         width = torch.where(crossing, gu - gl, torch.ones_like(gu))
 
-        def upper(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+        def upper(A: Any) -> tuple[list[Coefficient | None], Tensor]:
+            if isinstance(A, Local):
+                return self._local_upper(A, race, g)
             flat = flat_functions(A)
             slope = flat.gather(2, race.place.expand(len(A), -1, -1))
             spread = flat.gather(2, places.expand(len(A), -1, -1)).unflatten(2, candidates.shape[1:])
@@ -205,11 +250,35 @@ class BoundMaxPoolGradient(BoundPooled):
                 return [None, None], bias + weighted_sum(slope, value_of(nodes[0]))
             return [slope, None], bias
 
-        def lower(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+        def lower(A: Any) -> tuple[list[Coefficient | None], Tensor]:
             coefficients, bias = upper(-A)
             return [None if c is None else -c for c in coefficients], -bias
 
         return both_sides(last_lower, last_upper, lower if index.shape[1] else upper, upper)
+
+    def _local_upper(self, A: Local, race: Race, g: Box) -> tuple[list[Coefficient | None], Tensor]:
+        """The upper side for local coefficients; g is flat."""
+        windows = race.windows
+        whole, first = met(A, windows.reach, *windows.steps, windows.output)
+        strides, counts = windows.steps[0], [(n - r) // s + 1 for n, r, s in
+                                             zip(whole.window, windows.reach, windows.steps[0], strict=True)]
+        parts = [whole.values[..., i:i + (counts[0] - 1) * strides[0] + 1:strides[0],
+                              j:j + (counts[1] - 1) * strides[1] + 1:strides[1]] for i, j in windows.offsets]
+        at = Local(parts[0], first, windows.output)
+        high, low = torch.full_like(at.values, -torch.inf), torch.full_like(at.values, torch.inf)
+        for k, part in enumerate(parts):
+            is_candidate = at.of(race.grid(race.candidates[:, :, k]))
+            high = torch.where(is_candidate, torch.maximum(high, part), high)
+            low = torch.where(is_candidate, torch.minimum(low, part), low)
+        gl, gu = (at.of(side.reshape(len(side), -1, *windows.output)) for side in g)
+        crossing = (gl < 0) & (gu > 0) & (high > low)
+        width = torch.where(crossing, gu - gl, torch.ones_like(gu))
+        chord = torch.where(crossing, (high * gu - low * gl) / width, torch.where(gl >= 0, high, low))
+        bias = torch.where(crossing, high * gu - chord * gu, torch.zeros_like(chord)).flatten(2).sum(2)
+        slope = at.with_values(chord)
+        if not self.inputs[0].perturbed:
+            return [None, None], bias + weighted_sum(slope, value_of(self.inputs[0]))
+        return [slope, None], bias
 
 
 def _max_pool(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int],
@@ -235,10 +304,34 @@ def _average_pool_gradient(g: Tensor, size: list[int], kernel: list[int], stride
                                               count_include_pad, divisor)
 
 
+def _local_average(A: Local, kernel: list[int], stride: list[int], padding: list[int], of: Any, **settings: Any
+                   ) -> Local:
+    share = _share(A, of[1:], kernel, stride, padding, **settings)
+    offsets = list(itertools.product(range(kernel[0]), range(kernel[1])))
+    return spread(A, [(A * share).values] * len(offsets), offsets, stride, padding, tuple(of[1:]))
+
+
+def _local_average_gradient(A: Local, size: list[int], kernel: list[int], stride: list[int], padding: list[int],
+                            of: Any, **settings: Any) -> Local:
+    whole, first = met(A, kernel, stride, padding, tuple(of[1:]))
+    sums = F.avg_pool2d(whole.values.flatten(0, 2)[:, None], kernel, stride, divisor_override=1)
+    pulled = Local(sums[:, 0].unflatten(0, A.shape[:3]), first, tuple(of[1:]))
+    return pulled * _share(A, size, kernel, stride, padding, **settings)
+
+
+def _share(A: Local, size: Sequence[int], kernel: list[int], stride: list[int], padding: list[int], ceil: bool,
+           count_include_pad: bool, divisor: int | None) -> Tensor:
+    """What an entry of a window counts in its average, (1, 1, H, W)."""
+    ones = A.values.new_ones(1, 1, *size)
+    return F.avg_pool2d(ones, kernel, stride, padding, ceil, count_include_pad, divisor) / F.avg_pool2d(
+        ones, kernel, stride, padding, ceil, divisor_override=1)
+
+
 ROWS = [
-    Operator("average_pool", _average_pool, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d", MOVED),
+    Operator("average_pool", _average_pool, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d",
+             Affine(homogeneous=True, local=_local_average)),
     Operator("average_pool_gradient", _average_pool_gradient, BoundAffine, "nn.AvgPool1d, nn.AvgPool2d",
-             MOVED),
+             Affine(homogeneous=True, local=_local_average_gradient)),
     Operator("max_pool", _max_pool, BoundMaxPool, "nn.MaxPool1d, nn.MaxPool2d"),
     Operator("max_pool_gradient", _max_pool_gradient, BoundMaxPoolGradient, "nn.MaxPool1d, nn.MaxPool2d"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,15 +23,20 @@ class Windows:
 
     def __init__(self, size: torch.Size | tuple[int, ...], kernel: list[int], stride: list[int], padding: list[int],
                  dilation: list[int], ceil: bool = False) -> None:
-        self.size = tuple(size)
+        height, width = size
+        self.size = height, width
         self.arguments = {"kernel_size": kernel, "dilation": dilation, "stride": stride}
         self.positions = kernel[0] * kernel[1]
-        self.output = [self._count(*args, ceil)
-                       for args in zip(self.size, kernel, stride, padding, dilation, strict=True)]
+        self.output = self._count(height, kernel[0], stride[0], padding[0], dilation[0], ceil), self._count(
+            width, kernel[1], stride[1], padding[1], dilation[1], ceil)
         # Rows and columns added after the end, so that the last window is whole (negative: entries no window reads).
         after = [(m - 1) * s + d * (k - 1) + 1 - n - p for m, s, d, k, n, p
                  in zip(self.output, stride, dilation, kernel, self.size, padding, strict=True)]
         self.pad = [padding[1], after[1], padding[0], after[0]]
+        self.steps = stride, padding
+        self.reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+        rows, columns = (range(0, r, d) for r, d in zip(self.reach, dilation, strict=True))
+        self.offsets = list(itertools.product(rows, columns))
 
     @staticmethod
     def _count(n: int, k: int, s: int, p: int, d: int, ceil: bool) -> int:
@@ -158,6 +164,16 @@ class Race:
         most = int(flat.sum(1).max())
         count, index = flat.to(torch.int8).topk(most, 1)
         return index, count > 0
+
+    def layer(self, index: Tensor, x: Tensor) -> Tensor:
+        """What windows (B, M) have, (B, M, K), among all of the layer, 0 for the others: (B, C, K, L)."""
+        channels, _, count = self.pivot.shape[1:]
+        zero = x.new_zeros(len(x), channels * count, x.shape[2])
+        return zero.scatter(1, index[..., None].expand(x.shape), x).unflatten(1, (channels, count)).transpose(2, 3)
+
+    def grid(self, x: Tensor) -> Tensor:
+        """What each window has, (B, C, L), as a layer."""
+        return x.unflatten(2, self.windows.output)
 
     def at(self, x: Tensor, index: Tensor) -> Tensor:
         """What windows (B, M) have at their positions, of (B, C, K, L): (B, M, K)."""
