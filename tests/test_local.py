@@ -13,6 +13,7 @@ from lirpa_explain.graph import capture
 from lirpa_explain.operators import local
 from lirpa_explain.operators.bound import BoundOperator
 from lirpa_explain.operators.local import Local
+from lirpa_explain.operators.places import Places
 from tests.cases import CASES, Case, boxes, case, fixed, moving, problem, weight
 
 PAIR = {"stride": [2, 2], "padding": [1, 1], "ceil": False}
@@ -70,7 +71,7 @@ def random_local(shape: tuple[int, ...], rows: int, window: tuple[int, int], see
                          for n, k in zip(plane, window, strict=True)], 2)
     values = torch.randn(6, rows, channels, *window, generator=generator, dtype=torch.float64)
     values = values * torch.randint(0, 2, values.shape, generator=generator)
-    return Local(values, place, (plane[0], plane[1])).cut()
+    return Local(values, Places.of(place, window, (plane[0], plane[1])), is_cut=False)
 
 
 def assert_same(coefficients: tuple, others: tuple) -> None:

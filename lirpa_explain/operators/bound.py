@@ -268,11 +268,7 @@ class LocalSigned:
 
     def times(self, positive: Tensor, negative: Tensor) -> Local:
         """A * positive where A > 0, A * negative elsewhere; factors (B, *S)."""
-        A = self.A
-        result = A * positive
-        if positive is negative or torch.equal(positive, negative):
-            return result
-        return A.with_values(torch.addcmul(result.values, A.values.clamp(max=0), A.of(negative - positive)))
+        return self.A.by_sign(positive, negative)
 
     def sum(self, positive: Tensor, negative: Tensor) -> Tensor:
         """The sum over a row's entries of `times`: (S, B)."""

@@ -40,20 +40,19 @@ def _transposed_gradient(A: Tensor, weight: Tensor, size: list[int], of: Any, **
 
 def _local_convolution(A: Local, weight: Tensor, of: Any, stride: list[int], padding: list[int], dilation: list[int],
                        groups: int) -> Local:
-    size = [(n - 1) * s + d * (k - 1) + 1
-            for n, s, d, k in zip(A.window, stride, dilation, weight.shape[2:], strict=True)]
-    values = _convolution_gradient(A.values.flatten(0, 1), weight, size, stride, [0, 0], dilation, groups)
-    place = A.place * A.place.new_tensor(stride) - A.place.new_tensor(padding)
-    return Local(values.unflatten(0, A.shape[:2]), place, tuple(of[1:])).cut()
+    h, w = ((n - 1) * s + d * (k - 1) + 1
+            for n, s, d, k in zip(A.window, stride, dilation, weight.shape[2:], strict=True))
+    values = _convolution_gradient(A.cut().values.flatten(0, 1), weight, [h, w], stride, [0, 0], dilation, groups)
+    places = A.places.scaled(stride, padding, (h, w), tuple(of[1:]))
+    return Local(values.unflatten(0, A.shape[:2]), places, is_cut=False)
 
 
 def _local_gradient(A: Local, weight: Tensor, size: list[int], of: Any, stride: list[int], padding: list[int],
                     dilation: list[int], groups: int) -> Local:
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    whole, first = met(A, reach, stride, padding, tuple(of[1:]))
-    values = _convolution(whole.values.flatten(0, 1), weight, stride=stride, padding=[0, 0], dilation=dilation,
-                          groups=groups)
-    return Local(values.unflatten(0, A.shape[:2]), first, tuple(of[1:]))
+    whole, places = met(A, reach, stride, padding, tuple(of[1:]))
+    values = _convolution(whole.flatten(0, 1), weight, stride=stride, padding=[0, 0], dilation=dilation, groups=groups)
+    return Local(values.unflatten(0, A.shape[:2]), places)
 
 
 FEW_CHANNELS = 3

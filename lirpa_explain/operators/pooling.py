@@ -122,26 +122,24 @@ class _LocalPool:
 
     def __init__(self, race: Race, index: Tensor, change_above: Tensor, change_below: Tensor, offset: Tensor,
                  plane: tuple[int, int]) -> None:
-        self.race, self.index, self.plane = race, index, plane
-        self.changes, self.offset = (change_above, change_below), offset
+        self.windows, self.plane = race.windows, plane
+        only = torch.zeros_like(race.lead.lower).scatter(2, race.pivot, 1.0)
+        above, below = (only + race.layer(index, change) if index.shape[1] else only
+                        for change in (change_above, change_below))
+        self.above, self.below = ([race.grid(weights[:, :, k]) for k in range(weights.shape[2])]
+                                  for weights in (above, below))
+        self.below = self.below if index.shape[1] else self.above
+        self.offset = race.grid(race.layer(index, offset[..., None])[:, :, 0]) if index.shape[1] else None
 
     def bound(self, A: Local, lower_side: bool) -> tuple[list[Coefficient | None], Tensor]:
         """Coefficients of z, and the bias."""
-        race, windows = self.race, self.race.windows
-        sides = (A.clamp(max=0), A.clamp(min=0)) if lower_side else (A.clamp(min=0), A.clamp(max=0))
-        changes = [race.layer(self.index, change) for change in self.changes] if self.index.shape[1] else []
-        only = torch.zeros_like(race.candidates, dtype=A.dtype).scatter(2, race.pivot, 1.0)
-        parts = []
-        for k in range(windows.positions):
-            part = A.values * A.of(race.grid(only[:, :, k]))
-            for side, change in zip(sides, changes, strict=False):
-                part = torch.addcmul(part, side.values, A.of(race.grid(change[:, :, k])))
-            parts.append(part)
-        pulled = spread(A, parts, windows.offsets, *windows.steps, self.plane)
-        if not changes:
+        positive, negative = (self.below, self.above) if lower_side else (self.above, self.below)
+        parts = [A.by_sign(*pair).values for pair in zip(positive, negative, strict=True)]
+        pulled = spread(A, parts, self.windows.offsets, *self.windows.steps, self.plane, is_cut=True)
+        if self.offset is None:
             return [pulled], A.values.new_zeros(A.shape[:2])
-        offset = race.layer(self.index, self.offset[..., None])[:, :, 0]
-        return [pulled], sides[0].weighted_sum(race.grid(offset))
+        side = A.clamp(max=0) if lower_side else A.clamp(min=0)
+        return [pulled], side.weighted_sum(self.offset)
 
 
 class _Planes:
@@ -232,10 +230,12 @@ class BoundMaxPoolGradient(BoundPooled):
         gl, gu = (side.gather(1, index) for side in g)
         crossing = (gl < 0) & (gu > 0)
         width = torch.where(crossing, gu - gl, torch.ones_like(gu))
+        grids = [race.grid(race.candidates[:, :, k]) for k in range(race.windows.positions)]
+        layers = box_of(nodes[0])
 
         def upper(A: Any) -> tuple[list[Coefficient | None], Tensor]:
             if isinstance(A, Local):
-                return self._local_upper(A, race, g)
+                return self._local_upper(A, race, grids, layers)
             flat = flat_functions(A)
             slope = flat.gather(2, race.place.expand(len(A), -1, -1))
             spread = flat.gather(2, places.expand(len(A), -1, -1)).unflatten(2, candidates.shape[1:])
@@ -256,21 +256,21 @@ class BoundMaxPoolGradient(BoundPooled):
 
         return both_sides(last_lower, last_upper, lower if index.shape[1] else upper, upper)
 
-    def _local_upper(self, A: Local, race: Race, g: Box) -> tuple[list[Coefficient | None], Tensor]:
-        """The upper side for local coefficients; g is flat."""
-        windows = race.windows
-        whole, first = met(A, windows.reach, *windows.steps, windows.output)
-        strides, counts = windows.steps[0], [(n - r) // s + 1 for n, r, s in
-                                             zip(whole.window, windows.reach, windows.steps[0], strict=True)]
-        parts = [whole.values[..., i:i + (counts[0] - 1) * strides[0] + 1:strides[0],
-                              j:j + (counts[1] - 1) * strides[1] + 1:strides[1]] for i, j in windows.offsets]
-        at = Local(parts[0], first, windows.output)
+    def _local_upper(self, A: Local, race: Race, grids: list[Tensor], layers: Box
+                     ) -> tuple[list[Coefficient | None], Tensor]:
+        """The upper side for local coefficients: candidates by position, and bounds of g, as layers."""
+        windows, strides = race.windows, race.windows.steps[0]
+        whole, places = met(A, windows.reach, *windows.steps, windows.output)
+        counts = places.window
+        parts = [whole[..., i:i + (counts[0] - 1) * strides[0] + 1:strides[0],
+                       j:j + (counts[1] - 1) * strides[1] + 1:strides[1]] for i, j in windows.offsets]
+        at = Local(parts[0], places)
         high, low = torch.full_like(at.values, -torch.inf), torch.full_like(at.values, torch.inf)
         for k, part in enumerate(parts):
-            is_candidate = at.of(race.grid(race.candidates[:, :, k]))
+            is_candidate = at.of(grids[k])
             high = torch.where(is_candidate, torch.maximum(high, part), high)
             low = torch.where(is_candidate, torch.minimum(low, part), low)
-        gl, gu = (at.of(side.reshape(len(side), -1, *windows.output)) for side in g)
+        gl, gu = (at.of(side) for side in layers)
         crossing = (gl < 0) & (gu > 0) & (high > low)
         width = torch.where(crossing, gu - gl, torch.ones_like(gu))
         chord = torch.where(crossing, (high * gu - low * gl) / width, torch.where(gl >= 0, high, low))
@@ -313,9 +313,9 @@ def _local_average(A: Local, kernel: list[int], stride: list[int], padding: list
 
 def _local_average_gradient(A: Local, size: list[int], kernel: list[int], stride: list[int], padding: list[int],
                             of: Any, **settings: Any) -> Local:
-    whole, first = met(A, kernel, stride, padding, tuple(of[1:]))
-    sums = F.avg_pool2d(whole.values.flatten(0, 2)[:, None], kernel, stride, divisor_override=1)
-    pulled = Local(sums[:, 0].unflatten(0, A.shape[:3]), first, tuple(of[1:]))
+    whole, places = met(A, kernel, stride, padding, tuple(of[1:]))
+    sums = F.avg_pool2d(whole.flatten(0, 2)[:, None], kernel, stride, divisor_override=1)
+    pulled = Local(sums[:, 0].unflatten(0, A.shape[:3]), places)
     return pulled * _share(A, size, kernel, stride, padding, **settings)
 
 
