@@ -27,9 +27,9 @@ from ..relaxations.ranges import product_range
 from ..relaxations.softmax import log_softmax_range
 from ..rounding import JUMP, LAST, roundings
 from .planes import Plane
-from .pooling import Windows
 from .registry import DOMAIN, Operator, register
 from .secant import BoundFromReference
+from .windows import Windows
 
 POOLS = {"max_pool": (True, True), "max_pool_above": (True, False), "max_pool_below": (False, True)}
 """Rules of max pooling: whether they count windows in which D > 0, and those in which D < 0."""
