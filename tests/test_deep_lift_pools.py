@@ -35,6 +35,7 @@ MODELS = {
     "alone": (image(nn.MaxPool2d(2), *head(12, 4), nn.ReLU(), nn.Linear(4, 2)), SHAPE),
     "two": (image(nn.MaxPool2d(2), nn.Conv2d(3, 3, 1), nn.Tanh(), nn.Conv2d(3, 3, 1), nn.MaxPool2d(2), *head(3)),
             SHAPE),
+    "one behind the other": (image(nn.MaxPool2d((1, 2)), nn.MaxPool2d((2, 1)), *head(12)), SHAPE),
     "padding": (image(nn.MaxPool2d(2, padding=1), *head(27)), SHAPE),
     "overlapping behind an activation": (image(nn.ReLU(), nn.MaxPool2d(3, 1), *head(12)), SHAPE),
     "1d": (nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.MaxPool1d(2), nn.ReLU(), *head(12)).double(), (2, 8)),

@@ -101,10 +101,10 @@ class _Calls:
         if total is not self._plain.pop(module):
             raise _shared(self.names[module])
         z, z0 = self._inputs[module]
+        self._upstream[module] = upstream
         if type(module) in MIXING:
             return self._mixing(module, total, upstream, z, z0)
         row, layer = LAYERS[type(module)]
-        self._upstream[module] = upstream
         return secant_gradient(upstream, z, z0, row.name, self.eps, **layer.settings(module))
 
     def _mixing(self, module: Any, total: Tensor, upstream: Tensor, z: Tensor, z0: Tensor) -> Tensor:
