@@ -24,6 +24,7 @@ from .bounding.parameters import ParameterBox as ParameterBox
 from .certificates import METRICS as METRICS
 from .certificates import Certificate as Certificate
 from .certificates import Radius as Radius
+from .certificates import join as join
 from .certificates import tangent_basis as tangent_basis
 from .certify import certify as certify
 from .certifying.certifier import Certifier as Certifier

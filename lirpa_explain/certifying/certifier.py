@@ -23,7 +23,7 @@ from ..inputs import check_inputs, check_keywords, uncompiled
 from .arguments import check_parameters, check_seam, check_spec, split_method
 from .nominal import Nominal, attribute
 from .provenance import describe, versions
-from .prover import Prover
+from .prover import Prover, Refiner
 from .request import Request, random_state
 from .senses import SENSES, FiniteSum, Proven, Sense, sense_of
 from .traces import Traces
@@ -146,7 +146,7 @@ class Certifier:
             dtype=str(nominal.flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
             convergence_delta=nominal.delta, versions=versions(), meaning=proven.meaning,
             rounding=bounding.rounding,
-            refiner=functools.partial(prover.functions, proven),
+            refiner=Refiner(prover, proven),
             recertifier=functools.partial(self._at_radii, request, bounding, sense, spec),
             attacker=None if plan.nearest else functools.partial(attacked, request), **specified,
         )
@@ -230,7 +230,7 @@ class Certifier:
         return dataclasses.replace(self.bounding, method=method, rounding=rounding), keywords
 
 
-def _specified(prover: Prover, proven: Proven, functions: Tensor, nominal: Nominal) -> dict[str, Tensor]:
+def _specified(prover: Prover, proven: Proven, functions: Tensor, nominal: Nominal) -> dict[str, Any]:
     """Fields of a certificate about linear functions (N, K, D) of the attribution."""
     lower, upper = prover.functions(proven, functions)
     return {"spec_lower": lower, "spec_upper": upper,
