@@ -21,6 +21,7 @@ from .bounding.ball import Ball as Ball
 from .bounding.methods import METHODS as METHODS
 from .bounding.moving import Moving as Moving
 from .bounding.parameters import ParameterBox as ParameterBox
+from .bounding.table import Table as Table
 from .certificates import METRICS as METRICS
 from .certificates import Certificate as Certificate
 from .certificates import Radius as Radius

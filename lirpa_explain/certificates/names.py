@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from lirpa_explain.arrays import check_once, is_names, nearest
 from lirpa_explain.certificates.layout import Attributions, features, tensors
-
-
-def is_names(value: Any) -> bool:
-    """Whether a value is names: a list or tuple of words."""
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(name, str) for name in value)
 
 
 def checked_names(names: Any, nominal: Attributions) -> tuple[str, ...] | None:
@@ -35,16 +30,8 @@ def checked_names(names: Any, nominal: Attributions) -> tuple[str, ...] | None:
     if len(names) != count:
         raise ValueError(f"features must name each of the {count} entries of an example's attribution; given: "
                          f"{len(names)} names.")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"features has the name {twice!r} twice; each entry needs a name of its own.")
+    check_once(names, "features")
     return tuple(names)
-
-
-def nearest(name: str, names: Collection[str]) -> str:
-    """What to say of a name that there is not: the one that is most like it, or those there are."""
-    near = difflib.get_close_matches(name, list(names), 1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}."
 
 
 def places(nominal: Attributions) -> list[str]:
