@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,13 @@ def nearest(name: str, names: Sequence[str]) -> str:
 def is_names(value: Any) -> bool:
     """Whether a value is names: a list or tuple of words."""
     return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(name, str) for name in value)
+
+
+def check_among(names: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Refuse names that are none of those known."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"There is no {what} {name!r}; {nearest(str(name), known)}")
 
 
 def check_once(names: Sequence[str], what: str) -> None:

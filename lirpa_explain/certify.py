@@ -10,6 +10,7 @@ from .bounding.moving import Moving
 from .certificates import Certificate
 from .certifying.certifier import Certifier
 from .certifying.senses import Sense
+from .inputs import check_attribution, check_known
 
 
 def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
@@ -91,6 +92,8 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         >>> bool(certificate.contains(certificate.nominal).all())
         True
     """
+    check_attribution(attribution)
+    check_known(attribution, attribute_kwargs, certify)
     certifier = Certifier(attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
                           progress=progress, differentiable=differentiable, iterations=iterations, lr=lr,
                           rounding=rounding)

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from .arrays import is_frame
 from .errors import UnsupportedAttribution
 from .tensors import check_kind, plain
 
@@ -66,15 +68,17 @@ def check_keywords(keywords: dict[str, Any]) -> None:
 
 INSTEAD: tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...] = (
     (lambda a: isinstance(a, type), lambda a: f"the class {a.__name__}. Make an object of it: {a.__name__}(model)"),
-    (lambda a: isinstance(a, str), lambda a: f"the string {a!r:.40}. Import the class from captum.attr, and pass an object "
-                                             f"of it: {a if a.isidentifier() else 'Saliency'}(model)"),
-    (lambda a: isinstance(a, nn.Module), lambda a: f"a model, {type(a).__name__}. Say what is to be explained, and how: "
-                                                   "Saliency(model), or another class of captum.attr"),
+    (lambda a: isinstance(a, str),
+     lambda a: f"the string {a!r:.40}. Import the class from captum.attr, and pass an object of it: "
+               f"{a if a.isidentifier() else 'Saliency'}(model)"),
+    (lambda a: isinstance(a, nn.Module),
+     lambda a: f"a model, {type(a).__name__}. Say how it is to be explained: Saliency(model), or another class of "
+               "captum.attr"),
     (lambda a: isinstance(getattr(a, "__self__", None), Attribution),
-     lambda a: f"the method {a.__name__} of a {type(a.__self__).__name__}. Pass the object itself, and what the method "
+     lambda a: f"the method {a.__name__} of a {type(a.__self__).__name__}. Pass the object itself, and what its method "
                "takes as keywords"),
-    (lambda a: isinstance(a, Tensor | tuple), lambda a: f"a {type(a).__name__}. The attribution comes first, the inputs "
-                                                        "second"),
+    (lambda a: isinstance(a, Tensor | np.ndarray | tuple) or is_frame(a),
+     lambda a: f"a {type(a).__name__}. The attribution comes first, the inputs second"),
 )
 """What is passed in place of a Captum object: how to tell, and what it is and what to write instead."""
 
@@ -88,13 +92,15 @@ def check_attribution(attribution: Any) -> None:
                                  f"given: {words}.")
 
 
-def check_known(attribution: Attribution, keywords: dict[str, Any], own: Callable[..., Any]) -> None:
+def check_known(attribution: Attribution, keywords: dict[str, Any], own: Callable[..., Any],
+                later: Callable[..., Any] | None = None) -> None:
     """Refuse keywords that neither a function of ours nor the attribution takes, and name those that are like them.
 
     Args:
         attribution: a Captum object.
         keywords: what is left for its `attribute`.
         own: the function that was called, or a class.
+        later: a function that is called later, and takes further keywords.
 
     Raises:
         TypeError: there is one.
@@ -102,14 +108,21 @@ def check_known(attribution: Attribution, keywords: dict[str, Any], own: Callabl
     known = _keywords_of(attribution)
     if known is None:
         return
-    ours = _parameters(own)[0] - {"self", "attribution", "inputs", "example_inputs"}
+    ours = _own(own)
     name = type(attribution).__name__
     for keyword in keywords:
         if keyword not in known:
             near = difflib.get_close_matches(keyword, sorted(ours | known - {keyword}), 1)
             words = f"did you mean {near[0]!r}?" if near else f"{own.__name__} takes {', '.join(sorted(ours))}."
-            raise TypeError(f"Captum's {name}.attribute rejects these arguments: it has no {keyword!r}, and neither has "
+            if later is not None and keyword in _own(later):
+                words = f"give it to {later.__name__}."
+            raise TypeError(f"Captum's {name}.attribute rejects these arguments: it has no {keyword!r}, nor has "
                             f"{own.__name__}; {words}")
+
+
+def _own(function: Callable[..., Any]) -> set[str]:
+    """The keywords of a function of ours that are its own."""
+    return _parameters(function)[0] - {"self", "attribution", "inputs", "example_inputs"}
 
 
 def _keywords_of(attribution: Any) -> set[str] | None:

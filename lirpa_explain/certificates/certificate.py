@@ -67,6 +67,7 @@ class Certificate(Questions):
         ValueError: If lower, upper and nominal differ in shape, or there is not a name for each entry.
 
     Example:
+        >>> import math
         >>> cert = Certificate(
         ...     lower=torch.tensor([[2.0, -1.0, -0.5]]),
         ...     upper=torch.tensor([[3.0, -0.5, 0.5]]),

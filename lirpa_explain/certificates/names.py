@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lirpa_explain.arrays import check_once, is_names, nearest
+from lirpa_explain.arrays import check_among, check_once, is_names
 from lirpa_explain.certificates.layout import Attributions, features, tensors
 
 
@@ -56,9 +56,7 @@ def mask_of(chosen: Sequence[str], names: Sequence[str] | None, nominal: Attribu
     if names is None:
         raise ValueError(f"mask has the names {', '.join(chosen)}, but the certificate's features have none: certify "
                          "with features=[...], or pass a tensor.")
-    for name in chosen:
-        if name not in names:
-            raise ValueError(f"There is no feature {name!r}; {nearest(name, names)}")
+    check_among(chosen, names, "feature")
     row = torch.tensor([name in set(chosen) for name in names], device=tensors(nominal)[0].device)
     split = row.split([features(part) for part in tensors(nominal)])
     shaped = tuple(mask.reshape(part.shape[1:]) for mask, part in zip(split, tensors(nominal), strict=True))

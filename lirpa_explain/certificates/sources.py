@@ -110,8 +110,8 @@ class Part:
         if len(self.index) == 0:
             raise ValueError("There is nothing to attack: the certificate has no examples.")
         assert self.whole.attacker is not None
-        sides = ("lower", "upper", "nominal")
-        bounds: dict[str, Any] = {side: self._replaced(getattr(self.whole, side), getattr(certificate, side)) for side in sides}
+        bounds: dict[str, Any] = {side: self._replaced(getattr(self.whole, side), getattr(certificate, side))
+                                  for side in ("lower", "upper", "nominal")}
         place = torch.zeros(len(self.whole), dtype=torch.long)  # others take part with options of the first
         place[self.index.cpu()] = torch.arange(len(self.index))
         everywhere = options_of(metric, options, certificate.nominal, place)

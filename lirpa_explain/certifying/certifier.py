@@ -71,7 +71,7 @@ class Certifier:
                  progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
                  rounding: str = "default", features: Any = None, **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
-        check_known(attribution, attribute_kwargs, Certifier)
+        check_known(attribution, attribute_kwargs, Certifier, Certifier.certify)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
         self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress, differentiable, rounding)
         check_seam(attribution)

@@ -88,7 +88,8 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
     check_method(method)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; pass an int of at least 1.")
-    inputs, _ = as_inputs(inputs, given_names(None, perturbation, isinstance(inputs, tuple)), parameter_of(forward_func))
+    names = given_names(None, perturbation, isinstance(inputs, tuple))
+    inputs, _ = as_inputs(inputs, names, parameter_of(forward_func))
     eps, clip = as_tensors(eps), as_tensors(clip)
     xs = check_inputs(inputs)
     where = Where.of(forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
