@@ -122,7 +122,7 @@ def _as_input(part: Any, names: Names | None, like: Tensor | None) -> tuple[Any,
     if is_frame(part):
         return _from_frame(part, names, like)
     if isinstance(part, np.ndarray):
-        if isinstance(part, np.ma.MaskedArray) or str(part.dtype) not in FLOATS:
+        if isinstance(part, np.ma.MaskedArray) or part.dtype.name not in FLOATS:
             kind = "a masked array" if isinstance(part, np.ma.MaskedArray) else f"one of {part.dtype}"
             raise TypeError(f"An array must hold float32 or float64, nothing masked; given: {kind}. Convert it, for "
                             "instance by array.astype('float32').")

@@ -39,7 +39,7 @@ def scaling_of(scaler: Any, features: tuple[str, ...]) -> Scaling:
     """
     own = getattr(scaler, "feature_names_in_", None)
     if hasattr(scaler, "mean_") and hasattr(scaler, "scale_"):
-        pair = scaler.mean_, scaler.scale_
+        pair = scaler.mean_ if getattr(scaler, "with_mean", True) else None, scaler.scale_
     elif scaler is None or isinstance(scaler, tuple) and len(scaler) == 2:
         pair = scaler or (0.0, 1.0)
     else:
@@ -57,7 +57,7 @@ def scaling_of(scaler: Any, features: tuple[str, ...]) -> Scaling:
 
 def _by_column(given: Any, names: tuple[str, ...], features: tuple[str, ...], rest: float) -> Tensor:
     """One side of a scaler for each of the features, `rest` for those that it does not have."""
-    given = rest if given is None else given  # as of a StandardScaler without means
+    given = rest if given is None else given  # as of a StandardScaler without scales
     if isinstance(given, Mapping):
         check_among(given, features, "column")
         names, given = tuple(given), list(given.values())
