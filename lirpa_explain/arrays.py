@@ -1,4 +1,4 @@
-"""Arrays and tables of others, numpy's and pandas', as tensors, and the names of a table's columns."""
+"""Arrays of numpy and tables of pandas as tensors, and the names of a table's columns."""
 
 import difflib
 import sys
@@ -21,26 +21,31 @@ def is_frame(value: Any) -> bool:
 
 
 def parameter_of(forward: Any) -> Tensor | None:
-    """A floating-point parameter of the model that a forward function is, or is a method of; None without one."""
+    """A floating-point parameter of the model that a function is, or is a method of; or None."""
     model = forward if isinstance(forward, torch.nn.Module) else getattr(forward, "__self__", None)
     if not isinstance(model, torch.nn.Module):
         return None
-    return next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
+    return next(
+        (parameter for parameter in model.parameters() if parameter.is_floating_point()), None
+    )
 
 
-def as_inputs(inputs: Any, features: Any = None, like: Tensor | None = None) -> tuple[Any, tuple[Names | None, ...]]:
+def as_inputs(
+    inputs: Any, features: Any = None, like: Tensor | None = None
+) -> tuple[Any, tuple[Names | None, ...]]:
     """Inputs with tensors in place of arrays and tables, and the names of each one's columns.
 
     Arrays keep their type. A table has none of its own, and gets that of the model.
 
     Args:
-        inputs: a tensor, an array or a DataFrame (N, D), or a tuple of them; anything else is left as it is.
-        features: names of the columns, in the model's order; for a tuple one list for each input, or None. Default:
-            a DataFrame's own columns in their order.
+        inputs: a tensor, an array or a DataFrame (N, D), or a tuple of them; anything else stays
+            as it is.
+        features: names of the columns, in the model's order; for a tuple one list for each input,
+            or None. Default: a DataFrame's own columns in their order.
         like: a parameter of the model, with its device and, for tables, type.
 
     Returns:
-        The inputs, a tuple if they were one; and for each the names of its columns, None where it has none.
+        The inputs, a tuple if they were one; and for each the names of its columns, or None.
 
     Raises:
         TypeError: an array or a column holds no floating-point numbers, or features are no names.
@@ -53,8 +58,10 @@ def as_inputs(inputs: Any, features: Any = None, like: Tensor | None = None) -> 
     return tensors if isinstance(inputs, tuple) else tensors[0], tuple(own for _, own in found)
 
 
-def as_baselines(baselines: Any, names: tuple[Names | None, ...], like: Tensor | None = None) -> Any:
-    """Baselines with tensors in place of arrays and tables, whose columns are in the order of the inputs'."""
+def as_baselines(
+    baselines: Any, names: tuple[Names | None, ...], like: Tensor | None = None
+) -> Any:
+    """Baselines with tensors in place of arrays and tables, the columns in the inputs' order."""
     if not isinstance(baselines, tuple):
         return _as_input(baselines, names[0] if len(names) == 1 else None, like)[0]
     if len(baselines) != len(names):
@@ -71,7 +78,8 @@ def as_tensors(value: Any) -> Any:
     """
     if isinstance(value, tuple):
         return tuple(as_tensors(part) for part in value)
-    return _from_array(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
+    is_array = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    return _from_array(value) if is_array else value
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -87,7 +95,11 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 def is_names(value: Any) -> bool:
     """Whether a value is names: a list or tuple of words."""
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(name, str) for name in value)
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(name, str) for name in value)
+    )
 
 
 def check_among(names: Iterable[str], known: Sequence[str], what: str) -> None:
@@ -110,8 +122,13 @@ def _names_of_each(features: Any, count: int, is_tuple: bool) -> tuple[Names | N
     if features is None:
         return (None,) * count
     each = features if is_tuple else (features,)
-    if not isinstance(each, tuple | list) or len(each) != count or not all(n is None or is_names(n) for n in each):
-        wanted = f"a tuple of {count} lists of names, or None in place of some" if is_tuple else "a list of names"
+    if (
+        not isinstance(each, tuple | list)
+        or len(each) != count
+        or not all(n is None or is_names(n) for n in each)
+    ):
+        several = f"a tuple of {count} lists of names, or None in place of some"
+        wanted = several if is_tuple else "a list of names"
         raise TypeError(f"features must be {wanted}; given: {features!r:.80}.")
     for names in each:
         check_once(names or (), "features")
@@ -122,10 +139,13 @@ def _as_input(part: Any, names: Names | None, like: Tensor | None) -> tuple[Any,
     if is_frame(part):
         return _from_frame(part, names, like)
     if isinstance(part, np.ndarray):
-        if isinstance(part, np.ma.MaskedArray) or part.dtype.name not in FLOATS:
-            kind = "a masked array" if isinstance(part, np.ma.MaskedArray) else f"one of {part.dtype}"
-            raise TypeError(f"An array must hold float32 or float64, nothing masked; given: {kind}. Convert it, for "
-                            "instance by array.astype('float32').")
+        is_masked = isinstance(part, np.ma.MaskedArray)
+        if is_masked or part.dtype.name not in FLOATS:
+            kind = "a masked array" if is_masked else f"one of {part.dtype}"
+            raise TypeError(
+                f"An array must hold float32 or float64, nothing masked; given: {kind}. Convert it, "
+                "for instance by array.astype('float32')."
+            )
         tensor = _from_array(part)
         return (tensor if like is None else tensor.to(like.device)), names
     return part, names
@@ -145,15 +165,23 @@ def _from_frame(frame: Any, names: Names | None, like: Tensor | None) -> tuple[T
         if name not in known:
             raise ValueError(f"The DataFrame has no column {name!r}; {nearest(name, known)}")
     columns = [frame.iloc[:, known.index(name)] for name in wanted]
-    words = [f"{name!r} ({column.dtype})" for name, column in zip(wanted, columns, strict=True)
-             if getattr(column.dtype, "kind", "O") not in "biuf"]
+    words = [
+        f"{name!r} ({column.dtype})"
+        for name, column in zip(wanted, columns, strict=True)
+        if getattr(column.dtype, "kind", "O") not in "biuf"
+    ]
     if words:
-        raise TypeError(f"The DataFrame's columns must hold numbers; these do not: {', '.join(words)}. Encode them as "
-                        "the model has them, for instance one column of 0 and 1 for each category, or leave them out "
-                        "by features=[...].")
+        raise TypeError(
+            f"The DataFrame's columns must hold numbers; these do not: {', '.join(words)}. Encode "
+            "them as the model has them, for instance one column of 0 and 1 for each category, or "
+            "leave them out by features=[...]."
+        )
     if not columns:
         raise ValueError("The DataFrame has no columns.")
-    values = np.stack([column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns], axis=1)
+    values = np.stack(
+        [column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns], axis=1
+    )
+    if like is not None:
+        return torch.from_numpy(values).to(like), wanted
     narrow = all(str(column.dtype).lower() == "float32" for column in columns)
-    dtype = like.dtype if like is not None else torch.float32 if narrow else torch.float64
-    return torch.from_numpy(values).to(dtype=dtype, device=None if like is None else like.device), wanted
+    return torch.from_numpy(values).to(torch.float32 if narrow else torch.float64), wanted

@@ -119,7 +119,7 @@ INPUTS = {
     "0d": bad("at least one example", inputs=torch.tensor(1.0)),
     "list": bad("a tensor or a tuple of tensors; given: list", TypeError, [X]),
     "integer_array": bad("float32 or float64.*given: one of int64.*astype", TypeError, X.long().numpy()),
-    "masked_array": bad("nothing masked; given: a masked array", TypeError, np.ma.masked_array(X.numpy(), X.numpy() > 0)),
+    "masked_array": bad("nothing masked; given: a masked array", TypeError, np.ma.array(X.numpy(), mask=X.numpy() > 0)),
     "object_array": bad("given: one of object", TypeError, X.numpy().astype(object)),
     "none": bad("a tensor or a tuple of tensors", TypeError, None),
     "empty_tuple": bad("a tensor or a tuple of tensors", TypeError, ()),
@@ -146,6 +146,7 @@ PERTURBATIONS = {
     "eps_nan_entry": bad("must be finite", eps=torch.tensor([0.1, NAN, 0.1])),
     "eps_string": bad("eps must be a number or a tensor; given: str", TypeError, eps="0.1"),
     "eps_list": bad("eps must be a number or a tensor; given: list", TypeError, eps=[0.1]),
+    "eps_dictionary": bad("given: dict. Radii by name: perturbation=Table", TypeError, eps={"age": 0.1}),
     "eps_bool": bad("eps must be a number or a tensor; given: bool", TypeError, eps=True),
     "eps_huge": bad("too large", eps=10**400),
     "clip_shape": bad(r"broadcast to \(4, 3\)", clip=(torch.zeros(5) - 9, 9.0)),
@@ -271,7 +272,7 @@ UNSUPPORTED = {
                 kind=lambda model: "InputXGradient"),
     "bound_method": bad("the method attribute of a Saliency. Pass the object", lx.UnsupportedAttribution,
                         kind=lambda model: Saliency(model).attribute),
-    "inputs_first": bad("given: a Tensor. The attribution comes first", lx.UnsupportedAttribution, kind=lambda model: X),
+    "inputs_first": bad("a Tensor. The attribution comes first", lx.UnsupportedAttribution, kind=lambda model: X),
 }
 
 

@@ -1,4 +1,4 @@
-"""Arrays and DataFrames as inputs, and the names of columns on their way through everything a certificate is shown by."""
+"""Arrays and DataFrames as inputs, and the names of columns on their way into all that shows a certificate."""
 
 import dataclasses
 import math

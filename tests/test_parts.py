@@ -1,4 +1,4 @@
-"""A certificate is held like a sequence of its examples: parts have the numbers of the whole, and joined they are it."""
+"""A certificate is a sequence of its examples: parts have the numbers of the whole, and joined they are it."""
 
 import builtins
 import dataclasses
@@ -199,8 +199,9 @@ def test_a_wrong_part_is_found_out():
 
 def test_what_does_not_go_with_a_part_is_refused(tmp_path):
     whole = certified("saliency")
-    for index, error, match in ((5, IndexError, "no example 5: the certificate has 5"), (-6, IndexError, "no example -6"),
-                                ([0, 7], IndexError, "no example 7"), ([True], IndexError, "one bool for each of the 5"),
+    for index, error, match in ((5, IndexError, "no example 5: the certificate has 5"),
+                                (-6, IndexError, "no example -6"), ([0, 7], IndexError, "no example 7"),
+                                ([True], IndexError, "one bool for each of the 5"),
                                 (1.0, TypeError, "an int, a slice.*given: 1.0"), ("a", TypeError, "given: 'a'"),
                                 ((0, 1), TypeError, r"given: \(0, 1\)"), (None, TypeError, "given: None"),
                                 (True, TypeError, "given: True"), (torch.ones(2), TypeError, "Tensor of torch.float32"),

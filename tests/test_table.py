@@ -88,7 +88,8 @@ def test_the_radius_is_a_multiple_of_the_radii():
     assert torch.equal(found.inside.radius(steady, high=2.0, steps=5).value, found.value)
     sizes = table.around(z, RADII).resized(torch.tensor([0.0, 0.5, 1.0, 3.0], dtype=z.dtype))
     width = (sizes.x_U - sizes.x_L) * torch.tensor(scaler.scale_)
-    expected = torch.tensor([[0, 0, 0, 0, 0, 0], [2, 150, 0, 0.5, 0.5, 0.5], [4, 300, 0, 1, 1, 1], [16, 900, 0, 1, 1, 1]])
+    expected = torch.tensor([[0, 0, 0, 0, 0, 0], [2, 150, 0, 0.5, 0.5, 0.5], [4, 300, 0, 1, 1, 1],
+                             [16, 900, 0, 1, 1, 1]])
     torch.testing.assert_close(width, expected.double(), rtol=1e-9, atol=1e-9)
 
 
@@ -138,10 +139,10 @@ ROWS = torch.tensor([[3.0, 1.0, 0.0]])
     (lambda: lx.Table(["a"], scaler=(0, 0)), ValueError, "scales finite and above 0"),
     (lambda: lx.Table(list("abc")).around(ROWS, {"d": 1}), ValueError, "no column 'd'"),
     (lambda: lx.Table(list("abc")).around(ROWS, {"a": -1}), ValueError, "radius of 'a' must be a finite number"),
-    (lambda: lx.Table(list("abc")).around(ROWS, [1, 2, 3]), TypeError, "a dictionary from columns to radii.*given: list"),
+    (lambda: lx.Table(list("abc")).around(ROWS, [1, 2, 3]), TypeError, "a dictionary from columns.*given: list"),
     (lambda: lx.Table(list("abc"), fixed=["a"]).around(ROWS, {"a": 1}), ValueError, "'a' is held fixed, and was given"),
     (lambda: lx.Table(list("abc"), groups={"g": ["b", "c"]}).around(ROWS, {"b": 1}), ValueError, "one-hot group 'g'"),
-    (lambda: lx.Table(list("abc"), groups={"g": ["a", "c"]}).around(ROWS), ValueError, "must be one-hot, but row 0 has"),
+    (lambda: lx.Table(list("abc"), groups={"g": ["a", "c"]}).around(ROWS), ValueError, "one-hot, but row 0 has"),
     (lambda: lx.Table(list("abc"), integer=["a"]).around(ROWS + 0.25, {"a": 1}), ValueError, "row 0 has 3.25"),
     (lambda: lx.Table(list("abc"), ranges={"a": (0, 2)}).around(ROWS, {"a": 1}), ValueError, "beyond its range"),
     (lambda: lx.Table(list("ab")).around(ROWS), ValueError, r"rows of 2 columns; given: \(1, 3\)"),

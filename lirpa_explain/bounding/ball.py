@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +139,8 @@ def _from_eps(x: Tensor, eps: Any, norm: float, clip: Any) -> Ball:
     if isinstance(eps, bool) or not isinstance(eps, numbers.Real | Tensor) or \
             isinstance(eps, Tensor) and (eps.is_complex() or eps.dtype == torch.bool):
         kind = f"a tensor of {eps.dtype}" if isinstance(eps, Tensor) else type(eps).__name__
-        raise TypeError(f"eps must be a number or a tensor; given: {kind}.")
+        advice = " Radii by name: perturbation=Table(features, ...).around(inputs, eps)." * isinstance(eps, Mapping)
+        raise TypeError(f"eps must be a number or a tensor; given: {kind}.{advice}")
     given = radius = _like(eps, x)
     if not bool(torch.isfinite(radius).all()) or bool((radius < 0).any()):
         raise ValueError(f"eps must be finite and at least 0; given: {eps}.")

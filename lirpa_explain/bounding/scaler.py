@@ -24,9 +24,9 @@ def scaling_of(scaler: Any, features: tuple[str, ...]) -> Scaling:
     """Mean and scale of all columns.
 
     Args:
-        scaler: an object with `mean_` and `scale_`, such as sklearn's StandardScaler that was fitted;
-            a pair (mean, scale) of numbers, sequences or dictionaries by name; or None. With names of
-            its own (`feature_names_in_`, or a dictionary's) it scales these columns alone.
+        scaler: an object with `mean_` and `scale_`, such as sklearn's StandardScaler that was
+            fitted; a pair (mean, scale) of numbers, sequences or dictionaries by name; or None.
+            With names of its own (`feature_names_in_`, or a dictionary's) it scales these alone.
         features: the names of all columns.
 
     Raises:
@@ -34,8 +34,8 @@ def scaling_of(scaler: Any, features: tuple[str, ...]) -> Scaling:
         ValueError: it has other columns, or a number that is no mean or no scale.
 
     Example:
-        >>> scaling_of(({"a": 3}, 2), ("a", "b"))
-        Scaling(mean=tensor([3., 0.], dtype=torch.float64), scale=tensor([2., 2.], dtype=torch.float64))
+        >>> scaling_of(({"a": 3}, 2), ("a", "b")).mean
+        tensor([3., 0.], dtype=torch.float64)
     """
     own = getattr(scaler, "feature_names_in_", None)
     if hasattr(scaler, "mean_") and hasattr(scaler, "scale_"):
@@ -43,19 +43,24 @@ def scaling_of(scaler: Any, features: tuple[str, ...]) -> Scaling:
     elif scaler is None or isinstance(scaler, tuple) and len(scaler) == 2:
         pair = scaler or (0.0, 1.0)
     else:
-        raise TypeError("scaler must have mean_ and scale_, as sklearn's StandardScaler has once it is "
-                        "fitted, or be a pair (mean, scale), with which rows are (data - mean) / scale; "
-                        f"given: {type(scaler).__name__}.")
+        raise TypeError(
+            "scaler must have mean_ and scale_, as sklearn's StandardScaler has once it is "
+            "fitted, or be a pair (mean, scale), with which rows are (data - mean) / scale; "
+            f"given: {type(scaler).__name__}."
+        )
     names = features if own is None else tuple(map(str, own))
     check_among(names, features, "column")
-    mean, scale = (_by_column(side, names, features, rest)
-                   for side, rest in zip(pair, (0.0, 1.0), strict=True))
+    mean, scale = (
+        _by_column(side, names, features, rest) for side, rest in zip(pair, (0.0, 1.0), strict=True)
+    )
     if not bool(mean.isfinite().all()) or not bool((scale.isfinite() & (scale > 0)).all()):
         raise ValueError("The scaler's means must be finite, and its scales finite and above 0.")
     return Scaling(mean, scale)
 
 
-def _by_column(given: Any, names: tuple[str, ...], features: tuple[str, ...], rest: float) -> Tensor:
+def _by_column(
+    given: Any, names: tuple[str, ...], features: tuple[str, ...], rest: float
+) -> Tensor:
     """One side of a scaler for each of the features, `rest` for those that it does not have."""
     given = rest if given is None else given  # as of a StandardScaler without scales
     if isinstance(given, Mapping):
@@ -63,9 +68,11 @@ def _by_column(given: Any, names: tuple[str, ...], features: tuple[str, ...], re
         names, given = tuple(given), list(given.values())
     values = torch.as_tensor(given, dtype=torch.float64, device="cpu").flatten()
     if len(values) not in (1, len(names)):
-        raise ValueError(f"The scaler has {len(values)} columns, the table {len(names)}: {', '.join(names)}. "
-                         "One of some columns needs their names: fit it to a DataFrame, or give "
-                         "dictionaries by name.")
+        raise ValueError(
+            f"The scaler has {len(values)} columns, the table {len(names)}: {', '.join(names)}. "
+            "One of some columns needs their names: fit it to a DataFrame, or give "
+            "dictionaries by name."
+        )
     column = torch.full((len(features),), rest, dtype=torch.float64)
     column[[features.index(name) for name in names]] = values
     return column

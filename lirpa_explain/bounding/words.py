@@ -18,8 +18,10 @@ def radius_words(radius: Tensor, count: int, names: Sequence[str] | None = None)
 
     Example:
         >>> import torch
-        >>> radius_words(torch.tensor([0.1, 0, 0.25]), 2), radius_words(torch.tensor([[0.1], [0.25]]), 2)
-        ('(0.1, 0, 0.25) by feature', '0.1 to 0.25 by example')
+        >>> radius_words(torch.tensor([[0.1], [0.25]]), 2)
+        '0.1 to 0.25 by example'
+        >>> radius_words(torch.tensor([0.1, 0, 0.25]), 2)
+        '(0.1, 0, 0.25) by feature'
         >>> radius_words(torch.tensor([0.1, 0, 0.25]), 2, ["age", "sex", "income"])
         'age 0.1, sex 0, income 0.25'
     """

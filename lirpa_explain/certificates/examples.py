@@ -43,18 +43,28 @@ def positions(index: Any, count: int) -> Tensor:
         except TypeError:
             raise TypeError(f"Examples are chosen by {KINDS}; given: {_words(index)}.") from None
     try:
-        chosen = torch.as_tensor(index, device="cpu") if len(index) else torch.zeros(0, dtype=torch.long)
-    except (TypeError, ValueError, RuntimeError):  # as 0-d tensors, which have no length, and lists of words
+        chosen = (
+            torch.as_tensor(index, device="cpu") if len(index) else torch.zeros(0, dtype=torch.long)
+        )
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # as 0-d tensors, which have no length, and lists of words
         return positions(_number(index), count)
     if chosen.ndim != 1 or chosen.is_floating_point() or chosen.is_complex():
         raise TypeError(f"Examples are chosen by {KINDS}; given: {_words(index)}.")
     if chosen.dtype == torch.bool:
         if len(chosen) != count:
-            raise IndexError(f"A mask of examples has one bool for each of the {count}; given: {len(chosen)}.")
+            raise IndexError(
+                f"A mask of examples has one bool for each of the {count}; given: {len(chosen)}."
+            )
         return chosen.nonzero()[:, 0]
     outside = (chosen < -count) | (chosen >= count)
     if bool(outside.any()):
-        raise IndexError(f"There is no example {int(chosen[outside][0])}: the certificate has {count}.")
+        raise IndexError(
+            f"There is no example {int(chosen[outside][0])}: the certificate has {count}."
+        )
     return torch.where(chosen < 0, chosen + count, chosen).long()
 
 
@@ -63,9 +73,12 @@ def choose(certificate: Certificate, index: Any) -> Certificate:
     chosen = positions(index, len(certificate)).to(certificate.device)
     facts = {name: rows(value, chosen) for name, value in certificate.meaning.facts.items()}
     return dataclasses.replace(
-        certificate, **{name: rows(getattr(certificate, name), chosen) for name in OF_EXAMPLES},
-        convergence_delta=_delta(certificate, chosen), meaning=dataclasses.replace(certificate.meaning, facts=facts),
-        **chosen_sources(certificate, chosen))
+        certificate,
+        **{name: rows(getattr(certificate, name), chosen) for name in OF_EXAMPLES},
+        convergence_delta=_delta(certificate, chosen),
+        meaning=dataclasses.replace(certificate.meaning, facts=facts),
+        **chosen_sources(certificate, chosen),
+    )
 
 
 def _delta(certificate: Certificate, chosen: Tensor) -> Tensor | None:

@@ -22,8 +22,10 @@ def to_frame(certificate: Certificate) -> DataFrame:
         import pandas
     except ImportError as error:
         raise ImportError("to_frame() needs pandas: pip install pandas.") from error
-    lower, nominal, upper = (flatten(side).detach().cpu() for side in
-                             (certificate.lower, certificate.nominal, certificate.upper))
+    lower, nominal, upper = (
+        flatten(side).detach().cpu()
+        for side in (certificate.lower, certificate.nominal, certificate.upper)
+    )
     count, width = nominal.shape
     columns: dict[str, Any] = {"example": np.repeat(np.arange(count), width)}
     if isinstance(certificate.nominal, tuple):
@@ -31,7 +33,9 @@ def to_frame(certificate: Certificate) -> DataFrame:
         columns["input"] = np.tile(np.repeat(np.arange(len(sizes)), sizes), count)
     columns["feature"] = np.tile(np.array(_features(certificate)), count)
     for name, side in (("nominal", nominal), ("lower", lower), ("upper", upper)):
-        columns[name] = (side if hasattr(np, str(side.dtype)[6:]) else side.double()).numpy().ravel()
+        columns[name] = (
+            (side if hasattr(np, str(side.dtype)[6:]) else side.double()).numpy().ravel()
+        )
     columns["sign"] = signs(lower, upper).numpy().ravel()
     return pandas.DataFrame(columns)
 

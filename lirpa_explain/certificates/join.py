@@ -25,7 +25,9 @@ ALIKE: dict[str, Words] = {
     "device": lambda c: str(c.device),
     "features": lambda c: c.features,
     "sense": lambda c: _said(c.meaning),
-    "spec": lambda c: c.spec_lower if c.spec_lower is None else f"{c.spec_lower.shape[1]} functions",
+    "spec": lambda c: (
+        c.spec_lower if c.spec_lower is None else f"{c.spec_lower.shape[1]} functions"
+    ),
     "convergence_delta": lambda c: _deltas(c),
 }
 """What all certificates that are joined have in common."""
@@ -34,7 +36,8 @@ ALIKE: dict[str, Words] = {
 def join(certificates: Iterable[Certificate]) -> Certificate:
     """Make one certificate of several, of the examples of all, one certificate's after the other's.
 
-    It can be refined, certified at other radii and attacked if each of them can; `elapsed_s` is the sum.
+    It can be refined, certified at other radii and attacked if each of them can; `elapsed_s` is
+    the sum.
 
     Args:
         certificates: Those of one attribution, bounded alike; radii may differ.
@@ -44,7 +47,7 @@ def join(certificates: Iterable[Certificate]) -> Certificate:
 
     Raises:
         TypeError: Something else is among them.
-        ValueError: There are none, or they differ in what all examples of a certificate have in common.
+        ValueError: There are none, or they differ in what all examples have in common.
 
     Example:
         >>> import torch, lirpa_explain as lx
@@ -65,14 +68,23 @@ def join(certificates: Iterable[Certificate]) -> Certificate:
     for name, words in ALIKE.items():
         for i, part in enumerate(parts):
             if words(part) != words(first):
-                raise ValueError(f"Certificates that are joined have one {name}: that of certificate 0 is "
-                                 f"{words(first)}, that of certificate {i} is {words(part)}.")
-    facts = {name: joined([part.meaning.facts[name] for part in parts]) for name in first.meaning.facts}
+                raise ValueError(
+                    f"Certificates that are joined have one {name}: that of certificate 0 is "
+                    f"{words(first)}, that of certificate {i} is {words(part)}."
+                )
+    facts = {
+        name: joined([part.meaning.facts[name] for part in parts]) for name in first.meaning.facts
+    }
     names = (*OF_EXAMPLES, "convergence_delta")
     return dataclasses.replace(
-        first, **{name: joined([getattr(part, name) for part in parts]) for name in names},
-        perturbation=_perturbation(parts), elapsed_s=sum(part.elapsed_s for part in parts), versions=_versions(parts),
-        meaning=dataclasses.replace(first.meaning, facts=facts), **joined_sources(parts))
+        first,
+        **{name: joined([getattr(part, name) for part in parts]) for name in names},
+        perturbation=_perturbation(parts),
+        elapsed_s=sum(part.elapsed_s for part in parts),
+        versions=_versions(parts),
+        meaning=dataclasses.replace(first.meaning, facts=facts),
+        **joined_sources(parts),
+    )
 
 
 def _shapes(nominal: Any) -> str:
@@ -82,8 +94,10 @@ def _shapes(nominal: Any) -> str:
 
 def _said(meaning: Meaning) -> tuple[Any, ...]:
     """The sense, and what it knows of all examples alike."""
-    common = {name: type(value).__name__ if isinstance(value, Tensor | tuple) else value
-              for name, value in meaning.facts.items()}
+    common = {
+        name: type(value).__name__ if isinstance(value, Tensor | tuple) else value
+        for name, value in meaning.facts.items()
+    }
     return meaning.kind, common, meaning.is_nominal
 
 
@@ -97,13 +111,18 @@ EITHER = "of each example one of: "
 
 def _perturbation(parts: list[Certificate]) -> str:
     """What all say; where they differ, all that some say."""
-    said = dict.fromkeys(words for part in parts
-                         for words in part.perturbation.removeprefix(EITHER).split(" | "))
+    said = dict.fromkeys(
+        words for part in parts for words in part.perturbation.removeprefix(EITHER).split(" | ")
+    )
     return next(iter(said)) if len(said) == 1 else EITHER + " | ".join(said)
 
 
 def _versions(parts: list[Certificate]) -> dict[str, str]:
     """The versions by which all were made, of each package all that occur."""
     names = dict.fromkeys(name for part in parts for name in part.versions)
-    return {name: ", ".join(dict.fromkeys(part.versions[name] for part in parts if name in part.versions))
-            for name in names}
+    return {
+        name: ", ".join(
+            dict.fromkeys(part.versions[name] for part in parts if name in part.versions)
+        )
+        for name in names
+    }

@@ -1,6 +1,6 @@
-"""What parts of a certificate, and certificates that were joined, are refined, certified again and attacked by.
+"""By what parts of a certificate, and joined ones, are refined, certified again and attacked.
 
-What Captum draws and how it computes depends on all examples of a call. So a part asks the whole, and keeps its own
+What Captum draws depends on all examples of a call. So a part asks the whole, and keeps its own
 rows of the answer: the numbers are the same, and so is the time.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lirpa_explain.certificates.certificate import Certificate
 
 SOURCES = {"refiner": "refine", "recertifier": "recertify", "attacker": "attack"}
-"""Fields of a certificate that hold what it was made by -> the methods of a `Source` that stand in for them."""
+"""Fields of a certificate that hold what it was made by -> methods of a `Source` for them."""
 
 
 class Source(Protocol):
@@ -57,22 +57,31 @@ class Answer:
 
 
 def chosen_sources(whole: Certificate, index: Tensor) -> dict[str, Any]:
-    """The fields of `SOURCES` for some examples of a certificate: its own that can choose, else those of a `Part`."""
+    """The fields of `SOURCES` for some examples: its own that can choose, else a `Part`'s."""
     part, fields = Part(whole, index), dict[str, Any]()
     for field, name in SOURCES.items():
         own = getattr(whole, field)
-        choose = getattr(own, "rows", None)
-        fields[field] = None if own is None else Answer(part, name) if choose is None else choose(index)
+        if own is None:
+            fields[field] = None
+        elif hasattr(own, "rows"):
+            fields[field] = own.rows(index)
+        else:
+            fields[field] = Answer(part, name)
     return fields
 
 
 def joined_sources(certificates: list[Certificate]) -> dict[str, Any]:
-    """The fields of `SOURCES` for the examples of all certificates; None of what one of them has not."""
+    """The fields of `SOURCES` for all certificates' examples; None of what one of them has not."""
     ends = torch.tensor([len(certificate) for certificate in certificates]).cumsum(0).tolist()
-    pieces = tuple((certificate, torch.arange(end - len(certificate), end))
-                   for certificate, end in zip(certificates, ends, strict=True))
-    return {field: None if any(getattr(certificate, field) is None for certificate in certificates)
-            else Answer(Joined(pieces), name) for field, name in SOURCES.items()}
+    pieces = tuple(
+        (certificate, torch.arange(end - len(certificate), end))
+        for certificate, end in zip(certificates, ends, strict=True)
+    )
+    fields = dict[str, Any]()
+    for field, name in SOURCES.items():
+        lacks = any(getattr(certificate, field) is None for certificate in certificates)
+        fields[field] = None if lacks else Answer(Joined(pieces), name)
+    return fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +101,7 @@ class Part:
         return Part(self.whole, self.index[index])
 
     def refine(self, functions: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of functions (B, K, D), each (B, K); the other examples are given functions that are 0."""
+        """Bounds of functions (B, K, D), each (B, K); those of the other examples are 0."""
         self._check_once()
         assert self.whole.refiner is not None
         lower, upper = self.whole.refiner(self._spread(functions))
@@ -105,32 +114,41 @@ class Part:
         return self.whole.recertifier(self._spread(radii))[self.index]
 
     def attack(self, certificate: Certificate, metric: str, **options: Any) -> Sandwich:
-        """What is found for these examples when all are attacked, with the bounds of a certificate of these."""
+        """What is found for these when all are attacked, with the bounds of their certificate."""
         self._check_once()
         if len(self.index) == 0:
             raise ValueError("There is nothing to attack: the certificate has no examples.")
         assert self.whole.attacker is not None
-        bounds: dict[str, Any] = {side: self._replaced(getattr(self.whole, side), getattr(certificate, side))
-                                  for side in ("lower", "upper", "nominal")}
-        place = torch.zeros(len(self.whole), dtype=torch.long)  # others take part with options of the first
+        bounds: dict[str, Any] = {
+            side: self._replaced(getattr(self.whole, side), getattr(certificate, side))
+            for side in ("lower", "upper", "nominal")
+        }
+        # the others take part with the options of the first
+        place = torch.zeros(len(self.whole), dtype=torch.long)
         place[self.index.cpu()] = torch.arange(len(self.index))
         everywhere = options_of(metric, options, certificate.nominal, place)
-        return self.whole.attacker(dataclasses.replace(self.whole, **bounds), metric, **everywhere).rows(self.index)
+        whole = dataclasses.replace(self.whole, **bounds)
+        return self.whole.attacker(whole, metric, **everywhere).rows(self.index)
 
     def _spread(self, values: Tensor) -> Tensor:
         """Rows of these examples among those of all, which are 0."""
-        return values.new_zeros(len(self.whole), *values.shape[1:]).index_copy(0, self.index, values)
+        spread = values.new_zeros(len(self.whole), *values.shape[1:])
+        return spread.index_copy(0, self.index, values)
 
     def _replaced(self, whole: Attributions, part: Attributions) -> Attributions:
         """All examples' rows, with these in their places."""
-        replaced = tuple(all_rows.index_copy(0, self.index, own.to(all_rows))
-                         for all_rows, own in zip(tensors(whole), tensors(part), strict=True))
+        replaced = tuple(
+            all_rows.index_copy(0, self.index, own.to(all_rows))
+            for all_rows, own in zip(tensors(whole), tensors(part), strict=True)
+        )
         return replaced if isinstance(whole, tuple) else replaced[0]
 
     def _check_once(self) -> None:
         if len(self.index.unique()) < len(self.index):
-            raise ValueError("The certificate holds an example twice, and its model is asked for each example once: "
-                             "choose each once.")
+            raise ValueError(
+                "The certificate holds an example twice, and its model is asked for each example "
+                "once: choose each once."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,14 +168,21 @@ class Joined:
             place = {int(at): i for i, at in enumerate(where)}
             mine = [i for i, at in enumerate(index.tolist()) if at in place]
             if mine:
-                chosen.append((certificate[[place[int(index[i])] for i in mine]], torch.tensor(mine)))
+                chosen.append(
+                    (certificate[[place[int(index[i])] for i in mine]], torch.tensor(mine))
+                )
         return Joined(tuple(chosen))
 
     def refine(self, functions: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of functions (N, K, D), each (N, K)."""
         if not self.pieces:
-            return functions.new_zeros(functions.shape[:2]), functions.new_zeros(functions.shape[:2])
-        sides = [piece.refiner(functions[where]) for piece, where in self.pieces if piece.refiner is not None]
+            none = functions.new_zeros(functions.shape[:2])
+            return none, none
+        sides = [
+            piece.refiner(functions[where])
+            for piece, where in self.pieces
+            if piece.refiner is not None
+        ]
         lower, upper = (torch.cat(parts)[self._order] for parts in zip(*sides, strict=True))
         return lower, upper
 
@@ -166,7 +191,11 @@ class Joined:
         from lirpa_explain.certificates.join import join  # which joins these
 
         self._check_any()
-        again = [piece.recertifier(radii[where]) for piece, where in self.pieces if piece.recertifier is not None]
+        again = [
+            piece.recertifier(radii[where])
+            for piece, where in self.pieces
+            if piece.recertifier is not None
+        ]
         return join(again)[self._order]
 
     def attack(self, certificate: Certificate, metric: str, **options: Any) -> Sandwich:
@@ -175,8 +204,8 @@ class Joined:
         sides = []
         for piece, where in self.pieces:
             assert piece.attacker is not None
-            sides.append(piece.attacker(certificate[where], metric,
-                                        **options_of(metric, options, certificate.nominal, where)))
+            own = options_of(metric, options, certificate.nominal, where)
+            sides.append(piece.attacker(certificate[where], metric, **own))
         return Sandwich.joined(sides).rows(self._order)
 
     @property
@@ -189,8 +218,10 @@ class Joined:
             raise ValueError("The certificate has no examples to certify again or to attack.")
 
 
-def options_of(metric: str, options: dict[str, Any], nominal: Attributions, index: Tensor) -> dict[str, Any]:
-    """A metric's options for some examples: of those that have a row for each example, the rows of these."""
+def options_of(
+    metric: str, options: dict[str, Any], nominal: Attributions, index: Tensor
+) -> dict[str, Any]:
+    """A metric's options for some examples: their rows of what has a row for each example."""
     counts = METRICS[metric].examples if metric in METRICS else {}
     shapes = [part.shape for part in tensors(nominal)]
 
@@ -202,4 +233,7 @@ def options_of(metric: str, options: dict[str, Any], nominal: Attributions, inde
             return all(counts[name] in (0, part.ndim) for part in parts)
         return [part.shape for part in parts] == shapes
 
-    return {name: rows(value, index) if has_rows(name, value) else value for name, value in options.items()}
+    return {
+        name: rows(value, index) if has_rows(name, value) else value
+        for name, value in options.items()
+    }

@@ -1,4 +1,4 @@
-"""Names of the inputs' columns: where they come from, and which certificates have entries of these names."""
+"""Names of the inputs' columns: where they come from, and which certificates have them."""
 
 import math
 from typing import Any
@@ -22,14 +22,21 @@ def given_names(features: Any, perturbation: Any, is_tuple: bool) -> Any:
         return features
     known = of_tables if is_tuple else of_tables[0]
     if features is not None and _lists(features) != _lists(known):
-        raise ValueError("features names other columns, or in another order, than the Table of the perturbation: leave "
-                         "it out.")
+        raise ValueError(
+            "features names other columns, or in another order, than the Table of the perturbation: "
+            "leave it out."
+        )
     return known
 
 
-def given_tensors(attribution: Any, inputs: Any, keywords: dict[str, Any], features: Any = None,
-                  perturbation: Any = None) -> tuple[Any, tuple[Names | None, ...], dict[str, Any]]:
-    """Inputs and keywords of an attribution with tensors in place of arrays and tables, and the names of the columns.
+def given_tensors(
+    attribution: Any,
+    inputs: Any,
+    keywords: dict[str, Any],
+    features: Any = None,
+    perturbation: Any = None,
+) -> tuple[Any, tuple[Names | None, ...], dict[str, Any]]:
+    """Inputs and keywords with tensors in place of arrays and tables, and the columns' names.
 
     Args:
         attribution: a Captum object.
@@ -39,7 +46,9 @@ def given_tensors(attribution: Any, inputs: Any, keywords: dict[str, Any], featu
         perturbation: which may have them.
     """
     like = parameter_of(attribution.forward_func)
-    inputs, columns = as_inputs(inputs, given_names(features, perturbation, isinstance(inputs, tuple)), like)
+    inputs, columns = as_inputs(
+        inputs, given_names(features, perturbation, isinstance(inputs, tuple)), like
+    )
     changed = dict(keywords)
     if "target" in changed:
         changed["target"] = as_tensors(changed["target"])
@@ -54,24 +63,34 @@ def check_columns(columns: tuple[Names | None, ...], xs: tuple[Tensor, ...]) -> 
         count = math.prod(x.shape[1:])
         if names is not None and len(names) != count:
             which = f"input {i}" if len(xs) > 1 else "the input"
-            raise ValueError(f"features must name each of the {count} features of {which}; given: {len(names)} names.")
+            raise ValueError(
+                f"features must name each of the {count} features of {which}; given: "
+                f"{len(names)} names."
+            )
 
 
-def entry_names(attribution: Any, columns: tuple[Names | None, ...], xs: tuple[Tensor, ...], parts: tuple[Tensor, ...]
-                ) -> Names | None:
-    """Names of the entries of an attribution that has one for each feature of the inputs; None of any other."""
+def entry_names(
+    attribution: Any,
+    columns: tuple[Names | None, ...],
+    xs: tuple[Tensor, ...],
+    parts: tuple[Tensor, ...],
+) -> Names | None:
+    """Names of the entries of an attribution that has one for each feature of the inputs; or None."""
     inner = getattr(attribution, "attribution_method", attribution)
-    is_of_inputs = not isinstance(inner, LayerAttribution) and [p.shape for p in parts] == [x.shape for x in xs]
-    if not is_of_inputs or all(names is None for names in columns):
+    is_alike = [p.shape for p in parts] == [x.shape for x in xs]
+    if isinstance(inner, LayerAttribution) or not is_alike or all(names is None for names in columns):
         return None
     if len(xs) == 1:
         return columns[0]
-    own = iter(places(parts))
-    known = [(next(own), name) for names, x in zip(columns, xs, strict=True)
-             for name in (names or [None] * math.prod(x.shape[1:]))]
-    unique = len({name for _, name in known if name}) == sum(name is not None for _, name in known)
-    return tuple(place if name is None else name if unique else f"{place.partition(',')[0]}: {name}"
-                 for place, name in known)
+    given = [name for names in columns for name in names or ()]
+    is_unique, own = len(set(given)) == len(given), iter(places(parts))
+    found: list[str] = []
+    for i, (names, x) in enumerate(zip(columns, xs, strict=True)):
+        here = [next(own) for _ in range(math.prod(x.shape[1:]))]
+        if names is not None:
+            here = [name if is_unique else f"{i}: {name}" for name in names]
+        found += here
+    return tuple(found)
 
 
 def _lists(names: Any) -> list[Any]:
