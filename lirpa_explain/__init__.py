@@ -22,6 +22,7 @@ from .bounding.methods import METHODS as METHODS
 from .bounding.moving import Moving as Moving
 from .bounding.parameters import ParameterBox as ParameterBox
 from .bounding.table import Table as Table
+from .bounding.whole import AttributionModule as AttributionModule
 from .certificates import METRICS as METRICS
 from .certificates import Certificate as Certificate
 from .certificates import Radius as Radius

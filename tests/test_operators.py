@@ -113,6 +113,11 @@ FORWARD = {
 }
 
 
+def chosen(index: Tensor, rows: int, count: int) -> Tensor:
+    """Where each index is which place: (rows, n, count)."""
+    return (index[..., None] == torch.arange(count)).expand(rows, -1, -1)
+
+
 def window(z: Tensor, low: float | None, high: float | None, closed: bool, inside: bool) -> Tensor:
     above = torch.ones_like(z, dtype=torch.bool) if low is None else z >= low if closed else z > low
     below = torch.ones_like(z, dtype=torch.bool) if high is None else z <= high if closed else z < high
@@ -142,6 +147,7 @@ TRUTH = FORWARD | {
     "inverse_root": lambda t, epsilon: torch.where(
         t < 0, epsilon**-0.5 - t / (2 * epsilon**1.5), 1 / torch.sqrt(t.clamp(min=0) + epsilon)),
     "known": lambda x, low, high: x,
+    "lookup": lambda ids, table: F.one_hot(ids.long(), len(table)).to(table) @ table,
     "log_softmax": lambda x, dim: x.softmax(dim).log(),
     "matmul": lambda x, w: torch.einsum("...i,ij->...j" if w.ndim == 2 else "...i,i->...", x, w),
     "matrix_product": lambda x, y: torch.einsum("...mk,...kl->...ml", x, y),
@@ -152,6 +158,10 @@ TRUTH = FORWARD | {
     "normalize": lambda x, w, variance, epsilon: F.batch_norm(x, 0 * variance, variance, w, eps=epsilon),
     "pad": lambda x, pad: F.pad(x, pad),
     "permute": lambda x, dims: torch.einsum(x, list(range(x.ndim)), dims),
+    "pick": lambda x, index, shape, gaps: torch.einsum(
+        "bi,bni->bn", x.flatten(1), chosen(index, len(x), x[0].numel()).to(x)).view(len(x), *shape),
+    "put": lambda x, index, shape, gaps: torch.einsum(
+        "bi,bin->bn", x.flatten(1), chosen(index, len(x), math.prod(shape)).to(x)).view(len(x), *shape),
     "place": lambda x, size, dim, start, step: vjp(
         lambda full: picked(full, dim, range(start, size, step)[:x.shape[dim]]), x,
         x.new_zeros(*x.shape[:dim], size, *x.shape[dim + 1:])),

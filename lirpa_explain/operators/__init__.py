@@ -6,6 +6,7 @@ from . import (  # noqa: F401  (each fills the table)
     elementwise,
     known,
     matrix,
+    moves,
     normalization,
     pooling,
     powers,

@@ -179,7 +179,7 @@ def both_sides(last_lower: Tensor | None, last_upper: Tensor | None, lower_side:
 
 def flat_rows(x: Tensor) -> Tensor:
     """A value (B, *S) as (B, D), also where a row is one number."""
-    return x.reshape(len(x), -1)
+    return x.reshape(x.shape[0], -1)
 
 
 def flat_functions(A: Tensor) -> Tensor:
