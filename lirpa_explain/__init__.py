@@ -44,6 +44,10 @@ from .explained import label_free as label_free
 from .explained import subspace as subspace
 from .graph import GradientModule as GradientModule
 from .graph import capture as capture
+from .interchange import PROPERTIES as PROPERTIES
+from .interchange import export as export
+from .interchange import load_onnx as load_onnx
+from .interchange import replay as replay
 from .measures.find import find_boundary as find_boundary
 from .measures.gap import BaselineSensitivity as BaselineSensitivity
 from .measures.gap import BoundaryGap as BoundaryGap

@@ -13,14 +13,14 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays"],
+    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras"],
     ["fingerprint", "explained", "relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
     ["attributions"],
     ["bounding"],
     ["certifying"],
-    ["attacks", "training", "measures", "certify"],
+    ["attacks", "training", "measures", "certify", "interchange"],
     ["tables", "reporting"],
     ["cli"],
     ["__main__", "__init__"],

@@ -9,6 +9,7 @@ import numpy as np
 from lirpa_explain.certificates.box import signs
 from lirpa_explain.certificates.layout import features, flatten, tensors
 from lirpa_explain.certificates.names import labels
+from lirpa_explain.extras import imported
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 
 def to_frame(certificate: Certificate) -> DataFrame:
     """See `Certificate.to_frame`."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("to_frame() needs pandas: pip install pandas.") from error
+    pandas = imported("pandas", "frames", "to_frame()")
     lower, nominal, upper = (
         flatten(side).detach().cpu()
         for side in (certificate.lower, certificate.nominal, certificate.upper)
