@@ -126,8 +126,8 @@ def _at_input(node: Bound, lower: Coefficient | None, upper: Coefficient | None)
 
 def _at_constant(node: Bound, lower: Coefficient | None, upper: Coefficient | None) -> tuple[Any, Any]:
     """What the coefficients of a node that does not move come to."""
-    value = value_of(node)
-    return (0.0 if lower is None else weighted_sum(lower, value)), (0.0 if upper is None else weighted_sum(upper, value))
+    below, above = (0.0 if A is None else weighted_sum(A, value_of(node)) for A in (lower, upper))
+    return below, above
 
 
 def _together(old: Sides | None, new: Sides) -> Sides:
