@@ -22,10 +22,12 @@ from .bounding.methods import METHODS as METHODS
 from .bounding.moving import Moving as Moving
 from .bounding.parameters import ParameterBox as ParameterBox
 from .bounding.substitutions import substitutions as substitutions
+from .bounding.table import Table as Table
 from .bounding.whole import AttributionModule as AttributionModule
 from .certificates import METRICS as METRICS
 from .certificates import Certificate as Certificate
 from .certificates import Radius as Radius
+from .certificates import join as join
 from .certificates import tangent_basis as tangent_basis
 from .certify import certify as certify
 from .certifying.certifier import Certifier as Certifier

@@ -13,7 +13,7 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "extras"],
+    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras"],
     ["fingerprint", "explained", "relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
@@ -34,6 +34,7 @@ FOREIGN = {
     "auto_LiRPA.bound_ops": {"bounding", "operators"},
     "torch.fx": {"graph"},
     "matplotlib": {"plots"},
+    "pandas": {"certificates"},
 }
 """Worlds of others, and the rooms that know them."""
 

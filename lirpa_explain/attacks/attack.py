@@ -8,11 +8,13 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
+from ..arrays import as_tensors
 from ..bounding.where import Where
+from ..certifying.columns import given_tensors
 from ..certifying.posed import Poser
 from ..certifying.request import Request, random_state
 from ..guards import isolated
-from ..inputs import check_attribution, check_keywords, uncompiled
+from ..inputs import check_attribution, check_keywords, check_known, uncompiled
 from .objectives import Objective
 from .objectives import objective as lookup
 from .search import Search, Settings, Watch
@@ -122,13 +124,16 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         True
     """
     check_attribution(attribution)
+    check_known(attribution, attribute_kwargs, attack)
     check_keywords(attribute_kwargs)
+    inputs, columns, keywords = given_tensors(attribution, inputs, attribute_kwargs, perturbation=perturbation)
+    eps, clip = as_tensors(eps), as_tensors(clip)
     poser = Poser(attribution, perturb)
-    posed = poser.pose(inputs, attribute_kwargs)
+    posed = poser.pose(inputs, keywords)
     where = Where.of(attribution.forward_func, posed.call.inputs, perturbation=perturbation, eps=eps, norm=norm,
                      clip=clip, parameters=parameters, differentiable=False, fixed=fixed, ids=posed.ids)
     poser.check_parameters(posed, where.parameters)
-    request = Request(posed, where, random_state(posed.call.xs[0].device))
+    request = Request(posed, where, random_state(posed.call.xs[0].device), posed.names_of(columns))
     settings = Settings(samples, restarts, steps, step, schedule, sharpness, output_weight, seed, batch_size, progress)
     return run(request, lookup(objective, options) if isinstance(objective, str) else objective, settings)
 

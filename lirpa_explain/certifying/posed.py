@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arrays import Names
 from ..attributions import at_layer, name_of
 from ..bounding.parameters import Parameters
 from ..errors import UnsupportedAttribution
@@ -58,6 +59,10 @@ class Posed:
     def ids(self) -> tuple[Tensor, ...]:
         """The inputs that the perturbed ones were made of."""
         return () if self.original is None else self.original.xs
+
+    def names_of(self, columns: tuple[Names | None, ...]) -> tuple[Names | None, ...]:
+        """The names of the features of what is perturbed, given those of the inputs: a layer's have none."""
+        return columns if self.original is None else (None,) * len(self.call.xs)
 
     @property
     def nominal(self) -> Nominal:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import attributions
+from ..arrays import Names
 from ..bounding.ball import Ball
 from ..bounding.parameters import Parameters
 from ..bounding.points import draw
@@ -32,11 +33,13 @@ class Request:
         posed: the call of Captum's, whose inputs are what is perturbed.
         where: the balls of the inputs and the boxes of the parameters.
         state: of the random generators of torch, the GPU, numpy and Python at which the attribution starts.
+        columns: the names of each input's features; None where they have none.
     """
 
     posed: Posed
     where: Where
     state: tuple[Any, ...]
+    columns: tuple[Names | None, ...] = ()
 
     @property
     def attribution(self) -> Any:

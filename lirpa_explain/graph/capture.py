@@ -159,7 +159,10 @@ def _batched(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments
     """
     def each(rows: tuple[Tensor, ...], *xs: Tensor) -> Tensor:
         def one(row: tuple[Tensor, ...], *x: Tensor) -> Tensor:
-            return call(tuple(r[None] for r in row), *(x_[None] for x_ in x))[0]
+            result = call(tuple(r[None] for r in row), *(x_[None] for x_ in x))
+            if len(result) != 1:
+                raise UnsupportedOperation(f"For one example it returned {len(result)} rows.")
+            return result[0]
 
         return torch.func.vmap(one)(rows, *xs)
 
