@@ -14,10 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .places import Pair, Places
+from .places import Entries, Pair, Places
 
 COVERED = 0.4
 """Share of a layer from which on coefficients of a window are made dense: these are handled faster, entry by entry."""
+
+FEW = 0.05
+"""Share of a layer up to which entries that differ from the others are worked on one by one."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +138,27 @@ class Local:
 
     def by_sign(self, positive: Tensor, negative: Tensor) -> Local:
         """Times one value where the coefficients are above 0, and another elsewhere; each (B, C, H, W)."""
-        A = self.values
         if positive is negative:
             return self * positive
-        up, down = self.of(positive), self.of(negative)
-        return self.with_values(torch.addcmul(A.clamp(min=0) * up, A.clamp(max=0), down), True)
+        change = (negative - positive).expand(-1, -1, *self.places.plane)
+        mask = change != 0
+        if not self._few(mask):
+            A, up, down = self.values, self.of(positive), self.of(negative)
+            return self.with_values(torch.addcmul(A.clamp(min=0) * up, A.clamp(max=0), down), True)
+        result = (self * positive).values
+        entries = self.places.entries(mask)
+        index = self.index(entries)
+        change = self.values.flatten()[index].clamp(max=0) * entries.of(change)
+        return self.with_values(result.flatten().index_add(0, index, change).reshape(result.shape), True)
+
+    def index(self, entries: Entries) -> Tensor:
+        """Where entries are in the flattened values."""
+        size = self.window[0] * self.window[1]
+        return (entries.function * self.values.shape[2] + entries.channel) * size + entries.within
+
+    def _few(self, mask: Tensor) -> bool:
+        """Whether entries are so few that these are worked on one by one."""
+        return mask.shape[1] == self.values.shape[2] and int(mask.sum()) <= FEW * mask.numel()
 
     def clamp(self, min: float | None = None, max: float | None = None) -> Local:
         """Its values, at least `min` and at most `max`, one of which is 0."""
@@ -158,6 +177,13 @@ class Local:
         x = x.reshape(*[1] * (4 - x.ndim), *x.shape)
         if x.shape[2:] == (1, 1):
             return (self.cut().values.sum((3, 4)) * x[..., 0, 0]).sum(2)
+        x = x.expand(-1, self.values.shape[2], *self.places.plane)
+        mask = x != 0
+        if self._few(mask):
+            entries = self.places.entries(mask)
+            terms = self.values.flatten()[self.index(entries)] * entries.of(x)
+            sums = terms.new_zeros(self.shape[0] * self.shape[1]).index_add(0, entries.function, terms)
+            return sums.reshape(self.shape[:2])
         return torch.einsum("sbd,sbd->sb", self.values.flatten(2), self.of(x).expand_as(self.values).flatten(2))
 
 

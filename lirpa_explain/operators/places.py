@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,35 @@ Pair = tuple[int, int]
 
 ALONE = 0.7
 """Groups as a share of functions, from which on each function is its own."""
+
+
+class Entries(NamedTuple):
+    """Some entries of the windows of functions, each tensor (n,).
+
+    Args:
+        function: which function, s * B + b.
+        channel: which channel.
+        within: where in the flattened window.
+        row: the row of the batch.
+        at: where in the flattened plane.
+    """
+
+    function: Tensor
+    channel: Tensor
+    within: Tensor
+    row: Tensor
+    at: Tensor
+
+    def where(self, mask: Tensor) -> Entries:
+        """Those at which a mask (n,) is true."""
+        return Entries(*(part[mask] for part in self))
+
+    def of(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
+        """What a value (B, X, H, W) has there, (n,), or in several channels each, (n, K)."""
+        row = self.row if len(x) > 1 else torch.zeros_like(self.row)
+        if channels is None:
+            return x.flatten(2)[row, self.channel, self.at]
+        return x.flatten(2)[row[:, None], channels, self.at[:, None]]
 
 
 class Places:
@@ -38,7 +67,7 @@ class Places:
         self.first, self.row, self.group, self.shape = first, row, group, shape
         self.window, self.plane = window, plane
         self._derived: dict[Any, Any] = {}
-        self._found: dict[int, tuple[Tensor, Tensor]] = {}
+        self._found: dict[int, tuple[Tensor, Any]] = {}
 
     @classmethod
     def of(cls, first: Tensor, window: Pair, plane: Pair) -> Places:
@@ -74,10 +103,20 @@ class Places:
 
         Remembered until `forget`.
         """
-        known = self._found.get(id(x))
-        if known is None:
-            known = self._found[id(x)] = x, self._of(x)
-        return known[1]
+        return self._remembered(x, lambda: self.to_functions(self._of_groups(x)))
+
+    def find_index(self, choice: Tensor, table: Tensor) -> Tensor:
+        """What a table (K, h * w) says of the choice, (B, C, H, W), made at each entry: (S, B, C, h * w); likewise."""
+        def found() -> Tensor:
+            chosen = self._of_groups(choice).flatten(2)
+            columns = torch.arange(table.shape[1], device=choice.device)
+            return self.to_functions(table.to(choice.device)[chosen, columns])
+
+        return self._remembered(choice, found)
+
+    def entries(self, mask: Tensor) -> Entries:
+        """The entries of all windows at which a mask (B, X, H, W) is true; remembered likewise."""
+        return self._remembered(mask, lambda: self._entries(mask))
 
     def forget(self) -> None:
         """Let go of what was found for the node that is done with."""
@@ -117,8 +156,8 @@ class Places:
             values = values.gather(3 + i, at.clamp(0, old - 1).expand(sizes)) * ((at >= 0) & (at < old))
         return values
 
-    def _of(self, x: Tensor) -> Tensor:
-        """`find` for the first time."""
+    def _of_groups(self, x: Tensor) -> Tensor:
+        """What a value has in the windows of groups: (G, C, h, w)."""
         x = x.reshape(*[1] * (4 - x.ndim), *x.shape)
         x = x.expand(*x.shape[:2], *self.plane)
         low, high = self.first.amin(0).tolist(), self.first.amax(0).tolist()
@@ -127,7 +166,22 @@ class Places:
         h, w = self.window
         x = F.pad(x, (left, right, top, bottom)).unfold(2, h, 1).unfold(3, w, 1)
         row = self.row if len(x) > 1 else torch.zeros_like(self.row)
-        return self.to_functions(x[row, :, self.first[:, 0] + top, self.first[:, 1] + left])
+        return x[row, :, self.first[:, 0] + top, self.first[:, 1] + left]
+
+    def _entries(self, mask: Tensor) -> Entries:
+        group, channel, i, j = self._of_groups(mask).nonzero().T
+        if self.group is None:
+            function = group
+        else:
+            groups = self.group.flatten()
+            counts = torch.bincount(group, minlength=len(self.first))
+            own = counts[groups]
+            function = torch.repeat_interleave(torch.arange(len(groups), device=groups.device), own)
+            order = torch.arange(len(function), device=groups.device)
+            order = order + ((counts.cumsum(0) - counts)[groups] - (own.cumsum(0) - own))[function]
+            group, channel, i, j = (x[order] for x in (group, channel, i, j))
+        at = (self.first[group, 0] + i) * self.plane[1] + self.first[group, 1] + j
+        return Entries(function, channel, i * self.window[1] + j, self.row[group], at)
 
     def _met(self, reach: Sequence[int], stride: Sequence[int], padding: Sequence[int], outputs: Pair
              ) -> tuple[Places, Places]:
@@ -162,6 +216,12 @@ class Places:
 
     def _with(self, first: Tensor, window: Pair, plane: Pair) -> Places:
         return Places(first, self.row, self.group, self.shape, window, plane)
+
+    def _remembered(self, x: Tensor, find: Callable[[], Any]) -> Any:
+        """What was found for a tensor."""
+        if id(x) not in self._found:
+            self._found[id(x)] = x, find()
+        return self._found[id(x)][1]
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What is made of these places, the first time that it is asked for."""

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +94,7 @@ class BoundMaxPool(BoundPooled):
         only = planes.pivot
         change_above, change_below = ((plane - only) * count[..., None] for plane in (planes.above, planes.below))
         offset = planes.offset * count
-        places = race.places[index].flatten(1)
+        places = race.places[index]
         local = _LocalPool(race, index, change_above, change_below, offset, tuple(nodes[0].output_shape[2:]))
 
         def side(lower_side: bool) -> Any:
@@ -103,14 +103,17 @@ class BoundMaxPool(BoundPooled):
                     return local.bound(A, lower_side)
                 flat = flat_functions(A)
                 few = flat.gather(2, index.expand(len(A), -1, -1))
+                reads = (few != 0).flatten(0, 1).any(0)  # most maxima are below 0, and ReLU reads none of these
+                few = few[:, :, reads]
                 up, down = few.clamp(min=0), few.clamp(max=0)
                 up, down = (down, up) if lower_side else (up, down)
                 pulled = flat.new_zeros(*A.shape[:2], z.lower[0].numel())
                 put = pulled.scatter if race.windows.are_apart else pulled.scatter_add
                 pulled = put(2, race.place.expand(len(A), -1, -1), flat)
-                change = up[..., None] * change_above + down[..., None] * change_below
-                pulled = pulled.scatter_add(2, places.expand(len(A), -1, -1), change.flatten(2))
-                return [pulled.reshape(*A.shape[:2], *z.lower.shape[1:])], (up * offset).sum(2)
+                change = up[..., None] * change_above[:, reads] + down[..., None] * change_below[:, reads]
+                at = places[:, reads].flatten(1).expand(len(A), -1, -1)
+                pulled = pulled.scatter_add(2, at, change.flatten(2))
+                return [pulled.reshape(*A.shape[:2], *z.lower.shape[1:])], (up * offset[:, reads]).sum(2)
 
             return bound
 
@@ -123,23 +126,37 @@ class _LocalPool:
     def __init__(self, race: Race, index: Tensor, change_above: Tensor, change_below: Tensor, offset: Tensor,
                  plane: tuple[int, int]) -> None:
         self.windows, self.plane = race.windows, plane
-        only = torch.zeros_like(race.lead.lower).scatter(2, race.pivot, 1.0)
-        above, below = (only + race.layer(index, change) if index.shape[1] else only
-                        for change in (change_above, change_below))
-        self.above, self.below = ([race.grid(weights[:, :, k]) for k in range(weights.shape[2])]
-                                  for weights in (above, below))
-        self.below = self.below if index.shape[1] else self.above
-        self.offset = race.grid(race.layer(index, offset[..., None])[:, :, 0]) if index.shape[1] else None
+        self.pivot = race.grid(race.pivot[:, :, 0])
+        self.undecided: Tensor | None = None
+        if index.shape[1]:
+            self.undecided = race.grid(race.undecided[:, :, 0])
+            self.above, self.below = (race.grid(race.layer(index, change).flatten(1, 2))
+                                      for change in (change_above, change_below))
+            self.offset = race.grid(race.layer(index, offset[..., None])[:, :, 0])
 
     def bound(self, A: Local, lower_side: bool) -> tuple[list[Coefficient | None], Tensor]:
         """Coefficients of z, and the bias."""
-        positive, negative = (self.below, self.above) if lower_side else (self.above, self.below)
-        parts = [A.by_sign(*pair).values for pair in zip(positive, negative, strict=True)]
-        pulled = spread(A, parts, self.windows.offsets, *self.windows.steps, self.plane, is_cut=True)
-        if self.offset is None:
-            return [pulled], A.values.new_zeros(A.shape[:2])
-        side = A.clamp(max=0) if lower_side else A.clamp(min=0)
-        return [pulled], side.weighted_sum(self.offset)
+        places, windows = A.places, self.windows
+        values = A.cut().values.flatten(3)
+        moved = places.scaled(*windows.steps, windows.read(A.window), self.plane)
+        pulled = values.new_zeros(*values.shape[:3], moved.window[0] * moved.window[1])
+        put = pulled.scatter if windows.are_apart else pulled.scatter_add
+        pulled = put(3, places.find_index(self.pivot, windows.places_in(A.window)), values)
+        if self.undecided is None:
+            return [Local(pulled.unflatten(3, moved.window), moved)], values.new_zeros(A.shape[:2])
+        entries = places.entries(self.undecided)
+        few = values.flatten()[A.index(entries)]
+        entries, few = entries.where(few != 0), few[few != 0]  # most maxima are below 0, and ReLU reads none of these
+        up, down = few.clamp(min=0), few.clamp(max=0)
+        up, down = (down, up) if lower_side else (up, down)
+        positions = torch.arange(windows.positions, device=A.device)
+        channel = entries.channel[:, None] * windows.positions + positions
+        change = up[:, None] * entries.of(self.above, channel) + down[:, None] * entries.of(self.below, channel)
+        at = windows.places_in(A.window).to(A.device)[:, entries.within].T
+        index = (entries.function * values.shape[2] + entries.channel)[:, None] * pulled.shape[3] + at
+        pulled = pulled.flatten().index_add(0, index.flatten(), change.flatten()).reshape(pulled.shape)
+        bias = up.new_zeros(A.shape[0] * A.shape[1]).index_add(0, entries.function, up * entries.of(self.offset))
+        return [Local(pulled.unflatten(3, moved.window), moved)], bias.reshape(A.shape[:2])
 
 
 class _Planes:
@@ -185,6 +202,41 @@ def _weights(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
     return weights, third[..., 0] - (weights * lower).sum(-1)
 
 
+class _Layers(NamedTuple):
+    """What is known of each window, as layers.
+
+    Args:
+        pivot: the pivot's position, (B, C, H, W).
+        undecided: whether several may hold the maximum; None: of no window.
+        candidates: which may, (B, C * K, H, W).
+        g: bounds of the upstream gradient.
+    """
+
+    pivot: Tensor
+    undecided: Tensor | None
+    candidates: Tensor
+    g: Box
+
+
+def _chord(spread: Tensor, candidates: Tensor, gl: Tensor, gu: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and offset of the line above g * w for g in [gl, gu] and w anywhere between candidates' coefficients.
+
+    g * w is convex in g: at most high * g for g >= 0, low * g for g < 0, and the chord between.
+
+    Args:
+        spread: the coefficients, (..., K).
+        candidates: which count.
+        gl: lower bounds of g.
+        gu: upper bounds.
+    """
+    high = spread.masked_fill(~candidates, -torch.inf).amax(-1)
+    low = spread.masked_fill(~candidates, torch.inf).amin(-1)
+    crossing = (gl < 0) & (gu > 0)
+    width = torch.where(crossing, gu - gl, torch.ones_like(gu))
+    slope = torch.where(crossing, (high * gu - low * gl) / width, torch.where(gl >= 0, high, low))
+    return slope, torch.where(crossing, high * gu - slope * gu, torch.zeros_like(slope))
+
+
 class BoundMaxPoolGradient(BoundPooled):
     """p = the upstream gradient of each window, put where the window has its maximum.
 
@@ -227,23 +279,18 @@ class BoundMaxPoolGradient(BoundPooled):
         index, _ = race.few()
         candidates = race.at(race.candidates, index)
         places = race.places[index].flatten(1)
-        gl, gu = (side.gather(1, index) for side in g)
-        crossing = (gl < 0) & (gu > 0)
-        width = torch.where(crossing, gu - gl, torch.ones_like(gu))
-        grids = [race.grid(race.candidates[:, :, k]) for k in range(race.windows.positions)]
-        layers = box_of(nodes[0])
+        few = g.map(lambda side: side.gather(1, index))
+        layers = _Layers(race.grid(race.pivot[:, :, 0]), race.grid(race.undecided[:, :, 0]) if index.shape[1] else None,
+                         race.grid(race.candidates.flatten(1, 2)), box_of(nodes[0]))
 
         def upper(A: Any) -> tuple[list[Coefficient | None], Tensor]:
             if isinstance(A, Local):
-                return self._local_upper(A, race, grids, layers)
+                return self._local_upper(A, race, layers)
             flat = flat_functions(A)
             slope = flat.gather(2, race.place.expand(len(A), -1, -1))
             spread = flat.gather(2, places.expand(len(A), -1, -1)).unflatten(2, candidates.shape[1:])
-            high = spread.masked_fill(~candidates, -torch.inf).amax(3)
-            low = spread.masked_fill(~candidates, torch.inf).amin(3)
-            # g * w is convex in g: at most high * g for g >= 0, low * g for g < 0, and the chord between.
-            chord = torch.where(crossing, (high * gu - low * gl) / width, torch.where(gl >= 0, high, low))
-            bias = torch.where(crossing, high * gu - chord * gu, torch.zeros_like(chord)).sum(2)
+            chord, offset = _chord(spread, candidates, *few)
+            bias = offset.sum(2)
             slope = slope.scatter(2, index.expand(len(A), -1, -1), chord)
             slope = slope.reshape(*A.shape[:2], *nodes[0].output_shape[1:])
             if not nodes[0].perturbed:
@@ -256,26 +303,26 @@ class BoundMaxPoolGradient(BoundPooled):
 
         return both_sides(last_lower, last_upper, lower if index.shape[1] else upper, upper)
 
-    def _local_upper(self, A: Local, race: Race, grids: list[Tensor], layers: Box
-                     ) -> tuple[list[Coefficient | None], Tensor]:
-        """The upper side for local coefficients: candidates by position, and bounds of g, as layers."""
-        windows, strides = race.windows, race.windows.steps[0]
+    def _local_upper(self, A: Local, race: Race, layers: _Layers) -> tuple[list[Coefficient | None], Tensor]:
+        """The upper side for local coefficients."""
+        windows = race.windows
         whole, places = met(A, windows.reach, *windows.steps, windows.output)
-        counts = places.window
-        parts = [whole[..., i:i + (counts[0] - 1) * strides[0] + 1:strides[0],
-                       j:j + (counts[1] - 1) * strides[1] + 1:strides[1]] for i, j in windows.offsets]
-        at = Local(parts[0], places)
-        high, low = torch.full_like(at.values, -torch.inf), torch.full_like(at.values, torch.inf)
-        for k, part in enumerate(parts):
-            is_candidate = at.of(grids[k])
-            high = torch.where(is_candidate, torch.maximum(high, part), high)
-            low = torch.where(is_candidate, torch.minimum(low, part), low)
-        gl, gu = (at.of(side) for side in layers)
-        crossing = (gl < 0) & (gu > 0) & (high > low)
-        width = torch.where(crossing, gu - gl, torch.ones_like(gu))
-        chord = torch.where(crossing, (high * gu - low * gl) / width, torch.where(gl >= 0, high, low))
-        bias = torch.where(crossing, high * gu - chord * gu, torch.zeros_like(chord)).flatten(2).sum(2)
-        slope = at.with_values(chord)
+        flat, shape = whole.flatten(3), (*whole.shape[:3], *places.window)
+        pivot, undecided = layers.pivot, layers.undecided
+        slopes = flat.gather(3, places.find_index(pivot, windows.places_in(places.window)))
+        if undecided is None:
+            slope, bias = Local(slopes.reshape(shape), places), flat.new_zeros(A.shape[:2])
+        else:
+            entries = places.entries(undecided)
+            at = windows.places_in(places.window).to(A.device)[:, entries.within].T
+            base = (entries.function * flat.shape[2] + entries.channel)[:, None] * flat.shape[3]
+            spread = flat.flatten()[base + at]
+            channel = entries.channel[:, None] * windows.positions + torch.arange(windows.positions, device=A.device)
+            is_candidate = entries.of(layers.candidates, channel)
+            chord, offset = _chord(spread, is_candidate, *(entries.of(side) for side in layers.g))
+            index = Local(slopes, places).index(entries)
+            slope = Local(slopes.flatten().index_put((index,), chord).reshape(shape), places)
+            bias = flat.new_zeros(A.shape[0] * A.shape[1]).index_add(0, entries.function, offset).reshape(A.shape[:2])
         if not self.inputs[0].perturbed:
             return [None, None], bias + weighted_sum(slope, value_of(self.inputs[0]))
         return [slope, None], bias

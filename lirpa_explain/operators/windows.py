@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,6 +57,18 @@ class Windows:
         """Where each position of each window lies in a flat channel, (K, L); -1 outside the input."""
         places = torch.arange(self.size[0] * self.size[1], dtype=torch.float64).reshape(1, 1, *self.size)
         return self.of(places, -1.0)[0, 0].long()
+
+    def read(self, count: Sequence[int]) -> tuple[int, int]:
+        """How many rows and columns so many windows, one after the other in each dimension, reach over."""
+        h, w = ((n - 1) * s + r for n, s, r in zip(count, self.steps[0], self.reach, strict=True))
+        return h, w
+
+    def places_in(self, count: Sequence[int]) -> Tensor:
+        """Where in the flattened entries that so many windows read each position of each window is: (K, h * w)."""
+        _, width = self.read(count)
+        rows, columns = (torch.arange(n) * s for n, s in zip(count, self.steps[0], strict=True))
+        first = (rows[:, None] * width + columns).flatten()
+        return torch.tensor([i * width + j for i, j in self.offsets])[:, None] + first
 
     def of(self, x: Tensor, fill: float = 0.0) -> Tensor:
         """Entries of each window; positions outside the input are `fill`."""
