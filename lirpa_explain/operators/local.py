@@ -181,9 +181,7 @@ class Local:
         mask = x != 0
         if self._few(mask):
             entries = self.places.entries(mask)
-            terms = self.values.flatten()[self.index(entries)] * entries.of(x)
-            sums = terms.new_zeros(self.shape[0] * self.shape[1]).index_add(0, entries.function, terms)
-            return sums.reshape(self.shape[:2])
+            return entries.sums(self.values.flatten()[self.index(entries)] * entries.of(x), self.shape)
         return torch.einsum("sbd,sbd->sb", self.values.flatten(2), self.of(x).expand_as(self.values).flatten(2))
 
 

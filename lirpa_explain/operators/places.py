@@ -38,9 +38,9 @@ class Entries(NamedTuple):
     row: Tensor
     at: Tensor
 
-    def where(self, mask: Tensor) -> Entries:
-        """Those at which a mask (n,) is true."""
-        return Entries(*(part[mask] for part in self))
+    def sums(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """The sums of what entries have, (n,), for each function: (S, B)."""
+        return x.new_zeros(shape[0] * shape[1]).index_add(0, self.function, x).reshape(shape[0], shape[1])
 
     def of(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
         """What a value (B, X, H, W) has there, (n,), or in several channels each, (n, K)."""

@@ -16,8 +16,8 @@ from .affine import BoundAffine
 from .bound import BoundOperator
 from .known import BoundKnown
 from .matrix import BoundMatrixProduct
+from .max_pooling import BoundMaxPool, BoundMaxPoolGradient
 from .normalization import BoundVariance
-from .pooling import BoundMaxPool, BoundMaxPoolGradient
 from .secant import BoundSecantGradient
 from .softmax import BoundLogSoftmax, BoundWeightedCenter
 from .windows import Windows

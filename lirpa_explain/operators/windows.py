@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -143,6 +143,21 @@ class Race:
         """Bounds of the maxima, (B, C, 1, L)."""
         return z.map(lambda side: self.windows.of(side).masked_fill(~self.candidates, -torch.inf).amax(2, keepdim=True))
 
+    def decided_where(self, mask: Tensor) -> Race:
+        """The same with the pivots as the only candidates of some windows, (B, C, 1, L)."""
+        only = torch.zeros_like(self.candidates).scatter(2, self.pivot, True)
+        return replace(self, candidates=torch.where(mask, only, self.candidates))
+
+    @cached_property
+    def pivots(self) -> Tensor:
+        """The pivots' positions, as a layer."""
+        return self.grid(self.pivot[:, :, 0])
+
+    @cached_property
+    def open(self) -> Tensor:
+        """The windows of which several may hold the maximum, as a layer."""
+        return self.grid(self.undecided[:, :, 0])
+
     @cached_property
     def undecided(self) -> Tensor:
         """Windows of which several positions may hold the maximum, (B, C, 1, L)."""
@@ -177,12 +192,6 @@ class Race:
         most = int(flat.sum(1).max())
         count, index = flat.to(torch.int8).topk(most, 1)
         return index, count > 0
-
-    def layer(self, index: Tensor, x: Tensor) -> Tensor:
-        """What windows (B, M) have, (B, M, K), among all of the layer, 0 for the others: (B, C, K, L)."""
-        channels, _, count = self.pivot.shape[1:]
-        zero = x.new_zeros(len(x), channels * count, x.shape[2])
-        return zero.scatter(1, index[..., None].expand(x.shape), x).unflatten(1, (channels, count)).transpose(2, 3)
 
     def grid(self, x: Tensor) -> Tensor:
         """What each window has, (B, C, L), as a layer."""
