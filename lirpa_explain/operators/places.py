@@ -67,17 +67,20 @@ class Places:
         self.first, self.row, self.group, self.shape = first, row, group, shape
         self.window, self.plane = window, plane
         self._derived: dict[Any, Any] = {}
-        self._found: dict[int, tuple[Tensor, Any]] = {}
+        self._found: dict[Any, tuple[tuple[Tensor, ...], Any]] = {}
 
     @classmethod
     def of(cls, first: Tensor, window: Pair, plane: Pair) -> Places:
         """Windows that begin at given entries, (S, B, 2)."""
         shape = first.shape[0], first.shape[1]
         row = torch.arange(shape[1], device=first.device).expand(shape)
-        keys, group = torch.unique(torch.cat([row[..., None], first], 2).flatten(0, 1), dim=0, return_inverse=True)
+        low, high = first.flatten(0, 1).amin(0), first.flatten(0, 1).amax(0)
+        at, (height, width) = first - low, (high - low + 1).tolist()
+        keys, group = torch.unique((row * height + at[..., 0]) * width + at[..., 1], return_inverse=True)
         if len(keys) > ALONE * group.numel():
             return cls(first.flatten(0, 1), row.flatten(), None, shape, window, plane)
-        return cls(keys[:, 1:], keys[:, 0], group.reshape(shape), shape, window, plane)
+        places = torch.stack([keys // width % height, keys % width], 1) + low
+        return cls(places, keys // (height * width), group, shape, window, plane)
 
     def to_functions(self, x: Tensor) -> Tensor:
         """What each group has, (G, ...), for each function: (S, B, ...)."""
@@ -103,20 +106,27 @@ class Places:
 
         Remembered until `forget`.
         """
-        return self._remembered(x, lambda: self.to_functions(self._of_groups(x)))
+        return self.remembered((x,), lambda x: self.to_functions(self._of_groups(x)), "values")
 
     def find_index(self, choice: Tensor, table: Tensor) -> Tensor:
         """What a table (K, h * w) says of the choice, (B, C, H, W), made at each entry: (S, B, C, h * w); likewise."""
-        def found() -> Tensor:
+        def found(choice: Tensor) -> Tensor:
             chosen = self._of_groups(choice).flatten(2)
             columns = torch.arange(table.shape[1], device=choice.device)
             return self.to_functions(table.to(choice.device)[chosen, columns])
 
-        return self._remembered(choice, found)
+        return self.remembered((choice,), found, "index")
 
     def entries(self, mask: Tensor) -> Entries:
         """The entries of all windows at which a mask (B, X, H, W) is true; remembered likewise."""
-        return self._remembered(mask, lambda: self._entries(mask))
+        return self.remembered((mask,), self._entries, "entries")
+
+    def remembered(self, tensors: tuple[Tensor, ...], find: Callable[..., Any], kind: str) -> Any:
+        """What is found of some tensors, in either order, the first time that this kind is asked for."""
+        key = kind, frozenset(map(id, tensors))
+        if key not in self._found:
+            self._found[key] = tensors, find(*tensors)
+        return self._found[key][1]
 
     def forget(self) -> None:
         """Let go of what was found for the node that is done with."""
@@ -216,12 +226,6 @@ class Places:
 
     def _with(self, first: Tensor, window: Pair, plane: Pair) -> Places:
         return Places(first, self.row, self.group, self.shape, window, plane)
-
-    def _remembered(self, x: Tensor, find: Callable[[], Any]) -> Any:
-        """What was found for a tensor."""
-        if id(x) not in self._found:
-            self._found[id(x)] = x, find()
-        return self._found[id(x)][1]
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What is made of these places, the first time that it is asked for."""
