@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..datasets.folder import Manifest, atomically
-from ..datasets.folder import digest as digest
 
 MANIFEST = "manifest.json"
 
@@ -47,13 +46,14 @@ class Store:
         """The file of some examples at one radius."""
         return self.folder / f"eps-{eps!r}" / f"{rows.start:05d}-{rows.stop - 1:05d}{kind}.npz"
 
-    def once(self, path: Path, write: Callable[[Path], None]) -> bool:
-        """Write a file unless it is there; returns whether it was written."""
-        if path.exists():
-            return False
-        path.parent.mkdir(exist_ok=True)
-        atomically(path, write)
-        return True
+
+def once(path: Path, write: Callable[[Path], None]) -> bool:
+    """Write a file unless it is there; returns whether it was written."""
+    if path.exists():
+        return False
+    path.parent.mkdir(exist_ok=True)
+    atomically(path, write)
+    return True
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Tensor | None]) -> None:

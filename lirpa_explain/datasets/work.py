@@ -28,7 +28,7 @@ OF_MODEL = (UnsupportedAttribution, UnsupportedOperation, TrainingModeError)
 OF_CERTIFIER = ("batch_size", "memory_limit", "iterations", "lr")
 """Settings that a certifier is made with."""
 
-_ONE_AT_A_TIME = threading.RLock()
+ONE_AT_A_TIME = threading.RLock()
 """Random generators and hooks belong to the process: its threads take turns."""
 
 
@@ -87,7 +87,7 @@ class Work:
             UnsupportedOperation: the model cannot be certified, and so the other errors in `OF_MODEL`.
             OSError: the file cannot be written.
         """
-        with _ONE_AT_A_TIME:
+        with ONE_AT_A_TIME:
             examples = self._examples(rows, given)
             parts: list[Part] = []
             failed = {place: example.error for place, example in enumerate(examples) if example.error is not None}
@@ -233,7 +233,7 @@ def perform(payload: Payload, chunk: Chunk) -> Outcome:
 
 
 def _load(payload: Payload) -> Work:
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         if payload.digest not in _LOADED:
             host = socket.gethostname()
             try:
