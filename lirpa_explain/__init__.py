@@ -21,10 +21,12 @@ from .bounding.ball import Ball as Ball
 from .bounding.methods import METHODS as METHODS
 from .bounding.moving import Moving as Moving
 from .bounding.parameters import ParameterBox as ParameterBox
+from .bounding.table import Table as Table
 from .bounding.whole import AttributionModule as AttributionModule
 from .certificates import METRICS as METRICS
 from .certificates import Certificate as Certificate
 from .certificates import Radius as Radius
+from .certificates import join as join
 from .certificates import tangent_basis as tangent_basis
 from .certify import certify as certify
 from .certifying.certifier import Certifier as Certifier
@@ -46,6 +48,10 @@ from .explained import label_free as label_free
 from .explained import subspace as subspace
 from .graph import GradientModule as GradientModule
 from .graph import capture as capture
+from .interchange import PROPERTIES as PROPERTIES
+from .interchange import export as export
+from .interchange import load_onnx as load_onnx
+from .interchange import replay as replay
 from .measures.find import find_boundary as find_boundary
 from .measures.gap import BaselineSensitivity as BaselineSensitivity
 from .measures.gap import BoundaryGap as BoundaryGap

@@ -13,14 +13,14 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "rounding", "tensors", "boxes"],
+    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras"],
     ["fingerprint", "explained", "relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
     ["attributions"],
     ["bounding"],
     ["certifying"],
-    ["attacks", "training", "measures", "certify"],
+    ["attacks", "training", "measures", "certify", "interchange"],
     ["tables", "reporting"],
     ["datasets"],
     ["cli"],
@@ -38,6 +38,7 @@ FOREIGN = {
     "matplotlib": {"plots"},
     "pyarrow": {"datasets"},
     "distributed": {"cli"},
+    "pandas": {"certificates", "datasets"},
 }
 """Worlds of others, and the rooms that know them."""
 

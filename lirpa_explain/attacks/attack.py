@@ -8,10 +8,12 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
+from ..arrays import as_tensors
 from ..bounding.where import Where
+from ..certifying.columns import given_tensors
 from ..certifying.request import Request, random_state
 from ..guards import isolated
-from ..inputs import check_attribution, check_inputs, check_keywords, uncompiled
+from ..inputs import check_attribution, check_inputs, check_keywords, check_known, uncompiled
 from .objectives import Objective
 from .objectives import objective as lookup
 from .search import Search, Settings, Watch
@@ -118,11 +120,14 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         True
     """
     check_attribution(attribution)
+    check_known(attribution, attribute_kwargs, attack)
     check_keywords(attribute_kwargs)
+    inputs, columns, keywords = given_tensors(attribution, inputs, attribute_kwargs, perturbation=perturbation)
+    eps, clip = as_tensors(eps), as_tensors(clip)
     xs = check_inputs(inputs)
     where = Where.of(attribution.forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
                      parameters=parameters, differentiable=False)
-    request = Request(attribution, inputs, xs, where, attribute_kwargs, random_state(xs[0].device))
+    request = Request(attribution, inputs, xs, where, keywords, columns, random_state(xs[0].device))
     settings = Settings(samples, restarts, steps, step, schedule, sharpness, output_weight, seed, batch_size, progress)
     return run(request, lookup(objective, options) if isinstance(objective, str) else objective, settings)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .ball import Ball, check_has_radius, make_balls
 from .parameters import Parameters, make_parameters
+from .table import TableBox
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,16 @@ class Where:
         return tuple(None if ball is None else ball.rows(index) for ball in self.balls)
 
     def resized(self, xs: tuple[Tensor, ...], radii: Tensor) -> "Where":
-        """The same set with balls of other radii, (N,), around the inputs, each (N, *S).
+        """The same set with balls of other radii, (N,), around the inputs, each (N, *S); of a table, multiples of its.
 
         Raises:
             ValueError: the balls have no radius to vary.
         """
+        given = self.perturbation if isinstance(self.perturbation, tuple) else (self.perturbation,) * len(xs)
+        tables = [p for p in given if isinstance(p, TableBox)]
+        if tables and len(tables) == sum(p is not None for p in given):
+            moved = tuple(p.resized(radii) if isinstance(p, TableBox) else None for p in given)
+            return replace(self, balls=make_balls(xs, moved), inputs=xs, perturbation=moved)
         norm = check_has_radius(self.inputs, self.perturbation, self.balls)
         eps = tuple(None if ball is None else radii.to(x).reshape(-1, *[1] * (x.ndim - 1))
                     for ball, x in zip(self.balls, xs, strict=True))

@@ -11,6 +11,7 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 from .. import attributions
+from ..arrays import as_tensors
 from ..attacks.sandwich import attacked
 from ..bounding.bounds import Bounds, interval_bounds, linear_bounds
 from ..bounding.moving import Moving
@@ -19,11 +20,12 @@ from ..bounding.where import Where
 from ..certificates import Certificate
 from ..decision.search import remembered
 from ..guards import evaluating, isolated, no_training_layers
-from ..inputs import check_inputs, check_keywords, uncompiled
+from ..inputs import check_inputs, check_keywords, check_known, uncompiled
 from .arguments import check_parameters, check_seam, check_spec, split_method
+from .columns import check_columns, entry_names, given_tensors
 from .nominal import Nominal, attribute
 from .provenance import describe, versions
-from .prover import Prover
+from .prover import Prover, Refiner
 from .request import Request, random_state
 from .senses import SENSES, FiniteSum, Proven, Sense, sense_of
 from .traces import Traces
@@ -47,6 +49,7 @@ class Certifier:
         iterations: most steps of method "CROWN-Optimized".
         lr: its first step length, above 0 and at most 1.
         rounding: "default" or "outward", the default of `certify`.
+        features: names of the inputs' columns, the default of `certify`.
         **attribute_kwargs: keywords of `attribution.attribute`, the defaults of `certify`.
 
     Raises:
@@ -66,16 +69,21 @@ class Certifier:
     def __init__(self, attribution: Any, example_inputs: Tensor | tuple[Tensor, ...] | None = None, *,
                  method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
                  progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
-                 rounding: str = "default", **attribute_kwargs: Any) -> None:
+                 rounding: str = "default", features: Any = None, **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
+        check_known(attribution, attribute_kwargs, Certifier, Certifier.certify)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
         self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress, differentiable, rounding)
         check_seam(attribution)
         self.attribution = attribution
         self.attribute_kwargs = attribute_kwargs
+        self.features = features
         self.traces = Traces(self.bounding)
         if example_inputs is not None:
+            example_inputs, columns, attribute_kwargs = given_tensors(
+                attribution, example_inputs, attribute_kwargs, features)
             xs = check_inputs(example_inputs)
+            check_columns(columns, xs)
             with isolated(xs[0].device, attribution), no_training_layers():
                 attribute(attribution, example_inputs, xs, attribute_kwargs)
             with isolated(xs[0].device, attribution):
@@ -90,7 +98,7 @@ class Certifier:
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
                 expectation: str | None = None, confidence: float = 0.999, boundary: str | Moving | None = None,
                 sense: Sense | None = None, parameters: Any = None, rounding: str | None = None,
-                **attribute_kwargs: Any) -> Certificate:
+                features: Any = None, **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs, and of the model's parameters.
 
         Args:
@@ -110,18 +118,24 @@ class Certifier:
             sense: what is bounded, as an object, where no keyword chooses it.
             parameters: how far the model's parameters may change.
             rounding: "default" or "outward", if not as the certifier was made for.
+            features: names of the inputs' columns, if not as the certifier was made for.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
             A `Certificate`.
         """
+        check_known(self.attribution, attribute_kwargs, self.certify)
         bounding, keywords = self._settings(method, quadrature, attribute_kwargs, rounding)
         chosen = sense_of({"sense": sense, "integral": integral, "expectation": expectation, "boundary": boundary,
                            "confidence": confidence})
+        inputs, columns, keywords = given_tensors(
+            self.attribution, inputs, keywords, self.features if features is None else features, perturbation)
+        eps, clip, spec = (as_tensors(value) for value in (eps, clip, spec))
         xs = check_inputs(inputs)
+        check_columns(columns, xs)
         where = Where.of(self.attribution.forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm,
                          clip=clip, parameters=parameters, differentiable=bounding.differentiable)
-        request = Request(self.attribution, inputs, xs, where, keywords, random_state(xs[0].device))
+        request = Request(self.attribution, inputs, xs, where, keywords, columns, random_state(xs[0].device))
         return self._certificate(request, bounding, chosen, spec)
 
     def _certificate(self, request: Request, bounding: Bounding, sense: Sense, spec: Any) -> Certificate:
@@ -142,11 +156,12 @@ class Certifier:
         return Certificate(
             lower=nominal.shaped(proven.box[0]), upper=nominal.shaped(proven.box[1]),
             nominal=nominal.shaped(nominal.flat), attribution=attributions.name_of(self.attribution),
-            method=bounding.method, perturbation=describe(request.where, sense.words(plan)),
+            method=bounding.method, perturbation=describe(request.where, sense.words(plan), request.columns),
             dtype=str(nominal.flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
             convergence_delta=nominal.delta, versions=versions(), meaning=proven.meaning,
             rounding=bounding.rounding,
-            refiner=functools.partial(prover.functions, proven),
+            features=entry_names(self.attribution, request.columns, request.xs, nominal.parts),
+            refiner=Refiner(prover, proven),
             recertifier=functools.partial(self._at_radii, request, bounding, sense, spec),
             attacker=None if plan.nearest else functools.partial(attacked, request), **specified,
         )
@@ -201,8 +216,11 @@ class Certifier:
         for name in ("spec", "sense", *SENSES, *(other for _, others in SENSES.values() for other in others)):
             if name in attribute_kwargs:
                 raise ValueError(f"bounds() takes no {name}; it is for training, certify() bounds other things.")
+        check_known(self.attribution, attribute_kwargs, self.bounds)
         bounding, keywords = self._settings(method, quadrature, attribute_kwargs)
         forward = self.attribution.forward_func
+        inputs, _, keywords = given_tensors(self.attribution, inputs, keywords, self.features, perturbation)
+        eps, clip = as_tensors(eps), as_tensors(clip)
         xs = check_inputs(inputs)
         with torch.inference_mode(False), evaluating(forward):
             where = Where.of(forward, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
@@ -211,7 +229,7 @@ class Certifier:
             check_parameters(where.parameters, plan)
             trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
             if not trace.is_checked:
-                request = Request(self.attribution, inputs, xs, where, keywords, random_state(xs[0].device))
+                request = Request(self.attribution, inputs, xs, where, keywords, state=random_state(xs[0].device))
                 self._certificate(request, bounding, FiniteSum(), None)
                 trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
             if bounding.row.is_interval_pass:
@@ -230,7 +248,7 @@ class Certifier:
         return dataclasses.replace(self.bounding, method=method, rounding=rounding), keywords
 
 
-def _specified(prover: Prover, proven: Proven, functions: Tensor, nominal: Nominal) -> dict[str, Tensor]:
+def _specified(prover: Prover, proven: Proven, functions: Tensor, nominal: Nominal) -> dict[str, Any]:
     """Fields of a certificate about linear functions (N, K, D) of the attribution."""
     lower, upper = prover.functions(proven, functions)
     return {"spec_lower": lower, "spec_upper": upper,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import attributions
+from ..arrays import Names
 from ..bounding.ball import Ball
 from ..bounding.parameters import Parameters
 from ..bounding.points import draw
@@ -33,6 +34,7 @@ class Request:
         xs: the inputs as a tuple of plain tensors, each (N, *S).
         where: the balls of the inputs and the boxes of the parameters.
         keywords: of `attribution.attribute`.
+        columns: the names of each input's features; None where they have none.
         state: of the random generators of torch, the GPU, numpy and Python at which the attribution starts.
     """
 
@@ -41,6 +43,7 @@ class Request:
     xs: Points
     where: Where
     keywords: dict[str, Any]
+    columns: tuple[Names | None, ...] = ()
     state: tuple[Any, ...] = field(default_factory=lambda: random_state(None))
 
     @property

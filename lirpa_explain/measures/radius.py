@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..arrays import as_inputs, parameter_of
 from ..certificates import Certificate
 from ..certificates.radius import Property, Radius, bisect, broadcastable
 from ..certifying.certifier import Certifier
@@ -47,11 +48,13 @@ def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Pro
     if taken := {"eps", "perturbation"} & set(settings):
         raise TypeError(f"{', '.join(sorted(taken))} cannot be given: radius() chooses the radius itself.")
 
-    xs = check_inputs(inputs)
+    features = settings.pop("features", certifier.features)
+    given, columns = as_inputs(inputs, features, parameter_of(certifier.attribution.forward_func))
+    xs = check_inputs(given)
+    names: Any = columns if isinstance(given, tuple) else columns[0]
 
     def certify(eps: Tensor) -> Certificate:
-        if not isinstance(inputs, tuple):
-            return certifier.certify(inputs, eps=broadcastable(eps, inputs), **settings)
-        return certifier.certify(inputs, eps=tuple(broadcastable(eps, x) for x in inputs), **settings)
+        radii = tuple(broadcastable(eps, x) for x in xs)
+        return certifier.certify(given, eps=radii if isinstance(given, tuple) else radii[0], features=names, **settings)
 
     return bisect(certify, xs[0], holds, high, steps)

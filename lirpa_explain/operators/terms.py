@@ -18,9 +18,10 @@ from .known import BoundKnown
 from .matrix import BoundMatrixProduct
 from .moves import BoundLookup
 from .normalization import BoundVariance
-from .pooling import BoundMaxPool, BoundMaxPoolGradient, Windows
+from .pooling import BoundMaxPool, BoundMaxPoolGradient
 from .secant import BoundSecantGradient
 from .softmax import BoundLogSoftmax, BoundWeightedCenter
+from .windows import Windows
 
 EXACT = frozenset({"reshape", "expand", "permute", "slice", "place", "concatenate", "pad", "pick", "lookup"})
 """Operators that round nothing."""
@@ -106,14 +107,14 @@ def _variance(operator: BoundVariance, boxes: Sequence[Box], sizes: Sequence[Ten
 def _max_pool(operator: BoundMaxPool, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
     """The value is exact; planes above it add up the entries of a window."""
     size = boxes[0].size
-    return Windows(size.shape[2:], **operator.settings).of(size).sum(2).reshape(result.shape)
+    return Windows(size.shape[2:], **operator.pooling).of(size).sum(2).reshape(result.shape)
 
 
 @terms.register
 def _max_pool_gradient(operator: BoundMaxPoolGradient, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
                        ) -> Tensor:
     """Wherever the maximum of a window may be."""
-    windows = Windows(boxes[1][0].shape[2:], **operator.settings)
+    windows = Windows(boxes[1][0].shape[2:], **operator.pooling)
     size = boxes[0].size.flatten(2)[:, :, None]
     return windows.back(size.expand(-1, -1, windows.positions, -1).contiguous())
 
