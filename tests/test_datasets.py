@@ -237,7 +237,7 @@ def test_failing_examples_are_recorded(executor, data, tmp_path):
                              metrics=["cosine"], features=["a", "b", "c", "d"], **SETTINGS)
     assert sorted(run.failed) == [1, 4, 5, 6] and run.examples == COUNT
     table = lx.read_results(tmp_path / "out")
-    for row, words in ((1, "NaN"), (4, "shape"), (5, "index 17 is out of bounds"), (6, "file 6 is damaged")):
+    for row, words in ((1, "NaN"), (4, "4 names"), (5, "index 17 is out of bounds"), (6, "file 6 is damaged")):
         assert words in table["error"][row] == run.failed[row]
         assert table.loc[row, [f"{side}[a]" for side in SIDES]].isna().all() and np.isnan(table["cosine"][row])
     kept = [0, 2, 3]

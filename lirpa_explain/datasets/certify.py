@@ -98,7 +98,7 @@ def certify_dataset(attribution: Any, dataset: Any, *, out: str | os.PathLike[st
         target: for all examples, in place of the data set's: a Captum target, or "predicted" for the class that the
             model predicts for each; None: the data set's.
         metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings: a column each.
-        features: names of the features, for the report and `read_results`.
+        features: names of the inputs' columns, as for `certify`.
         report: an HTML file to write at the end; see `lirpa_explain.report`.
         seed: of what attributions draw, together with the example's number.
         restart: throw away the results that are there.
@@ -137,6 +137,7 @@ def certify_dataset(attribution: Any, dataset: Any, *, out: str | os.PathLike[st
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk is {chunk!r}; it must be an integer of at least 1.")
     _check(settings)
+    settings |= {} if features is None else {"features": list(features)}
     examples = examples_of(dataset)
     made = attribution_of(attribution)
     lookup(made)
@@ -145,7 +146,7 @@ def certify_dataset(attribution: Any, dataset: Any, *, out: str | os.PathLike[st
     takes_target = "target" in inspect.signature(
         getattr(made, "attribution_method", made).attribute).parameters
     with crew_of(executor) as crew:
-        fingerprint = results.begin(described, restart, features)
+        fingerprint = results.begin(described, restart)
         work = Work(attribution, examples if isinstance(examples, Indexed) else None, settings, target, takes_target,
                     measures, seed, results.folder, fingerprint)
         run = _run(work, examples, chunk, results, crew, progress)

@@ -14,7 +14,7 @@ from ..certificates.layout import tensors
 from ..reporting import report
 from ..reporting.table import Measure, default_measures
 from .folder import Manifest
-from .rows import HEADER, SIDES, certificate_of, need_pyarrow
+from .rows import HEADER, SIDES, certificate_of, need_pyarrow, words_in
 
 MANIFEST = "_manifest.json"
 """Names that begin so are passed over by readers of Parquet folders."""
@@ -40,7 +40,7 @@ class Results:
         """The names of the files of chunks."""
         return {file.name for file in self.files()}
 
-    def begin(self, settings: Mapping[str, Any], restart: bool, features: Sequence[str] | None) -> str:
+    def begin(self, settings: Mapping[str, Any], restart: bool) -> str:
         """Make the folder, or see that it is of these settings; returns their fingerprint.
 
         Raises:
@@ -56,7 +56,7 @@ class Results:
             raise ValueError(f"{self.folder} has results but no {MANIFEST} that says of what: {HOW}.")
         for file in self.folder.glob(".*.tmp"):  # of workers that were killed
             file.unlink()
-        manifest.write(fingerprint=manifest.fingerprint, features=None if features is None else list(features))
+        manifest.write(fingerprint=manifest.fingerprint)
         return manifest.fingerprint
 
     def clear(self) -> None:
@@ -116,8 +116,8 @@ def read_results(out: str | os.PathLike[str]) -> Any:
         ImportError: pyarrow or pandas is missing.
     """
     arrow, results = need_pyarrow(), Results(Path(out))
-    names = results.manifest.get("features")
     tables = list(results.tables())
+    names = next((words["features"] for words in map(words_in, tables) if words is not None), None)
     if not tables:
         raise ValueError(f"{results.folder} has no results yet.")
     try:
@@ -136,9 +136,6 @@ def _named(table: Any, names: Sequence[str]) -> Any:
     parts = []
     for side in SIDES:
         rows = [missing if values is None else values for values in table[side]]
-        if any(len(row) != len(names) for row in rows):
-            raise ValueError(f"There are {len(names)} names of features, and attributions of "
-                             f"{max(map(len, rows))}: {', '.join(names)}.")
         parts.append(pandas.DataFrame(rows, index=table.index, columns=[f"{side}[{name}]" for name in names]))
     rest = table.drop(columns=list(SIDES))
     return pandas.concat([rest[["target"]], *parts, rest.drop(columns="target")], axis=1)
@@ -182,5 +179,5 @@ def write_report(results: Results, path: str | os.PathLike[str], measures: Seque
     size = sum(map(count_of, tensors(certificates[0].nominal)))
     is_numbered = all(isinstance(target, int) for target in targets)
     report(certificates, path, names=names if failures else None,
-           targets=targets if is_numbered else None, features=results.manifest.get("features"),
+           targets=targets if is_numbered else None, features=certificates[0].features,
            metrics=measures or default_measures(size), failures=failures, progress=bool(progress))

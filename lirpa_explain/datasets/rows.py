@@ -23,7 +23,7 @@ KNOWN = ("example", "target", *SIDES, "seconds", "error")
 """Columns that every file has."""
 
 SPECIFIED = ("spec_lower", "spec_nominal", "spec_upper")
-WORDS = ("attribution", "method", "perturbation", "dtype", "versions", "rounding")
+WORDS = ("attribution", "method", "perturbation", "dtype", "versions", "rounding", "features")
 HEADER = b"lirpa_explain"
 """Where a file says what its rows are of."""
 
@@ -137,12 +137,16 @@ def words_of(certificate: Certificate) -> dict[str, Any]:
             "is_tuple": isinstance(certificate.nominal, tuple)}
 
 
+def words_in(table: Any) -> dict[str, Any] | None:
+    """What a file says of its certificate; None if no example has one."""
+    return json.loads(table.schema.metadata[HEADER]).get("certificate")
+
+
 def certificate_of(table: Any) -> Certificate | None:
     """The certificate of a file's rows, of those that have one; None if none has."""
-    header = json.loads(table.schema.metadata[HEADER])
-    if "certificate" not in header:
+    words = words_in(table)
+    if words is None:
         return None
-    words = header["certificate"]
     kept = table.filter(table["error"].is_null())
     dtype = getattr(torch, words["dtype"])
     shapes = [tuple(shape) for shape in words["shapes"]]
