@@ -183,7 +183,7 @@ def _own(count: int) -> Iterator[Crew]:
 
 
 def _processes(count: int) -> ProcessPoolExecutor:
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, torch.get_num_threads() // count)  # together as many as this process would use
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin, (threads,))
 
 
