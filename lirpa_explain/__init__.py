@@ -21,6 +21,7 @@ from .bounding.ball import Ball as Ball
 from .bounding.methods import METHODS as METHODS
 from .bounding.moving import Moving as Moving
 from .bounding.parameters import ParameterBox as ParameterBox
+from .bounding.substitutions import substitutions as substitutions
 from .bounding.table import Table as Table
 from .bounding.whole import AttributionModule as AttributionModule
 from .certificates import METRICS as METRICS
@@ -44,6 +45,7 @@ from .errors import UnsupportedAttribution as UnsupportedAttribution
 from .errors import UnsupportedOperation as UnsupportedOperation
 from .errors import WorkerDied as WorkerDied
 from .explained import channels as channels
+from .explained import from_layer as from_layer
 from .explained import label_free as label_free
 from .explained import subspace as subspace
 from .graph import GradientModule as GradientModule

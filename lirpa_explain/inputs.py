@@ -26,28 +26,37 @@ MODES = ("FakeTensorMode", "FunctionalTensorMode", "ProxyTorchDispatchMode")
 """Modes in which tensors have no values."""
 
 
-def check_inputs(inputs: Any, *, finite: bool = True) -> tuple[Tensor, ...]:
-    """The inputs as a tuple of plain tensors (N, *S) of one floating-point type.
+WHOLE = ("Whole numbers, such as token ids, cannot move. Certify an attribution at the layer that reads them, such as "
+         "LayerIntegratedGradients(model, model.embedding) with perturb='layer', which puts the ball on the layer's "
+         "output; or explain the embeddings, and pass ids that are held fixed as additional_forward_args. If the "
+         "numbers are quantities, convert them with .float().")
+
+
+def check_inputs(inputs: Any, *, finite: bool = True, moving: bool = True, what: str = "inputs") -> tuple[Tensor, ...]:
+    """The inputs as a tuple of plain tensors (N, *S), of one floating-point type.
 
     Args:
         inputs: as the caller gave them.
         finite: whether NaN and infinite values are refused.
+        moving: whether they are to be perturbed; else they may be of any types.
+        what: their name, for messages.
     """
     check_surroundings()
     xs = inputs if isinstance(inputs, tuple) else (inputs,)
     if not xs or not all(isinstance(x, Tensor) for x in xs):
-        raise TypeError(f"inputs must be a tensor or a tuple of tensors; given: {_classes(inputs)}.")
+        raise TypeError(f"{what} must be a tensor or a tuple of tensors; given: {_classes(inputs)}.")
     for x in xs:
-        check_kind(x, "inputs")
-        if x.dtype not in DTYPES:
-            raise TypeError(f"inputs must be float32 or float64; given: {x.dtype}. Convert with .float().")
+        check_kind(x, what)
+        if moving and x.dtype not in DTYPES:
+            advice = "Convert with .float()." if x.is_floating_point() else WHOLE
+            raise TypeError(f"{what} must be float32 or float64; given: {x.dtype}. {advice}")
         if x.ndim == 0 or x.numel() == 0 or len(x) != len(xs[0]):
-            raise ValueError("inputs must have at least one example and one feature, the examples in dimension 0 of "
+            raise ValueError(f"{what} must have at least one example and one feature, the examples in dimension 0 of "
                              f"every input; given shapes: {', '.join(str(tuple(x.shape)) for x in xs)}.")
         if finite and not bool(torch.isfinite(x).all()):
-            raise ValueError("inputs contain NaN or infinite values; no ball around them can be certified.")
-    if len({x.dtype for x in xs}) > 1 or len({x.device for x in xs}) > 1:
-        raise TypeError("all inputs must have one dtype and be on one device.")
+            raise ValueError(f"{what} contain NaN or infinite values; no ball around them can be certified.")
+    if moving and len({x.dtype for x in xs}) > 1 or len({x.device for x in xs}) > 1:
+        raise TypeError(f"all {what.lower()} must have one dtype and be on one device.")
     with torch.inference_mode(False):
         return tuple(plain(x).clone() if x.is_inference() else plain(x) for x in xs)
 

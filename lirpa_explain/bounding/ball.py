@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Ball:
         words: the perturbation for people.
         named: the same, given the names of the features; None where these add nothing.
         common: (1, *S), the radius of the box around the ball, if it is the same for all examples; else None.
+        free: (N, *S), bool: the entries that move, of a ball of norm 2 or 1 in which some are held fixed; else None.
     """
 
     norm: float
@@ -38,13 +39,48 @@ class Ball:
     words: str
     common: Tensor | None = None
     named: Callable[[Sequence[str]], str] | None = None
+    free: Tensor | None = None
 
     def rows(self, index: Tensor) -> PerturbationLpNorm:
         """The balls of these examples, one for each row, as auto_LiRPA takes them."""
         if self.radius is None:
             return PerturbationLpNorm(norm=math.inf, x_L=self.low[index], x_U=self.high[index])
         with np.errstate(divide="ignore"):  # auto_LiRPA divides by 1 - 1 / norm
+            if self.free is not None:
+                return HeldPerturbation(self.norm, self.radius[index], self.free[index])
             return PerturbationLpNorm(norm=self.norm, eps=self.radius[index])
+
+    def held(self, x: Tensor, fixed: Tensor) -> "Ball":
+        """The points of the ball around x, (N, *S), that agree with it where `fixed`, (N, *S), is True."""
+        low, high = (torch.where(fixed, x, side) for side in (self.low, self.high))
+        count, named = f", {int(fixed.sum())} of {fixed.numel()} entries held fixed", self.named
+        free = None if self.radius is None else ~fixed if self.free is None else ~fixed & self.free
+        return replace(self, low=low, high=high, words=self.words + count, common=None, free=free,
+                       named=None if named is None else lambda names: named(names) + count)
+
+
+class HeldPerturbation(PerturbationLpNorm):
+    """A ball of norm 2 or 1 in which some entries are held fixed.
+
+    Intervals, for which auto_LiRPA reads norm and radius alone, are those of the whole ball.
+
+    Args:
+        norm: 2 or 1.
+        eps: radii, (B, 1).
+        free: (B, *S), bool: the entries that move.
+    """
+
+    def __init__(self, norm: float, eps: Tensor, free: Tensor) -> None:
+        super().__init__(norm=norm, eps=eps)
+        self.free = free
+
+    def concretize(self, x: Tensor, A: Any, sign: int = -1, *rest: Any, **keywords: Any) -> Any:
+        """As auto_LiRPA's, where coefficients of entries that are held fixed reach their values alone."""
+        if not isinstance(A, Tensor):
+            return super().concretize(x, A, sign, *rest, **keywords)
+        flat, free = A.flatten(2), self.free.flatten(1)[:, None]
+        value = super().concretize(x, flat * free, sign, *rest, **keywords)
+        return value + torch.where(free, 0, flat).matmul(x.flatten(1)[:, :, None]).squeeze(-1).reshape(value.shape)
 
 
 def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, eps: Any = None, norm: float = math.inf,

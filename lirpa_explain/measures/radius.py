@@ -8,7 +8,6 @@ from ..arrays import as_inputs, parameter_of
 from ..certificates import Certificate
 from ..certificates.radius import Property, Radius, bisect, broadcastable
 from ..certifying.certifier import Certifier
-from ..inputs import check_inputs
 
 
 def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Property, *,
@@ -50,11 +49,11 @@ def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Pro
 
     features = settings.pop("features", certifier.features)
     given, columns = as_inputs(inputs, features, parameter_of(certifier.attribution.forward_func))
-    xs = check_inputs(given)
     names: Any = columns if isinstance(given, tuple) else columns[0]
+    moved = certifier.perturbed(given, **settings)
 
     def certify(eps: Tensor) -> Certificate:
-        radii = tuple(broadcastable(eps, x) for x in xs)
-        return certifier.certify(given, eps=radii if isinstance(given, tuple) else radii[0], features=names, **settings)
+        radii = tuple(broadcastable(eps, x) for x in moved)
+        return certifier.certify(given, eps=radii if len(radii) > 1 else radii[0], features=names, **settings)
 
-    return bisect(certify, xs[0], holds, high, steps)
+    return bisect(certify, moved[0], holds, high, steps)

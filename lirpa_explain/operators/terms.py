@@ -16,9 +16,10 @@ from .affine import BoundAffine
 from .bound import BoundOperator
 from .known import BoundKnown
 from .matrix import BoundMatrixProduct
+from .max_pooling import BoundMaxPool, BoundMaxPoolGradient
 from .moves import BoundLookup
 from .normalization import BoundVariance
-from .pooling import BoundMaxPool, BoundMaxPoolGradient
+from .reference import BoundReferenceGradient
 from .secant import BoundSecantGradient
 from .softmax import BoundLogSoftmax, BoundWeightedCenter
 from .windows import Windows
@@ -88,6 +89,14 @@ def _secant(operator: BoundSecantGradient, boxes: Sequence[Box], sizes: Sequence
     distance = (boxes[1][0] - boxes[2][0]).abs().clamp(min=operator.eps)
     values = boxes[1].size + boxes[2].size + 2 * operator.at_zero
     return result + boxes[0].size * (1 + values / distance)
+
+
+@terms.register
+def _reference(operator: BoundReferenceGradient, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
+               ) -> Tensor:
+    """A quotient of differences, as `_secant`: what is divided rounds by itself."""
+    distance = (boxes[2][0] - boxes[3][0]).abs().clamp(min=operator.eps)
+    return result + boxes[0].size * (1 + (boxes[2].size + boxes[3].size + 1) / distance)
 
 
 @terms.register
