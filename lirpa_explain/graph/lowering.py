@@ -116,7 +116,7 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
     if not any(isinstance(leaf, Rows | Live | Indices | Comparison) for leaf in leaves):
         return node.target(*args, **kwargs)  # type: ignore[operator]
     try:
-        if any(isinstance(leaf, Comparison) for leaf in leaves):
+        if any(isinstance(leaf, Comparison | Indices) for leaf in leaves):
             return _in_full_precision(node, lower_with_comparisons(builder, node.target, args, kwargs), builder)
         if not any(isinstance(leaf, Rows | Indices | Comparison) for leaf in leaves):
             return _live(node, args, kwargs, builder)

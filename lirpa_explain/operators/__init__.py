@@ -2,11 +2,13 @@
 
 from . import (  # noqa: F401  (each fills the table)
     affine,
+    choice,
     convolution,
     elementwise,
     known,
     matrix,
     normalization,
+    order,
     pooling,
     powers,
     secant,

@@ -24,6 +24,8 @@ class BoundOperator(Bound):
     operator: Any
     takes_parameters = False
     """Whether its bounds hold for parameters that move; only then may an input be one."""
+    decided_by: int | None = None
+    """Index of an input by which it jumps: that of what is compared, where that is not the last of two."""
     outward: Any = None
     """What moves its bounds outward by roundings, a `bounding.outward.Outward`, while the engine is asked to."""
 

@@ -68,17 +68,12 @@ def _kink_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
     return Box(low, torch.maximum(*values))
 
 
-def _step_open(lo: Tensor, hi: Tensor, slope: float) -> Tensor:
-    low, high = piecewise.step_range(lo, hi, slope)
-    return low < high
-
-
 def _stabilized_gradient(g: Tensor, z: Tensor, eps: float) -> Tensor:
     return g * functions.stabilized(eps).function.value(z)
 
 
 KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0), piecewise.kink_family)
-STEP = Curve(piecewise.step_range, piecewise.step_lines, _step_open, piecewise.step_family)
+STEP = Curve(piecewise.step_range, piecewise.step_lines, piecewise.step_open, piecewise.step_family)
 
 
 def _leaky_relu(z: Tensor, slope: float) -> Tensor:
@@ -92,7 +87,8 @@ def _leaky_relu_gradient(g: Tensor, z: Tensor, slope: float) -> Tensor:
 
 
 def _select(g: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool, inside: bool) -> Tensor:
-    return g * functions.window(low, high, closed, inside).function.value(z)
+    chosen = functions.window(low, high, closed, inside).function.value(z) > 0
+    return torch.where(chosen, g, 0.0)  # not a product: g may be infinite or NaN where it is not chosen
 
 
 def _at_zero(slope: float) -> tuple[float, ...]:

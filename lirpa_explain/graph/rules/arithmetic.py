@@ -32,7 +32,10 @@ MASKED = -1e30
 """What stands for -inf, of which intervals have no width: nothing is left of it in a softmax either."""
 
 
-def _finite(y: Any) -> Any:
+def finite(y: Any) -> Any:
+    """A constant with something finite in place of -inf."""
+    if isinstance(y, float) and y == -math.inf:
+        return MASKED
     return y.masked_fill(y == -torch.inf, MASKED) if isinstance(y, torch.Tensor) and y.is_floating_point() else y
 
 
@@ -46,7 +49,7 @@ def _times(b: Builder, x: Any, factor: float) -> Any:
 @rule(aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar, aten.add_.Scalar)
 def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
     """Lower x + alpha * y."""
-    return _pointwise(b, "add", _finite(x), _times(b, _finite(y), alpha))
+    return _pointwise(b, "add", finite(x), _times(b, finite(y), alpha))
 
 
 @rule(aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar, aten.sub_.Scalar)
@@ -61,7 +64,8 @@ def _rsub(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
 
 
 @rule(aten.neg.default)
-def _neg(b: Builder, x: Rows) -> Rows:
+def negative(b: Builder, x: Any) -> Any:
+    """Lower -x."""
     return _times(b, x, -1.0)
 
 
@@ -77,7 +81,10 @@ def multiply(b: Builder, x: Any, y: Any) -> Rows:
 @rule(aten.div.Tensor, aten.div_.Tensor, aten.div.Scalar)
 def _div(b: Builder, x: Any, y: Any) -> Rows:
     if isinstance(y, Rows):
-        return multiply(b, x, power(b, y, -1))
+        quotient = multiply(b, x, power(b, y, -1))
+        if ("count", y.name) in b.notes:
+            b.notes["quotient", quotient.name] = x, b.notes["count", y.name]
+        return quotient
     if isinstance(y, Live):  # bounded as a product where y moves
         return multiply(b, x, b.live("reciprocal.default", y))
     x, y = b.line_up(x, y)
