@@ -1,7 +1,8 @@
 """The problems that every bound operator is tested on, the tolerances, and how a problem becomes a module and boxes.
 
 A case is one operator with its settings and its tensors. Each tensor is `moving` (it lies in a box), `fixed` (it has
-rows and does not move) or a `weight` (a parameter, without rows). Keywords of `case` that are no settings of the
+rows and does not move), a `weight` (a parameter, without rows), or made of others: the `difference` of the first two,
+or the `share` of the first where the last lies between numbers. Keywords of `case` that are no settings of the
 operator are rejected.
 """
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from lirpa_explain.boxes import Box
 from lirpa_explain.graph.module import GradientModule, Step
-from lirpa_explain.operators import lookup
+from lirpa_explain.operators import call, lookup
 from tests.tolerances import FEW_ROUNDINGS as FEW_ROUNDINGS
 from tests.tolerances import ROUNDING as ROUNDING
 
@@ -29,6 +30,7 @@ class Arg:
     role: str
     shape: tuple[int, ...]
     positive: bool = False
+    settings: tuple[tuple[str, Any], ...] = ()
 
 
 def moving(*row: int, positive: bool = False) -> Arg:
@@ -41,6 +43,14 @@ def fixed(*row: int) -> Arg:
 
 def weight(*shape: int, positive: bool = False) -> Arg:
     return Arg("weight", shape, positive)
+
+
+def difference() -> Arg:
+    return Arg("difference", ())
+
+
+def share(**window: Any) -> Arg:
+    return Arg("share", (), settings=tuple(window.items()))
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,24 @@ class Case:
     def numbers(self, arg: Arg, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
         values = torch.rand(arg.shape, generator=generator, dtype=torch.float64)
         return (values + 0.5 if arg.positive else self.spread * (2 * values - 1)).to(dtype)
+
+
+    def values(self, generator: torch.Generator) -> list[Tensor]:
+        """A value of each tensor."""
+        values = {i: self.numbers(arg, generator) for i, arg in enumerate(self.args) if arg.role in GIVEN}
+        return [values[i] if i in values else self.made(arg, values, call, -torch.ones(())) for i, arg in enumerate(self.args)]
+
+    def made(self, arg: Arg, values: dict[int, Any], step: Any, minus: Any) -> Any:
+        """A tensor that is made of others, and of a parameter -1, by steps."""
+        if arg.role == "share":
+            return step("select", values[0], values[len(self.args) - 1], **dict(arg.settings))
+        if self.args[1].role == "weight":
+            return step("add", values[0], step("unperturbed", values[1], target="neg.default", arguments=[T]))
+        return step("add", values[0], step("multiply", values[1], minus))
+
+
+GIVEN = ("moving", "fixed", "weight")
+T = {"tensor": True}
 
 
 def case(operator: str, label: str, *args: Arg, spread: float = 2.0, largest: float = math.inf, **settings: Any
@@ -228,7 +256,55 @@ def _activations() -> list[Case]:
             case("tanh_gradient", "z-fixed", moving(4), fixed(4))]
 
 
-T = {"tensor": True}
+def _choices() -> list[Case]:
+    """Choices between two values; the difference that they also get is no input of its own."""
+    above = {"low": 0.0, "high": None, "closed": False, "inside": True}
+    between = {"low": -1.0, "high": 0.5, "closed": True, "inside": False}
+    return [
+        case("larger", "", moving(2, 3), moving(2, 3), difference()),
+        case("larger", "weight", moving(3), weight(3), difference()),
+        case("larger", "broadcast", moving(2, 1), moving(1, 3), difference()),
+        case("larger", "fixed", fixed(2, 3), moving(2, 3), difference()),
+        *[case("larger_gradient", f"{tie:g}", moving(2, 3), moving(2, 3), tie=tie) for tie in (0.0, 0.5, 1.0)],
+        case("choose", "", moving(2, 3), moving(2, 3), difference(), moving(2, 3), **above),
+        case("choose", "between", moving(2, 3), moving(2, 3), difference(), moving(2, 1), **between),
+        case("choose", "weight", moving(3), weight(3), difference(), moving(3), **above),
+        case("choose", "narrower", moving(1), weight(), difference(), moving(3), **above),
+        case("rest", "", moving(2, 3), share(**above), moving(2, 3), low=None, high=0.0, closed=True, inside=True),
+        case("rest", "fixed", fixed(2, 3), share(**above), moving(2, 3), low=None, high=0.0, closed=True, inside=True),
+    ]
+
+
+WINDOWS = [[[0, 1], [1, 2, 3]], [[0, 2], [1], [2]]]
+"""Of sizes 4 and 3: windows of different sizes, some of which overlap."""
+
+
+def _orders() -> list[Case]:
+    """Entries by rank; labels say of which operation the choice among equals is."""
+    ranks = [("max", [0], ["max"]), ("min", [-1], ["min"]), ("share", [0], ["share"]), ("share-min", [-1], ["share"]),
+             ("topk", [0, 1], ["topk", 2, True]), ("smallest", [-1, -2], ["topk", 2, False]),
+             ("sort", [3, 2, 1, 0], ["sort", False, False]), ("descending", [0, 1, 2, 3], ["sort", True, True]),
+             ("kthvalue", [2], ["kthvalue", 2]), ("median", [2], ["median"])]
+    cases = []
+    for label, chosen, choice in ranks:
+        common = {"dim": 1 if label == "topk" else 2, "ranks": chosen}
+        x, g = ((4, 2), (len(chosen), 2)) if label == "topk" else ((2, 4), (2, len(chosen)))
+        if not label.startswith("share"):
+            cases.append(case("ranked", label, moving(*x), **common))
+        cases.append(case("ranked_gradient", label, moving(*g), moving(*x), choice=choice, **common))
+        if label in ("max", "topk"):
+            cases.append(case("pick_ranked", label, moving(*x), moving(*x), choice=choice, **common))
+    index = {"dim": 2, "size": 4}
+    return [*cases,
+            case("ranked_gradient", "g-fixed", fixed(1), moving(5), dim=1, ranks=[0], choice=["max"]),
+            case("ranked_gradient", "x-fixed", moving(1), fixed(5), dim=1, ranks=[0], choice=["max"]),
+            case("pick_ranked", "y-fixed", fixed(4), moving(4), dim=1, ranks=[0], choice=["max"]),
+            case("window_max", "", moving(2, 4, 3), sizes=[4, 3], windows=WINDOWS),
+            case("window_max_gradient", "", moving(2, 2, 3), moving(2, 4, 3), sizes=[4, 3], windows=WINDOWS),
+            case("pick_at", "", moving(2, 4), moving(2, 2), largest=3.0, **index),
+            case("put_at", "", moving(2, 3), moving(2, 3), largest=3.0, **index)]
+
+
 CASES = [
     case("add", "bias", moving(2, 4), weight(4)),
     case("add", "channels", moving(2, 3, 2), weight(2, 1, 1)),
@@ -304,7 +380,7 @@ CASES = [
     case("unperturbed", "transpose", weight(3, 4), target="t.default", arguments=[T]),
     case("unperturbed", "product", weight(4, 3), weight(3), target="mul.Tensor", arguments=[T, T]),
     case("unperturbed", "part", weight(4, 6), target="split.Tensor", arguments=[T, 2, 1], output=1),
-    *_activations(), *_secants(), *_convolutions(), *_poolings(),
+    *_activations(), *_secants(), *_convolutions(), *_poolings(), *_choices(), *_orders(),
 ]
 
 
@@ -341,11 +417,12 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
     generator = torch.Generator().manual_seed(0)
     steps: list[Step] = []
     tensors: dict[str, Tensor] = {}
-    names, rest, moves, positive = [], {}, {}, {}
+    rest, moves, positive = {}, {}, {}
+    names: dict[int, str] = {}
 
-    def parameter(value: Tensor) -> str:
+    def parameter(value: Tensor, trained: bool = True) -> str:
         name = f"parameter{len(tensors)}"
-        tensors[name] = nn.Parameter(value.to(dtype))
+        tensors[name] = nn.Parameter(value.to(dtype), requires_grad=trained)
         return name
 
     def step(operator: str, *names: str, **settings: Any) -> str:
@@ -353,15 +430,17 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
         return steps[-1].output
 
     for i, arg in list(enumerate(case.args))[::-1 if backwards else 1]:
+        if arg.role not in GIVEN:
+            continue
         if arg.role == "weight":
-            names.append(parameter(case.numbers(arg, generator)))
+            names[i] = parameter(case.numbers(arg, generator))
         elif arg.role == "fixed":
-            names.append(f"fixed{i}")
-            rest[names[-1]] = case.numbers(arg, generator, dtype)
+            names[i] = f"fixed{i}"
+            rest[names[i]] = case.numbers(arg, generator, dtype)
         elif not meet:
-            names.append(f"x{i}")
-            moves[names[-1]] = arg.shape
-            positive[names[-1]] = arg.positive
+            names[i] = f"x{i}"
+            moves[names[i]] = arg.shape
+            positive[names[i]] = arg.positive
         else:
             moves["u"] = (BATCH, 4)
             size = math.prod(arg.shape[1:])
@@ -369,8 +448,11 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
             hidden = step("add", hidden, parameter(case.numbers(Arg("weight", (size,)), generator) / 2))
             if arg.positive:
                 hidden = step("add", step("sigmoid", hidden), parameter(torch.tensor(2.0)))
-            names.append(step("reshape", hidden, shape=list(arg.shape[1:])))
-    result = step(case.operator, *names[::-1 if backwards else 1], **case.settings)
+            names[i] = step("reshape", hidden, shape=list(arg.shape[1:]))
+    for i, arg in enumerate(case.args):
+        if arg.role not in GIVEN:
+            names[i] = case.made(arg, names, step, parameter(-torch.ones(()), trained=False))
+    result = step(case.operator, *(names[i] for i in range(len(case.args))), **case.settings)
     if not moves:  # an operator on parameters alone: what is bounded is a product with its result
         moves["u"] = (BATCH, 4)
         result = step("matmul", "u", result)

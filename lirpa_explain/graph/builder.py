@@ -86,7 +86,7 @@ class Live:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Entries of some ranks along a dimension; the largest has rank 0.
+    """Entries of some ranks along a dimension; the largest has rank 0, the smallest -1.
 
     Args:
         of: whose entries.

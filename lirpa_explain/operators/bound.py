@@ -24,10 +24,10 @@ class BoundOperator(Bound):
     operator: Any
     takes_parameters = False
     """Whether its bounds hold for parameters that move; only then may an input be one."""
-    decided_by: int | None = None
-    """Index of an input by which it jumps: that of what is compared, where that is not the last of two."""
     outward: Any = None
     """What moves its bounds outward by roundings, a `bounding.outward.Outward`, while the engine is asked to."""
+    decided_by: int | None = None
+    """Index of the input that decides what is chosen, and by which the result jumps, if that is all it does."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)

@@ -29,11 +29,14 @@ def window_range(z: Box, settings: dict[str, Any]) -> Box:
 class BoundLarger(BoundPlanes):
     """y = max(u, v) = v + relu(t), as a function of u, v and t."""
 
+    takes_parameters = True
+
     def relaxed_inputs(self) -> list[int]:
-        return [2]
+        return [0, 1, 2]
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
-        return (boxes[2].lower < 0) & (boxes[2].upper > 0)
+        lower, upper = boxes[index]
+        return (lower < 0) & (upper > 0) if index == 2 else torch.zeros_like(lower, dtype=torch.bool)
 
     def bound_interval(self, *boxes: Box) -> Box:
         u, v, t = boxes
@@ -61,11 +64,14 @@ class BoundChoice(BoundPlanes):
     """y = a where z lies between two numbers, b elsewhere, as a function of a, b, t = a - b and z."""
 
     decided_by = 3
+    takes_parameters = True
 
     def relaxed_inputs(self) -> list[int]:
-        return [2, 3]
+        return [0, 1, 2, 3]
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        if index < 2:
+            return torch.zeros_like(boxes[index].lower, dtype=torch.bool)
         share = window_range(boxes[3], self.settings)
         undecided, box = share.lower < share.upper, boxes[index]
         return reaching(undecided, box.lower) & (box.upper > box.lower)

@@ -6,6 +6,8 @@ group, (..., R), is made its result by `join`, and taken apart again by `split`.
 
 import itertools
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,20 +50,17 @@ class Windows:
         [[0.0, 1.0], [2.0, -1.0]]
     """
 
-    def __init__(self, sizes: tuple[int, ...], windows: list[list[list[int]]]) -> None:
+    def __init__(self, sizes: Sequence[int], windows: list[list[list[int]]]) -> None:
         self.sizes = tuple(sizes)
         self.output = tuple(map(len, windows))
-        strides = [math.prod(self.sizes[i + 1:]) for i in range(len(self.sizes))]
-        flat = [[sum(i * s for i, s in zip(place, strides, strict=True)) for place in itertools.product(*window)]
-                for window in itertools.product(*windows)]
-        most = max(map(len, flat))
-        self.index = torch.tensor([window + [-1] * (most - len(window)) for window in flat])
+        self.index = _indices(self.sizes, tuple(tuple(map(tuple, window)) for window in windows))
+        self.shape = math.prod(self.output), max(math.prod(map(len, w)) for w in itertools.product(*windows))
 
     def of(self, x: Tensor, fill: float = 0.0) -> Tensor:
         """(..., *sizes) -> (..., windows, n), with `fill` where a window has fewer entries than others."""
         index = self.index.to(x.device)
         flat = x.flatten(-len(self.sizes))
-        taken = flat.index_select(-1, index.clamp(min=0).flatten()).unflatten(-1, index.shape)
+        taken = flat.index_select(-1, index.clamp(min=0).flatten()).reshape(*flat.shape[:-1], *self.shape)
         return torch.where(index >= 0, taken, fill)
 
     def back(self, y: Tensor) -> Tensor:
@@ -69,12 +68,22 @@ class Windows:
         index = self.index.to(y.device)
         inside = torch.where(index >= 0, y, 0.0).flatten(-2)
         flat = y.new_zeros(*y.shape[:-2], math.prod(self.sizes))
-        return flat.index_add(-1, index.clamp(min=0).flatten(), inside).unflatten(-1, self.sizes)
+        return flat.index_add(-1, index.clamp(min=0).flatten(), inside).reshape(*y.shape[:-2], *self.sizes)
 
     def join(self, y: Tensor) -> Tensor:
         """(..., windows, 1) -> (..., *output)."""
-        return y.squeeze(-1).unflatten(-1, self.output)
+        return y.reshape(*y.shape[:-2], *self.output)
 
     def split(self, y: Tensor) -> Tensor:
         """The inverse of `join`."""
         return y.flatten(-len(self.output))[..., None]
+
+
+@lru_cache(maxsize=64)
+def _indices(sizes: tuple[int, ...], windows: tuple[tuple[tuple[int, ...], ...], ...]) -> Tensor:
+    """Of the flattened dimensions, what each window reads, (windows, n), with -1 where it reads less than others."""
+    strides = [math.prod(sizes[i + 1:]) for i in range(len(sizes))]
+    flat = [[sum(i * s for i, s in zip(place, strides, strict=True)) for place in itertools.product(*window)]
+            for window in itertools.product(*windows)]
+    most = max(map(len, flat))
+    return torch.tensor([window + [-1] * (most - len(window)) for window in flat])

@@ -1,6 +1,6 @@
 """Entries by their rank in a group: the largest, the k-th largest, all in order; gradients, and picks, by rank.
 
-Ranks count from 0, the largest.
+Ranks count from 0, the largest, or down from -1, the smallest.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Plane = tuple[Tensor, Tensor]
 def _groups(x: Tensor, settings: dict[str, Any]) -> Groups:
     """The groups of a value (B, *S) that an operator's settings speak of."""
     if "windows" in settings:
-        return Windows(x.shape[-len(settings["windows"]):], settings["windows"])
+        return Windows(settings["sizes"], settings["windows"])
     return Along(settings["dim"] - x.ndim)
 
 
@@ -36,7 +36,9 @@ class BoundGroups(BoundOperator):
 
     def ranks(self, x: Tensor) -> Tensor:
         """The ranks that are asked for, (R,)."""
-        return torch.tensor(self.settings.get("ranks", [0]), device=x.device)
+        if "ranks" not in self.settings:
+            return torch.zeros(1, dtype=torch.long, device=x.device)
+        return torch.tensor(self.settings["ranks"], device=x.device) % x.shape[self.settings["dim"]]
 
     def boxes_of_groups(self, box: Box) -> Box:
         """Where the entries of each group lie; at -inf where there is none."""
@@ -220,9 +222,10 @@ class ByIndex:
 
     def possible(self, box: Box) -> Tensor:
         """Which entries an index may mean, (B, ..., R, n)."""
-        index = box.map(lambda side: Along(self.settings["dim"] - side.ndim).of(side))
-        places = torch.arange(self.settings["size"], device=box.lower.device)
-        return (places > index.lower[..., None] - 0.5) & (places < index.upper[..., None] + 0.5)
+        size = self.settings["size"]
+        index = box.map(lambda side: Along(self.settings["dim"] - side.ndim).of(side).clamp(0, size - 1))
+        places = torch.arange(size, device=box.lower.device)
+        return (places >= index.lower[..., None] - 0.5) & (places <= index.upper[..., None] + 0.5)
 
     def competing(self, box: Box) -> Tensor:
         """Indices that are not known."""
@@ -250,12 +253,12 @@ class BoundPutAt(ByIndex, BoundPut):
 
 
 CHOICES: dict[str, Callable[..., Tensor]] = {
-    "max": lambda x, dim: x.max(dim, keepdim=True).indices,
-    "min": lambda x, dim: x.min(dim, keepdim=True).indices,
-    "sort": lambda x, dim, descending, stable: x.sort(dim=dim, descending=descending, stable=stable).indices,
-    "topk": lambda x, dim, k, largest: x.topk(k, dim, largest).indices,
-    "kthvalue": lambda x, dim, k: x.kthvalue(k, dim, keepdim=True).indices,
-    "median": lambda x, dim: x.median(dim, keepdim=True).indices,
+    "max": lambda x, dim: x.max(dim, keepdim=True)[1],
+    "min": lambda x, dim: x.min(dim, keepdim=True)[1],
+    "sort": lambda x, dim, descending, stable: x.sort(dim=dim, descending=descending, stable=stable)[1],
+    "topk": lambda x, dim, k, largest: x.topk(k, dim, largest)[1],
+    "kthvalue": lambda x, dim, k: x.kthvalue(k, dim, keepdim=True)[1],
+    "median": lambda x, dim: x.median(dim, keepdim=True)[1],
 }
 """torch's operations by which entries get their ranks: where entries are tied, each makes its own choice."""
 
@@ -265,9 +268,9 @@ def _places(x: Tensor, dim: int, choice: list[Any]) -> Tensor:
 
 
 def _ranked(x: Tensor, dim: int, ranks: list[int]) -> Tensor:
-    if ranks in ([0], [x.shape[dim] - 1]):
+    if ranks in ([0], [-1]):
         return x.amax(dim, keepdim=True) if ranks == [0] else x.amin(dim, keepdim=True)
-    return x.sort(dim, descending=True).values.index_select(dim, torch.tensor(ranks, device=x.device))
+    return x.sort(dim, descending=True)[0].movedim(dim, -1)[..., ranks].movedim(-1, dim)
 
 
 def _ranked_gradient(g: Tensor, x: Tensor, dim: int, ranks: list[int], choice: list[Any]) -> Tensor:
@@ -277,15 +280,15 @@ def _ranked_gradient(g: Tensor, x: Tensor, dim: int, ranks: list[int], choice: l
     return torch.zeros_like(x).scatter(dim, _places(x, dim, choice), g)
 
 
-def _window_max(x: Tensor, windows: list[list[list[int]]]) -> Tensor:
-    groups = _groups(x, {"windows": windows})
+def _window_max(x: Tensor, sizes: list[int], windows: list[list[list[int]]]) -> Tensor:
+    groups = Windows(sizes, windows)
     return groups.join(groups.of(x, -torch.inf).amax(-1, keepdim=True))
 
 
-def _window_max_gradient(g: Tensor, x: Tensor, windows: list[list[list[int]]]) -> Tensor:
-    groups = _groups(x, {"windows": windows})
+def _window_max_gradient(g: Tensor, x: Tensor, sizes: list[int], windows: list[list[list[int]]]) -> Tensor:
+    groups = Windows(sizes, windows)
     entries = groups.of(x, -torch.inf)
-    chosen = entries.max(-1, keepdim=True).indices
+    chosen = CHOICES["max"](entries, -1)
     return groups.back(torch.zeros_like(entries).scatter(-1, chosen, groups.split(g)))
 
 

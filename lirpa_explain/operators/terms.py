@@ -14,9 +14,11 @@ from ..boxes import Box
 from .activation import BoundActivation, BoundActivationGradient, BoundMultiply
 from .affine import BoundAffine
 from .bound import BoundOperator
+from .choice import BoundChoice, BoundLarger, BoundRest
 from .known import BoundKnown
 from .matrix import BoundMatrixProduct
 from .normalization import BoundVariance
+from .order import BoundPick, BoundPut, BoundRanked
 from .pooling import BoundMaxPool, BoundMaxPoolGradient, Windows
 from .secant import BoundSecantGradient
 from .softmax import BoundLogSoftmax, BoundWeightedCenter
@@ -31,7 +33,7 @@ RELATIVE = frozenset({
     "kink", "kink_gradient", "select", "stabilized_gradient", "power", "power_gradient", "exp", "exp_gradient", "log",
     "log_gradient", "sin", "cos", "probability", "inverse_root", "elu", "elu_gradient", "hardtanh", "hardtanh_gradient",
     "clamp", "clamp_gradient", "absolute", "absolute_gradient", "sign", "window", "threshold", "threshold_gradient",
-    "hardshrink", "hardshrink_gradient", "softshrink_gradient",
+    "hardshrink", "hardshrink_gradient", "softshrink_gradient", "larger_gradient",
 })
 """Functions of one variable whose roundings are relative to their value; of all others also to their argument, and in
 gradients to the upstream gradient, as in 1 - tanh(z)^2."""
@@ -115,6 +117,43 @@ def _max_pool_gradient(operator: BoundMaxPoolGradient, boxes: Sequence[Box], siz
     windows = Windows(boxes[1][0].shape[2:], **operator.settings)
     size = boxes[0].size.flatten(2)[:, :, None]
     return windows.back(size.expand(-1, -1, windows.positions, -1).contiguous())
+
+
+@terms.register
+def _ranked(operator: BoundRanked, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    """The value is exact; planes around it add up the entries of a group."""
+    groups = operator.groups(boxes[0].lower)
+    return groups.join(groups.of(boxes[0].size).sum(-1, keepdim=True).expand_as(groups.split(result)))
+
+
+@terms.register
+def _put(operator: BoundPut, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    """Wherever it may be put."""
+    groups = operator.groups(boxes[1].lower)
+    entries = groups.of(result)
+    return groups.back(groups.split(boxes[0].size).sum(-1, keepdim=True).expand_as(entries))
+
+
+@terms.register
+def _pick(operator: BoundPick, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    groups = operator.groups(boxes[0].lower)
+    return groups.join(groups.of(boxes[0].size).sum(-1, keepdim=True).expand_as(groups.split(result)))
+
+
+@terms.register
+def _larger(operator: BoundLarger, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    """The value is exact; planes around it add up the difference, too."""
+    return boxes[0].size + boxes[1].size + boxes[2].size
+
+
+@terms.register
+def _choice(operator: BoundChoice, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    return boxes[0].size + boxes[1].size + boxes[2].size + 0 * result
+
+
+@terms.register
+def _rest(operator: BoundRest, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    return boxes[0].size + boxes[1].size
 
 
 @terms.register

@@ -85,7 +85,7 @@ def _drop(mask: Tensor, values: Tensor, count: Tensor) -> Tensor:
     """A mask without the so many of its entries that have the largest values."""
     if not bool(count.any()):
         return mask
-    order = values.masked_fill(~mask, -torch.inf).argsort(-1, descending=True, stable=True)
+    order = values.masked_fill(~mask, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     place = torch.empty_like(order).scatter_(-1, order, torch.arange(mask.shape[-1], device=mask.device).expand_as(order))
     return mask & (place >= count)
 

@@ -109,12 +109,10 @@ def _ranked(b: Builder, x: Rows, dims: Sequence[int], ranks: Sequence[int], choi
     if not dims:
         raise UnsupportedOperation("a maximum over the whole batch; reduce the dimensions of an example")
     reduced = Reduced(x, tuple(d % x.ndim for d in dims))
-    for dim in reduced.dims:
-        x.dim(dim)  # none may be the batch
+    for d in reduced.dims:
+        x.dim(d)  # none may be the batch
     flat, dim = reduced.flat(b)
-    at = flat.dim(dim)
-    count = flat.shape[at - 1]
-    ranking = Ranking(flat, at, tuple(r % count for r in ranks), tuple(choice))
+    ranking = Ranking(flat, flat.dim(dim), tuple(ranks), tuple(choice))
     y = _entries(b, ranking)
     b.notes["ranked", y.name] = reduced, ranking
     values = reduced.back(b, y)
@@ -128,9 +126,14 @@ def _pair(b: Builder, ranking: Ranking) -> tuple[Rows, Rows, Rows]:
     x, at = ranking.of, ranking.at
     shape = (*x.shape[: at - 1], 1, *x.shape[at:])
     u, v = (b.emit("slice", x, shape=shape, dim=at, start=i, stop=i + 1, step=1) for i in (0, 1))
-    if ranking.ranks == (1,):
+    if not _is_largest(ranking):
         u, v = negative(b, u), negative(b, v)
     return u, v, subtract(b, u, v)
+
+
+def _is_largest(ranking: Ranking) -> bool:
+    """Whether of two entries the larger is asked for."""
+    return ranking.ranks[0] % 2 == 0
 
 
 def _is_pair(ranking: Ranking) -> bool:
@@ -143,7 +146,7 @@ def _entries(b: Builder, ranking: Ranking) -> Rows:
         return b.emit("scale", x, factor=1.0)
     if _is_pair(ranking):
         largest = larger(b, *_pair(b, ranking)[:2])
-        return largest if ranking.ranks == (0,) else negative(b, largest)
+        return largest if _is_largest(ranking) else negative(b, largest)
     shape = (*x.shape[: at - 1], len(ranking.ranks), *x.shape[at:])
     return b.emit("ranked", x, shape=shape, dim=at, ranks=list(ranking.ranks))
 
