@@ -31,10 +31,11 @@ class Arg:
     shape: tuple[int, ...]
     positive: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
+    within: tuple[float, float] | None = None
 
 
-def moving(*row: int, positive: bool = False) -> Arg:
-    return Arg("moving", (BATCH, *row), positive)
+def moving(*row: int, positive: bool = False, within: tuple[float, float] | None = None) -> Arg:
+    return Arg("moving", (BATCH, *row), positive, within=within)
 
 
 def fixed(*row: int) -> Arg:
@@ -69,7 +70,11 @@ class Case:
 
     def numbers(self, arg: Arg, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
         values = torch.rand(arg.shape, generator=generator, dtype=torch.float64)
-        return (values + 0.5 if arg.positive else self.spread * (2 * values - 1)).to(dtype)
+        if arg.within is not None:
+            values = arg.within[0] + (arg.within[1] - arg.within[0]) * values
+        else:
+            values = values + 0.5 if arg.positive else self.spread * (2 * values - 1)
+        return values.to(dtype)
 
 
     def values(self, generator: torch.Generator) -> list[Tensor]:
@@ -204,8 +209,25 @@ ACTIVATIONS: dict[str, list[tuple[dict[str, Any], float, float]]] = {
     "exp": [({}, 2.0, 10.0)],
     "log": [({}, 2.0, 1e4)],
     "power": [({"exponent": exponent}, 2.0, 100.0) for exponent in (2.0, 3.0, -1.0, 0.5)],
+    "expm1": [({}, 2.0, 10.0)],
+    "exponential": [({"base": 0.3}, 2.0, 10.0)],
+    "sinh": [({}, 2.0, 10.0)],
+    "cosh": [({}, 2.0, 10.0)],
+    "tan": [({}, 3.0, math.inf)],
+    "atan": [({}, 3.0, math.inf)],
+    "asinh": [({}, 2.0, 1e6)],
+    "asin": [({}, 3.0, math.inf)],
+    "acosh": [({}, 3.0, math.inf)],
+    "atanh": [({}, 3.0, math.inf)],
+    "logit": [({"eps": None}, 3.0, math.inf)],
+    "erf": [({"rate": 0.5}, 2.0, math.inf)],
+    "gaussian": [({"rate": 2.0}, 2.0, math.inf)],
+    "bell": [({"exponent": exponent, "offset": 0.5}, 2.0, 1e3) for exponent in (0.5, -1.0)],
+    "entropy": [({}, 2.0, 1e3)],
 }
-POSITIVE = {("log", ""), ("power", "-1"), ("power", "0.5")}
+POSITIVE = {("log", ""), ("power", "-1"), ("power", "0.5"), ("entropy", "")}
+WITHIN = {"tan": (-1.2, 1.2), "asin": (-0.9, 0.9), "acosh": (1.1, 5.0), "atanh": (-0.9, 0.9), "logit": (0.05, 0.95)}
+"""Where functions are tried that are not defined everywhere."""
 
 
 def label_of(settings: dict[str, Any]) -> str:
@@ -243,13 +265,15 @@ def _activations() -> list[Case]:
     for operator, rows in ACTIVATIONS.items():
         for settings, spread, largest in rows:
             label = label_of(settings)
-            z = moving(2, 3, positive=(operator, label) in POSITIVE)
+            z = moving(2, 3, positive=(operator, label) in POSITIVE, within=WITHIN.get(operator))
             sizes = {"spread": spread, "largest": largest}
             cases += [case(operator, label, z, **sizes, **settings),
                       case(f"{operator}_gradient", label, moving(2, 3), z, **sizes, **settings)]
             if operator == "window":
                 cases.append(case("select", label, moving(2, 3), z, **sizes, **settings))
     return [*cases,
+            case("logit", "0.3", moving(2, 3), eps=0.3),
+            case("logit_gradient", "0.3", moving(2, 3), moving(2, 3), eps=0.3),
             case("kink_gradient", "g-fixed", fixed(4), moving(4), slope=0.1),
             case("kink_gradient", "z-fixed", moving(4), fixed(4), slope=0.0),
             case("tanh_gradient", "g-fixed", fixed(4), moving(4)),
@@ -281,7 +305,7 @@ WINDOWS = [[[0, 1], [1, 2, 3]], [[0, 2], [1], [2]]]
 
 def _orders() -> list[Case]:
     """Entries by rank; labels say of which operation the choice among equals is."""
-    ranks = [("max", [0], ["max"]), ("min", [-1], ["min"]), ("share", [0], ["share"]), ("share-min", [-1], ["share"]),
+    ranks = [("max", [0], ["max"]), ("min", [-1], ["min"]), ("share", [-1], ["share"]),
              ("topk", [0, 1], ["topk", 2, True]), ("smallest", [-1, -2], ["topk", 2, False]),
              ("sort", [3, 2, 1, 0], ["sort", False, False]), ("descending", [0, 1, 2, 3], ["sort", True, True]),
              ("kthvalue", [2], ["kthvalue", 2]), ("median", [2], ["median"])]
@@ -289,7 +313,7 @@ def _orders() -> list[Case]:
     for label, chosen, choice in ranks:
         common = {"dim": 1 if label == "topk" else 2, "ranks": chosen}
         x, g = ((4, 2), (len(chosen), 2)) if label == "topk" else ((2, 4), (2, len(chosen)))
-        if not label.startswith("share"):
+        if label in ("max", "min", "topk", "sort"):
             cases.append(case("ranked", label, moving(*x), **common))
         cases.append(case("ranked_gradient", label, moving(*g), moving(*x), choice=choice, **common))
         if label in ("max", "topk"):
@@ -302,7 +326,11 @@ def _orders() -> list[Case]:
             case("window_max", "", moving(2, 4, 3), sizes=[4, 3], windows=WINDOWS),
             case("window_max_gradient", "", moving(2, 2, 3), moving(2, 4, 3), sizes=[4, 3], windows=WINDOWS),
             case("pick_at", "", moving(2, 4), moving(2, 2), largest=3.0, **index),
-            case("put_at", "", moving(2, 3), moving(2, 3), largest=3.0, **index)]
+            case("put_at", "", moving(2, 3), moving(2, 3), largest=3.0, **index),
+            *[case("stairs", kind, moving(2, 3), kind=kind) for kind in ("floor", "ceil", "trunc", "round")],
+            case("remainder", "positive", moving(2, 3), divisor=0.7, kind="floor"),
+            case("remainder", "negative", moving(2, 3), divisor=-0.7, kind="floor"),
+            case("remainder", "fmod", moving(2, 3), divisor=0.7, kind="trunc")]
 
 
 CASES = [
@@ -398,6 +426,7 @@ class Problem:
     moving: tuple[Shape, ...]
     rest: tuple[Tensor, ...]
     positive: tuple[bool, ...] = ()
+    within: tuple[tuple[float, float] | None, ...] = ()
 
     def inputs(self, *moved: Tensor) -> tuple[Tensor, ...]:
         """All inputs of the module, those at rest repeated for as many rows as the moved have."""
@@ -417,7 +446,7 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
     generator = torch.Generator().manual_seed(0)
     steps: list[Step] = []
     tensors: dict[str, Tensor] = {}
-    rest, moves, positive = {}, {}, {}
+    rest, moves, positive, within = {}, {}, {}, {}
     names: dict[int, str] = {}
 
     def parameter(value: Tensor, trained: bool = True) -> str:
@@ -440,7 +469,7 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
         elif not meet:
             names[i] = f"x{i}"
             moves[names[i]] = arg.shape
-            positive[names[i]] = arg.positive
+            positive[names[i]], within[names[i]] = arg.positive, arg.within
         else:
             moves["u"] = (BATCH, 4)
             size = math.prod(arg.shape[1:])
@@ -448,6 +477,10 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
             hidden = step("add", hidden, parameter(case.numbers(Arg("weight", (size,)), generator) / 2))
             if arg.positive:
                 hidden = step("add", step("sigmoid", hidden), parameter(torch.tensor(2.0)))
+            if arg.within is not None:
+                low, high = arg.within  # linear bounds of sigmoid may reach beyond 0 and 1
+                hidden = step("scale", step("sigmoid", hidden), factor=0.3 * (high - low))
+                hidden = step("add", hidden, parameter(torch.tensor(0.65 * low + 0.35 * high), trained=False))
             names[i] = step("reshape", hidden, shape=list(arg.shape[1:]))
     for i, arg in enumerate(case.args):
         if arg.role not in GIVEN:
@@ -465,7 +498,7 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
     if len(shape) != 1:
         result = step("reshape", result, shape=[math.prod(shape)])
     return Problem(case, module(), tuple(moves.values()), tuple(rest.values()),
-                   tuple(positive.get(name, False) for name in moves))
+                   tuple(positive.get(name, False) for name in moves), tuple(map(within.get, moves)))
 
 
 KINDS = {
@@ -495,9 +528,11 @@ def boxes(problem: Problem, *kinds: str, dtype: torch.dtype = torch.float64) -> 
         radius = factor * torch.ones(shape) if kind == "tiny" else factor * problem.case.spread * uniform(shape)
         return torch.stack([center - radius, center + radius])
 
-    def allowed(sides: Tensor, positive: bool) -> Tensor:
+    def allowed(sides: Tensor, positive: bool, within: tuple[float, float] | None) -> Tensor:
+        if within is not None:
+            return sides.clamp(*within)
         sides = sides.clamp(-problem.case.largest, problem.case.largest)
         return (sides.abs() + 0.05).sort(0).values if positive else sides
 
-    return [Box(*allowed(torch.cat([box(shape, kind) for kind in kinds], 1), positive).to(dtype))
-            for shape, positive in zip(problem.moving, problem.positive, strict=True)]
+    return [Box(*allowed(torch.cat([box(shape, kind) for kind in kinds], 1), positive, within).to(dtype))
+            for shape, positive, within in zip(problem.moving, problem.positive, problem.within, strict=True)]

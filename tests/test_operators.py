@@ -132,6 +132,11 @@ FORWARD = {
     "window": lambda z, **s: window(z, **s) + 0 * z,
     "sin": torch.sin, "cos": torch.cos, "exp": torch.exp, "log": torch.log,
     "power": lambda z, exponent: z**exponent,
+    "expm1": torch.expm1, "exponential": lambda z, base: base**z, "sinh": torch.sinh, "cosh": torch.cosh,
+    "tan": torch.tan, "atan": torch.atan, "asinh": torch.asinh, "asin": torch.asin, "acosh": torch.acosh,
+    "atanh": torch.atanh, "logit": lambda z, eps: torch.logit(z, eps),
+    "erf": lambda z, rate: torch.erf(math.sqrt(rate) * z), "gaussian": lambda z, rate: torch.exp(-rate * z**2),
+    "bell": lambda z, exponent, offset: (offset + z**2) ** exponent, "entropy": torch.special.entr,
 }
 
 
@@ -190,6 +195,8 @@ TRUTH = FORWARD | {
     "ranked_gradient": lambda g, x, dim, ranks, choice: vjp(
         lambda x: RANKED[choice[0]](x, dim, ranks, *choice[1:]), g, x),
     "rest": lambda g, p, z, **s: g * window(z, **s),
+    "remainder": lambda z, divisor, kind: z - divisor * (torch.floor if kind == "floor" else torch.trunc)(z / divisor),
+    "stairs": lambda z, kind: getattr(torch, kind)(z),
     "reshape": lambda x, shape: x.view(BATCH, *shape),
     "scale": lambda x, factor: factor * x,
     "slice": lambda x, dim, start, stop, step: picked(x, dim, range(start, stop, step)),
@@ -210,7 +217,8 @@ def test_the_value_is_what_torch_computes(row):
     for seed in range(3):
         values = row.values(seeded(seed))
         if row.operator.removesuffix("_gradient") in ACTIVATIONS:  # also at breaks, exactly
-            special = [1.0] if row.args[-1].positive else [-1.0, 0.5, 0.1, -3.0, 3.0, 0.0]
+            low, high = (0.5, 1.0) if row.args[-1].positive else row.args[-1].within or (-3.0, 3.0)
+            special = [point for point in (-1.0, 0.5, 0.1, -3.0, 3.0, 0.0, 1.0, 2.0) if low <= point <= high]
             flat = values[-1].view(-1)
             flat[::2] = torch.tensor(special, dtype=flat.dtype).repeat(len(flat))[: len(flat[::2])]
         result = operators.call(row.operator, *values, **row.settings)

@@ -13,6 +13,7 @@ from . import (  # noqa: F401  (each fills the table)
     powers,
     secant,
     softmax,
+    stairs,
     unperturbed,
 )
 from .activations import ACTIVATIONS as ACTIVATIONS
