@@ -2,8 +2,8 @@
 
 A case is one operator with its settings and its tensors. Each tensor is `moving` (it lies in a box), `fixed` (it has
 rows and does not move), a `weight` (a parameter, without rows), or made of others: the `difference` of the first two,
-or the `share` of the first where the last lies between numbers. Keywords of `case` that are no settings of the
-operator are rejected.
+the `share` of the first where the last lies between numbers, or the `inverse_length` of the first. Keywords of `case`
+that are no settings of the operator are rejected.
 """
 
 import inspect
@@ -54,6 +54,10 @@ def share(**window: Any) -> Arg:
     return Arg("share", (), settings=tuple(window.items()))
 
 
+def inverse_length() -> Arg:
+    return Arg("inverse_length", ())
+
+
 @dataclass(frozen=True)
 class Case:
     """One problem; `spread` is the size of its numbers, and boxes reach no further than `largest`."""
@@ -80,12 +84,16 @@ class Case:
     def values(self, generator: torch.Generator) -> list[Tensor]:
         """A value of each tensor."""
         values = {i: self.numbers(arg, generator) for i, arg in enumerate(self.args) if arg.role in GIVEN}
-        return [values[i] if i in values else self.made(arg, values, call, -torch.ones(())) for i, arg in enumerate(self.args)]
+        return [values[i] if i in values else self.made(arg, values, call, -torch.ones(()))
+                for i, arg in enumerate(self.args)]
 
     def made(self, arg: Arg, values: dict[int, Any], step: Any, minus: Any) -> Any:
         """A tensor that is made of others, and of a parameter -1, by steps."""
         if arg.role == "share":
             return step("select", values[0], values[len(self.args) - 1], **dict(arg.settings))
+        if arg.role == "inverse_length":
+            total = step("sum", step("absolute", values[0]), dims=[self.settings["dim"]], keepdim=True)
+            return step("inverse_length", step("scale", step("multiply", total, minus), factor=-1.0))
         if self.args[1].role == "weight":
             return step("add", values[0], step("unperturbed", values[1], target="neg.default", arguments=[T]))
         return step("add", values[0], step("multiply", values[1], minus))
@@ -399,6 +407,11 @@ CASES = [
     case("matrix_product", "first", moving(2, 3), fixed(3, 4)),
     case("matrix_product", "second", fixed(2, 3), moving(3, 4)),
     case("log_softmax", "last", moving(2, 3), dim=2),
+    case("log_sum_exp", "last", moving(2, 3), dim=2),
+    case("log_sum_exp", "first", moving(4, 2), dim=1),
+    case("root", "", moving(2, 3, positive=True), largest=100.0),
+    case("inverse_length", "", moving(2, 3, positive=True), largest=100.0),
+    case("direction", "", moving(2, 3), inverse_length(), dim=2),
     case("log_softmax", "first", moving(4, 2), dim=1),
     case("log_softmax", "one", moving(2, 1), dim=2),
     case("weighted_center", "last", moving(2, 3), moving(2, 3), dim=2, total=None),

@@ -120,9 +120,9 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
 def _frozen(operator: BoundOperator, arguments: list[Tensor], rows: int) -> Tensor:
     """An operator's result for all rows, where the probes' do not jump."""
     if operator.decided_by is not None:
-        z = arguments[operator.decided_by]
-        still = z[:rows].repeat(len(z) // rows, *[1] * (z.ndim - 1))
-        return operator.forward(*(still if i == operator.decided_by else x for i, x in enumerate(arguments)))
+        given, z = list(arguments), arguments[operator.decided_by]
+        given[operator.decided_by] = z[:rows].repeat(len(z) // rows, *[1] * (z.ndim - 1))
+        return operator.forward(*given)
     if isinstance(operator, BoundActivation | BoundActivationGradient | BoundSecantGradient | BoundMaxPoolGradient):
         *gradient, z = arguments[:2] if len(arguments) > 1 else arguments
         still = [*gradient, z[:rows].repeat(len(z) // rows, *[1] * (z.ndim - 1)), *arguments[2:]]

@@ -317,6 +317,14 @@ class Builder:
         """The step that computed a value; None if it is an input."""
         return next((step for step in self.steps if step.output == value.name), None)
 
+    def unreshaped(self, value: Rows) -> str:
+        """Name of a value with the same entries in the same order, before it was reshaped."""
+        step = self.producer(value)
+        while step is not None and step.operator == "reshape":
+            value = replace(value, name=step.inputs[0])
+            step = self.producer(value)
+        return value.name
+
     def used_tensors(self, names: set[str]) -> dict[str, Tensor]:
         """The tensors among these names."""
         return {name: tensor for name, tensor in self.tensors.items() if name in names}

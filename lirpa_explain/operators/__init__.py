@@ -4,6 +4,7 @@ from . import (  # noqa: F401  (each fills the table)
     affine,
     choice,
     convolution,
+    direction,
     elementwise,
     known,
     matrix,

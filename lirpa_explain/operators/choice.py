@@ -132,8 +132,8 @@ def _step(function: Callable[..., Any]) -> Callable[..., Any]:
 STEP = Curve(*map(_step, (piecewise.step_range, piecewise.step_lines, piecewise.step_open, piecewise.step_family)))
 
 
-def _choose(a: Tensor, b: Tensor, t: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool, inside: bool
-            ) -> Tensor:
+def _choose(a: Tensor, b: Tensor, t: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool,
+            inside: bool) -> Tensor:
     return torch.where(functions.window(low, high, closed, inside).function.value(z) > 0, a, b)
 
 

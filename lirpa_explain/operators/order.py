@@ -125,7 +125,8 @@ class BoundPut(BoundGroups):
         if index == 1:
             return self.competing(boxes[1])
         several = self.possible(boxes[1]).sum(-1) > 1
-        return self.groups(boxes[1].lower).join(several).reshape(boxes[0].lower.shape) & (boxes[0].upper > boxes[0].lower)
+        lower, upper = boxes[0]
+        return self.groups(boxes[1].lower).join(several).reshape(lower.shape) & (upper > lower)
 
     def bound_interval(self, *boxes: Box, ties: bool = True) -> Box:
         """As for any operator; without `ties`, among entries that are known the operator's own choice is made."""

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..boxes import Box
 from ..relaxations import elementary, stairs, univariate
 from ..relaxations.piecewise import Line
 from .activation import BoundActivation, BoundActivationGradient, Curve

@@ -8,6 +8,7 @@ sums and products (`CARRIED`) hands on the sizes of its terms and not those of i
 from collections.abc import Sequence
 from functools import singledispatch
 
+import torch
 from torch import Tensor
 
 from ..boxes import Box
@@ -15,13 +16,14 @@ from .activation import BoundActivation, BoundActivationGradient, BoundMultiply
 from .affine import BoundAffine
 from .bound import BoundOperator
 from .choice import BoundChoice, BoundLarger, BoundRest
+from .direction import BoundDirection, shortest
 from .known import BoundKnown
 from .matrix import BoundMatrixProduct
 from .normalization import BoundVariance
 from .order import BoundPick, BoundPut, BoundRanked
 from .pooling import BoundMaxPool, BoundMaxPoolGradient, Windows
 from .secant import BoundSecantGradient
-from .softmax import BoundLogSoftmax, BoundWeightedCenter
+from .softmax import BoundLogSoftmax, BoundLogSumExp, BoundWeightedCenter
 
 EXACT = frozenset({"reshape", "expand", "permute", "slice", "place", "concatenate", "pad"})
 """Operators that round nothing."""
@@ -80,6 +82,13 @@ def _activation_gradient(operator: BoundActivationGradient, boxes: Sequence[Box]
 @terms.register
 def _multiply(operator: BoundMultiply, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
     return sizes[0] * sizes[1]
+
+
+@terms.register
+def _direction(operator: BoundDirection, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    """Where its length may be 0 only the range is used, which is at most 1."""
+    inverse = boxes[1].size
+    return torch.where(inverse < 0.5 / shortest(inverse.dtype), boxes[0].size * inverse, 1.0).expand(result.shape)
 
 
 @terms.register
@@ -160,6 +169,11 @@ def _rest(operator: BoundRest, boxes: Sequence[Box], sizes: Sequence[Tensor], re
 def _log_softmax(operator: BoundLogSoftmax, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
     size = boxes[0].size
     return size + 2 * size.amax(operator.settings["dim"], keepdim=True) + result + 1
+
+
+@terms.register
+def _log_sum_exp(operator: BoundLogSumExp, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    return 2 * boxes[0].size.amax(operator.settings["dim"], keepdim=True) + result + 1
 
 
 @terms.register

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .declaration import Differentiable, Formula, declare
+from .declaration import Differentiable, Formula, declare, line
 
 # Exponential and hyperbolic functions
 
@@ -48,15 +48,15 @@ def cosh() -> Differentiable:
 def atan() -> Differentiable:
     """Arc tangent."""
     third = 1 / math.sqrt(3)
-    return declare(Formula(torch.atan, lambda t: (1 + t.square()).reciprocal(), lambda t: -2 * t / (1 + t.square()).square(),
-                           ((), (0.0,), (-third, third))))
+    return declare(Formula(torch.atan, lambda t: (1 + t.square()).reciprocal(),
+                           lambda t: -2 * t / (1 + t.square()).square(), ((), (0.0,), (-third, third))))
 
 
 def asinh() -> Differentiable:
     """Inverse hyperbolic sine."""
     half = math.sqrt(0.5)
-    return declare(Formula(torch.asinh, lambda t: (1 + t.square()).rsqrt(), lambda t: -t * (1 + t.square()).pow(-1.5),
-                           ((), (0.0,), (-half, half))))
+    return declare(Formula(torch.asinh, lambda t: (1 + t.square()).rsqrt(),
+                           lambda t: -t * (1 + t.square()).pow(-1.5), ((), (0.0,), (-half, half))))
 
 
 def asin() -> Differentiable:
@@ -75,8 +75,8 @@ def acosh() -> Differentiable:
 
 def atanh() -> Differentiable:
     """Inverse hyperbolic tangent."""
-    return declare(Formula(torch.atanh, lambda t: (1 - t.square()).reciprocal(), lambda t: 2 * t / (1 - t.square()).square(),
-                           ((), (0.0,), ())), domain=(-1.0, 1.0), poles=(-1.0, 1.0))
+    return declare(Formula(torch.atanh, lambda t: (1 - t.square()).reciprocal(),
+                           lambda t: 2 * t / (1 - t.square()).square(), ((), (0.0,), ())), domain=(-1.0, 1.0), poles=(-1.0, 1.0))
 
 
 def logit(eps: float | None = None) -> Differentiable:
@@ -86,9 +86,7 @@ def logit(eps: float | None = None) -> Differentiable:
     if eps is None:
         return declare(formula, domain=(0.0, 1.0), poles=(0.0, 1.0))
     low, slope = math.log(eps / (1 - eps)), 1 / (eps * (1 - eps))
-    flat = [Formula(lambda t, level=level: torch.full_like(t, level), torch.zeros_like, torch.zeros_like)
-            for level in (low, -low)]
-    return declare(flat[0], formula, flat[1], breaks=(eps, 1 - eps), slopes=(slope, slope))
+    return declare(line(0.0, low), formula, line(0.0, -low), breaks=(eps, 1 - eps), slopes=(slope, slope))
 
 
 # Bells
@@ -151,8 +149,8 @@ def bell(exponent: float, offset: float) -> Differentiable:
 
 def entropy() -> Differentiable:
     """`-t log(t)`, 0 at 0, where its slope is infinite."""
-    declared = declare(Formula(torch.special.entr, lambda t: -t.log() - 1, lambda t: -t.reciprocal(), ((math.exp(-1),), (), ())),
-                       domain=(0.0, math.inf))
+    declared = declare(Formula(torch.special.entr, lambda t: -t.log() - 1, lambda t: -t.reciprocal(),
+                               ((math.exp(-1),), (), ())), domain=(0.0, math.inf))
     return replace(declared, derivative=replace(declared.derivative, poles=(0.0,)))
 
 

@@ -86,7 +86,8 @@ def _drop(mask: Tensor, values: Tensor, count: Tensor) -> Tensor:
     if not bool(count.any()):
         return mask
     order = values.masked_fill(~mask, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    place = torch.empty_like(order).scatter_(-1, order, torch.arange(mask.shape[-1], device=mask.device).expand_as(order))
+    places = torch.arange(mask.shape[-1], device=mask.device).expand_as(order)
+    place = torch.empty_like(order).scatter_(-1, order, places)
     return mask & (place >= count)
 
 

@@ -68,9 +68,9 @@ def rest_range(lo: Tensor, hi: Tensor, divisor: float, kind: str) -> Box:
         >>> low.tolist(), high.tolist()
         ([0.25, 0.0], [0.5, 1.0])
     """
-    steps, least, most = _steps(lo, hi, divisor, kind)
+    steps, *ends = _steps(lo, hi, divisor, kind)
     known = steps.lower == steps.upper
-    least, most = torch.full_like(lo, least), torch.full_like(lo, most)
+    least, most = (torch.full_like(lo, end) for end in ends)
     if kind == "trunc":  # what is left has the sign of the argument
         least, most = torch.where(lo >= 0, 0.0, least), torch.where(hi <= 0, 0.0, most)
     moved = divisor * steps.lower

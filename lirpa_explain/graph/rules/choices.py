@@ -9,6 +9,7 @@ from ...errors import UnsupportedOperation
 from ..builder import Builder, Comparison, Indices, Live, Rows, Ties
 from .arithmetic import add, broadcast, finite, multiply, subtract
 from .comparisons import as_number, difference_of, holds, negation
+from .directions import zero_at_zero
 from .order import count_ties, larger, parts_of_larger, shared, smaller
 from .table import PASS_THROUGH, RULES, rule
 
@@ -84,6 +85,8 @@ def _larger(b: Builder, mask: Comparison, x: Any, y: Any) -> Rows | None:
 
 def _masked(b: Builder, x: Any, mask: Comparison) -> Rows:
     """X where the mask is true, 0 elsewhere."""
+    if zero_at_zero(b, x, mask):
+        return x
     special = shared(b, x, mask) if isinstance(mask, Ties) else _part_of_larger(b, x, mask)
     if special is not None:
         return special
@@ -109,9 +112,10 @@ def _selected(b: Builder, x: Rows, mask: Comparison) -> Rows:
 
 def _part_of_larger(b: Builder, x: Any, mask: Comparison) -> Rows | None:
     """The gradient of maximum, of which torch halves ties and takes out one side."""
-    g, t = b.notes.get(("halved", x.name), (None, None)) if isinstance(x, Rows) else (None, None)
-    if t != mask.of or not mask.inside or (mask.low, mask.high) not in ((0.0, None), (None, 0.0)):
+    note = b.notes.get(("halved", x.name)) if isinstance(x, Rows) else None
+    if note is None or note[1] != mask.of or not mask.inside or (mask.low, mask.high) not in ((0.0, None), (None, 0.0)):
         return None
+    g, t = note
     return parts_of_larger(b, g, t, 0.5)[int(mask.low is None)]
 
 

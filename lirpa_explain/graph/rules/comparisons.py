@@ -26,7 +26,7 @@ def _compare(low: bool, high: bool, closed: bool, inside: bool = True) -> Any:
     def lowered(b: Builder, z: Any, other: Any) -> Comparison:
         number = None if isinstance(other, Rows | Live) or not isinstance(z, Rows) else torch.as_tensor(other)
         if number is not None and number.numel() == 1:
-            value = float(number)
+            value = float(other)
             return _with_number(b, z, value if low else None, value if high else None, closed, inside)
         if isinstance(z, Rows) and isinstance(other, Rows) and z == other:
             return Comparison(z, None, None, True, closed and inside)
@@ -55,7 +55,8 @@ def _with_number(b: Builder, z: Rows, low: float | None, high: float | None, clo
     if number is None or not math.isinf(number):
         return Comparison(z, low, high, closed, inside)
     largest = math.copysign(torch.finfo(b.dtype).max, number)
-    beyond = Comparison(z, *((None, largest) if number > 0 else (largest, None)), True, False)
+    ends = (None, largest) if number > 0 else (largest, None)
+    beyond = Comparison(z, ends[0], ends[1], True, False)
     if low == high:
         return replace(beyond, inside=not inside)
     towards = (low is None) == (number > 0)  # x < inf, x > -inf, and with equality
@@ -79,19 +80,10 @@ def difference_of(b: Builder, t: Rows) -> tuple[Any, Any] | None:
 def _tied(b: Builder, result: Comparison, x: Any, y: Any) -> Comparison:
     """Entries compared with the largest of them are its ties."""
     for source, ranked in ((x, y), (y, x)):
-        note = b.notes.get(("ranked", _unreshaped(b, ranked))) if isinstance(ranked, Rows) else None
+        note = b.notes.get(("ranked", b.unreshaped(ranked))) if isinstance(ranked, Rows) else None
         if note is not None and note[0].x == source and ranked.ndim == source.ndim:
-            return Ties(result.of, 0.0, 0.0, True, True, source, note[0].dims, _unreshaped(b, ranked))
+            return Ties(result.of, 0.0, 0.0, True, True, source, note[0].dims, b.unreshaped(ranked))
     return result
-
-
-def _unreshaped(b: Builder, x: Rows) -> str:
-    """Name of a value with the same entries in the same order, before it was reshaped."""
-    step = b.producer(x)
-    while step is not None and step.operator == "reshape":
-        x = replace(x, name=step.inputs[0])
-        step = b.producer(x)
-    return x.name
 
 
 @rule(aten.isnan.default)

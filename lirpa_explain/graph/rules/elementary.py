@@ -8,6 +8,7 @@ import torch
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Live, Rows
 from .arithmetic import add, multiply, negative
+from .powers import power
 from .table import rule
 
 aten = torch.ops.aten
@@ -54,6 +55,14 @@ def _erfc(b: Builder, x: Rows) -> Rows:
 @rule(aten.acos.default, aten.acos_.default)
 def _acos(b: Builder, x: Rows) -> Rows:
     return add(b, negative(b, b.emit("asin", x)), math.pi / 2)
+
+
+@rule(aten.atan2.default)
+def _atan2(b: Builder, y: Any, x: Any) -> Rows:
+    """Lower 2 atan(y / (|(x, y)| + x)), which has no bounds where that may be 0: across the negative half of an axis."""
+    squares = add(b, multiply(b, x, x), multiply(b, y, y))
+    tangent = multiply(b, y, power(b, add(b, b.emit("root", squares), x), -1))
+    return multiply(b, b.emit("atan", tangent), 2.0)
 
 
 @rule(aten.xlogy.Tensor, aten.xlogy_.Tensor, aten.xlogy.Scalar_Self, aten.xlogy.Scalar_Other)
@@ -109,3 +118,13 @@ def _frac(b: Builder, x: Rows) -> Rows:
 def _nan_to_num(b: Builder, x: Any, *_: Any) -> Any:
     """Bounds are of numbers; where they are infinite, so are those of the result."""
     return x
+
+
+@rule(aten._to_copy.default)
+def _to_copy(b: Builder, x: Rows, *, dtype: Any = None, **_: Any) -> Rows:
+    """To whole numbers, and back; whole numbers are computed with in the model's type."""
+    if dtype is None or dtype is b.dtype:
+        return x
+    if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
+        raise UnsupportedOperation(f"a conversion to {dtype} and not to {b.dtype}, which gives other numbers")
+    return b.emit("stairs", x, kind="trunc")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedOperation
+from ...operators.order import CHOICES
 from ..builder import Builder, Indices, Live, Ranking, Rows, Ties
 from .arithmetic import add, broadcast, multiply, negative, subtract
 from .shapes import sum_over
@@ -166,7 +167,6 @@ def _put(b: Builder, g: Rows, ranking: Ranking) -> Rows:
 
 def _first_of_equals(ranking: Ranking) -> float:
     """1 if torch takes the first of two equal entries for that of a rank, 0 if the second."""
-    from ...operators.order import CHOICES
     index = CHOICES[ranking.choice[0]](torch.zeros(2), 0, *ranking.choice[1:])
     return float(index[0] == 0)
 
@@ -330,5 +330,6 @@ def gather(b: Builder, x: Any, dim: int, index: Any, *, sparse_grad: bool = Fals
     _dim_of(x, dim, ranking)
     if x == ranking.of:
         return _entries(b, ranking)
-    return b.emit("pick_ranked", x, ranking.of, shape=index.like.shape, dim=at, ranks=list(ranking.ranks),
+    shape = (*x.shape[: at - 1], len(ranking.ranks), *x.shape[at:])
+    return b.emit("pick_ranked", x, ranking.of, shape=shape, dim=at, ranks=list(ranking.ranks),
                   choice=list(ranking.choice))

@@ -21,8 +21,8 @@ def power(b: Builder, x: Rows, exponent: float) -> Any:
     if step is not None and step.operator == "scale" and step.settings["factor"] > 0:
         inner = replace(x, name=step.inputs[0])
         return _scaled(b, power(b, inner, n), step.settings["factor"] ** n)
-    if step is not None and step.operator == "power":
-        p = step.settings["exponent"]
+    if step is not None and step.operator in ("power", "root"):
+        p = step.settings.get("exponent", 0.5)
         if (n.is_integer() or not p.is_integer()) and p * n != 0:  # else (x ** 2) ** 0.5 is not x ** 1
             x, n = replace(x, name=step.inputs[0]), p * n
     if step is not None and step.operator == "bell":  # of something positive
