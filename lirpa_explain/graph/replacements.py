@@ -4,6 +4,7 @@ Some are composed of several operations, and bounds of the whole are tighter; so
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,41 @@ def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
 
 
+def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
+def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    if dim is None or dtype is not None or not input.is_floating_point():
+        return torch.prod(input, dtype=dtype) if dim is None else torch.prod(input, dim, keepdim, dtype=dtype)
+    factors = list(input.unbind(dim))
+    while len(factors) > 1:
+        pairs = [x * y for x, y in zip(factors[::2], factors[1::2], strict=False)]
+        factors = pairs + factors[2 * len(pairs):]
+    return factors[0].unsqueeze(dim) if keepdim else factors[0]
+
+
+def _cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    if dtype is not None or not input.is_floating_point():
+        return torch.cumprod(input, dim, dtype=dtype)
+    return torch.stack(list(itertools.accumulate(input.unbind(dim), torch.mul)), dim)
+
+
+def _lp_pool(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False, *,
+             original: Callable[..., Tensor], spatial: int) -> Tensor:
+    """The lengths of windows as such, for order 2; others as torch composes them."""
+    if norm_type != 2 or ceil_mode:
+        return original(input, norm_type, kernel_size, stride, ceil_mode)
+    sizes, steps = ([v] * spatial if isinstance(v, int) else list(v) for v in (kernel_size, stride or kernel_size))
+    counts = [(n - k) // s + 1 for n, k, s in zip(input.shape[-spatial:], sizes, steps, strict=True)]
+    ends = [(m - 1) * s + 1 for m, s in zip(counts, steps, strict=True)]
+    entries = []
+    for place in itertools.product(*map(range, sizes)):
+        part: list[Any] = [slice(i, i + end, s) for i, end, s in zip(place, ends, steps, strict=True)]
+        entries.append(input[(..., *part)])
+    return torch.linalg.vector_norm(torch.stack(entries, -1), 2, -1)
+
+
 def _called(input: Tensor, *, name: str) -> Tensor:
     return activation(input, name)
 
@@ -65,6 +101,12 @@ REPLACEMENTS.add(F.instance_norm, _instance_norm)
 REPLACEMENTS.add(F.pad, _pad)
 REPLACEMENTS.add(F.bilinear, _bilinear)
 REPLACEMENTS.add(F.one_hot, _one_hot)
+REPLACEMENTS.add(torch.cdist, _cdist)
+for _pool, _spatial in ((F.lp_pool1d, 1), (F.lp_pool2d, 2), (F.lp_pool3d, 3)):
+    REPLACEMENTS.add(_pool, functools.partial(_lp_pool, original=_pool, spatial=_spatial))
+for _function, _replacement in (("prod", _prod), ("cumprod", _cumprod)):
+    REPLACEMENTS.add(getattr(torch, _function), _replacement)
+    REPLACEMENTS.add(getattr(Tensor, _function), _replacement)
 
 
 class Replacements(TorchFunctionMode):
