@@ -25,13 +25,15 @@ from tests.cases import (
     Problem,
     boxes,
     case,
+    is_rare,
     moving,
     problem,
 )
 from tests.tolerances import FEW_ROUNDINGS, ROUNDING
 from tests.truth import sample_ball, sample_box
 
-each_case = pytest.mark.parametrize("row", CASES, ids=str)
+each_case = pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=pytest.mark.slow) if is_rare(row) else row for row in CASES], ids=str)
 alone_and_meeting = pytest.mark.parametrize("meet", [False, True], ids=["alone", "meeting"])
 
 
@@ -216,7 +218,7 @@ TRUTH = FORWARD | {
 }
 
 
-@each_case
+@pytest.mark.parametrize("row", CASES, ids=str)
 def test_the_value_is_what_torch_computes(row):
     for seed in range(3):
         values = row.values(seeded(seed))

@@ -64,8 +64,10 @@ def _lp_pool(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = No
     ends = [(m - 1) * s + 1 for m, s in zip(counts, steps, strict=True)]
     entries = []
     for place in itertools.product(*map(range, sizes)):
-        part = [slice(i, i + end, s) for i, end, s in zip(place, ends, steps, strict=True)]
-        entries.append(input[(..., *part)])
+        part = input
+        for dim, (i, end, s) in enumerate(zip(place, ends, steps, strict=True), -spatial):
+            part = torch.ops.aten.slice(part, dim, i, i + end, s)
+        entries.append(part)
     return torch.linalg.vector_norm(torch.stack(entries, -1), 2, -1)
 
 

@@ -76,7 +76,8 @@ def acosh() -> Differentiable:
 def atanh() -> Differentiable:
     """Inverse hyperbolic tangent."""
     return declare(Formula(torch.atanh, lambda t: (1 - t.square()).reciprocal(),
-                           lambda t: 2 * t / (1 - t.square()).square(), ((), (0.0,), ())), domain=(-1.0, 1.0), poles=(-1.0, 1.0))
+                           lambda t: 2 * t / (1 - t.square()).square(), ((), (0.0,), ())),
+                   domain=(-1.0, 1.0), poles=(-1.0, 1.0))
 
 
 def logit(eps: float | None = None) -> Differentiable:

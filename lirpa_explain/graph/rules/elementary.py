@@ -59,7 +59,7 @@ def _acos(b: Builder, x: Rows) -> Rows:
 
 @rule(aten.atan2.default)
 def _atan2(b: Builder, y: Any, x: Any) -> Rows:
-    """Lower 2 atan(y / (|(x, y)| + x)), which has no bounds where that may be 0: across the negative half of an axis."""
+    """Lower 2 atan(y / (|(x, y)| + x)), which has no bounds where that may be 0: at the negative half of an axis."""
     squares = add(b, multiply(b, x, x), multiply(b, y, y))
     tangent = multiply(b, y, power(b, add(b, b.emit("root", squares), x), -1))
     return multiply(b, b.emit("atan", tangent), 2.0)
