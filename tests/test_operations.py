@@ -102,7 +102,6 @@ FUNCTIONS |= {
     "logsumexp-keepdim": lambda u, v: u - torch.logsumexp(v, 1, keepdim=True),
     "prod": lambda u, v: u.prod(2) + torch.prod(v, 1, keepdim=True).sum(2),
     "cumprod": lambda u, v: torch.cumprod(u, 2) + v.cumprod(1),
-    "to-long": lambda u, v: u * v.mul(3).long().to(v.dtype),
 }
 
 
@@ -144,7 +143,7 @@ def assert_holds(f, x: Tensor, radii: tuple[float, ...], generator: torch.Genera
 RARE = {"min-keepdim", "max-of-three", "aminmax", "maximum-constant", "where-swapped", "clamp-by-value", "any-all",
         "equal", "smallest", "sort-descending", "kthvalue", "median", "gather-itself", "adaptive-max-pool-2d",
         "adaptive-max-pool-3d", "average-pool-3d-divisor", "hyperbolic", "inverse-hyperbolic", "logarithms", "xlogy",
-        "gelu-written-out", "logsumexp-keepdim", "to-long"}
+        "gelu-written-out", "logsumexp-keepdim"}
 """Those that are much like others: tried by hand."""
 
 

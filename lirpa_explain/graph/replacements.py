@@ -71,6 +71,21 @@ def _lp_pool(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = No
     return torch.linalg.vector_norm(torch.stack(entries, -1), 2, -1)
 
 
+def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The first product as a linear layer: its sums are bounded before they are multiplied by the other input."""
+    outputs, first, second = weight.shape
+    weighted = F.linear(input1, weight.transpose(1, 2).reshape(outputs * second, first))
+    result = (weighted.unflatten(-1, (outputs, second)) * input2.unsqueeze(-2)).sum(-1)
+    return result if bias is None else result + bias
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """The same without a look at the largest class, which differs from example to example."""
+    if num_classes < 1:
+        return F.one_hot(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
+
+
 def _called(input: Tensor, *, name: str) -> Tensor:
     return activation(input, name)
 
@@ -92,6 +107,8 @@ for _pool, _spatial in ((F.lp_pool1d, 1), (F.lp_pool2d, 2), (F.lp_pool3d, 3)):
 for _function, _replacement in (("prod", _prod), ("cumprod", _cumprod)):
     REPLACEMENTS.add(getattr(torch, _function), _replacement)
     REPLACEMENTS.add(getattr(Tensor, _function), _replacement)
+REPLACEMENTS.add(F.bilinear, _bilinear)
+REPLACEMENTS.add(F.one_hot, _one_hot)
 
 
 class Replacements(TorchFunctionMode):

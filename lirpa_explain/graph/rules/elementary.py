@@ -118,13 +118,3 @@ def _frac(b: Builder, x: Rows) -> Rows:
 def _nan_to_num(b: Builder, x: Any, *_: Any) -> Any:
     """Bounds are of numbers; where they are infinite, so are those of the result."""
     return x
-
-
-@rule(aten._to_copy.default)
-def _to_copy(b: Builder, x: Rows, *, dtype: Any = None, **_: Any) -> Rows:
-    """To whole numbers, and back; whole numbers are computed with in the model's type."""
-    if dtype is None or dtype is b.dtype:
-        return x
-    if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
-        raise UnsupportedOperation(f"a conversion to {dtype} and not to {b.dtype}, which gives other numbers")
-    return b.emit("stairs", x, kind="trunc")
