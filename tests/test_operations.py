@@ -71,11 +71,11 @@ FUNCTIONS = {
     "gather-counted": lambda u, v: by_count(u),
     "max-pool-3d": lambda u, v: F.max_pool3d(torch.stack([u, v, u - v], 1)[:, None], 2, 1, 1),
     "average-pool-3d": lambda u, v: F.avg_pool3d(torch.stack([u * v, v, u], 1)[:, None], 2, 1, 1, True, False),
-    "average-pool-3d-divisor": lambda u, v: F.avg_pool3d(torch.stack([u, v, u * v], 1)[:, None], (2, 1, 2),
-                                                         divisor_override=3),
+    "average-pool-3d-divisor": lambda u, v: F.avg_pool3d(
+        torch.stack([u, v, u * v], 1)[:, None], (2, 1, 2), divisor_override=3),
     "atan2": lambda u, v: torch.atan2(u, 2 + v),
-    "power-pool": lambda u, v: F.lp_pool2d(torch.cat([u, v], 1)[:, None], 2, (3, 3), 1)[:, 0] + F.lp_pool1d(
-        u * v, 2, 3),
+    "power-pool": lambda u, v: F.lp_pool1d(u * v, 2, 3) + F.lp_pool2d(
+        torch.cat([u, v], 1)[:, None], 2, (3, 3), 1)[:, 0],
     "adaptive-max-pool": lambda u, v: F.adaptive_max_pool1d(torch.cat([u, v], 2), 4),
     "adaptive-max-pool-2d": lambda u, v: F.adaptive_max_pool2d(torch.cat([u, v], 2)[:, None], (2, 4)),
     "adaptive-max-pool-3d": lambda u, v: F.adaptive_max_pool3d(torch.cat([u, v], 2).view(-1, 1, 2, 2, 3), (1, 2, 2)),
@@ -102,7 +102,6 @@ FUNCTIONS |= {
     "logsumexp-keepdim": lambda u, v: u - torch.logsumexp(v, 1, keepdim=True),
     "prod": lambda u, v: u.prod(2) + torch.prod(v, 1, keepdim=True).sum(2),
     "cumprod": lambda u, v: torch.cumprod(u, 2) + v.cumprod(1),
-    "to-long": lambda u, v: u * v.mul(3).long().to(v.dtype),
 }
 
 
@@ -141,7 +140,15 @@ def assert_holds(f, x: Tensor, radii: tuple[float, ...], generator: torch.Genera
             assert eps or (high - low).max() <= 1e-9, method
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+RARE = {"min-keepdim", "max-of-three", "aminmax", "maximum-constant", "where-swapped", "clamp-by-value", "any-all",
+        "equal", "smallest", "sort-descending", "kthvalue", "median", "gather-itself", "adaptive-max-pool-2d",
+        "adaptive-max-pool-3d", "average-pool-3d-divisor", "hyperbolic", "inverse-hyperbolic", "logarithms", "xlogy",
+        "gelu-written-out", "logsumexp-keepdim"}
+"""Those that are much like others: tried by hand."""
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name in RARE else name for name in FUNCTIONS])
 def test_values_are_autograds_and_no_gradient_is_outside(name):
     generator = torch.Generator().manual_seed(0)
     x = 0.3 * torch.randn(3, 4, generator=generator, dtype=torch.float64)

@@ -26,13 +26,15 @@ from tests.cases import (
     Problem,
     boxes,
     case,
+    is_rare,
     moving,
     problem,
 )
 from tests.tolerances import FEW_ROUNDINGS, ROUNDING
 from tests.truth import sample_ball, sample_box
 
-each_case = pytest.mark.parametrize("row", CASES, ids=str)
+each_case = pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=pytest.mark.slow) if is_rare(row) else row for row in CASES], ids=str)
 alone_and_meeting = pytest.mark.parametrize("meet", [False, True], ids=["alone", "meeting"])
 
 
@@ -193,13 +195,13 @@ TRUTH = FORWARD | {
     "inverse_root": lambda t, epsilon: torch.where(
         t < 0, epsilon**-0.5 - t / (2 * epsilon**1.5), 1 / torch.sqrt(t.clamp(min=0) + epsilon)),
     "known": lambda x, low, high: x,
-    "lookup": lambda ids, table: F.one_hot(ids.long(), len(table)).to(table) @ table,
     "larger": lambda u, v, t: torch.where(t > 0, u, v),
     "larger_gradient": lambda g, t, tie: g * (torch.sign(t) + 1 + (t == 0) * (2 * tie - 1)) / 2,
     "root": lambda t: t.relu().sqrt(),
     "inverse_length": lambda t: t**-1,
     "direction": lambda x, s, dim: F.normalize(x, dim=dim, eps=1e-70, p=1),
     "log_sum_exp": lambda x, dim: x.exp().sum(dim, keepdim=True).log(),
+    "lookup": lambda ids, table: F.one_hot(ids.long(), len(table)).to(table) @ table,
     "log_softmax": lambda x, dim: x.softmax(dim).log(),
     "matmul": lambda x, w: torch.einsum("...i,ij->...j" if w.ndim == 2 else "...i,i->...", x, w),
     "matrix_product": lambda x, y: torch.einsum("...mk,...kl->...ml", x, y),
@@ -210,13 +212,13 @@ TRUTH = FORWARD | {
     "normalize": lambda x, w, variance, epsilon: F.batch_norm(x, 0 * variance, variance, w, eps=epsilon),
     "pad": lambda x, pad: F.pad(x, pad),
     "permute": lambda x, dims: torch.einsum(x, list(range(x.ndim)), dims),
+    "pick_at": lambda y, index, dim, size: picked_at(y, index, dim),
+    "pick_ranked": lambda y, x, dim, ranks, choice: picked_at(
+        y, x.argsort(dim, descending=True).index_select(dim, torch.tensor(ranks)), dim),
     "pick": lambda x, index, shape, gaps: torch.einsum(
         "bi,bni->bn", x.flatten(1), chosen(index, len(x), x[0].numel()).to(x)).view(len(x), *shape),
     "put": lambda x, index, shape, gaps: torch.einsum(
         "bi,bin->bn", x.flatten(1), chosen(index, len(x), math.prod(shape)).to(x)).view(len(x), *shape),
-    "pick_at": lambda y, index, dim, size: picked_at(y, index, dim),
-    "pick_ranked": lambda y, x, dim, ranks, choice: picked_at(
-        y, x.argsort(dim, descending=True).index_select(dim, torch.tensor(ranks)), dim),
     "place": lambda x, size, dim, start, step: vjp(
         lambda full: picked(full, dim, range(start, size, step)[:x.shape[dim]]), x,
         x.new_zeros(*x.shape[:dim], size, *x.shape[dim + 1:])),
@@ -244,7 +246,7 @@ TRUTH = FORWARD | {
 }
 
 
-@each_case
+@pytest.mark.parametrize("row", CASES, ids=str)
 def test_the_value_is_what_torch_computes(row):
     for seed in range(3):
         values = row.values(seeded(seed))

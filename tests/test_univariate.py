@@ -12,7 +12,7 @@ from lirpa_explain.operators import ACTIVATIONS as TABLE
 from lirpa_explain.relaxations.declaration import Differentiable, Formula, Function, declare, line
 from lirpa_explain.relaxations.functions import softplus
 from lirpa_explain.relaxations.univariate import _extremes, is_straight, line_family, lines, range_of
-from tests.cases import ACTIVATIONS, label_of
+from tests.cases import ACTIVATIONS, RARE, label_of
 from tests.test_operators import FORWARD, vjp
 from tests.tolerances import LINE
 
@@ -32,7 +32,8 @@ DECLARED["snake"] = (declare(Formula(  # a trend and a period
     ((0.75 * math.pi,), (math.pi / 4, 0.75 * math.pi), (0.0, math.pi / 2))), period=math.pi, trend=1.0), "snake", {})
 CASES: dict[str, Function] = {f"{name}/{part}": getattr(pair, part) for name, (pair, *_) in DECLARED.items()
                               for part in ("function", "derivative")}
-each_function = pytest.mark.parametrize("name", CASES)
+each_function = pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name.split("-")[0] in RARE else name for name in CASES])
 
 #: What grows beyond the largest number, or has a domain that ends.
 GROW = ("exp", "power", "sinh", "cosh", "bell")

@@ -34,21 +34,6 @@ def _pad(input: Tensor, pad: list[int], mode: str = "constant", value: float | N
     return input
 
 
-def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The first product as a linear layer: its sums are bounded before they are multiplied by the other input."""
-    outputs, first, second = weight.shape
-    weighted = F.linear(input1, weight.transpose(1, 2).reshape(outputs * second, first))
-    result = (weighted.unflatten(-1, (outputs, second)) * input2.unsqueeze(-2)).sum(-1)
-    return result if bias is None else result + bias
-
-
-def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """The same without a look at the largest class, which differs from example to example."""
-    if num_classes < 1:
-        return F.one_hot(tensor, num_classes)
-    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
-
-
 def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
     return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
@@ -79,9 +64,26 @@ def _lp_pool(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = No
     ends = [(m - 1) * s + 1 for m, s in zip(counts, steps, strict=True)]
     entries = []
     for place in itertools.product(*map(range, sizes)):
-        part: list[Any] = [slice(i, i + end, s) for i, end, s in zip(place, ends, steps, strict=True)]
-        entries.append(input[(..., *part)])
+        part = input
+        for dim, (i, end, s) in enumerate(zip(place, ends, steps, strict=True), -spatial):
+            part = torch.ops.aten.slice(part, dim, i, i + end, s)
+        entries.append(part)
     return torch.linalg.vector_norm(torch.stack(entries, -1), 2, -1)
+
+
+def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The first product as a linear layer: its sums are bounded before they are multiplied by the other input."""
+    outputs, first, second = weight.shape
+    weighted = F.linear(input1, weight.transpose(1, 2).reshape(outputs * second, first))
+    result = (weighted.unflatten(-1, (outputs, second)) * input2.unsqueeze(-2)).sum(-1)
+    return result if bias is None else result + bias
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """The same without a look at the largest class, which differs from example to example."""
+    if num_classes < 1:
+        return F.one_hot(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
 
 
 def _called(input: Tensor, *, name: str) -> Tensor:
@@ -99,14 +101,14 @@ REPLACEMENTS: Table[Any, Callable[..., Tensor]] = Table(
 """torch's function -> what is called in its place, with the same arguments."""
 REPLACEMENTS.add(F.instance_norm, _instance_norm)
 REPLACEMENTS.add(F.pad, _pad)
-REPLACEMENTS.add(F.bilinear, _bilinear)
-REPLACEMENTS.add(F.one_hot, _one_hot)
 REPLACEMENTS.add(torch.cdist, _cdist)
 for _pool, _spatial in ((F.lp_pool1d, 1), (F.lp_pool2d, 2), (F.lp_pool3d, 3)):
     REPLACEMENTS.add(_pool, functools.partial(_lp_pool, original=_pool, spatial=_spatial))
 for _function, _replacement in (("prod", _prod), ("cumprod", _cumprod)):
     REPLACEMENTS.add(getattr(torch, _function), _replacement)
     REPLACEMENTS.add(getattr(Tensor, _function), _replacement)
+REPLACEMENTS.add(F.bilinear, _bilinear)
+REPLACEMENTS.add(F.one_hot, _one_hot)
 
 
 class Replacements(TorchFunctionMode):

@@ -15,6 +15,7 @@ from . import (  # noqa: F401  (each fills the table)
     normalization,
     norms,
     order,
+    places,
     powers,
     references,
     resampling,

@@ -30,6 +30,8 @@ def broadcast(x: Rows, y: Any) -> tuple[int, ...]:
     return tuple(torch.broadcast_shapes(x.shape, other))
 
 
+def _finite(y: Any) -> Any:
+    return finite(y) if isinstance(y, torch.Tensor) else y
 
 
 def _times(b: Builder, x: Any, factor: float) -> Any:
@@ -42,7 +44,7 @@ def _times(b: Builder, x: Any, factor: float) -> Any:
 @rule(aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar, aten.add_.Scalar)
 def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
     """Lower x + alpha * y."""
-    return _pointwise(b, "add", finite(x), _times(b, finite(y), alpha))
+    return _pointwise(b, "add", _finite(x), _times(b, _finite(y), alpha))
 
 
 @rule(aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar, aten.sub_.Scalar)

@@ -9,7 +9,7 @@ from ...errors import UnsupportedOperation
 from ..builder import Builder, Comparison, Indices, Live, Rows, Ties
 from ..masks import finite
 from .arithmetic import add, broadcast, multiply, subtract
-from .comparisons import as_number, difference_of, holds, negation
+from .comparisons import as_number, difference_of, negation
 from .directions import zero_at_zero
 from .order import count_ties, larger, parts_of_larger, shared, smaller
 from .table import PASS_THROUGH, RULES, rule
@@ -20,12 +20,15 @@ aten = torch.ops.aten
 @rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
 def _where(b: Builder, mask: Any, x: Any, y: Any) -> Rows:
     """Lower `x where mask, else y`."""
+    x, y = (as_number(b, v) if isinstance(v, Comparison) else v if isinstance(v, Rows | Live) else
+            finite(torch.as_tensor(v, dtype=b.dtype)) for v in (x, y))
     if isinstance(mask, torch.Tensor):
-        return add(b, _times_mask(b, mask.to(b.dtype), x), _times_mask(b, (~mask).to(b.dtype), y))
-    mask = holds(b, mask)
+        mask = mask.to(b.dtype)
+        return add(b, _times_mask(b, mask, x), _times_mask(b, 1 - mask, y))
+    if isinstance(mask, Rows):  # made of further arguments: 1 or 0
+        return add(b, _times_mask(b, mask, x), _times_mask(b, subtract(b, 1.0, mask), y))
     if not isinstance(mask, Comparison):
         raise UnsupportedOperation("a choice that is not a comparison of a value")
-    x, y = (as_number(b, v) if isinstance(v, Comparison) else finite(v) for v in (x, y))
     if _is_zero(y):
         return multiply(b, mask.of, 0.0) if _is_zero(x) else _masked(b, x, mask)
     if _is_zero(x):
@@ -41,10 +44,9 @@ def _masked_fill(b: Builder, x: Any, mask: Any, value: Any) -> Rows:
     return _where(b, mask, value, x)
 
 
-def _times_mask(b: Builder, mask: torch.Tensor, x: Any) -> Any:
-    """A value times a constant 1 or 0; numbers stay numbers."""
-    x = as_number(b, x) if isinstance(x, Comparison) else finite(x)
-    return multiply(b, mask, x) if isinstance(x, Rows | Live) else mask * torch.as_tensor(x, dtype=b.dtype)
+def _times_mask(b: Builder, mask: Any, x: Any) -> Any:
+    """A value times 1 or 0; numbers stay numbers."""
+    return multiply(b, mask, x) if isinstance(mask, Rows) or isinstance(x, Rows | Live) else mask * x
 
 
 def _is_zero(x: Any) -> bool:
@@ -137,10 +139,9 @@ READ = {aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Te
         aten.masked_fill_.Scalar, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
 """Operations whose rules read comparisons."""
 
-AT_PLACES = {aten.scatter.src, aten.scatter_.src, aten.scatter.value, aten.scatter_.value, aten.scatter_add.default,
-             aten.scatter_add_.default, aten.gather.default, aten.max_pool2d_with_indices_backward.default,
-             aten.adaptive_max_pool2d_backward.default, aten.max_pool3d_with_indices_backward.default,
-             aten.adaptive_max_pool3d_backward.default}
+AT_PLACES = {aten.scatter.src, aten.scatter.value, aten.scatter_add.default, aten.gather.default,
+             aten.max_pool2d_with_indices_backward.default, aten.adaptive_max_pool2d_backward.default,
+             aten.max_pool3d_with_indices_backward.default, aten.adaptive_max_pool3d_backward.default}
 """Operations whose rules read where maxima were found."""
 
 MOVE = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten._reshape_alias.default,

@@ -59,7 +59,7 @@ def _acos(b: Builder, x: Rows) -> Rows:
 
 @rule(aten.atan2.default)
 def _atan2(b: Builder, y: Any, x: Any) -> Rows:
-    """Lower 2 atan(y / (|(x, y)| + x)), without bounds where that may be 0: across the negative half of an axis."""
+    """Lower 2 atan(y / (|(x, y)| + x)), which has no bounds where that may be 0: at the negative half of an axis."""
     squares = add(b, multiply(b, x, x), multiply(b, y, y))
     tangent = multiply(b, y, power(b, add(b, b.emit("root", squares), x), -1))
     return multiply(b, b.emit("atan", tangent), 2.0)
@@ -118,14 +118,3 @@ def _frac(b: Builder, x: Rows) -> Rows:
 def _nan_to_num(b: Builder, x: Any, *_: Any) -> Any:
     """Bounds are of numbers; where they are infinite, so are those of the result."""
     return x
-
-
-@rule(aten._to_copy.default)
-def _to_copy(b: Builder, x: Rows, *, dtype: Any = None, **_: Any) -> Rows:
-    """To whole numbers, and back; whole numbers are computed with in the model's type."""
-    if dtype is None or dtype is b.dtype:
-        return x
-    if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
-        raise UnsupportedOperation(f"a conversion to {dtype} of what is computed in {b.dtype}, which gives other "
-                                   "numbers; compute in one type")
-    return b.emit("stairs", x, kind="trunc")

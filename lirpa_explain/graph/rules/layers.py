@@ -165,32 +165,3 @@ def _max_pool3d(b: Builder, x: Rows, kernel: Any, stride: Any = (), padding: Any
 def _max_pool3d_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, padding: Any, dilation: Any,
                          ceil: bool, indices: Indices) -> Rows:
     return _window_max_gradient(b, g, x, _windows(x, kernel, stride, padding, dilation, ceil), indices)
-
-
-def _average_along(b: Builder, x: Rows, kernel: Any, stride: Any, padding: Any, ceil: bool, include: bool,
-                   divisor: int | None, size: Any = None) -> Rows:
-    """A three-dimensional average pooling, one dimension after the other; with `size` the transpose, to that size."""
-    kernel, stride, padding = ([v] * 3 if isinstance(v, int) else list(v) * (3 // len(v))
-                               for v in (kernel, stride or kernel, padding))
-    for i in range(3):
-        at, sizes = len(x.shape) - 2 + i, x.shape[-3:] if size is None else size
-        unit = torch.eye(sizes[i], dtype=b.dtype, device=b.device)[:, None, None]
-        matrix = torch.nn.functional.avg_pool2d(
-            unit, (1, kernel[i]), (1, stride[i]), (0, padding[i]), ceil, include,
-            None if divisor is None else 1)[:, 0, 0]
-        matrix = matrix if size is None else matrix.T.contiguous()
-        shape = (*x.shape[: at - 1], matrix.shape[1], *x.shape[at:])
-        x = b.emit("along", x, b.constant(matrix), shape=shape, dim=at)
-    return x if divisor is None else b.emit("scale", x, factor=1 / divisor)
-
-
-@rule(aten.avg_pool3d.default)
-def _avg_pool3d(b: Builder, x: Rows, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False,
-                count_include_pad: bool = True, divisor: int | None = None) -> Rows:
-    return _average_along(b, x, kernel, stride, padding, ceil, count_include_pad, divisor)
-
-
-@rule(aten.avg_pool3d_backward.default)
-def _avg_pool3d_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, padding: Any, ceil: bool,
-                         count_include_pad: bool, divisor: int | None) -> Rows:
-    return _average_along(b, g, kernel, stride, padding, ceil, count_include_pad, divisor, x.shape[-3:])

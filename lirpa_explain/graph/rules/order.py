@@ -10,7 +10,7 @@ from torch import Tensor
 from ...errors import UnsupportedOperation
 from ...operators.order import CHOICES
 from ..builder import Builder, Indices, Live, Ranking, Rows, Ties
-from .arithmetic import add, broadcast, multiply, negative, subtract
+from .arithmetic import broadcast, negative, subtract
 from .shapes import sum_over
 from .table import RULES, rule
 
@@ -114,7 +114,7 @@ def _ranked(b: Builder, x: Rows, dims: Sequence[int], ranks: Sequence[int], choi
         x.dim(d)  # none may be the batch
     flat, dim = reduced.flat(b)
     ranking = Ranking(flat, flat.dim(dim), tuple(ranks), tuple(choice))
-    y = _entries(b, ranking)
+    y = entries(b, ranking)
     b.notes["ranked", y.name] = reduced, ranking
     values = reduced.back(b, y)
     if not keepdim:
@@ -141,7 +141,8 @@ def _is_pair(ranking: Ranking) -> bool:
     return ranking.of.shape[ranking.at - 1] == 2 and len(ranking.ranks) == 1
 
 
-def _entries(b: Builder, ranking: Ranking) -> Rows:
+def entries(b: Builder, ranking: Ranking) -> Rows:
+    """The entries of a ranking."""
     x, at = ranking.of, ranking.at
     if x.shape[at - 1] == 1:
         return b.emit("scale", x, factor=1.0)
@@ -152,7 +153,7 @@ def _entries(b: Builder, ranking: Ranking) -> Rows:
     return b.emit("ranked", x, shape=shape, dim=at, ranks=list(ranking.ranks))
 
 
-def _put(b: Builder, g: Rows, ranking: Ranking) -> Rows:
+def put(b: Builder, g: Rows, ranking: Ranking) -> Rows:
     """What comes in for the entries of a ranking, put where they are."""
     x, at = ranking.of, ranking.at
     if x.shape[at - 1] == 1:
@@ -264,66 +265,4 @@ def shared(b: Builder, x: Any, ties: Any) -> Rows | None:
     if same != ties or not isinstance(g, Rows):
         return None
     reduced, ranking = b.notes["ranked", ties.result]
-    return reduced.back(b, _put(b, reduced.flat(b, g)[0], replace(ranking, choice=("share",))))
-
-
-# At places that were found
-
-
-def _lined_up(b: Builder, index: Indices, *others: Rows) -> Ranking:
-    """The ranking of indices that are laid out as it left them, as are other values but for that dimension."""
-    ranking, like = index.ranking, index.like
-    if ranking is None or like is None:
-        raise UnsupportedOperation("indices of a pooling")
-    x, at = ranking.of, ranking.at
-    shape = (*x.shape[: at - 1], len(ranking.ranks), *x.shape[at:])
-    if like.shape != shape or not all(v.lines_up(replace(x, shape=v.shape)) and like.lines_up(replace(
-            x, shape=shape)) and (*v.shape[: at - 1], *v.shape[at:]) == (*x.shape[: at - 1], *x.shape[at:])
-            for v in others):
-        raise UnsupportedOperation("indices of a maximum at other places than those where it was found")
-    return ranking
-
-
-def _dim_of(x: Rows, dim: int, ranking: Ranking) -> None:
-    if x.dim(dim) != ranking.at:
-        raise UnsupportedOperation("indices of a maximum along another dimension")
-
-
-def _is_nothing(x: Any) -> bool:
-    return isinstance(x, Tensor) and not bool(x.any())
-
-
-def scatter(b: Builder, x: Any, dim: int, index: Any, g: Any) -> Rows:
-    """Lower a scatter at places that depend on the input."""
-    if not _is_nothing(x) or not isinstance(g, Rows):
-        raise UnsupportedOperation("a scatter into values, at places that depend on the input")
-    if isinstance(index, Rows):
-        at, size = g.dim(dim), x.shape[dim]
-        return b.emit("put_at", g, b.operand(index, g), shape=(*g.shape[: at - 1], size, *g.shape[at:]), dim=at,
-                      size=size)
-    ranking = _lined_up(b, index, g)
-    _dim_of(g, dim, ranking)
-    return _put(b, g, ranking)
-
-
-def scatter_value(b: Builder, x: Any, dim: int, index: Any, value: float) -> Rows:
-    """Lower a scatter of a number to places that depend on the input."""
-    like = index.like if isinstance(index, Indices) else index
-    return scatter(b, x, dim, index, add(b, multiply(b, like, 0.0), float(value)))
-
-
-def gather(b: Builder, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Rows:
-    """Lower a gather from places that depend on the input."""
-    if not isinstance(x, Rows):
-        raise UnsupportedOperation("a gather from constants, at places that depend on the input")
-    at = x.dim(dim)
-    if isinstance(index, Rows):
-        shape = (*x.shape[: at - 1], index.shape[at - 1], *x.shape[at:])
-        return b.emit("pick_at", x, b.operand(index, x), shape=shape, dim=at, size=x.shape[at - 1])
-    ranking = _lined_up(b, index, x)
-    _dim_of(x, dim, ranking)
-    if x == ranking.of:
-        return _entries(b, ranking)
-    shape = (*x.shape[: at - 1], len(ranking.ranks), *x.shape[at:])
-    return b.emit("pick_ranked", x, ranking.of, shape=shape, dim=at, ranks=list(ranking.ranks),
-                  choice=list(ranking.choice))
+    return reduced.back(b, put(b, reduced.flat(b, g)[0], replace(ranking, choice=("share",))))
