@@ -14,11 +14,10 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ...errors import UnsupportedOperation
 from ..arguments import Given
-from ..builder import Builder, Indices, Live, Rows
+from ..builder import Builder, Live, Rows
 from ..layout import Places, codes, layout_of, rows_of
 from ..masks import finite
 from .arithmetic import add
-from .order import gather, scatter, scatter_value
 from .shapes import expand
 from .table import OF_GIVEN, rule
 
@@ -45,13 +44,6 @@ PUTS: dict[Any, tuple[int, ...]] = {
 }
 """Operations that add each entry of the last operand to one entry of the result, or of the first operand -> positions
 of operands."""
-
-
-AT_PLACES: dict[Any, Callable[..., Any]] = {
-    aten.gather.default: gather, aten.scatter.src: scatter, aten.scatter_add.default: scatter,
-    aten.scatter.value: scatter_value,
-}
-"""Operations whose third argument may be places that depend on the input -> rules for these."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +202,6 @@ def _spread(b: Builder, value: Live, like: Rows) -> Rows:
 def _add_pick(target: Any, positions: tuple[int, ...]) -> None:
     @rule(target)
     def _pick(b: Builder, *args: Any, **kwargs: Any) -> Any:
-        if target in AT_PLACES and isinstance(args[2], Rows | Indices):
-            return AT_PLACES[target](b, *args, **kwargs)
         return _lower(b, Call.of(target, _operands(b, args, positions), kwargs), picked, "pick")
 
 
@@ -229,8 +219,6 @@ def _add_strided(target: Any, positions: tuple[int, ...]) -> None:
 def _add_put(target: Any, positions: tuple[int, ...]) -> None:
     @rule(target)
     def _put(b: Builder, *args: Any, alpha: float = 1, **kwargs: Any) -> Any:
-        if target in AT_PLACES and isinstance(args[2], Rows | Indices):
-            return AT_PLACES[target](b, *args, **kwargs)
         there, *rest = _operands(b, args, positions)
         if len(positions) == 1:
             return _lower(b, Call.of(target, (there, *rest), kwargs), added, "put")

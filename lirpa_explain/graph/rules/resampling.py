@@ -118,6 +118,32 @@ def _adaptive_average_pool_backward(b: Builder, g: Rows, x: Rows) -> Rows:
     return _spatial(b, g, _adaptive(g.shape[-count:]), x.shape[-count:])
 
 
+def _averages(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: bool, padded: bool
+              ) -> list[Map]:
+    """Averages over windows along each of three dimensions: counts of entries are products of theirs."""
+    sides = [list(side) * (3 // len(side)) for side in (kernel, stride or kernel, padding)]
+    return [_of_rows(F.avg_pool1d, *numbers, ceil, padded) for numbers in zip(*sides, strict=True)]
+
+
+@rule(aten.avg_pool3d.default)
+def _average_pool_3d(b: Builder, x: Rows, kernel: list[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+                     ceil: bool = False, padded: bool = True, divisor: int | None = None) -> Rows:
+    _refuse_divisor(divisor)
+    return _spatial(b, x, _averages(kernel, stride, padding, ceil, padded))
+
+
+@rule(aten.avg_pool3d_backward.default)
+def _average_pool_3d_backward(b: Builder, g: Rows, x: Rows, kernel: list[int], stride: Sequence[int],
+                              padding: Sequence[int], ceil: bool, padded: bool, divisor: int | None) -> Rows:
+    _refuse_divisor(divisor)
+    return _spatial(b, g, _averages(kernel, stride, padding, ceil, padded), x.shape[-3:])
+
+
+def _refuse_divisor(divisor: int | None) -> None:
+    if divisor is not None:
+        raise UnsupportedOperation("a pooling of volumes with a divisor of its own")
+
+
 def _padded(mode: str, pad: Sequence[int]) -> list[Map]:
     """Padding along the dimensions first to last; `pad` lists them last to first."""
     return [_of_rows(F.pad, list(pad[2 * i: 2 * i + 2]), mode) for i in reversed(range(len(pad) // 2))]
