@@ -1,8 +1,8 @@
 """The problems that every bound operator is tested on, the tolerances, and how a problem becomes a module and boxes.
 
 A case is one operator with its settings and its tensors. Each tensor is `moving` (it lies in a box), `fixed` (it has
-rows and does not move) or a `weight` (a parameter, without rows). Keywords of `case` that are no settings of the
-operator are rejected.
+rows and does not move), a `weight` (a parameter, without rows) or an `index` (integers, without rows). Keywords of
+`case` that are no settings of the operator are rejected.
 """
 
 import inspect
@@ -29,14 +29,19 @@ class Arg:
     role: str
     shape: tuple[int, ...]
     positive: bool = False
+    integers: range | None = None
 
 
 def moving(*row: int, positive: bool = False) -> Arg:
     return Arg("moving", (BATCH, *row), positive)
 
 
-def fixed(*row: int) -> Arg:
-    return Arg("fixed", (BATCH, *row))
+def fixed(*row: int, integers: range | None = None) -> Arg:
+    return Arg("fixed", (BATCH, *row), integers=integers)
+
+
+def index(*shape: int, integers: range) -> Arg:
+    return Arg("index", shape, integers=integers)
 
 
 def weight(*shape: int, positive: bool = False) -> Arg:
@@ -59,6 +64,8 @@ class Case:
 
     def numbers(self, arg: Arg, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
         values = torch.rand(arg.shape, generator=generator, dtype=torch.float64)
+        if arg.integers is not None:
+            return ((values * len(arg.integers)).floor() + arg.integers.start).to(dtype)
         return (values + 0.5 if arg.positive else self.spread * (2 * values - 1)).to(dtype)
 
 
@@ -210,6 +217,24 @@ def _secants() -> list[Case]:
     ]
 
 
+def _references() -> list[Case]:
+    windows: dict[str, Any] = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "ceil": False}
+    of_windows = {
+        "max_pool": ([2, 4, 4], windows), "max_pool_above": ([2, 4, 4], windows),
+        "max_pool_below": ([2, 4, 4], windows),
+        "max_pool-gaps": ([2, 5, 5], {**windows, "kernel": [1, 2], "stride": [2, 3]}),
+        "max_pool-padding-ceil": ([2, 4, 5], {**windows, "kernel": [2, 3], "stride": [2, 3], "padding": [1, 1],
+                                              "ceil": True}),
+    }
+    return [
+        *[case("reference_gradient", label, *[moving(*shape)] * 3, fixed(*shape),
+               rule=label.split("-")[0], eps=0.05, **given) for label, (shape, given) in of_windows.items()],
+        case("reference_gradient", "near", *[moving(1, 2, 2)] * 3, fixed(1, 2, 2), rule="max_pool", eps=0.5, **windows),
+        case("reference_gradient", "softmax", moving(2, 3), moving(2, 3), moving(2, 3), fixed(2, 3), rule="softmax",
+             eps=0.5, dim=1),
+    ]
+
+
 def _activations() -> list[Case]:
     cases = []
     for operator, rows in ACTIVATIONS.items():
@@ -281,11 +306,18 @@ CASES = [
     case("probability", "", moving(2, 3)),
     case("variance", "last", moving(2, 3), dims=[2]),
     case("variance", "two", moving(2, 2), dims=[1, 2]),
+    case("variance", "first", moving(3, 2), dims=[1]),
     case("variance", "one", moving(2, 1), dims=[2]),
     case("inverse_root", "", moving(2, 3), epsilon=0.1),
     case("inverse_root", "small", moving(3), epsilon=1e-3),
     case("along", "middle", moving(2, 4, 2), weight(4, 3), dim=2),
     case("along", "last", moving(3), weight(3, 3), dim=1),
+    case("pick", "some", moving(2, 3), index(5, integers=range(-1, 6)), shape=[5], gaps=True),
+    case("pick", "every-example-others", moving(2, 3), fixed(4, integers=range(-1, 6)), shape=[2, 2], gaps=True),
+    case("pick", "one-number", moving(3), index(1, integers=range(3)), shape=[], gaps=False),
+    case("put", "some", moving(2, 3), index(6, integers=range(-1, 4)), shape=[2, 2], gaps=True),
+    case("put", "every-example-others", moving(4), fixed(4, integers=range(-1, 3)), shape=[3], gaps=True),
+    case("lookup", "", fixed(4, integers=range(5)), weight(5)),
     case("center", "last", moving(2, 4), dims=[2]),
     case("center", "two", moving(2, 2, 3), dims=[1, 3]),
     case("center", "one", moving(2, 1), dims=[2]),
@@ -304,7 +336,7 @@ CASES = [
     case("unperturbed", "transpose", weight(3, 4), target="t.default", arguments=[T]),
     case("unperturbed", "product", weight(4, 3), weight(3), target="mul.Tensor", arguments=[T, T]),
     case("unperturbed", "part", weight(4, 6), target="split.Tensor", arguments=[T, 2, 1], output=1),
-    *_activations(), *_secants(), *_convolutions(), *_poolings(),
+    *_activations(), *_secants(), *_references(), *_convolutions(), *_poolings(),
 ]
 
 
@@ -355,6 +387,9 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
     for i, arg in list(enumerate(case.args))[::-1 if backwards else 1]:
         if arg.role == "weight":
             names.append(parameter(case.numbers(arg, generator)))
+        elif arg.role == "index":
+            names.append(f"index{i}")
+            tensors[names[-1]] = case.numbers(arg, generator).long()
         elif arg.role == "fixed":
             names.append(f"fixed{i}")
             rest[names[-1]] = case.numbers(arg, generator, dtype)
@@ -371,7 +406,10 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
                 hidden = step("add", step("sigmoid", hidden), parameter(torch.tensor(2.0)))
             names.append(step("reshape", hidden, shape=list(arg.shape[1:])))
     result = step(case.operator, *names[::-1 if backwards else 1], **case.settings)
-    if not moves:  # an operator on parameters alone: what is bounded is a product with its result
+    if not moves and rest:  # an operator on what does not move: what is bounded is a sum with its result
+        moves["u"] = (BATCH, 4)
+        result = step("add", "u", result)
+    elif not moves:  # an operator on parameters alone: what is bounded is a product with its result
         moves["u"] = (BATCH, 4)
         result = step("matmul", "u", result)
     inputs = [torch.ones(shape, dtype=dtype) for shape in moves.values()]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 from auto_LiRPA.bound_op_map import bound_op_map
-from torch import Tensor
+from captum.attr._core.deep_lift import maxpool2d
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lirpa_explain import METHODS, OPERATORS, operators
@@ -113,10 +114,31 @@ FORWARD = {
 }
 
 
+def chosen(index: Tensor, rows: int, count: int) -> Tensor:
+    """Where each index is which place: (rows, n, count)."""
+    return (index[..., None] == torch.arange(count)).expand(rows, -1, -1)
+
+
 def window(z: Tensor, low: float | None, high: float | None, closed: bool, inside: bool) -> Tensor:
     above = torch.ones_like(z, dtype=torch.bool) if low is None else z >= low if closed else z > low
     below = torch.ones_like(z, dtype=torch.bool) if high is None else z <= high if closed else z < high
     return ((above & below) == inside).to(z)
+
+
+def reference_gradient(g, t, z, z0, rule, eps, dim=None, **windows):
+    """Captum's rule for max pooling, of one row at a time, and none of the reference's or of the input's windows."""
+    if rule == "softmax":
+        slope = (z.softmax(dim) - z0.softmax(dim)) / (z - z0)
+        return torch.where((z - z0).abs() < eps, t, g * slope)
+    counts = {"max_pool": (1.0, 1.0), "max_pool_above": (1.0, 0.0), "max_pool_below": (0.0, 1.0)}[rule]
+    module = nn.MaxPool2d(windows["kernel"], windows["stride"], windows["padding"], ceil_mode=windows["ceil"])
+    slopes = []
+    for row in zip(z, z0.expand_as(z), strict=True):
+        both = module.input = torch.stack(row)
+        pooled = module(both)
+        upstream = torch.ones_like(pooled) * torch.tensor(counts).to(z)[:, None, None, None]
+        slopes.append(maxpool2d(module, both, pooled, torch.zeros_like(both), upstream, eps=0.0)[0])
+    return torch.where((z - z0).abs() < eps, t, g * torch.stack(slopes))
 
 
 TRUTH = FORWARD | {
@@ -128,6 +150,7 @@ TRUTH = FORWARD | {
     "secant_gradient": lambda g, z, z0, function, eps, **s: torch.where(
         (z - z0).abs() < eps, vjp(lambda z: FORWARD[function](z, **s), g, z),
         g * (FORWARD[function](z, **s) - FORWARD[function](z0, **s)) / (z - z0)),
+    "reference_gradient": reference_gradient,
     "add": lambda x, y: x + y,
     "along": lambda x, w, dim: torch.einsum("bcij,ik->bckj" if x.ndim == 4 else "bi,ik->bk", x, w),
     "average_pool": average_pool,
@@ -142,6 +165,7 @@ TRUTH = FORWARD | {
     "inverse_root": lambda t, epsilon: torch.where(
         t < 0, epsilon**-0.5 - t / (2 * epsilon**1.5), 1 / torch.sqrt(t.clamp(min=0) + epsilon)),
     "known": lambda x, low, high: x,
+    "lookup": lambda ids, table: F.one_hot(ids.long(), len(table)).to(table) @ table,
     "log_softmax": lambda x, dim: x.softmax(dim).log(),
     "matmul": lambda x, w: torch.einsum("...i,ij->...j" if w.ndim == 2 else "...i,i->...", x, w),
     "matrix_product": lambda x, y: torch.einsum("...mk,...kl->...ml", x, y),
@@ -152,6 +176,10 @@ TRUTH = FORWARD | {
     "normalize": lambda x, w, variance, epsilon: F.batch_norm(x, 0 * variance, variance, w, eps=epsilon),
     "pad": lambda x, pad: F.pad(x, pad),
     "permute": lambda x, dims: torch.einsum(x, list(range(x.ndim)), dims),
+    "pick": lambda x, index, shape, gaps: torch.einsum(
+        "bi,bni->bn", x.flatten(1), chosen(index, len(x), x[0].numel()).to(x)).view(len(x), *shape),
+    "put": lambda x, index, shape, gaps: torch.einsum(
+        "bi,bin->bn", x.flatten(1), chosen(index, len(x), math.prod(shape)).to(x)).view(len(x), *shape),
     "place": lambda x, size, dim, start, step: vjp(
         lambda full: picked(full, dim, range(start, size, step)[:x.shape[dim]]), x,
         x.new_zeros(*x.shape[:dim], size, *x.shape[dim + 1:])),

@@ -23,10 +23,13 @@ from ..operators.planes import BoundPlanes
 from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import linear_range
 from ..rounding import RELAXED, roundings
-from .backward import linear_bounds
+from .backward import FAR, Linear, numbers, pull_back
 from .integral import Stretch
 from .outward import Outward, OutwardPerturbation
 from .parameters import Parameters
+
+KEPT = 2 ** 20
+"""Most coefficients of a node's entries, for each row, that are kept."""
 
 Readers = list[tuple[BoundOperator, int]]
 """Operators whose relaxation reads a node's bounds, and as which of their inputs."""
@@ -49,9 +52,10 @@ class Network:
         self._nodes = {node.name: node for node in self._bounded.children()}
         self._ordered = _ordered(self._nodes.values())
         self._widths: dict[str, int] = {}
+        self._forms: dict[str, Linear] = {}
         self._outward: Outward | None = None
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Neurons of the widest layer."""
         return max(math.prod(node.output_shape[1:]) for node in self._nodes.values()
@@ -106,6 +110,7 @@ class Network:
             yield
         finally:
             self._outward = None
+            self._forms = {}
             for node in self._nodes.values():
                 node.rounding_margin = node.moving_parameter = node.outward = None
                 if isinstance(node, BoundPlanes | BoundPooled):
@@ -134,22 +139,53 @@ class Network:
 
     def interval(self, node: Bound) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
-        return box_of_interval(self._bounded.compute_bounds(method="IBP", final_node_name=node.name)).or_nothing()
+        if not all(hasattr(n, "interval") for n in self._nodes.values() if _is_input(n)):  # auto_LiRPA makes these
+            self._bounded.compute_bounds(method="IBP", final_node_name=node.name)
+        stack = [node]
+        while stack:
+            last = stack[-1]
+            if not last.perturbed:
+                value = self._bounded.get_forward_value(last)
+                last.lower, last.upper = last.interval = value, value
+            waiting = [n for n in last.inputs if not hasattr(n, "interval")]
+            if hasattr(last, "interval"):
+                stack.pop()
+            elif waiting:
+                stack += waiting
+            else:
+                last.interval = last.interval_propagate(*[n.interval for n in last.inputs])
+                last.lower, last.upper = last.interval
+        return box_of_interval(node.interval).or_nothing()
 
-    def linear(self, node: Bound, functions: Coefficient, tell: Callable[[int], None] | None = None) -> Box:
+    def linear(self, node: Bound, functions: Coefficient, tell: Callable[[int], None] | None = None,
+               keep: bool = False) -> Box:
         """Linear bounds, made numbers, of linear functions of a node.
 
         Args:
             node: the node.
             functions: (B, K, D), or K local ones.
             tell: is told how many coefficients arrive at each node before it.
+            keep: whether they are the node's entries themselves, all of them, and may end passes from far behind.
 
         Returns:
             (lower, upper), each (B, K).
         """
         if isinstance(functions, Tensor):
             functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
-        return linear_bounds(self._ordered, node, functions, tell).map(lambda side: side.transpose(0, 1))
+        linear = pull_back(self._ordered, node, functions, self._forms, tell)
+        if keep:
+            self._forms[node.name] = linear
+        return numbers(self._nodes, linear, functions.shape[:2]).map(lambda side: side.transpose(0, 1))
+
+    def ends_passes(self, node: Bound) -> bool:
+        """Whether linear bounds of all entries of a node are worth keeping: there are nodes far behind, and few inputs.
+
+        Bounds of what is computed in floating point are always pulled back to the inputs.
+        """
+        if self._outward is not None or len(self._ordered) < 2 * FAR:
+            return False
+        inputs = sum(math.prod(n.output_shape[1:]) for n in self._nodes.values() if _is_input(n))
+        return inputs * math.prod(node.output_shape[1:]) <= KEPT
 
     def sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> tuple[Bound, Coefficient]:
         """Weighted sums of n entries each, as functions of a node; of the one before, if it is only reshaped.
@@ -169,6 +205,8 @@ class Network:
 
     def width_of(self, node: Bound) -> int:
         """The most coefficients that one function of an entry of a node has in one layer."""
+        if len(node.output_shape) != 4:  # it depends on whole layers
+            return self.width
         if node.name not in self._widths:
             rows = len(self.result.forward_value)
             index = torch.zeros(rows, 1, 1, dtype=torch.long, device=self.result.forward_value.device)

@@ -72,7 +72,10 @@ class Schedule:
             if self.method.is_linear_within:
                 box = box if forms is None else self._first_pass(node, box, readers, forms)
                 self._compare(node, box, readers)
-                box = self._tightened(node, box, self._open_entries(node, box, readers))
+                wanted = self._open_entries(node, box, readers)
+                if not self.method.chosen and self.network.ends_passes(node):
+                    wanted = torch.ones_like(wanted)
+                box = self._tightened(node, box, wanted)
             self.network.settle(node, box)
 
     def _forms(self) -> Forms | None:
@@ -171,7 +174,10 @@ class Schedule:
                 2, part, zero.new_tensor(weights).expand(part.shape)) for part in index.split(chunk, 1))
             return self.linear(node, parts)
         chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
-        sides = [self.network.linear(*self.network.sums(node, part, weights)) for part in index.split(chunk, 1)]
+        is_whole = index.shape[1:] == (math.prod(node.output_shape[1:]), 1) and index.shape[1] <= chunk
+        keep = is_whole and self.network.ends_passes(node)
+        sides = [self.network.linear(*self.network.sums(node, part, weights), keep=keep)
+                 for part in index.split(chunk, 1)]
         return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
 
 

@@ -13,6 +13,7 @@ from ..attributions.plan import extras_of
 from ..bounding.engine import Engine
 from ..bounding.intervals import IntervalPass
 from ..bounding.settings import Bounding
+from ..errors import UnsupportedOperation
 from ..fingerprint import Fingerprint, fingerprinted, pieces_of
 from ..graph import GradientModule, capture_program
 from ..guards import untouched
@@ -70,11 +71,17 @@ class Traces:
         key = (program.identity, getattr(plan.function, "key", None), outer,
                *((x.shape[1:], x.dtype, x.device) for x in xs), *(_described(e, len(xs[0])) for e in extras))
         trace, forward = self._kept.pop(key, None), attribution.forward_func
-        is_new = trace is None or not trace.made_with.matches(forward=forward)
+        is_new = trace is None or not trace.made_with.matches(forward=forward) or \
+            not trace.module.reads_the_same(extras, len(xs[0]))
         if trace is None or is_new:
             with untouched(attribution):
                 module, made_with = fingerprinted(
                     lambda: capture_program(program, function, xs, extras, outer=outer), forward=forward)
+            if not module.reads_the_same(extras, len(xs[0])):
+                raise UnsupportedOperation(
+                    "The model reads additional_forward_args, as by an `if`, .item() or tolist(), and goes on "
+                    "differently for the examples of this batch. Certify those apart that it treats differently, for "
+                    "instance one at a time.")
             how = self.bounding
             trace = Trace(module, Engine(module, module.example, how.optimization, how.memory_limit), made_with)
         self._kept[key] = trace

@@ -33,6 +33,21 @@ def _pad(input: Tensor, pad: list[int], mode: str = "constant", value: float | N
     return input
 
 
+def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The first product as a linear layer: its sums are bounded before they are multiplied by the other input."""
+    outputs, first, second = weight.shape
+    weighted = F.linear(input1, weight.transpose(1, 2).reshape(outputs * second, first))
+    result = (weighted.unflatten(-1, (outputs, second)) * input2.unsqueeze(-2)).sum(-1)
+    return result if bias is None else result + bias
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """The same without a look at the largest class, which differs from example to example."""
+    if num_classes < 1:
+        return F.one_hot(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
+
+
 def _called(input: Tensor, *, name: str) -> Tensor:
     return activation(input, name)
 
@@ -48,6 +63,8 @@ REPLACEMENTS: Table[Any, Callable[..., Tensor]] = Table(
 """torch's function -> what is called in its place, with the same arguments."""
 REPLACEMENTS.add(F.instance_norm, _instance_norm)
 REPLACEMENTS.add(F.pad, _pad)
+REPLACEMENTS.add(F.bilinear, _bilinear)
+REPLACEMENTS.add(F.one_hot, _one_hot)
 
 
 class Replacements(TorchFunctionMode):

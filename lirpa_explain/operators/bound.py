@@ -196,7 +196,7 @@ def dense_sides(lower: Coefficient | None, upper: Coefficient | None) -> tuple[T
 
 def flat_rows(x: Tensor) -> Tensor:
     """A value (B, *S) as (B, D), also where a row is one number."""
-    return x.reshape(len(x), -1)
+    return x.reshape(x.shape[0], -1)
 
 
 def flat_functions(A: Tensor) -> Tensor:

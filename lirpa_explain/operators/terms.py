@@ -17,15 +17,17 @@ from .bound import BoundOperator
 from .known import BoundKnown
 from .matrix import BoundMatrixProduct
 from .max_pooling import BoundMaxPool, BoundMaxPoolGradient
+from .moves import BoundLookup
 from .normalization import BoundVariance
+from .reference import BoundReferenceGradient
 from .secant import BoundSecantGradient
 from .softmax import BoundLogSoftmax, BoundWeightedCenter
 from .windows import Windows
 
-EXACT = frozenset({"reshape", "expand", "permute", "slice", "place", "concatenate", "pad"})
+EXACT = frozenset({"reshape", "expand", "permute", "slice", "place", "concatenate", "pad", "pick", "lookup"})
 """Operators that round nothing."""
 
-CARRIED = EXACT | {"add", "sum", "mean", "scale", "divide", "center", "multiply", "known"}
+CARRIED = EXACT | {"put", "add", "sum", "mean", "scale", "divide", "center", "multiply", "known"}
 """Operators whose result's size is that of its terms: what comes next may have been computed from these."""
 
 RELATIVE = frozenset({
@@ -90,6 +92,14 @@ def _secant(operator: BoundSecantGradient, boxes: Sequence[Box], sizes: Sequence
 
 
 @terms.register
+def _reference(operator: BoundReferenceGradient, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
+               ) -> Tensor:
+    """A quotient of differences, as `_secant`: what is divided rounds by itself."""
+    distance = (boxes[2][0] - boxes[3][0]).abs().clamp(min=operator.eps)
+    return result + boxes[0].size * (1 + (boxes[2].size + boxes[3].size + 1) / distance)
+
+
+@terms.register
 def _matrix_product(operator: BoundMatrixProduct, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
                     ) -> Tensor:
     return boxes[0].size @ boxes[1].size
@@ -120,8 +130,9 @@ def _max_pool_gradient(operator: BoundMaxPoolGradient, boxes: Sequence[Box], siz
 
 @terms.register
 def _log_softmax(operator: BoundLogSoftmax, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
-    size = boxes[0].size
-    return size + 2 * size.amax(operator.settings["dim"], keepdim=True) + result + 1
+    """x_i - max_j x_j - log sum_j exp(x_j - max): what is far below the maximum, such as a mask, counts for itself."""
+    largest = Box(*boxes[0].map(lambda side: side.amax(operator.settings["dim"], keepdim=True))).size
+    return boxes[0].size + 2 * largest + result + 1
 
 
 @terms.register
@@ -130,6 +141,11 @@ def _weighted_center(operator: BoundWeightedCenter, boxes: Sequence[Box], sizes:
     dim, total = operator.settings["dim"], operator.settings["total"]
     g = 2 * boxes[0].size.amax(dim, keepdim=True)
     return (g * (2 * boxes[1].size.sum(dim, keepdim=True) + (total or 0.0))).expand(result.shape)
+
+
+@terms.register
+def _lookup(operator: BoundLookup, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
+    return result
 
 
 @terms.register

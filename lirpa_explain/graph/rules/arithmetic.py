@@ -7,6 +7,7 @@ import torch
 
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Live, Rows
+from ..masks import finite
 from .powers import power, product
 from .shapes import transpose
 from .table import rule
@@ -28,12 +29,8 @@ def broadcast(x: Rows, y: Any) -> tuple[int, ...]:
     return tuple(torch.broadcast_shapes(x.shape, other))
 
 
-MASKED = -1e30
-"""What stands for -inf, of which intervals have no width: nothing is left of it in a softmax either."""
-
-
 def _finite(y: Any) -> Any:
-    return y.masked_fill(y == -torch.inf, MASKED) if isinstance(y, torch.Tensor) and y.is_floating_point() else y
+    return finite(y) if isinstance(y, torch.Tensor) else y
 
 
 def _times(b: Builder, x: Any, factor: float) -> Any:
@@ -129,3 +126,16 @@ def _bmm(b: Builder, x: Any, y: Any) -> Rows:
 @rule(aten.baddbmm.default)
 def _baddbmm(b: Builder, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1) -> Rows:
     return add(b, _times(b, _bmm(b, x, y), alpha), _times(b, bias, beta))
+
+
+@rule(aten._to_copy.default)
+def _to_copy(b: Builder, x: Rows, *, dtype: torch.dtype | None = None, **_: Any) -> Rows:
+    """Lower a conversion that changes nothing."""
+    if dtype in (None, b.dtype):
+        return x
+    if dtype.is_floating_point:
+        raise UnsupportedOperation(f"it converts to {dtype} what is computed in {b.dtype}, which gives other numbers; "
+                                   "compute in one type")
+    raise UnsupportedOperation(
+        "it makes integers of values that depend on the input. Ids, such as those of categories, do not move: give "
+        "them to the model as a further argument (additional_forward_args) and not as columns of the input")

@@ -7,7 +7,8 @@ import torch
 
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Comparison, Live, Rows
-from .arithmetic import add, multiply
+from ..masks import finite
+from .arithmetic import add, multiply, subtract
 from .table import PASS_THROUGH, RULES, rule
 
 aten = torch.ops.aten
@@ -54,6 +55,11 @@ def _not(b: Builder, x: Comparison) -> Comparison:
 @rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
 def _where(b: Builder, mask: Any, x: Any, y: Any) -> Rows:
     """Lower `x where mask, else y` as the sum of both, each times 1 or 0."""
+    if isinstance(mask, torch.Tensor):
+        mask = mask.to(b.dtype)
+        return add(b, _times_mask(b, mask, x), _times_mask(b, 1 - mask, y))
+    if isinstance(mask, Rows):  # made of further arguments: 1 or 0
+        return add(b, _times_mask(b, mask, x), _times_mask(b, subtract(b, 1.0, mask), y))
     if not isinstance(mask, Comparison):
         raise UnsupportedOperation("a choice that is not a comparison of a value with a number")
     parts = [part for part in (_masked(b, x, mask), _masked(b, y, _not(b, mask))) if part is not None]
@@ -65,6 +71,12 @@ def _where(b: Builder, mask: Any, x: Any, y: Any) -> Rows:
 @rule(aten.masked_fill.Scalar, aten.masked_fill_.Scalar, aten.masked_fill.Tensor, aten.masked_fill_.Tensor)
 def _masked_fill(b: Builder, x: Any, mask: Any, value: Any) -> Rows:
     return _where(b, mask, value, x)
+
+
+def _times_mask(b: Builder, mask: Any, x: Any) -> Any:
+    """A value times 1 or 0; numbers stay numbers."""
+    x = x if isinstance(x, Rows | Live) else finite(torch.as_tensor(x, dtype=b.dtype))
+    return multiply(b, mask, x) if isinstance(mask, Rows) or isinstance(x, Rows | Live) else mask * x
 
 
 def _masked(b: Builder, x: Any, mask: Comparison) -> Rows | None:
