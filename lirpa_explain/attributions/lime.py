@@ -8,6 +8,7 @@ from captum._utils.models.linear_model import SkLearnLinearRegression, SkLearnRi
 from captum.attr import KernelShap, Lime
 from captum.attr._core.lime import construct_feature_mask, default_from_interp_rep_transform
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from ..errors import UnsupportedAttribution, in_the_name_of
 from ..guards import isolated
@@ -29,20 +30,29 @@ ADVICE = "give interpretable_model=SkLearnLinearRegression() or SkLearnRidge(alp
 
 
 class Fits:
-    """Stands in for an interpretable model and notes what it is given to fit."""
+    """Stands in for an interpretable model and notes what it is given to fit.
 
-    def __init__(self, features: int) -> None:
-        self.features = features
+    A fit draws random numbers, for the order of batches and the start of the coefficients, which the coalitions of the
+    next example come after: a copy of the model is fitted, to something, so that they are drawn here too.
+
+    Args:
+        model: the interpretable model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = copy.deepcopy(model)
         self.given: list[tuple[Tensor, Tensor]] = []
 
-    def fit(self, loader: Any, **_: Any) -> None:
-        """Note features (J, G) and weights (J,); going through a loader draws a random number, as it does in a fit."""
-        (x, _, weight), = loader
+    def fit(self, loader: Any) -> None:
+        """Note features (J, G) and weights (J,)."""
+        x, outputs, weight = loader.dataset.tensors
         self.given.append((x, weight))
+        even = TensorDataset(x, torch.zeros_like(outputs), torch.ones_like(weight))
+        self.model.fit(DataLoader(even, batch_size=loader.batch_size))
 
     def representation(self) -> Tensor:
         """Coefficients, (1, G), that nobody reads."""
-        return torch.zeros(1, self.features)
+        return self.model.representation()
 
 
 @register(KernelShap, "coefficients of a weighted linear regression of f at drawn coalitions, absent features being b")
@@ -67,7 +77,7 @@ def _regression(attribution: Any, inputs: Tensors, keywords: dict[str, Any], sam
     name = type(attribution).__name__
     regression = _check_model(attribution, name)
     feature_mask, features = construct_feature_mask(keywords.get("feature_mask"), inputs)
-    drawn = _drawn(attribution, inputs, keywords, features, name)
+    drawn = _drawn(attribution, inputs, keywords, name)
     coalitions = torch.stack([x for x, _ in drawn]).to(inputs[0])
     index = torch.cat([m.broadcast_to(len(m), *x.shape[1:]).flatten(1)
                        for m, x in zip(feature_mask, inputs, strict=True)], 1)
@@ -101,16 +111,15 @@ def _check_model(attribution: Any, name: str) -> Any:
     return getattr(linear_model, REGRESSIONS[type(model)])(**settings)
 
 
-def _drawn(attribution: Any, inputs: Tensors, keywords: dict[str, Any], features: int, name: str
-           ) -> list[tuple[Tensor, Tensor]]:
+def _drawn(attribution: Any, inputs: Tensors, keywords: dict[str, Any], name: str) -> list[tuple[Tensor, Tensor]]:
     """Coalitions (J, G) and weights (J,) of each example, which must not depend on the inputs.
 
     Captum is run on the inputs and, from the same random state, on inputs that are NaN: what depends on them differs.
     """
     nowhere = tuple(torch.full_like(x, torch.nan) for x in inputs)
     with isolated(inputs[0].device):
-        unknown = _run(attribution, nowhere, keywords, features, name)
-    found = _run(attribution, inputs, keywords, features, name)
+        unknown = _run(attribution, nowhere, keywords, name)
+    found = _run(attribution, inputs, keywords, name)
     for given, other in zip(found, unknown, strict=True):
         if not all(torch.equal(a, b) for a, b in zip(given, other, strict=True)):
             raise UnsupportedAttribution(
@@ -121,9 +130,8 @@ def _drawn(attribution: Any, inputs: Tensors, keywords: dict[str, Any], features
     return found
 
 
-def _run(attribution: Any, inputs: Tensors, keywords: dict[str, Any], features: int, name: str
-         ) -> list[tuple[Tensor, Tensor]]:
-    replaced, fits = copy.copy(attribution), Fits(features)
+def _run(attribution: Any, inputs: Tensors, keywords: dict[str, Any], name: str) -> list[tuple[Tensor, Tensor]]:
+    replaced, fits = copy.copy(attribution), Fits(attribution.interpretable_model)
     replaced.forward_func, replaced.interpretable_model = Recorder(), fits
     settings = {key: value for key, value in keywords.items()
                 if key not in ("additional_forward_args", "target", "perturbations_per_eval", "show_progress")}
