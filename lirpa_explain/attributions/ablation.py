@@ -130,7 +130,8 @@ def layer_feature_ablation(attribution: LayerFeatureAblation, inputs: Tensors, k
 def _ablation(function: Masked, inputs: Tensors, tensors: Tensors, masks: Tensor, baselines: Any,
               keywords: dict[str, Any], averaged: bool = False) -> Plan:
     weights, index = ablated(masks, averaged)
-    combination = Combination(weights, index, torch.float32 if averaged else inputs[0].dtype)
+    windows = masks.shape[1] if averaged else 1
+    combination = Combination(weights, index, torch.float32 if averaged else inputs[0].dtype, windows + 3)
     return combined(inputs, keywords, function, shared(masks), baselines_of(tensors, baselines), combination)
 
 
@@ -155,8 +156,9 @@ def marginal(masks: Tensor, permutations: int) -> tuple[Tensor, Tensor]:
 def _shapley(attribution: Any, kind: type[Any], inputs: Tensors, keywords: dict[str, Any],
              permutations: Callable[[int], int]) -> Plan:
     masks = recorded(kind, inputs, keywords)
-    weights, index = marginal(masks, permutations(masks.shape[1] - 1))
-    combination = Combination(weights, index, torch.float32)
+    count = permutations(masks.shape[1] - 1)
+    weights, index = marginal(masks, count)
+    combination = Combination(weights, index, torch.float32, count + 3)
     function = Masked(attribution.forward_func, len(inputs), len(inputs))
     return combined(inputs, keywords, function, shared(masks), baselines_of(inputs, keywords.get("baselines")),
                     combination)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,13 +22,15 @@ class Combination:
         weights: of the outputs, (N, G, J), or (1, G, J) if they are the same for all examples.
         index: which of the G numbers each entry of the attribution is, (N, D) or (1, D).
         dtype: in which Captum computes the result.
-        error: by how much Captum's own way of computing them rounds, in units of the largest output, (N, G) or
-            (1, G); None where it adds up differences.
+        roundings: most roundings on Captum's way from outputs to an entry, each relative to the sizes of all terms;
+            None where it fits a model.
+        error: by how much such a fit rounds, in units of the largest output, (N, G) or (1, G).
     """
 
     weights: Tensor
     index: Tensor
     dtype: torch.dtype
+    roundings: int | None = None
     error: Tensor | None = None
 
     def of(self, outputs: Tensor) -> Tensor:
@@ -109,7 +111,9 @@ def combined(inputs: tuple[Tensor, ...], keywords: dict[str, Any], function: Mas
     fillings = [(1 - part) * b.repeat_interleave(samples, 0) for part, b in zip(parts, baselines, strict=True)]
     extras = tuple(e.repeat_interleave(samples, 0) if isinstance(e, Tensor) and e.ndim and len(e) == count else e
                    for e in extras_of(keywords))
-    targets = tuple((samples, target) for target in one_each(keywords.get("target"), count))
+    target = keywords.get("target")
+    each = target if isinstance(target, list) else one_each(target, count)
+    targets = tuple((samples, target) for target in each)
     return Plan(points=tuple(x.repeat_interleave(samples, 0) for x in inputs), targets=targets,
                 extras=(*extras, *parts, *fillings), program=selected_output(), function=function, samples=samples,
                 combination=combination)
@@ -130,8 +134,34 @@ def _merged(masks: Tensor, combination: Combination) -> tuple[Tensor, Combinatio
         weight.copy_(torch.zeros_like(weight).index_add_(1, first, weight))
     kept = (weights != 0).any(1).any(0)
     kept[0] |= not bool(kept.any())
-    merged = Combination(weights[:, :, kept], combination.index, combination.dtype, combination.error)
-    return masks[:, kept], merged
+    return masks[:, kept], replace(combination, weights=weights[:, :, kept])
+
+
+def averaged(plans: Sequence[Plan], examples: int) -> Combination:
+    """The mean of combinations at noisy copies of each example, those of an example side by side.
+
+    Args:
+        plans: of so many copies each, in order.
+        examples: N.
+    """
+    first = plans[0].combination
+    assert first is not None
+    parts = []
+    for plan in plans:
+        assert plan.combination is not None
+        own, copies = plan.combination.weights, len(plan.points[0]) // plan.samples // examples
+        if len(own) == 1:
+            parts.append(own.repeat(1, 1, copies))
+        else:  # (N * copies, G, J)
+            own = own.unflatten(0, (examples, copies)).transpose(1, 2)
+            parts.append(own.flatten(2))
+    count = max(map(len, parts))
+    total = sum(part.shape[2] for part in parts) // first.weights.shape[2]
+    weights = torch.cat([part.expand(count, -1, -1) for part in parts], 2) / total
+    index = first.index if len(first.index) == 1 else first.index[:: len(first.index) // examples]
+    roundings = None if first.roundings is None else first.roundings + total
+    error = None if first.error is None else first.error.amax(0, keepdim=True)
+    return replace(first, weights=weights, index=index, roundings=roundings, error=error)
 
 
 def distinct(weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ def _regression(attribution: Any, inputs: Tensors, keywords: dict[str, Any], sam
     weights, error = (torch.stack(parts).to(inputs[0]) for parts in zip(*fitted, strict=True))
     if not keywords.get("return_input_shape", True):
         index = torch.arange(features, device=inputs[0].device)[None]
-    combination = Combination(weights, index, torch.float32, error)
+    combination = Combination(weights, index, torch.float32, None, error)
     function = Masked(attribution.forward_func, len(inputs), len(inputs))
     return combined(inputs, keywords, function, shared(masks), baselines_of(inputs, keywords.get("baselines")),
                     combination)

@@ -9,6 +9,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from ..errors import UnsupportedAttribution
+from .combination import averaged
 from .plan import Plan, make_plan, name_of, one_each, register
 
 REDUCTION_OF = {"smoothgrad": "mean", "smoothgrad_sq": "mean of squares", "vargrad": "variance"}
@@ -42,11 +43,9 @@ def noise_tunnel(attribution: NoiseTunnel, inputs: tuple[Tensor, ...], keywords:
     recorder = _Recorder(inner)
     keywords = {k: v for k, v in keywords.items() if k != "return_convergence_delta"}
     NoiseTunnel(recorder).attribute(inputs, **keywords)
-    if recorder.plans[0].combination is not None:
-        raise UnsupportedAttribution(f"{name_of(attribution)} cannot be certified: {type(inner).__name__} is not made "
-                                     "of gradients. Certify it without the NoiseTunnel.")
     reduction = REDUCTION_OF[keywords.get("nt_type", "smoothgrad")]
-    if reduction != "mean" and recorder.plans[0].samples > 1:
+    is_combined = recorder.plans[0].combination is not None
+    if reduction != "mean" and (recorder.plans[0].samples > 1 or is_combined):
         raise UnsupportedAttribution(f"{name_of(attribution)} can be certified with nt_type='smoothgrad' only: it is a "
                                      "mean of means of samples, but no mean of their squares.")
     return _merge(recorder.plans, len(inputs[0]), reduction)
@@ -77,4 +76,5 @@ def _merge(plans: list[Plan], examples: int, reduction: str) -> Plan:
         points=tuple(map(join, zip(*[p.points for p in plans], strict=True))),
         extras=tuple(map(join, zip(*[p.extras for p in plans], strict=True))),
         targets=tuple((1, single[i]) for i in index),
+        combination=None if plans[0].combination is None else averaged(plans, examples),
     )

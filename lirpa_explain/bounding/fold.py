@@ -241,7 +241,7 @@ class OutwardBoxes(Algebra[Sized, Box]):
 
     def combined(self, x: Sized, of: Combination, samples: int) -> Sized:
         size = x.size.reshape(-1, samples)
-        error = combination_error(of, size, count=samples)
+        error = combination_error(of, size, of.roundings or 0)
         return Sized(BOXES.combined(x.box, of, samples).outward(error), of.entries(of.sizes(size)))
 
     def _moved(self, box: Box, terms: Sized, samples: int) -> Sized:
@@ -294,12 +294,12 @@ class Errors(Algebra[Rounded, Multiplier]):
 
     def combined(self, x: Rounded, of: Combination, samples: int) -> Rounded:
         value, error = (part.reshape(-1, samples) for part in x)
-        own = combination_error(of, value, count=math.sqrt(samples))
+        own = combination_error(of, value, math.sqrt(of.roundings or 0))
         return Rounded(of.entries(of.of(value)), of.entries(of.sizes(error)) + own)
 
 
 def combination_error(of: Combination, outputs: Tensor, count: float) -> Tensor:
-    """By how much Captum's way from outputs (N, J) to an attribution (N, D) rounds: `count` roundings in a row."""
+    """By how much Captum's way from outputs (N, J) to an attribution (N, D) rounds, as `count` roundings add up."""
     error = unit(of.dtype) * (LAST + count) * of.sizes(outputs)
     if of.error is not None:
         error = error + of.error * outputs.abs().amax(1, keepdim=True)
