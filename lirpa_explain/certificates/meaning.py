@@ -24,6 +24,9 @@ class Meaning:
         says: What the bounds and the nominal value are, in a sentence or two for the report.
         is_nominal: Whether the bounded is what Captum computes, so that an attack can evaluate it at other inputs.
         facts: What else is known in this sense, by name: numbers, words, and tensors with a row for each example.
+        threshold: What an entry is compared with to say on which side it certainly is.
+        above: The word for an entry that is certainly above the threshold.
+        below: The word for one that is certainly below.
     """
 
     kind: str = "attribution"
@@ -31,6 +34,9 @@ class Meaning:
     says: str = FINITE
     is_nominal: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+    threshold: float = 0.0
+    above: str = "positive"
+    below: str = "negative"
 
 
 def fact(name: str, words: str) -> Any:
