@@ -47,6 +47,9 @@ PANELS = {
 CERTAIN = ("#d73027", "#e0e0e0", "#1a9850")
 """Colours of what is certainly negative, open, and certainly positive: red and green, as in Captum."""
 
+IMPORTANCE = "RdBu_r"
+"""Colours of smoothed maps, from 0 to 1: unimportant, open, important."""
+
 LETTER = 0.08
 """Width of a letter of a feature's name, in inches."""
 
@@ -122,6 +125,64 @@ def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None 
     return figure, axes
 
 
+def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | None = None, *,
+                    alpha_overlay: float = 0.7, title: str | None = None, figure: Any = None
+                    ) -> tuple[Figure, list[Axes]]:
+    """Draw a smoothed map between its bounds, and what is certainly important, unimportant, or open, on one scale.
+
+    Where the map has channels, a pixel is drawn as its most important one.
+
+    Args:
+        certificate: of smoothed maps of images, such as `SmoothedCertificate.at(radius)`.
+        example: which of the N.
+        image: (C, H, W) or (H, W) with entries in [0, 1], to draw what is certain over.
+        alpha_overlay: from 0 to 1: how opaque that is.
+        title: of the figure.
+        figure: a matplotlib figure or subfigure to draw into; default a new one.
+
+    Returns:
+        The figure, and the panels' axes in order.
+
+    Raises:
+        ValueError: the certificate is of no smoothed map, or of no images.
+        ImportError: matplotlib is missing.
+
+    Example:
+        >>> import lirpa_explain as lx
+        >>> from captum.attr import Saliency
+        >>> model, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)), torch.rand(1, 1, 4, 4)
+        >>> found = lx.certify_smoothed(Saliency(model), x, sigma=0.2, nt_samples=50, target=0)
+        >>> [axis.get_title() for axis in lx.plot_importance(found.at(0.01))[1]]
+        ['lower bound', 'attribution', 'upper bound', 'certain within the radius']
+    """
+    meaning = certificate.meaning
+    if meaning.kind != "smoothed":
+        raise ValueError(f"plot_importance draws smoothed maps; this certificate is one of the {meaning.kind}. Draw it "
+                         "with plot_image.")
+    low, value, high = (_plane(side, example, lambda plane: plane.amax(0))
+                        for side in (certificate.lower, certificate.nominal, certificate.upper))
+    sure = ((low > meaning.threshold).double() - (high < meaning.threshold).double() + 1) / 2
+    maps = [(PANELS["lower"], low), (PANELS["nominal"], value), (PANELS["upper"], high),
+            ("certain within the radius", sure)]
+    figure = figure or _new_figure(2.4 * (len(maps) + (image is not None)) + 0.8, 2.6)
+    axes = list(figure.subplots(1, len(maps) + (image is not None), squeeze=False)[0])
+    if image is not None:
+        axes[0].imshow(_shown(image), cmap="gray_r", vmin=0, vmax=1)
+        axes[0].set(title=PANELS["image"], xticks=[], yticks=[])
+    for axis, (name, plane) in zip(axes[image is not None:], maps, strict=True):
+        opacity = None
+        if image is not None and plane is sure:
+            axis.imshow(_grey(image), cmap="gray_r", vmin=0, vmax=1)
+            opacity = alpha_overlay
+        shown = axis.imshow(plane.numpy(), cmap=IMPORTANCE, vmin=0, vmax=1, alpha=opacity)
+        axis.set(title=name, xticks=[], yticks=[])
+    bar = figure.colorbar(shown, ax=axes[-1], shrink=0.8, ticks=[0, 0.5, 1])
+    bar.ax.set_yticklabels(["unimportant", "open", "important"])
+    if title:
+        figure.suptitle(title)
+    return figure, axes
+
+
 def plot_grid(certificate: Certificate, images: Tensor | None = None, examples: Sequence[int] | None = None,
               titles: Sequence[str] | None = None, **settings: Any) -> tuple[Figure, list[list[Axes]]]:
     """Draw several images of a batch, one below the other; each has a scale of its own.
@@ -186,8 +247,9 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
         raise ValueError(f"most must be at least 1; given: {most}.")
     order = value.abs().argsort(descending=True, stable=True)[:most]
     labels = [str(int(i)) if names is None else names[int(i)] for i in order]
-    certain = (low > 0) | (high < 0)
-    colors = [CERTAIN[2] if v > 0 else CERTAIN[0] for v in value[order]]
+    meaning = certificate.meaning
+    certain = (low > meaning.threshold) | (high < meaning.threshold)
+    colors = [CERTAIN[2] if v > meaning.threshold else CERTAIN[0] for v in value[order]]
     figure = _new_figure(5.5 + LETTER * max(map(len, labels)), 1 + 0.3 * len(order))
     axis = figure.subplots()
     position = np.arange(len(order))
@@ -196,8 +258,9 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
     axis.hlines(position, low[order].numpy(), high[order].numpy(), color="black", linewidth=1)
     for ends in (low, high):
         axis.plot(ends[order].numpy(), position, "|", color="black")
-    axis.axvline(0, color="black", linewidth=0.5)
-    axis.set(yticks=position, yticklabels=labels, xlabel="attribution and its bounds; faded: the sign is not certain")
+    axis.axvline(meaning.threshold, color="black", linewidth=0.5)
+    axis.set(yticks=position, yticklabels=labels,
+             xlabel=f"attribution and its bounds; faded: {meaning.above} or {meaning.below} is not certain")
     axis.invert_yaxis()
     if title:
         axis.set_title(title)
@@ -273,13 +336,14 @@ def _first(side: Tensor | tuple[Tensor, ...]) -> Tensor:
     return parts[0]
 
 
-def _plane(side: Tensor | tuple[Tensor, ...], example: int) -> Tensor:
-    """One example as (H, W), channels summed."""
+def _plane(side: Tensor | tuple[Tensor, ...], example: int,
+           over_channels: Callable[[Tensor], Tensor] = lambda plane: plane.sum(0)) -> Tensor:
+    """One example as (H, W), channels summed, or whatever else is made of them."""
     plane = _first(side)[example].detach().double().cpu()
     if plane.ndim not in (2, 3):
         raise ValueError(f"An image's attribution is (N, C, H, W) or (N, H, W); this one has {plane.ndim + 1} "
                          "dimensions. For rows of a table there is plot_bars.")
-    return plane.sum(0) if plane.ndim == 3 else plane
+    return over_channels(plane) if plane.ndim == 3 else plane
 
 
 def _maps(raw: list[Tensor], sign: str) -> Maps:
