@@ -91,7 +91,8 @@ def test_further_arguments_and_several_inputs_go_with_their_examples():
 def test_counts_do_not_depend_on_batches_or_on_other_examples():
     whole = certify(attr.Saliency(net()), target=[2, 0])
     for batch_size in (1, 7, 1000):
-        assert certify(attr.Saliency(net()), target=[2, 0], batch_size=batch_size).state.counts.equal(whole.state.counts)
+        again = certify(attr.Saliency(net()), target=[2, 0], batch_size=batch_size)
+        assert again.state.counts.equal(whole.state.counts)
     alone = certify(attr.Saliency(net()), X[1:], target=[0])
     assert alone.state.counts.equal(whole.state.counts[:, 1:])
     assert not certify(attr.Saliency(net()), target=[2, 0], seed=1).state.counts.equal(whole.state.counts)
@@ -114,7 +115,8 @@ def test_attributions_that_draw_are_reproducible_and_leave_the_generators_alone(
             for _ in range(2)]
     torch.manual_seed(5)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    tunnel = certify(attr.NoiseTunnel(attr.Saliency(model)), nt_samples=60, target=0)
+    tunnel = certify(attr.NoiseTunnel(attr.Saliency(model)), nt_samples=60, target=0,
+                     attribute_keywords={"nt_samples": 2, "stdevs": 0.1})
     assert shap[0].state.counts.equal(shap[1].state.counts) and tunnel.attribution == "NoiseTunnel(Saliency)"
     assert torch.get_rng_state().equal(before[0]) and np.random.get_state()[1].tolist() == before[1]
 
@@ -241,7 +243,7 @@ def test_radii_in_closed_form_are_where_the_property_ends(name):
 
 
 def test_top_k_is_levines_certificate():
-    """sigma (Phi^-1(lower of the i-th largest) - Phi^-1(upper of the (2K - i + 1)-th)) / 2, here for lists apart."""
+    """Half of sigma (Phi^-1(lower of the i-th largest) - Phi^-1(upper of the (2K - i + 1)-th))."""
     found = certify(inputs=torch.tensor([[0.9, 0.7, 0.6, 0.1, 0.05, -0.02]]), nt_samples=2000)
     low, high = (torch.special.ndtri(side)[0] for side in found.expectations)
     order = found.nominal[0].argsort(descending=True)
@@ -439,6 +441,8 @@ BAD = [
     ({"attribution": attr.Saliency(net()), "target": [0, 1, 2]}, ValueError, "target is a list of 3"),
     ({"attribution": attr.IntegratedGradients(net()), "target": 0, "return_convergence_delta": True}, ValueError,
      "has no convergence delta"),
+    ({"attribution": attr.Saliency(net()), "target": 0, "attribute_keywords": {"target": 1}}, ValueError, "given twice"),
+    ({"attribute_keywords": 3}, TypeError, "must be a dictionary"),
     ({"attribution": attr.Saliency(nn.Sequential(nn.Dropout(), nn.Linear(4, 2))), "target": 0}, lx.TrainingModeError,
      "model.eval"),
 ]

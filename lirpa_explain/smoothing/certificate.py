@@ -19,6 +19,7 @@ from ..certificates.radius import Property
 from ..inputs import check_inputs
 from . import radii
 from .draws import Drawer
+from .keywords import joined
 from .looks import Looks
 from .sampling import State, run
 from .settings import Smoothing
@@ -169,7 +170,8 @@ class SmoothedCertificate:
 
     def more(self, attribution: Any = None, inputs: Tensor | tuple[Tensor, ...] | None = None, *,
              doublings: int | None = None, batch_size: int = 64, progress: bool = False,
-             **attribute_kwargs: Any) -> SmoothedCertificate:
+             attribute_keywords: dict[str, Any] | None = None, **attribute_kwargs: Any
+             ) -> SmoothedCertificate:
         """Go on drawing, and return the certificate of all draws, these and the new ones.
 
         The numbers of draws that are looked at are fixed beforehand, each twice the one before, and
@@ -183,13 +185,15 @@ class SmoothedCertificate:
                 to make the draws that are outstanding, else 1.
             batch_size: most noisy inputs at once.
             progress: show a bar.
+            attribute_keywords: as of `certify_smoothed`.
             **attribute_kwargs: as of `certify_smoothed`.
 
         Raises:
             ValueError: there is no attribution, or another one, or other inputs, than in the call
                 that made the certificate.
         """
-        drawer = self._drawer(attribution, inputs, attribute_kwargs)
+        keywords = joined(attribute_kwargs, attribute_keywords)
+        drawer = self._drawer(attribution, inputs, keywords)
         checked(batch_size)
         if doublings is None:
             doublings = 0 if self.state.looks.pending else 1

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..certificates.layout import flatten
 from ..certifying.provenance import versions
-from ..inputs import check_inputs, check_keywords, uncompiled
+from ..inputs import check_inputs, uncompiled
 from .certificate import SmoothedCertificate, checked
 from .draws import Drawer
-from .keywords import check
+from .keywords import joined
 from .looks import Looks
 from .sampling import State, run
 from .settings import Smoothing
@@ -23,7 +23,8 @@ def certify_smoothed(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, s
                      keep: float = 0.2, nt_samples: int = 1000, confidence: float = 0.999,
                      levels: int = 1, radius: float | None = None, absolute: bool = True,
                      sum_channels: bool = False, seed: int = 0, batch_size: int = 64,
-                     progress: bool = False, **attribute_kwargs: Any) -> SmoothedCertificate:
+                     progress: bool = False, attribute_keywords: dict[str, Any] | None = None,
+                     **attribute_kwargs: Any) -> SmoothedCertificate:
     """Certify which entries of an attribution stay important under noise, at every x' of an l2 ball.
 
     Smoothed is the map that says how often each entry is among the `keep` share that is largest, at
@@ -40,14 +41,16 @@ def certify_smoothed(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, s
         nt_samples: most draws of each example.
         confidence: probability, for each example, that everything that is said of it holds.
         levels: in how many steps an entry's rank counts; 1 for important or not.
-        radius: an l2 radius of interest. Half of the error is spent on deciding at this radius, for
-            which fewer draws are needed, and an example is drawn no more once all of its entries
-            are decided. What is said of other radii still holds.
+        radius: an l2 radius of interest. Half of the error is spent on Holm's test at this radius,
+            which decides more there and less elsewhere, and an example is drawn no more once all of
+            its entries are decided. What is said of other radii still holds.
         absolute: whether |attribution| is ranked, or the signed attribution.
         sum_channels: whether an image's channels are summed first, so that pixels are ranked.
         seed: of the draws, which depend neither on the batch size nor on the other examples.
         batch_size: most noisy inputs at once.
         progress: show a bar, with the time left.
+        attribute_keywords: keywords of `attribute` whose names are arguments of this function, such
+            as `{"nt_samples": 5}` of a `NoiseTunnel`.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged. Tensors with a row
             for each example go with their examples.
 
@@ -88,10 +91,8 @@ def certify_smoothed(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, s
         what = getattr(attribution, "__name__", type(attribution).__name__)
         raise TypeError("attribution must be an object with a method attribute, such as "
                         f"Saliency(model), or a function; given: {what}.")
-    xs = check_inputs(inputs)
-    check_keywords(attribute_kwargs)
-    check(attribute_kwargs)
-    drawer = Drawer(attribution, xs, isinstance(inputs, tuple), attribute_kwargs, settings)
+    xs, keywords = check_inputs(inputs), joined(attribute_kwargs, attribute_keywords)
+    drawer = Drawer(attribution, xs, isinstance(inputs, tuple), keywords, settings)
     at_input = drawer.at_input()
     entries = flatten(at_input).shape[1]
     settings.kept(entries)

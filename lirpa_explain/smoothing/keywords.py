@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from ..inputs import check_keywords
 
 SHARED = {
     "baselines": ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap",
@@ -15,20 +16,30 @@ SHARED = {
 
 REFUSED = {
     "return_convergence_delta": "a smoothed map has no convergence delta: leave it out",
-    "draw_baseline_from_distrib": "draws are of the noise alone: leave it out",
 }
-"""Keywords that a smoothed certificate has no use for, and what to do."""
+"""Keywords that change what an attribution returns, and what to do."""
 
 
-def check(keywords: dict[str, Any]) -> None:
-    """Refuse keywords that change what an attribution returns.
+def joined(keywords: dict[str, Any], further: dict[str, Any] | None) -> dict[str, Any]:
+    """All keywords of an attribution, from a call's own and a dictionary of more.
 
     Raises:
-        ValueError: there is one, and it is true.
+        TypeError: `further` is no dictionary, or a tensor has no values.
+        ValueError: a name is in both, or changes what an attribution returns.
     """
+    if further is not None and not isinstance(further, dict):
+        raise TypeError("attribute_keywords must be a dictionary from names to values; given: a "
+                        f"{type(further).__name__}.")
+    further = further or {}
+    if twice := set(keywords) & set(further):
+        raise ValueError(f"{', '.join(sorted(twice))} is given twice: leave it out of "
+                         "attribute_keywords.")
+    every = keywords | further
+    check_keywords(every)
     for name, advice in REFUSED.items():
-        if keywords.get(name):
-            raise ValueError(f"{name}={keywords[name]!r}: {advice}.")
+        if every.get(name):
+            raise ValueError(f"{name}={every[name]!r}: {advice}.")
+    return every
 
 
 def copies(keywords: dict[str, Any], example: int, count: int, examples: int, kinds: tuple[str, ...]
@@ -82,8 +93,3 @@ def _rows(value: Any, example: int, count: int, examples: int) -> Any:
     if isinstance(value, dict):
         return {name: _rows(part, example, count, examples) for name, part in value.items()}
     return value
-
-
-def tensors_of(keywords: dict[str, Any]) -> list[Tensor]:
-    """All tensors among the keywords."""
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(keywords) if isinstance(leaf, Tensor)]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 GUESSES = 10
-"""One in so many draws is spent on guessing which side each entry is on, where Holm's test needs that."""
+"""One in so many draws guesses which side each entry is on, where Holm's test needs that."""
+
+MOST_GUESSES = 30
+"""No more draws than these do: entries that so many get wrong are not the ones that are decided."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ class Smoothing:
     @property
     def guesses(self) -> int:
         """So many first draws guess the side of each entry; 0 where no radius is of interest."""
-        return 0 if self.radius is None else max(1, self.nt_samples // GUESSES)
+        if self.radius is None:
+            return 0
+        return min(max(1, self.nt_samples // GUESSES), MOST_GUESSES)
 
     def kept(self, entries: int) -> list[int]:
         """How many entries of an example are among the largest at each level, in growing numbers.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..bounding.confidence import mean_interval
 from ..boxes import Box
-from .settings import Smoothing
+from .settings import GUESSES, MOST_GUESSES, Smoothing
 from .tally import Tally
 
 MARGIN = 1e-9
@@ -175,7 +175,9 @@ def samples_needed(settings: Smoothing, entries: int, share: float) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if decides(middle) else (middle, high)
-    return high + math.ceil(high / 9) if settings.radius is not None else high
+    if settings.radius is None:
+        return high
+    return high + min(math.ceil(high / (GUESSES - 1)), MOST_GUESSES)
 
 
 def shift(box: Box, distance: Tensor) -> Box:
