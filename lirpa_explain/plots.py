@@ -153,7 +153,7 @@ def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | 
         >>> model, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)), torch.rand(1, 1, 4, 4)
         >>> found = lx.certify_smoothed(Saliency(model), x, sigma=0.2, nt_samples=50, target=0)
         >>> [axis.get_title() for axis in lx.plot_importance(found.at(0.01))[1]]
-        ['lower bound', 'attribution', 'upper bound', 'certain within the radius']
+        ['lower bound', 'smoothed map', 'upper bound', 'certain within the radius']
     """
     meaning = certificate.meaning
     if meaning.kind != "smoothed":
@@ -162,7 +162,7 @@ def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | 
     low, value, high = (_plane(side, example, lambda plane: plane.amax(0))
                         for side in (certificate.lower, certificate.nominal, certificate.upper))
     sure = ((low > meaning.threshold).double() - (high < meaning.threshold).double() + 1) / 2
-    maps = [(PANELS["lower"], low), (PANELS["nominal"], value), (PANELS["upper"], high),
+    maps = [(PANELS["lower"], low), ("smoothed map", value), (PANELS["upper"], high),
             ("certain within the radius", sure)]
     figure = figure or _new_figure(2.4 * (len(maps) + (image is not None)) + 0.8, 2.6)
     axes = list(figure.subplots(1, len(maps) + (image is not None), squeeze=False)[0])

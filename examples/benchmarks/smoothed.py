@@ -1,7 +1,7 @@
 """Benchmark: smoothed certificates of a ResNet-20 and a vision transformer, and beside propagation.
 
     python examples/benchmarks/smoothed.py DATA [--images 2] [--samples 100] [--weights FOLDER]
-        [--picture FILE] [--parts resnet20 vit beside]
+        [--picture FILE] [--parts resnet20 vit beside] [--only Saliency ...]
 
 For each attribution: which share of the pixels is certainly important, or certainly not, at every
 x' within l2 radius 0.10, in units of a pixel from 0 to 1, when the largest quarter of the pixels
@@ -10,7 +10,7 @@ summed. That is the setting of Anani et al. (2025): n = 100 draws, of which 10 g
 tau = Phi(0.10 / 0.15) = 0.75 at sigma 0.15, and alpha = 0.001. "located" is their grid pointing
 game, at sigma 0.15: of a 2 x 2 mosaic of the images that the net is surest of, of different
 classes, the share of the certainly important pixels that lies in the cell whose class is explained
-(a quarter by chance). "important" is the share that is certainly important, of at most a quarter.
+(a quarter by chance), and how many pixels these are. "important" is the share that is certainly important, of at most a quarter.
 
   * resnet20: as in large.py, with each ReLU a module of its own, which some of Captum's rules need;
     mosaics of 64 x 64.
@@ -39,7 +39,7 @@ import lirpa_explain as lx
 F = nn.functional
 SIGMAS = (0.15, 0.25)
 RADIUS = 0.10
-DRAWN = ("Saliency", "IntegratedGradients", "LayerGradCam", "Occlusion")
+DRAWN = ("Saliency", "GuidedBackprop", "LayerGradCam", "GuidedGradCam")
 """Attributions in the picture."""
 
 
@@ -94,7 +94,7 @@ def cases(net: nn.Module, last: nn.Module | None, size: int) -> dict[str, Case]:
     """
     patches = patch_numbers(size)
     few = {"perturbations_per_eval": 32, "n_samples": 32, "feature_mask": patches}
-    step = {"sliding_window_shapes": (size // 32 * 8 or 7,) * 2, "strides": (size // 32 * 8 or 7,) * 2}
+    step = {"sliding_window_shapes": (size // 4,) * 2, "strides": (size // 4,) * 2}
     found: dict[str, Case] = {
         "Saliency": (attr.Saliency(net), {}),
         "InputXGradient": (attr.InputXGradient(net), {}),
@@ -118,8 +118,8 @@ def cases(net: nn.Module, last: nn.Module | None, size: int) -> dict[str, Case]:
             "ShapleyValueSampling": (attr.ShapleyValueSampling(net),
                                      {"feature_mask": patches, "n_samples": 2}),
             "Lime": (attr.Lime(net), few),
-            "DeepLiftShap": (attr.DeepLiftShap(net), {"n": 4}),
-            "Occlusion": (attr.Occlusion(net), step),
+            "LayerGradCam": (grad_cam(attr.LayerGradCam(net, net.patches), size), {}),
+            "Occlusion": (attr.Occlusion(net), {"sliding_window_shapes": (7, 7), "strides": (3, 3)}),
         }
     return found
 
@@ -145,8 +145,6 @@ def keywords_of(name: str, keywords: dict[str, Any], images: Tensor, target: Ten
     keywords = dict(keywords)
     if name == "GradientShap":
         keywords["baselines"] = torch.zeros(2, *images.shape[1:])
-    if name == "DeepLiftShap":
-        keywords["baselines"] = torch.zeros(keywords.pop("n"), *images.shape[1:])
     if name == "Occlusion":
         window = keywords["sliding_window_shapes"]
         channels = images.shape[1]
@@ -189,23 +187,32 @@ def measure(title: str, net: nn.Module, last: nn.Module | None, images: Tensor, 
         classes = net(images).argmax(1)
     lines, kept, started = [], {}, time.perf_counter()
     for name, case in cases(net, last, size).items():
+        if args.only and name not in args.only:
+            continue
         found = [smooth(case, name, images, classes, sigma, args.samples) for sigma in SIGMAS]
         if grid.shape[-1] != size:
             case = cases(net, last, grid.shape[-1])[name]
         wide = smooth(case, name, grid, torch.tensor([target]), SIGMAS[0], args.samples)
-        cell = lx.smoothing.grid_cell(grid.shape[-2:], 0)
         important = flat(found[0].labels()).gt(0).double().mean().item()
         certified = [f"{one.certified().mean():.1%}" for one in found]
         seconds = sum(one.state.elapsed_s for one in found) / len(found) / len(images)
         lines.append([name, *certified, f"{important:.1%}", f"{wide.certified().item():.1%}",
-                      f"{lx.smoothing.localisation(wide, cell).item():.1%}", f"{seconds:.1f}"])
+                      located(wide), f"{seconds:.1f}"])
         common.progress(" | ".join(lines[-1]))
         kept[name] = found[0]
     print(f"\n**{title}**, {len(images)} images, {time.perf_counter() - started:.0f} s in all, "
-          f"peak {common.peak()} MiB\n")
+          f"peak {common.peak():.0f} MiB\n")
     common.print_table(["attribution", *(f"certified, sigma {s}" for s in SIGMAS), "important",
                         "certified, mosaic", "located", "s an image"], lines)
     return kept
+
+
+def located(wide: lx.SmoothedCertificate) -> str:
+    """The share of a mosaic's certainly important pixels in its first cell, and how many these are."""
+    labels = wide.labels()[0]
+    count = int((labels > 0).sum())
+    inside = lx.smoothing.localisation(wide, lx.smoothing.grid_cell(labels.shape, 0)).item()
+    return f"{inside:.1%} of {count}" if count else "none"
 
 
 def flat(labels: Any) -> Tensor:
@@ -256,6 +263,7 @@ def main() -> None:
                         choices=["beside", "vit", "resnet20"])
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--only", nargs="+", help="these attributions alone")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
