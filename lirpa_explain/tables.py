@@ -13,6 +13,7 @@ from .attacks import OBJECTIVES
 from .attributions import ATTRIBUTIONS
 from .bounding.methods import METHODS
 from .certificates import METRICS
+from .graph.refusals import REFUSALS
 from .operators import OPERATORS
 from .smoothing import RADII
 from .training import LOSSES
@@ -42,6 +43,8 @@ def tables() -> dict[str, str]:
         "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
         "radii": markdown(("radius", "of what"), [(f"`{name}`", row.words) for name, row in RADII.items()]),
         "losses": markdown(("loss", "number, for each example", "0 certifies", "options", "source"), _losses()),
+        "refusals": markdown(("refused", "because", "instead"),
+                             [(row.what, row.why, row.instead) for row in REFUSALS]),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),
     }
 

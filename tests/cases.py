@@ -217,6 +217,24 @@ def _secants() -> list[Case]:
     ]
 
 
+def _references() -> list[Case]:
+    windows: dict[str, Any] = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "ceil": False}
+    of_windows = {
+        "max_pool": ([2, 4, 4], windows), "max_pool_above": ([2, 4, 4], windows),
+        "max_pool_below": ([2, 4, 4], windows),
+        "max_pool-gaps": ([2, 5, 5], {**windows, "kernel": [1, 2], "stride": [2, 3]}),
+        "max_pool-padding-ceil": ([2, 4, 5], {**windows, "kernel": [2, 3], "stride": [2, 3], "padding": [1, 1],
+                                              "ceil": True}),
+    }
+    return [
+        *[case("reference_gradient", label, *[moving(*shape)] * 3, fixed(*shape),
+               rule=label.split("-")[0], eps=0.05, **given) for label, (shape, given) in of_windows.items()],
+        case("reference_gradient", "near", *[moving(1, 2, 2)] * 3, fixed(1, 2, 2), rule="max_pool", eps=0.5, **windows),
+        case("reference_gradient", "softmax", moving(2, 3), moving(2, 3), moving(2, 3), fixed(2, 3), rule="softmax",
+             eps=0.5, dim=1),
+    ]
+
+
 def _activations() -> list[Case]:
     cases = []
     for operator, rows in ACTIVATIONS.items():
@@ -318,7 +336,7 @@ CASES = [
     case("unperturbed", "transpose", weight(3, 4), target="t.default", arguments=[T]),
     case("unperturbed", "product", weight(4, 3), weight(3), target="mul.Tensor", arguments=[T, T]),
     case("unperturbed", "part", weight(4, 6), target="split.Tensor", arguments=[T, 2, 1], output=1),
-    *_activations(), *_secants(), *_convolutions(), *_poolings(),
+    *_activations(), *_secants(), *_references(), *_convolutions(), *_poolings(),
 ]
 
 

@@ -13,14 +13,14 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "rounding", "tensors", "boxes"],
+    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras"],
     ["fingerprint", "explained", "relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
     ["attributions"],
     ["bounding"],
     ["certifying"],
-    ["attacks", "training", "measures", "smoothing", "certify"],
+    ["attacks", "training", "measures", "certify", "interchange", "smoothing"],
     ["tables", "reporting"],
     ["cli"],
     ["__main__", "__init__"],
@@ -35,6 +35,7 @@ FOREIGN = {
     "auto_LiRPA.bound_ops": {"bounding", "operators"},
     "torch.fx": {"graph"},
     "matplotlib": {"plots"},
+    "pandas": {"certificates"},
     "scipy": {"smoothing"},
 }
 """Worlds of others, and the rooms that know them."""

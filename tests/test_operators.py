@@ -7,7 +7,8 @@ import pytest
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 from auto_LiRPA.bound_op_map import bound_op_map
-from torch import Tensor
+from captum.attr._core.deep_lift import maxpool2d
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lirpa_explain import METHODS, OPERATORS, operators
@@ -124,6 +125,22 @@ def window(z: Tensor, low: float | None, high: float | None, closed: bool, insid
     return ((above & below) == inside).to(z)
 
 
+def reference_gradient(g, t, z, z0, rule, eps, dim=None, **windows):
+    """Captum's rule for max pooling, of one row at a time, and none of the reference's or of the input's windows."""
+    if rule == "softmax":
+        slope = (z.softmax(dim) - z0.softmax(dim)) / (z - z0)
+        return torch.where((z - z0).abs() < eps, t, g * slope)
+    counts = {"max_pool": (1.0, 1.0), "max_pool_above": (1.0, 0.0), "max_pool_below": (0.0, 1.0)}[rule]
+    module = nn.MaxPool2d(windows["kernel"], windows["stride"], windows["padding"], ceil_mode=windows["ceil"])
+    slopes = []
+    for row in zip(z, z0.expand_as(z), strict=True):
+        both = module.input = torch.stack(row)
+        pooled = module(both)
+        upstream = torch.ones_like(pooled) * torch.tensor(counts).to(z)[:, None, None, None]
+        slopes.append(maxpool2d(module, both, pooled, torch.zeros_like(both), upstream, eps=0.0)[0])
+    return torch.where((z - z0).abs() < eps, t, g * torch.stack(slopes))
+
+
 TRUTH = FORWARD | {
     f"{name}_gradient": lambda g, z, function=function, **s: vjp(lambda z: function(z, **s), g, z)
     for name, function in FORWARD.items()
@@ -133,6 +150,7 @@ TRUTH = FORWARD | {
     "secant_gradient": lambda g, z, z0, function, eps, **s: torch.where(
         (z - z0).abs() < eps, vjp(lambda z: FORWARD[function](z, **s), g, z),
         g * (FORWARD[function](z, **s) - FORWARD[function](z0, **s)) / (z - z0)),
+    "reference_gradient": reference_gradient,
     "add": lambda x, y: x + y,
     "along": lambda x, w, dim: torch.einsum("bcij,ik->bckj" if x.ndim == 4 else "bi,ik->bk", x, w),
     "average_pool": average_pool,

@@ -137,6 +137,20 @@ def test_channels_are_summed():
     assert 2 < found.nominal.sum().item() <= 4 + 1e-9
 
 
+def test_arrays_tables_and_names(tmp_path):
+    frame = __import__("pandas").DataFrame(X.numpy(), columns=list("abcd"))
+    attribution, keywords = attr.IntegratedGradients(net()), {"target": np.array([2, 0]), "n_steps": 3}
+    found = certify(attribution, frame, **keywords)
+    assert found.features == tuple("abcd") and found.at(0.1).features == found.features
+    assert found.state.counts.equal(certify(attribution, X, target=[2, 0], n_steps=3).state.counts)
+    named = certify(own, X.numpy(), features=["p", "q", "r", "s"])
+    mask = torch.tensor([True, False, True, False])
+    assert named.at(0.0).metric("localisation", mask=["p", "r"]).equal(named.at(0.0).metric("localisation", mask=mask))
+    found.save(tmp_path / "named.npz")
+    again = lx.SmoothedCertificate.load(tmp_path / "named.npz")
+    assert again.features == found.features and again.more(attribution, frame, **keywords).draws.tolist() == [400, 400]
+
+
 # ---------------------------------------------------------------- closed forms
 
 
@@ -198,7 +212,7 @@ def test_the_certificate_at_a_radius_has_all_that_certificates_have(tmp_path):
     found = certify(attr.Saliency(net()), target=[2, 0])
     box = found.at(0.05)
     assert isinstance(box, lx.Certificate) and bool(box.contains(box.nominal).all())
-    assert box.perturbation == "l2 ball, radius 0.05" and box.confidence == 0.999 and box.samples == 200
+    assert box.perturbation == "l2 ball, radius 0.05" and box.confidence == 0.999 and box.samples.tolist() == [200, 200]
     for name in ("importance_agreement", "cosine", "l2", "spearman"):
         assert box.metric(name).shape == (2,)
     assert box.metric("importance_agreement").equal(found.certified(0.05))
@@ -208,6 +222,8 @@ def test_the_certificate_at_a_radius_has_all_that_certificates_have(tmp_path):
     box.save(tmp_path / "box.npz")
     again = lx.Certificate.load(tmp_path / "box.npz")
     assert again.lower.equal(box.lower) and again.meaning.threshold == 0.5 and "smoothed" in repr(again)
+    assert box[1].lower.equal(box.lower[1:]) and lx.join([box[0], box[1]]).lower.equal(box.lower)
+    assert "important" in box[0]._repr_html_() or "unimportant" in box[0]._repr_html_()
     assert box.radius(lambda c: c.metric("importance_agreement") > 0.5, high=0.5).value.shape == (2,)
     with pytest.raises(ValueError, match="nothing to attack"):
         box.sandwich()
@@ -429,8 +445,11 @@ BAD = [
     ({"batch_size": 0}, ValueError, "batch_size must be an int of at least 1"),
     ({"absolute": 1}, TypeError, "absolute must be True or False"),
     ({"sum_channels": True}, ValueError, "sum_channels=True sums dimension 1"),
-    ({"attribution": attr.Saliency}, TypeError, "object with a method attribute"),
-    ({"attribution": 3}, TypeError, "or a function; given: int"),
+    ({"attribution": attr.Saliency}, lx.UnsupportedAttribution, r"Make an object of it: Saliency\(model\)"),
+    ({"attribution": net()}, lx.UnsupportedAttribution, "Say how it is to be explained"),
+    ({"attribution": attr.Saliency(net()).attribute}, lx.UnsupportedAttribution, "Pass the object itself"),
+    ({"attribution": 3}, TypeError, "or a function of the inputs; given: int"),
+    ({"features": ["a", "b"]}, ValueError, "features must name each of the 4"),
     ({"inputs": torch.ones(2, 4, dtype=torch.int64)}, TypeError, "float32 or float64"),
     ({"inputs": torch.tensor([[math.nan, 1.0]])}, ValueError, "NaN"),
     ({"attribution": lambda x: x.sum(0)}, lx.UnsupportedAttribution, "only results with one row for each example"),

@@ -10,7 +10,8 @@ summed. That is the setting of Anani et al. (2025): n = 100 draws, of which 10 g
 tau = Phi(0.10 / 0.15) = 0.75 at sigma 0.15, and alpha = 0.001. "located" is their grid pointing
 game, at sigma 0.15: of a 2 x 2 mosaic of the images that the net is surest of, of different
 classes, the share of the certainly important pixels that lies in the cell whose class is explained
-(a quarter by chance), and how many pixels these are. "important" is the share that is certainly important, of at most a quarter.
+(a quarter by chance), and how many pixels these are. "important" is the share that is certainly
+important, of at most a quarter.
 
   * resnet20: as in large.py, with each ReLU a module of its own, which some of Captum's rules need;
     mosaics of 64 x 64.

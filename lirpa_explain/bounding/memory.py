@@ -35,9 +35,15 @@ class Memory:
         """How many rows, `batch_size` at most, one function of each leaves within the budget."""
         return max(1, min(batch_size, self.entries(method) // self.width))
 
-    def functions_at_once(self, rows: int, method: Method) -> int:
-        """How many functions of so many rows are bounded at once."""
-        return max(1, self.entries(method) // (rows * self.width))
+    def functions_at_once(self, rows: int, method: Method, width: int | None = None) -> int:
+        """How many functions of so many rows are bounded at once, which have so many coefficients at most in a layer.
+
+        Args:
+            rows: how many.
+            method: by what.
+            width: default: those of the whole widest layer.
+        """
+        return max(1, self.entries(method) // (rows * (width or self.width)))
 
     def entries(self, method: Method) -> int:
         """Most entries of one coefficient tensor."""

@@ -89,8 +89,9 @@ class Job:
 
     def certifier(self) -> Certifier:
         """One that traces the model once for all chunks."""
+        names = self.data.features or ()
         return Certifier(self.attribution, method=self.arguments.method, batch_size=self.arguments.batch_size,
-                         **self.for_certifier)
+                         features=names if len(set(names)) == len(names) > 0 else None, **self.for_certifier)
 
     def certify(self, certifier: Certifier, eps: float, rows: slice) -> Certificate:
         """The certificate of a chunk; its noise depends on the seed and the chunk alone."""

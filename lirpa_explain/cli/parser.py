@@ -79,8 +79,8 @@ def _attack(parser: argparse.ArgumentParser) -> None:
 def _common(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and inputs")
     group.add_argument("--model", required=True, metavar="MODULE:FUNCTION",
-                       help="a function without arguments that returns an nn.Module, or an nn.Module; it is put into "
-                            "evaluation mode")
+                       help="a function without arguments that returns an nn.Module, or an nn.Module, or the path of "
+                            "an ONNX file; it is put into evaluation mode")
     group.add_argument("--state-dict", type=Path, metavar="FILE", help="weights to load into it, and nothing else")
     group.add_argument("--inputs", required=True, type=Path, metavar="PATH",
                        help=".npy, .npz, .csv, or a folder of images, which become numbers from 0 to 1 (what "

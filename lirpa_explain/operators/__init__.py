@@ -10,6 +10,7 @@ from . import (  # noqa: F401  (each fills the table)
     normalization,
     pooling,
     powers,
+    reference,
     secant,
     softmax,
     unperturbed,
@@ -20,6 +21,7 @@ from .activations import Aten as Aten
 from .activations import Layer as Layer
 from .activations import register_activation as register_activation
 from .elementwise import activation as activation
+from .reference import reference_gradient as reference_gradient
 from .registry import OPERATORS as OPERATORS
 from .registry import Operator as Operator
 from .registry import call as call

@@ -18,9 +18,11 @@ from .known import BoundKnown
 from .matrix import BoundMatrixProduct
 from .moves import BoundLookup
 from .normalization import BoundVariance
-from .pooling import BoundMaxPool, BoundMaxPoolGradient, Windows
+from .pooling import BoundMaxPool, BoundMaxPoolGradient
+from .reference import BoundReferenceGradient
 from .secant import BoundSecantGradient
 from .softmax import BoundLogSoftmax, BoundWeightedCenter
+from .windows import Windows
 
 EXACT = frozenset({"reshape", "expand", "permute", "slice", "place", "concatenate", "pad", "pick", "lookup"})
 """Operators that round nothing."""
@@ -90,6 +92,14 @@ def _secant(operator: BoundSecantGradient, boxes: Sequence[Box], sizes: Sequence
 
 
 @terms.register
+def _reference(operator: BoundReferenceGradient, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
+               ) -> Tensor:
+    """A quotient of differences, as `_secant`: what is divided rounds by itself."""
+    distance = (boxes[2][0] - boxes[3][0]).abs().clamp(min=operator.eps)
+    return result + boxes[0].size * (1 + (boxes[2].size + boxes[3].size + 1) / distance)
+
+
+@terms.register
 def _matrix_product(operator: BoundMatrixProduct, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
                     ) -> Tensor:
     return boxes[0].size @ boxes[1].size
@@ -106,14 +116,14 @@ def _variance(operator: BoundVariance, boxes: Sequence[Box], sizes: Sequence[Ten
 def _max_pool(operator: BoundMaxPool, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor) -> Tensor:
     """The value is exact; planes above it add up the entries of a window."""
     size = boxes[0].size
-    return Windows(size.shape[2:], **operator.settings).of(size).sum(2).reshape(result.shape)
+    return Windows(size.shape[2:], **operator.pooling).of(size).sum(2).reshape(result.shape)
 
 
 @terms.register
 def _max_pool_gradient(operator: BoundMaxPoolGradient, boxes: Sequence[Box], sizes: Sequence[Tensor], result: Tensor
                        ) -> Tensor:
     """Wherever the maximum of a window may be."""
-    windows = Windows(boxes[1][0].shape[2:], **operator.settings)
+    windows = Windows(boxes[1][0].shape[2:], **operator.pooling)
     size = boxes[0].size.flatten(2)[:, :, None]
     return windows.back(size.expand(-1, -1, windows.positions, -1).contiguous())
 

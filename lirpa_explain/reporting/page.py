@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 from ..certificates import Certificate
 from ..certificates.layout import Attributions, flatten, tensors
+from ..certificates.names import labels
 from ..measures.prediction import Prediction
+from ..plots import is_image
 from ..smoothing import SmoothedCertificate
-from .figures import curve_figure, example_figure, is_image
+from .figures import curve_figure, example_figure
 from .table import PREDICTED, ByRadius, Chunks, Column, Measure, Table, default_measures, make_table, sides
 
 MOST_FEATURES = {True: 10, False: 30}
@@ -77,7 +79,7 @@ def report(certificates: Reportable, path: str | os.PathLike[str], *,
         path: the file to write; an existing one is replaced.
         inputs: what was certified, (N, *S), to show images beside their maps.
         names: of the examples, N.
-        features: of the columns of a table.
+        features: of the columns of a table; default: the certificates' own.
         targets: the outputs explained, N.
         metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings; default: some that suit anything.
         predictions: what `certify_prediction` gave, for each radius if these are several.
@@ -121,8 +123,8 @@ def report(certificates: Reportable, path: str | os.PathLike[str], *,
     radii = [eps for eps in chunks if eps is not None]
     curves = [(column.name, column.words, curve_figure(radii, column)) for column in _drawn(table, chunks)
               if len(radii) > 1]
-    labels = list(names) if names is not None else [str(i) for i in range(count)]
-    listed = [_detail(chunks, i, labels[i], None if classes is None else classes[i], inputs, features)
+    titles = list(names) if names is not None else [str(i) for i in range(count)]
+    listed = [_detail(chunks, i, titles[i], None if classes is None else classes[i], inputs, features)
               for i in tqdm(range(min(details, count)), desc="report", disable=None if progress else True)]
     environment = jinja2.Environment(loader=jinja2.PackageLoader("lirpa_explain.reporting"), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -239,17 +241,9 @@ def _features(certificate: Certificate, row: int, names: Sequence[str] | None) -
     low, value, high = (torch.cat([part[row].detach().flatten() for part in tensors(side)]).double().cpu()
                         for side in (certificate.lower, certificate.nominal, certificate.upper))
     order = value.abs().argsort(descending=True, stable=True)[:MOST_FEATURES[is_image(certificate)]].tolist()
-    labels = names or _places(certificate)
+    named = labels(certificate.features if names is None else names, certificate.nominal)
     meaning = certificate.meaning
     side = (low > meaning.threshold).int() - (high < meaning.threshold).int()
     words = {1: meaning.above, 0: "open", -1: meaning.below}
-    return [Feature(labels[i], float(value[i]), float(low[i]), float(high[i]), int(side[i]), words[int(side[i])])
+    return [Feature(named[i], float(value[i]), float(low[i]), float(high[i]), int(side[i]), words[int(side[i])])
             for i in order]
-
-
-def _places(certificate: Certificate) -> Sequence[str]:
-    """Where each feature is, such as 0, 3, 5 for channel, row and column; with several inputs, after which it is of."""
-    parts = tensors(certificate.nominal)
-    return [", ".join(map(str, ([part] if len(parts) > 1 else []) + place))
-            for part, tensor in enumerate(parts)
-            for place in torch.ones(tensor.shape[1:]).nonzero().tolist()]

@@ -16,6 +16,7 @@ from ..certificates import Certificate, storage
 from ..certificates.layout import Attributions, describe, flatten, unflatten
 from ..certificates.meaning import Meaning
 from ..certificates.radius import Property
+from ..certifying.columns import given_tensors
 from ..inputs import check_inputs
 from . import radii
 from .draws import Drawer
@@ -47,6 +48,7 @@ class SmoothedCertificate:
         dtype: the type that attributions are computed in.
         versions: of the packages involved, by name.
         drawer: the attribution, to go on with. Not saved: a loaded certificate has none.
+        features: names of the entries of an example.
 
     Example:
         >>> import lirpa_explain as lx
@@ -71,6 +73,7 @@ class SmoothedCertificate:
     dtype: str
     versions: dict[str, str] = field(default_factory=dict)
     drawer: Drawer | None = None
+    features: tuple[str, ...] | None = None
 
     @property
     def nominal(self) -> Attributions:
@@ -147,7 +150,7 @@ class SmoothedCertificate:
             nominal=unflatten(self.at_input, nominal), attribution=self.attribution,
             method="randomised smoothing", perturbation=_within(distances), dtype=self.dtype,
             elapsed_s=self.state.elapsed_s, versions=self.versions, meaning=self._meaning(),
-            recertifier=self.at)
+            recertifier=self.at, features=self.features)
 
     def radius(self, holds: str | Property, **options: Any) -> Tensor:
         """The l2 radius within which something is certain, without drawing anything.
@@ -168,7 +171,7 @@ class SmoothedCertificate:
         """
         return radii.find(self, holds, options)
 
-    def more(self, attribution: Any = None, inputs: Tensor | tuple[Tensor, ...] | None = None, *,
+    def more(self, attribution: Any = None, inputs: Any = None, *,
              doublings: int | None = None, batch_size: int = 64, progress: bool = False,
              attribute_keywords: dict[str, Any] | None = None, **attribute_kwargs: Any
              ) -> SmoothedCertificate:
@@ -215,7 +218,8 @@ class SmoothedCertificate:
             "error": self.state.error, "looks": self.state.looks.packed(), "interrupted": self.state.interrupted,
             "elapsed_s": self.state.elapsed_s, "settings": dataclasses.asdict(self.settings),
             "attribution": self.attribution, "inputs": self.inputs, "dtype": self.dtype,
-            "versions": self.versions}, type(self).__name__)
+            "versions": self.versions, "features": self.features and list(self.features)},
+            type(self).__name__)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SmoothedCertificate:
@@ -229,7 +233,8 @@ class SmoothedCertificate:
         state = State(looks=Looks.unpacked(values.pop("looks")), **{
             name: values.pop(name)
             for name in ("counts", "seen", "error", "interrupted", "elapsed_s")})
-        return cls(state=state, settings=settings, **values)
+        names = values.pop("features")
+        return cls(state=state, settings=settings, features=names and tuple(names), **values)
 
     def __repr__(self) -> str:
         important, unimportant, count = self._counts()
@@ -262,9 +267,8 @@ class SmoothedCertificate:
                 f"the entries; an entry is important above 1/2. For each example all bounds hold "
                 f"with probability {settings.confidence:g} over the {drawn} draws, at all radii at "
                 "once; the nominal value is the mean of the draws at the unperturbed input.")
-        facts = {"confidence": settings.confidence, "samples": int(self.draws.max()),
-                 "draws": self.draws, "sigma": settings.sigma, "keep": settings.keep,
-                 "levels": settings.levels}
+        facts = {"confidence": settings.confidence, "samples": self.draws,
+                 "sigma": settings.sigma, "keep": settings.keep, "levels": settings.levels}
         return Meaning("smoothed", title, says, False, facts, 0.5, "important", "unimportant")
 
     def _drawer(self, attribution: Any, inputs: Any, keywords: dict[str, Any]) -> Drawer:
@@ -277,6 +281,7 @@ class SmoothedCertificate:
         if attribution is None or inputs is None:
             raise ValueError("Pass both the attribution and the inputs, with the attribution's "
                              "keywords, or none of them.")
+        inputs, _, keywords = given_tensors(attribution, inputs, keywords, self.features)
         xs = check_inputs(inputs)
         drawer = Drawer(attribution, xs, isinstance(inputs, tuple), keywords, self.settings)
         if drawer.digest != self.inputs:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from ..certificates.layout import flatten
+from ..certificates.layout import flatten, tensors
+from ..certifying.columns import check_columns, entry_names, given_tensors
 from ..certifying.provenance import versions
-from ..inputs import check_inputs, uncompiled
+from ..inputs import check_explains, check_inputs, uncompiled
 from .certificate import SmoothedCertificate, checked
 from .draws import Drawer
 from .keywords import joined
@@ -19,12 +18,13 @@ from .statistics import need_scipy, samples_needed
 
 
 @uncompiled
-def certify_smoothed(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, sigma: float,
+def certify_smoothed(attribution: Any, inputs: Any, *, sigma: float,
                      keep: float = 0.2, nt_samples: int = 1000, confidence: float = 0.999,
                      levels: int = 1, radius: float | None = None, absolute: bool = True,
                      sum_channels: bool = False, seed: int = 0, batch_size: int = 64,
-                     progress: bool = False, attribute_keywords: dict[str, Any] | None = None,
-                     **attribute_kwargs: Any) -> SmoothedCertificate:
+                     progress: bool = False, features: Any = None,
+                     attribute_keywords: dict[str, Any] | None = None, **attribute_kwargs: Any
+                     ) -> SmoothedCertificate:
     """Certify which entries of an attribution stay important under noise, at every x' of an l2 ball.
 
     Smoothed is the map that says how often each entry is among the `keep` share that is largest, at
@@ -35,7 +35,7 @@ def certify_smoothed(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, s
         attribution: an object with Captum's `attribute`, or a function of the inputs and keywords,
             which gives one row for each example, and treats the rows of a batch alone.
         inputs: as for Captum: a tensor (N, *S), or a tuple of them; noise and radius are of all
-            inputs together.
+            inputs together. Arrays and DataFrames as of `certify`.
         sigma: deviation of the noise, in units of the input. Radii grow with it, and maps blur.
         keep: share of the entries of an example, of all inputs together, that count as important.
         nt_samples: most draws of each example.
@@ -49,6 +49,7 @@ def certify_smoothed(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, s
         seed: of the draws, which depend neither on the batch size nor on the other examples.
         batch_size: most noisy inputs at once.
         progress: show a bar, with the time left.
+        features: names of the inputs' columns, as of `certify`.
         attribute_keywords: keywords of `attribute` whose names are arguments of this function, such
             as `{"nt_samples": 5}` of a `NoiseTunnel`.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged. Tensors with a row
@@ -86,12 +87,11 @@ def certify_smoothed(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, s
     settings = Smoothing(sigma, keep, levels, absolute, sum_channels, confidence, radius,
                          nt_samples, seed)
     checked(batch_size)
-    if isinstance(attribution, type) or not (
-            callable(attribution) or callable(getattr(attribution, "attribute", None))):
-        what = getattr(attribution, "__name__", type(attribution).__name__)
-        raise TypeError("attribution must be an object with a method attribute, such as "
-                        f"Saliency(model), or a function; given: {what}.")
-    xs, keywords = check_inputs(inputs), joined(attribute_kwargs, attribute_keywords)
+    check_explains(attribution)
+    keywords = joined(attribute_kwargs, attribute_keywords)
+    inputs, columns, keywords = given_tensors(attribution, inputs, keywords, features)
+    xs = check_inputs(inputs)
+    check_columns(columns, xs)
     drawer = Drawer(attribution, xs, isinstance(inputs, tuple), keywords, settings)
     at_input = drawer.at_input()
     entries = flatten(at_input).shape[1]
@@ -101,7 +101,8 @@ def certify_smoothed(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, s
     state = run(drawer, State.start(len(xs[0]), entries, looks), batch_size, progress)
     dtype = str(flatten(at_input).dtype).removeprefix("torch.")
     return SmoothedCertificate(at_input, state, settings, drawer.name, drawer.digest, dtype,
-                               versions(), drawer)
+                               versions(), drawer,
+                               entry_names(attribution, columns, xs, tensors(at_input)))
 
 
 def looks_of(settings: Smoothing, entries: int) -> Looks:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..bounding.confidence import mean_interval
 from ..boxes import Box
+from ..extras import imported
 from .settings import GUESSES, MOST_GUESSES, Smoothing
 from .tally import Tally
 
@@ -24,11 +25,9 @@ def need_scipy() -> Any:
     Raises:
         ImportError: it is missing.
     """
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise ImportError("Smoothed certificates need scipy, for quantiles of the beta "
-                          "distribution: pip install 'lirpa_explain[smoothed]', or scipy.") from error
+    imported("scipy", "smoothed", "smoothed certificates, for quantiles of the beta distribution")
+    from scipy import special
+
     return special
 
 

@@ -12,6 +12,7 @@ from . import (  # noqa: F401  (each fills the table)
     moves,
     normalization,
     powers,
+    references,
     resampling,
     shapes,
     softmax,
