@@ -90,7 +90,7 @@ def cases(net: nn.Module, last: nn.Module | None, size: int) -> dict[str, Case]:
 
     Args:
         net: the model.
-        last: its last convolution, for those of layers; None for a transformer, which gets others.
+        last: its last block, for those of layers; None for a transformer, which gets others.
         size: of an image.
     """
     patches = patch_numbers(size)
@@ -279,7 +279,7 @@ def main() -> None:
         measure("vit", net, None, digits[:args.images], digits, args)
     if "resnet20" in args.parts:
         net, images = load_resnet(args.data), common.load_cifar(args.data, 200)
-        kept = measure("resnet20", net, net.layer3[-1].conv2, images[:args.images], images, args)
+        kept = measure("resnet20", net, net.layer3, images[:args.images], images, args)
         if args.picture:
             draw(kept, images[0], args.picture)
 

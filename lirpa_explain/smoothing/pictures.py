@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -10,17 +10,13 @@ from ..certificates import Certificate
 from ..certificates.html import drawn
 from ..plots import DPI, PANELS, as_drawn, as_grey, data_url, is_image, new_figure, plane_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 IMPORTANCE = "RdBu_r"
 """Colours of smoothed maps, from 0 to 1: unimportant, open, important."""
 
 
 def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | None = None, *,
                     alpha_overlay: float = 0.7, title: str | None = None, figure: Any = None
-                    ) -> tuple[Figure, list[Axes]]:
+                    ) -> tuple[Any, list[Any]]:
     """Draw a smoothed map between its bounds, and what is certainly important, unimportant, or open, on one scale.
 
     Where the map has channels, a pixel is drawn as its most important one.
@@ -34,14 +30,14 @@ def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | 
         figure: a matplotlib figure or subfigure to draw into; default a new one.
 
     Returns:
-        The figure, and the panels' axes in order.
+        The figure of matplotlib, and the panels' axes in order.
 
     Raises:
         ValueError: the certificate is of no smoothed map, or of no images.
         ImportError: matplotlib is missing.
 
     Example:
-        >>> import lirpa_explain as lx
+        >>> import torch, lirpa_explain as lx
         >>> from captum.attr import Saliency
         >>> model, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)), torch.rand(1, 1, 4, 4)
         >>> found = lx.certify_smoothed(Saliency(model), x, sigma=0.2, nt_samples=50, target=0)
