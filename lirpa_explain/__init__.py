@@ -31,6 +31,9 @@ from .certificates import join as join
 from .certificates import tangent_basis as tangent_basis
 from .certify import certify as certify
 from .certifying.certifier import Certifier as Certifier
+from .datasets import DatasetRun as DatasetRun
+from .datasets import certify_dataset as certify_dataset
+from .datasets import read_results as read_results
 from .decision.search import BoundaryPoints as BoundaryPoints
 from .decision.search import BoundarySearch as BoundarySearch
 from .errors import BoundaryNotFound as BoundaryNotFound
@@ -40,6 +43,7 @@ from .errors import SoundnessError as SoundnessError
 from .errors import TrainingModeError as TrainingModeError
 from .errors import UnsupportedAttribution as UnsupportedAttribution
 from .errors import UnsupportedOperation as UnsupportedOperation
+from .errors import WorkerDied as WorkerDied
 from .explained import channels as channels
 from .explained import from_layer as from_layer
 from .explained import label_free as label_free

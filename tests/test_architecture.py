@@ -22,20 +22,23 @@ FLOORS = [
     ["certifying"],
     ["attacks", "training", "measures", "certify", "interchange", "smoothing"],
     ["tables", "reporting"],
+    ["datasets"],
     ["cli"],
     ["__main__", "__init__"],
 ]
 """From the ground up."""
 
 FOREIGN = {
-    "captum": {"attributions", "bounding", "certifying", "cli", "graph", "guards", "inputs", "measures", "smoothing",
-               "training"},
+    "captum": {"attributions", "bounding", "certifying", "cli", "datasets", "graph", "guards", "inputs", "measures",
+               "smoothing", "training"},
     "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators"},
     "auto_LiRPA.BoundedModule": {"bounding"},
     "auto_LiRPA.bound_ops": {"bounding", "operators"},
     "torch.fx": {"graph"},
     "matplotlib": {"plots"},
-    "pandas": {"certificates"},
+    "pyarrow": {"datasets"},
+    "distributed": {"cli"},
+    "pandas": {"certificates", "datasets"},
     "scipy": {"smoothing"},
 }
 """Worlds of others, and the rooms that know them."""

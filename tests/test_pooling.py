@@ -12,7 +12,7 @@ from torch import nn
 import lirpa_explain as lx
 from lirpa_explain.boxes import Box
 from lirpa_explain.graph import capture
-from lirpa_explain.operators.pooling import _weights
+from lirpa_explain.operators.max_pooling import _weights
 from lirpa_explain.operators.windows import Comparison, Race, Windows
 from tests.truth import assert_sound, ball
 

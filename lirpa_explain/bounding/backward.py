@@ -1,15 +1,17 @@
 """Linear bounds: coefficients of functions of a node, pulled back through a network to its inputs."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from auto_LiRPA.bound_ops import Bound
+from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor
 
 from ..boxes import Box
-from ..operators.bound import Coefficient, value_of, weighted_sum
+from ..operators.bound import Coefficient, dense_sides, value_of, weighted_sum
 from ..operators.local import Local
 
 Sides = tuple[Coefficient | None, Coefficient | None]
@@ -115,13 +117,18 @@ def _size(A: Coefficient) -> int:
 
 def _at_input(node: Bound, lower: Coefficient | None, upper: Coefficient | None) -> tuple[Any, Any]:
     """What the coefficients of an input that moves come to, at least and at most."""
-    _, center, aux = node.perturbation.init(node.value, aux=node.aux if hasattr(node, "aux") else None, forward=False)
-    sides: list[Any] = []
-    for A, sign in ((lower, -1), (upper, 1)):
-        dense = A.dense() if isinstance(A, Local) else A
-        sides.append(0.0 if dense is None else
-                     node.perturbation.concretize(center, dense.transpose(0, 1), sign=sign, aux=aux).transpose(0, 1))
-    return sides[0], sides[1]
+    ball, sides = node.perturbation, (lower, upper)
+    if type(ball) is PerturbationLpNorm and ball.norm == math.inf and all(not isinstance(A, Tensor) for A in sides):
+        low = node.value - ball.eps if ball.x_L is None else ball.x_L
+        high = node.value + ball.eps if ball.x_U is None else ball.x_U
+        center, radius = Box(low, high).around
+        below, above = (weighted_sum(A, center) + sign * weighted_sum(A.abs(), radius) if A is not None else 0.0
+                        for A, sign in zip(sides, (-1, 1), strict=True))
+        return below, above
+    _, center, aux = ball.init(node.value, aux=getattr(node, "aux", None), forward=False)
+    numbers = [0.0 if A is None else ball.concretize(center, A.transpose(0, 1), sign=sign, aux=aux).transpose(0, 1)
+             for A, sign in zip(dense_sides(lower, upper), (-1, 1), strict=True)]
+    return numbers[0], numbers[1]
 
 
 def _at_constant(node: Bound, lower: Coefficient | None, upper: Coefficient | None) -> tuple[Any, Any]:

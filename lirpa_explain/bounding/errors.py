@@ -17,7 +17,7 @@ from ..graph import GradientModule
 from ..graph.module import Step
 from ..operators.activation import BoundActivation, BoundActivationGradient
 from ..operators.bound import BoundOperator
-from ..operators.pooling import BoundMaxPoolGradient
+from ..operators.max_pooling import BoundMaxPoolGradient
 from ..operators.secant import BoundSecantGradient
 from ..operators.terms import CARRIED, EXACT, terms
 from ..operators.unperturbed import BoundUnperturbed

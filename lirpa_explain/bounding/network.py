@@ -18,8 +18,8 @@ from ..graph import GradientModule
 from ..operators.affine import BoundAffine
 from ..operators.bound import BoundOperator, Coefficient, box_of, box_of_interval, moving_box
 from ..operators.local import Local
+from ..operators.max_pooling import BoundPooled
 from ..operators.planes import BoundPlanes
-from ..operators.pooling import BoundPooled
 from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import linear_range
 from ..rounding import RELAXED, roundings
@@ -98,10 +98,8 @@ class Network:
             self._forms = {}
             for node in self._nodes.values():
                 node.rounding_margin = node.moving_parameter = node.outward = None
-                if isinstance(node, BoundPlanes):
+                if isinstance(node, BoundPlanes | BoundPooled):
                     node.forget()
-                if isinstance(node, BoundPooled):
-                    node.known = None
 
     def read_nodes(self, linearly: bool) -> Iterator[tuple[Bound, Readers]]:
         """Each node that moves and whose bounds a relaxation reads, front to back, with its readers.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..operators.bound import flat_rows
-from ..operators.pooling import BoundMaxPool, BoundPooled
+from ..operators.max_pooling import BoundMaxPool, BoundPooled
 from ..operators.windows import Comparison, Race
 from .memory import Memory
 from .methods import Method

@@ -119,6 +119,11 @@ def _common(parser: argparse.ArgumentParser) -> None:
                        help="examples of one file, done at once (default: 16)")
     group.add_argument("--batch-size", type=_typed(_positive), metavar="N",
                        help="most rows (examples x path points) bounded at once: less memory (default: 64)")
+    group.add_argument("--workers", type=_typed(_positive), default=1, metavar="N",
+                       help="processes on this machine that share the chunks (default: 1)")
+    group.add_argument("--scheduler", metavar="ADDRESS",
+                       help="of a dask cluster that shares them, such as tcp://host:8786; its workers must see the "
+                            "same folders")
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 

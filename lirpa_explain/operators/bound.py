@@ -272,9 +272,7 @@ class LocalSigned:
 
     def sum(self, positive: Tensor, negative: Tensor) -> Tensor:
         """The sum over a row's entries of `times`: (S, B)."""
-        parts = [A.weighted_sum(x) for A, x in ((self.A.clamp(min=0), positive), (self.A.clamp(max=0), negative))
-                 if bool((x != 0).any())]
-        return sum(parts[1:], parts[0]) if parts else self.A.values.new_zeros(self.A.shape[:2])
+        return self.A.sum_by_sign(positive, negative)
 
 
 def signed(A: Coefficient) -> Signed | LocalSigned:

@@ -8,16 +8,25 @@ dense.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .places import Pair, Places
+from .places import Entries, Pair, Places
 
 COVERED = 0.4
 """Share of a layer from which on coefficients of a window are made dense: these are handled faster, entry by entry."""
+
+WHERE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "different": torch.ne,
+    "not 0": lambda one, other: (one != 0) | (other != 0),
+}
+"""Which entries of two values differ from the others."""
+
+FEW = 0.05
+"""Share of a layer up to which entries that differ from the others are worked on one by one."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +144,43 @@ class Local:
 
     def by_sign(self, positive: Tensor, negative: Tensor) -> Local:
         """Times one value where the coefficients are above 0, and another elsewhere; each (B, C, H, W)."""
-        A = self.values
         if positive is negative:
             return self * positive
-        up, down = self.of(positive), self.of(negative)
-        return self.with_values(torch.addcmul(A.clamp(min=0) * up, A.clamp(max=0), down), True)
+        entries = self._entries("different", positive, negative)
+        A = self.values
+        if entries is None:
+            up, down = self.of(positive), self.of(negative)
+            return self.with_values(torch.addcmul(A.clamp(min=0) * up, A.clamp(max=0), down), True)
+        result = (self * positive).values.flatten()
+        index = self.index(entries)
+        few = A.flatten()[index]
+        up, down = (entries.of(self._whole(x)) for x in (positive, negative))
+        few = few * torch.where(few > 0, up, down)
+        return self.with_values(result.index_put_((index,), few).reshape(A.shape), True)
+
+    def sum_by_sign(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """The sum over a row's entries of `by_sign`: (S, B)."""
+        entries = self._entries("not 0", positive, negative)
+        if entries is None:
+            return self.clamp(min=0).weighted_sum(positive) + self.clamp(max=0).weighted_sum(negative)
+        few = self.values.flatten()[self.index(entries)]
+        up, down = (entries.of(self._whole(x)) for x in (positive, negative))
+        return entries.sums(few * torch.where(few > 0, up, down), self.shape)
+
+    def _entries(self, kind: str, one: Tensor, other: Tensor) -> Entries | None:
+        """Entries at which two values, (B, C, H, W), are different, or not both 0; None if they are many."""
+        mask = self.places.remembered((one, other), lambda p, n: self._whole(WHERE[kind](p, n)), kind)
+        return None if mask.sum() > FEW * mask.numel() else self.places.entries(mask)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """A value for the whole plane of the layer."""
+        x = x.reshape(*[1] * (4 - x.ndim), *x.shape)
+        return x.expand(-1, self.values.shape[2], *self.places.plane)
+
+    def index(self, entries: Entries) -> Tensor:
+        """Where entries are in the flattened values."""
+        size = self.window[0] * self.window[1]
+        return (entries.function * self.values.shape[2] + entries.channel) * size + entries.within
 
     def clamp(self, min: float | None = None, max: float | None = None) -> Local:
         """Its values, at least `min` and at most `max`, one of which is 0."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,35 @@ Pair = tuple[int, int]
 
 ALONE = 0.7
 """Groups as a share of functions, from which on each function is its own."""
+
+
+class Entries(NamedTuple):
+    """Some entries of the windows of functions, each tensor (n,).
+
+    Args:
+        function: which function, s * B + b.
+        channel: which channel.
+        within: where in the flattened window.
+        row: the row of the batch.
+        at: where in the flattened plane.
+    """
+
+    function: Tensor
+    channel: Tensor
+    within: Tensor
+    row: Tensor
+    at: Tensor
+
+    def sums(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """The sums of what entries have, (n,), for each function: (S, B)."""
+        return x.new_zeros(shape[0] * shape[1]).index_add(0, self.function, x).reshape(shape[0], shape[1])
+
+    def of(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
+        """What a value (B, X, H, W) has there, (n,), or in several channels each, (n, K)."""
+        row = self.row if len(x) > 1 else torch.zeros_like(self.row)
+        if channels is None:
+            return x.flatten(2)[row, self.channel, self.at]
+        return x.flatten(2)[row[:, None], channels, self.at[:, None]]
 
 
 class Places:
@@ -38,17 +67,20 @@ class Places:
         self.first, self.row, self.group, self.shape = first, row, group, shape
         self.window, self.plane = window, plane
         self._derived: dict[Any, Any] = {}
-        self._found: dict[int, tuple[Tensor, Tensor]] = {}
+        self._found: dict[Any, tuple[tuple[Tensor, ...], Any]] = {}
 
     @classmethod
     def of(cls, first: Tensor, window: Pair, plane: Pair) -> Places:
         """Windows that begin at given entries, (S, B, 2)."""
         shape = first.shape[0], first.shape[1]
         row = torch.arange(shape[1], device=first.device).expand(shape)
-        keys, group = torch.unique(torch.cat([row[..., None], first], 2).flatten(0, 1), dim=0, return_inverse=True)
+        low, high = first.flatten(0, 1).amin(0), first.flatten(0, 1).amax(0)
+        at, (height, width) = first - low, (high - low + 1).tolist()
+        keys, group = torch.unique((row * height + at[..., 0]) * width + at[..., 1], return_inverse=True)
         if len(keys) > ALONE * group.numel():
             return cls(first.flatten(0, 1), row.flatten(), None, shape, window, plane)
-        return cls(keys[:, 1:], keys[:, 0], group.reshape(shape), shape, window, plane)
+        places = torch.stack([keys // width % height, keys % width], 1) + low
+        return cls(places, keys // (height * width), group, shape, window, plane)
 
     def to_functions(self, x: Tensor) -> Tensor:
         """What each group has, (G, ...), for each function: (S, B, ...)."""
@@ -74,10 +106,27 @@ class Places:
 
         Remembered until `forget`.
         """
-        known = self._found.get(id(x))
-        if known is None:
-            known = self._found[id(x)] = x, self._of(x)
-        return known[1]
+        return self.remembered((x,), lambda x: self.to_functions(self._of_groups(x)), "values")
+
+    def find_index(self, choice: Tensor, table: Tensor) -> Tensor:
+        """What a table (K, h * w) says of the choice, (B, C, H, W), made at each entry: (S, B, C, h * w); likewise."""
+        def found(choice: Tensor) -> Tensor:
+            chosen = self._of_groups(choice).flatten(2)
+            columns = torch.arange(table.shape[1], device=choice.device)
+            return self.to_functions(table.to(choice.device)[chosen, columns])
+
+        return self.remembered((choice,), found, "index")
+
+    def entries(self, mask: Tensor) -> Entries:
+        """The entries of all windows at which a mask (B, X, H, W) is true; remembered likewise."""
+        return self.remembered((mask,), self._entries, "entries")
+
+    def remembered(self, tensors: tuple[Tensor, ...], find: Callable[..., Any], kind: str) -> Any:
+        """What is found of some tensors, in either order, the first time that this kind is asked for."""
+        key = kind, frozenset(map(id, tensors))
+        if key not in self._found:
+            self._found[key] = tensors, find(*tensors)
+        return self._found[key][1]
 
     def forget(self) -> None:
         """Let go of what was found for the node that is done with."""
@@ -117,8 +166,8 @@ class Places:
             values = values.gather(3 + i, at.clamp(0, old - 1).expand(sizes)) * ((at >= 0) & (at < old))
         return values
 
-    def _of(self, x: Tensor) -> Tensor:
-        """`find` for the first time."""
+    def _of_groups(self, x: Tensor) -> Tensor:
+        """What a value has in the windows of groups: (G, C, h, w)."""
         x = x.reshape(*[1] * (4 - x.ndim), *x.shape)
         x = x.expand(*x.shape[:2], *self.plane)
         low, high = self.first.amin(0).tolist(), self.first.amax(0).tolist()
@@ -127,7 +176,22 @@ class Places:
         h, w = self.window
         x = F.pad(x, (left, right, top, bottom)).unfold(2, h, 1).unfold(3, w, 1)
         row = self.row if len(x) > 1 else torch.zeros_like(self.row)
-        return self.to_functions(x[row, :, self.first[:, 0] + top, self.first[:, 1] + left])
+        return x[row, :, self.first[:, 0] + top, self.first[:, 1] + left]
+
+    def _entries(self, mask: Tensor) -> Entries:
+        group, channel, i, j = self._of_groups(mask).nonzero().T
+        if self.group is None:
+            function = group
+        else:
+            groups = self.group.flatten()
+            counts = torch.bincount(group, minlength=len(self.first))
+            own = counts[groups]
+            function = torch.repeat_interleave(torch.arange(len(groups), device=groups.device), own)
+            order = torch.arange(len(function), device=groups.device)
+            order = order + ((counts.cumsum(0) - counts)[groups] - (own.cumsum(0) - own))[function]
+            group, channel, i, j = (x[order] for x in (group, channel, i, j))
+        at = (self.first[group, 0] + i) * self.plane[1] + self.first[group, 1] + j
+        return Entries(function, channel, i * self.window[1] + j, self.row[group], at)
 
     def _met(self, reach: Sequence[int], stride: Sequence[int], padding: Sequence[int], outputs: Pair
              ) -> tuple[Places, Places]:

@@ -16,9 +16,9 @@ from .affine import BoundAffine
 from .bound import BoundOperator
 from .known import BoundKnown
 from .matrix import BoundMatrixProduct
+from .max_pooling import BoundMaxPool, BoundMaxPoolGradient
 from .moves import BoundLookup
 from .normalization import BoundVariance
-from .pooling import BoundMaxPool, BoundMaxPoolGradient
 from .reference import BoundReferenceGradient
 from .secant import BoundSecantGradient
 from .softmax import BoundLogSoftmax, BoundWeightedCenter

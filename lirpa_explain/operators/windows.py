@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -56,6 +57,18 @@ class Windows:
         """Where each position of each window lies in a flat channel, (K, L); -1 outside the input."""
         places = torch.arange(self.size[0] * self.size[1], dtype=torch.float64).reshape(1, 1, *self.size)
         return self.of(places, -1.0)[0, 0].long()
+
+    def read(self, count: Sequence[int]) -> tuple[int, int]:
+        """How many rows and columns so many windows, one after the other in each dimension, reach over."""
+        h, w = ((n - 1) * s + r for n, s, r in zip(count, self.steps[0], self.reach, strict=True))
+        return h, w
+
+    def places_in(self, count: Sequence[int]) -> Tensor:
+        """Where in the flattened entries that so many windows read each position of each window is: (K, h * w)."""
+        _, width = self.read(count)
+        rows, columns = (torch.arange(n) * s for n, s in zip(count, self.steps[0], strict=True))
+        first = (rows[:, None] * width + columns).flatten()
+        return torch.tensor([i * width + j for i, j in self.offsets])[:, None] + first
 
     def of(self, x: Tensor, fill: float = 0.0) -> Tensor:
         """Entries of each window; positions outside the input are `fill`."""
@@ -111,12 +124,12 @@ class Race:
         candidates = inside & (upper >= floor - margin)
         entries = Box(lower, upper)
         middle = (lower + upper).masked_fill(~candidates, -torch.inf)
-        pivot = middle.argmax(2, keepdim=True) if known is None else known.pivot
+        pivot = _argmax(middle) if known is None else known.pivot
         lead = _lead(entries, pivot)
         if known is not None:
             lead = lead.intersect(known.lead)
         behind = lead.lower.masked_fill(~candidates, -torch.inf)
-        first = behind.argmax(2, keepdim=True)
+        first = _argmax(behind)
         is_behind = (behind.gather(2, first) > margin) | ~candidates.gather(2, pivot)
         pivot = torch.where(is_behind, first, pivot)
         by = Box(*(side.gather(2, pivot) for side in lead))
@@ -129,6 +142,21 @@ class Race:
     def range(self, z: Box) -> Box:
         """Bounds of the maxima, (B, C, 1, L)."""
         return z.map(lambda side: self.windows.of(side).masked_fill(~self.candidates, -torch.inf).amax(2, keepdim=True))
+
+    def decided_where(self, mask: Tensor) -> Race:
+        """The same with the pivots as the only candidates of some windows, (B, C, 1, L)."""
+        only = torch.zeros_like(self.candidates).scatter(2, self.pivot, True)
+        return replace(self, candidates=torch.where(mask, only, self.candidates))
+
+    @cached_property
+    def pivots(self) -> Tensor:
+        """The pivots' positions, as a layer."""
+        return self.grid(self.pivot[:, :, 0])
+
+    @cached_property
+    def open(self) -> Tensor:
+        """The windows of which several may hold the maximum, as a layer."""
+        return self.grid(self.undecided[:, :, 0])
 
     @cached_property
     def undecided(self) -> Tensor:
@@ -164,12 +192,6 @@ class Race:
         most = int(flat.sum(1).max())
         count, index = flat.to(torch.int8).topk(most, 1)
         return index, count > 0
-
-    def layer(self, index: Tensor, x: Tensor) -> Tensor:
-        """What windows (B, M) have, (B, M, K), among all of the layer, 0 for the others: (B, C, K, L)."""
-        channels, _, count = self.pivot.shape[1:]
-        zero = x.new_zeros(len(x), channels * count, x.shape[2])
-        return zero.scatter(1, index[..., None].expand(x.shape), x).unflatten(1, (channels, count)).transpose(2, 3)
 
     def grid(self, x: Tensor) -> Tensor:
         """What each window has, (B, C, L), as a layer."""
@@ -214,3 +236,12 @@ class Comparison:
 def _lead(entries: Box, pivot: Tensor) -> Box:
     """Bounds of z_k - z_pivot from those of both."""
     return Box(entries.lower - entries.upper.gather(2, pivot), entries.upper - entries.lower.gather(2, pivot))
+
+
+def _argmax(x: Tensor) -> Tensor:
+    """The first position of the largest entry along dimension 2, which is kept; faster than torch's for few."""
+    largest, position = x[:, :, :1], torch.zeros_like(x[:, :, :1], dtype=torch.long)
+    for k in range(1, x.shape[2]):
+        is_larger = x[:, :, k:k + 1] > largest
+        largest, position = torch.where(is_larger, x[:, :, k:k + 1], largest), position.masked_fill(is_larger, k)
+    return position

@@ -66,7 +66,7 @@ def report(certificates: Reportable, path: str | os.PathLike[str], *,
            features: Sequence[str] | None = None, targets: Sequence[int] | Tensor | None = None,
            metrics: Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
            predictions: Prediction | Mapping[Any, Prediction] | None = None, title: str | None = None,
-           details: int = 200, progress: bool = False) -> None:
+           details: int = 200, failures: Mapping[str, str] | None = None, progress: bool = False) -> None:
     """Write a report of certificates as one HTML file.
 
     It has what was certified and assumed in words, a table that can be sorted with a row for each radius and example,
@@ -85,6 +85,7 @@ def report(certificates: Reportable, path: str | os.PathLike[str], *,
         predictions: what `certify_prediction` gave, for each radius if these are several.
         title: of the page; default: the attribution's name.
         details: how many examples, the first ones, get pictures and lists.
+        failures: why other examples could not be certified, by their names.
         progress: show a progress bar.
 
     Raises:
@@ -132,7 +133,7 @@ def report(certificates: Reportable, path: str | os.PathLike[str], *,
     page = environment.get_template("report.html").render(
         title=title or f"Certificates of {first.attribution}", certificate=first, chunks=chunks, count=count,
         features=width, radii=radii, assumptions=assumptions(first, predicted is not None), table=table, curves=curves,
-        details=listed, images=is_image(first),
+        details=listed, images=is_image(first), failures=dict(failures or {}),
         elapsed=sum(part.elapsed_s for parts in chunks.values() for part in parts))
     with open(path, "w", encoding="utf-8") as file:
         file.write(page)
