@@ -85,7 +85,8 @@ def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
-            other = [name.removeprefix(_HEADER) for name in archive if name.startswith(_HEADER)]
+            names = getattr(archive, "files", [])  # a .npy file's array has none
+            other = [name.removeprefix(_HEADER) for name in names if name.startswith(_HEADER)]
             if other and other != [kind]:
                 raise ValueError(f"it is a {other[0]}")
             return json.loads(str(archive[_HEADER + kind])), dict(archive)
