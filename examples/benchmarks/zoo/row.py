@@ -1,0 +1,95 @@
+"""What a row of the table of models holds, and how the libraries are imported."""
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Made:
+    """A model and what it is called with.
+
+    Args:
+        function: a module in eval mode, or a function, of the inputs and the further arguments.
+        inputs: what moves, (N, *S) each.
+        extras: further arguments.
+        target: which output is explained; None where there is one number an example.
+    """
+
+    function: Callable[..., Tensor]
+    inputs: tuple[Tensor, ...]
+    extras: tuple[Any, ...] = ()
+    target: Any = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model.
+
+    Args:
+        make: builds it, with torch's random generator and default type as they are set.
+        library: what must be installed.
+        cut: what is smaller than in the library's model of that name.
+        attribution: Captum's class.
+        method: of the bounds.
+        eps: radius of the linf ball.
+        keywords: more of `attribute`.
+    """
+
+    make: Callable[[], Made]
+    library: str = "torch"
+    cut: str = ""
+    attribution: str = "Saliency"
+    method: str = "CROWN"
+    eps: float = 1e-3
+    keywords: dict[str, Any] = field(default_factory=dict)
+
+    def missing(self) -> str | None:
+        """The library, if it is not installed."""
+        return None if importlib.util.find_spec(self.library) else self.library
+
+
+def library(name: str) -> Any:
+    """A library, or a module of one.
+
+    torchvision, which timm imports too, cannot be imported where its compiled operators are not those of this torch;
+    the models here use none of them, and so they are declared.
+    """
+    declared = torch.library.Library("torchvision", "FRAGMENT")
+    while True:
+        try:
+            return importlib.import_module(name)
+        except RuntimeError as error:
+            lacking = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if not lacking:
+                raise
+            declared.define(f"{lacking[1]}(Tensor x) -> Tensor")
+            for module in [m for m in sys.modules if m.split(".")[0] in ("torchvision", name.split(".")[0])]:
+                del sys.modules[module]
+            _KEPT.append(declared)
+
+
+_KEPT: list[torch.library.Library] = []
+"""Declarations end with their objects."""
+
+
+def image(size: int = 32, channels: int = 3, rows: int = 1) -> tuple[Tensor, ...]:
+    """Random pixels."""
+    return (torch.rand(rows, channels, size, size),)
+
+
+def settled(model: torch.nn.Module) -> Any:
+    """A model in eval mode, whose batch norms have seen something and whose layer scales are not next to nothing."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    return model.eval()
