@@ -33,7 +33,7 @@ except ImportError:  # as a script
     import common
     from zoo import MODELS, Made, Row
 
-COLUMNS = ("model", "library", "cut", "attribution", "method", "eps", "trace", "s", "MiB", "/ sampled", "outside",
+COLUMNS = ("model", "library", "cut", "attribution", "method", "type", "eps", "trace", "s", "MiB", "/ sampled", "outside",
            "result")
 
 
@@ -81,8 +81,8 @@ def in_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """The numbers of one model, measured in a process of its own that is ended when its time is up."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.pt"
-        command = [sys.executable, "-W", "ignore", __file__, "--only", name, "--points", str(args.points), "--dtype",
-                   args.dtype, "--one", str(file)]
+        command = [sys.executable, "-W", "ignore", __file__, "--only", name, "--points", str(args.points), "--one",
+                   str(file)]
         try:
             done = subprocess.run(command, timeout=args.limit, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                   text=True)
@@ -97,7 +97,7 @@ def in_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
 def line(name: str, row: Row, numbers: dict[str, Any]) -> list[str]:
     """One line of the table."""
     forms = {"trace": ".1f", "s": ".1f", "MiB": ".0f", "/ sampled": ".3g", "outside": ".0e"}
-    return [name, row.library, row.cut, row.attribution, row.method, f"{row.eps:g}",
+    return [name, row.library, row.cut, row.attribution, row.method, row.dtype, f"{row.eps:g}",
             *[format(numbers[key], form) if key in numbers else "" for key, form in forms.items()], numbers["result"]]
 
 
@@ -107,14 +107,14 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of names")
     parser.add_argument("--limit", type=float, default=300, help="seconds for a model")
     parser.add_argument("--points", type=int, default=40, help="points of the ball that are tried")
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
     parser.add_argument("--out", type=Path, help="a CSV file for the table")
     args = parser.parse_args(argv)
     chosen = {name: row for name, row in MODELS.items() if any(fnmatch.fnmatch(name, p) for p in args.only)}
     if args.one:
         torch.set_num_threads(1)
-        torch.set_default_dtype(getattr(torch, args.dtype))
-        torch.save(measure(next(iter(chosen.values())), args.points, args.one), args.one)
+        row = MODELS[args.only[0]]
+        torch.set_default_dtype(getattr(torch, row.dtype))
+        torch.save(measure(row, args.points, args.one), args.one)
         return []
     print(f"{common.versions()}\n")
     lines = []

@@ -40,6 +40,7 @@ class Row:
         attribution: Captum's class.
         method: of the bounds.
         eps: radius of the linf ball.
+        dtype: what is computed in.
         keywords: more of `attribute`.
     """
 
@@ -49,6 +50,7 @@ class Row:
     attribution: str = "Saliency"
     method: str = "CROWN"
     eps: float = 1e-3
+    dtype: str = "float64"
     keywords: dict[str, Any] = field(default_factory=dict)
 
     def missing(self) -> str | None:
@@ -57,27 +59,31 @@ class Row:
 
 
 def library(name: str) -> Any:
-    """A library, or a module of one.
+    """A library, or a module of one; before it torchvision, which the others import when they find it."""
+    if importlib.util.find_spec("torchvision"):
+        _import_torchvision()
+    return importlib.import_module(name)
 
-    torchvision, which timm imports too, cannot be imported where its compiled operators are not those of this torch;
-    the models here use none of them, and so they are declared.
+
+def _import_torchvision() -> None:
+    """Import torchvision also where its compiled operators are not for this build of torch.
+
+    They are declared then; the models here use none of them.
     """
-    declared = torch.library.Library("torchvision", "FRAGMENT")
     while True:
         try:
-            return importlib.import_module(name)
+            importlib.import_module("torchvision")
+            return
         except RuntimeError as error:
             lacking = re.search(r"operator torchvision::(\w+) does not exist", str(error))
             if not lacking:
                 raise
-            declared.define(f"{lacking[1]}(Tensor x) -> Tensor")
-            for module in [m for m in sys.modules if m.split(".")[0] in ("torchvision", name.split(".")[0])]:
+            _DECLARED.define(f"{lacking[1]}(Tensor x) -> Tensor")
+            for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
                 del sys.modules[module]
-            _KEPT.append(declared)
 
 
-_KEPT: list[torch.library.Library] = []
-"""Declarations end with their objects."""
+_DECLARED = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def image(size: int = 32, channels: int = 3, rows: int = 1) -> tuple[Tensor, ...]:
