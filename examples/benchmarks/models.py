@@ -10,6 +10,7 @@ ball, its corners among them, "outside" by how much those leave the bounds, rela
 
 import argparse
 import csv
+import dataclasses
 import fnmatch
 import math
 import subprocess
@@ -60,7 +61,7 @@ def measure(row: Row, points: int, file: Path | None = None) -> dict[str, Any]:
     low, high = found(attribution, made, row.eps, keywords, points)
     size = torch.maximum(lower.abs(), upper.abs()).amax()
     ratio = float((upper - lower).sum() / (high - low).sum()) if bool((high > low).any()) else math.nan
-    return result | {"/ sampled": ratio, "outside": common.outside(lower, upper, low, high) / float(size)}
+    return result | {"/ sampled": ratio, "outside": common.outside(lower, upper, low, high) / max(float(size), 1e-300)}
 
 
 def found(attribution: Any, made: Made, eps: float, keywords: dict[str, Any], points: int) -> tuple[Tensor, Tensor]:
@@ -77,12 +78,12 @@ def _flat(values: Any) -> Tensor:
     return torch.cat([value.detach().flatten(1) for value in (values if isinstance(values, tuple) else (values,))], 1)
 
 
-def in_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def in_process(name: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
     """The numbers of one model, measured in a process of its own that is ended when its time is up."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.pt"
-        command = [sys.executable, "-W", "ignore", __file__, "--only", name, "--points", str(args.points), "--one",
-                   str(file)]
+        command = [sys.executable, "-W", "ignore", __file__, "--only", name, "--method", row.method,
+                   "--points", str(args.points), "--one", str(file)]
         try:
             done = subprocess.run(command, timeout=args.limit, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                   text=True)
@@ -105,21 +106,24 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
     """Run the benchmark, or with the hidden option --one a single measurement of it; returns the table's lines."""
     parser = common.parser(__doc__)
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of names")
+    parser.add_argument("--method", choices=lx.METHODS, help="of the bounds, in place of the table's")
     parser.add_argument("--limit", type=float, default=300, help="seconds for a model")
     parser.add_argument("--points", type=int, default=40, help="points of the ball that are tried")
     parser.add_argument("--out", type=Path, help="a CSV file for the table")
     args = parser.parse_args(argv)
-    chosen = {name: row for name, row in MODELS.items() if any(fnmatch.fnmatch(name, p) for p in args.only)}
+    chosen = {name: row for name, row in MODELS.items() if any(fnmatch.fnmatchcase(name, p) for p in args.only)}
+    if args.method:
+        chosen = {name: dataclasses.replace(row, method=args.method) for name, row in chosen.items()}
     if args.one:
         torch.set_num_threads(1)
-        row = MODELS[args.only[0]]
+        row = next(iter(chosen.values()))
         torch.set_default_dtype(getattr(torch, row.dtype))
         torch.save(measure(row, args.points, args.one), args.one)
         return []
     print(f"{common.versions()}\n")
     lines = []
     for name, row in chosen.items():
-        numbers = {"result": f"{row.library} is not installed"} if row.missing() else in_process(name, args)
+        numbers = {"result": f"{row.library} is not installed"} if row.missing() else in_process(name, row, args)
         lines.append(line(name, row, numbers))
         common.progress(", ".join(lines[-1]))
     common.print_table(COLUMNS, lines)

@@ -92,7 +92,10 @@ def image(size: int = 32, channels: int = 3, rows: int = 1) -> tuple[Tensor, ...
 
 
 def settled(model: torch.nn.Module) -> Any:
-    """A model in eval mode, whose batch norms have seen something and whose layer scales are not next to nothing."""
+    """A model in eval mode as if it were trained: batch norms have seen something, and no weights are all zero."""
+    for weight in model.parameters():
+        if weight.ndim > 1 and not weight.any():
+            torch.nn.init.normal_(weight, std=0.3)
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
             buffer.normal_(0, 0.1)

@@ -42,9 +42,7 @@ def _swin(models: Any) -> nn.Module:
 
 
 def _vit(models: Any) -> nn.Module:
-    model = models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=CLASSES)
-    nn.init.normal_(model.heads.head.weight, std=0.3)
-    return model
+    return models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=CLASSES)
 
 
 def _timm(name: str, size: int) -> Callable[[], Made]:
