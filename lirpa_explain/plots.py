@@ -5,6 +5,8 @@ Functions return (figure, axes) of matplotlib and draw no windows; `figure.savef
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from .boxes import Box
 from .certificates import Certificate
+from .certificates.html import drawn
 from .certificates.layout import tensors
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ PANELS = {
 
 CERTAIN = ("#d73027", "#e0e0e0", "#1a9850")
 """Colours of what is certainly negative, open, and certainly positive: red and green, as in Captum."""
+
+DPI = 100
 
 LETTER = 0.08
 """Width of a letter of a feature's name, in inches."""
@@ -158,7 +163,7 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
     Args:
         certificate: of rows of a table, (N, D), or anything that is flattened to that.
         example: which of the N.
-        names: of the D features; default their numbers.
+        names: of the D features; default the certificate's, or their numbers.
         most: how many to draw; default all.
         title: of the figure.
 
@@ -184,6 +189,7 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
         raise ValueError(f"names must be one for each of the {len(value)} features; given: {len(names)}.")
     if most is not None and most < 1:
         raise ValueError(f"most must be at least 1; given: {most}.")
+    names = certificate.features if names is None else names
     order = value.abs().argsort(descending=True, stable=True)[:most]
     labels = [str(int(i)) if names is None else names[int(i)] for i in order]
     certain = (low > 0) | (high < 0)
@@ -242,6 +248,30 @@ def plot_curve(eps: Sequence[float], certified: Sequence[float], found: Sequence
     axis.set(xlabel="eps", ylabel=ylabel, title=title or "")
     axis.legend()
     return figure, axis
+
+
+def is_image(certificate: Certificate) -> bool:
+    """Whether an attribution is drawn as images: one part, (N, C, H, W) or (N, H, W)."""
+    parts = tensors(certificate.nominal)
+    return len(parts) == 1 and parts[0].ndim in (3, 4)
+
+
+def data_url(figure: Any, dpi: int = DPI) -> str:
+    """A matplotlib figure as a PNG in a `data:` address."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+@drawn
+def picture(certificate: Certificate, most: int) -> str | None:
+    """The first examples of images, as a `data:` address; None of anything else, or without matplotlib."""
+    if not is_image(certificate) or len(certificate) == 0:
+        return None
+    try:
+        return data_url(plot_grid(certificate, examples=range(min(most, len(certificate))))[0], dpi=DPI // 2)
+    except ImportError:
+        return None
 
 
 def _new_figure(width: float, height: float) -> Figure:

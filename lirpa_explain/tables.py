@@ -13,6 +13,7 @@ from .attacks import OBJECTIVES
 from .attributions import ATTRIBUTIONS
 from .bounding.methods import METHODS
 from .certificates import METRICS
+from .graph.refusals import REFUSALS
 from .operators import OPERATORS
 from .training import LOSSES
 
@@ -40,6 +41,8 @@ def tables() -> dict[str, str]:
         "methods": markdown(("method", "bounds"), [(f"`{name}`", row.words) for name, row in METHODS.items()]),
         "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
         "losses": markdown(("loss", "number, for each example", "0 certifies", "options", "source"), _losses()),
+        "refusals": markdown(("refused", "because", "instead"),
+                             [(row.what, row.why, row.instead) for row in REFUSALS]),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),
     }
 

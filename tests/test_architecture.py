@@ -13,27 +13,32 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "rounding", "tensors", "boxes"],
+    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras"],
     ["fingerprint", "explained", "relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
     ["attributions"],
     ["bounding"],
     ["certifying"],
-    ["attacks", "training", "measures", "certify"],
+    ["attacks", "training", "measures", "certify", "interchange"],
     ["tables", "reporting"],
+    ["datasets"],
     ["cli"],
     ["__main__", "__init__"],
 ]
 """From the ground up."""
 
 FOREIGN = {
-    "captum": {"attributions", "bounding", "certifying", "cli", "graph", "guards", "inputs", "measures", "training"},
+    "captum": {"attributions", "bounding", "certifying", "cli", "datasets", "graph", "guards", "inputs", "measures",
+               "training"},
     "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators"},
     "auto_LiRPA.BoundedModule": {"bounding"},
     "auto_LiRPA.bound_ops": {"bounding", "operators"},
     "torch.fx": {"graph"},
     "matplotlib": {"plots"},
+    "pyarrow": {"datasets"},
+    "distributed": {"cli"},
+    "pandas": {"certificates", "datasets"},
 }
 """Worlds of others, and the rooms that know them."""
 

@@ -206,6 +206,17 @@ def test_what_is_read_of_the_whole_batch(name, lengths):
     assert bool((alone.lower <= value).all() and (value <= alone.upper).all())
 
 
+@pytest.mark.parametrize(("function", "words"), [
+    (lambda x: nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 3, 3]), batch_first=True).data[:3], "packed"),
+    (lambda x: torch.fft.rfft(x.tanh()).abs().sum(1), "cosines"),
+    (lambda x: torch.linalg.inv(x @ x.mT + torch.eye(3)).sum(1), "decompositions"),
+    (lambda x: F.grid_sample(x[:, None], x[:, None, :, :2], align_corners=False)[:, 0, 0], "fixed places"),
+], ids=["packed", "complex", "inverse", "grid"])
+def test_what_is_refused_says_what_to_do_instead(function, words):
+    with pytest.raises(UnsupportedOperation, match=words):
+        capture(function, rows([(3, 4)], 2))
+
+
 @pytest.mark.parametrize(("function", "given", "words"), [
     (lambda x, n: NET(x)[:, : int(n.sum()) - 4].sum(1), torch.cat([LENGTHS, LENGTHS]), "differently"),
     (lambda x, i: NET(x)[:, 0][:, i[0]], IDS, "batch"),

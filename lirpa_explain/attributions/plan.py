@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedAttribution, in_the_name_of
 from ..graph.program import Program, gradient, multiplied, noisy
+from ..inputs import check_attribution
 from ..registration import Table, empty
 
 REDUCTIONS = ("mean", "mean of squares", "variance")
@@ -162,6 +163,7 @@ def lookup(attribution: Any) -> Supported:
     Raises:
         UnsupportedAttribution: there is none; the message lists those there are.
     """
+    check_attribution(attribution)
     kind = type(attribution)
     if kind not in ATTRIBUTIONS:
         raise UnsupportedAttribution(f"{kind.__name__} cannot be certified: it is not known as a sum of gradients. "

@@ -93,7 +93,8 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
 
 def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
                       balls: tuple[Ball | None, ...], method: str, batch_size: int, functions: Tensor,
-                      progress: bool = False, rounded: bool = False) -> tuple[Box, Tensor]:
+                      progress: bool = False, rounded: bool = False, examples: Tensor | None = None
+                      ) -> tuple[Box, Tensor]:
     """Bound linear functions of the attribution, each row's as a whole, and evaluate them.
 
     Args:
@@ -104,22 +105,24 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
         balls: the ball of each input, None if it is fixed.
         method: a key of `methods.METHODS`.
         batch_size: most rows bounded at once.
-        functions: (N, K, D).
+        functions: (N, K, D); (B, K, D) for B examples that are chosen.
         progress: show a bar.
         rounded: as for `compose`.
+        examples: (B,), which examples the functions are of, in any order; default: all.
 
     Returns:
-        (lower, upper) and the value at the inputs, each (N, K).
+        (lower, upper) and the value at the inputs, each (N, K), or (B, K).
     """
-    rows, like, shape = PlanRows(plan, module, inputs, balls, rounded), inputs[0], (len(inputs[0]), functions.shape[1])
+    rows, like, shape = PlanRows(plan, module, inputs, balls, rounded), inputs[0], functions.shape[:2]
     box, size, value = BOXES.zero(like, *shape), VALUES.zero(like, *shape), VALUES.zero(like, *shape)
-    for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
-        example = rows.example[sample]
-        part = BOXES.scaled(Box(*engine(values, perturbations, method, functions[example])), weight)
-        BOXES.add(box, example, part)
+    owner = torch.arange(len(functions), device=like.device).repeat_interleave(plan.samples * plan.steps)
+    chunks = rows.chunks(batch_size, progress, examples) if len(functions) else ()
+    for own, (_, values, perturbations, weight) in zip(owner.split(batch_size), chunks, strict=False):
+        part = BOXES.scaled(Box(*engine(values, perturbations, method, functions[own])), weight)
+        BOXES.add(box, own, part)
         with torch.no_grad():
-            VALUES.add(size, example, part.size)
-            VALUES.add(value, example, torch.einsum("bkd,bd->bk", functions[example], module(*values)) * weight)
+            VALUES.add(size, own, part.size)
+            VALUES.add(value, own, torch.einsum("bkd,bd->bk", functions[own], module(*values)) * weight)
     box = moved_out(box, size, plan.steps * plan.samples) if rounded else box
     return box.map(lambda side: side / plan.samples), value / plan.samples
 

@@ -46,11 +46,14 @@ class PlanRows:
         self.arguments = module.further(plan.extras, len(self.example))
         self.weights = inputs[0].new_ones(plan.steps) if plan.weights is None else plan.weights.to(inputs[0])
 
-    def chunks(self, size: int, progress: bool) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
-        """All rows, so many at a time; see `take`."""
-        total = len(self.example) * self.plan.steps
-        with tqdm(total=total, disable=not progress, unit="gradient", leave=False) as bar:
-            for index in torch.arange(total, device=self.example.device).split(size):
+    def chunks(self, size: int, progress: bool, chosen: Tensor | None = None
+               ) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
+        """All rows, or those of chosen examples (B,) in their order, so many at a time; see `take`."""
+        every = torch.arange(len(self.example) * self.plan.steps, device=self.example.device)
+        if chosen is not None:
+            every = every.reshape(len(self.inputs[0]), -1)[chosen].flatten()
+        with tqdm(total=len(every), disable=not progress, unit="gradient", leave=False) as bar:
+            for index in every.split(size):
                 yield self.take(index)
                 bar.update(len(index))
 

@@ -29,7 +29,7 @@ def write(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
         if isinstance(value, Tensor):
             dtypes[name] = _dtype_name(value)
             arrays[name] = _to_numpy(value)
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple) and all(isinstance(part, Tensor) for part in value):
             dtypes[name] = [_dtype_name(part) for part in value]
             arrays |= {f"{name}.{i}": _to_numpy(part) for i, part in enumerate(value)}
         else:

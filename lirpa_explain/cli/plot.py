@@ -6,8 +6,8 @@ from typing import Any
 
 from ..certificates import Certificate
 from ..certificates.layout import tensors
-from ..plots import plot_bars, plot_curve, plot_image
-from ..reporting.figures import is_image, shown
+from ..plots import is_image, plot_bars, plot_curve, plot_image
+from ..reporting.figures import shown
 from ..reporting.table import Measure
 from .data import Reading, read
 

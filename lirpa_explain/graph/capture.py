@@ -15,6 +15,7 @@ from ..inputs import check_inputs, uncompiled
 from ..tensors import check_kind
 from .arguments import has_rows
 from .builder import Builder, Rows
+from .commute import pooled_first
 from .lowering import lower
 from .module import GradientModule, Step
 from .program import POINTS, Program, gradient, input_names, multiplied
@@ -175,7 +176,7 @@ def _module(builder: Builder, results: list[Rows], named: dict[str, dict[str, Te
         final = builder.emit(operator, final, **settings)
     if final.name in examples:  # auto_LiRPA has no bounds of an input in a ball other than a box
         final = builder.emit("scale", final, factor=1.0)
-    steps = _needed(builder.steps, final.name)
+    steps = pooled_first(_needed(builder.steps, final.name), final.name)
     used = {name for step in steps for name in step.inputs} | {final.name}
     module = GradientModule(examples, steps, final.name, builder.used_tensors(used),
                             tuple(result.shape for result in results), cotangent_shape, tuple(examples.values()),
@@ -192,7 +193,10 @@ def _batched(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments
     """
     def each(rows: tuple[Tensor, ...], *xs: Tensor) -> Tensor:
         def one(row: tuple[Tensor, ...], *x: Tensor) -> Tensor:
-            return call(tuple(r[None] for r in row), *(x_[None] for x_ in x))[0]
+            result = call(tuple(r[None] for r in row), *(x_[None] for x_ in x))
+            if len(result) != 1:
+                raise UnsupportedOperation(f"For one example it returned {len(result)} rows.")
+            return result[0]
 
         return torch.func.vmap(one)(rows, *xs)
 

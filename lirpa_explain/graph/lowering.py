@@ -15,6 +15,7 @@ from ..errors import TrainingModeError, UnsupportedOperation
 from .arguments import Given
 from .builder import Builder, Comparison, Indices, Live, Rows
 from .origin import base_name, where
+from .refusals import refusal_of
 from .rules import EXACT, MOVE, MULTIPLY, OF_GIVEN, PASS_THROUGH, RULES, lower_with_comparisons
 
 
@@ -34,6 +35,7 @@ def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows | Tensor]) 
         TrainingModeError: an operation is random or uses statistics of the batch.
     """
     _refuse_random(graph)
+    _refuse_anywhere(graph)
     values: dict[fx.Node, Any] = {}
     placeholders = iter(inputs)
     needed = _needed(graph)
@@ -72,6 +74,13 @@ def _refuse_random(graph: fx.GraphModule) -> None:
             )
 
 
+def _refuse_anywhere(graph: fx.GraphModule) -> None:
+    for node in graph.graph.nodes:
+        refused = refusal_of(base_name(node))
+        if refused is not None and refused.anywhere:
+            raise UnsupportedOperation(f"The model contains aten.{base_name(node)}{where(node)}, of {refused.words}.")
+
+
 def _is_evaluated(node: fx.Node) -> bool:
     """Whether a random operation is not random, because it is told not to be training."""
     return "rrelu" in base_name(node) and not (node.args[4:5] == (True,) or node.kwargs.get("training"))
@@ -93,14 +102,15 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
         if node.target not in OF_GIVEN:
             args, kwargs = _as_inputs(args, builder), _as_inputs(kwargs, builder)
             leaves = tree_leaves((list(args), dict(kwargs)))
-        if any(isinstance(leaf, Comparison) for leaf in leaves):
+        if any(isinstance(leaf, Comparison | Indices) for leaf in leaves):
             return _in_full_precision(node, lower_with_comparisons(builder, node.target, args, kwargs), builder)
         if not any(isinstance(leaf, Rows | Indices | Comparison | Given) for leaf in leaves):
             return _live(node, args, kwargs, builder)
         if node.target in PASS_THROUGH:
             return args[0]
         if node.target not in RULES:
-            raise UnsupportedOperation("there is no bound operator for it")
+            refused = refusal_of(base_name(node))
+            raise UnsupportedOperation("there is no bound operator for it" if refused is None else refused.words)
         builder.strides = _strides(node)
         return _in_full_precision(node, RULES[node.target](builder, *args, **kwargs), builder)
     except UnsupportedOperation as error:

@@ -64,7 +64,9 @@ def _variance(x: Tensor, dims: list[int]) -> Tensor:
 
 ROWS = [
     Operator("normalize", _normalize, BoundAffine, "nn.BatchNorm1d, nn.BatchNorm2d in eval mode",
-             Affine(lambda x, w, variance, epsilon: _normalize(x, w.abs(), variance, epsilon))),
+             Affine(lambda x, w, variance, epsilon: _normalize(x, w.abs(), variance, epsilon),
+                    local=lambda A, w, variance, epsilon, of: A.with_values(
+                        A.values * _scale(w, variance, epsilon, 4)))),
     Operator("variance", _variance, BoundVariance, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d",
              auto_lirpa="0.3: nn.LayerNorm has a wrong value; 0.7.1: no gradient"),
 ]

@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from ..certificates import Certificate
 from ..certificates.layout import Attributions, flatten, tensors
+from ..certificates.names import labels
 from ..measures.prediction import Prediction
-from .figures import curve_figure, example_figure, is_image
+from ..plots import is_image
+from .figures import curve_figure, example_figure
 from .table import PREDICTED, ByRadius, Chunks, Column, Measure, Table, default_measures, make_table
 
 MOST_FEATURES = {True: 10, False: 30}
@@ -63,7 +65,7 @@ def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunk
            features: Sequence[str] | None = None, targets: Sequence[int] | Tensor | None = None,
            metrics: Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
            predictions: Prediction | Mapping[Any, Prediction] | None = None, title: str | None = None,
-           details: int = 200, progress: bool = False) -> None:
+           details: int = 200, failures: Mapping[str, str] | None = None, progress: bool = False) -> None:
     """Write a report of certificates as one HTML file.
 
     It has what was certified and assumed in words, a table that can be sorted with a row for each radius and example,
@@ -75,12 +77,13 @@ def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunk
         path: the file to write; an existing one is replaced.
         inputs: what was certified, (N, *S), to show images beside their maps.
         names: of the examples, N.
-        features: of the columns of a table.
+        features: of the columns of a table; default: the certificates' own.
         targets: the outputs explained, N.
         metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings; default: some that suit anything.
         predictions: what `certify_prediction` gave, for each radius if these are several.
         title: of the page; default: the attribution's name.
         details: how many examples, the first ones, get pictures and lists.
+        failures: why other examples could not be certified, by their names.
         progress: show a progress bar.
 
     Raises:
@@ -118,8 +121,8 @@ def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunk
     radii = [eps for eps in chunks if eps is not None]
     curves = [(column.name, column.words, curve_figure(radii, column)) for column in _drawn(table, chunks)
               if len(radii) > 1]
-    labels = list(names) if names is not None else [str(i) for i in range(count)]
-    listed = [_detail(chunks, i, labels[i], None if classes is None else classes[i], inputs, features)
+    titles = list(names) if names is not None else [str(i) for i in range(count)]
+    listed = [_detail(chunks, i, titles[i], None if classes is None else classes[i], inputs, features)
               for i in tqdm(range(min(details, count)), desc="report", disable=None if progress else True)]
     environment = jinja2.Environment(loader=jinja2.PackageLoader("lirpa_explain.reporting"), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -127,7 +130,7 @@ def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunk
     page = environment.get_template("report.html").render(
         title=title or f"Certificates of {first.attribution}", certificate=first, chunks=chunks, count=count,
         features=width, radii=radii, assumptions=assumptions(first, predicted is not None), table=table, curves=curves,
-        details=listed, images=is_image(first),
+        details=listed, images=is_image(first), failures=dict(failures or {}),
         elapsed=sum(part.elapsed_s for parts in chunks.values() for part in parts))
     with open(path, "w", encoding="utf-8") as file:
         file.write(page)
@@ -231,13 +234,5 @@ def _features(certificate: Certificate, row: int, names: Sequence[str] | None) -
     low, value, high = (torch.cat([part[row].detach().flatten() for part in tensors(side)]).double().cpu()
                         for side in (certificate.lower, certificate.nominal, certificate.upper))
     order = value.abs().argsort(descending=True, stable=True)[:MOST_FEATURES[is_image(certificate)]].tolist()
-    labels = names or _places(certificate)
-    return [Feature(labels[i], float(value[i]), float(low[i]), float(high[i])) for i in order]
-
-
-def _places(certificate: Certificate) -> Sequence[str]:
-    """Where each feature is, such as 0, 3, 5 for channel, row and column; with several inputs, after which it is of."""
-    parts = tensors(certificate.nominal)
-    return [", ".join(map(str, ([part] if len(parts) > 1 else []) + place))
-            for part, tensor in enumerate(parts)
-            for place in torch.ones(tensor.shape[1:]).nonzero().tolist()]
+    named = labels(certificate.features if names is None else names, certificate.nominal)
+    return [Feature(named[i], float(value[i]), float(low[i]), float(high[i])) for i in order]

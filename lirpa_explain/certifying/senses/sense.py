@@ -1,7 +1,7 @@
 """What a sense says: what it goes with, how it is proven, and what a certificate reports of it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
@@ -38,6 +38,13 @@ class Proven:
     propagates: bool
     error: Tensor
     meaning: Meaning = Meaning()
+
+    def of(self, examples: Tensor | None) -> "Proven":
+        """What of it is about these examples, (B,); all if None. The plan stays that of all."""
+        if examples is None:
+            return self
+        return replace(self, box=self.box.rows(examples), value=self.value[examples], traced=self.traced[examples],
+                       error=self.error[examples])
 
 
 class Sense(ABC):
