@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lirpa_explain.operators import ACTIVATIONS as TABLE
 from lirpa_explain.relaxations.declaration import Differentiable, Formula, Function, declare, line
-from lirpa_explain.relaxations.functions import softplus
+from lirpa_explain.relaxations.functions import hardsigmoid, softplus
 from lirpa_explain.relaxations.univariate import _extremes, is_straight, line_family, lines, range_of
 from tests.cases import ACTIVATIONS, RARE, label_of
 from tests.test_operators import FORWARD, vjp
@@ -418,3 +418,15 @@ def test_steep_functions_are_bounded_where_they_bend(beta, part):
         y, rounding = f.value(t), 1e-12 * (1 + hi.abs() * beta) * (1 / beta if part == "function" else 1)
         assert (kl * t + bl <= y + rounding).all() and (y <= ku * t + bu + rounding).all()
         assert (low <= y + rounding).all() and (y <= high + rounding).all()
+
+
+def test_constants_are_torchs_whatever_the_default_type():
+    x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    truth, = torch.autograd.grad(torch.nn.functional.hardsigmoid(x), x)
+    for dtype in (torch.float64, torch.float32):
+        torch.set_default_dtype(dtype)
+        try:
+            slope = hardsigmoid().derivative.value(x.detach())
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert torch.equal(slope, truth)
