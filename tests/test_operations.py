@@ -73,7 +73,7 @@ FUNCTIONS = {
     "average-pool-3d": lambda u, v: F.avg_pool3d(torch.stack([u * v, v, u], 1)[:, None], 2, 1, 1, True, False),
     "average-pool-3d-divisor": lambda u, v: F.avg_pool3d(
         torch.stack([u, v, u * v], 1)[:, None], (2, 1, 2), divisor_override=3),
-    "atan2": lambda u, v: torch.atan2(u, 2 + v),
+    "polar": lambda u, v: torch.atan2(u, 2 + v) * torch.hypot(u, 2 + v),
     "power-pool": lambda u, v: F.lp_pool1d(u * v, 2, 3) + F.lp_pool2d(
         torch.cat([u, v], 1)[:, None], 2, (3, 3), 1)[:, 0],
     "adaptive-max-pool": lambda u, v: F.adaptive_max_pool1d(torch.cat([u, v], 2), 4),

@@ -57,11 +57,16 @@ def _acos(b: Builder, x: Rows) -> Rows:
     return add(b, negative(b, b.emit("asin", x)), math.pi / 2)
 
 
+@rule(aten.hypot.default)
+def _hypot(b: Builder, x: Any, y: Any) -> Rows:
+    """Lower sqrt(x ** 2 + y ** 2)."""
+    return b.emit("root", add(b, multiply(b, x, x), multiply(b, y, y)))
+
+
 @rule(aten.atan2.default)
 def _atan2(b: Builder, y: Any, x: Any) -> Rows:
     """Lower 2 atan(y / (|(x, y)| + x)), which has no bounds where that may be 0: at the negative half of an axis."""
-    squares = add(b, multiply(b, x, x), multiply(b, y, y))
-    tangent = multiply(b, y, power(b, add(b, b.emit("root", squares), x), -1))
+    tangent = multiply(b, y, power(b, add(b, _hypot(b, x, y), x), -1))
     return multiply(b, b.emit("atan", tangent), 2.0)
 
 
