@@ -57,6 +57,12 @@ class Network:
         """The node of the module's output."""
         return self._nodes[self._bounded.final_name]
 
+    @property
+    def values(self) -> dict[str, str]:
+        """The name of each value of the module that moves, by that of its node."""
+        nodes = [node for node in self._nodes.values() if isinstance(node, BoundOperator)]
+        return {node.name: step.output for node, step in zip(nodes, self.module.steps, strict=True)}
+
     @contextlib.contextmanager
     def at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
            parameters: Parameters | None = None, rounded: bool = False) -> Iterator[None]:
@@ -114,6 +120,13 @@ class Network:
         lower, upper = self._bounded.compute_bounds(C=C, method="CROWN", final_node_name=node.name)[:2]
         return Box(lower.reshape(C.shape[:2]), upper.reshape(C.shape[:2]))
 
+    def one_side(self, node: Bound, functions: Tensor, upper: bool) -> Tensor:
+        """Lower or upper linear bounds, made numbers, of linear functions (B, K, D) of a node: (B, K)."""
+        C = functions.reshape(*functions.shape[:2], *node.output_shape[1:])
+        bounds = self._bounded.compute_bounds(C=C, method="CROWN", final_node_name=node.name, bound_lower=not upper,
+                                              bound_upper=upper)
+        return bounds[int(upper)].reshape(C.shape[:2])
+
     def of_interval(self, functions: Tensor, box: Box) -> Box:
         """Bounds of linear functions (B, K, D) of a value in a box (B, D), each (B, K)."""
         return linear_range(functions, box) if self._outward is None else self._outward.functions(functions, box)
@@ -127,11 +140,15 @@ class Network:
     def settle(self, node: Bound, box: Box) -> None:
         """Give a node its bounds, moved outward by roundings, for all relaxations that read them."""
         lower, upper = node.lower, node.upper = node.interval = box
-        with torch.no_grad():
-            size = self._size(node) if self._outward is None else torch.zeros_like(lower)
-            node.rounding_margin = margin = roundings(RELAXED, lower.dtype) * size
+        node.rounding_margin = margin = self.margin(node, lower)
         node.lower, node.upper = node.interval = Box(lower - margin, upper + margin)
         self._forget_intervals()
+
+    @torch.no_grad()
+    def margin(self, node: Bound, like: Tensor) -> Tensor:
+        """By how much roundings may have moved a node's value, for relaxations that read its bounds."""
+        size = self._size(node) if self._outward is None else torch.zeros_like(like)
+        return roundings(RELAXED, like.dtype) * size
 
     def average_stretches(self) -> None:
         """Bound averages along stretches of a path from now on; relaxations are made for all of each stretch."""

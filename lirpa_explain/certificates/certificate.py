@@ -25,6 +25,7 @@ from lirpa_explain.certificates.layout import (
 from lirpa_explain.certificates.meaning import Meaning, fact, packed, unpacked
 from lirpa_explain.certificates.metrics import evaluate, lookup, rank_intervals
 from lirpa_explain.certificates.radius import Property, Radius, bisect
+from lirpa_explain.certificates.refined import Refinable
 from lirpa_explain.certificates.sandwich import Sandwich
 from lirpa_explain.relaxations.ranges import linear_range
 
@@ -32,7 +33,7 @@ _RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Certificate:
+class Certificate(Refinable):
     """Bounds of an attribution that hold for every allowed perturbation.
 
     lower <= A(x') <= upper, feature by feature, for the attribution A and every x' that `perturbation`
@@ -60,6 +61,7 @@ class Certificate:
             `completeness`, `expectation`, `confidence` and `samples` read it.
         attacker: What `sandwich` calls with the certificate, a metric and its options. Not saved.
         recertifier: Maps radii (N,) to the certificate of the same call at these; `radius` calls it. Not saved.
+        brancher: What `refine` calls with the certificate and its arguments. Not saved.
         rounding: "outward" if the bounds hold for what is computed in floating point at every input, by proof;
             "default" if they hold up to rounding, and contain `nominal`.
 
@@ -116,6 +118,7 @@ class Certificate:
     meaning: Meaning = Meaning()
     attacker: Callable[..., Sandwich] | None = None
     recertifier: Callable[[Tensor], Certificate] | None = None
+    brancher: Callable[..., Certificate] | None = None
     rounding: str = "default"
 
     integral = fact("integral", """"exact" if lower and upper bound the integral along the path that A stands for, at
@@ -343,7 +346,7 @@ class Certificate:
             path: The file to write; an existing one is replaced.
         """
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)
-                  if entry.name not in ("refiner", "attacker", "recertifier", "meaning")}
+                  if entry.name not in ("refiner", "attacker", "recertifier", "brancher", "meaning")}
         storage.write(path, values | packed(self.meaning))
 
     @classmethod

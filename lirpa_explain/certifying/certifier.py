@@ -24,6 +24,7 @@ from .arguments import check_parameters, check_seam, check_spec, split_method
 from .nominal import Nominal, attribute
 from .provenance import describe, versions
 from .prover import Prover
+from .refinement import refined
 from .request import Request, random_state
 from .senses import SENSES, FiniteSum, Proven, Sense, sense_of
 from .traces import Traces
@@ -148,6 +149,7 @@ class Certifier:
             rounding=bounding.rounding,
             refiner=functools.partial(prover.functions, proven),
             recertifier=functools.partial(self._at_radii, request, bounding, sense, spec),
+            brancher=functools.partial(refined, prover, proven) if sense.is_refined(request, plan) else None,
             attacker=None if plan.nearest else functools.partial(attacked, request), **specified,
         )
 

@@ -1,0 +1,57 @@
+"""Which decision to split a domain by, for a function at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .domains import Decision, Domain
+from .within import Bounded
+
+EVEN = 0.25
+"""To which power it counts how evenly a pre-activation's interval is cut."""
+
+
+def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, bool]) -> list[list[Decision | None]]:
+    """The most promising decision for each domain, of B, and each of K functions; None where there is none.
+
+    An entry promises what a function can gain from knowing it, times how evenly it can be cut: 4 u |l| / (u - l)^2 of
+    an interval [l, u] that a kink at 0 cuts. Others are cut in the middle.
+
+    Args:
+        bounded: what is known of the functions.
+        domains: one a row.
+        kinks: the nodes that can be cut by name, and whether that is at 0.
+    """
+    names = sorted(bounded.gains)
+    if not names:
+        return [[None] * bounded.lower.shape[1] for _ in domains]
+    boxes = {name: _stacked(domains, name) for name in names}
+    scores = torch.cat([_score(bounded.gains[name], *boxes[name], kinks[name]) for name in names], 2)
+    best, places = scores.max(2)
+    owner = [(name, j) for name in names for j in range(bounded.gains[name].shape[2])]
+    chosen: list[list[Decision | None]] = []
+    for i, (values, at) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
+        found: list[Decision | None] = []
+        for value, place in zip(values, at, strict=True):
+            name, entry = owner[place]
+            middle = 0.0 if kinks[name] else float(sum(side[i, entry] for side in boxes[name]) / 2)
+            found.append(Decision(name, entry, middle, 1) if value > 0 else None)
+        chosen.append(found)
+    return chosen
+
+
+def _stacked(domains: Sequence[Domain], name: str) -> tuple[Tensor, Tensor]:
+    known = [domain.box(name) for domain in domains]
+    lower, upper = (torch.stack([box[i] for box in known if box is not None]) for i in (0, 1))
+    return lower, upper
+
+
+def _score(gain: Tensor, lower: Tensor, upper: Tensor, is_kink: bool) -> Tensor:
+    """(B, K, n)."""
+    width = (upper - lower).clamp(min=torch.finfo(gain.dtype).tiny ** 0.5)
+    if not is_kink:
+        return gain * (upper > lower)[:, None]
+    return gain * (-4 * lower * upper / width.square()).clamp(min=0).pow(EVEN)[:, None]
