@@ -4,17 +4,15 @@ import dataclasses
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..boxes import Box
 from ..certificates import Certificate
 from ..certificates import refine as pairs
-from ..certificates.layout import flatten, unflatten
+from ..certificates.layout import flatten, mask_weights, unflatten
 from ..errors import UnsupportedAttribution
 from ..guards import isolated
-from ..operators.bound import flat_rows
 from ..refining import wanted as ways
 from ..refining.problem import Problem
 from ..refining.programs import solve
@@ -22,13 +20,13 @@ from ..refining.search import Limits, Search
 from ..refining.tree import Objective, Tree
 from ..refining.wanted import Wanted
 from .arguments import check_spec
+from .conditions import condition, is_condition
+from .decide import decided_condition, draws
 from .exit import check_numbers
 from .prover import Prover
 from .senses import Proven
 
 METHODS = ("branch", "exact")
-SAMPLES = 32
-"""Random points of each ball that are looked at first, half of them corners."""
 
 
 def refined(prover: Prover, proven: Proven, certificate: Certificate, what: Any, spec: Any, *, seconds: float | None,
@@ -39,11 +37,15 @@ def refined(prover: Prover, proven: Proven, certificate: Certificate, what: Any,
     nominal = flatten(certificate.nominal).detach()
     box = Box(flatten(certificate.lower), flatten(certificate.upper)).map(Tensor.detach)
     with torch.inference_mode(False), isolated(request.xs[0].device, request.attribution), torch.no_grad():
-        wanted = _wanted(certificate, what, spec, box, nominal)
+        limits, error = Limits(seconds, domains, batch_size), proven.error.detach()
         module, engine, _ = prover.traced(plan, "CROWN", explained=True)
         problem = Problem(plan, module, engine, request.xs, request.balls)
-        objectives = _objectives(problem, wanted, box, proven.error.detach(), tolerance)
-        search = Search(problem, objectives, Limits(seconds, domains, batch_size), progress)
+        if spec is None and is_condition(what):
+            meets = condition(what, nominal, lambda mask: mask_weights(mask, certificate.nominal))
+            return decided_condition(prover, certificate, problem, meets, box, error, limits, progress)
+        wanted = _wanted(certificate, what, spec, box, nominal)
+        objectives = _objectives(problem, wanted, box, error, tolerance)
+        search = Search(problem, objectives, limits, progress)
         _sample(prover, search)
         if method == "exact":
             search.interrupted = solve(search, seconds)
@@ -123,12 +125,8 @@ def _objectives(problem: Problem, wanted: Wanted, box: Box, error: Tensor, toler
 
 def _sample(prover: Prover, search: Search) -> None:
     """Look at the inputs themselves, and at random points of their balls."""
-    request, generator = prover.request, torch.Generator().manual_seed(0)
-    draws = [request.xs] + [request.draw(i % 2 == 0, generator)[0] for i in range(SAMPLES)]
     for n in search.by_example:
-        moving = [torch.cat([flat_rows(x[n:n + 1]) for x in (draw[i] for draw in draws)])
-                  for i, ball in enumerate(request.balls) if ball is not None]
-        search.look(n, torch.cat(moving, 1))
+        search.look(n, draws(prover, n))
 
 
 def _result(prover: Prover, certificate: Certificate, wanted: Wanted, search: Search, box: Box, nominal: Tensor
@@ -137,12 +135,11 @@ def _result(prover: Prover, certificate: Certificate, wanted: Wanted, search: Se
     functions, (rows, most) = wanted.functions, wanted.functions.shape[:2]
     bounds = [torch.einsum("nkd,nd->nk", functions.clamp(min=0), a) + torch.einsum("nkd,nd->nk", functions.clamp(max=0), b)
               for a, b in (box, box[::-1])]
+    values, inputs = _found(prover, search)
     place = torch.full((2, rows, most), -1, dtype=torch.long)
     domains, seconds = torch.zeros(rows, most, dtype=torch.long), torch.zeros(rows, most)
-    counters = np.zeros(rows, dtype=int)
     step = 1 if wanted.decides else 2
-    by_example: dict[int, list[Objective]] = search.by_example
-    for n, objectives in by_example.items():
+    for n, objectives in search.by_example.items():
         for i, objective in enumerate(objectives):
             k, side = divmod(i, step)
             target = bounds[side]
@@ -151,8 +148,6 @@ def _result(prover: Prover, certificate: Certificate, wanted: Wanted, search: Se
             place[side, n, k] = -1 if objective.point is None else objective.point
             domains[n, k] += objective.domains
             seconds[n, k] += objective.seconds
-        counters[n] = len(objectives) // step
-    values, inputs = _found(prover, search)
     at_nominal = torch.einsum("nkd,nd->nk", functions, nominal)
     found = [_values_at(values, functions, place[side], at_nominal) for side in (0, 1)]
     sizes = torch.einsum("nkd,nd->nk", functions.abs(), box.size.nan_to_num(posinf=0))
@@ -163,7 +158,7 @@ def _result(prover: Prover, certificate: Certificate, wanted: Wanted, search: Se
     decided = (refined_box.lower > 0).to(torch.int8) - (found[0] <= 0).to(torch.int8)
     decided = torch.where(torch.arange(most) < wanted.count[:, None], decided, torch.ones_like(decided))
     facts = {"rows": functions, "lower_rows": refined_box.lower, "upper_rows": refined_box.upper,
-             "found_lower": found[0], "found_upper": found[1], "found_lower_at": place[0] + rows * (place[0] >= 0) * 0,
+             "found_lower": found[0], "found_upper": found[1], "found_lower_at": place[0],
              "found_upper_at": place[1], "found_inputs": inputs, "decided": decided, "domains": domains,
              "seconds": seconds, "refinement_interrupted": search.interrupted}
     new = _entries(functions, refined_box, box)

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .domains import Decision, Domain
+from .domains import INPUT, Decision, Domain
 from .within import Bounded
 
 EVEN = 0.25
 """To which power it counts how evenly a pre-activation's interval is cut."""
 
 
-def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, bool]) -> list[list[Decision | None]]:
+def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, bool], inputs: bool = False
+              ) -> list[list[Decision | None]]:
     """The most promising decision for each domain, of B, and each of K functions; None where there is none.
 
     An entry promises what a function can gain from knowing it, times how evenly it can be cut: 4 u |l| / (u - l)^2 of
@@ -24,11 +25,13 @@ def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, b
         bounded: what is known of the functions.
         domains: one a row.
         kinks: the nodes that can be cut by name, and whether that is at 0.
+        inputs: whether inputs are cut, and nothing else.
     """
-    names = sorted(bounded.gains)
+    kinks = {**kinks, INPUT: False}
+    names = [name for name in sorted(bounded.gains) if (name == INPUT) == inputs]
     if not names:
         return [[None] * bounded.lower.shape[1] for _ in domains]
-    boxes = {name: _stacked(domains, name) for name in names}
+    boxes = {name: tuple(bounded.box) if inputs else _stacked(domains, name) for name in names}
     scores = torch.cat([_score(bounded.gains[name], *boxes[name], kinks[name]) for name in names], 2)
     best, places = scores.max(2)
     owner = [(name, j) for name in names for j in range(bounded.gains[name].shape[2])]

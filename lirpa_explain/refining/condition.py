@@ -6,7 +6,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,14 +15,16 @@ from tqdm import tqdm
 from ..boxes import Box
 from .choose import decisions
 from .domains import Decision, Domain
-from .inside import inside, is_empty
-from .problem import Problem
+from .problem import Problem, point_in
 from .search import PROGRAMS, Limits
-from .within import Bounded
+from .tree import Leaf
 
 Meets = Callable[[Tensor, Tensor, int], Tensor]
 """Maps lower and upper bounds (B, D) of an example's attributions to by how much they meet a condition, (B,): from 0 on
 they do, below 0 they do not; at a point it is exact."""
+
+Job = tuple["Condition", int, Domain]
+"""A condition, the number of the leaf that is parted, -1 for the ball, and a part of it."""
 
 
 @dataclass(eq=False)
@@ -33,17 +35,19 @@ class Condition:
         example: of the certificate; its plan has one row.
         start: bounds of its attribution, each (D,).
         margin: by how much roundings move them, (D,).
+        leaves: domains on which it is open, with by how much the box misses it; None before the ball is bounded.
+        is_stuck: whether some of them cannot be split.
         point: an input where the condition fails, each (*S); None while none is found.
         value: by how much it is missed there.
-        box: the hull of all domains that are left or hold, each (D,); None while nothing was bounded.
+        domains: how many were bounded.
+        seconds: about how long that took.
     """
 
     example: int
     start: Box
     margin: Tensor
-    leaves: list[tuple[float, int, Domain, Decision]] = field(default_factory=list)
+    leaves: tuple[Leaf, ...] | None = None
     is_stuck: bool = False
-    is_planted: bool = False
     point: tuple[Tensor, ...] | None = None
     value: float = 0.0
     domains: int = 0
@@ -54,12 +58,12 @@ class Condition:
         """1: it holds everywhere; -1: not at `point`; 0: open."""
         if self.point is not None:
             return -1
-        return int(self.is_planted and not self.leaves and not self.is_stuck)
+        return int(self.leaves == () and not self.is_stuck)
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
-        return self.is_planted and (self.point is not None or not self.leaves)
+        return self.point is not None or self.leaves == ()
 
 
 class ConditionSearch:
@@ -84,86 +88,70 @@ class ConditionSearch:
         most = self.limits.seconds
         with tqdm(total=len(self.conditions), disable=not self.progress, unit="condition", leave=False) as bar:
             try:
-                self._bound([(c, self.problem.whole(c.example)) for c in self.conditions])
+                self._replace([(c, -1, self.problem.whole(c.example)) for c in self.conditions if not c.is_done])
                 while most is None or time.perf_counter() - self.started < most:
                     jobs = self._halves()
                     if not jobs:
                         return
-                    self._bound(jobs)
+                    self._replace(jobs)
                     bar.update(sum(c.is_done for c in self.conditions) - bar.n)
             except KeyboardInterrupt:
                 self.interrupted = True
 
-    def _halves(self) -> list[tuple[Condition, Domain]]:
+    def _halves(self) -> list[Job]:
         """Both parts of the domains that miss their condition most, some of each."""
         limit = self.limits.domains
         waiting = [c for c in self.conditions if not c.is_done and (limit is None or c.domains < limit)]
         each = max(1, self.limits.batch // 2 // max(1, len(waiting)))
-        jobs = []
+        jobs: list[Job] = []
         for condition in sorted(waiting, key=lambda c: c.domains)[: self.limits.batch // 2]:
-            for _, _, domain, decision in condition.leaves[:each]:
-                jobs += [(condition, half) for half in self.problem.halves(domain, decision)]
+            for _, number, domain, decision in heapq.nsmallest(each, condition.leaves or ()):
+                jobs += [(condition, number, half) for half in self.problem.halves(domain, decision)]
         return jobs
 
-    def _bound(self, jobs: Sequence[tuple[Condition, Domain]]) -> None:
-        """Bound all entries on domains; what is decided is left out, the rest become leaves in place of their wholes."""
-        started, size = time.perf_counter(), self.limits.batch
-        for start in range(0, len(jobs), size):
-            part = jobs[start:start + size]
-            size_of = len(part[0][0].margin)
-            eye = torch.eye(size_of, dtype=part[0][0].margin.dtype)
-            functions = torch.cat([eye, -eye]).expand(len(part), -1, -1)
-            domains = [domain for _, domain in part]
-            for domain in domains:
-                domain.is_bounded = False
-            bounded = self.problem.bound(domains, functions, self.limits.rounds)
-            margin = torch.stack([c.margin for c, _ in part])
-            whole = Box(*(torch.stack([c.start[i] for c, _ in part]) for i in (0, 1)))
-            box = Box(bounded.lower[:, :size_of], -bounded.lower[:, size_of:]).outward(margin).intersect(whole)
-            self._keep(part, bounded, box.ordered())
-        for condition, _ in jobs:
-            condition.seconds += (time.perf_counter() - started) / len(jobs)
+    def _replace(self, jobs: Sequence[Job]) -> None:
+        """Bound all entries on domains, and put what stays open in the place of leaves."""
+        started = time.perf_counter()
+        found: dict[Condition, list[tuple[float, Domain, Decision | None]]] = {c: [] for c, _, _ in jobs}
+        for start in range(0, len(jobs), self.limits.batch):
+            part = [(condition, domain) for condition, _, domain in jobs[start:start + self.limits.batch]]
+            for condition, left in self._left(part):
+                found[condition].append(left)
+        gone = {number for _, number, _ in jobs}
+        for condition, parts in found.items():
+            condition.is_stuck = condition.is_stuck or any(way is None for _, _, way in parts)
+            kept = [leaf for leaf in condition.leaves or () if leaf[1] not in gone]
+            new = [(met, next(self.numbers), domain, way) for met, domain, way in parts if way is not None]
+            condition.leaves = (*kept, *new)
+            condition.domains += sum(c is condition for c, _, _ in jobs)
+            condition.seconds += (time.perf_counter() - started) / len(found)
 
-    def _keep(self, part: Sequence[tuple[Condition, Domain]], bounded: Bounded, box: Box) -> None:
-        """New leaves, or none."""
-        domains = [domain for _, domain in part]
+    def _left(self, part: Sequence[tuple[Condition, Domain]]
+              ) -> list[tuple[Condition, tuple[float, Domain, Decision | None]]]:
+        """Of a batch of domains, those on which the box does not decide the condition, and how to split them."""
+        domains, like = [domain for _, domain in part], part[0][0].margin
+        for domain in domains:
+            domain.is_bounded = False
+        eye = torch.eye(len(like), dtype=like.dtype)
+        bounded = self.problem.bound(domains, torch.cat([eye, -eye]).expand(len(part), -1, -1), self.limits.rounds)
+        sides = Box(bounded.lower[:, :len(like)], -bounded.lower[:, len(like):])
+        box = sides.outward(torch.stack([c.margin for c, _ in part])).intersect(
+            Box(*(torch.stack([c.start[i] for c, _ in part]) for i in (0, 1)))).ordered()
         met = torch.cat([self.meets(box.lower[i:i + 1], box.upper[i:i + 1], c.example)
                          for i, (c, _) in enumerate(part)]).tolist()
-        size = box.lower.shape[1]
-        loose = Bounded(bounded.lower, bounded.at, {n: g.sum(1, keepdim=True) for n, g in bounded.gains.items()})
-        chosen = decisions(loose, domains, self.problem.kinks)
-        programs = 0
-        for i, (condition, domain) in enumerate(part):
-            condition.leaves = [leaf for leaf in condition.leaves if not leaf[2].decisions < domain.decisions]
-            heapq.heapify(condition.leaves)
-            condition.is_planted = True
-            condition.domains += 1
-            if domain.is_empty or met[i] >= 0 or condition.point is not None:
-                continue
-            decision = chosen[i][0]
-            if decision is None or programs < PROGRAMS:
-                programs += decision is not None
-                self._look(condition, domain, i)
-            if domain.is_empty or condition.point is not None:
-                continue
-            if decision is None:
-                condition.is_stuck = True
-            else:
-                heapq.heappush(condition.leaves, (met[i], next(self.numbers), domain, decision))
-        assert size == box.upper.shape[1]
-
-    def _look(self, condition: Condition, domain: Domain, row: int) -> None:
-        """Evaluate a point of a domain, or prove that there is none."""
-        if not self.problem.cuts.count:
-            return
-        ground, cuts = self.problem.schedule.ground, self.problem.cuts
-        found = inside(ground, cuts, row)
-        if found is None:
-            return
-        if found.slack < 0 and found.multipliers is not None:
-            domain.is_empty |= is_empty(ground, cuts, row, found.multipliers)
-        elif found.point is not None:
-            self.look(condition, found.point[None])
+        loose = replace(bounded, gains={name: gain.sum(1, keepdim=True) for name, gain in bounded.gains.items()})
+        ways = decisions(loose, domains, self.problem.kinks, self.problem.splits_inputs)
+        left = []
+        order = sorted(range(len(part)), key=lambda i: (ways[i][0] is not None, met[i]))
+        for programs, i in enumerate(j for j in order if met[j] < 0 and not domains[j].is_empty):
+            condition, domain = part[i]
+            if self.problem.cuts.count and (ways[i][0] is None or programs < PROGRAMS):
+                point = point_in(self.problem, domain, i)
+                if point is not None:
+                    self.look(condition, point[None])
+            if not domain.is_empty:
+                left.append((condition, (met[i], domain, ways[i][0])))
+        return left
 
     def look(self, condition: Condition, flat: Tensor) -> None:
         """Evaluate points (P, M) of what moves."""

@@ -12,11 +12,15 @@ from torch import Tensor
 from ..boxes import Box
 
 
+INPUT = "input"
+"""The name under which inputs are cut: their boxes become smaller."""
+
+
 class Decision(NamedTuple):
     """One pre-activation lies above a place (side 1), or below it (side -1).
 
     Args:
-        node: the node's name.
+        node: the node's name; `INPUT` for the inputs themselves, flat over those that move.
         entry: of the flattened node.
         place: where it is cut; at a kink's own place 0.0 both sides are straight.
         side: 1 or -1.
@@ -108,7 +112,8 @@ class Limits:
         most = max(map(len, chosen))
         filled = [[*ds, *[Decision(node, 0, 0.0, 0)] * (most - len(ds))] for ds in chosen]
         entry = torch.tensor([[d.entry for d in ds] for ds in filled], device=like.device).reshape(len(filled), most)
-        place, side = (torch.tensor([[float(v) for v in map(get, ds)] for ds in filled]).to(like).reshape(entry.shape)
+        place, side = (torch.tensor([[float(v) for v in map(get, ds)] for ds in filled], dtype=like.dtype,
+                                    device=like.device).reshape(entry.shape)
                        for get in (lambda d: d.place, lambda d: d.side))
         return cls(entry.long(), place, side)
 

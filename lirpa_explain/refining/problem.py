@@ -17,11 +17,21 @@ from ..bounding.rows import PlanRows
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
 from .cuts import Cuts
-from .domains import Decision, Domain
+from .domains import INPUT, Decision, Domain
+from .ground import Ground
+from .inputs import pieces, smaller
+from .inside import inside, is_empty
 from .within import Bounded, WithinDomains
 
 KEPT = 20000
 """Bounded domains that are remembered for other functions; the oldest go first."""
+
+
+FEW, FEW_OF_KINKS = 6, 2
+"""Entries of inputs up to which boxes are split by them, for smooth models and for those made of kinks."""
+
+GRID = 32
+"""Pieces that such a box is cut into at first."""
 
 
 class Problem:
@@ -62,6 +72,24 @@ class Problem:
         """The domain of a row's whole ball."""
         return self._remembered(Domain(row))
 
+    @property
+    def splits_inputs(self) -> bool:
+        """Whether balls are split by their inputs and not by pre-activations: boxes of few dimensions."""
+        ground = self.schedule.ground
+        most = FEW_OF_KINKS if all(self.kinks.values()) else FEW
+        return sum(ground.sizes) <= most and all(part.norm == math.inf for part in ground.parts)
+
+    def grid(self, row: int) -> list[Domain]:
+        """Boxes of the inputs that a row's box is first split into."""
+        whole, (_, values, balls, _) = self.whole(row), self.rows.take(torch.tensor([row]))
+        ground = Ground.of(values, balls)
+        return [self._remembered(Domain(row, decisions, whole))
+                for decisions in pieces(ground.center[0], ground.radius[0], GRID)]
+
+    def example(self, row: int) -> int:
+        """The example that a row belongs to."""
+        return row // (self.plan.samples * self.plan.steps)
+
     def halves(self, domain: Domain, decision: Decision) -> tuple[Domain, Domain]:
         """The parts of a domain below and above a place."""
         below, above = (self._remembered(domain.half(decision._replace(side=side))) for side in (-1, 1))
@@ -73,6 +101,8 @@ class Problem:
         All must be bounded already, or none.
         """
         _, values, balls, _ = self.rows.take(torch.tensor([domain.row for domain in domains], device=functions.device))
+        if any(d.node == INPUT for domain in domains for d in domain.decisions):
+            values, balls = smaller(values, balls, domains)
         bounded = self.schedule.run(values, balls, domains, functions, rounds)
         assert bounded is not None
         self.kinks = self.schedule.kinks
@@ -118,6 +148,22 @@ class Problem:
         while len(self.known) > KEPT:
             self.known.popitem(last=False)
         return found
+
+
+def point_in(problem: Problem, domain: Domain, row: int) -> Tensor | None:
+    """A point (M,) of a domain, of the batch bounded last; None if there is none, or none is known.
+
+    Args:
+        problem: that bounded it.
+        domain: which is marked as empty where that is proven.
+        row: of the batch.
+    """
+    ground, cuts = problem.schedule.ground, problem.cuts
+    found = inside(ground, cuts, row)
+    if found is not None and found.slack < 0 and found.multipliers is not None:
+        domain.is_empty = domain.is_empty or is_empty(ground, cuts, row, found.multipliers)
+        return None
+    return None if found is None else found.point
 
 
 def _drawn_in(points: Tensor, center: Tensor, norm: float, radius: float) -> Tensor:

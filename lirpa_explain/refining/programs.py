@@ -11,6 +11,7 @@ from .exact import minimum
 from .ground import Ground
 from .program import Program
 from .search import Search
+from .tree import Grown
 
 
 def solve(search: Search, seconds: float | None) -> bool:
@@ -20,7 +21,7 @@ def solve(search: Search, seconds: float | None) -> bool:
         UnsupportedOperation: the model is not piecewise linear, or a ball is no box.
     """
     started, programs, problem = time.perf_counter(), dict[int, Any](), search.problem
-    search._plant()
+    search.plant()
     try:
         for objective in search.objectives:
             for tree in objective.trees:
@@ -33,7 +34,7 @@ def solve(search: Search, seconds: float | None) -> bool:
                     programs[tree.row] = _program(problem, tree.row)
                 found = minimum(programs[tree.row], tree.function.double().numpy(), left)
                 objective.seconds += found.seconds
-                tree.leaves, tree.floor = [], max(tree.lower, found.lower)
+                tree.grown = Grown((), max(tree.lower, found.lower), tree.domains + 1)
                 if found.point is not None:
                     size = sum(search.problem.schedule.ground.sizes)
                     flat = torch.as_tensor(found.point[:size]).to(tree.function)

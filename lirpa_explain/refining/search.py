@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,13 @@ from tqdm import tqdm
 from .choose import decisions
 from .cuts import ROUNDS
 from .domains import Domain
-from .inside import inside, is_empty
-from .problem import Problem
-from .tree import Leaf, Objective, Tree
+from .problem import Problem, point_in
+from .tree import Leaf, Objective, Part, Tree
+
+Line = tuple[Domain, Sequence[tuple[Tree, float]]]
+"""A domain, and trees of which it is to be a part, with lower bounds that are known on it."""
+
+Job = tuple[Tree, int | None, Domain, float]
 
 FUNCTIONS = 16
 """Most functions that one row of a batch bounds."""
@@ -56,8 +61,9 @@ class Search:
 
     def __init__(self, problem: Problem, objectives: Sequence[Objective], limits: Limits, progress: bool = False
                  ) -> None:
-        self.problem, self.objectives, self.limits, self.progress = problem, objectives, limits, progress
+        self.problem, self.objectives, self.limits = problem, objectives, limits
         self.started, self.interrupted = time.perf_counter(), False
+        self.bar = tqdm(total=len(objectives), disable=not progress, unit="bound", leave=False)
         self.by_example: dict[int, list[Objective]] = {}
         for objective in objectives:
             self.by_example.setdefault(objective.example, []).append(objective)
@@ -71,23 +77,27 @@ class Search:
 
     def run(self) -> None:
         """Search; stopped by KeyboardInterrupt, what is proven so far stays proven."""
-        with tqdm(total=len(self.objectives), disable=not self.progress, unit="bound", leave=False) as self.bar:
+        with self.bar:
             try:
-                self._plant()
+                self.plant()
                 for patience in PATIENCE:
-                    self._grow(patience)
+                    self.grow(patience)
             except KeyboardInterrupt:
                 self.interrupted = True
 
-    def _plant(self) -> None:
-        """Bound the whole balls."""
+    def plant(self) -> None:
+        """Bound the whole balls, or a grid of their inputs."""
         wanted = [tree for objective in self.objectives if not objective.is_done for tree in objective.trees]
-        for part in _parts(wanted, self.limits.batch * FUNCTIONS):
+        for trees in _parts(wanted, self.limits.batch * FUNCTIONS):
             if self.is_late:
                 return
-            self._bound([(tree, self.problem.whole(tree.row), tree.start) for tree in part])
+            self._replace([(tree, None, self.problem.whole(tree.row), tree.start) for tree in trees],
+                          keep=lambda: not self.problem.splits_inputs)
+            if self.problem.splits_inputs:
+                self._replace([(tree, None, domain, tree.start) for tree in trees
+                               for domain in self.problem.grid(tree.row)])
 
-    def _grow(self, patience: int) -> None:
+    def grow(self, patience: int) -> None:
         """Give each objective so many domains in all."""
         if self.limits.domains is not None:
             patience = min(patience, self.limits.domains)
@@ -96,7 +106,7 @@ class Search:
             pairs, half = list[tuple[Tree, Leaf]](), max(1, self.limits.batch // 2)
             each = max(1, half // len(waiting))
             for objective in waiting:
-                pairs += objective.leaves(min(each, half - len(pairs)))
+                pairs += objective.lowest(min(each, half - len(pairs)))
                 if len(pairs) >= half:
                     break
             if not pairs:
@@ -106,49 +116,55 @@ class Search:
             self.bar.update(sum(o.is_done for o in self.objectives) - self.bar.n)
 
     def _split(self, pairs: list[tuple[Tree, Leaf]]) -> None:
-        """Split leaves, and bound their halves."""
-        done = 0
-        try:
-            jobs = []
-            for tree, (lower, _, domain, decision) in pairs:
-                assert decision is not None
-                jobs += [(tree, half, lower) for half in self.problem.halves(domain, decision)]
-            started = time.perf_counter()
-            self._bound(jobs)
-            done = len(pairs)
-            for tree, _ in pairs:
-                self.owner[tree].seconds += (time.perf_counter() - started) / len(pairs)
-        finally:
-            for tree, leaf in pairs[done:]:
-                tree.give_back(leaf)
+        """Put the halves of leaves in their place."""
+        started = time.perf_counter()
+        self._replace([(tree, number, half, lower) for tree, (lower, number, domain, decision) in pairs
+                       for half in self.problem.halves(domain, decision)])
+        for tree, _ in pairs:
+            self.owner[tree].seconds += (time.perf_counter() - started) / len(pairs)
 
-    def _bound(self, jobs: Sequence[tuple[Tree, Domain, float]]) -> None:
-        """Bound the functions of trees on domains, of larger ones a lower bound being known, and add them as leaves.
+    def _replace(self, jobs: Sequence[Job], keep: Callable[[], bool] = lambda: True) -> None:
+        """Bound the functions of trees on domains, and put these in the place of leaves.
 
-        Nothing is added to any tree before all is bounded, so that an interruption leaves them whole.
+        Args:
+            jobs: trees, numbers of the leaves that are parted, their parts, and lower bounds that are known of these.
+            keep: whether to do so, asked when they are bounded.
         """
         by_domain: dict[Domain, list[tuple[Tree, float]]] = {}
-        for tree, domain, lower in jobs:
+        for tree, _, domain, lower in jobs:
             by_domain.setdefault(domain, []).append((tree, lower))
-        lines = [(domain, list(part)) for domain, trees in by_domain.items() if not domain.is_empty
-                 for part in _parts(trees, FUNCTIONS)]
-        again, fresh = list[tuple[Domain, list[tuple[Tree, float]]]](), dict[Domain, list[tuple[Tree, float]]]()
-        for domain, trees in lines:
-            if domain.is_bounded and not self.problem.feels_inputs or domain in fresh:
-                again.append((domain, trees))
-            else:
-                domain.is_bounded = False
-                fresh[domain] = trees
-        added = [(tree, lower, domain, None) for domain, trees in by_domain.items() if domain.is_empty
-                 for tree, lower in trees]
-        for group in (list(fresh.items()), again):
-            for some in _parts(group, self.limits.batch):
-                added += self._rows(list(some))
-        for tree, value, domain, decision in added:
-            tree.add(value, domain, decision)
+        found = self._bounded(by_domain)
+        if not keep():
+            return
+        gone: dict[Tree, set[int]] = {}
+        for tree, number, _, _ in jobs:
+            gone.setdefault(tree, set()).update(() if number is None else (number,))
+        for tree, numbers in gone.items():
+            tree.replace(numbers, found[tree])
 
-    def _rows(self, lines: list[tuple[Domain, list[tuple[Tree, float]]]]) -> list[tuple[Tree, float, Domain, object]]:
-        """Bound a batch; what is to be added to which tree."""
+    def _bounded(self, by_domain: dict[Domain, list[tuple[Tree, float]]]) -> dict[Tree, list[Part]]:
+        """Bound functions of trees on domains, of which lower bounds are known: the parts of each tree."""
+        found: dict[Tree, list[Part]] = {}
+        again, fresh = list[Line](), dict[Domain, list[tuple[Tree, float]]]()
+        for domain, trees in by_domain.items():
+            if domain.is_empty:
+                for tree, lower in trees:
+                    found.setdefault(tree, []).append((lower, domain, None))
+                continue
+            for part in _parts(trees, FUNCTIONS):
+                if domain.is_bounded and not self.problem.feels_inputs or domain in fresh:
+                    again.append((domain, part))
+                else:
+                    domain.is_bounded = False
+                    fresh[domain] = part
+        for group in (list(fresh.items()), again):
+            for lines in _parts(group, self.limits.batch):
+                for tree, part in self._rows(lines):
+                    found.setdefault(tree, []).append(part)
+        return found
+
+    def _rows(self, lines: Sequence[Line]) -> list[tuple[Tree, Part]]:
+        """Bound a batch: parts of trees."""
         most = max(len(trees) for _, trees in lines)
         like = lines[0][1][0][0].function
         functions = like.new_zeros(len(lines), most, len(like))
@@ -157,34 +173,28 @@ class Search:
                 functions[i, j] = tree.function
         domains = [domain for domain, _ in lines]
         bounded = self.problem.bound(domains, functions, self.limits.rounds)
-        chosen = decisions(bounded, domains, self.problem.kinks)
-        added = [(tree, max(lower, value), domain, decision)
+        chosen = decisions(bounded, domains, self.problem.kinks, self.problem.splits_inputs)
+        found = [(tree, (max(lower, value), domain, decision))
                  for (domain, trees), values, ways in zip(lines, bounded.lower.tolist(), chosen, strict=True)
                  for (tree, lower), value, decision in zip(trees, values, ways, strict=False)]
-        self._find(domains, added, bounded.at)
-        return added
+        self._find(domains, found)
+        return found
 
-    def _find(self, domains: Sequence[Domain], added: list[tuple[Tree, float, Domain, object]], at: Tensor) -> None:
+    def _find(self, domains: Sequence[Domain], parts: Sequence[tuple[Tree, Part]]) -> None:
         """Points of the domains that promise most, or are not split further: evaluated, or proven not to exist."""
         if not self.problem.cuts.count:
             return
         wanted: dict[Domain, float] = {}
-        for tree, value, domain, decision in added:
-            if domain.is_empty or value >= tree.found:
-                continue
-            urgency = value - tree.lower if decision is not None else -float("inf")
-            wanted[domain] = min(urgency, wanted.get(domain, float("inf")))
+        for tree, (lower, domain, decision) in parts:
+            if not domain.is_empty and lower < tree.found:
+                urgency = lower - tree.lower if decision is not None else -math.inf
+                wanted[domain] = min(urgency, wanted.get(domain, math.inf))
         order = sorted(wanted, key=lambda domain: wanted[domain])
-        final = [domain for domain in order if wanted[domain] == -float("inf")]
+        final = [domain for domain in order if wanted[domain] == -math.inf]
         for domain in dict.fromkeys([*final, *order[:PROGRAMS]]):
-            row = domains.index(domain)
-            found = inside(self.problem.schedule.ground, self.problem.cuts, row)
-            if found is None:
-                return
-            if found.slack < 0 and found.multipliers is not None:
-                domain.is_empty |= is_empty(self.problem.schedule.ground, self.problem.cuts, row, found.multipliers)
-            elif found.point is not None:
-                self.look(domain.row // (self.problem.plan.samples * self.problem.plan.steps), found.point[None])
+            point = point_in(self.problem, domain, domains.index(domain))
+            if point is not None:
+                self.look(self.problem.example(domain.row), point[None])
 
     def look(self, example: int, flat: Tensor) -> None:
         """Evaluate the attribution of an example at points (P, M) of what moves, for all objectives."""

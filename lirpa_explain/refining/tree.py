@@ -5,15 +5,36 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from .domains import Decision, Domain
 
-Leaf = tuple[float, int, Domain, Decision | None]
-"""Its lower bound, a number that tells it from others, the domain, and the decision to split it by, if there is one."""
+Leaf = tuple[float, int, Domain, Decision]
+"""Its lower bound, a number that tells it from others, the domain, and the decision to split it by."""
+
+
+class Grown(NamedTuple):
+    """What is known of a tree; replaced as a whole, so that an interruption leaves it whole.
+
+    Args:
+        leaves: domains that can be split, the one with the lowest bound first (a heap).
+        floor: the lowest bound of those that cannot.
+        domains: how many were bounded.
+    """
+
+    leaves: tuple[Leaf, ...] = ()
+    floor: float = math.inf
+    domains: int = 0
+
+
+Part = tuple[float, Domain, Decision | None]
+"""A domain's lower bound, the domain, and what splits it."""
+
+_numbers = itertools.count()
 
 
 @dataclass(eq=False)
@@ -24,51 +45,48 @@ class Tree:
         row: of the plan.
         function: (D,), of the row's result; its least value is wanted.
         start: a lower bound that is known.
-        leaves: domains that can be split, the one with the lowest bound first.
-        floor: the lowest bound of those that cannot.
         found: the least value found.
-        domains: how many were bounded.
     """
 
     row: int
     function: Tensor
     start: float = -math.inf
-    leaves: list[Leaf] = field(default_factory=list)
-    floor: float = math.inf
     found: float = math.inf
-    domains: int = 0
-    _numbers: itertools.count = field(default_factory=itertools.count)
+    grown: Grown = Grown()
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Domains that can be split."""
+        return self.grown.leaves
+
+    @property
+    def domains(self) -> int:
+        """How many were bounded."""
+        return self.grown.domains
 
     @property
     def lower(self) -> float:
         """A lower bound of the function."""
-        least = min(self.leaves[0][0] if self.leaves else math.inf, self.floor)
-        return max(self.start, min(least, self.found)) if self.domains else self.start
+        leaves, floor, domains = self.grown
+        if not domains:
+            return self.start
+        return max(self.start, min(leaves[0][0] if leaves else math.inf, floor, self.found))
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing was bounded yet."""
-        return self.domains == 0
+    def lowest(self, count: int, level: float) -> list[Leaf]:
+        """So many leaves with the lowest bounds, of those with bounds below a level."""
+        level = min(level, self.grown.floor, self.found)
+        return [leaf for leaf in heapq.nsmallest(count, self.leaves) if leaf[0] < level] if count else []
 
-    def add(self, lower: float, domain: Domain, decision: Decision | None) -> None:
-        """A domain that is a part of one that was taken; `decision` splits it, None: nothing does."""
-        self.domains += 1
-        if domain.is_empty:
-            return
-        if decision is None:
-            self.floor = min(self.floor, lower)
-        else:
-            heapq.heappush(self.leaves, (lower, next(self._numbers), domain, decision))
-
-    def take(self, level: float) -> Leaf | None:
-        """The leaf with the lowest bound, if that is below a level, taken out of the tree."""
-        if not self.leaves or self.leaves[0][0] >= min(level, self.floor, self.found):
-            return None
-        return heapq.heappop(self.leaves)
-
-    def give_back(self, leaf: Leaf) -> None:
-        """Put back a leaf that was not split after all."""
-        heapq.heappush(self.leaves, leaf)
+    def replace(self, gone: set[int], parts: Iterable[Part]) -> None:
+        """Put domains in the place of leaves, by number, that they are all of."""
+        parts = list(parts)
+        leaves, floor, domains = self.grown
+        kept = [leaf for leaf in leaves if leaf[1] not in gone]
+        live = [part for part in parts if not part[1].is_empty]
+        kept += [(lower, next(_numbers), domain, decision) for lower, domain, decision in live if decision is not None]
+        heapq.heapify(kept)
+        floor = min([floor, *(lower for lower, _, decision in live if decision is None)])
+        self.grown = Grown(tuple(kept), floor, domains + len(parts))
 
 
 @dataclass(eq=False)
@@ -133,17 +151,15 @@ class Objective:
             return True
         if self.threshold is None and self.found - self.lower <= self.tolerance * self.width / 2:
             return True
-        return all(not tree.leaves and not tree.is_whole for tree in self.trees)
+        return all(tree.domains and not tree.leaves for tree in self.trees)
 
-    def leaves(self, count: int) -> list[tuple[Tree, Leaf]]:
+    def lowest(self, count: int) -> list[tuple[Tree, Leaf]]:
         """Leaves to split next, so many at most: of the tree that loses most beside what was found of it."""
         slack = [w * (tree.found - tree.lower) for w, tree in zip(self.weights, self.trees, strict=True)]
         chosen: list[tuple[Tree, Leaf]] = []
         for i in sorted(range(len(slack)), key=lambda i: -slack[i]):
             tree = self.trees[i]
-            level = self._level(tree, self.weights[i])
-            while len(chosen) < count and (leaf := tree.take(level)) is not None:
-                chosen.append((tree, leaf))
+            chosen += [(tree, leaf) for leaf in tree.lowest(count - len(chosen), self._level(tree, self.weights[i]))]
         return chosen
 
     def _level(self, tree: Tree, weight: float) -> float:

@@ -24,9 +24,12 @@ from ..operators.bound import flat_functions, flat_rows
 from ..operators.planes import BoundPlanes
 from ..rounding import DECIDED, roundings
 from .cuts import ROUNDS, Cuts, least
-from .domains import Domain, Limits
+from .domains import INPUT, Domain, Limits
 from .ground import Ground, Recorder
 
+
+MOST_INPUTS = 64
+"""Entries of inputs up to which it is noted what they have to do with each pre-activation."""
 
 KINKS = ("kink", "kink_gradient")
 """Operators whose one break is a kink at 0, so that both sides of it are straight."""
@@ -39,11 +42,13 @@ class Bounded:
     Args:
         lower: (B, K), lower bounds.
         at: coefficients of the inputs in these bounds, (B, K, D): where the bounds want the inputs.
-        gains: by node, (B, K, n): about how much a function's bound can gain from knowing an entry exactly.
+        box: of the inputs that move, (B, D) each.
+        gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can gain from knowing an entry exactly.
     """
 
     lower: Tensor
     at: Tensor
+    box: Box
     gains: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -64,7 +69,7 @@ class WithinDomains(Schedule):
         self.recorder = Recorder()
         self.ground, self.rounds = Ground.of(inputs, balls), rounds
         with torch.no_grad(), self.network.at(inputs, self.recorder.balls(balls)):
-            self.cuts = Cuts.none(self.ground.center)
+            self.cuts, self.effects = Cuts.none(self.ground.center), dict[str, tuple[Tensor, Tensor]]()
             self.empty = torch.zeros(len(domains), dtype=torch.bool, device=inputs[0].device)
             fresh = not all(domain.is_bounded for domain in domains)
             boxes, self.open = dict[str, Box](), dict[str, Tensor]()
@@ -117,6 +122,10 @@ class WithinDomains(Schedule):
         if limits.count:
             self._add_cuts(sides, index, limits, margin)
         (A_low, c_low), (A_high, c_high) = sides
+        if sum(self.ground.sizes) <= MOST_INPUTS:
+            reach = ((A_low.abs() + A_high.abs()) / 2) * self.ground.radius[:, None]
+            least_width = torch.finfo(reach.dtype).tiny ** 0.5
+            self.effects[node.name] = index, reach / reach.sum(2, keepdim=True).clamp(min=least_width)
         both = least(self.ground, torch.cat([A_low, -A_high], 1), torch.cat([c_low, -c_high], 1), self.cuts, self.rounds)
         old = box.map(lambda side: side.gather(1, index))
         new = old.intersect(Box(both[:, :most], -both[:, most:]))
@@ -183,7 +192,16 @@ class WithinDomains(Schedule):
         joined = {name: torch.cat([some[name] for some in gains], 1) for name in names}
         lower, A = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
         box = self.network.of_interval(functions, self.network.interval(node))
-        return Bounded(torch.fmax(lower, box.lower), A, joined)
+        inputs = Box(self.ground.center - self.ground.radius, self.ground.center + self.ground.radius)
+        if self.effects:
+            joined[INPUT] = self._input_gains(joined)
+        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined)
+
+    def _input_gains(self, gains: dict[str, Tensor]) -> Tensor:
+        """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals is due to each."""
+        return sum(torch.einsum("bki,bij->bkj", gain.gather(2, index[:, None].expand(-1, gain.shape[1], -1)), share)
+                   for gain, (index, share) in ((gains[name], found) for name, found in self.effects.items()
+                                                if name in gains))
 
     def _watch(self, seen: dict[str, Tensor]) -> None:
         """Have relaxed operators say which coefficients arrive at them."""
