@@ -19,6 +19,7 @@ FLOORS = [
     ["graph", "plots", "decision"],
     ["attributions"],
     ["bounding"],
+    ["refining"],
     ["certifying"],
     ["attacks", "training", "measures", "certify"],
     ["tables", "reporting"],
@@ -29,9 +30,9 @@ FLOORS = [
 
 FOREIGN = {
     "captum": {"attributions", "bounding", "certifying", "cli", "graph", "guards", "inputs", "measures", "training"},
-    "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators"},
+    "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators", "refining"},
     "auto_LiRPA.BoundedModule": {"bounding"},
-    "auto_LiRPA.bound_ops": {"bounding", "operators"},
+    "auto_LiRPA.bound_ops": {"bounding", "operators", "refining"},
     "torch.fx": {"graph"},
     "matplotlib": {"plots"},
 }

@@ -28,8 +28,8 @@ class Refinable:
     found_inputs = fact("found_inputs", "The inputs where these are attained, (P, *S), or a tuple of them.")
     found_lower_at = fact("found_lower_at", "(N, K), int64: which of these inputs.")
     found_upper_at = fact("found_upper_at", "(N, K), int64: likewise.")
-    decided = fact("decided", """(N, K), int8: 1 where the row exceeds 0 at every input, -1 where it does not at one that
-    was found, 0 where that is open. Of a condition: whether it holds.""")
+    decided = fact("decided", """(N, K), int8: 1 where the row exceeds 0 at every input, -1 where it does not at one
+    that was found, 0 where that is open. Of a condition: whether it holds.""")
     domains = fact("domains", "(N, K): how many domains were bounded for each row.")
     seconds = fact("seconds", "(N, K): about how long that took.")
     refinement_interrupted = fact("refinement_interrupted", "Whether refining was stopped early.")
@@ -55,8 +55,8 @@ class Refinable:
             seconds: when to stop, in all; None: when everything is done.
             tolerance: share of the refined width by which it may exceed the width of what was found.
             domains: most domains for each row.
-            method: "branch", or "exact": mixed-integer programs for scipy's HiGHS, for piecewise-linear models in boxes,
-                up to that solver's tolerances of 1e-6.
+            method: "branch", or "exact": mixed-integer programs for scipy's HiGHS, for piecewise-linear models in
+                boxes, up to that solver's tolerances of 1e-6.
             batch_size: domains bounded at once.
             progress: show a bar.
 

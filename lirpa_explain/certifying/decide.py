@@ -32,9 +32,9 @@ def decided_condition(prover: Prover, certificate: Certificate, problem: Problem
                       error: Tensor, limits: Limits, progress: bool) -> Certificate:
     """The certificate with what is known of a condition: `decided`, `domains` and `seconds`, (N, 1) each."""
     if problem.plan.steps * problem.plan.samples > 1:
-        raise UnsupportedAttribution("A condition on an attribution that is a sum over a path or over samples cannot be "
-                                     "refined as a whole; refine its entries: what='width'.")
-    conditions = [Condition(n, box.map(lambda side, n=n: side[n]), error[n]) for n in range(len(error))]
+        raise UnsupportedAttribution("A condition on an attribution that is a sum over a path or over samples cannot "
+                                     "be refined as a whole; refine its entries: what='width'.")
+    conditions = [Condition(n, Box(box.lower[n], box.upper[n]), error[n]) for n in range(len(error))]
     for condition in conditions:
         n = condition.example
         if float(meets(box.lower[n:n + 1], box.upper[n:n + 1], n)) >= 0:

@@ -19,6 +19,7 @@ from ..refining.programs import solve
 from ..refining.search import Limits, Search
 from ..refining.tree import Objective, Tree
 from ..refining.wanted import Wanted
+from ..relaxations.ranges import linear_range
 from .arguments import check_spec
 from .conditions import condition, is_condition
 from .decide import decided_condition, draws
@@ -69,8 +70,8 @@ def _check(prover: Prover, proven: Proven, method: str, seconds: Any, tolerance:
         raise ValueError("A certificate with rounding='outward' cannot be refined: half-spaces have no proven bound of "
                          "their roundings. Certify with rounding='default'.")
     if not proven.plan.is_row_linear or proven.plan.ends is not None:
-        raise UnsupportedAttribution("This attribution is no sum of functions of single gradients (a variance, or |.| of "
-                                     "a whole path), so it cannot be refined row by row.")
+        raise UnsupportedAttribution("This attribution is no sum of functions of single gradients (a variance, or |.| "
+                                     "of a whole path), so it cannot be refined row by row.")
 
 
 def _wanted(certificate: Certificate, what: Any, spec: Any, box: Box, nominal: Tensor) -> Wanted:
@@ -90,11 +91,16 @@ def _wanted(certificate: Certificate, what: Any, spec: Any, box: Box, nominal: T
     if isinstance(what, tuple) and len(what) in (2, 3) and what[0] == "top_k":
         k, absolute = what[1], what[2] if len(what) == 3 else True
         certificate.top_k(k, absolute)  # checks k
-        reach = pairs.rivals(lambda f: tuple(torch.full(f.shape[:2], s * math.inf) for s in (-1, 1)), *box,
-                             nominal.abs() if absolute else nominal, k, absolute)
+        reach = pairs.rivals(_nothing_known, *box, nominal.abs() if absolute else nominal, k, absolute)
         return ways.rivals(reach, box, nominal, k, absolute)
     raise ValueError(f"what must be 'sign', 'width', ('top_k', k), a bool tensor shaped like the attribution, or, with "
                      f"spec, 'width' or 'positive'; given: {what!r:.80}.")
+
+
+def _nothing_known(functions: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of functions (N, K, D) of which nothing is known."""
+    nothing = torch.full_like(functions[..., 0], math.inf)
+    return -nothing, nothing
 
 
 def flatten_shape(certificate: Certificate) -> torch.Size | None:
@@ -133,8 +139,7 @@ def _result(prover: Prover, certificate: Certificate, wanted: Wanted, search: Se
             ) -> Certificate:
     """The tightened certificate, with what was found held against it."""
     functions, (rows, most) = wanted.functions, wanted.functions.shape[:2]
-    bounds = [torch.einsum("nkd,nd->nk", functions.clamp(min=0), a) + torch.einsum("nkd,nd->nk", functions.clamp(max=0), b)
-              for a, b in (box, box[::-1])]
+    bounds = list(linear_range(functions, box))
     values, inputs = _found(prover, search)
     place = torch.full((2, rows, most), -1, dtype=torch.long)
     domains, seconds = torch.zeros(rows, most, dtype=torch.long), torch.zeros(rows, most)

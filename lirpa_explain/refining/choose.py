@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from .domains import INPUT, Decision, Domain
 from .within import Bounded
 
 EVEN = 0.25
 """To which power it counts how evenly a pre-activation's interval is cut."""
+
+NARROW = 1e-7
+"""Width of an interval, relative to its ends, below which it is not cut again."""
 
 
 def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, bool], inputs: bool = False
@@ -31,8 +35,8 @@ def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, b
     names = [name for name in sorted(bounded.gains) if (name == INPUT) == inputs]
     if not names:
         return [[None] * bounded.lower.shape[1] for _ in domains]
-    boxes = {name: tuple(bounded.box) if inputs else _stacked(domains, name) for name in names}
-    scores = torch.cat([_score(bounded.gains[name], *boxes[name], kinks[name]) for name in names], 2)
+    boxes = {name: bounded.box if inputs else _stacked(domains, name) for name in names}
+    scores = torch.cat([_score(bounded.gains[name], boxes[name], kinks[name]) for name in names], 2)
     best, places = scores.max(2)
     owner = [(name, j) for name in names for j in range(bounded.gains[name].shape[2])]
     chosen: list[list[Decision | None]] = []
@@ -46,15 +50,15 @@ def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, b
     return chosen
 
 
-def _stacked(domains: Sequence[Domain], name: str) -> tuple[Tensor, Tensor]:
-    known = [domain.box(name) for domain in domains]
-    lower, upper = (torch.stack([box[i] for box in known if box is not None]) for i in (0, 1))
-    return lower, upper
+def _stacked(domains: Sequence[Domain], name: str) -> Box:
+    known = [box for domain in domains if (box := domain.box(name)) is not None]
+    return Box(*(torch.stack(side) for side in zip(*known, strict=True)))
 
 
-def _score(gain: Tensor, lower: Tensor, upper: Tensor, is_kink: bool) -> Tensor:
-    """(B, K, n)."""
+def _score(gain: Tensor, box: Box, is_kink: bool) -> Tensor:
+    """What each entry of a node promises, (B, K, n)."""
+    lower, upper = box
     width = (upper - lower).clamp(min=torch.finfo(gain.dtype).tiny ** 0.5)
     if not is_kink:
-        return gain * (upper > lower)[:, None]
+        return gain * (width > NARROW * torch.maximum(lower.abs(), upper.abs()))[:, None]
     return gain * (-4 * lower * upper / width.square()).clamp(min=0).pow(EVEN)[:, None]

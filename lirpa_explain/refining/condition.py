@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..boxes import Box
+from . import clock
 from .choose import decisions
 from .domains import Decision, Domain
 from .problem import Problem, point_in
@@ -81,7 +81,7 @@ class ConditionSearch:
                  progress: bool = False) -> None:
         self.problem, self.conditions, self.meets, self.limits = problem, conditions, meets, limits
         self.progress, self.numbers, self.interrupted = progress, itertools.count(), False
-        self.started = time.perf_counter()
+        self.started = clock.now()
 
     def run(self) -> None:
         """Search; stopped by KeyboardInterrupt, what is decided stays decided."""
@@ -89,7 +89,7 @@ class ConditionSearch:
         with tqdm(total=len(self.conditions), disable=not self.progress, unit="condition", leave=False) as bar:
             try:
                 self._replace([(c, -1, self.problem.whole(c.example)) for c in self.conditions if not c.is_done])
-                while most is None or time.perf_counter() - self.started < most:
+                while most is None or clock.now() - self.started < most:
                     jobs = self._halves()
                     if not jobs:
                         return
@@ -111,7 +111,7 @@ class ConditionSearch:
 
     def _replace(self, jobs: Sequence[Job]) -> None:
         """Bound all entries on domains, and put what stays open in the place of leaves."""
-        started = time.perf_counter()
+        started = clock.now()
         found: dict[Condition, list[tuple[float, Domain, Decision | None]]] = {c: [] for c, _, _ in jobs}
         for start in range(0, len(jobs), self.limits.batch):
             part = [(condition, domain) for condition, _, domain in jobs[start:start + self.limits.batch]]
@@ -124,7 +124,7 @@ class ConditionSearch:
             new = [(met, next(self.numbers), domain, way) for met, domain, way in parts if way is not None]
             condition.leaves = (*kept, *new)
             condition.domains += sum(c is condition for c, _, _ in jobs)
-            condition.seconds += (time.perf_counter() - started) / len(found)
+            condition.seconds += (clock.now() - started) / len(found)
 
     def _left(self, part: Sequence[tuple[Condition, Domain]]
               ) -> list[tuple[Condition, tuple[float, Domain, Decision | None]]]:
@@ -141,6 +141,9 @@ class ConditionSearch:
                          for i, (c, _) in enumerate(part)]).tolist()
         loose = replace(bounded, gains={name: gain.sum(1, keepdim=True) for name, gain in bounded.gains.items()})
         ways = decisions(loose, domains, self.problem.kinks, self.problem.splits_inputs)
+        if self.problem.splits_inputs:
+            for (condition, _), middle in zip(part, bounded.box.center, strict=True):
+                self.look(condition, middle[None])
         left = []
         order = sorted(range(len(part)), key=lambda i: (ways[i][0] is not None, met[i]))
         for programs, i in enumerate(j for j in order if met[j] < 0 and not domains[j].is_empty):

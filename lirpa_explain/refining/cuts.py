@@ -107,34 +107,25 @@ def multipliers(ground: Ground, A: Tensor, G: Tensor, h: Tensor, rounds: int) ->
     place[first, second] = place[second, first] = torch.arange(len(first), device=A.device)
     thin = max(1, min(THIN, entries // ENOUGH))
     m = A.new_zeros(rows, functions, count)
-    rest = A
-    best, value = m, -ground.spread(rest)
     for i in range(rounds):
-        some = slice(i % thin, None, thin)
-        few = G[..., some]
-        q = ground.curvature(rest)[..., some] * (entries / few.shape[2])
+        some = torch.arange(i % thin, entries, thin, device=A.device)
+        few, part, ground_part = G[..., some], A[..., some], ground.entries(some)
+        q = ground_part.curvature(part - m @ few) * (entries / len(some))
         H = q @ (few[:, first] * few[:, second]).mT
-        target = (q * A[..., some]) @ few.mT - h[:, None]
+        target = (q * part) @ few.mT - h[:, None]
         m = (m + STRIDE * (_descend(H[..., place], target, m) - m)).clamp(min=0)
-        rest = A - m @ G
-        new = -ground.spread(rest) - torch.einsum("bsm,bm->bs", m, h)
-        better = new > value
-        best, value = torch.where(better[..., None], m, best), torch.where(better, new, value)
-    return best.to(dtype).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+    return m.to(dtype).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _descend(H: Tensor, target: Tensor, m: Tensor) -> Tensor:
     """Minimise m H m / 2 - target.m over m >= 0, one multiplier after the other."""
     count = m.shape[-1]
-    columns = list(m.unbind(-1))
     diagonal = [H[..., i, i].clamp(min=torch.finfo(H.dtype).tiny ** 0.5) for i in range(count)]
-    gradient = list((target - (H @ m[..., None])[..., 0]).unbind(-1))
-    H = H.permute(2, 3, 0, 1).contiguous()
-    gradient = torch.stack(gradient)
-    m = torch.stack(columns)
+    slope = (target - (H @ m[..., None])[..., 0]).permute(2, 0, 1).contiguous()
+    H, m = H.permute(2, 3, 0, 1).contiguous(), m.permute(2, 0, 1).contiguous()
     for _ in range(SWEEPS):
         for i in range(count):
-            new = (m[i] + gradient[i] / diagonal[i]).clamp(min=0)
-            gradient -= H[i] * (new - m[i])
+            new = (m[i] + slope[i] / diagonal[i]).clamp(min=0)
+            slope -= H[i] * (new - m[i])
             m[i] = new
     return m.permute(1, 2, 0)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..boxes import Box
 
-
 INPUT = "input"
 """The name under which inputs are cut: their boxes become smaller."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
+from . import clock
 from .program import Program
 
 TOLERANCE = 1e-6
@@ -49,7 +49,7 @@ def minimum(program: Program, function: np.ndarray, seconds: float | None = None
     options = {"time_limit": seconds, "mip_rel_gap": gap, "mip_feasibility_tolerance": TIGHT,
                "primal_feasibility_tolerance": TIGHT, "dual_feasibility_tolerance": TIGHT}
     constraints = [] if not program.rows else [LinearConstraint(program.matrix(), program.least, program.most)]
-    started = time.perf_counter()
+    started = clock.now()
     with warnings.catch_warnings():  # scipy warns that it hands the tolerances to the solver as they are
         warnings.filterwarnings("ignore", "Unrecognized options", RuntimeWarning)
         found = milp(objective, integrality=program.integral, bounds=Bounds(program.lower, program.upper),
@@ -57,4 +57,4 @@ def minimum(program: Program, function: np.ndarray, seconds: float | None = None
     bound = found.mip_dual_bound if found.mip_dual_bound is not None else found.fun
     lower = -np.inf if bound is None or found.status not in (0, 1) else float(bound)
     moved = TOLERANCE * (abs(lower) + abs(constant)) if np.isfinite(lower) else 0.0
-    return Extreme(lower + constant - moved, found.x, found.status == 0, time.perf_counter() - started)
+    return Extreme(lower + constant - moved, found.x, found.status == 0, clock.now() - started)

@@ -39,13 +39,13 @@ class Part:
         return Part(self.norm, self.center[index], self.radius[index])
 
     def spread(self, a: Tensor) -> Tensor:
-        """max over the unit ball of a.y for scaled coefficients (..., D)."""
+        """Max over the unit ball of a.y for scaled coefficients (..., D)."""
         if self.norm == math.inf:
             return a.abs().sum(-1)
         return a.abs().amax(-1) if self.norm == 1 else torch.linalg.vector_norm(a, dim=-1)
 
     def curvature(self, a: Tensor) -> Tensor:
-        """q with spread(a) ~ sum q a^2, where another a' near has spread(a') <= (sum q a'^2 + spread(a)) / 2.
+        """Q with spread(a) ~ sum q a^2, where another a' near has spread(a') <= (sum q a'^2 + spread(a)) / 2.
 
         For norm 1 that holds about, which is enough: multipliers may be any.
         """
@@ -75,6 +75,17 @@ class Ground:
         """The balls of these rows."""
         return Ground(tuple(part.rows(index) for part in self.parts))
 
+    def entries(self, index: Tensor) -> Ground:
+        """About the same balls of some of the entries alone."""
+        parts, start = [], 0
+        for part in self.parts:
+            size = part.center.shape[1]
+            own = index[(index >= start) & (index < start + size)] - start
+            radius = part.radius[:, own] if part.radius.shape[1] == size else part.radius
+            parts.append(Part(part.norm, part.center[:, own], radius))
+            start += size
+        return Ground(tuple(parts))
+
     @property
     def center(self) -> Tensor:
         """(B, D)."""
@@ -91,8 +102,9 @@ class Ground:
         return [part.center.shape[1] for part in self.parts]
 
     def spread(self, a: Tensor) -> Tensor:
-        """max over unit balls of a.y, for scaled coefficients (..., D)."""
-        return sum(part.spread(side) for part, side in zip(self.parts, a.split(self.sizes, -1), strict=True))
+        """Max over unit balls of a.y, for scaled coefficients (..., D)."""
+        sides = zip(self.parts, a.split(self.sizes, -1), strict=True)
+        return torch.stack([part.spread(side) for part, side in sides]).sum(0)
 
     def curvature(self, a: Tensor) -> Tensor:
         """That of each part."""
@@ -114,9 +126,9 @@ class Recorder:
     def coefficients(self, sign: int, sizes: list[int], like: Tensor) -> Tensor:
         """Those of lower (-1) or upper (1) bounds like (B, S): (B, S, D)."""
         places = sorted({i for i, _ in self.seen})
-        found = {i: self.seen.get((i, sign)) for i in places}
-        if len(found) == len(sizes) and all(part is not None for part in found.values()):
-            return torch.cat([found[i].flatten(2) for i in places], 2)
+        found = [self.seen[i, sign].flatten(2) for i in places if (i, sign) in self.seen]
+        if len(found) == len(sizes):
+            return torch.cat(found, 2)
         return like.new_zeros(*like.shape, sum(sizes))
 
 

@@ -100,8 +100,8 @@ class Program:
         elif step.operator == "kink_gradient" or issubclass(operators.lookup(step.operator).bound, AFFINE):
             self.moving[step.output] = self._affine(step)
         else:
-            raise UnsupportedOperation(f"{step.operator}: method='exact' is for piecewise-linear models, made of affine "
-                                       "steps and kinks at 0 such as ReLU's. Use method='branch'.")
+            raise UnsupportedOperation(f"{step.operator}: method='exact' is for piecewise-linear models, made of "
+                                       "affine steps and kinks at 0 such as ReLU's. Use method='branch'.")
 
     def _affine(self, step: Step) -> Tensor:
         """Coefficients are what the step makes of each beside what it makes of 0."""
@@ -139,7 +139,7 @@ class Program:
     def _kink_gradient(self, step: Step) -> Tensor:
         (g, z), slope = step.inputs, step.settings["slope"]
         _, low, high, is_open = self._read(z)
-        gradient = flat_rows(self._filled(self.moving.get(g, self.fixed.get(g))))
+        gradient = flat_rows(self._filled(self.moving[g] if g in self.moving else self.fixed[g]))
         result = torch.where(low >= 0, gradient, slope * gradient)
         for i in is_open:
             d, line = self._side(z, i), self._line(gradient, i)
@@ -152,7 +152,7 @@ class Program:
         return result.reshape(-1, *self.moving[z].shape[1:])
 
     def _product(self, line: np.ndarray, d: int, gl: float, gu: float) -> np.ndarray:
-        """q = g d for an affine g."""
+        """Q = g d for an affine g."""
         q = self._variable(min(gl, 0.0), max(gu, 0.0))
         line = self._padded(line)
         self._require(self._unit(q) - gu * self._unit(d), -math.inf, 0.0)
@@ -202,7 +202,7 @@ class Program:
         return torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
 
     def _require(self, line: np.ndarray, low: float, high: float) -> None:
-        """low <= line <= high."""
+        """Low <= line <= high."""
         self.rows.append(line[1:])
         self.least.append(low - line[0])
         self.most.append(high - line[0])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
 
+from . import clock
 from .exact import minimum
 from .ground import Ground
 from .program import Program
@@ -20,14 +20,14 @@ def solve(search: Search, seconds: float | None) -> bool:
     Raises:
         UnsupportedOperation: the model is not piecewise linear, or a ball is no box.
     """
-    started, programs, problem = time.perf_counter(), dict[int, Any](), search.problem
+    started, programs, problem = clock.now(), dict[int, Any](), search.problem
     search.plant()
     try:
         for objective in search.objectives:
             for tree in objective.trees:
                 if objective.is_done:
                     break
-                left = None if seconds is None else seconds - (time.perf_counter() - started)
+                left = None if seconds is None else seconds - (clock.now() - started)
                 if left is not None and left <= 0:
                     return False
                 if tree.row not in programs:

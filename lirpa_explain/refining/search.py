@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from . import clock
 from .choose import decisions
 from .cuts import ROUNDS
 from .domains import Domain
 from .problem import Problem, point_in
 from .tree import Leaf, Objective, Part, Tree
+from .within import Bounded
 
 Line = tuple[Domain, Sequence[tuple[Tree, float]]]
 """A domain, and trees of which it is to be a part, with lower bounds that are known on it."""
 
 Job = tuple[Tree, int | None, Domain, float]
+
+T = TypeVar("T")
 
 FUNCTIONS = 16
 """Most functions that one row of a batch bounds."""
@@ -62,7 +66,7 @@ class Search:
     def __init__(self, problem: Problem, objectives: Sequence[Objective], limits: Limits, progress: bool = False
                  ) -> None:
         self.problem, self.objectives, self.limits = problem, objectives, limits
-        self.started, self.interrupted = time.perf_counter(), False
+        self.started, self.interrupted = clock.now(), False
         self.bar = tqdm(total=len(objectives), disable=not progress, unit="bound", leave=False)
         self.by_example: dict[int, list[Objective]] = {}
         for objective in objectives:
@@ -73,7 +77,7 @@ class Search:
     @property
     def is_late(self) -> bool:
         """Whether time is up."""
-        return self.limits.seconds is not None and time.perf_counter() - self.started >= self.limits.seconds
+        return self.limits.seconds is not None and clock.now() - self.started >= self.limits.seconds
 
     def run(self) -> None:
         """Search; stopped by KeyboardInterrupt, what is proven so far stays proven."""
@@ -117,11 +121,11 @@ class Search:
 
     def _split(self, pairs: list[tuple[Tree, Leaf]]) -> None:
         """Put the halves of leaves in their place."""
-        started = time.perf_counter()
+        started = clock.now()
         self._replace([(tree, number, half, lower) for tree, (lower, number, domain, decision) in pairs
                        for half in self.problem.halves(domain, decision)])
         for tree, _ in pairs:
-            self.owner[tree].seconds += (time.perf_counter() - started) / len(pairs)
+            self.owner[tree].seconds += (clock.now() - started) / len(pairs)
 
     def _replace(self, jobs: Sequence[Job], keep: Callable[[], bool] = lambda: True) -> None:
         """Bound the functions of trees on domains, and put these in the place of leaves.
@@ -145,7 +149,7 @@ class Search:
     def _bounded(self, by_domain: dict[Domain, list[tuple[Tree, float]]]) -> dict[Tree, list[Part]]:
         """Bound functions of trees on domains, of which lower bounds are known: the parts of each tree."""
         found: dict[Tree, list[Part]] = {}
-        again, fresh = list[Line](), dict[Domain, list[tuple[Tree, float]]]()
+        again, fresh = list[Line](), dict[Domain, Sequence[tuple[Tree, float]]]()
         for domain, trees in by_domain.items():
             if domain.is_empty:
                 for tree, lower in trees:
@@ -159,8 +163,8 @@ class Search:
                     fresh[domain] = part
         for group in (list(fresh.items()), again):
             for lines in _parts(group, self.limits.batch):
-                for tree, part in self._rows(lines):
-                    found.setdefault(tree, []).append(part)
+                for tree, bounded in self._rows(lines):
+                    found.setdefault(tree, []).append(bounded)
         return found
 
     def _rows(self, lines: Sequence[Line]) -> list[tuple[Tree, Part]]:
@@ -177,8 +181,18 @@ class Search:
         found = [(tree, (max(lower, value), domain, decision))
                  for (domain, trees), values, ways in zip(lines, bounded.lower.tolist(), chosen, strict=True)
                  for (tree, lower), value, decision in zip(trees, values, ways, strict=False)]
-        self._find(domains, found)
+        if self.problem.splits_inputs:
+            self._look_at_boxes(domains, bounded)
+        else:
+            self._find(domains, found)
         return found
+
+    def _look_at_boxes(self, domains: Sequence[Domain], bounded: Bounded) -> None:
+        """Middles of boxes of the inputs, and the ends that the first function's bound wants."""
+        wanted = torch.where(bounded.at[:, 0] > 0, *bounded.box)
+        owners = torch.tensor([self.problem.example(domain.row) for domain in domains])
+        for example in owners.unique().tolist():
+            self.look(example, torch.cat([bounded.box.center, wanted])[(owners == example).repeat(2)])
 
     def _find(self, domains: Sequence[Domain], parts: Sequence[tuple[Tree, Part]]) -> None:
         """Points of the domains that promise most, or are not split further: evaluated, or proven not to exist."""
@@ -200,7 +214,7 @@ class Search:
         """Evaluate the attribution of an example at points (P, M) of what moves, for all objectives."""
         points = self.problem.point(example, flat)
         values = {row: self.problem.values(row, points) for row in self.problem.rows_of(example)}
-        total = sum(self.problem.weight(row) * value for row, value in values.items())
+        total = torch.stack([self.problem.weight(row) * value for row, value in values.items()]).sum(0)
         kept: dict[int, int] = {}
         for objective in self.by_example.get(example, []):
             best = (total @ objective.function).nan_to_num(nan=torch.inf).min(0)
@@ -214,5 +228,6 @@ class Search:
                 tree.found = min(tree.found, float((values[tree.row] @ tree.function).min()))
 
 
-def _parts(items: Sequence, size: int) -> list[Sequence]:  # type: ignore[type-arg]
+def _parts(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """So many items at a time."""
     return [items[i:i + size] for i in range(0, len(items), size)]

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .domains import Decision, Domain
 
+CLOSE = 1e-9
+"""Relative distance of a bound and what was found up to which they are taken for equal."""
+
 Leaf = tuple[float, int, Domain, Decision]
 """Its lower bound, a number that tells it from others, the domain, and the decision to split it by."""
 
@@ -149,8 +152,10 @@ class Objective:
         """Whether nothing is left to do for it."""
         if self.threshold is not None and self.decided:
             return True
-        if self.threshold is None and self.found - self.lower <= self.tolerance * self.width / 2:
-            return True
+        if self.threshold is None and math.isfinite(self.found - self.lower):
+            least = 4 * self.margin + CLOSE * max(abs(self.found), abs(self.lower))
+            if self.found - self.lower <= max(least, self.tolerance * self.width / 2):
+                return True
         return all(tree.domains and not tree.leaves for tree in self.trees)
 
     def lowest(self, count: int) -> list[tuple[Tree, Leaf]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ def entries(order: Tensor, count: Tensor, sign: Tensor, decides: bool) -> Wanted
 
 
 def rivals(reach: Tensor, box: Box, nominal: Tensor, k: int, absolute: bool) -> Wanted:
-    """s a_i - a_o, and s a_i + a_o for absolute values, of pairs of which it is open whether o may exceed i.
+    """S a_i - a_o, and s a_i + a_o for absolute values, of pairs of which it is open whether o may exceed i.
 
     Args:
         reach: (N, k, D), whether o may reach the i-th largest, as `certificates.refine.rivals` says.
@@ -86,7 +85,7 @@ def given(functions: Tensor, decides: bool) -> Wanted:
     return Wanted(functions, torch.full((len(functions),), functions.shape[1]), decides)
 
 
-def chosen(what: Any, nominal: Tensor) -> Wanted:
+def chosen(mask: Tensor, nominal: Tensor) -> Wanted:
     """Entries that a caller chose: a bool mask (N, D)."""
-    mask = what
-    return entries((~mask).to(torch.int8).argsort(dim=1, stable=True), mask.sum(1), torch.ones_like(nominal), decides=False)
+    order = (~mask).to(torch.int8).argsort(dim=1, stable=True)
+    return entries(order, mask.sum(1), torch.ones_like(nominal), decides=False)

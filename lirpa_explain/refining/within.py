@@ -27,7 +27,6 @@ from .cuts import ROUNDS, Cuts, least
 from .domains import INPUT, Domain, Limits
 from .ground import Ground, Recorder
 
-
 MOST_INPUTS = 64
 """Entries of inputs up to which it is noted what they have to do with each pre-activation."""
 
@@ -43,7 +42,8 @@ class Bounded:
         lower: (B, K), lower bounds.
         at: coefficients of the inputs in these bounds, (B, K, D): where the bounds want the inputs.
         box: of the inputs that move, (B, D) each.
-        gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can gain from knowing an entry exactly.
+        gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can gain from knowing an
+            entry exactly.
     """
 
     lower: Tensor
@@ -78,7 +78,7 @@ class WithinDomains(Schedule):
             for i, (domain, is_empty) in enumerate(zip(domains, self.empty.tolist(), strict=True)):
                 domain.settle({name: Box(box.lower[i], box.upper[i]) for name, box in boxes.items()},
                               {name: mask[i] for name, mask in self.open.items()}, is_empty)
-            self.kinks = {name: at_zero for name, at_zero in self._splittable().items()}
+            self.kinks = self._splittable()
             return None if functions is None else self._functions(functions)
 
     def _splittable(self) -> dict[str, bool]:
@@ -126,7 +126,8 @@ class WithinDomains(Schedule):
             reach = ((A_low.abs() + A_high.abs()) / 2) * self.ground.radius[:, None]
             least_width = torch.finfo(reach.dtype).tiny ** 0.5
             self.effects[node.name] = index, reach / reach.sum(2, keepdim=True).clamp(min=least_width)
-        both = least(self.ground, torch.cat([A_low, -A_high], 1), torch.cat([c_low, -c_high], 1), self.cuts, self.rounds)
+        A, c = torch.cat([A_low, -A_high], 1), torch.cat([c_low, -c_high], 1)
+        both = least(self.ground, A, c, self.cuts, self.rounds)
         old = box.map(lambda side: side.gather(1, index))
         new = old.intersect(Box(both[:, :most], -both[:, most:]))
         possible = new.intersect(limits.box(is_open.shape[1]).map(lambda side: side.gather(1, index)))
@@ -194,14 +195,18 @@ class WithinDomains(Schedule):
         box = self.network.of_interval(functions, self.network.interval(node))
         inputs = Box(self.ground.center - self.ground.radius, self.ground.center + self.ground.radius)
         if self.effects:
-            joined[INPUT] = self._input_gains(joined)
+            shared = self._input_gains(joined)
+            joined |= {INPUT: shared} if len(shared) else {}
         return Bounded(torch.fmax(lower, box.lower), A, inputs, joined)
 
     def _input_gains(self, gains: dict[str, Tensor]) -> Tensor:
         """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals is due to each."""
-        return sum(torch.einsum("bki,bij->bkj", gain.gather(2, index[:, None].expand(-1, gain.shape[1], -1)), share)
-                   for gain, (index, share) in ((gains[name], found) for name, found in self.effects.items()
-                                                if name in gains))
+        found = []
+        for name, (index, share) in self.effects.items():
+            if name in gains:
+                at = gains[name].gather(2, index[:, None].expand(-1, gains[name].shape[1], -1))
+                found.append(torch.einsum("bki,bij->bkj", at, share))
+        return torch.stack(found).sum(0) if found else torch.zeros(0)
 
     def _watch(self, seen: dict[str, Tensor]) -> None:
         """Have relaxed operators say which coefficients arrive at them."""

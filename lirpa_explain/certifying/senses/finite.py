@@ -8,8 +8,8 @@ from ..nominal import Nominal
 from .sense import Proven, Sense
 
 if TYPE_CHECKING:
-    from ..request import Request
     from ..prover import Prover
+    from ..request import Request
 
 
 @dataclass(frozen=True)
