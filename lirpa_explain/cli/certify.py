@@ -10,6 +10,7 @@ import torch
 from ..certificates import Certificate
 from ..certificates.layout import flatten
 from ..certificates.metrics import lookup
+from ..certifying.certifier import Certifier
 from ..measures.prediction import Prediction, certify_prediction
 from ..reporting import report
 from ..reporting.page import need_jinja2
@@ -39,9 +40,10 @@ def run(given: Namespace) -> int:
         given.report.parent.mkdir(parents=True, exist_ok=True)
     job = make_job(given)
     wants_prediction = given.prediction or any(wanted.measure is None for wanted in given.require)
-    store = Store(given.out, {"command": "certify", **job.settings()}, given.restart)
+    refining = {} if given.refine is None else {"--refine": given.refine, "--seconds": given.seconds}
+    store = Store(given.out, {"command": "certify", **job.settings(), **refining}, given.restart)
     certifier = job.certifier()
-    work: list[tuple[str, Write]] = [("", lambda eps, rows, path: job.certify(certifier, eps, rows).save(path))]
+    work: list[tuple[str, Write]] = [("", lambda eps, rows, path: certified(job, certifier, eps, rows).save(path))]
     if wants_prediction:
         work.append((".prediction", lambda eps, rows, path: save_arrays(path, vars(predict(job, eps, rows)))))
     do_all(job, store, work)
@@ -66,6 +68,24 @@ def run(given: Namespace) -> int:
     for line in lines:
         print(line)
     return 1 if lines else 0
+
+
+def certified(job: Job, certifier: Certifier, eps: float, rows: slice) -> Certificate:
+    """The certificate of a chunk, refined if that is asked for."""
+    certificate, given = job.certify(certifier, eps, rows), job.arguments
+    return certificate if given.refine is None else certificate.refine(wanted(given.refine), seconds=given.seconds,
+                                                                       progress=not given.quiet)
+
+
+def wanted(text: str) -> Any:
+    """What --refine says, as `Certificate.refine` takes it.
+
+    Example:
+        >>> wanted("top_k:5"), wanted("sign")
+        (('top_k', 5), 'sign')
+    """
+    name, _, number = text.partition(":")
+    return ("top_k", int(number)) if name == "top_k" and number.isdigit() else text
 
 
 def predict(job: Job, eps: float, rows: slice) -> Prediction:

@@ -43,10 +43,12 @@ class Problem:
         engine: bounds of that module.
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
+        by_inputs: whether boxes of inputs are split, and not pre-activations; None: where that is better.
     """
 
     def __init__(self, plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
-                 balls: tuple[Ball | None, ...]) -> None:
+                 balls: tuple[Ball | None, ...], by_inputs: bool | None = None) -> None:
+        self.by_inputs = by_inputs
         self.plan, self.module, self.inputs, self.balls = plan, module, inputs, balls
         self.rows = PlanRows(plan, module, inputs, balls)
         self.schedule = WithinDomains(engine.network, lookup("CROWN"), engine.memory, engine.options)
@@ -75,6 +77,8 @@ class Problem:
     @property
     def splits_inputs(self) -> bool:
         """Whether balls are split by their inputs and not by pre-activations: boxes of few dimensions."""
+        if self.by_inputs is not None:
+            return self.by_inputs
         ground = self.schedule.ground
         most = FEW_OF_KINKS if all(self.kinks.values()) else FEW
         return sum(ground.sizes) <= most and all(part.norm == math.inf for part in ground.parts)

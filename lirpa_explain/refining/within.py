@@ -8,6 +8,7 @@ roundings, the domain is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -122,7 +123,7 @@ class WithinDomains(Schedule):
         if limits.count:
             self._add_cuts(sides, index, limits, margin)
         (A_low, c_low), (A_high, c_high) = sides
-        if sum(self.ground.sizes) <= MOST_INPUTS:
+        if all(part.norm == math.inf for part in self.ground.parts) and sum(self.ground.sizes) <= MOST_INPUTS:
             reach = ((A_low.abs() + A_high.abs()) / 2) * self.ground.radius[:, None]
             least_width = torch.finfo(reach.dtype).tiny ** 0.5
             self.effects[node.name] = index, reach / reach.sum(2, keepdim=True).clamp(min=least_width)
