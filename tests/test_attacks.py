@@ -566,3 +566,16 @@ def test_lrp_and_plans_are_attacked_as_traced():
     assert found.fallback == "" and make_plan(LRP(model), (X,), {"target": 0}).program is not None
     assert bool((found.value <= lx.certify(LRP(model), X, eps=0.05, target=0).max_change(2) * (1 + 1e-9)).all())
     assert search.Settings(**QUICK).evaluations == found.steps
+
+
+@pytest.mark.parametrize("side", ["increase", "decrease"])
+def test_an_entry_is_named_by_its_index_or_flat(side):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    x = torch.rand(2, 3, 4, dtype=torch.float64)
+    call = {"eps": 0.1, "objective": side, "target": 0, "steps": 3, "samples": 4}
+    flat, index = (lx.attack(Saliency(net), x, options={"entry": entry}, **call) for entry in (6, (1, 2)))
+    assert torch.equal(flat.value, index.value)
+    for entry in ((1, 4), (1,), (-1, 0), (0.5, 1), "first", 12, [0, 1, 2]):
+        with pytest.raises(ValueError, match="entry"):
+            lx.attack(Saliency(net), x, options={"entry": entry}, **call)

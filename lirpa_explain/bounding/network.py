@@ -81,6 +81,12 @@ class Network:
         """The nodes of inputs that move."""
         return [node for node in self._ordered if _is_input(node)]
 
+    @property
+    def values(self) -> dict[str, str]:
+        """The name of each value of the module that moves, by that of its node."""
+        nodes = [node for node in self._nodes.values() if isinstance(node, BoundOperator)]
+        return {node.name: step.output for node, step in zip(nodes, self.module.steps, strict=True)}
+
     @contextlib.contextmanager
     def at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
            parameters: Parameters | None = None, rounded: bool = False) -> Iterator[None]:
@@ -223,6 +229,13 @@ class Network:
                 self.linear(*self.sums(node, index, [1.0]), lambda size: met.append(size // rows))
             self._widths[node.name] = max(met)
         return self._widths[node.name]
+
+    def one_side(self, node: Bound, functions: Tensor, upper: bool) -> Tensor:
+        """Lower or upper linear bounds, made numbers, of linear functions (B, K, D) of a node: (B, K)."""
+        C = functions.reshape(*functions.shape[:2], *node.output_shape[1:])
+        bounds = self._bounded.compute_bounds(C=C, method="CROWN", final_node_name=node.name, bound_lower=not upper,
+                                              bound_upper=upper)
+        return bounds[int(upper)].reshape(C.shape[:2])
 
     def of_interval(self, functions: Tensor, box: Box) -> Box:
         """Bounds of linear functions (B, K, D) of a value in a box (B, D), each (B, K)."""

@@ -84,6 +84,10 @@ class Sense(ABC):
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
         """Bounds in this sense of the attribution whose plan and nominal value are given, checked."""
 
+    def is_refined(self, request: Request, plan: Plan) -> bool:
+        """Whether its bounds are sums of those of rows that can be split into domains."""
+        return False
+
     def words(self, plan: Plan) -> str:
         """What the sense adds to the description of the perturbation: of boundary attributions, which point."""
         return "boundary point fixed" if plan.nearest is not None else ""
