@@ -177,6 +177,14 @@ class Network:
             self._forms[node.name] = linear
         return numbers(self._nodes, linear, functions.shape[:2]).map(lambda side: side.transpose(0, 1))
 
+    def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
+        """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named by their places."""
+        node = self.result
+        linear = pull_back(self._ordered, node, torch.ones_like(node.forward_value)[None], self._forms)
+        places = {id(ball): str(i) for i, ball in enumerate(perturbations) if ball is not None}
+        return Linear({places[id(self._nodes[name].perturbation)]: sides for name, sides in linear.inputs.items()},
+                      linear.lower, linear.upper)
+
     def ends_passes(self, node: Bound) -> bool:
         """Whether linear bounds of all entries of a node are worth keeping: there are nodes far behind, and few inputs.
 

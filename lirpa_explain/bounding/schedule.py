@@ -17,6 +17,7 @@ from ..boxes import Box
 from ..operators.bound import flat_rows
 from ..operators.max_pooling import BoundMaxPool, BoundPooled
 from ..operators.windows import Comparison, Race
+from .backward import Linear
 from .forward import Forms, worth
 from .memory import Memory
 from .methods import Method
@@ -54,6 +55,12 @@ class Schedule:
         with self.network.at(inputs, perturbations, self.parameters, self.rounded):
             self.bound_within()
             return self.result(functions)
+
+    def forms(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...]) -> tuple[Box, Linear]:
+        """Bounds of the network's output, one number, and its linear bounds; see `engine.Engine`."""
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+            self.bound_within()
+            return self.result(None), self.network.forms(perturbations)
 
     def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
                     functions: Tensor) -> Tensor:
