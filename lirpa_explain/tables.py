@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .attacks import OBJECTIVES
-from .attributions import ATTRIBUTIONS
+from .attributions import ATTRIBUTIONS, WHY_NOT
 from .bounding.methods import METHODS
 from .certificates import METRICS
 from .graph.refusals import REFUSALS
 from .operators import OPERATORS
+from .smoothing import RADII
 from .training import LOSSES
 
 
@@ -36,10 +37,12 @@ def tables() -> dict[str, str]:
     return {
         "attributions": markdown(("Captum class", "what is bounded"),
                                  [(f"`{kind.__name__}`", row.formula) for kind, row in ATTRIBUTIONS.items()]),
+        "not_certified": markdown(("of Captum", "not certified, because"), WHY_NOT.items()),
         "objectives": markdown(("objective", "what an attack maximises"),
                                [(f"`{name}`", row.words) for name, row in OBJECTIVES.items() if name not in METRICS]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", row.words) for name, row in METHODS.items()]),
         "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
+        "radii": markdown(("radius", "of what"), [(f"`{name}`", row.words) for name, row in RADII.items()]),
         "losses": markdown(("loss", "number, for each example", "0 certifies", "options", "source"), _losses()),
         "refusals": markdown(("refused", "because", "instead"),
                              [(row.what, row.why, row.instead) for row in REFUSALS]),

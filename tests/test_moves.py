@@ -181,6 +181,31 @@ def test_one_example_at_a_time():
     assert_value(function, module, ((3, 4),), 1)
 
 
+READ_OF_THE_BATCH = {
+    "longest": lambda x, n: NET(x)[:, : int(n.max())].sum(1),
+    "branch": lambda x, n: NET(x).sum(1) if bool((n > 1).all()) else x.sin().sum(1),
+    "mask-if-needed": lambda x, n: (
+        NET(x) if bool((n == 3).all()) else NET(x) * (torch.arange(3) < n[:, None])[..., None]).sum(1),
+}
+
+
+@pytest.mark.parametrize("lengths", [[3, 3, 3, 2], [2, 3], [1, 1, 2, 2, 1]], ids=str)
+@pytest.mark.parametrize("name", READ_OF_THE_BATCH)
+def test_what_is_read_of_the_whole_batch(name, lengths):
+    """As Captum calls it, the model reads something of all examples that it would not read of each."""
+    function, given = READ_OF_THE_BATCH[name], torch.tensor(lengths)
+    x, = rows([(3, 4)], len(lengths))
+    certifier = lx.Certifier(Saliency(function), abs=False, target=1, additional_forward_args=(given,))
+    certificate = certifier.certify(x, eps=0.05)
+    values = [Saliency(function).attribute(p, target=1, abs=False, additional_forward_args=(given,))
+              for p in sample_box(x - 0.05, x + 0.05, 10, torch.Generator().manual_seed(0))]
+    assert_inside((certificate.lower.flatten(1), certificate.upper.flatten(1)), torch.stack(values).flatten(2))
+    alone = certifier.certify(x[-1:], eps=0.05, additional_forward_args=(given[-1:],))
+    value = Saliency(function).attribute(x[-1:], target=1, abs=False, additional_forward_args=(given[-1:],))
+    torch.testing.assert_close(alone.nominal, value)
+    assert bool((alone.lower <= value).all() and (value <= alone.upper).all())
+
+
 @pytest.mark.parametrize(("function", "words"), [
     (lambda x: nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 3, 3]), batch_first=True).data[:3], "packed"),
     (lambda x: torch.fft.rfft(x.tanh()).abs().sum(1), "cosines"),
@@ -193,12 +218,12 @@ def test_what_is_refused_says_what_to_do_instead(function, words):
 
 
 @pytest.mark.parametrize(("function", "given", "words"), [
-    (lambda x, n: x[:, : int(n.max())].sum(1), LENGTHS, "differently"),
-    (lambda x, n: NET(x).sum(1) if bool((n > 2).all()) else x.sum(1), LENGTHS, "differently"),
+    (lambda x, n: NET(x)[:, : int(n.sum()) - 4].sum(1), torch.cat([LENGTHS, LENGTHS]), "differently"),
     (lambda x, i: NET(x)[:, 0][:, i[0]], IDS, "batch"),
     (lambda x, _: TABLE(x[:, :, 0].abs().clamp(0, 5).long()).sum(1) * x[:, 0], IDS, "further argument"),
     (lambda x, _: x.float().sum(1).double(), IDS, "other numbers"),
-], ids=["read-differently", "branch", "indices-of-others", "ids-of-inputs", "single-precision"])
+], ids=["read-differently", "indices-of-others", "ids-of-inputs", "single-precision"])
 def test_what_is_refused(function, given, words):
     with pytest.raises(UnsupportedOperation, match=words):
-        lx.certify(Saliency(function), rows([(3, 4)], 3)[0], eps=0.1, target=1, additional_forward_args=(given,))
+        lx.certify(Saliency(function), rows([(3, 4)], len(given))[0], eps=0.1, target=1,
+                   additional_forward_args=(given,))

@@ -66,6 +66,21 @@ class Network:
         """The node of the module's output."""
         return self._nodes[self._bounded.final_name]
 
+    @property
+    def nodes(self) -> Sequence[Bound]:
+        """All nodes, each after its inputs."""
+        return self._ordered
+
+    @property
+    def rows(self) -> int:
+        """How many rows are bounded."""
+        return len(self.result.forward_value)
+
+    @property
+    def moving_inputs(self) -> list[Bound]:
+        """The nodes of inputs that move."""
+        return [node for node in self._ordered if _is_input(node)]
+
     @contextlib.contextmanager
     def at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
            parameters: Parameters | None = None, rounded: bool = False) -> Iterator[None]:

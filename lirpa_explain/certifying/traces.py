@@ -13,9 +13,8 @@ from ..attributions.plan import extras_of
 from ..bounding.engine import Engine
 from ..bounding.intervals import IntervalPass
 from ..bounding.settings import Bounding
-from ..errors import UnsupportedOperation
 from ..fingerprint import Fingerprint, fingerprinted, pieces_of
-from ..graph import GradientModule, capture_program
+from ..graph import GradientModule, capture_program, reads_alike
 from ..guards import untouched
 
 KEPT = 8
@@ -72,16 +71,11 @@ class Traces:
                *((x.shape[1:], x.dtype, x.device) for x in xs), *(_described(e, len(xs[0])) for e in extras))
         trace, forward = self._kept.pop(key, None), attribution.forward_func
         is_new = trace is None or not trace.made_with.matches(forward=forward) or \
-            not trace.module.reads_the_same(extras, len(xs[0]))
+            not reads_alike(trace.module, function, xs, extras)
         if trace is None or is_new:
             with untouched(attribution):
                 module, made_with = fingerprinted(
                     lambda: capture_program(program, function, xs, extras, outer=outer), forward=forward)
-            if not module.reads_the_same(extras, len(xs[0])):
-                raise UnsupportedOperation(
-                    "The model reads additional_forward_args, as by an `if`, .item() or tolist(), and goes on "
-                    "differently for the examples of this batch. Certify those apart that it treats differently, for "
-                    "instance one at a time.")
             how = self.bounding
             trace = Trace(module, Engine(module, module.example, how.optimization, how.memory_limit), made_with)
         self._kept[key] = trace

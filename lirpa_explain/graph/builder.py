@@ -88,10 +88,35 @@ class Live:
 
 
 @dataclass(frozen=True)
-class Indices:
-    """Where a max pooling of `of` found its maxima; the gradient finds them again from the same input."""
+class Ranking:
+    """Entries of some ranks along a dimension; the largest has rank 0, the smallest -1.
+
+    Args:
+        of: whose entries.
+        at: the dimension in the module.
+        ranks: in the order of the result.
+        choice: how torch chooses among equal entries: see `operators.order.CHOICES`.
+    """
 
     of: Rows
+    at: int
+    ranks: tuple[int, ...]
+    choice: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Indices:
+    """Where an operation on `of` found its maxima, or other ranks; the gradient finds them again from the same input.
+
+    Args:
+        of: the input.
+        ranking: what was looked for; None for the windows of a pooling.
+        like: the entries there, laid out as the indices are.
+    """
+
+    of: Rows
+    ranking: Ranking | None = None
+    like: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +131,21 @@ class Comparison:
     high: float | None
     closed: bool
     inside: bool = True
+
+
+@dataclass(frozen=True)
+class Ties(Comparison):
+    """Which entries equal the largest, or another rank, of theirs; `of` is how much they are more.
+
+    Args:
+        source: the entries.
+        dims: dimensions of the trace, over which the rank is.
+        result: name of the entries of that rank.
+    """
+
+    source: Rows | None = None
+    dims: tuple[int, ...] = ()
+    result: str = ""
 
 
 class Builder:
@@ -130,6 +170,12 @@ class Builder:
         self._constants: dict[tuple[tuple[int, ...], bytes], Tensor] = {}
         self._made: dict[tuple[str, tuple[str, ...], str], str] = {}
         self._named: dict[int, tuple[Tensor, str]] = {}
+        self.notes: dict[tuple[str, str], Any] = {}
+        """What rules tell later ones of a value: (kind of note, its name) -> the note."""
+
+    def made(self, operator: str, *inputs: str, **settings: Any) -> str | None:
+        """Name of the result of a call that has been appended; None if it has not."""
+        return self._made.get((operator, inputs, json.dumps(settings)))
 
     def given(self, value: Given) -> Rows:
         """A value made of further arguments as an input of the module."""
@@ -281,6 +327,14 @@ class Builder:
     def producer(self, value: Rows) -> Step | None:
         """The step that computed a value; None if it is an input."""
         return next((step for step in self.steps if step.output == value.name), None)
+
+    def unreshaped(self, value: Rows) -> str:
+        """Name of a value with the same entries in the same order, before it was reshaped."""
+        step = self.producer(value)
+        while step is not None and step.operator == "reshape":
+            value = replace(value, name=step.inputs[0])
+            step = self.producer(value)
+        return value.name
 
     def used_tensors(self, names: set[str]) -> dict[str, Tensor]:
         """The tensors among these names."""

@@ -21,6 +21,7 @@ from .module import GradientModule, Step
 from .program import POINTS, Program, gradient, input_names, multiplied
 from .repeats import check_repeats
 from .trace import pure, record
+from .transcripts import rows_that_read_alike, transcript
 
 TRACED_ROWS = 3
 """Batch size of the trace: the smallest in which the first, a middle and the last row differ."""
@@ -81,9 +82,43 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         shift0, shift1; alpha if the program reads it; argument0, ...; cotangent if the program
         differentiates.
     """
-    example = tuple(_rows(x) for x in inputs)
+    rows = [min(i, len(inputs[0]) - 1) for i in range(TRACED_ROWS)]
+    module = _captured(program, function, inputs, extras, outer, rows)
+    if module.reads_the_same(extras, len(inputs[0])):
+        return module
+    with isolated(inputs[0].device, function):
+        alike = rows_that_read_alike(function, inputs, extras, TRACED_ROWS)
+        if alike is None:
+            raise UnsupportedOperation(
+                "The model reads additional_forward_args, as by an `if`, .item() or tolist(), and goes on differently "
+                "for the examples of this batch. Certify those apart that it treats differently, for instance one at "
+                "a time.")
+        transcribed = transcript(function, inputs, extras)
+    module = module if alike == rows else _captured(program, function, inputs, extras, outer, alike)
+    module.transcript = transcribed
+    return module
+
+
+def reads_alike(module: GradientModule, function: Callable[..., Tensor], inputs: tuple[Tensor, ...],
+                extras: tuple[Any, ...]) -> bool:
+    """Whether a function reads of these further arguments what it read when the module of it was captured.
+
+    It may read that of each example, or of the whole batch.
+    """
+    if module.reads_the_same(extras, len(inputs[0])):
+        return True
+    if module.transcript is None:
+        return False
+    with isolated(inputs[0].device, function):
+        return transcript(function, inputs, extras) == module.transcript
+
+
+def _captured(program: Program, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: tuple[Any, ...],
+              outer: str | None, rows: list[int]) -> GradientModule:
+    """The module made of these rows of the example inputs."""
+    example = tuple(_rows(x, rows) for x in inputs)
     row_like = [has_rows(e, len(inputs[0])) for e in extras]
-    arguments = [_rows(e) for e, has_rows in zip(extras, row_like, strict=True) if has_rows]
+    arguments = [_rows(e, rows) for e, has_rows in zip(extras, row_like, strict=True) if has_rows]
 
     def call(rows: tuple[Tensor, ...], *xs: Tensor) -> Tensor:
         remaining = iter(rows)
@@ -214,10 +249,8 @@ def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:
     return builder.emit("concatenate", *flat, shape=(sum(part.shape[0] for part in flat),), dim=1)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """TRACED_ROWS rows of x, repeating the last if there are fewer."""
-    index = torch.arange(TRACED_ROWS, device=x.device).clamp(max=x.shape[0] - 1)
-    return x.detach().as_subclass(Tensor)[index].clone()
+def _rows(x: Tensor, rows: list[int]) -> Tensor:
+    return x.detach().as_subclass(Tensor)[torch.tensor(rows, device=x.device)].clone()
 
 
 def _needed(steps: list[Step], result: str) -> list[Step]:

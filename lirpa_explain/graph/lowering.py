@@ -102,7 +102,7 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
         if node.target not in OF_GIVEN:
             args, kwargs = _as_inputs(args, builder), _as_inputs(kwargs, builder)
             leaves = tree_leaves((list(args), dict(kwargs)))
-        if any(isinstance(leaf, Comparison) for leaf in leaves):
+        if any(isinstance(leaf, Comparison | Indices) for leaf in leaves):
             return _in_full_precision(node, lower_with_comparisons(builder, node.target, args, kwargs), builder)
         if not any(isinstance(leaf, Rows | Indices | Comparison | Given) for leaf in leaves):
             return _live(node, args, kwargs, builder)

@@ -11,6 +11,7 @@ def finite(value: Tensor) -> Tensor:
     """A constant in which what is below `MASKED` is that.
 
     Example:
+        >>> import torch
         >>> finite(torch.tensor([0.0, -torch.inf, torch.finfo(torch.float32).min])).tolist()
         [0.0, -1.0000000150474662e+30, -1.0000000150474662e+30]
     """

@@ -48,7 +48,12 @@ class GradientModule(nn.Module):
         cotangent_shape: shape of one row of the function's output.
         example: an example of each input, a few rows each.
         arguments: what makes those of its inputs that the model's further arguments go into.
+
+    `transcript` is what the function reads of the whole batch that it was captured for, where it reads something else
+    of its examples.
     """
+
+    transcript: list[str] | None = None
 
     def __init__(self, input_names: Iterable[str], steps: Iterable[Step], output: str, tensors: dict[str, Tensor],
                  shapes: tuple[tuple[int, ...], ...], cotangent_shape: tuple[int, ...],

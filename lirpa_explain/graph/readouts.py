@@ -24,6 +24,13 @@ READOUTS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """Tags of operations whose result, or its shape, is made of a tensor's values."""
 
+
+
+def reads(operation: Any) -> bool:
+    """Whether an operation reads its tensors' values."""
+    return operation is not torch.ops.aten.index.Tensor and not READS.isdisjoint(operation.tags)
+
+
 MOVES, ARGUMENT = "moves", "argument"
 """What a tensor may depend on: an input or a parameter; a further argument."""
 
@@ -86,8 +93,7 @@ class Reading(TorchDispatchMode):
         """Call the operation."""
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        reads = func is not torch.ops.aten.index.Tensor and not READS.isdisjoint(func.tags)
-        if not reads or not tensors or not self.readings.allows(tensors):
+        if not reads(func) or not tensors or not self.readings.allows(tensors):
             return func(*args, **kwargs)
         with disable_proxy_modes_tracing():
             return func(*args, **kwargs)

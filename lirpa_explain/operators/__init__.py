@@ -2,17 +2,21 @@
 
 from . import (  # noqa: F401  (each fills the table)
     affine,
+    choice,
     convolution,
+    direction,
     elementwise,
     known,
     matrix,
     moves,
     normalization,
+    order,
     pooling,
     powers,
     reference,
     secant,
     softmax,
+    stairs,
     unperturbed,
 )
 from .activations import ACTIVATIONS as ACTIVATIONS

@@ -96,7 +96,7 @@ class BoundActivationGradient(BoundProduct):
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         is_open = self.operator.traits.open(*boxes[1], **self.settings)
-        return is_open if index == 1 else is_open & (boxes[0][1] > boxes[0][0])
+        return is_open if index == 1 else reaching(is_open, boxes[0][0]) & (boxes[0][1] > boxes[0][0])
 
     def ignored_entries(self, index: int, box: Box) -> Tensor:
         if index == 0:
@@ -106,6 +106,14 @@ class BoundActivationGradient(BoundProduct):
     def bound_interval(self, *boxes: Box) -> Box:
         g, z = boxes[0], boxes[1]
         return product_range(g, self.operator.traits.range(*z, **self.settings))
+
+
+def reaching(mask: Tensor, factor: Tensor) -> Tensor:
+    """Of which entries of a factor, that may be broadcast, some entry of a mask of the product is made."""
+    mask = torch.broadcast_tensors(mask, factor)[0]
+    for dim, size in enumerate(factor.shape):
+        mask = mask.any(dim, keepdim=True) if size == 1 else mask
+    return mask
 
 
 class BoundMultiply(BoundProduct):

@@ -31,6 +31,8 @@ class BoundOperator(Bound):
     """Whether `bound_linear` takes local coefficients; else they are made dense for it."""
     outward: Any = None
     """What moves its bounds outward by roundings, a `bounding.outward.Outward`, while the engine is asked to."""
+    decided_by: int | None = None
+    """Index of the input that decides what is chosen, and by which the result jumps, if that is all it does."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)

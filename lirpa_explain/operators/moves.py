@@ -25,6 +25,7 @@ def pick(x: Tensor, index: Tensor, shape: Sequence[int], gaps: bool) -> Tensor:
         (B, *shape).
 
     Example:
+        >>> import torch
         >>> pick(torch.tensor([[1.0, 2.0]]), torch.tensor([1, -1, 0]), [3], True)
         tensor([[2., 0., 1.]])
     """
@@ -45,6 +46,7 @@ def put(x: Tensor, index: Tensor, shape: Sequence[int], gaps: bool) -> Tensor:
         (B, *shape).
 
     Example:
+        >>> import torch
         >>> put(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([1, -1, 1]), [2], True)
         tensor([[0., 5.]])
     """

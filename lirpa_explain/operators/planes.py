@@ -22,6 +22,7 @@ from .bound import (
     box_of,
     flat_functions,
     flat_rows,
+    moving_box,
     signed,
     value_of,
     weighted_sum,
@@ -122,7 +123,7 @@ class BoundPlanes(BoundOperator):
                 for i, node in enumerate(nodes):
                     coefficient = coefficients[i]
                     if coefficient is not None and not node.perturbed:
-                        bias = bias + weighted_sum(coefficient, value_of(node))
+                        bias = bias + _of_fixed(coefficient, node, upper)
                     coefficients[i] = to_shape(coefficient, node) if coefficient is not None and node.perturbed \
                         else None
                 return coefficients, bias
@@ -174,6 +175,16 @@ class BoundPlanes(BoundOperator):
             rest = signed.times(positive[i] * keep, negative[i] * keep)
             coefficients.append(flat_functions(rest).index_add(2, columns, chosen(i)).reshape(A.shape))
         return coefficients, bias
+
+
+def _of_fixed(coefficient: Tensor, node: Any, upper: bool) -> Tensor:
+    """What a value without perturbation adds to a bound, or at most adds if it is a parameter that moves."""
+    moving = moving_box(node)
+    if moving is None:
+        return weighted_sum(coefficient, value_of(node))
+    center, radius = moving.around
+    reach = weighted_sum(coefficient.abs(), radius)
+    return weighted_sum(coefficient, center) + (reach if upper else -reach)
 
 
 def to_shape(coefficient: Any, node: Any) -> Any:

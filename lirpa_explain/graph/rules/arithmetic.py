@@ -8,6 +8,7 @@ import torch
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Live, Rows
 from ..masks import finite
+from .directions import direction
 from .powers import power, product
 from .shapes import transpose
 from .table import rule
@@ -49,7 +50,21 @@ def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
 @rule(aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar, aten.sub_.Scalar)
 def subtract(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
     """Lower x - alpha * y."""
+    logarithm = _log_probability(b, x, y) if alpha == 1 else None
+    if logarithm is not None:
+        return logarithm
     return _pointwise(b, "add", x, _times(b, y, -alpha))
+
+
+def _log_probability(b: Builder, x: Any, y: Any) -> Rows | None:
+    """X less the logarithm of the sum of its exponentials; None if it is not that."""
+    if not isinstance(x, Rows) or not isinstance(y, Rows) or x.ndim != y.ndim:
+        return None
+    reduced = b.notes.get(("log_sum_exp", b.unreshaped(y)))
+    if reduced is None or reduced.x != x:
+        return None
+    flat, dim = reduced.flat(b)
+    return reduced.back(b, b.emit("log_softmax", flat, dim=flat.dim(dim)))
 
 
 @rule(aten.rsub.Scalar, aten.rsub.Tensor)
@@ -58,7 +73,8 @@ def _rsub(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
 
 
 @rule(aten.neg.default)
-def _neg(b: Builder, x: Rows) -> Rows:
+def negative(b: Builder, x: Any) -> Any:
+    """Lower -x."""
     return _times(b, x, -1.0)
 
 
@@ -74,7 +90,13 @@ def multiply(b: Builder, x: Any, y: Any) -> Rows:
 @rule(aten.div.Tensor, aten.div_.Tensor, aten.div.Scalar)
 def _div(b: Builder, x: Any, y: Any) -> Rows:
     if isinstance(y, Rows):
-        return multiply(b, x, power(b, y, -1))
+        unit = direction(b, x, y)
+        if unit is not None:
+            return unit
+        quotient = multiply(b, x, power(b, y, -1))
+        if ("count", y.name) in b.notes:
+            b.notes["quotient", quotient.name] = x, b.notes["count", y.name]
+        return quotient
     if isinstance(y, Live):  # bounded as a product where y moves
         return multiply(b, x, b.live("reciprocal.default", y))
     x, y = b.line_up(x, y)
