@@ -25,6 +25,7 @@ def stair_range(lo: Tensor, hi: Tensor, kind: str) -> Box:
     """Smallest and largest value; an end as close to a jump as rounding could have moved it is on both sides of it.
 
     Example:
+        >>> import torch
         >>> low, high = stair_range(torch.tensor([0.2, 1.0]), torch.tensor([0.8, 2.5]), "floor")
         >>> low.tolist(), high.tolist()
         ([0.0, 0.0], [0.0, 2.0])
