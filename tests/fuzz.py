@@ -138,7 +138,7 @@ def _rows(problem: Problem, certificate: Any, rows: int) -> tuple[str, str] | No
         return value[-1:] if isinstance(value, Tensor) and len(value) == rows else value
 
     keywords = {name: one(value) for name, value in problem.keywords.items()}
-    if "Shap" in type(problem.attribution).__name__:
+    if type(problem.attribution).__name__.endswith(("GradientShap", "DeepLiftShap")):  # a distribution
         keywords["baselines"] = problem.keywords["baselines"]
     if isinstance(keywords.get("target"), list):
         keywords["target"] = keywords["target"][-1]
