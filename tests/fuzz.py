@@ -91,7 +91,7 @@ def outcome_of(problem: Problem, attacked: bool) -> tuple[str, str]:
 
 def _state(problem: Problem) -> list[Any]:
     model = problem.architecture.model
-    numbers = [float(t.double().sum()) for t in (*model.parameters(), *model.buffers())]
+    numbers = [float(t.detach().double().sum()) for t in (*model.parameters(), *model.buffers())]
     flags = [p.requires_grad and p.grad is None for p in model.parameters()]
     return [numbers, flags, [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
                              for m in model.modules()]]

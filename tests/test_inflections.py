@@ -65,7 +65,8 @@ def assert_bounded(t: Tensor, y: Tensor, box: tuple[Tensor, Tensor], sides: tupl
     assert (box[0] - rounding * size <= y).all() and (y <= box[1] + rounding * size).all()
     for sign, (k, b) in zip((-1, 1), sides, strict=True):
         line = k.reshape(-1, 1, t.shape[1]) * t + b.reshape(-1, 1, t.shape[1])
-        assert (sign * (line - y) >= -rounding * (size + line.abs())).all()
+        nothing = line == sign * math.inf
+        assert (nothing | (sign * (line - y) >= -rounding * (size + line.abs()))).all()
 
 
 # Functions and their gradients
@@ -107,7 +108,7 @@ def test_lines_and_ranges_around_inflections(name, settings):
     if not len(points):
         points = torch.tensor([0.5, 2.0], dtype=torch.float64)  # straight, or bent one way only
     lo, hi, t = intervals(points, 0.0 if low > 0 else -math.inf)
-    defined = torch.isfinite(function(t)).all(0)  # within the domain, and between poles
+    defined = (function(t).abs() < 1e4).all(0)  # within the domain, and not next to a pole
     assert defined.any()
     lo, hi, t = lo[defined], hi[defined], t[:, defined]
     box, y = curve.range(lo, hi, **settings), function(t)

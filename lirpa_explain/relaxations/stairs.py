@@ -68,7 +68,7 @@ def rest_range(lo: Tensor, hi: Tensor, divisor: float, kind: str) -> Box:
         >>> import torch
         >>> low, high = rest_range(torch.tensor([2.25, 1.5]), torch.tensor([2.5, 2.5]), 1.0, "floor")
         >>> low.tolist(), high.tolist()
-        ([0.25, 0.0], [0.5, 1.0])
+        ([0.25, -0.0], [0.5, 1.0])
     """
     steps, *ends = _steps(lo, hi, divisor, kind)
     known = steps.lower == steps.upper
