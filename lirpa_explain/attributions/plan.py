@@ -161,8 +161,9 @@ ATTRIBUTIONS: Table[type[Attribution], Supported] = Table(
 
 
 WHY_NOT: dict[str, str] = {
-    "FeaturePermutation": "its value for one example is made of the other examples of the batch, so that no example has "
-                          "bounds of its own; FeatureAblation with other examples as baselines asks the same of each",
+    "FeaturePermutation": "its value for one example is made of the other examples of the batch, so that no example "
+                          "has bounds of its own; FeatureAblation with other examples as baselines asks the same of "
+                          "each",
     "LayerLRP": "relevance is certified at the input only; use LRP",
     "LimeBase": "what its functions read is not known; use Lime or KernelShap",
     "Lime with a Lasso": "its coefficients are not linear in the outputs; give SkLearnLinearRegression() or "
