@@ -31,6 +31,8 @@ from lirpa_explain.relaxations.ranges import linear_range
 
 _RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 
+_NOT_SAVED = ("refiner", "absolute_refiner", "attacker", "recertifier", "brancher", "meaning")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Certificate(Refinable):
@@ -57,6 +59,7 @@ class Certificate(Refinable):
         spec_nominal: Their values at the unperturbed input.
         refiner: Maps linear functions (N, K, D) of the flattened attribution to bounds of them, each (N, K),
             by bound propagation. Not saved: a loaded certificate has none.
+        absolute_refiner: The same of the absolute values of the attribution.
         meaning: What the bounds are bounds of, and what else is known of it: `integral`, `quadrature_error`,
             `completeness`, `expectation`, `confidence` and `samples` read it.
         attacker: What `sandwich` calls with the certificate, a metric and its options. Not saved.
@@ -115,6 +118,7 @@ class Certificate(Refinable):
     spec_upper: Tensor | None = None
     spec_nominal: Tensor | None = None
     refiner: refinement.Bounder | None = None
+    absolute_refiner: refinement.Bounder | None = None
     meaning: Meaning = Meaning()
     attacker: Callable[..., Sandwich] | None = None
     recertifier: Callable[[Tensor], Certificate] | None = None
@@ -160,20 +164,17 @@ class Certificate(Refinable):
     def top_k(self, k: int, absolute: bool = True, refine: str | None = None) -> Attributions:
         """Return which features are among the k largest of their example under every perturbation.
 
-        However ties are broken: a feature that may be tied for the last place is not certain.
-
         Args:
-            k: How many features are the largest, from 1 to the number of features of an example.
+            k: How many features are the largest.
             absolute: Whether to rank by |attribution| or by the signed attribution.
-            refine: None to decide by the box of bounds, which forgets that features move together; "spec" to bound
-                the differences of undecided pairs by propagation through the model, which takes longer.
+            refine: None to decide by the box of bounds; "spec" to bound the differences of undecided pairs by
+                propagation through the model, which takes longer.
 
         Returns:
             Shaped like `nominal`, bool.
 
         Raises:
-            TypeError: If k is not an int.
-            ValueError: If there are no k features, or the certificate was loaded and cannot be refined.
+            TypeError, ValueError: If k is no int from 1 to the number of features, or nothing can be refined.
         """
         lower, upper, nominal = self._ranked(k, absolute)
         certain = ranking.certain_top_k(lower, upper, k)
@@ -185,9 +186,8 @@ class Certificate(Refinable):
     def top_k_overlap(self, k: int, absolute: bool = True, refine: str | None = None) -> Tensor:
         """Return how many of the k largest features must stay among the k largest.
 
-        The minimum of |top k of a, intersected with the top k of `nominal`| over all points a between
-        the bounds and all ways of breaking ties: exact for the box. Refined, it is a lower bound of what the
-        model itself allows, nowhere smaller.
+        The minimum over all points between the bounds and all ways of breaking ties: exact for the box. Refined, it is
+        a lower bound of what the model itself allows, nowhere smaller.
 
         Args:
             k: How many features are the largest, from 1 to the number of features of an example.
@@ -198,8 +198,7 @@ class Certificate(Refinable):
             (N,), int64, from 0 to k.
 
         Raises:
-            TypeError: If k is not an int.
-            ValueError: If there are no k features, or the certificate was loaded and cannot be refined.
+            TypeError, ValueError: If k is no int from 1 to the number of features, or nothing can be refined.
         """
         lower, upper, nominal = self._ranked(k, absolute)
         overlap = ranking.top_k_overlap(lower, upper, nominal, k)
@@ -248,18 +247,25 @@ class Certificate(Refinable):
 
         Args:
             name: A key of `lirpa_explain.METRICS`, whose row says what is bounded and from which side.
-            **settings: Of the metric; masks are shaped like `nominal`, or like one example of it.
+            **settings: Of the metric; masks are shaped like `nominal`, or like one example of it. For mass_lower and
+                mass_upper also refine="spec", to bound the sum as a function of the graph and not from the box alone.
 
         Returns:
             (N,); never NaN: where bounds are infinite, what holds of every attribution.
 
         Raises:
-            ValueError: If there is no such metric, or a setting is out of range.
+            ValueError: If there is no such metric, a setting is out of range, or it cannot be refined.
             TypeError: If the metric takes no such setting, or wants one that is not given.
         """
+        refine = settings.pop("refine", None)
         for setting in set(lookup(name).features) & set(settings):
             settings[setting] = mask_weights(settings[setting], self.nominal)
-        return evaluate(name, flatten(self.lower), flatten(self.upper), flatten(self.nominal), **settings)
+        value = evaluate(name, flatten(self.lower), flatten(self.upper), flatten(self.nominal), **settings)
+        if self._bounder(refine) is None:
+            return value
+        mask = settings["mask"].to(value).expand_as(flatten(self.nominal))
+        bounders = self.refiner, self.absolute_refiner
+        return refinement.mass(bounders[bool(settings.get("absolute"))], name, value, mask)
 
     def rank_interval(self, absolute: bool = True) -> tuple[Attributions, Attributions]:
         """Return the ranks that each feature can have, the largest having rank 1; exact for the box.
@@ -320,8 +326,7 @@ class Certificate(Refinable):
     def contains(self, attribution: Attributions, rtol: float | None = None) -> Tensor:
         """Return whether an attribution lies between the bounds, in all features of an example.
 
-        There is a tolerance because the bounds, and the attribution, are computed in floating point; outward
-        bounds need none.
+        There is a tolerance because both are computed in floating point; outward bounds need none.
 
         Args:
             attribution: Shaped like `nominal`, a tuple where that is one.
@@ -345,8 +350,7 @@ class Certificate(Refinable):
         Args:
             path: The file to write; an existing one is replaced.
         """
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)
-                  if entry.name not in ("refiner", "attacker", "recertifier", "brancher", "meaning")}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in _NOT_SAVED}
         storage.write(path, values | packed(self.meaning))
 
     @classmethod

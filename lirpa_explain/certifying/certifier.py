@@ -165,6 +165,7 @@ class Certifier:
             check_parameters(request.parameters, plan)
             sense.check(request, plan, bounding)
             proven = sense.prove(prover, plan, nominal)
+            absolute = proven.absolute()
             specified = {} if functions is None else _specified(prover, proven, functions, nominal)
         return Certificate(
             lower=nominal.shaped(proven.box[0]), upper=nominal.shaped(proven.box[1]),
@@ -174,6 +175,7 @@ class Certifier:
             convergence_delta=nominal.delta, versions=versions(), meaning=proven.meaning,
             rounding=bounding.rounding,
             refiner=functools.partial(prover.functions, proven),
+            absolute_refiner=functools.partial(prover.functions, absolute) if absolute is not None else None,
             recertifier=functools.partial(self._at_radii, request, bounding, sense, spec),
             brancher=functools.partial(refined, prover, proven) if sense.is_refined(request, plan) else None,
             attacker=None if plan.nearest else functools.partial(attacked, request), **specified,

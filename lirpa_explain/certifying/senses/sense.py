@@ -1,7 +1,7 @@
 """What a sense says: what it goes with, how it is proven, and what a certificate reports of it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
@@ -38,6 +38,14 @@ class Proven:
     propagates: bool
     error: Tensor
     meaning: Meaning = Meaning()
+
+    def absolute(self) -> "Proven | None":
+        """The same of the absolute values, where they are functions of single rows; else None."""
+        plan = self.plan
+        if plan.steps * plan.samples > 1 or plan.reduction != "mean":
+            return None
+        return replace(self, plan=replace(plan, absolute=True), box=self.box.absolute(), value=self.value.abs(),
+                       traced=self.traced.abs())
 
 
 class Sense(ABC):
