@@ -263,9 +263,8 @@ class Certificate(Refinable):
         value = evaluate(name, flatten(self.lower), flatten(self.upper), flatten(self.nominal), **settings)
         if self._bounder(refine) is None:
             return value
-        mask = settings["mask"].to(value).expand_as(flatten(self.nominal))
         bounders = self.refiner, self.absolute_refiner
-        return refinement.mass(bounders[bool(settings.get("absolute"))], name, value, mask)
+        return refinement.mass(bounders[bool(settings.get("absolute"))], name, value, settings.get("mask"))
 
     def rank_interval(self, absolute: bool = True) -> tuple[Attributions, Attributions]:
         """Return the ranks that each feature can have, the largest having rank 1; exact for the box.

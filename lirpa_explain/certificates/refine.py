@@ -109,7 +109,7 @@ MASSES = ("mass_lower", "mass_upper")
 """Metrics that are sums over entries, of values or absolute values: what propagation can bound as a whole."""
 
 
-def mass(bound: Bounder | None, name: str, value: Tensor, mask: Tensor) -> Tensor:
+def mass(bound: Bounder | None, name: str, value: Tensor, mask: Tensor | None) -> Tensor:
     """A bound of sum_i mask_i a_i, by propagation as well.
 
     Args:
@@ -121,7 +121,7 @@ def mass(bound: Bounder | None, name: str, value: Tensor, mask: Tensor) -> Tenso
     Raises:
         ValueError: the metric is another one, or nothing more is known than the box.
     """
-    if name not in MASSES:
+    if name not in MASSES or mask is None:
         raise ValueError(f"refine='spec' is for the metrics {', '.join(MASSES)}; given: {name!r}. Refine the "
                          "certificate itself for others: certificate.refine('METRIC >= NUMBER').")
     if bound is None:
