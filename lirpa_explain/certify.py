@@ -10,6 +10,7 @@ from .bounding.moving import Moving
 from .certificates import Certificate
 from .certifying.certifier import Certifier
 from .certifying.senses import Sense
+from .inputs import check_attribution, check_known
 
 
 def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
@@ -20,7 +21,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             differentiable: bool = False, spec: Tensor | tuple[Tensor, ...] | None = None, iterations: int = 20,
             lr: float = 0.3, integral: str | None = None, expectation: str | None = None, confidence: float = 0.999,
             boundary: str | Moving | None = None, sense: Sense | None = None, parameters: Any = None,
-            rounding: str = "default",
+            rounding: str = "default", perturb: str | None = None, fixed: Any = None, features: Any = None,
             **attribute_kwargs: Any) -> Certificate:
     """Bound a Captum attribution over every allowed perturbation of its input.
 
@@ -30,8 +31,9 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
     Args:
         attribution: an object of one of the classes in `lirpa_explain.ATTRIBUTIONS`.
         inputs: as for Captum: a tensor (N, *S) or a tuple of them; or auto_LiRPA `BoundedTensor`s, whose own
-            perturbation is used.
-        perturbation: an auto_LiRPA `PerturbationLpNorm`, or a tuple of them with None for inputs held fixed.
+            perturbation is used. In place of a tensor a numpy array of its type, or a pandas DataFrame.
+        perturbation: an auto_LiRPA `PerturbationLpNorm`, or a tuple of them with None for inputs held fixed; what
+            `Table.around` makes, for radii by column in the data's own units.
         eps: the short form: radius of the ball, in units of the input; a number, a tensor that broadcasts to the
             input (for norm 2 and 1: one number an example), or a tuple with one for each input.
         norm: with `eps`: math.inf, 2 or 1.
@@ -64,6 +66,18 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         rounding: "default": moved outward by a few roundings, as they show at the inputs. "outward": moved outward by
             a proven bound of all roundings, the bounds' own and Captum's, at every input of the ball; wider, in
             float32 visibly. `lirpa_explain.bounding.outward` says how, and what it presumes.
+        perturb: "input", or "layer": the ball lies around the output h of the attribution's layer, which may read
+            inputs that cannot move, such as token ids, and all else that the model computes from the inputs stays as it
+            is. Bounded is lower <= Captum's attribution with h' in place of that output <= upper for every h' in the
+            ball; `eps`, `perturbation`, `clip` and `norm` are those of h, each example's h as a whole. Default:
+            "layer" where inputs are whole numbers, else "input". For LayerIntegratedGradients,
+            LayerGradientXActivation, LayerActivation, LayerGradCam, LayerDeepLift and LayerDeepLiftShap.
+        fixed: which entries of what is perturbed stay as they are, such as those of padding: a bool tensor, True
+            there, whose dimensions are the first ones of the perturbed tensor, (N, T) for embeddings (N, T, E); a
+            tuple of these, or None, for several inputs; or with token ids a list of those whose tokens stay.
+        features: names of the inputs' columns, in the model's order: a list, or for several inputs a tuple with a list
+            or None for each. The certificate has them; a DataFrame's columns are brought into their order. Default: a
+            DataFrame's own, or those of the `Table` that made the perturbation.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
@@ -87,10 +101,12 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         >>> bool(certificate.contains(certificate.nominal).all())
         True
     """
+    check_attribution(attribution)
+    check_known(attribution, attribute_kwargs, certify)
     certifier = Certifier(attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
                           progress=progress, differentiable=differentiable, iterations=iterations, lr=lr,
-                          rounding=rounding)
+                          rounding=rounding, perturb=perturb)
     return certifier.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
                              quadrature=quadrature, spec=spec, integral=integral, expectation=expectation,
-                             confidence=confidence, boundary=boundary, sense=sense, parameters=parameters,
-                             **attribute_kwargs)
+                             confidence=confidence, boundary=boundary, sense=sense, parameters=parameters, fixed=fixed,
+                             features=features, **attribute_kwargs)

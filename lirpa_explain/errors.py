@@ -33,6 +33,10 @@ class SoundnessError(LirpaExplainError, AssertionError):
     """
 
 
+class WorkerDied(LirpaExplainError, RuntimeError):
+    """A process that certified part of a data set ended before it was done, and nobody else took its part."""
+
+
 class CaptumWarning(UserWarning):
     """Captum computes something else than one would expect; certified is what it computes."""
 

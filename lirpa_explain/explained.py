@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import UnsupportedOperation
+
 
 def label_free(encoder: nn.Module, reference: Tensor | None = None) -> nn.Module:
     """The similarity of an encoder's features to those of a reference: a scalar to explain where there is no class.
@@ -149,6 +151,89 @@ def channels(model: nn.Module, layer: nn.Module, ids: Sequence[int], dim: int = 
         return gradient * mask.reshape(-1, *[1] * (gradient.ndim - 1 - dim % gradient.ndim))
 
     return _Through(model, layer, keep)
+
+
+def from_layer(model: Callable[..., Tensor], layer: nn.Module | Sequence[nn.Module], to_input: bool = False,
+               count: int | None = None) -> nn.Module:
+    """A model as a function of a layer's output: g(h, *inputs) is f(*inputs) with h in place of what the layer returns.
+
+    Token ids, which cannot move, become arguments beside the embeddings h, which can; any attribution of g with respect
+    to h is one at the layer. `certify(..., perturb="layer")` makes it by itself.
+
+    Args:
+        model: f, a module or another function that calls the layer.
+        layer: one module, called once by f, or several of them, each with an h of its own.
+        to_input: whether h stands for what the layer is given instead of what it returns.
+        count: how many tensors the layers return together; default: one each.
+
+    Returns:
+        A module: the first `count` arguments are h, the others those of the model. Its submodule "values" returns h,
+        as the layer at which Captum's layer attributions are those at `layer`.
+
+    Raises:
+        UnsupportedOperation: when it is called: the model does not call the layer exactly once.
+
+    Example:
+        >>> import lirpa_explain as lx
+        >>> from captum.attr import Saliency
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> ids = torch.tensor([[1, 5, 8]])
+        >>> g, h = lx.from_layer(model, model[0]), model[0](ids).detach()
+        >>> bool(torch.equal(g(h, ids), model(ids)))
+        True
+        >>> lx.certify(Saliency(g), h, eps=0.01, target=0, additional_forward_args=ids).nominal.shape
+        torch.Size([1, 3, 4])
+    """
+    layers = [layer] if isinstance(layer, nn.Module) else list(layer)
+    return _FromLayer(model, layers, to_input, len(layers) if count is None else count)
+
+
+class _FromLayer(nn.Module):
+    """A model with what layers return, or are given, as its first arguments."""
+
+    def __init__(self, model: Callable[..., Tensor], layers: list[nn.Module], to_input: bool, count: int) -> None:
+        super().__init__()
+        self.model = model
+        self.values = _Values()
+        if isinstance(model, nn.Module):
+            self.training = model.training  # of this module alone
+        else:
+            self.layers = nn.ModuleList(layers)  # known to be looked at, as a module's submodules are
+        self._layers, self._to_input, self._count = tuple(layers), to_input, count
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """The model's outputs."""
+        values = self.values(*arguments[: self._count])
+        rest = iter(values if isinstance(values, tuple) else (values,))
+        calls = {layer: 0 for layer in self._layers}
+
+        def replaced(module: nn.Module, given: Any, result: Any = None) -> Any:
+            calls[module] += 1
+            value = given if self._to_input else result
+            if calls[module] > 1:
+                return value
+            return type(value)(next(rest) for _ in value) if isinstance(value, tuple | list) else next(rest)
+
+        register = "register_forward_pre_hook" if self._to_input else "register_forward_hook"
+        handles = [getattr(layer, register)(replaced) for layer in self._layers]
+        try:
+            output = self.model(*arguments[self._count:])
+        finally:
+            for handle in handles:
+                handle.remove()
+        for layer, count in calls.items():
+            if count != 1:
+                raise UnsupportedOperation(f"The model calls the layer {type(layer).__name__} {count} times; it must "
+                                           "be once, for its output to be one thing that can be given.")
+        return output
+
+
+class _Values(nn.Module):
+    """The place in a model where a layer's values come in."""
+
+    def forward(self, *values: Tensor) -> Any:
+        """They themselves."""
+        return values[0] if len(values) == 1 else values
 
 
 class _Through(nn.Module):

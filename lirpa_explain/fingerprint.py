@@ -6,6 +6,7 @@ function closes over. Where one of these has changed, the trace is out of date.
 
 import functools
 import hashlib
+import os
 import sys
 import sysconfig
 import types
@@ -96,6 +97,34 @@ def pieces_of(**parts: Any) -> dict[str, Hashable]:
     return reader.found
 
 
+def contents_of(**parts: Any) -> dict[str, str]:
+    """What each of some objects computes with, as digests that other processes and other days find again.
+
+    As `pieces_of`, but parameters are known by their entries, functions by their code, and what a class or a function
+    of the caller's is written in by its file.
+
+    Args:
+        **parts: the objects, by a name of the caller's.
+
+    Returns:
+        A dictionary from each name to a digest, of 16 letters and digits.
+
+    Example:
+        >>> first, second, other = nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> second.load_state_dict(first.state_dict())
+        <All keys matched successfully>
+        >>> [contents_of(model=first) == contents_of(model=model) for model in (second, other)]
+        [True, False]
+    """
+    digests = {}
+    for name, part in parts.items():
+        reader = _Contents()
+        reader.read(name, part)
+        text = "\n".join(f"{piece}: {found!r}" for piece, found in sorted(reader.found.items()))
+        digests[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digests
+
+
 def changed(before: Mapping[str, Hashable], after: Mapping[str, Hashable]) -> set[str]:
     """The pieces that differ, or are in one of the two alone."""
     return {name for name in before.keys() | after.keys()
@@ -150,7 +179,7 @@ class _Reader:
         if isinstance(value, nn.Module):
             self._read_module(name, value)
         elif isinstance(value, Tensor):
-            self.found[name] = _of_tensor(value)
+            self.found[name] = self._of_tensor(value)
         elif isinstance(value, np.ndarray):
             self.found[name] = value.shape, str(value.dtype), _digest(value)
         elif isinstance(value, Mapping):
@@ -163,17 +192,17 @@ class _Reader:
             parts = {"function": value.func, "args": value.args, "keywords": value.keywords}
             self._read_parts(name, value, parts.items())
         elif isinstance(value, types.FunctionType):
-            self.found[name] = Same(value.__code__)
+            self.found[name] = self._known(value.__code__)
             if not _is_of_a_library(value):
                 self._read_all(name, _read_by(value))
         else:
-            self.found[name] = Same(value)
-            if not isinstance(value, type | types.ModuleType) and not _is_of_a_library(type(value)):
+            self.found[name] = self._known(value)
+            if self._has_parts(value):
                 self._read_all(name, getattr(value, "__dict__", {}).items())
 
     def _read_module(self, name: str, module: nn.Module) -> None:
         """A module: its mode, hooks and attributes, and those of its submodules."""
-        self.found[name] = Same(module)
+        self.found[name] = self._known(module)
         own = type(module).forward
         if not _is_of_a_library(own):
             self.read(f"{name}.forward()", own)
@@ -189,7 +218,7 @@ class _Reader:
     def _read_buffers(self, name: str, module: nn.Module) -> None:
         for key, value in module._buffers.items():
             if type(module) in BATCH_NORMS and value is not None:
-                self.found[f"{name}.{key}"] = Same(value)
+                self.found[f"{name}.{key}"] = self._known(value)
             else:
                 self.read(f"{name}.{key}", value)
 
@@ -204,6 +233,52 @@ class _Reader:
             if len(self.found) >= MOST:
                 return
             self.read(f"{name}.{key}", part)
+
+    def _known(self, value: Any) -> Hashable:
+        """What has parts of its own, or is read whenever a trace runs, as what it is compared by."""
+        return Same(value)
+
+    def _of_tensor(self, value: Tensor) -> Hashable:
+        return _of_tensor(value)
+
+    def _has_parts(self, value: Any) -> bool:
+        """Whether an object is read by its attributes."""
+        return not isinstance(value, type | types.ModuleType) and not _is_of_a_library(type(value))
+
+
+class _Contents(_Reader):
+    """Walks through objects and notes what another process would find in them."""
+
+    def _read_new(self, name: str, value: Any) -> None:
+        if isinstance(value, set | frozenset):  # whose order differs from process to process
+            value = sorted(value, key=repr)
+        super()._read_new(name, value)
+
+    def _known(self, value: Any) -> Hashable:
+        if isinstance(value, Tensor):
+            return self._of_tensor(value)
+        if isinstance(value, types.CodeType):
+            return value.co_name, value.co_code, value.co_names, tuple(map(self._constant, value.co_consts))
+        if isinstance(value, types.ModuleType):
+            return value.__name__, _written_in(value.__name__)
+        kind = value if isinstance(value, type) else type(value)
+        return f"{kind.__module__}.{kind.__qualname__}", _written_in(kind.__module__)
+
+    def _constant(self, value: Any) -> Hashable:
+        """A constant of a function's code."""
+        if isinstance(value, types.CodeType):
+            return self._known(value)
+        return repr(sorted(value, key=repr) if isinstance(value, frozenset) else value)
+
+    def _of_tensor(self, value: Tensor) -> Hashable:
+        if nn.parameter.is_lazy(value):
+            return type(value).__qualname__
+        entries = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return tuple(value.shape), str(value.dtype), _digest(entries)
+
+    def _has_parts(self, value: Any) -> bool:
+        return not isinstance(value, type | types.ModuleType | types.BuiltinFunctionType)
+
 
 
 def _read_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -240,6 +315,16 @@ def _is_of_a_library(thing: Any) -> bool:
 def _is_installed(module: str) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
     return file is None and module != "__main__" or file is not None and file.startswith(LIBRARIES)
+
+
+@functools.cache
+def _written_in(module: str) -> str:
+    """Digest of the file of a module that belongs to no installed package; of these the versions speak."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or _is_installed(module) or not os.path.isfile(file):
+        return ""
+    with open(file, "rb") as source:
+        return hashlib.sha256(source.read()).hexdigest()
 
 
 def _of_tensor(value: Tensor) -> Hashable:

@@ -1,15 +1,20 @@
 """What a function is called with, and where: tensors and surroundings that have values to bound."""
 
+import difflib
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from captum.attr import Attribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from .arrays import is_frame
+from .errors import UnsupportedAttribution
 from .tensors import check_kind, plain
 
 P = ParamSpec("P")
@@ -21,28 +26,37 @@ MODES = ("FakeTensorMode", "FunctionalTensorMode", "ProxyTorchDispatchMode")
 """Modes in which tensors have no values."""
 
 
-def check_inputs(inputs: Any, *, finite: bool = True) -> tuple[Tensor, ...]:
-    """The inputs as a tuple of plain tensors (N, *S) of one floating-point type.
+WHOLE = ("Whole numbers, such as token ids, cannot move. Certify an attribution at the layer that reads them, such as "
+         "LayerIntegratedGradients(model, model.embedding) with perturb='layer', which puts the ball on the layer's "
+         "output; or explain the embeddings, and pass ids that are held fixed as additional_forward_args. If the "
+         "numbers are quantities, convert them with .float().")
+
+
+def check_inputs(inputs: Any, *, finite: bool = True, moving: bool = True, what: str = "inputs") -> tuple[Tensor, ...]:
+    """The inputs as a tuple of plain tensors (N, *S), of one floating-point type.
 
     Args:
         inputs: as the caller gave them.
         finite: whether NaN and infinite values are refused.
+        moving: whether they are to be perturbed; else they may be of any types.
+        what: their name, for messages.
     """
     check_surroundings()
     xs = inputs if isinstance(inputs, tuple) else (inputs,)
     if not xs or not all(isinstance(x, Tensor) for x in xs):
-        raise TypeError(f"inputs must be a tensor or a tuple of tensors; given: {_classes(inputs)}.")
+        raise TypeError(f"{what} must be a tensor or a tuple of tensors; given: {_classes(inputs)}.")
     for x in xs:
-        check_kind(x, "inputs")
-        if x.dtype not in DTYPES:
-            raise TypeError(f"inputs must be float32 or float64; given: {x.dtype}. Convert with .float().")
+        check_kind(x, what)
+        if moving and x.dtype not in DTYPES:
+            advice = "Convert with .float()." if x.is_floating_point() else WHOLE
+            raise TypeError(f"{what} must be float32 or float64; given: {x.dtype}. {advice}")
         if x.ndim == 0 or x.numel() == 0 or len(x) != len(xs[0]):
-            raise ValueError("inputs must have at least one example and one feature, the examples in dimension 0 of "
+            raise ValueError(f"{what} must have at least one example and one feature, the examples in dimension 0 of "
                              f"every input; given shapes: {', '.join(str(tuple(x.shape)) for x in xs)}.")
         if finite and not bool(torch.isfinite(x).all()):
-            raise ValueError("inputs contain NaN or infinite values; no ball around them can be certified.")
-    if len({x.dtype for x in xs}) > 1 or len({x.device for x in xs}) > 1:
-        raise TypeError("all inputs must have one dtype and be on one device.")
+            raise ValueError(f"{what} contain NaN or infinite values; no ball around them can be certified.")
+    if moving and len({x.dtype for x in xs}) > 1 or len({x.device for x in xs}) > 1:
+        raise TypeError(f"all {what.lower()} must have one dtype and be on one device.")
     with torch.inference_mode(False):
         return tuple(plain(x).clone() if x.is_inference() else plain(x) for x in xs)
 
@@ -61,12 +75,90 @@ def check_keywords(keywords: dict[str, Any]) -> None:
                             "CPU or a GPU.")
 
 
+INSTEAD: tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...] = (
+    (lambda a: isinstance(a, type), lambda a: f"the class {a.__name__}. Make an object of it: {a.__name__}(model)"),
+    (lambda a: isinstance(a, str),
+     lambda a: f"the string {a!r:.40}. Import the class from captum.attr, and pass an object of it: "
+               f"{a if a.isidentifier() else 'Saliency'}(model)"),
+    (lambda a: isinstance(a, nn.Module),
+     lambda a: f"a model, {type(a).__name__}. Say how it is to be explained: Saliency(model), or another class of "
+               "captum.attr"),
+    (lambda a: isinstance(getattr(a, "__self__", None), Attribution),
+     lambda a: f"the method {a.__name__} of a {type(a.__self__).__name__}. Pass the object itself, and what its method "
+               "takes as keywords"),
+    (lambda a: isinstance(a, Tensor | np.ndarray | tuple) or is_frame(a),
+     lambda a: f"a {type(a).__name__}. The attribution comes first, the inputs second"),
+)
+"""What is passed in place of a Captum object: how to tell, and what it is and what to write instead."""
+
+
+def check_explains(attribution: Any) -> None:
+    """Refuse what is neither an object with a method `attribute` nor a function that explains."""
+    words = next((say(attribution) for is_one, say in INSTEAD if is_one(attribution)), None)
+    if words is None and not callable(getattr(attribution, "attribute", attribution)):
+        words = type(attribution).__name__
+    if words is not None:
+        raise UnsupportedAttribution("attribution must be an object with a method attribute, such as Saliency(model), "
+                                     f"or a function of the inputs; given: {words}.")
+
+
 def check_attribution(attribution: Any) -> None:
     """Refuse what has no attributions to speak of."""
-    if not isinstance(attribution, Attribution):
-        what = attribution.__name__ if isinstance(attribution, type) else type(attribution).__name__
-        raise TypeError(f"attribution must be an object of one of Captum's classes, such as Saliency(model); given: "
-                        f"{what}.")
+    if isinstance(attribution, Attribution):
+        return
+    words = next((say(attribution) for is_one, say in INSTEAD if is_one(attribution)), type(attribution).__name__)
+    raise UnsupportedAttribution("attribution must be an object of one of Captum's classes, such as Saliency(model); "
+                                 f"given: {words}.")
+
+
+def check_known(attribution: Attribution, keywords: dict[str, Any], own: Callable[..., Any],
+                later: Callable[..., Any] | None = None) -> None:
+    """Refuse keywords that neither a function of ours nor the attribution takes, and name those that are like them.
+
+    Args:
+        attribution: a Captum object.
+        keywords: what is left for its `attribute`.
+        own: the function that was called, or a class.
+        later: a function that is called later, and takes further keywords.
+
+    Raises:
+        TypeError: there is one.
+    """
+    known = _keywords_of(attribution)
+    if known is None:
+        return
+    ours = _own(own)
+    name = type(attribution).__name__
+    for keyword in keywords:
+        if keyword not in known:
+            near = difflib.get_close_matches(keyword, sorted(ours | known - {keyword}), 1)
+            words = f"did you mean {near[0]!r}?" if near else f"{own.__name__} takes {', '.join(sorted(ours))}."
+            if later is not None and keyword in _own(later):
+                words = f"give it to {later.__name__}."
+            raise TypeError(f"Captum's {name}.attribute rejects these arguments: it has no {keyword!r}, nor has "
+                            f"{own.__name__}; {words}")
+
+
+def _own(function: Callable[..., Any]) -> set[str]:
+    """The keywords of a function of ours that are its own."""
+    return _parameters(function)[0] - {"self", "attribution", "inputs", "example_inputs"}
+
+
+def _keywords_of(attribution: Any) -> set[str] | None:
+    """All keywords of an attribution's `attribute`; None if it may take any."""
+    names, takes_any = _parameters(attribution.attribute)
+    if not takes_any:
+        return names - {"self", "inputs"}
+    inner = getattr(attribution, "attribution_method", None)
+    further = None if inner is None else _keywords_of(inner)
+    return None if further is None else names - {"self", "inputs", "kwargs"} | further
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
+    """The names of a function's parameters, and whether it takes further keywords."""
+    parameters = inspect.signature(function).parameters.values()
+    return ({p.name for p in parameters if p.kind is not p.VAR_KEYWORD},
+            any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
 def check_surroundings() -> None:

@@ -13,7 +13,9 @@ from .attacks import OBJECTIVES
 from .attributions import ATTRIBUTIONS
 from .bounding.methods import METHODS
 from .certificates import METRICS
+from .graph.refusals import REFUSALS
 from .operators import OPERATORS
+from .smoothing import RADII
 from .training import LOSSES
 
 
@@ -39,7 +41,10 @@ def tables() -> dict[str, str]:
                                [(f"`{name}`", row.words) for name, row in OBJECTIVES.items() if name not in METRICS]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", row.words) for name, row in METHODS.items()]),
         "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
+        "radii": markdown(("radius", "of what"), [(f"`{name}`", row.words) for name, row in RADII.items()]),
         "losses": markdown(("loss", "number, for each example", "0 certifies", "options", "source"), _losses()),
+        "refusals": markdown(("refused", "because", "instead"),
+                             [(row.what, row.why, row.instead) for row in REFUSALS]),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),
     }
 

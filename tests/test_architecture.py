@@ -13,7 +13,7 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "rounding", "tensors", "boxes"],
+    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras"],
     ["fingerprint", "explained", "relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
@@ -21,20 +21,26 @@ FLOORS = [
     ["bounding"],
     ["refining"],
     ["certifying"],
-    ["attacks", "training", "measures", "certify"],
+    ["attacks", "training", "measures", "certify", "interchange", "smoothing"],
     ["tables", "reporting"],
+    ["datasets"],
     ["cli"],
     ["__main__", "__init__"],
 ]
 """From the ground up."""
 
 FOREIGN = {
-    "captum": {"attributions", "bounding", "certifying", "cli", "graph", "guards", "inputs", "measures", "training"},
+    "captum": {"attributions", "bounding", "certifying", "cli", "datasets", "graph", "guards", "inputs", "measures",
+               "smoothing", "training"},
     "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators", "refining"},
     "auto_LiRPA.BoundedModule": {"bounding"},
     "auto_LiRPA.bound_ops": {"bounding", "operators", "refining"},
     "torch.fx": {"graph"},
     "matplotlib": {"plots"},
+    "pyarrow": {"datasets"},
+    "distributed": {"cli"},
+    "pandas": {"certificates", "datasets"},
+    "scipy": {"refining", "smoothing"},
 }
 """Worlds of others, and the rooms that know them."""
 

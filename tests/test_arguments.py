@@ -118,7 +118,9 @@ INPUTS = {
     "no_features": bad("at least one example and one feature", inputs=X[:, :0]),
     "0d": bad("at least one example", inputs=torch.tensor(1.0)),
     "list": bad("a tensor or a tuple of tensors; given: list", TypeError, [X]),
-    "array": bad("a tensor or a tuple of tensors; given: ndarray", TypeError, X.numpy()),
+    "integer_array": bad("float32 or float64.*given: one of int64.*astype", TypeError, X.long().numpy()),
+    "masked_array": bad("nothing masked; given: a masked array", TypeError, np.ma.array(X.numpy(), mask=X.numpy() > 0)),
+    "object_array": bad("given: one of object", TypeError, X.numpy().astype(object)),
     "none": bad("a tensor or a tuple of tensors", TypeError, None),
     "empty_tuple": bad("a tensor or a tuple of tensors", TypeError, ()),
     "lengths": bad(r"shapes: \(4, 3\), \(3, 2\)", inputs=(X, Y[:3])),
@@ -144,6 +146,7 @@ PERTURBATIONS = {
     "eps_nan_entry": bad("must be finite", eps=torch.tensor([0.1, NAN, 0.1])),
     "eps_string": bad("eps must be a number or a tensor; given: str", TypeError, eps="0.1"),
     "eps_list": bad("eps must be a number or a tensor; given: list", TypeError, eps=[0.1]),
+    "eps_dictionary": bad("given: dict. Radii by name: perturbation=Table", TypeError, eps={"age": 0.1}),
     "eps_bool": bad("eps must be a number or a tensor; given: bool", TypeError, eps=True),
     "eps_huge": bad("too large", eps=10**400),
     "clip_shape": bad(r"broadcast to \(4, 3\)", clip=(torch.zeros(5) - 9, 9.0)),
@@ -190,6 +193,16 @@ OPTIONS = {
     "quadrature_of_saliency": bad("Saliency.attribute rejects.*'method'", TypeError, quadrature="riemann_left"),
     **{f"batch_size_{size}": bad("batch_size must be an integer of at least 1", batch_size=size)
        for size in (0, -1, True, 2.5)},
+}
+
+MISSPELT = {
+    "eps": bad("no 'epsilon', nor has certify; did you mean 'eps'", TypeError, epsilon=0.1, eps=None),
+    "clip": bad("did you mean 'clip'", TypeError, clips=(0, 1)),
+    "batch_size": bad("did you mean 'batch_size'", TypeError, batchsize=8),
+    "of_captum": bad("did you mean 'n_steps'", TypeError, kind=IntegratedGradients, nsteps=5),
+    "of_the_inner_attribution": bad("NoiseTunnel.attribute rejects.*did you mean 'n_steps'", TypeError, nsteps=5,
+                                    kind=lambda model: NoiseTunnel(IntegratedGradients(model))),
+    "of_nothing": bad("no 'wavelength', nor has certify; certify takes batch_size, boundary", TypeError, wavelength=1),
 }
 
 path = functools.partial(bad, kind=IntegratedGradients)
@@ -253,7 +266,13 @@ UNSUPPORTED = {
                                kind=lambda model: NoiseTunnel(Occlusion(model))),
     "tunnel_of_tunnel": bad("NoiseTunnel within a NoiseTunnel", lx.UnsupportedAttribution,
                             kind=lambda model: NoiseTunnel(NoiseTunnel(Saliency(model)))),
-    "model": bad("Sequential cannot be certified", lx.UnsupportedAttribution, kind=lambda model: model),
+    "model": bad(r"given: a model, Sequential.*Saliency\(model\)", lx.UnsupportedAttribution, kind=lambda model: model),
+    "class": bad(r"the class Saliency.*: Saliency\(model\)", lx.UnsupportedAttribution, kind=lambda model: Saliency),
+    "name": bad(r"the string 'InputXGradient'.*captum.attr.*: InputXGradient\(model\)", lx.UnsupportedAttribution,
+                kind=lambda model: "InputXGradient"),
+    "bound_method": bad("the method attribute of a Saliency. Pass the object", lx.UnsupportedAttribution,
+                        kind=lambda model: Saliency(model).attribute),
+    "inputs_first": bad("a Tensor. The attribution comes first", lx.UnsupportedAttribution, kind=lambda model: X),
 }
 
 
@@ -313,7 +332,7 @@ MODELS = {
 }
 
 TABLES = {"inputs": INPUTS, "perturbation": PERTURBATIONS, "option": OPTIONS, "captum": REJECTED_BY_CAPTUM,
-          "attribution": UNSUPPORTED, "training": TRAINING, "model": MODELS}
+          "keyword": MISSPELT, "attribution": UNSUPPORTED, "training": TRAINING, "model": MODELS}
 BAD = {f"{table}-{name}": row for table, rows in TABLES.items() for name, row in rows.items()}
 
 

@@ -35,6 +35,7 @@ from lirpa_explain.bounding import points as points_of_balls
 from lirpa_explain.bounding.ball import make_balls
 from lirpa_explain.bounding.where import Where
 from lirpa_explain.certifying import request
+from lirpa_explain.certifying.posed import Call, Posed
 from lirpa_explain.graph.module import GradientModule, Step
 from lirpa_explain.operators import ACTIVATIONS
 from tests import metric_cases
@@ -106,7 +107,7 @@ def test_the_derivative_is_that_of_captum(model):
     attribution, keywords = NoiseTunnel(IntegratedGradients(nn.Sequential(MODELS[model], nn.Softplus()))), {
         "target": 1, "n_steps": 4, "nt_samples": 3, "stdevs": 0.3, "nt_type": "vargrad"}
     balls = make_balls(X, eps=0.1)
-    task = request.Request(attribution, X, (X,), Where(balls), keywords)
+    task = request.Request(Posed(Call(attribution, X, (X,), keywords)), Where(balls), request.random_state(None))
     derivative = derivative_of(task, 7)
     torch.testing.assert_close(derivative((X,)), task.nominal.flat)
     cotangent, direction = torch.randn_like(task.nominal.flat), torch.randn_like(X)
@@ -163,7 +164,8 @@ def test_ascent_finds_more_than_as_many_random_points(activation):
 def test_without_smoothing_a_relu_net_shows_no_way():
     """The derivative of the gradient of a ReLU net is 0; that of the smoothed one is not."""
     model, x = wide_net(nn.ReLU)
-    task = request.Request(Saliency(model), x, (x,), Where(make_balls(x, eps=0.03)), {"target": 0, "abs": False})
+    task = request.Request(Posed(Call(Saliency(model), x, (x,), {"target": 0, "abs": False})),
+                           Where(make_balls(x, eps=0.03)), request.random_state(None))
     derivative = derivative_of(task, 100)
     assert not bool(derivative.pull_back((x,), torch.ones_like)[0].any())
     soft = surrogate.Softened(derivative.module, 2)
@@ -198,6 +200,7 @@ OPTIONS = {"top_k": {"k": 2}, "top_k_lost": {"k": 2}, "increase": {"entry": 1}, 
            "mass_lower": {"mask": MASK}, "mass_upper": {"mask": MASK, "absolute": True}, "share_lower": {"mask": MASK},
            "share_upper": {"mask": MASK}, "center_shift": {"shape": (2, 2)},
            "protected_top_k": {"mask": MASK, "k": 1}, "targeted_fairness": {"mask": MASK, "k": 1},
+           "importance_agreement": {"threshold": -0.02}, "localisation": {"mask": MASK, "threshold": -0.12},
            "targeted_region": {"channels": 2}, "effective_complexity": {"threshold": 0.1},
            "tangent_lower": {"basis": torch.eye(4)[:, :2] + 0.5}, "tangent_upper": {"basis": torch.eye(4)[:, 1:] + 0.5}}
 

@@ -1,5 +1,6 @@
 """The command line: what it writes is what the library computes; it resumes; bad input is one line that helps."""
 
+import contextlib
 import csv
 import importlib.util
 import os
@@ -17,12 +18,14 @@ from PIL import Image
 import lirpa_explain as lx
 from lirpa_explain.attacks.search import Search
 from lirpa_explain.attributions import ATTRIBUTIONS
-from lirpa_explain.cli import main
+from lirpa_explain.cli import main, portions
 from lirpa_explain.cli.doctor import is_right
 from lirpa_explain.cli.job import Job
 from lirpa_explain.cli.model import make_attribution
-from lirpa_explain.cli.store import Store, digest
+from lirpa_explain.cli.store import Store, once
 from lirpa_explain.cli.values import call, value
+from lirpa_explain.datasets.folder import digest
+from tests.test_datasets import Copied
 
 NETS = '''
 import os
@@ -498,7 +501,60 @@ def test_a_file_is_whole_or_not_there(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.once(path, half)
+        once(path, half)
     assert list(path.parent.iterdir()) == []
-    assert store.once(path, lambda target: target.write_text("whole"))
-    assert not store.once(path, half) and path.read_text() == "whole"
+    assert once(path, lambda target: target.write_text("whole"))
+    assert not once(path, half) and path.read_text() == "whole"
+
+
+SHARED = [*BASE, "--inputs", "x.npy", "--eps", "0.01", "0.1", "--chunk", "2", "--prediction", "--noise-tunnel", "--set",
+          "nt_samples=2", "--set", "stdevs=0.1", "--dtype", "float64"]
+
+
+def assert_same_results(folder):
+    """Whoever did the work."""
+    assert (folder / "one/metrics.csv").read_text() == (folder / "two/metrics.csv").read_text()
+    names = ("00000-00001", "00002-00003", "00004-00004")
+    for eps in (0.01, 0.1):
+        for one, two in zip(load("one", eps, *names), load("two", eps, *names), strict=True):
+            assert torch.equal(one.lower, two.lower) and torch.equal(one.upper, two.upper)
+
+
+def test_work_elsewhere_gives_the_same(folder, monkeypatch):
+    """By an executor that sees what is pickled alone; a chunk that is there is not done again."""
+
+    @contextlib.contextmanager
+    def elsewhere(given):
+        yield Copied()
+
+    assert main([*SHARED, "--out", "one"]) == 0
+    monkeypatch.setattr(portions, "executor_of", elsewhere)
+    assert main([*SHARED, "--out", "two", "--workers", "2"]) == 0
+    assert_same_results(folder)
+    times = {path: path.stat().st_mtime_ns for path in (folder / "two").rglob("*.npz")}
+    assert main([*SHARED, "--out", "two"]) == 0
+    assert times == {path: path.stat().st_mtime_ns for path in (folder / "two").rglob("*.npz")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["workers", "scheduler"])
+def test_processes_share_the_work(who, folder):
+    """Two of this machine, and those of a dask cluster."""
+    assert main([*SHARED, "--out", "one"]) == 0
+    if who == "workers":
+        done = subprocess.run([sys.executable, "-m", "lirpa_explain", *SHARED, "--out", "two", "--workers", "2"],
+                              env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+        assert done.returncode == 0
+    else:
+        from distributed import LocalCluster
+
+        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+            assert main([*SHARED, "--out", "two", "--scheduler", cluster.scheduler_address]) == 0
+    assert_same_results(folder)
+
+
+def test_who_does_the_work_is_said_once(folder, capsys):
+    assert main([*SHARED, "--out", "two", "--workers", "2", "--scheduler", "tcp://nobody:1"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert main([*SHARED, "--out", "two", "--workers", "0"]) == 2
+    assert "at least 1" in capsys.readouterr().err

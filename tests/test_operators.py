@@ -1,13 +1,15 @@
 """Every bound operator, alone and behind affine maps: its value, its bounds, their derivatives, their limits."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 from auto_LiRPA.bound_op_map import bound_op_map
-from torch import Tensor
+from captum.attr._core.deep_lift import maxpool2d
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lirpa_explain import METHODS, OPERATORS, operators
@@ -24,13 +26,15 @@ from tests.cases import (
     Problem,
     boxes,
     case,
+    is_rare,
     moving,
     problem,
 )
 from tests.tolerances import FEW_ROUNDINGS, ROUNDING
 from tests.truth import sample_ball, sample_box
 
-each_case = pytest.mark.parametrize("row", CASES, ids=str)
+each_case = pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=pytest.mark.slow) if is_rare(row) else row for row in CASES], ids=str)
 alone_and_meeting = pytest.mark.parametrize("meet", [False, True], ids=["alone", "meeting"])
 
 
@@ -91,8 +95,29 @@ def average_pool(x: Tensor, kernel, ceil: bool, divisor, **settings) -> Tensor:
     return F.avg_pool2d(x, kernel, ceil_mode=ceil, divisor_override=divisor, **settings)
 
 
-def picked(x: Tensor, dim: int, index: range) -> Tensor:
+def picked(x: Tensor, dim: int, index: Iterable[int]) -> Tensor:
     return torch.stack([x.select(dim, i) for i in index], dim)
+
+
+def picked_at(x: Tensor, index: Tensor, dim: int) -> Tensor:
+    return x.gather(dim, index.round().long().clamp(0, x.shape[dim] - 1))
+
+
+def window_max(x: Tensor, windows: list[list[list[int]]]) -> Tensor:
+    return torch.stack([torch.stack([x[..., rows, :][..., columns].amax((-2, -1)) for columns in windows[1]], -1)
+                        for rows in windows[0]], -2)
+
+
+#: torch's operations that find ranks, by the name of their choice.
+RANKED = {
+    "max": lambda x, dim, ranks: x.max(dim, keepdim=True).values,
+    "min": lambda x, dim, ranks: x.min(dim, keepdim=True).values,
+    "share": lambda x, dim, ranks: (x.amax if ranks == [0] else x.amin)(dim, keepdim=True),
+    "topk": lambda x, dim, ranks, k, largest: x.topk(k, dim, largest).values,
+    "sort": lambda x, dim, ranks, descending, stable: x.sort(dim=dim, descending=descending, stable=stable).values,
+    "kthvalue": lambda x, dim, ranks, k: x.kthvalue(k, dim, keepdim=True).values,
+    "median": lambda x, dim, ranks: x.median(dim, keepdim=True).values,
+}
 
 
 #: Activations as torch computes them; their gradients are autograd's.
@@ -110,13 +135,39 @@ FORWARD = {
     "window": lambda z, **s: window(z, **s) + 0 * z,
     "sin": torch.sin, "cos": torch.cos, "exp": torch.exp, "log": torch.log,
     "power": lambda z, exponent: z**exponent,
+    "expm1": torch.expm1, "exponential": lambda z, base: base**z, "sinh": torch.sinh, "cosh": torch.cosh,
+    "tan": torch.tan, "atan": torch.atan, "asinh": torch.asinh, "asin": torch.asin, "acosh": torch.acosh,
+    "atanh": torch.atanh, "logit": lambda z, eps: torch.logit(z, eps),
+    "erf": lambda z, rate: torch.erf(math.sqrt(rate) * z), "gaussian": lambda z, rate: torch.exp(-rate * z**2),
+    "bell": lambda z, exponent, offset: (offset + z**2) ** exponent, "entropy": torch.special.entr,
 }
+
+
+def chosen(index: Tensor, rows: int, count: int) -> Tensor:
+    """Where each index is which place: (rows, n, count)."""
+    return (index[..., None] == torch.arange(count)).expand(rows, -1, -1)
 
 
 def window(z: Tensor, low: float | None, high: float | None, closed: bool, inside: bool) -> Tensor:
     above = torch.ones_like(z, dtype=torch.bool) if low is None else z >= low if closed else z > low
     below = torch.ones_like(z, dtype=torch.bool) if high is None else z <= high if closed else z < high
     return ((above & below) == inside).to(z)
+
+
+def reference_gradient(g, t, z, z0, rule, eps, dim=None, **windows):
+    """Captum's rule for max pooling, of one row at a time, and none of the reference's or of the input's windows."""
+    if rule == "softmax":
+        slope = (z.softmax(dim) - z0.softmax(dim)) / (z - z0)
+        return torch.where((z - z0).abs() < eps, t, g * slope)
+    counts = {"max_pool": (1.0, 1.0), "max_pool_above": (1.0, 0.0), "max_pool_below": (0.0, 1.0)}[rule]
+    module = nn.MaxPool2d(windows["kernel"], windows["stride"], windows["padding"], ceil_mode=windows["ceil"])
+    slopes = []
+    for row in zip(z, z0.expand_as(z), strict=True):
+        both = module.input = torch.stack(row)
+        pooled = module(both)
+        upstream = torch.ones_like(pooled) * torch.tensor(counts).to(z)[:, None, None, None]
+        slopes.append(maxpool2d(module, both, pooled, torch.zeros_like(both), upstream, eps=0.0)[0])
+    return torch.where((z - z0).abs() < eps, t, g * torch.stack(slopes))
 
 
 TRUTH = FORWARD | {
@@ -128,10 +179,12 @@ TRUTH = FORWARD | {
     "secant_gradient": lambda g, z, z0, function, eps, **s: torch.where(
         (z - z0).abs() < eps, vjp(lambda z: FORWARD[function](z, **s), g, z),
         g * (FORWARD[function](z, **s) - FORWARD[function](z0, **s)) / (z - z0)),
+    "reference_gradient": reference_gradient,
     "add": lambda x, y: x + y,
     "along": lambda x, w, dim: torch.einsum("bcij,ik->bckj" if x.ndim == 4 else "bi,ik->bk", x, w),
     "average_pool": average_pool,
     "average_pool_gradient": lambda g, size, **s: vjp(lambda x: average_pool(x, **s), g, g.new_zeros(BATCH, 2, *size)),
+    "choose": lambda a, b, t, z, **s: a * window(z, **s) + b * (1 - window(z, **s)),
     "center": lambda x, dims: x - x.sum(dims, keepdim=True) / math.prod(x.shape[d] for d in dims),
     "concatenate": lambda *xs, dim: torch.concat(xs, dim),
     "convolution": conv,
@@ -142,6 +195,13 @@ TRUTH = FORWARD | {
     "inverse_root": lambda t, epsilon: torch.where(
         t < 0, epsilon**-0.5 - t / (2 * epsilon**1.5), 1 / torch.sqrt(t.clamp(min=0) + epsilon)),
     "known": lambda x, low, high: x,
+    "larger": lambda u, v, t: torch.where(t > 0, u, v),
+    "larger_gradient": lambda g, t, tie: g * (torch.sign(t) + 1 + (t == 0) * (2 * tie - 1)) / 2,
+    "root": lambda t: t.relu().sqrt(),
+    "inverse_length": lambda t: t**-1,
+    "direction": lambda x, s, dim: F.normalize(x, dim=dim, eps=1e-70, p=1),
+    "log_sum_exp": lambda x, dim: x.exp().sum(dim, keepdim=True).log(),
+    "lookup": lambda ids, table: F.one_hot(ids.long(), len(table)).to(table) @ table,
     "log_softmax": lambda x, dim: x.softmax(dim).log(),
     "matmul": lambda x, w: torch.einsum("...i,ij->...j" if w.ndim == 2 else "...i,i->...", x, w),
     "matrix_product": lambda x, y: torch.einsum("...mk,...kl->...ml", x, y),
@@ -152,10 +212,25 @@ TRUTH = FORWARD | {
     "normalize": lambda x, w, variance, epsilon: F.batch_norm(x, 0 * variance, variance, w, eps=epsilon),
     "pad": lambda x, pad: F.pad(x, pad),
     "permute": lambda x, dims: torch.einsum(x, list(range(x.ndim)), dims),
+    "pick_at": lambda y, index, dim, size: picked_at(y, index, dim),
+    "pick_ranked": lambda y, x, dim, ranks, choice: picked_at(
+        y, x.argsort(dim, descending=True).index_select(dim, torch.tensor(ranks)), dim),
+    "pick": lambda x, index, shape, gaps: torch.einsum(
+        "bi,bni->bn", x.flatten(1), chosen(index, len(x), x[0].numel()).to(x)).view(len(x), *shape),
+    "put": lambda x, index, shape, gaps: torch.einsum(
+        "bi,bin->bn", x.flatten(1), chosen(index, len(x), math.prod(shape)).to(x)).view(len(x), *shape),
     "place": lambda x, size, dim, start, step: vjp(
         lambda full: picked(full, dim, range(start, size, step)[:x.shape[dim]]), x,
         x.new_zeros(*x.shape[:dim], size, *x.shape[dim + 1:])),
     "probability": lambda t: F.elu(t) + 1,
+    "put_at": lambda g, index, dim, size: vjp(
+        lambda y: picked_at(y, index, dim), g, g.new_zeros(*g.shape[:dim], size, *g.shape[dim + 1:])),
+    "ranked": lambda x, dim, ranks: picked(x.sort(dim, descending=True).values, dim, ranks),
+    "ranked_gradient": lambda g, x, dim, ranks, choice: vjp(
+        lambda x: RANKED[choice[0]](x, dim, ranks, *choice[1:]), g, x),
+    "rest": lambda g, p, z, **s: g * window(z, **s),
+    "remainder": lambda z, divisor, kind: z - divisor * (torch.floor if kind == "floor" else torch.trunc)(z / divisor),
+    "stairs": lambda z, kind: getattr(torch, kind)(z),
     "reshape": lambda x, shape: x.view(BATCH, *shape),
     "scale": lambda x, factor: factor * x,
     "slice": lambda x, dim, start, stop, step: picked(x, dim, range(start, stop, step)),
@@ -164,17 +239,20 @@ TRUTH = FORWARD | {
         "t.default": lambda: xs[0].T, "mul.Tensor": lambda: xs[0] * xs[-1], "split.Tensor": lambda: xs[0][:, 2:4],
     }[target](),
     "variance": lambda x, dims: x.var(dims, correction=0, keepdim=True),
+    "window_max": lambda x, sizes, windows: window_max(x, windows),
+    "window_max_gradient": lambda g, x, sizes, windows: vjp(lambda x: window_max(x, windows), g, x),
     "weighted_center": lambda g, p, dim, total: sum(
         p.narrow(dim, j, 1) * (g - g.narrow(dim, j, 1)) for j in range(g.shape[dim])),
 }
 
 
-@each_case
+@pytest.mark.parametrize("row", CASES, ids=str)
 def test_the_value_is_what_torch_computes(row):
     for seed in range(3):
-        values = [row.numbers(arg, seeded(seed)) for arg in row.args]
+        values = row.values(seeded(seed))
         if row.operator.removesuffix("_gradient") in ACTIVATIONS:  # also at breaks, exactly
-            special = [1.0] if row.args[-1].positive else [-1.0, 0.5, 0.1, -3.0, 3.0, 0.0]
+            low, high = (0.5, 1.0) if row.args[-1].positive else row.args[-1].within or (-3.0, 3.0)
+            special = [point for point in (-1.0, 0.5, 0.1, -3.0, 3.0, 0.0, 1.0, 2.0) if low <= point <= high]
             flat = values[-1].view(-1)
             flat[::2] = torch.tensor(special, dtype=flat.dtype).repeat(len(flat))[: len(flat[::2])]
         result = operators.call(row.operator, *values, **row.settings)
@@ -347,7 +425,7 @@ def test_bounds_have_the_derivatives_of_their_differences(row):
     """By every parameter: those of the maps before the operator and its own weights."""
     p = problem(row, meet=True, backwards=True)
     sides = boxes(p, "wide")
-    parameters = list(p.module.parameters())
+    parameters = [w for w in p.module.parameters() if w.requires_grad]
     engine = engine_of(p)
     generator, h = seeded(), 1e-6
     directions = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in parameters]
@@ -399,6 +477,21 @@ def test_at_a_tie_the_gradient_of_either_maximum_is_inside():
     assert gradients.std(0).max() > 0.1
     for method in METHODS:
         lower, upper = bounds(Engine(p.module, (g, z)), p, [(g, g), (z, z)], method)
+        assert (lower <= gradients + 1e-9).all() and (gradients <= upper + 1e-9).all(), method
+
+
+@pytest.mark.parametrize("row", [c for c in CASES if c.operator in ("ranked_gradient", "larger_gradient")
+                                 and all(arg.role == "moving" for arg in c.args)], ids=str)
+def test_equal_entries_are_chosen_among_as_torch_does(row):
+    g, x = row.values(seeded())
+    x = torch.randint(0, 2, x.shape, generator=seeded()).double() - float(row.operator == "larger_gradient")
+    result = operators.call(row.operator, g, x, **row.settings)
+    torch.testing.assert_close(result, TRUTH[row.operator](g, x, **row.settings))
+    decided = x + 1e-6 * torch.randn(30, *x.shape, generator=seeded(), dtype=x.dtype)
+    p = problem(row)
+    gradients = torch.cat([values_at(p, [g.expand(30, *g.shape), decided]), result.flatten(1)[None]])
+    for method in METHODS:
+        lower, upper = bounds(Engine(p.module, (g, x)), p, [(g, g), (x, x)], method)
         assert (lower <= gradients + 1e-9).all() and (gradients <= upper + 1e-9).all(), method
 
 

@@ -27,7 +27,7 @@ from lirpa_explain.graph.builder import Builder, Rows
 from lirpa_explain.graph.lowering import lower
 from lirpa_explain.graph.module import GradientModule
 from lirpa_explain.graph.relevance import relevance
-from lirpa_explain.graph.rescale import REFUSED, rescaled
+from lirpa_explain.graph.rescale import MIXING, REFUSED, rescaled
 from lirpa_explain.operators.activations import LAYERS
 from tests import nets
 from tests.truth import parts
@@ -168,8 +168,8 @@ def test_rules_are_recorded_as_single_operations_and_the_model_is_restored():
 
 def test_deep_lift_refuses_what_captum_has_other_rules_for():
     relu = nn.ReLU()
-    for model, words in ((nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)), r"1 \(Softmax\)"),
-                         (nn.Sequential(nn.MaxPool1d(2), nn.Linear(2, 2)), r"0 \(MaxPool1d\)"),
+    cube = nn.Sequential(nn.Unflatten(1, (1, 1, 2, 2)), nn.MaxPool3d((1, 1, 2)), nn.Flatten())
+    for model, words in ((cube, r"1 \(MaxPool3d\)"),
                          (nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu), "1 more than once")):
         x = torch.ones(2, 4)
         with pytest.raises(UnsupportedAttribution, match=words):
@@ -217,7 +217,8 @@ def module_of(function, *examples):
 
 
 def test_the_modules_of_captums_rules_are_those_of_the_table():
-    assert {*LAYERS, *REFUSED} == set(SUPPORTED_NON_LINEAR) and not {*LAYERS} & {*REFUSED}
+    assert {*LAYERS, *MIXING, *REFUSED} == set(SUPPORTED_NON_LINEAR)
+    assert len(SUPPORTED_NON_LINEAR) == len(LAYERS) + len(MIXING) + len(REFUSED)
 
 
 @pytest.mark.parametrize(("rule", "model"), [

@@ -4,6 +4,7 @@ DATA, the argument of most benchmarks, is a folder with
   * auto_lirpa/: kw_mnist.pth, mnist_a_adv.pth, mnist_cnn_small.pth and mnist_fc_3layer.pth, from
     examples/vision/pretrained of auto_LiRPA's repository;
   * mnist/: MNIST's four files *-ubyte.gz;
+  * medmnist/: pneumoniamnist*.npz, as MedMNIST gives it;
   * cifar10/: CIFAR-10 as PNG files with an image in each row of pixels, cifar10_batch_50.png the first 1000 test images
     (the form of convnetjs);
   * cifar_resnet/resnet20-12fca82f.th, from akamaster/pytorch_resnet_cifar10.
@@ -55,6 +56,15 @@ def load_mnist(data: Path, count: int, train: bool = False) -> tuple[Tensor, Ten
         labels = bytearray(file.read(8 + count)[8:])
     images = torch.frombuffer(pixels, dtype=torch.uint8).reshape(-1, 1, 28, 28) / 255
     return images, torch.frombuffer(labels, dtype=torch.uint8).long()
+
+
+def load_pneumonia(data: Path, split: str) -> tuple[Tensor, Tensor]:
+    """PneumoniaMNIST's images (N, 1, 28, 28) of a split (train, val, test), in [0, 1], and their classes (N,)."""
+    import numpy as np
+
+    arrays = np.load(next((data / "medmnist").glob("pneumoniamnist*.npz")))
+    images, labels = (torch.tensor(arrays[f"{split}_{kind}"]) for kind in ("images", "labels"))
+    return images[:, None].to(torch.get_default_dtype()) / 255, labels.flatten().long()
 
 
 def load_cifar(data: Path, count: int) -> Tensor:

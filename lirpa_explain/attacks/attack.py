@@ -8,10 +8,13 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
+from ..arrays import as_tensors
 from ..bounding.where import Where
+from ..certifying.columns import given_tensors
+from ..certifying.posed import Poser
 from ..certifying.request import Request, random_state
 from ..guards import isolated
-from ..inputs import check_attribution, check_inputs, check_keywords, uncompiled
+from ..inputs import check_attribution, check_keywords, check_known, uncompiled
 from .objectives import Objective
 from .objectives import objective as lookup
 from .search import Search, Settings, Watch
@@ -59,7 +62,8 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
            options: dict[str, Any] | None = None, samples: int = 60, restarts: int = 3, steps: int = 20,
            step: float = 1.0, schedule: str = "cosine", sharpness: tuple[float, float] = (0.3, 3.0),
            output_weight: float = 0.0, seed: int = 0, batch_size: int = 256, progress: bool = False,
-           parameters: Any = None, **attribute_kwargs: Any) -> AttackResult:
+           parameters: Any = None, perturb: str | None = None, fixed: Any = None,
+           **attribute_kwargs: Any) -> AttackResult:
     """Search a ball for the input at which an attribution changes most.
 
     Maximises objective(A(x'), A(x)) over x' in the ball, for each example: random points and corners first, then
@@ -94,6 +98,8 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         progress: show a progress bar.
         parameters: as for `certify`: how far the model's parameters may change, which are searched as well. At each
             step they are the same for all examples: attack one example at a time for the strongest attack on each.
+        perturb: as for `certify`: with "layer", `worst_inputs` are worst outputs of the layer.
+        fixed: as for `certify`.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
@@ -118,11 +124,16 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         True
     """
     check_attribution(attribution)
+    check_known(attribution, attribute_kwargs, attack)
     check_keywords(attribute_kwargs)
-    xs = check_inputs(inputs)
-    where = Where.of(attribution.forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
-                     parameters=parameters, differentiable=False)
-    request = Request(attribution, inputs, xs, where, attribute_kwargs, random_state(xs[0].device))
+    inputs, columns, keywords = given_tensors(attribution, inputs, attribute_kwargs, perturbation=perturbation)
+    eps, clip = as_tensors(eps), as_tensors(clip)
+    poser = Poser(attribution, perturb)
+    posed = poser.pose(inputs, keywords)
+    where = Where.of(attribution.forward_func, posed.call.inputs, perturbation=perturbation, eps=eps, norm=norm,
+                     clip=clip, parameters=parameters, differentiable=False, fixed=fixed, ids=posed.ids)
+    poser.check_parameters(posed, where.parameters)
+    request = Request(posed, where, random_state(posed.call.xs[0].device), posed.names_of(columns))
     settings = Settings(samples, restarts, steps, step, schedule, sharpness, output_weight, seed, batch_size, progress)
     return run(request, lookup(objective, options) if isinstance(objective, str) else objective, settings)
 

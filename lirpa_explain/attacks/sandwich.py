@@ -194,6 +194,7 @@ class _Alarm:
         self.request, self.path = request, path
         self.lower, self.upper, nominal = (
             flatten(part).detach() for part in (certificate.lower, certificate.upper, certificate.nominal))
+        self.names = certificate.features
         sizes = torch.cat([self.lower, self.upper], 1).nan_to_num(0, 0, 0).abs()
         self.rtol = TOLERANCE.get(nominal.dtype, 1e-2)
         self.slack = self.rtol * sizes.amax(1, keepdim=True) + roundings(FOUND, nominal.dtype) * sizes.max()
@@ -208,8 +209,9 @@ class _Alarm:
         if bool((outside <= 0).all()):
             return
         example, entry = divmod(int(outside.nan_to_num(torch.inf).argmax()), a.shape[1])
-        self.ring(f"{float(a[example, entry]):.9g} was found for entry {entry} of the flattened attribution of example "
-                  f"{example}, whose bounds are [{float(self.lower[example, entry]):.9g}, "
+        name = "" if self.names is None else f" ({self.names[entry]})"
+        self.ring(f"{float(a[example, entry]):.9g} was found for entry {entry}{name} of the flattened attribution of "
+                  f"example {example}, whose bounds are [{float(self.lower[example, entry]):.9g}, "
                   f"{float(self.upper[example, entry]):.9g}].", points, a, example, values)
 
     def widened(self, certificate: Certificate) -> Certificate:

@@ -34,7 +34,7 @@ def ascend(ball: Ball, center: Tensor, points: Tensor, gradient: Tensor, size: f
     """
     if ball.radius is None:
         return project(ball, center, points + size / 2 * (ball.high - ball.low) * gradient.sign())
-    flat = gradient.flatten(1)
+    flat = gradient.flatten(1) if ball.free is None else (gradient * ball.free).flatten(1)
     if ball.norm == 2:
         direction = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp(min=least(flat.dtype))
     else:

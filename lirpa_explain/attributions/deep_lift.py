@@ -11,11 +11,13 @@ import torch
 from captum._utils.common import ExpansionTypes, _expand_additional_forward_args, _expand_target
 from captum.attr import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..errors import UnsupportedAttribution
 from ..graph.program import Program, Values, leaves
-from ..graph.rescale import Rule, rescaled
+from ..graph.rescale import MIXING, Rule, rescaled
 from ..operators.activations import LAYERS
+from ..rounding import TOLERANCE
 from .layer import Call, Layer, Tensors
 from .neuron import Neuron
 from .path import baseline_rows
@@ -26,7 +28,8 @@ from .unseen import warn_of_unseen
 
 @register(DeepLift, "(x - b) * grad f(x) in which activations have the slope (s(z) - s(z_b)) / (z - z_b)")
 def deep_lift(attribution: DeepLift, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
-    """Plan of DeepLift with the rescale rule."""
+    """Plan of DeepLift with the rescale rule, and for max pooling and softmax modules the rules for one example."""
+    _refuse_mixed(DeepLift(attribution.model, attribution.multiplies_by_inputs, attribution.eps), inputs, keywords)
     return Plan(**_fields(inputs, keywords), program=_program(attribution), multiply=attribution.multiplies_by_inputs)
 
 
@@ -40,6 +43,7 @@ def deep_lift_shap(attribution: DeepLiftShap, inputs: Tensors, keywords: dict[st
 def layer_deep_lift(attribution: LayerDeepLift, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
     """Plan of LayerDeepLift."""
     layer, multiply = Layer(attribution, keywords), attribution.multiplies_by_inputs
+    _refuse_mixed(LayerDeepLift(attribution.model, attribution.layer, multiply), inputs, keywords)
 
     def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
         with _rescaled(attribution, call, points, layer.to_input):
@@ -62,8 +66,11 @@ def layer_deep_lift_shap(attribution: LayerDeepLiftShap, inputs: Tensors, keywor
 @register(NeuronDeepLift, "DeepLift of a_n(x)")
 def neuron_deep_lift(attribution: NeuronDeepLift, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
     """Plan of NeuronDeepLift."""
-    plan = deep_lift(DeepLift(attribution.forward_func, attribution.multiplies_by_inputs), inputs, keywords)
-    return dataclasses.replace(plan, function=Neuron(attribution, keywords))
+    multiply = attribution.multiplies_by_inputs
+    _refuse_mixed(NeuronDeepLift(attribution.forward_func, attribution.layer, multiply), inputs, keywords)
+    whole = DeepLift(attribution.forward_func, multiply)
+    return Plan(**_fields(inputs, keywords), program=_program(whole), multiply=multiply,
+                function=Neuron(attribution, keywords))
 
 
 @register(NeuronDeepLiftShap, "DeepLiftShap of a_n(x)")
@@ -119,6 +126,45 @@ def captum_hooks(attribution: DeepLift, rule: Rule, to_layer_input: bool = True)
 
 def _nothing(*arguments: Any) -> None:
     """A hook that does nothing."""
+
+
+def _refuse_mixed(attribution: Any, inputs: Tensors, keywords: dict[str, Any]) -> None:
+    """Refuse a batch whose examples Captum mixes.
+
+    For softmax modules it subtracts the mean over the whole batch; for max pooling modules it takes the first example's
+    gradient wherever an entry of another one equals its reference.
+
+    Raises:
+        UnsupportedAttribution: the attributions of the batch are not those of its examples.
+    """
+    rows = len(inputs[0])
+    model = getattr(attribution, "model", attribution.forward_func)
+    mixing = [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if type(m) in MIXING]
+    if rows == 1 or not mixing:
+        return
+    given = {k: v for k, v in keywords.items() if k != "return_convergence_delta"}
+
+    def attribute(index: slice) -> list[Tensor]:
+        own = {name: _row(value, index, rows) for name, value in given.items()}
+        points = tuple(x.detach()[index].requires_grad_(x.is_floating_point()) for x in inputs)
+        return tree_leaves(attribution.attribute(points, **own))
+
+    together = attribute(slice(0, rows))
+    alone = [torch.cat(parts) for parts in zip(*(attribute(slice(i, i + 1)) for i in range(rows)), strict=True)]
+    if not all(torch.allclose(a, b, TOLERANCE[a.dtype], float(TOLERANCE[a.dtype] * b.abs().max()))
+               for a, b in zip(together, alone, strict=True)):
+        raise UnsupportedAttribution(
+            f"DeepLift of a batch of {rows} by a model with the modules {', '.join(mixing)}: Captum's rules for them "
+            "mix the rows of a batch, of which there is one for each baseline of each example. Certify one example at "
+            "a time, with one baseline; or replace the modules, softmax by explaining the logits.")
+
+
+def _row(value: Any, index: slice, rows: int) -> Any:
+    """The rows of an argument that has as many as there are examples."""
+    if isinstance(value, tuple):
+        return tuple(_row(part, index, rows) for part in value)
+    has_rows = isinstance(value, Tensor) and value.ndim > 0 or isinstance(value, list)
+    return value[index] if has_rows and len(value) == rows else value
 
 
 def _fields(inputs: Tensors, keywords: dict[str, Any]) -> dict[str, Any]:

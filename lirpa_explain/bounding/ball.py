@@ -2,8 +2,8 @@
 
 import math
 import numbers
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 from torch import Tensor
 
 from ..tensors import check_kind, plain
+from .words import radius_words
 
 NORMS = (math.inf, 2, 1)
 
@@ -26,7 +27,9 @@ class Ball:
         high: largest value of each entry, (N, *S).
         radius: (N, 1) for norm 2 and 1; None for norm inf.
         words: the perturbation for people.
+        named: the same, given the names of the features; None where these add nothing.
         common: (1, *S), the radius of the box around the ball, if it is the same for all examples; else None.
+        free: (N, *S), bool: the entries that move, of a ball of norm 2 or 1 in which some are held fixed; else None.
     """
 
     norm: float
@@ -35,13 +38,49 @@ class Ball:
     radius: Tensor | None
     words: str
     common: Tensor | None = None
+    named: Callable[[Sequence[str]], str] | None = None
+    free: Tensor | None = None
 
     def rows(self, index: Tensor) -> PerturbationLpNorm:
         """The balls of these examples, one for each row, as auto_LiRPA takes them."""
         if self.radius is None:
             return PerturbationLpNorm(norm=math.inf, x_L=self.low[index], x_U=self.high[index])
         with np.errstate(divide="ignore"):  # auto_LiRPA divides by 1 - 1 / norm
+            if self.free is not None:
+                return HeldPerturbation(self.norm, self.radius[index], self.free[index])
             return PerturbationLpNorm(norm=self.norm, eps=self.radius[index])
+
+    def held(self, x: Tensor, fixed: Tensor) -> "Ball":
+        """The points of the ball around x, (N, *S), that agree with it where `fixed`, (N, *S), is True."""
+        low, high = (torch.where(fixed, x, side) for side in (self.low, self.high))
+        count, named = f", {int(fixed.sum())} of {fixed.numel()} entries held fixed", self.named
+        free = None if self.radius is None else ~fixed if self.free is None else ~fixed & self.free
+        return replace(self, low=low, high=high, words=self.words + count, common=None, free=free,
+                       named=None if named is None else lambda names: named(names) + count)
+
+
+class HeldPerturbation(PerturbationLpNorm):
+    """A ball of norm 2 or 1 in which some entries are held fixed.
+
+    Intervals, for which auto_LiRPA reads norm and radius alone, are those of the whole ball.
+
+    Args:
+        norm: 2 or 1.
+        eps: radii, (B, 1).
+        free: (B, *S), bool: the entries that move.
+    """
+
+    def __init__(self, norm: float, eps: Tensor, free: Tensor) -> None:
+        super().__init__(norm=norm, eps=eps)
+        self.free = free
+
+    def concretize(self, x: Tensor, A: Any, sign: int = -1, *rest: Any, **keywords: Any) -> Any:
+        """As auto_LiRPA's, where coefficients of entries that are held fixed reach their values alone."""
+        if not isinstance(A, Tensor):
+            return super().concretize(x, A, sign, *rest, **keywords)
+        flat, free = A.flatten(2), self.free.flatten(1)[:, None]
+        value = super().concretize(x, flat * free, sign, *rest, **keywords)
+        return value + torch.where(free, 0, flat).matmul(x.flatten(1)[:, :, None]).squeeze(-1).reshape(value.shape)
 
 
 def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, eps: Any = None, norm: float = math.inf,
@@ -136,8 +175,9 @@ def _from_eps(x: Tensor, eps: Any, norm: float, clip: Any) -> Ball:
     if isinstance(eps, bool) or not isinstance(eps, numbers.Real | Tensor) or \
             isinstance(eps, Tensor) and (eps.is_complex() or eps.dtype == torch.bool):
         kind = f"a tensor of {eps.dtype}" if isinstance(eps, Tensor) else type(eps).__name__
-        raise TypeError(f"eps must be a number or a tensor; given: {kind}.")
-    radius = _like(eps, x)
+        advice = " Radii by name: perturbation=Table(features, ...).around(inputs, eps)." * isinstance(eps, Mapping)
+        raise TypeError(f"eps must be a number or a tensor; given: {kind}.{advice}")
+    given = radius = _like(eps, x)
     if not bool(torch.isfinite(radius).all()) or bool((radius < 0).any()):
         raise ValueError(f"eps must be finite and at least 0; given: {eps}.")
     per_example = torch.Size((x.shape[0], *[1] * (x.ndim - 1)))
@@ -150,15 +190,18 @@ def _from_eps(x: Tensor, eps: Any, norm: float, clip: Any) -> Ball:
     if norm != math.inf:
         if clip is not None:
             raise ValueError("clip needs norm=math.inf: an l1 or l2 ball cut by a range has no exact bounds here.")
-        size = f"{float(radius.max()):.6g}" if radius.numel() else "0"
-        return Ball(norm, x - radius, x + radius, radius.reshape(-1, 1), f"l{norm:g} ball, radius {size}",
-                    _common(eps, x))
-    low, high = x - radius, x + radius
-    words = f"linf ball, radius {float(radius.max()):.6g}"
+        words = f"l{norm:g} ball, radius {radius_words(given, x.ndim)}"
+        return Ball(norm, x - radius, x + radius, radius.reshape(-1, 1), words, _common(eps, x))
+    low, high, cut = x - radius, x + radius, ""
     if clip is not None:
         low, high = _cut(x, low, high, clip)
-        words += f", within [{_number(clip[0])}, {_number(clip[1])}]"
-    return Ball(norm, low, high, None, words, _common(eps, x) if clip is None else None)
+        cut = f", within [{_number(clip[0])}, {_number(clip[1])}]"
+
+    def named(names: Sequence[str] | None) -> str:
+        return f"linf ball, radius {radius_words(given, x.ndim, names)}{cut}"
+
+    return Ball(norm, low, high, None, named(None), _common(eps, x) if clip is None else None,
+                named if given.numel() > 1 else None)
 
 
 def _common(eps: Any, x: Tensor) -> Tensor | None:
@@ -205,6 +248,8 @@ def _from_perturbation(x: Tensor, perturbation: Any) -> Ball:
         if low is not None or high is not None:
             raise ValueError("x_L and x_U go with norm inf; give an l1 or l2 ball by eps alone.")
         return _from_eps(x, perturbation.eps, norm, None)
+    if low is None and high is None:
+        return _from_eps(x, perturbation.eps, norm, None)
     if low is None or high is None:
         ball = _from_eps(x, perturbation.eps, norm, None)
         low = ball.low if low is None else low
@@ -215,4 +260,4 @@ def _from_perturbation(x: Tensor, perturbation: Any) -> Ball:
         raise ValueError(f"x_L and x_U must have the shape of the input, {tuple(x.shape)}.") from None
     if not bool((low <= x).all()) or not bool((x <= high).all()):
         raise ValueError("x_L <= input <= x_U must hold everywhere: the certificate is about a set around the input.")
-    return Ball(norm, low, high, None, "box given by x_L and x_U")
+    return Ball(norm, low, high, None, getattr(perturbation, "words", "box given by x_L and x_U"))

@@ -17,7 +17,8 @@ from ..graph import GradientModule
 from ..graph.module import Step
 from ..operators.activation import BoundActivation, BoundActivationGradient
 from ..operators.bound import BoundOperator
-from ..operators.pooling import BoundMaxPoolGradient
+from ..operators.max_pooling import BoundMaxPoolGradient
+from ..operators.order import BoundPut
 from ..operators.secant import BoundSecantGradient
 from ..operators.terms import CARRIED, EXACT, terms
 from ..operators.unperturbed import BoundUnperturbed
@@ -118,6 +119,10 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
 
 def _frozen(operator: BoundOperator, arguments: list[Tensor], rows: int) -> Tensor:
     """An operator's result for all rows, where the probes' do not jump."""
+    if operator.decided_by is not None:
+        given, z = list(arguments), arguments[operator.decided_by]
+        given[operator.decided_by] = z[:rows].repeat(len(z) // rows, *[1] * (z.ndim - 1))
+        return operator.forward(*given)
     if isinstance(operator, BoundActivation | BoundActivationGradient | BoundSecantGradient | BoundMaxPoolGradient):
         *gradient, z = arguments[:2] if len(arguments) > 1 else arguments
         still = [*gradient, z[:rows].repeat(len(z) // rows, *[1] * (z.ndim - 1)), *arguments[2:]]
@@ -171,7 +176,7 @@ def _range(operator: BoundOperator, boxes: list[Box]) -> Box:
     """Interval of a result; where an argument is known exactly, with the very derivative that is taken there."""
     if all(box.is_point for box in boxes):
         return Box.point(operator.forward(*[box.lower for box in boxes]))
-    if isinstance(operator, BoundMaxPoolGradient):
+    if isinstance(operator, BoundMaxPoolGradient | BoundPut):
         return operator.bound_interval(*boxes, ties=False)
     if isinstance(operator, BoundSecantGradient):
         return _secant_range(operator, *boxes)

@@ -48,7 +48,7 @@ class Margins:
                  parameters: Parameters | None = None) -> None:
         self.decision = decision
         module = capture_program(output(), decision.function, inputs, decision.extras)
-        self.extras = [e for e in decision.extras if isinstance(e, Tensor) and e.ndim and len(e) == decision.count]
+        self.extras = module.further(decision.extras, decision.count)
         self.engine = Engine(module, module.example).over(parameters)
         self.rivals = decision.rivals()
 

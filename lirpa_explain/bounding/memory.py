@@ -8,6 +8,10 @@ COEFFICIENTS = 2 ** 22
 """Most entries of one coefficient tensor (functions x rows x neurons of the widest layer) computed at once, unless a
 limit of memory is given."""
 
+TOGETHER = 2 ** 17
+"""Most neurons (rows x those of the widest layer) of rows whose neurons are bounded linearly together: of each row as
+many are bounded as the row with the most open ones has."""
+
 CHOSEN_SHARE = 4
 """By this it is divided where planes are chosen: the descent holds the graph of each bound."""
 
@@ -24,7 +28,7 @@ class Memory:
     Example:
         >>> from lirpa_explain.bounding.methods import METHODS
         >>> Memory(width=1000, item_size=8, limit=2**20).rows_at_once(64, METHODS["CROWN"])
-        16
+        8
     """
 
     width: int
@@ -33,11 +37,20 @@ class Memory:
 
     def rows_at_once(self, batch_size: int, method: Method) -> int:
         """How many rows, `batch_size` at most, one function of each leaves within the budget."""
-        return max(1, min(batch_size, self.entries(method) // self.width))
+        rows = min(batch_size, self.entries(method) // self.width)
+        if method.is_linear_within:
+            rows = min(rows, TOGETHER // self.width)
+        return max(1, rows)
 
-    def functions_at_once(self, rows: int, method: Method) -> int:
-        """How many functions of so many rows are bounded at once."""
-        return max(1, self.entries(method) // (rows * self.width))
+    def functions_at_once(self, rows: int, method: Method, width: int | None = None) -> int:
+        """How many functions of so many rows are bounded at once, which have so many coefficients at most in a layer.
+
+        Args:
+            rows: how many.
+            method: by what.
+            width: default: those of the whole widest layer.
+        """
+        return max(1, self.entries(method) // (rows * (width or self.width)))
 
     def entries(self, method: Method) -> int:
         """Most entries of one coefficient tensor."""

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -16,14 +16,20 @@ from ..boxes import Box
 from ..compat import parsing
 from ..graph import GradientModule
 from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, box_of, box_of_interval, moving_box
+from ..operators.bound import BoundOperator, Coefficient, box_of, box_of_interval, moving_box
+from ..operators.local import Local
+from ..operators.max_pooling import BoundPooled
 from ..operators.planes import BoundPlanes
 from ..operators.unperturbed import BoundUnperturbed
 from ..relaxations.ranges import linear_range
 from ..rounding import RELAXED, roundings
+from .backward import FAR, Linear, numbers, pull_back
 from .integral import Stretch
 from .outward import Outward, OutwardPerturbation
 from .parameters import Parameters
+
+KEPT = 2 ** 20
+"""Most coefficients of a node's entries, for each row, that are kept."""
 
 Readers = list[tuple[BoundOperator, int]]
 """Operators whose relaxation reads a node's bounds, and as which of their inputs."""
@@ -44,9 +50,12 @@ class Network:
         self.module = module
         self._bounded = _parse(module, example)
         self._nodes = {node.name: node for node in self._bounded.children()}
+        self._ordered = _ordered(self._nodes.values())
+        self._widths: dict[str, int] = {}
+        self._forms: dict[str, Linear] = {}
         self._outward: Outward | None = None
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Neurons of the widest layer."""
         return max(math.prod(node.output_shape[1:]) for node in self._nodes.values()
@@ -62,6 +71,21 @@ class Network:
         """The name of each value of the module that moves, by that of its node."""
         nodes = [node for node in self._nodes.values() if isinstance(node, BoundOperator)]
         return {node.name: step.output for node, step in zip(nodes, self.module.steps, strict=True)}
+
+    @property
+    def nodes(self) -> Sequence[Bound]:
+        """All nodes, each after its inputs."""
+        return self._ordered
+
+    @property
+    def rows(self) -> int:
+        """How many rows are bounded."""
+        return len(self.result.forward_value)
+
+    @property
+    def moving_inputs(self) -> list[Bound]:
+        """The nodes of inputs that move."""
+        return [node for node in self._ordered if _is_input(node)]
 
     @contextlib.contextmanager
     def at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
@@ -92,9 +116,10 @@ class Network:
             yield
         finally:
             self._outward = None
+            self._forms = {}
             for node in self._nodes.values():
                 node.rounding_margin = node.moving_parameter = node.outward = None
-                if isinstance(node, BoundPlanes):
+                if isinstance(node, BoundPlanes | BoundPooled):
                     node.forget()
 
     def read_nodes(self, linearly: bool) -> Iterator[tuple[Bound, Readers]]:
@@ -110,22 +135,111 @@ class Network:
         return ((self._nodes[name], found) for name, found in readers.items()
                 if found and self._nodes[name].perturbed)
 
+    def ignored(self, node: Bound, box: Box) -> Tensor:
+        """Entries of a node, in this box, on which no operator that reads the node depends."""
+        readers = [(reader, i) for reader in self._nodes.values() for i, n in enumerate(reader.inputs) if n is node]
+        known = all(isinstance(reader, BoundOperator) for reader, _ in readers) and len(readers) > 0
+        nothing = torch.full_like(box.lower, known, dtype=torch.bool)
+        ignored = (reader.ignored_entries(i, box) for reader, i in readers) if known else ()
+        return functools.reduce(torch.logical_and, ignored, nothing)
+
     def interval(self, node: Bound) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
-        return box_of_interval(self._bounded.compute_bounds(method="IBP", final_node_name=node.name)).or_nothing()
+        if not all(hasattr(n, "interval") for n in self._nodes.values() if _is_input(n)):  # auto_LiRPA makes these
+            self._bounded.compute_bounds(method="IBP", final_node_name=node.name)
+        stack = [node]
+        while stack:
+            last = stack[-1]
+            if not last.perturbed:
+                value = self._bounded.get_forward_value(last)
+                last.lower, last.upper = last.interval = value, value
+            waiting = [n for n in last.inputs if not hasattr(n, "interval")]
+            if hasattr(last, "interval"):
+                stack.pop()
+            elif waiting:
+                stack += waiting
+            else:
+                last.interval = last.interval_propagate(*[n.interval for n in last.inputs])
+                last.lower, last.upper = last.interval
+        return box_of_interval(node.interval).or_nothing()
 
-    def linear(self, node: Bound, functions: Tensor) -> Box:
-        """Linear bounds, made numbers, of linear functions (B, K, D) of a node, each (B, K)."""
-        C = functions.reshape(*functions.shape[:2], *node.output_shape[1:])
-        lower, upper = self._bounded.compute_bounds(C=C, method="CROWN", final_node_name=node.name)[:2]
-        return Box(lower.reshape(C.shape[:2]), upper.reshape(C.shape[:2]))
+    def linear(self, node: Bound, functions: Coefficient, tell: Callable[[int], None] | None = None,
+               keep: bool = False) -> Box:
+        """Linear bounds, made numbers, of linear functions of a node.
 
-    def one_side(self, node: Bound, functions: Tensor, upper: bool) -> Tensor:
-        """Lower or upper linear bounds, made numbers, of linear functions (B, K, D) of a node: (B, K)."""
-        C = functions.reshape(*functions.shape[:2], *node.output_shape[1:])
-        bounds = self._bounded.compute_bounds(C=C, method="CROWN", final_node_name=node.name, bound_lower=not upper,
-                                              bound_upper=upper)
-        return bounds[int(upper)].reshape(C.shape[:2])
+        Args:
+            node: the node.
+            functions: (B, K, D), or K local ones.
+            tell: is told how many coefficients arrive at each node before it.
+            keep: whether they are the node's entries themselves, all of them, and may end passes from far behind.
+
+        Returns:
+            (lower, upper), each (B, K).
+        """
+        if isinstance(functions, Tensor):
+            functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
+        linear = pull_back(self._ordered, node, functions, self._forms, tell)
+        if keep:
+            self._forms[node.name] = linear
+        return numbers(self._nodes, linear, functions.shape[:2]).map(lambda side: side.transpose(0, 1))
+
+    def in_inputs(self, node: Bound, functions: Tensor, lower_only: bool = False) -> Linear:
+        """Linear bounds of linear functions (B, K, D) of a node in the inputs that move.
+
+        Args:
+            node: the node.
+            functions: the functions.
+            lower_only: whether upper bounds are left out.
+        """
+        functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
+        return pull_back(self._ordered, node, functions, {}, lower_only=lower_only)
+
+    def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
+        """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named by their places."""
+        node = self.result
+        linear = pull_back(self._ordered, node, torch.ones_like(node.forward_value)[None], self._forms)
+        places = {id(ball): str(i) for i, ball in enumerate(perturbations) if ball is not None}
+        return Linear({places[id(self._nodes[name].perturbation)]: sides for name, sides in linear.inputs.items()},
+                      linear.lower, linear.upper)
+
+    def ends_passes(self, node: Bound) -> bool:
+        """Whether linear bounds of all entries of a node are worth keeping: there are nodes far behind, and few inputs.
+
+        Bounds of what is computed in floating point are always pulled back to the inputs.
+        """
+        if self._outward is not None or len(self._ordered) < 2 * FAR:
+            return False
+        inputs = sum(math.prod(n.output_shape[1:]) for n in self._nodes.values() if _is_input(n))
+        return inputs * math.prod(node.output_shape[1:]) <= KEPT
+
+    def sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> tuple[Bound, Coefficient]:
+        """Weighted sums of n entries each, as functions of a node; of the one before, if it is only reshaped.
+
+        Args:
+            node: the node.
+            index: entries of the flattened node, (B, K, n).
+            weights: n of them.
+        """
+        while isinstance(node, BoundOperator) and node.operator.name == "reshape" and node.inputs[0].perturbed:
+            node = node.inputs[0]
+        shape, like = node.output_shape[1:], self.result.forward_value
+        if len(shape) == 3:
+            return node, Local.of_entries(index, weights, shape, like)
+        functions = like.new_zeros(*index.shape[:2], math.prod(shape))
+        return node, functions.scatter_add(2, index, like.new_tensor(weights).expand(index.shape))
+
+    def width_of(self, node: Bound) -> int:
+        """The most coefficients that one function of an entry of a node has in one layer."""
+        if len(node.output_shape) != 4:  # it depends on whole layers
+            return self.width
+        if node.name not in self._widths:
+            rows = len(self.result.forward_value)
+            index = torch.zeros(rows, 1, 1, dtype=torch.long, device=self.result.forward_value.device)
+            met: list[int] = []
+            with torch.no_grad():
+                self.linear(*self.sums(node, index, [1.0]), lambda size: met.append(size // rows))
+            self._widths[node.name] = max(met)
+        return self._widths[node.name]
 
     def of_interval(self, functions: Tensor, box: Box) -> Box:
         """Bounds of linear functions (B, K, D) of a value in a box (B, D), each (B, K)."""
@@ -139,16 +253,16 @@ class Network:
 
     def settle(self, node: Bound, box: Box) -> None:
         """Give a node its bounds, moved outward by roundings, for all relaxations that read them."""
-        lower, upper = node.lower, node.upper = node.interval = box
-        node.rounding_margin = margin = self.margin(node, lower)
-        node.lower, node.upper = node.interval = Box(lower - margin, upper + margin)
+        node.lower, node.upper = node.interval = box
+        node.rounding_margin = margin = self.rounding_margin(node)
+        node.lower, node.upper = node.interval = box.outward(margin)
         self._forget_intervals()
 
     @torch.no_grad()
-    def margin(self, node: Bound, like: Tensor) -> Tensor:
-        """By how much roundings may have moved a node's value, for relaxations that read its bounds."""
-        size = self._size(node) if self._outward is None else torch.zeros_like(like)
-        return roundings(RELAXED, like.dtype) * size
+    def rounding_margin(self, node: Bound) -> Tensor:
+        """By how much the bounds of a node are moved outward where a relaxation reads them."""
+        size = self._size(node) if self._outward is None else torch.zeros_like(self.current(node).lower)
+        return roundings(RELAXED, size.dtype) * size
 
     def average_stretches(self) -> None:
         """Bound averages along stretches of a path from now on; relaxations are made for all of each stretch."""
@@ -200,6 +314,21 @@ class Network:
         if isinstance(node, BoundAffine) and node.perturbed:
             return node.added(*[self._size(n) for n in node.inputs])
         return self.current(node).size
+
+
+def _ordered(nodes: Iterable[Bound]) -> list[Bound]:
+    """The nodes, each after its inputs."""
+    ordered: dict[str, Bound] = {}
+
+    def append(node: Bound) -> None:
+        for n in node.inputs:
+            if n.name not in ordered:
+                append(n)
+        ordered.setdefault(node.name, node)
+
+    for node in nodes:
+        append(node)
+    return list(ordered.values())
 
 
 def _is_input(node: Bound) -> bool:

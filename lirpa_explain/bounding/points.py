@@ -36,7 +36,7 @@ def project(ball: Ball, center: Tensor, points: Tensor) -> Tensor:
     """
     if ball.radius is None:
         return Box(ball.low, ball.high).nearest(points)
-    move = (points - center).flatten(1)
+    move = _free(ball, (points - center).flatten(1))
     radius = ball.radius * (1 - roundings(INSIDE, points.dtype))
     if ball.norm == 2:
         length = torch.linalg.vector_norm(move, dim=1, keepdim=True)
@@ -69,16 +69,22 @@ def draw(ball: Ball | None, center: Tensor, extreme: bool, generator: torch.Gene
     if ball.radius is None:
         share = uniform.round() if extreme else uniform
         return project(ball, center, torch.lerp(ball.low, ball.high, share))
-    normal = _random(torch.randn, center.shape, generator).to(center).flatten(1)
+    normal = _free(ball, _random(torch.randn, center.shape, generator).to(center).flatten(1))
     if ball.norm == 1 and extreme:
         largest = normal.abs().argmax(1, keepdim=True)
         move = torch.zeros_like(normal).scatter(1, largest, normal.sign().gather(1, largest))
     else:
         move = normal if ball.norm == 2 else -torch.log1p(-uniform).flatten(1) * normal.sign()
-        move = move / torch.linalg.vector_norm(move, ord=ball.norm, dim=1, keepdim=True)
+        length = torch.linalg.vector_norm(move, ord=ball.norm, dim=1, keepdim=True)
+        move = move / length.clamp(min=least(move.dtype))
     if not extreme:
         move = move * _random(torch.rand, (len(move), 1), generator).to(move) ** (1 / move.shape[1])
     return project(ball, center, center + (ball.radius * move).reshape(center.shape))
+
+
+def _free(ball: Ball, move: Tensor) -> Tensor:
+    """A move (N, D), 0 in the entries that a ball of norm 2 or 1 holds fixed."""
+    return move if ball.free is None else move * ball.free.flatten(1)
 
 
 def _random(kind: Callable[..., Tensor], shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -39,18 +39,21 @@ class PlanRows:
         self.plan, self.inputs, self.balls, self.names = plan, inputs, balls, module.input_names
         self.rounded = rounded
         known = {name: (tensor, i) for kind, tensor in KINDS.items()
-                 for i, name in enumerate(input_names(kind, max(len(inputs), len(plan.extras))))}
+                 for i, name in enumerate(input_names(kind, max(len(inputs), len(self.names))))}
         self._kinds = [known[name] for name in self.names]
         self.example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
         self.cotangent = plan.cotangent(module.cotangent_shape)
-        self.extras = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(self.example)]
+        self.arguments = module.further(plan.extras, len(self.example))
         self.weights = inputs[0].new_ones(plan.steps) if plan.weights is None else plan.weights.to(inputs[0])
 
-    def chunks(self, size: int, progress: bool) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
-        """All rows, so many at a time; see `take`."""
-        total = len(self.example) * self.plan.steps
-        with tqdm(total=total, disable=not progress, unit="gradient", leave=False) as bar:
-            for index in torch.arange(total, device=self.example.device).split(size):
+    def chunks(self, size: int, progress: bool, chosen: Tensor | None = None
+               ) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
+        """All rows, or those of chosen examples (B,) in their order, so many at a time; see `take`."""
+        every = torch.arange(len(self.example) * self.plan.steps, device=self.example.device)
+        if chosen is not None:
+            every = every.reshape(len(self.inputs[0]), -1)[chosen].flatten()
+        with tqdm(total=len(every), disable=not progress, unit="gradient", leave=False) as bar:
+            for index in every.split(size):
                 yield self.take(index)
                 bar.update(len(index))
 
@@ -186,8 +189,8 @@ class PlanPlaces:
         return None if self.rows.plan.baselines is None else self.rows.baseline(i)[self.sample]
 
     def argument(self, i: int) -> Tensor:
-        """A further argument."""
-        return self.rows.extras[i][self.sample]
+        """What is made of the further arguments."""
+        return self.rows.arguments[i][self.sample]
 
     def _on_path(self, scales: Tensor | None) -> Tensor:
         like = self.rows.inputs[0]

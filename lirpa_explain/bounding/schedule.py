@@ -6,7 +6,7 @@ come first; linear bounds follow only for the entries that a relaxation can stil
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from auto_LiRPA.bound_ops import Bound
@@ -15,11 +15,18 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..operators.bound import flat_rows
+from ..operators.max_pooling import BoundMaxPool, BoundPooled
+from ..operators.windows import Comparison, Race
+from .backward import Linear
+from .forward import Forms, worth
 from .memory import Memory
 from .methods import Method
 from .network import Network, Readers
 from .optimize import Optimization, optimized
 from .parameters import Parameters
+
+FEW_OPEN = 0.02
+"""Share of a layer's entries up to which these are bounded one by one at once, without a pass for all of them."""
 
 
 class Schedule:
@@ -49,6 +56,12 @@ class Schedule:
             self.bound_within()
             return self.result(functions)
 
+    def forms(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...]) -> tuple[Box, Linear]:
+        """Bounds of the network's output, one number, and its linear bounds; see `engine.Engine`."""
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+            self.bound_within()
+            return self.result(None), self.network.forms(perturbations)
+
     def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
                     functions: Tensor) -> Tensor:
         """The linear lower bound of linear functions by itself; see `engine.Engine`."""
@@ -58,13 +71,33 @@ class Schedule:
 
     def bound_within(self) -> None:
         """Bound every node that a relaxation reads: intervals, then linear bounds of what is open for a reader."""
+        forms = self._forms() if self.method.is_linear_within else None
         for node, readers in self.network.read_nodes(self.method.is_linear):
             for reader, _ in readers:
                 reader.refuse_perturbed_parameters()
             box = self.network.interval(node)
             if self.method.is_linear_within:
-                box = self._tightened(node, box, self._open_entries(node, box, readers))
+                box = box if forms is None else self._first_pass(node, box, readers, forms)
+                self._compare(node, box, readers)
+                wanted = self._open_entries(node, box, readers)
+                if not self.method.chosen and self.network.ends_passes(node):
+                    wanted = torch.ones_like(wanted)
+                box = self._tightened(node, box, wanted)
             self.network.settle(node, box)
+
+    def _forms(self) -> Forms | None:
+        """Affine forms, where the network is large and one row is bounded for what its parameters are."""
+        if torch.is_grad_enabled() or self.rounded or self.parameters is not None or self.network.rows != 1 or \
+                not worth(self.network.moving_inputs, self.memory.width, self.memory.item_size, self.memory.limit):
+            return None
+        return Forms(self.network.nodes)
+
+    def _first_pass(self, node: Bound, box: Box, readers: Readers, forms: Forms) -> Box:
+        """A box of a node cut to what affine forms say, where intervals leave a large share of it open."""
+        wanted = self._open_entries(node, box, readers)
+        if int(wanted.sum()) <= FEW_OPEN * wanted.numel() or (found := forms.box(node)) is None:
+            return box
+        return box.intersect(found.outward(self.network.rounding_margin(node))).ordered()
 
     def result(self, functions: Tensor | None) -> Box:
         """Bounds of the output (B, D), or of linear functions (B, K, D) of it, once all within is bounded."""
@@ -89,6 +122,33 @@ class Schedule:
         sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
         return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
 
+    def _compare(self, node: Bound, box: Box, readers: Readers) -> None:
+        """Bound by how much the entries of a node, in this box, lead each other, for the poolings that read it."""
+        pools = [reader for reader, i in readers if isinstance(reader, BoundPooled) and i == reader.pooled]
+        known: dict[str, Comparison] = {}
+        for pool in sorted(pools, key=lambda reader: not isinstance(reader, BoundMaxPool)):
+            key = str(pool.settings | {"rectified": pool.rectified})
+            if key not in known:
+                known[key] = self._compared(node, pool, pool.race(box))
+            pool.known = known[key]
+
+    def _compared(self, node: Bound, pool: BoundPooled, race: Race) -> Comparison:
+        """Linear bounds of the differences that decide a race, where its outcome is read at all."""
+        ignored = torch.zeros_like(race.undecided)
+        if isinstance(pool, BoundMaxPool):
+            ignored = self.network.ignored(pool, self.network.interval(pool)).reshape(ignored.shape)
+        wanted = race.rivals & ~ignored
+        lead = race.lead.map(lambda side: torch.full_like(side, torch.inf))
+        lead = Box(-lead.lower, lead.upper)
+        index = _first_true(flat_rows(wanted))
+        if index.shape[1]:
+            first, second = race.pairs(index)
+            margin = flat_rows(self.network.rounding_margin(node))
+            margin = margin.gather(1, first) + margin.gather(1, second)
+            bounds = self._linear_sums(node, torch.stack([first, second], 2), [1.0, -1.0]).outward(margin)
+            lead = _with_entries(lead, index, bounds, flat_rows(wanted))
+        return Comparison(race.pivot, lead, ignored)
+
     def _open_entries(self, node: Bound, box: Box, readers: Readers) -> Tensor:
         """Which entries of a node, in this box, a reader can gain from; bool, of the node's shape."""
         current = self.network.current
@@ -103,20 +163,37 @@ class Schedule:
         if not index.shape[1]:
             return box
         linear = self._linear_entries(node, index)
-        flat = box.map(flat_rows)
-        old = flat.map(lambda side: side.gather(1, index))
+        old = box.map(lambda side: flat_rows(side).gather(1, index))
         better = old.intersect(linear).ordered()  # roundings may have crossed what both contain
-        wanted = wanted.gather(1, index)  # a batch gives what its rows give
-        return Box(*(side.scatter(1, index, torch.where(wanted, new, before)).reshape(box.lower.shape)
-                     for side, new, before in zip(flat, better, old, strict=True)))
+        return _with_entries(box, index, better, wanted)
 
     def _linear_entries(self, node: Bound, index: Tensor) -> Box:
         """Linear bounds of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
-        size, rows = math.prod(node.output_shape[1:]), len(index)
-        zero = node.forward_value.new_zeros(())
-        parts = (zero.new_zeros(rows, part.shape[1], size).scatter(2, part[..., None], 1.0)
-                 for part in index.split(self.memory.functions_at_once(rows, self.method), 1))
-        return self.linear(node, parts)
+        return self._linear_sums(node, index[..., None], [1.0])
+
+    def _linear_sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> Box:
+        """Linear bounds of weighted sums of n entries each, `index` (B, K, n) in the flattened node: each (B, K)."""
+        if self.method.chosen:  # planes are chosen for each function of a whole layer
+            zero = node.forward_value.new_zeros(())
+            size, rows = math.prod(node.output_shape[1:]), len(index)
+            chunk = self.memory.functions_at_once(rows, self.method)
+            parts = (zero.new_zeros(rows, part.shape[1], size).scatter_add(
+                2, part, zero.new_tensor(weights).expand(part.shape)) for part in index.split(chunk, 1))
+            return self.linear(node, parts)
+        chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
+        is_whole = index.shape[1:] == (math.prod(node.output_shape[1:]), 1) and index.shape[1] <= chunk
+        keep = is_whole and self.network.ends_passes(node)
+        sides = [self.network.linear(*self.network.sums(node, part, weights), keep=keep)
+                 for part in index.split(chunk, 1)]
+        return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
+
+
+def _with_entries(box: Box, index: Tensor, entries: Box, wanted: Tensor) -> Box:
+    """A box (B, *S) with other entries (B, K) where they are wanted, (B, D): a batch gives what its rows give."""
+    wanted = wanted.gather(1, index)
+    flat = box.map(flat_rows)
+    return Box(*(side.scatter(1, index, torch.where(wanted, new, side.gather(1, index))).reshape(box.lower.shape)
+                 for side, new in zip(flat, entries, strict=True)))
 
 
 def _first_true(mask: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts:
     scales = scales.to(starts.low)
     weights = starts.low.new_ones(1) if plan.weights is None else plan.weights.to(starts.low)
     cotangent = plan.cotangent(module.cotangent_shape)
-    extras = [e for e in plan.extras if isinstance(e, Tensor) and e.ndim and len(e) == len(plan.points[0])]
+    extras = module.further(plan.extras, len(plan.points[0]))
     box = BOXES.zero(starts.low, *starts.low.shape)
     total = len(sample) * len(scales)
     with tqdm(total=total, disable=not progress, unit="gradient", leave=False) as bar:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,40 @@ def tensors(value: Attributions) -> tuple[Tensor, ...]:
 def features(tensor: Tensor) -> int:
     """How many features an example of one part has."""
     return math.prod(tensor.shape[1:])
+
+
+def count(value: Attributions) -> int:
+    """How many examples an attribution has."""
+    return len(tensors(value)[0])
+
+
+def rows(value: Any, index: Tensor) -> Any:
+    """Some examples of a tensor, or of each tensor in a tuple or dictionary; anything else as it is.
+
+    Example:
+        >>> rows((torch.arange(3), None), torch.tensor([2, 0]))
+        (tensor([2, 0]), None)
+    """
+    if isinstance(value, Tensor):
+        return value[index]
+    if isinstance(value, tuple):
+        return tuple(rows(part, index) for part in value)
+    return {name: rows(part, index) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def joined(values: Sequence[Any]) -> Any:
+    """The examples of all, one after the other: of tensors, or tuples or dictionaries of them; else the first.
+
+    Example:
+        >>> joined([(torch.arange(2), None), (torch.arange(1), None)])
+        (tensor([0, 1, 0]), None)
+    """
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values))
+    if isinstance(first, tuple):
+        return tuple(joined(parts) for parts in zip(*values, strict=True))
+    return {name: joined([value[name] for value in values]) for name in first} if isinstance(first, dict) else first
 
 
 def flatten(value: Attributions) -> Tensor:

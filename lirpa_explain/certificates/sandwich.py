@@ -1,11 +1,17 @@
 """The two sides between which the worst case of a metric lies."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from lirpa_explain.certificates.layout import Attributions
+from lirpa_explain.certificates.layout import Attributions, joined, rows
+
+OF_EXAMPLES = ("certified", "found", "worst_inputs", "low", "high", "worst_parameters")
+"""Fields of a `Sandwich` that have a row for each example."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +41,17 @@ class Sandwich:
     fallback: str = ""
     interrupted: bool = False
     worst_parameters: dict[str, Tensor] = field(default_factory=dict)
+
+    def rows(self, index: Tensor) -> Sandwich:
+        """The same of some examples, (B,)."""
+        return replace(self, **{name: rows(getattr(self, name), index) for name in OF_EXAMPLES})
+
+    @staticmethod
+    def joined(sides: Sequence[Sandwich]) -> Sandwich:
+        """Those of one metric as one, of the examples of all."""
+        return replace(sides[0], **{name: joined([getattr(side, name) for side in sides]) for name in OF_EXAMPLES},
+                       steps=sum(side.steps for side in sides), interrupted=any(side.interrupted for side in sides),
+                       fallback="; ".join(dict.fromkeys(side.fallback for side in sides if side.fallback)))
 
     @property
     def ratio(self) -> Tensor:

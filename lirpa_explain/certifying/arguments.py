@@ -72,7 +72,7 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
 
 def check_rounded(module: GradientModule) -> None:
     """Refuse a module whose roundings have no bound."""
-    if any(step.operator == "secant_gradient" for step in module.steps):
+    if any(step.operator in ("secant_gradient", "reference_gradient") for step in module.steps):
         raise ValueError("rounding='outward' does not bound DeepLift: where an activation hardly differs from its "
                          "reference, the quotient of both differences is all rounding. Leave rounding out.")
     parameter = next(module.parameters(), None)

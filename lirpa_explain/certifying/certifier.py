@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 import time
 from typing import Any
@@ -11,6 +12,7 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 from .. import attributions
+from ..arrays import as_tensors
 from ..attacks.sandwich import attacked
 from ..bounding.bounds import Bounds, interval_bounds, linear_bounds
 from ..bounding.moving import Moving
@@ -19,14 +21,16 @@ from ..bounding.where import Where
 from ..certificates import Certificate
 from ..decision.search import remembered
 from ..guards import evaluating, isolated, no_training_layers
-from ..inputs import check_inputs, check_keywords, uncompiled
+from ..inputs import check_keywords, check_known, uncompiled
 from .arguments import check_parameters, check_seam, check_spec, split_method
-from .nominal import Nominal, attribute
+from .columns import check_columns, entry_names, given_tensors
+from .nominal import Nominal
+from .posed import Poser
 from .provenance import describe, versions
-from .prover import Prover
+from .prover import Prover, Refiner
 from .refinement import refined
 from .request import Request, random_state
-from .senses import SENSES, FiniteSum, Proven, Sense, sense_of
+from .senses import SENSES, FiniteSum, Integral, Proven, Sense, sense_of
 from .traces import Traces
 
 
@@ -48,6 +52,8 @@ class Certifier:
         iterations: most steps of method "CROWN-Optimized".
         lr: its first step length, above 0 and at most 1.
         rounding: "default" or "outward", the default of `certify`.
+        perturb: "input" or "layer", the default of `certify`.
+        features: names of the inputs' columns, the default of `certify`.
         **attribute_kwargs: keywords of `attribution.attribute`, the defaults of `certify`.
 
     Raises:
@@ -67,21 +73,29 @@ class Certifier:
     def __init__(self, attribution: Any, example_inputs: Tensor | tuple[Tensor, ...] | None = None, *,
                  method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
                  progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
-                 rounding: str = "default", **attribute_kwargs: Any) -> None:
+                 rounding: str = "default", perturb: str | None = None, features: Any = None,
+                 **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
+        check_known(attribution, attribute_kwargs, Certifier, Certifier.certify)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
         self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress, differentiable, rounding)
         check_seam(attribution)
         self.attribution = attribution
         self.attribute_kwargs = attribute_kwargs
+        self.poser = Poser(attribution, perturb)
+        self.features = features
         self.traces = Traces(self.bounding)
         if example_inputs is not None:
-            xs = check_inputs(example_inputs)
-            with isolated(xs[0].device, attribution), no_training_layers():
-                attribute(attribution, example_inputs, xs, attribute_kwargs)
-            with isolated(xs[0].device, attribution):
-                plan = attributions.make_plan(attribution, xs, attribute_kwargs)
-                self.traces.of(attribution, plan, xs, attribute_kwargs)
+            example_inputs, columns, attribute_kwargs = given_tensors(
+                attribution, example_inputs, attribute_kwargs, features)
+            posed = self.poser.pose(example_inputs, attribute_kwargs)
+            call = posed.call
+            check_columns(posed.names_of(columns), call.xs)
+            with isolated(call.xs[0].device, attribution), no_training_layers():
+                posed.nominal  # noqa: B018  (which Captum may refuse)
+            with isolated(call.xs[0].device, attribution):
+                plan = attributions.make_plan(call.attribution, call.xs, call.keywords)
+                self.traces.of(call.attribution, plan, call.xs, call.keywords)
 
     @uncompiled
     def certify(self, inputs: Tensor | tuple[Tensor, ...], *,
@@ -91,6 +105,7 @@ class Certifier:
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
                 expectation: str | None = None, confidence: float = 0.999, boundary: str | Moving | None = None,
                 sense: Sense | None = None, parameters: Any = None, rounding: str | None = None,
+                perturb: str | None = None, fixed: Any = None, features: Any = None,
                 **attribute_kwargs: Any) -> Certificate:
         """Bound the attribution over every allowed perturbation of these inputs, and of the model's parameters.
 
@@ -111,18 +126,29 @@ class Certifier:
             sense: what is bounded, as an object, where no keyword chooses it.
             parameters: how far the model's parameters may change.
             rounding: "default" or "outward", if not as the certifier was made for.
+            perturb: "input" or "layer", if not as the certifier was made for.
+            fixed: what is held fixed of what is perturbed.
+            features: names of the inputs' columns, if not as the certifier was made for.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
             A `Certificate`.
         """
+        check_known(self.attribution, attribute_kwargs, self.certify)
         bounding, keywords = self._settings(method, quadrature, attribute_kwargs, rounding)
         chosen = sense_of({"sense": sense, "integral": integral, "expectation": expectation, "boundary": boundary,
                            "confidence": confidence})
-        xs = check_inputs(inputs)
-        where = Where.of(self.attribution.forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm,
-                         clip=clip, parameters=parameters, differentiable=bounding.differentiable)
-        request = Request(self.attribution, inputs, xs, where, keywords, random_state(xs[0].device))
+        inputs, columns, keywords = given_tensors(
+            self.attribution, inputs, keywords, self.features if features is None else features, perturbation)
+        eps, clip, spec = (as_tensors(value) for value in (eps, clip, spec))
+        posed = self.poser.pose(inputs, keywords, perturb, isinstance(chosen, Integral))
+        columns = posed.names_of(columns)
+        check_columns(columns, posed.call.xs)
+        where = Where.of(self.attribution.forward_func, posed.call.inputs, perturbation=perturbation, eps=eps,
+                         norm=norm, clip=clip, parameters=parameters, differentiable=bounding.differentiable,
+                         fixed=fixed, ids=posed.ids)
+        self.poser.check_parameters(posed, where.parameters)
+        request = Request(posed, where, random_state(posed.call.xs[0].device), columns)
         return self._certificate(request, bounding, chosen, spec)
 
     @uncompiled
@@ -157,25 +183,25 @@ class Certifier:
         prover = Prover(request, self.traces, bounding)
         device, searched = request.xs[0].device, list[Any]()
         with isolated(device, self.attribution), no_training_layers(), remembered(searched):
-            nominal = attribute(self.attribution, request.inputs, request.xs, request.keywords)
+            nominal = request.posed.nominal
         with torch.inference_mode(False):
             functions = None if spec is None else check_spec(spec, nominal.parts)
         with isolated(device, self.attribution), torch.set_grad_enabled(bounding.differentiable), remembered(searched):
-            plan = attributions.make_plan(self.attribution, request.xs, request.keywords)
+            plan = attributions.make_plan(request.attribution, request.xs, request.keywords)
             check_parameters(request.parameters, plan)
             sense.check(request, plan, bounding)
             proven = sense.prove(prover, plan, nominal)
-            absolute = proven.absolute()
             specified = {} if functions is None else _specified(prover, proven, functions, nominal)
         return Certificate(
             lower=nominal.shaped(proven.box[0]), upper=nominal.shaped(proven.box[1]),
             nominal=nominal.shaped(nominal.flat), attribution=attributions.name_of(self.attribution),
-            method=bounding.method, perturbation=describe(request.where, sense.words(plan)),
+            method=bounding.method,
+            perturbation=describe(request.where, request.posed.place, sense.words(plan), request.columns),
             dtype=str(nominal.flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
             convergence_delta=nominal.delta, versions=versions(), meaning=proven.meaning,
             rounding=bounding.rounding,
-            refiner=functools.partial(prover.functions, proven),
-            absolute_refiner=functools.partial(prover.functions, absolute) if absolute is not None else None,
+            features=entry_names(self.attribution, request.columns, request.xs, nominal.parts),
+            refiner=Refiner(prover, proven),
             recertifier=functools.partial(self._at_radii, request, bounding, sense, spec),
             brancher=functools.partial(refined, prover, proven) if sense.is_refined(request, plan) else None,
             attacker=None if plan.nearest else functools.partial(attacked, request), **specified,
@@ -192,7 +218,8 @@ class Certifier:
                perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
-               parameters: Any = None, **attribute_kwargs: Any) -> Bounds:
+               parameters: Any = None, perturb: str | None = None, fixed: Any = None,
+               **attribute_kwargs: Any) -> Bounds:
         """Bounds alone, for training: differentiable in the model's parameters, and at little cost.
 
         They are those of `certify`, for the model in eval mode whatever mode it is in. Captum is not called, and the
@@ -209,6 +236,9 @@ class Certifier:
             method: how to bound, if not as the certifier was made for.
             quadrature: Captum's `method` of IntegratedGradients.
             parameters: how far the model's parameters may change.
+            perturb: "input" or "layer", if not as the certifier was made for. A layer's output, around which the ball
+                is then, is a constant: bounds do not differentiate in the parameters that it is computed from.
+            fixed: what is held fixed of what is perturbed.
             **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
 
         Returns:
@@ -231,24 +261,40 @@ class Certifier:
         for name in ("spec", "sense", *SENSES, *(other for _, others in SENSES.values() for other in others)):
             if name in attribute_kwargs:
                 raise ValueError(f"bounds() takes no {name}; it is for training, certify() bounds other things.")
+        check_known(self.attribution, attribute_kwargs, self.bounds)
         bounding, keywords = self._settings(method, quadrature, attribute_kwargs)
         forward = self.attribution.forward_func
-        xs = check_inputs(inputs)
+        inputs, _, keywords = given_tensors(self.attribution, inputs, keywords, self.features, perturbation)
+        eps, clip = as_tensors(eps), as_tensors(clip)
         with torch.inference_mode(False), evaluating(forward):
-            where = Where.of(forward, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
-                             parameters=parameters)
-            plan = attributions.make_plan(self.attribution, xs, keywords)
+            posed = self.poser.pose(inputs, keywords, perturb)
+            attribution, xs, keywords = posed.call.attribution, posed.call.xs, posed.call.keywords
+            where = Where.of(forward, posed.call.inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
+                             parameters=parameters, fixed=fixed, ids=posed.ids)
+            self.poser.check_parameters(posed, where.parameters)
+            plan = attributions.make_plan(attribution, xs, keywords)
             check_parameters(where.parameters, plan)
-            trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
+            trace, _ = self.traces.of(attribution, plan, xs, keywords)
             if not trace.is_checked:
-                request = Request(self.attribution, inputs, xs, where, keywords, random_state(xs[0].device))
+                request = Request(posed, where, random_state(xs[0].device))
                 self._certificate(request, bounding, FiniteSum(), None)
-                trace, _ = self.traces.of(self.attribution, plan, xs, keywords)
+                trace, _ = self.traces.of(attribution, plan, xs, keywords)
             if bounding.row.is_interval_pass:
                 return interval_bounds(plan, trace.module, trace.intervals, xs, where.balls, where.parameters)
             rows = trace.engine.rows_at_once(bounding.rows, bounding.method)
             return linear_bounds(plan, trace.module, trace.engine, xs, where.balls, bounding.method, rows,
                                  where.parameters)
+
+    def perturbed(self, inputs: Tensor | tuple[Tensor, ...], **settings: Any) -> tuple[Tensor, ...]:
+        """What `certify` would perturb: the inputs, or the layer's outputs at them, each (N, *S).
+
+        Args:
+            inputs: as for `certify`.
+            **settings: of `certify`.
+        """
+        own = inspect.signature(self.certify).parameters
+        keywords = {name: value for name, value in settings.items() if name not in own}
+        return self.poser.pose(inputs, {**self.attribute_kwargs, **keywords}, settings.get("perturb")).call.xs
 
     def _settings(self, method: str | None, quadrature: str | None, given: dict[str, Any], rounding: str | None = None
                   ) -> tuple[Bounding, dict[str, Any]]:
@@ -260,7 +306,7 @@ class Certifier:
         return dataclasses.replace(self.bounding, method=method, rounding=rounding), keywords
 
 
-def _specified(prover: Prover, proven: Proven, functions: Tensor, nominal: Nominal) -> dict[str, Tensor]:
+def _specified(prover: Prover, proven: Proven, functions: Tensor, nominal: Nominal) -> dict[str, Any]:
     """Fields of a certificate about linear functions (N, K, D) of the attribution."""
     lower, upper = prover.functions(proven, functions)
     return {"spec_lower": lower, "spec_upper": upper,

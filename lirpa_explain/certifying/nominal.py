@@ -19,7 +19,7 @@ class Nominal:
     Args:
         parts: one attribution (N, *T) for each input, or for each tensor that a layer returns.
         is_tuple: whether Captum returns more than one tensor, or a tuple of one.
-        delta: its convergence delta, if the caller asked for it.
+        delta: its convergence delta, if the caller asked for it; one or more for each example, side by side.
     """
 
     parts: tuple[Tensor, ...]
@@ -38,13 +38,13 @@ class Nominal:
 
 def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Nominal:
     """Captum's own attributions, and its convergence delta if the caller asked for it."""
-    given = tuple(x.detach().requires_grad_() for x in xs)
+    given = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in xs)
     name = type(attribution).__name__
     with untouched(attribution), in_the_name_of(f"Captum's {name}.attribute rejects these arguments"):
         result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
     delta = None
     if kwargs.get("return_convergence_delta"):
-        result, delta = result[0], result[1].detach()
+        result, delta = result[0], _by_example(result[1].detach(), len(xs[0]), kwargs)
     parts = tuple(part.detach() for part in torch.utils._pytree.tree_leaves(result))
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise ValueError(f"Captum's {name} is NaN or infinite at this input; look at the model's "
@@ -56,6 +56,21 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
             "one row for each example can be certified."
         )
     return Nominal(parts, isinstance(result, tuple | list), delta)
+
+
+def _by_example(delta: Tensor, count: int, kwargs: dict[str, Any]) -> Tensor:
+    """Convergence deltas, several for each of so many examples, those of an example side by side.
+
+    Captum computes the samples of a `NoiseTunnel` some at a time if asked to, and has those of all examples one
+    such group after the other.
+    """
+    samples = kwargs.get("nt_samples", 5)
+    size = kwargs.get("nt_samples_batch_size") or samples
+    if size >= samples or len(delta) % (count * samples):
+        return delta
+    each = len(delta) // samples
+    groups = delta.split([each * min(size, samples - i) for i in range(0, samples, size)])
+    return torch.cat([group.reshape(count, -1) for group in groups], 1).flatten()
 
 
 def completeness(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], kwargs: dict[str, Any],

@@ -92,9 +92,9 @@ class Prover:
 
         return self._unless_outgrown(plan, checked)
 
-    def functions(self, proven: Proven, functions: Tensor) -> Box:
-        """Bounds of linear functions (N, K, D) of what is proven, each (N, K)."""
-        bounding = self.bounding
+    def functions(self, proven: Proven, functions: Tensor, examples: Tensor | None = None) -> Box:
+        """Bounds of linear functions (N, K, D) of what is proven, each (N, K); or of some examples (B,)."""
+        bounding, proven = self.bounding, proven.of(examples)
         with torch.inference_mode(False), torch.set_grad_enabled(bounding.differentiable):
             value, nominal = (torch.einsum("nkd,nd->nk", functions, v) for v in (proven.traced, proven.value))
             sizes = torch.einsum("nkd,nd->nk", functions.abs(), proven.box.size.detach().nan_to_num(posinf=0))
@@ -104,16 +104,17 @@ class Prover:
             # Else the sum of the rows rounds entries that a function cancels.
             counts = proven.plan.steps == proven.plan.samples == 1 or not bounding.rounded
             if proven.propagates and bounding.row.gains_by_functions and counts:
-                box = box.intersect(self._propagated(proven, functions, value, sizes))
+                box = box.intersect(self._propagated(proven, functions, value, sizes, examples))
             return issued_numbers(box, value, sizes, "Linear functions of the attribution", nominal)
 
-    def _propagated(self, proven: Proven, functions: Tensor, value: Tensor, sizes: Tensor) -> Box:
+    def _propagated(self, proven: Proven, functions: Tensor, value: Tensor, sizes: Tensor, examples: Tensor | None
+                    ) -> Box:
         """Bounds of linear functions by propagation, through a trace that is compared with that of the attribution."""
         request, plan, bounding = self.request, proven.plan, self.bounding
         module, engine, rows = self.traced(plan, bounding.method, explained=True)
         engine = engine.over(request.parameters, bounding.rounded)
         box, again = compose_functions(plan, module, engine, request.xs, request.balls, bounding.method, rows,
-                                       functions, bounding.progress, bounding.rounded)
+                                       functions, bounding.progress, bounding.rounded, examples)
         check_numbers(Box.point(value), again, sizes, "Linear functions of the attribution, traced once more,")
         if not bounding.rounded:
             box = box.outward(torch.einsum("nkd,nd->nk", functions.abs(), proven.error))
@@ -217,3 +218,31 @@ class Prover:
             check_value(within, within.value, lambda r: self._reach(bounded, r, points))
             if self.bounding.rounded:
                 check_within(box, nominal)
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """Bounds of linear functions of what is proven, for a certificate of all examples or of some.
+
+    Args:
+        prover: proves them.
+        proven: of all examples.
+        examples: (B,), those of the certificate; None: all.
+    """
+
+    prover: Prover
+    proven: Proven
+    examples: Tensor | None = None
+
+    def __call__(self, functions: Tensor) -> Box:
+        """Bounds of functions (B, K, D), each (B, K)."""
+        return self.prover.functions(self.proven, functions, self.examples)
+
+    def absolute(self) -> "Refiner | None":
+        """The same of the absolute values, where they are functions of single rows; else None."""
+        proven = self.proven.absolute()
+        return None if proven is None else dataclasses.replace(self, proven=proven)
+
+    def rows(self, index: Tensor) -> "Refiner":
+        """The same for some of these examples."""
+        return dataclasses.replace(self, examples=index if self.examples is None else self.examples[index])

@@ -5,7 +5,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,35 +13,53 @@ import torch
 from torch import Tensor
 
 from .. import attributions
+from ..arrays import Names
 from ..bounding.ball import Ball
 from ..bounding.parameters import Parameters
 from ..bounding.points import draw
 from ..bounding.where import Where
 from ..guards import isolated, no_training_layers
 from .nominal import Nominal, attribute
+from .posed import Posed
 
 Points = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Request:
-    """An attribution as a function of the inputs: whatever it draws, it draws the same at all of them.
+    """An attribution as a function of what is perturbed: whatever it draws, it draws the same at all points.
 
     Args:
-        attribution: a Captum object.
-        inputs: as the caller gave them, a tensor or a tuple.
-        xs: the inputs as a tuple of plain tensors, each (N, *S).
+        posed: the call of Captum's, whose inputs are what is perturbed.
         where: the balls of the inputs and the boxes of the parameters.
-        keywords: of `attribution.attribute`.
         state: of the random generators of torch, the GPU, numpy and Python at which the attribution starts.
+        columns: the names of each input's features; None where they have none.
     """
 
-    attribution: Any
-    inputs: Any
-    xs: Points
+    posed: Posed
     where: Where
-    keywords: dict[str, Any]
-    state: tuple[Any, ...] = field(default_factory=lambda: random_state(None))
+    state: tuple[Any, ...]
+    columns: tuple[Names | None, ...] = ()
+
+    @property
+    def attribution(self) -> Any:
+        """A Captum object."""
+        return self.posed.call.attribution
+
+    @property
+    def inputs(self) -> Any:
+        """What is perturbed, a tensor or a tuple."""
+        return self.posed.call.inputs
+
+    @property
+    def xs(self) -> Points:
+        """The same as a tuple of plain tensors, each (N, *S)."""
+        return self.posed.call.xs
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Keywords of `attribution.attribute`."""
+        return self.posed.call.keywords
 
     @property
     def balls(self) -> tuple[Ball | None, ...]:

@@ -14,7 +14,7 @@ from ..bounding.engine import Engine
 from ..bounding.intervals import IntervalPass
 from ..bounding.settings import Bounding
 from ..fingerprint import Fingerprint, fingerprinted, pieces_of
-from ..graph import GradientModule, capture_program
+from ..graph import GradientModule, capture_program, reads_alike
 from ..guards import untouched
 
 KEPT = 8
@@ -64,13 +64,14 @@ class Traces:
             keywords: of its `attribute`.
             explained: whether multiplier and outer map of the plan belong to what is traced.
         """
-        extras = extras_of(keywords)
+        extras = plan.first_extras(len(xs[0]), extras_of(keywords))
         program, outer = plan.row_program(explained), plan.outer if explained else None
         function = attribution.forward_func if plan.function is None else plan.function
         key = (program.identity, getattr(plan.function, "key", None), outer,
                *((x.shape[1:], x.dtype, x.device) for x in xs), *(_described(e, len(xs[0])) for e in extras))
         trace, forward = self._kept.pop(key, None), attribution.forward_func
-        is_new = trace is None or not trace.made_with.matches(forward=forward)
+        is_new = trace is None or not trace.made_with.matches(forward=forward) or \
+            not reads_alike(trace.module, function, xs, extras)
         if trace is None or is_new:
             with untouched(attribution):
                 module, made_with = fingerprinted(

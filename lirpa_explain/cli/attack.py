@@ -13,8 +13,10 @@ from ..attacks import OBJECTIVES, SANDWICHES
 from ..attacks import attack as search
 from ..certificates.layout import tensors
 from ..certifying.certifier import Certifier
-from .job import Job, do_all, make_job
-from .store import Store, atomically, load_arrays, save_arrays
+from ..datasets.folder import atomically
+from .job import Job, make_job
+from .portions import do_all
+from .store import Store, load_arrays, save_arrays
 
 CSV = "attack.csv"
 HEADER = ("example", "name", "target", "eps", "objective", "certified", "found", "ratio")
@@ -37,12 +39,16 @@ def run(given: Namespace) -> int:
     store = Store(given.out, {"command": "attack", **job.settings(), "objective": name, "objective's settings": options,
                               **{f"--{key}": vars(given)[key] for key in ("samples", "restarts", "steps")}},
                   given.restart)
-    certifier = job.certifier()
-    do_all(job, store, [("", lambda eps, rows, path: save_arrays(path, attack(job, certifier, eps, rows)))])
+    do_all(job, store, [("", write_attack)])
     atomically(given.out / CSV, lambda path: write_table(path, job, store, name))
     if not given.quiet:
         print(f"Written: {given.out / CSV}, worst inputs beside it in {given.out}")
     return 0
+
+
+def write_attack(job: Job, certifier: Certifier, eps: float, rows: slice, path: Path) -> None:
+    """Attack a chunk, and write what was found."""
+    save_arrays(path, attack(job, certifier, eps, rows))
 
 
 def attack(job: Job, certifier: Certifier, eps: float, rows: slice) -> dict[str, Tensor | None]:

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +12,15 @@ from ..certificates import Certificate
 from ..certificates.layout import flatten
 from ..certificates.metrics import lookup
 from ..certifying.certifier import Certifier
+from ..datasets.folder import atomically, digest
 from ..measures.prediction import Prediction, certify_prediction
 from ..reporting import report
 from ..reporting.page import need_jinja2
 from ..reporting.table import Measure, Table, default_measures, make_table
-from .job import Job, Write, do_all, make_job
+from .job import Job, make_job
+from .portions import do_all
 from .require import complaints
-from .store import Store, atomically, digest, load_arrays, save_arrays
+from .store import Store, load_arrays, save_arrays
 
 CSV = "metrics.csv"
 
@@ -42,11 +45,7 @@ def run(given: Namespace) -> int:
     wants_prediction = given.prediction or any(wanted.measure is None for wanted in given.require)
     refining = {} if given.refine is None else {"--refine": given.refine, "--seconds": given.seconds}
     store = Store(given.out, {"command": "certify", **job.settings(), **refining}, given.restart)
-    certifier = job.certifier()
-    work: list[tuple[str, Write]] = [("", lambda eps, rows, path: certified(job, certifier, eps, rows).save(path))]
-    if wants_prediction:
-        work.append((".prediction", lambda eps, rows, path: save_arrays(path, vars(predict(job, eps, rows)))))
-    do_all(job, store, work)
+    do_all(job, store, [("", write_certificate), *([(".prediction", write_prediction)] * wants_prediction)])
 
     certificates = {eps: [Certificate.load(store.path(eps, rows)) for rows in job.chunks] for eps in given.eps}
     predictions = {eps: load_prediction(store, job, eps) for eps in given.eps} if wants_prediction else None
@@ -70,11 +69,12 @@ def run(given: Namespace) -> int:
     return 1 if lines else 0
 
 
-def certified(job: Job, certifier: Certifier, eps: float, rows: slice) -> Certificate:
-    """The certificate of a chunk, refined if that is asked for."""
+def write_certificate(job: Job, certifier: Certifier, eps: float, rows: slice, path: Path) -> None:
+    """Certify a chunk, and refine it if that is asked for."""
     certificate, given = job.certify(certifier, eps, rows), job.arguments
-    return certificate if given.refine is None else certificate.refine(wanted(given.refine), seconds=given.seconds,
-                                                                       progress=not given.quiet)
+    if given.refine is not None:
+        certificate = certificate.refine(wanted(given.refine), seconds=given.seconds)
+    certificate.save(path)
 
 
 def wanted(text: str) -> Any:
@@ -86,6 +86,11 @@ def wanted(text: str) -> Any:
     """
     name, _, number = text.partition(":")
     return ("top_k", int(number)) if name == "top_k" and number.isdigit() else text
+
+
+def write_prediction(job: Job, _: Certifier, eps: float, rows: slice, path: Path) -> None:
+    """Certify the predictions of a chunk."""
+    save_arrays(path, vars(predict(job, eps, rows)))
 
 
 def predict(job: Job, eps: float, rows: slice) -> Prediction:

@@ -1,9 +1,8 @@
 """What `certify` and `attack` have in common: a model, its inputs and targets, and an attribution, from arguments."""
 
-import functools
 import inspect
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..attributions import name_of
 from ..certificates import Certificate
@@ -22,10 +20,6 @@ from ..certifying.certifier import Certifier
 from ..guards import isolated
 from .data import Data, Reading, read, read_labels
 from .model import fingerprint, load_model, make_attribution, predicted, takes_target
-from .store import Store
-
-Write = Callable[[float, slice, Path], None]
-"""Writes the file of a radius and a chunk."""
 
 RESERVED = ("inputs", "eps", "norm", "clip", "method", "batch_size", "progress", "target", "perturbation", "spec",
             "differentiable")
@@ -89,8 +83,9 @@ class Job:
 
     def certifier(self) -> Certifier:
         """One that traces the model once for all chunks."""
+        names = self.data.features or ()
         return Certifier(self.attribution, method=self.arguments.method, batch_size=self.arguments.batch_size,
-                         **self.for_certifier)
+                         features=names if len(set(names)) == len(names) > 0 else None, **self.for_certifier)
 
     def certify(self, certifier: Certifier, eps: float, rows: slice) -> Certificate:
         """The certificate of a chunk; its noise depends on the seed and the chunk alone."""
@@ -197,23 +192,3 @@ def _like(value: Any, dtype: torch.dtype, device: str) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
-
-
-def do_all(job: Job, store: Store, work: Sequence[tuple[str, Write]]) -> None:
-    """Write every file that is not there yet.
-
-    Args:
-        job: whose radii and chunks.
-        store: where.
-        work: kinds of files, and what writes one.
-
-    Raises:
-        KeyboardInterrupt: stopped by the user; what is written is whole.
-    """
-    with tqdm(job.tasks, unit="chunk", disable=True if job.arguments.quiet else None) as bar:
-        for done, (eps, rows) in enumerate(bar):
-            try:
-                for kind, write in work:
-                    store.once(store.path(eps, rows, kind), functools.partial(write, eps, rows))
-            except KeyboardInterrupt as stop:
-                raise KeyboardInterrupt(f"{done} of {len(job.tasks)} parts are done") from stop

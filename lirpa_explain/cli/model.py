@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..attributions import ATTRIBUTIONS
 from ..decision.search import BoundarySearch
+from ..interchange import load_onnx
 
 FIRST = ("forward_func", "model", "layer", "attribution_method", "device_ids")
 """Arguments of Captum's constructors that are given otherwise than by --set."""
@@ -26,7 +27,7 @@ def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = t
 
     Args:
         name: `module:attribute`, a model or a function without arguments that returns one; the current directory is
-            searched too.
+            searched too. Or the path of an ONNX file.
         state_dict: a file with its weights; only tensors are read from it.
         dtype: of its parameters.
         device: where it runs.
@@ -35,9 +36,12 @@ def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = t
         ValueError: there is no such model, or the weights do not fit, with what to change.
         OSError: the file cannot be read.
     """
+    if name.endswith(".onnx"):
+        return _from_onnx(name, state_dict).to(device=device, dtype=dtype).eval()
     module_name, colon, attribute = name.partition(":")
     if not colon or not attribute:
-        raise ValueError(f"--model {name} is not of the form module:function, such as nets:make_net.")
+        raise ValueError(f"--model {name} is not of the form module:function, such as nets:make_net, nor the path of "
+                         "an .onnx file.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -59,6 +63,15 @@ def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = t
     if state_dict is not None:
         _load_weights(found, state_dict)
     return found.to(device=device, dtype=dtype).eval()
+
+
+def _from_onnx(path: str, state_dict: Path | None) -> nn.Module:
+    if state_dict is not None:
+        raise ValueError("An ONNX file holds its weights: leave --state-dict out.")
+    try:
+        return load_onnx(path)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 def _where(error: Exception) -> str:

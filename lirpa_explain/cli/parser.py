@@ -84,8 +84,8 @@ def _attack(parser: argparse.ArgumentParser) -> None:
 def _common(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and inputs")
     group.add_argument("--model", required=True, metavar="MODULE:FUNCTION",
-                       help="a function without arguments that returns an nn.Module, or an nn.Module; it is put into "
-                            "evaluation mode")
+                       help="a function without arguments that returns an nn.Module, or an nn.Module, or the path of "
+                            "an ONNX file; it is put into evaluation mode")
     group.add_argument("--state-dict", type=Path, metavar="FILE", help="weights to load into it, and nothing else")
     group.add_argument("--inputs", required=True, type=Path, metavar="PATH",
                        help=".npy, .npz, .csv, or a folder of images, which become numbers from 0 to 1 (what "
@@ -124,6 +124,11 @@ def _common(parser: argparse.ArgumentParser) -> None:
                        help="examples of one file, done at once (default: 16)")
     group.add_argument("--batch-size", type=_typed(_positive), metavar="N",
                        help="most rows (examples x path points) bounded at once: less memory (default: 64)")
+    group.add_argument("--workers", type=_typed(_positive), default=1, metavar="N",
+                       help="processes on this machine that share the chunks (default: 1)")
+    group.add_argument("--scheduler", metavar="ADDRESS",
+                       help="of a dask cluster that shares them, such as tcp://host:8786; its workers must see the "
+                            "same folders")
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 

@@ -2,5 +2,6 @@
 
 from .capture import capture as capture
 from .capture import capture_program as capture_program
+from .capture import reads_alike as reads_alike
 from .module import GradientModule as GradientModule
 from .program import Program as Program

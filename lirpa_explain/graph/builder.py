@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import UnsupportedOperation
+from ..operators.unperturbed import TENSOR, call_aten
+from .arguments import Arguments, Given
 from .module import Step
 
 
@@ -85,10 +88,35 @@ class Live:
 
 
 @dataclass(frozen=True)
-class Indices:
-    """Where a max pooling of `of` found its maxima; the gradient finds them again from the same input."""
+class Ranking:
+    """Entries of some ranks along a dimension; the largest has rank 0, the smallest -1.
+
+    Args:
+        of: whose entries.
+        at: the dimension in the module.
+        ranks: in the order of the result.
+        choice: how torch chooses among equal entries: see `operators.order.CHOICES`.
+    """
 
     of: Rows
+    at: int
+    ranks: tuple[int, ...]
+    choice: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Indices:
+    """Where an operation on `of` found its maxima, or other ranks; the gradient finds them again from the same input.
+
+    Args:
+        of: the input.
+        ranking: what was looked for; None for the windows of a pooling.
+        like: the entries there, laid out as the indices are.
+    """
+
+    of: Rows
+    ranking: Ranking | None = None
+    like: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +133,21 @@ class Comparison:
     inside: bool = True
 
 
+@dataclass(frozen=True)
+class Ties(Comparison):
+    """Which entries equal the largest, or another rank, of theirs; `of` is how much they are more.
+
+    Args:
+        source: the entries.
+        dims: dimensions of the trace, over which the rank is.
+        result: name of the entries of that rank.
+    """
+
+    source: Rows | None = None
+    dims: tuple[int, ...] = ()
+    result: str = ""
+
+
 class Builder:
     """Collects the steps and tensors of a module while its trace is lowered.
 
@@ -112,17 +155,31 @@ class Builder:
         rows: batch size of the trace.
         dtype: floating-point type of the trace.
         device: where it ran.
+
+    `strides` are those, in the trace, of the first operand of what is lowered.
     """
 
     def __init__(self, rows: int, dtype: torch.dtype, device: torch.device) -> None:
         self.rows = rows
         self.dtype = dtype
         self.device = device
+        self.strides: tuple[int, ...] = ()
         self.steps: list[Step] = []
         self.tensors: dict[str, Tensor] = {}
+        self.arguments = Arguments(rows, dtype)
         self._constants: dict[tuple[tuple[int, ...], bytes], Tensor] = {}
         self._made: dict[tuple[str, tuple[str, ...], str], str] = {}
         self._named: dict[int, tuple[Tensor, str]] = {}
+        self.notes: dict[tuple[str, str], Any] = {}
+        """What rules tell later ones of a value: (kind of note, its name) -> the note."""
+
+    def made(self, operator: str, *inputs: str, **settings: Any) -> str | None:
+        """Name of the result of a call that has been appended; None if it has not."""
+        return self._made.get((operator, inputs, json.dumps(settings)))
+
+    def given(self, value: Given) -> Rows:
+        """A value made of further arguments as an input of the module."""
+        return Rows(f"argument{self.arguments.number(value)}", tuple(value.value.shape[1:]))
 
     def step(self, operator: str, *inputs: str, **settings: Any) -> str:
         """Append a call and return the name of its result; the result of the same call is the same."""
@@ -187,20 +244,20 @@ class Builder:
             return result
         return replace(result, name=self.step("permute", x.name, dims=[0, *[p + 1 for p in order]]))
 
-    def live(self, target: str, *arguments: Any) -> Any:
+    def live(self, target: str, *arguments: Any, **keywords: Any) -> Any:
         """Append an ATen operation on parameters; the result is one `Live`, or a tuple of them."""
-        tensors = [a for a in arguments if isinstance(a, Live | Tensor)]
-        described = [{"tensor": True} if isinstance(a, Live | Tensor) else a for a in arguments]
+        tensors = [a for a in tree_leaves((arguments, keywords)) if isinstance(a, Live | Tensor)]
+        described, named = tree_map(lambda a: dict(TENSOR) if isinstance(a, Live | Tensor) else a,
+                                    (list(arguments), keywords))
         if target in ("view.default", "_unsafe_view.default"):  # copies that made it possible are not recorded
             target = "reshape.default"
-        packet, overload = target.split(".")
         with torch.no_grad():
-            value = getattr(getattr(torch.ops.aten, packet), overload)(
-                *[a.value if isinstance(a, Live) else a for a in arguments])
+            value = call_aten(*[t.value if isinstance(t, Live) else t for t in tensors], target=target,
+                              arguments=described, keywords=named)
+        settings = {"target": target, "arguments": described, **({"keywords": named} if named else {})}
 
         def result(part: Tensor, **which: int) -> Live:
-            names = map(self.name, tensors)
-            return Live(self.step("unperturbed", *names, target=target, arguments=described, **which), part)
+            return Live(self.step("unperturbed", *map(self.name, tensors), **settings, **which), part)
 
         return result(value) if isinstance(value, Tensor) else \
             tuple(result(part, output=i) for i, part in enumerate(value))
@@ -270,6 +327,14 @@ class Builder:
     def producer(self, value: Rows) -> Step | None:
         """The step that computed a value; None if it is an input."""
         return next((step for step in self.steps if step.output == value.name), None)
+
+    def unreshaped(self, value: Rows) -> str:
+        """Name of a value with the same entries in the same order, before it was reshaped."""
+        step = self.producer(value)
+        while step is not None and step.operator == "reshape":
+            value = replace(value, name=step.inputs[0])
+            step = self.producer(value)
+        return value.name
 
     def used_tensors(self, names: set[str]) -> dict[str, Tensor]:
         """The tensors among these names."""

@@ -13,12 +13,15 @@ from ..errors import LirpaExplainError, UnsupportedOperation
 from ..guards import isolated
 from ..inputs import check_inputs, uncompiled
 from ..tensors import check_kind
+from .arguments import has_rows
 from .builder import Builder, Rows
+from .commute import pooled_first
 from .lowering import lower
 from .module import GradientModule, Step
 from .program import POINTS, Program, gradient, input_names, multiplied
 from .repeats import check_repeats
-from .trace import record
+from .trace import pure, record
+from .transcripts import rows_that_read_alike, transcript
 
 TRACED_ROWS = 3
 """Batch size of the trace: the smallest in which the first, a middle and the last row differ."""
@@ -79,10 +82,43 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         shift0, shift1; alpha if the program reads it; argument0, ...; cotangent if the program
         differentiates.
     """
-    example = tuple(_rows(x) for x in inputs)
-    count = inputs[0].shape[0]
-    row_like = [isinstance(e, Tensor) and e.ndim > 0 and e.shape[0] == count for e in extras]
-    arguments = [_rows(e) for e, has_rows in zip(extras, row_like, strict=True) if has_rows]
+    rows = [min(i, len(inputs[0]) - 1) for i in range(TRACED_ROWS)]
+    module = _captured(program, function, inputs, extras, outer, rows)
+    if module.reads_the_same(extras, len(inputs[0])):
+        return module
+    with isolated(inputs[0].device, function):
+        alike = rows_that_read_alike(function, inputs, extras, TRACED_ROWS)
+        if alike is None:
+            raise UnsupportedOperation(
+                "The model reads additional_forward_args, as by an `if`, .item() or tolist(), and goes on differently "
+                "for the examples of this batch. Certify those apart that it treats differently, for instance one at "
+                "a time.")
+        transcribed = transcript(function, inputs, extras)
+    module = module if alike == rows else _captured(program, function, inputs, extras, outer, alike)
+    module.transcript = transcribed
+    return module
+
+
+def reads_alike(module: GradientModule, function: Callable[..., Tensor], inputs: tuple[Tensor, ...],
+                extras: tuple[Any, ...]) -> bool:
+    """Whether a function reads of these further arguments what it read when the module of it was captured.
+
+    It may read that of each example, or of the whole batch.
+    """
+    if module.reads_the_same(extras, len(inputs[0])):
+        return True
+    if module.transcript is None:
+        return False
+    with isolated(inputs[0].device, function):
+        return transcript(function, inputs, extras) == module.transcript
+
+
+def _captured(program: Program, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: tuple[Any, ...],
+              outer: str | None, rows: list[int]) -> GradientModule:
+    """The module made of these rows of the example inputs."""
+    example = tuple(_rows(x, rows) for x in inputs)
+    row_like = [has_rows(e, len(inputs[0])) for e in extras]
+    arguments = [_rows(e, rows) for e, has_rows in zip(extras, row_like, strict=True) if has_rows]
 
     def call(rows: tuple[Tensor, ...], *xs: Tensor) -> Tensor:
         remaining = iter(rows)
@@ -90,7 +126,8 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
                                for e, has_rows in zip(extras, row_like, strict=True)))
 
     with isolated(inputs[0].device, function):
-        output = _output(call, example, arguments)
+        call, output = _batched(call, example, arguments)
+    _refuse_conversion(example[0], output)
     groups = {
         "x": example,
         **{name: tuple(tensor.example(x) for x in example) for name, tensor in program.tensors().items()},
@@ -108,29 +145,77 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
             points["alpha"] = given["alpha"]
         return program.compute(functools.partial(call, given["argument"]), points, *given.get("cotangent", (None,)))
 
-    named = {name: tensor for kind, group in groups.items()
-             for name, tensor in zip(input_names(kind, len(group)), group, strict=False)}
-    builder = Builder(TRACED_ROWS, output.dtype, output.device)
-    rows = [Rows(name, tuple(tensor.shape[1:])) for name, tensor in named.items()]
+    flat = tuple(tensor for group in groups.values() for tensor in group)
+    named = {kind: dict(zip(input_names(kind, len(group)), group, strict=False)) for kind, group in groups.items()}
+    values: list[Rows | Tensor] = [tensor if kind == "argument" else Rows(name, tuple(tensor.shape[1:]))
+                                   for kind, group in named.items() for name, tensor in group.items()]
+    given = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+    positions = range(given[0], given[-1] + 1) if given else range(0)
     with isolated(inputs[0].device, function):
-        recorded = record(compute, tuple(named.values()))
-    results = lower(recorded, builder, rows)
+        recording = record(compute, flat, positions)
+    with isolated(inputs[0].device, function):  # which restores what the model has written
+        recording = pure(recording, flat)
+    builder = Builder(TRACED_ROWS, output.dtype, output.device)
+    lowered = lower(recording.graph, builder, values)
+    results, read = lowered[: recording.results], lowered[recording.results:]
     if not all(isinstance(result, Rows) and result.leads for result in results):
         raise UnsupportedOperation("The first dimension of the function's output is not the batch.")
     with isolated(inputs[0].device, function):
         check_repeats(lambda: _output(call, example, arguments), output)
+    builder.arguments.complete(recording.graph, positions, arguments, read)
+    named["argument"] = {f"argument{i}": tensor for i, tensor in enumerate(builder.arguments.traced())}
+    return _module(builder, results, named, outer, tuple(output.shape[1:]))
+
+
+def _module(builder: Builder, results: list[Rows], named: dict[str, dict[str, Tensor]], outer: str | None,
+            cotangent_shape: tuple[int, ...]) -> GradientModule:
+    """The module of what was built, with examples of its inputs by kind and name."""
+    examples = {name: tensor for group in named.values() for name, tensor in group.items()}
     final = _side_by_side(builder, results)
     if outer is not None:
         operator, settings = OUTER[outer]
         final = builder.emit(operator, final, **settings)
-    if final.name in named:  # auto_LiRPA has no bounds of an input in a ball other than a box
+    if final.name in examples:  # auto_LiRPA has no bounds of an input in a ball other than a box
         final = builder.emit("scale", final, factor=1.0)
-    steps = _needed(builder.steps, final.name)
+    steps = pooled_first(_needed(builder.steps, final.name), final.name)
     used = {name for step in steps for name in step.inputs} | {final.name}
-    module = GradientModule(named, steps, final.name, builder.used_tensors(used),
-                            tuple(result.shape for result in results), tuple(output.shape[1:]), tuple(named.values()))
+    module = GradientModule(examples, steps, final.name, builder.used_tensors(used),
+                            tuple(result.shape for result in results), cotangent_shape, tuple(examples.values()),
+                            builder.arguments)
     _check_rows(module)
     return module
+
+
+def _batched(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments: list[Tensor]
+             ) -> tuple[Callable[..., Tensor], Tensor]:
+    """The function for any number of examples, and its output for TRACED_ROWS.
+
+    One that takes one example only, as where it reshapes to (1, -1), is mapped over examples.
+    """
+    def each(rows: tuple[Tensor, ...], *xs: Tensor) -> Tensor:
+        def one(row: tuple[Tensor, ...], *x: Tensor) -> Tensor:
+            result = call(tuple(r[None] for r in row), *(x_[None] for x_ in x))
+            if len(result) != 1:
+                raise UnsupportedOperation(f"For one example it returned {len(result)} rows.")
+            return result[0]
+
+        return torch.func.vmap(one)(rows, *xs)
+
+    try:
+        return call, _output(call, example, arguments)
+    except UnsupportedOperation:
+        try:
+            return each, _output(each, example, arguments)
+        except UnsupportedOperation:
+            pass
+        raise
+
+
+def _refuse_conversion(x: Tensor, output: Tensor) -> None:
+    if output.dtype != x.dtype:
+        raise UnsupportedOperation(
+            f"The model's output is {output.dtype} and its inputs are {x.dtype}: it converts them, and bounds are "
+            f"there for computations in one type. Give inputs in {output.dtype}, or convert the model.")
 
 
 def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments: list[Tensor]) -> Tensor:
@@ -143,7 +228,8 @@ def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...], arguments:
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedOperation(
             "The function must take any number of examples, and further tensor arguments with one row an example; with "
-            f"{TRACED_ROWS} examples it failed: {error}"
+            f"{TRACED_ROWS} examples it failed: {error}. Make what holds a batch size from that of the input, "
+            "x.shape[0]."
         ) from error
     if isinstance(output, Tensor):
         check_kind(output, "The function's output")
@@ -163,10 +249,8 @@ def _side_by_side(builder: Builder, values: list[Rows]) -> Rows:
     return builder.emit("concatenate", *flat, shape=(sum(part.shape[0] for part in flat),), dim=1)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """TRACED_ROWS rows of x, repeating the last if there are fewer."""
-    index = torch.arange(TRACED_ROWS, device=x.device).clamp(max=x.shape[0] - 1)
-    return x.detach().as_subclass(Tensor)[index].clone()
+def _rows(x: Tensor, rows: list[int]) -> Tensor:
+    return x.detach().as_subclass(Tensor)[torch.tensor(rows, device=x.device)].clone()
 
 
 def _needed(steps: list[Step], result: str) -> list[Step]:

@@ -9,20 +9,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import TrainingModeError, UnsupportedOperation
+from .arguments import Given
 from .builder import Builder, Comparison, Indices, Live, Rows
 from .origin import base_name, where
-from .rules import EXACT, MULTIPLY, PASS_THROUGH, RULES, VALUE_FREE, lower_with_comparisons
+from .refusals import refusal_of
+from .rules import EXACT, MOVE, MULTIPLY, OF_GIVEN, PASS_THROUGH, RULES, lower_with_comparisons
 
 
-def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[Any]:
+def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows | Tensor]) -> list[Any]:
     """Lower a trace, appending to `builder`.
 
     Args:
         graph: the trace.
         builder: where steps are appended.
-        inputs: the values of the trace's placeholders, in order.
+        inputs: the values of the trace's placeholders, in order; tensors are further arguments.
 
     Returns:
         The values of the trace's outputs.
@@ -32,13 +35,14 @@ def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[A
         TrainingModeError: an operation is random or uses statistics of the batch.
     """
     _refuse_random(graph)
-    _refuse_overwrites(graph)
+    _refuse_anywhere(graph)
     values: dict[fx.Node, Any] = {}
     placeholders = iter(inputs)
     needed = _needed(graph)
     for node in graph.graph.nodes:
         if node.op == "placeholder":
-            values[node] = next(placeholders)
+            value = next(placeholders)
+            values[node] = Given(node, value) if isinstance(value, Tensor) else value
         elif node not in needed:
             continue
         elif node.op == "get_attr":
@@ -48,7 +52,7 @@ def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows]) -> list[A
         elif node.op == "call_function":
             values[node] = _call(node, values, builder)
         elif node.op == "output":
-            return [values[n] for n in torch.utils._pytree.tree_leaves(node.args)]
+            return [values[n] for n in tree_leaves(node.args)]
     raise UnsupportedOperation("The trace has no output.")
 
 
@@ -56,7 +60,7 @@ def _needed(graph: fx.GraphModule) -> set[fx.Node]:
     """The nodes whose values the outputs depend on; the others stay in the graph, to say where things came from."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.graph.nodes):
-        if node.op == "output" or any(user in needed and user.target not in VALUE_FREE for user in node.users):
+        if node.op == "output" or any(user in needed for user in node.users):
             needed.add(node)
     return needed
 
@@ -70,60 +74,44 @@ def _refuse_random(graph: fx.GraphModule) -> None:
             )
 
 
+def _refuse_anywhere(graph: fx.GraphModule) -> None:
+    for node in graph.graph.nodes:
+        refused = refusal_of(base_name(node))
+        if refused is not None and refused.anywhere:
+            raise UnsupportedOperation(f"The model contains aten.{base_name(node)}{where(node)}, of {refused.words}.")
+
+
 def _is_evaluated(node: fx.Node) -> bool:
     """Whether a random operation is not random, because it is told not to be training."""
     return "rrelu" in base_name(node) and not (node.args[4:5] == (True,) or node.kwargs.get("training"))
 
 
-def _refuse_overwrites(graph: fx.GraphModule) -> None:
-    """Refuse to overwrite a tensor that is visible under another name, or is used afterwards under its old one.
-
-    The trace records an in-place operation as a new value: right only where nothing else looks at the same memory.
-    """
-    position = {node: i for i, node in enumerate(graph.graph.nodes)}
-    for node in graph.graph.nodes:
-        for target in _arguments(node, written=True):
-            if _is_evaluated(node) and target is node.args[1]:
-                continue  # the noise, which is not drawn
-            names = [n for n in position if n.op == "get_attr" == target.op and n.target == target.target] or [target]
-            others = [user for name in names for user in name.users if user is not node]
-            if target.op == "placeholder" or _arguments(target, written=False) or any(
-                    _arguments(user, written=False) or position[user] > position[node] for user in others):
-                raise UnsupportedOperation(
-                    f"The model overwrites a tensor that is used elsewhere (aten.{base_name(node)}{where(node)}); use "
-                    "the out-of-place form."
-                )
-
-
-def _arguments(node: fx.Node, written: bool) -> list[fx.Node]:
-    """The arguments that a node overwrites, or else those that its result is a view of."""
-    schema = getattr(node.target, "_schema", None)
-    if node.op != "call_function" or schema is None:
-        return []
-    return [value for value, argument in zip(node.args, schema.arguments, strict=False)
-            if isinstance(value, fx.Node) and argument.alias_info is not None
-            and argument.alias_info.is_write == written]
-
-
 def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
-    if node.target in VALUE_FREE:
-        return _without_values(node)
     args: Any = fx.node.map_arg(node.args, values.__getitem__)
     kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
-    if node.target is operator.getitem:
+    if node.target is operator.getitem and not isinstance(args[0], Given):
         return args[0][args[1]]
-    leaves = torch.utils._pytree.tree_leaves((list(args), dict(kwargs)))
-    if not any(isinstance(leaf, Rows | Live | Indices | Comparison) for leaf in leaves):
+    leaves = tree_leaves((list(args), dict(kwargs)))
+    moving = any(isinstance(leaf, Rows | Live | Indices | Comparison) for leaf in leaves)
+    given = any(isinstance(leaf, Given) for leaf in leaves)
+    if not moving and not given:
         return node.target(*args, **kwargs)  # type: ignore[operator]
     try:
-        if any(isinstance(leaf, Comparison) for leaf in leaves):
+        if not moving and _leads_still(node, args, kwargs, builder):
+            return Given(node, node.target(*_values(args), **_values(kwargs)))  # type: ignore[operator]
+        if node.target not in OF_GIVEN:
+            args, kwargs = _as_inputs(args, builder), _as_inputs(kwargs, builder)
+            leaves = tree_leaves((list(args), dict(kwargs)))
+        if any(isinstance(leaf, Comparison | Indices) for leaf in leaves):
             return _in_full_precision(node, lower_with_comparisons(builder, node.target, args, kwargs), builder)
-        if not any(isinstance(leaf, Rows | Indices | Comparison) for leaf in leaves):
+        if not any(isinstance(leaf, Rows | Indices | Comparison | Given) for leaf in leaves):
             return _live(node, args, kwargs, builder)
         if node.target in PASS_THROUGH:
             return args[0]
         if node.target not in RULES:
-            raise UnsupportedOperation("there is no bound operator for it")
+            refused = refusal_of(base_name(node))
+            raise UnsupportedOperation("there is no bound operator for it" if refused is None else refused.words)
+        builder.strides = _strides(node)
         return _in_full_precision(node, RULES[node.target](builder, *args, **kwargs), builder)
     except UnsupportedOperation as error:
         raise UnsupportedOperation(
@@ -131,6 +119,34 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
             "model, or teach the package: lirpa_explain.operators.register(Operator(...)) adds a bound operator, "
             f"and @lirpa_explain.graph.rules.rule(torch.ops.{node.target}) the rule that lowers to it."
         ) from None
+
+
+def _strides(node: fx.Node) -> tuple[int, ...]:
+    """Strides of the first operand in the trace."""
+    first = node.args[0].meta.get("val") if node.args and isinstance(node.args[0], fx.Node) else None
+    return tuple(first.stride()) if isinstance(first, Tensor) else ()
+
+
+def _values(arguments: Any) -> Any:
+    """The values in the trace of what is made of further arguments."""
+    return tree_map(lambda leaf: leaf.value if isinstance(leaf, Given) else leaf, arguments)
+
+
+def _as_inputs(arguments: Any, builder: Builder) -> Any:
+    """What is made of further arguments, as inputs of the module."""
+    return tree_map(lambda leaf: builder.given(leaf) if isinstance(leaf, Given) else leaf, arguments)
+
+
+def _leads_still(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> bool:
+    """Whether the batch is the first dimension of what becomes of further arguments.
+
+    Their rows are found by it; what another arrangement is made of becomes an input of the module before.
+    """
+    if node.target not in MOVE or not args[0].leads(builder.rows):
+        return True
+    scratch = Builder(builder.rows, builder.dtype, builder.device)
+    moved = RULES[node.target](scratch, Rows("x", tuple(args[0].value.shape[1:])), *args[1:], **kwargs)
+    return moved.leads
 
 
 def _in_full_precision(node: fx.Node, result: Any, builder: Builder) -> Any:
@@ -150,19 +166,14 @@ def _live(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> Any:
     """An operation on parameters alone."""
     if node.target in PASS_THROUGH:
         return args[0]
-    if kwargs or any(isinstance(a, list | tuple) and any(isinstance(i, Live | Tensor) for i in a) for a in args):
+    target, kwargs = str(node.target).removeprefix("aten."), {k: v for k, v in kwargs.items() if v is not None}
+    plain = [leaf for leaf in tree_leaves((list(args), kwargs)) if not isinstance(leaf, Live | Tensor)]
+    if not isinstance(node.meta["val"], Tensor | tuple | list) or not all(
+            isinstance(leaf, int | float | str | None) for leaf in plain):
         raise UnsupportedOperation("it combines parameters in a way that cannot be kept live")
-    return builder.live(str(node.target).removeprefix("aten."), *[list(a) if isinstance(a, tuple) else a for a in args])
+    return builder.live(target, *_lists(args), **kwargs)
 
 
-def _without_values(node: fx.Node) -> Tensor:
-    """An operation that reads nothing but shapes, evaluated on zeros of those that were traced."""
-
-    def stand_in(argument: fx.Node) -> Tensor:
-        traced = argument.meta["val"]
-        return torch.zeros(traced.shape, dtype=traced.dtype, device=traced.device)
-
-    args: Any = fx.node.map_arg(node.args, stand_in)
-    kwargs: Any = fx.node.map_arg(node.kwargs, stand_in)
-    result = node.target(*args, **kwargs)  # type: ignore[operator]
-    return result.fill_(torch.nan) if "empty" in base_name(node) else result  # to be overwritten before it is read
+def _lists(arguments: Any) -> Any:
+    """Tuples, and the lists of a graph, as plain lists."""
+    return [_lists(a) if isinstance(a, tuple | list) else a for a in arguments]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import operators
+from .arguments import Arguments, has_rows
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class GradientModule(nn.Module):
     in one row. As `capture` makes it, these are the gradients with respect to all inputs of the function. `inputs` are
     named by `input_names`: the function's inputs x0, x1, ..., a scale and a shift for each of them if the module was
     captured with `path=True` (the gradient is then taken at scale * x + shift), an offset for each if it was captured
-    with `multiply=True` (the gradient is then multiplied by x + offset), other arguments of the function that have
-    rows, and last the cotangent: what the function's output is multiplied by before it is differentiated, for each row.
+    with `multiply=True` (the gradient is then multiplied by x + offset), what `further` makes of other arguments of the
+    function that have rows, and last the cotangent: what the function's output is multiplied by before it is
+    differentiated, for each row.
 
     It is an ordinary module: it runs, moves to another device, and can be given to any auto_LiRPA `BoundedModule`.
     Its parameters are the very parameters of the function it was captured from.
@@ -45,11 +47,17 @@ class GradientModule(nn.Module):
         shapes: shape of one row of each result.
         cotangent_shape: shape of one row of the function's output.
         example: an example of each input, a few rows each.
+        arguments: what makes those of its inputs that the model's further arguments go into.
+
+    `transcript` is what the function reads of the whole batch that it was captured for, where it reads something else
+    of its examples.
     """
+
+    transcript: list[str] | None = None
 
     def __init__(self, input_names: Iterable[str], steps: Iterable[Step], output: str, tensors: dict[str, Tensor],
                  shapes: tuple[tuple[int, ...], ...], cotangent_shape: tuple[int, ...],
-                 example: tuple[Tensor, ...] = ()) -> None:
+                 example: tuple[Tensor, ...] = (), arguments: Arguments | None = None) -> None:
         super().__init__()
         self.input_names = tuple(input_names)
         self.steps = tuple(steps)
@@ -57,6 +65,7 @@ class GradientModule(nn.Module):
         self.shapes = shapes
         self.cotangent_shape = cotangent_shape
         self.example = example
+        self.arguments = arguments
         for name, tensor in tensors.items():
             if isinstance(tensor, nn.Parameter):
                 self.register_parameter(name, tensor)
@@ -68,6 +77,16 @@ class GradientModule(nn.Module):
         if len(inputs) != len(self.input_names):
             raise TypeError(f"Expected the inputs {', '.join(self.input_names)}; {len(inputs)} were given.")
         return self.run(lambda step, *tensors: operators.call(step.operator, *tensors, **step.settings), inputs)
+
+    def further(self, extras: Iterable[Any], count: int) -> tuple[Tensor, ...]:
+        """The inputs that are made of further arguments of the function: of those, the tensors with `count` rows."""
+        if self.arguments is None:
+            return ()
+        return tuple(self.arguments.rows([e for e in extras if has_rows(e, count)]))
+
+    def reads_the_same(self, extras: Iterable[Any], count: int) -> bool:
+        """Whether the function reads of further arguments of each of `count` examples what it read in the trace."""
+        return self.arguments is None or self.arguments.same([e for e in extras if has_rows(e, count)])
 
     def run(self, call: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
         """The results (B, D) if `call(step, *tensors)` computes each step."""

@@ -40,7 +40,7 @@ class Places(Protocol):
         """Its baseline, (B, *S); None where there is no path."""
 
     def argument(self, i: int) -> Tensor:
-        """A further argument of the model that has rows, (B, ...)."""
+        """What is made of the model's further arguments that have rows, (B, ...)."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Some are composed of several operations, and bounds of the whole are tighter; so
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,58 @@ def _pad(input: Tensor, pad: list[int], mode: str = "constant", value: float | N
     return input
 
 
+def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
+def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    if dim is None or dtype is not None or not input.is_floating_point():
+        return torch.prod(input, dtype=dtype) if dim is None else torch.prod(input, dim, keepdim, dtype=dtype)
+    factors = list(input.unbind(dim))
+    while len(factors) > 1:
+        pairs = [x * y for x, y in zip(factors[::2], factors[1::2], strict=False)]
+        factors = pairs + factors[2 * len(pairs):]
+    return factors[0].unsqueeze(dim) if keepdim else factors[0]
+
+
+def _cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    if dtype is not None or not input.is_floating_point():
+        return torch.cumprod(input, dim, dtype=dtype)
+    return torch.stack(list(itertools.accumulate(input.unbind(dim), torch.mul)), dim)
+
+
+def _lp_pool(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False, *,
+             original: Callable[..., Tensor], spatial: int) -> Tensor:
+    """The lengths of windows as such, for order 2; others as torch composes them."""
+    if norm_type != 2 or ceil_mode:
+        return original(input, norm_type, kernel_size, stride, ceil_mode)
+    sizes, steps = ([v] * spatial if isinstance(v, int) else list(v) for v in (kernel_size, stride or kernel_size))
+    counts = [(n - k) // s + 1 for n, k, s in zip(input.shape[-spatial:], sizes, steps, strict=True)]
+    ends = [(m - 1) * s + 1 for m, s in zip(counts, steps, strict=True)]
+    entries = []
+    for place in itertools.product(*map(range, sizes)):
+        part = input
+        for dim, (i, end, s) in enumerate(zip(place, ends, steps, strict=True), -spatial):
+            part = torch.ops.aten.slice(part, dim, i, i + end, s)
+        entries.append(part)
+    return torch.linalg.vector_norm(torch.stack(entries, -1), 2, -1)
+
+
+def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The first product as a linear layer: its sums are bounded before they are multiplied by the other input."""
+    outputs, first, second = weight.shape
+    weighted = F.linear(input1, weight.transpose(1, 2).reshape(outputs * second, first))
+    result = (weighted.unflatten(-1, (outputs, second)) * input2.unsqueeze(-2)).sum(-1)
+    return result if bias is None else result + bias
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """The same without a look at the largest class, which differs from example to example."""
+    if num_classes < 1:
+        return F.one_hot(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
+
+
 def _called(input: Tensor, *, name: str) -> Tensor:
     return activation(input, name)
 
@@ -48,6 +101,14 @@ REPLACEMENTS: Table[Any, Callable[..., Tensor]] = Table(
 """torch's function -> what is called in its place, with the same arguments."""
 REPLACEMENTS.add(F.instance_norm, _instance_norm)
 REPLACEMENTS.add(F.pad, _pad)
+REPLACEMENTS.add(torch.cdist, _cdist)
+for _pool, _spatial in ((F.lp_pool1d, 1), (F.lp_pool2d, 2), (F.lp_pool3d, 3)):
+    REPLACEMENTS.add(_pool, functools.partial(_lp_pool, original=_pool, spatial=_spatial))
+for _function, _replacement in (("prod", _prod), ("cumprod", _cumprod)):
+    REPLACEMENTS.add(getattr(torch, _function), _replacement)
+    REPLACEMENTS.add(getattr(Tensor, _function), _replacement)
+REPLACEMENTS.add(F.bilinear, _bilinear)
+REPLACEMENTS.add(F.one_hot, _one_hot)
 
 
 class Replacements(TorchFunctionMode):

@@ -4,7 +4,7 @@ import contextlib
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,8 +12,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import CaptumWarning, LirpaExplainError, UnsupportedOperation
+from .functional import functional
 from .origin import line_of
-from .readouts import NoReadouts
+from .readouts import NoReadouts, Reading, Readings
 from .replacements import Replacements
 
 _BRANCHES = ("The model decides by the values of its input what to compute (an `if`, a loop or `.item()` on a tensor); "
@@ -31,32 +32,71 @@ REFUSED = {
 """What torch says while tracing, and what it means for the model."""
 
 
-def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Record a function, and the gradients that it takes, as one graph with these tensors as inputs."""
+class Recording(NamedTuple):
+    """What a function computes: a graph whose results are followed by what was read of further arguments."""
+
+    graph: fx.GraphModule
+    results: int
+
+
+def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...], arguments: range) -> Recording:
+    """Record a function, and the gradients that it takes, as one graph with these tensors as inputs.
+
+    Args:
+        function: maps the tensors to a tuple of tensors.
+        tensors: example inputs.
+        arguments: positions of those that never move, further arguments of the model: what is read of them is
+            constant.
+
+    Returns:
+        The graph; writes in place are recorded as such.
+    """
+    readings = Readings(arguments)
+    count = 0
 
     def enabled(*values: Tensor) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            return function(*values)
+        nonlocal count
+        with torch.enable_grad(), Reading(readings):
+            results = function(*values)
+        count = len(results)
+        return *results, *readings.tensors
 
-    # Fused attention and mkldnn's kernels would be opaque single operations.
-    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _module_paths(), \
-            Replacements(), NoReadouts():
-        try:
-            return make_fx(enabled, record_stack_traces=True)(*tensors)
-        except TypeError as error:
-            if "Multiple dispatch" not in str(error):
-                raise
-            raise UnsupportedOperation(
-                "The model holds tensors of a class of their own, such as auto_LiRPA's BoundedParameter, which cannot "
-                "be traced. Keep the parameters plain, and give their perturbation to certify(..., parameters=...)."
-            ) from error
-        except RuntimeError as error:
-            reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)
-            if isinstance(error, torch.OutOfMemoryError | LirpaExplainError):
-                raise
-            line = line_of(traceback.extract_tb(error.__traceback__))
-            words = reason or f"torch cannot record the model with its gradient: {error}"
-            raise UnsupportedOperation(words + line) from error
+    with _plainly(), _module_paths(), Replacements(), NoReadouts(readings):
+        return Recording(make_fx(enabled, record_stack_traces=True)(*tensors), count)
+
+
+def pure(recording: Recording, tensors: tuple[Tensor, ...]) -> Recording:
+    """The recording without writes in place, and of operations that have rules as far as torch knows how."""
+    with _plainly():
+        return recording._replace(graph=functional(recording.graph, tensors))
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Have torch call its plain operations: fused attention and mkldnn's kernels would be opaque single ones."""
+    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _named_reasons():
+        yield
+
+
+@contextlib.contextmanager
+def _named_reasons() -> Iterator[None]:
+    """Say what torch's errors mean for the model."""
+    try:
+        yield
+    except TypeError as error:
+        if "Multiple dispatch" not in str(error):
+            raise
+        raise UnsupportedOperation(
+            "The model holds tensors of a class of their own, such as auto_LiRPA's BoundedParameter, which cannot "
+            "be traced. Keep the parameters plain, and give their perturbation to certify(..., parameters=...)."
+        ) from error
+    except RuntimeError as error:
+        reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)
+        if isinstance(error, torch.OutOfMemoryError | LirpaExplainError):
+            raise
+        line = line_of(traceback.extract_tb(error.__traceback__))
+        words = reason or f"torch cannot record the model with its gradient: {error}"
+        raise UnsupportedOperation(words + line) from error
 
 
 @contextlib.contextmanager

@@ -9,11 +9,13 @@ import torch
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
+from ..arrays import as_inputs, as_tensors, parameter_of
 from ..bounding.margins import Margins
 from ..bounding.settings import check_method
 from ..bounding.where import Where
 from ..boxes import Box
 from ..certificates.box import ordered_box
+from ..certifying.columns import given_names
 from ..certifying.exit import check_numbers, issued_numbers
 from ..decision.decision import Decision
 from ..decision.search import as_tuple
@@ -86,6 +88,9 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
     check_method(method)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; pass an int of at least 1.")
+    names = given_names(None, perturbation, isinstance(inputs, tuple))
+    inputs, _ = as_inputs(inputs, names, parameter_of(forward_func))
+    eps, clip = as_tensors(eps), as_tensors(clip)
     xs = check_inputs(inputs)
     where = Where.of(forward_func, inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
                      parameters=parameters, differentiable=False)

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..arrays import as_inputs, parameter_of
 from ..certificates import Certificate
 from ..certificates.radius import Property, Radius, bisect, broadcastable
 from ..certifying.certifier import Certifier
-from ..inputs import check_inputs
 
 
 def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Property, *,
@@ -47,11 +47,13 @@ def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Pro
     if taken := {"eps", "perturbation"} & set(settings):
         raise TypeError(f"{', '.join(sorted(taken))} cannot be given: radius() chooses the radius itself.")
 
-    xs = check_inputs(inputs)
+    features = settings.pop("features", certifier.features)
+    given, columns = as_inputs(inputs, features, parameter_of(certifier.attribution.forward_func))
+    names: Any = columns if isinstance(given, tuple) else columns[0]
+    moved = certifier.perturbed(given, **settings)
 
     def certify(eps: Tensor) -> Certificate:
-        if not isinstance(inputs, tuple):
-            return certifier.certify(inputs, eps=broadcastable(eps, inputs), **settings)
-        return certifier.certify(inputs, eps=tuple(broadcastable(eps, x) for x in inputs), **settings)
+        radii = tuple(broadcastable(eps, x) for x in moved)
+        return certifier.certify(given, eps=radii if len(radii) > 1 else radii[0], features=names, **settings)
 
-    return bisect(certify, xs[0], holds, high, steps)
+    return bisect(certify, moved[0], holds, high, steps)

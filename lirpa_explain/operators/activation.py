@@ -46,6 +46,9 @@ class BoundActivation(BoundPlanes):
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         return self.operator.traits.open(*boxes[0], **self.settings)
 
+    def ignored_entries(self, index: int, box: Box) -> Tensor:
+        return Box(*self.operator.traits.range(*box, **self.settings)).width == 0
+
     def bound_interval(self, *boxes: Box) -> Box:
         return self.operator.traits.range(*boxes[0], **self.settings)
 
@@ -93,11 +96,24 @@ class BoundActivationGradient(BoundProduct):
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         is_open = self.operator.traits.open(*boxes[1], **self.settings)
-        return is_open if index == 1 else is_open & (boxes[0][1] > boxes[0][0])
+        return is_open if index == 1 else reaching(is_open, boxes[0][0]) & (boxes[0][1] > boxes[0][0])
+
+    def ignored_entries(self, index: int, box: Box) -> Tensor:
+        if index == 0:
+            return super().ignored_entries(index, box)
+        return Box(*self.operator.traits.range(*box, **self.settings)).width == 0
 
     def bound_interval(self, *boxes: Box) -> Box:
         g, z = boxes[0], boxes[1]
         return product_range(g, self.operator.traits.range(*z, **self.settings))
+
+
+def reaching(mask: Tensor, factor: Tensor) -> Tensor:
+    """Of which entries of a factor, that may be broadcast, some entry of a mask of the product is made."""
+    mask = torch.broadcast_tensors(mask, factor)[0]
+    for dim, size in enumerate(factor.shape):
+        mask = mask.any(dim, keepdim=True) if size == 1 else mask
+    return mask
 
 
 class BoundMultiply(BoundProduct):
@@ -121,6 +137,10 @@ class BoundMultiply(BoundProduct):
 
     def bound_interval(self, *boxes: Box) -> Box:
         return product_range(boxes[0], boxes[1])
+
+    @property
+    def takes_local(self) -> bool:  # type: ignore[override]
+        return super().takes_local and all(moving_box(node) is None for node in self.inputs)
 
     def start_mixture(self, functions: int) -> Mixture | None:
         return super().start_mixture(functions) if all(node.perturbed for node in self.inputs) else None

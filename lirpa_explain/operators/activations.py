@@ -77,7 +77,8 @@ class Activation:
         composed: torch's functions `(z)` that compute it by several operations; it is recorded in
             their place.
         primitive: `primitive(**settings) -> (activation, its settings, factor)`: the activation of
-            which this is, but for a factor, the derivative; autograd multiplies by it.
+            which this is, but for a factor, the derivative; autograd multiplies by it. None of
+            settings for which there is none.
         secant: `secant(**settings)`: the function as DeepLift's rule bounds it.
         layers: the types of modules that DeepLift rescales.
         operators: function and gradient where they have relaxations of their own, in place of
@@ -93,7 +94,7 @@ class Activation:
     gradient_auto_lirpa: str | None = None
     aten: tuple[Aten, ...] = ()
     composed: tuple[Callable[..., Tensor], ...] = ()
-    primitive: Callable[..., tuple[str, dict[str, Any], float]] | None = None
+    primitive: Callable[..., tuple[str, dict[str, Any], float] | None] | None = None
     secant: Callable[..., Secant] | None = None
     layers: tuple[Layer, ...] = ()
     operators: tuple[Operator, Operator] | None = None

@@ -15,7 +15,17 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..errors import UnsupportedOperation
-from .bound import BoundOperator, both_sides, box_of, moving_box, refuse_parameter, value_of, weighted_sum
+from .bound import (
+    BoundOperator,
+    Coefficient,
+    both_sides,
+    box_of,
+    moving_box,
+    refuse_parameter,
+    value_of,
+    weighted_sum,
+)
+from .local import Local, met, spread
 from .planes import to_shape
 from .registry import Operator, register
 from .weights import changes_sign, product_sides, shared_reach
@@ -36,6 +46,7 @@ class Affine:
             than `magnitude` says because an input occurs twice.
         homogeneous: of an operator without weights: whether it adds entries of its inputs up and moves them, with no
             constant; then radii go the way of centres.
+        local: `transposed` for local coefficients, `local(A, *weights, **settings, of)`; None: they are made dense.
     """
 
     magnitude: Callable[..., Tensor] | None = None
@@ -43,6 +54,7 @@ class Affine:
     bilinear: bool = True
     added: Callable[..., Tensor] | None = None
     homogeneous: bool = False
+    local: Callable[..., Coefficient] | None = None
 
 
 MANY_WEIGHTS = 4
@@ -67,6 +79,10 @@ class BoundAffine(BoundOperator):
     def weight_moves(self) -> bool:
         """Whether it is a product with a parameter that moves."""
         return self.traits.magnitude is not None and any(moving_box(node) is not None for node in self.inputs[1:])
+
+    @property
+    def takes_local(self) -> bool:  # type: ignore[override]
+        return self.traits.local is not None and not self.weight_moves
 
     def relaxed_inputs(self) -> list[int]:
         return [0] if self.weight_moves else []
@@ -110,7 +126,7 @@ class BoundAffine(BoundOperator):
             return product_sides(last_lower, last_upper, nodes, 0, lambda A: self._pulled(A, weights),
                                  lambda A: self._pulled(A, reach), self._shared_reach(weights, reach))
 
-        def pull(A: Tensor) -> tuple[list[Tensor | None], float]:
+        def pull(A: Coefficient) -> tuple[list[Coefficient | None], float]:
             return [self._pulled(A, weights), *[None] * len(weights)], 0.0
 
         return both_sides(last_lower, last_upper, pull, pull)
@@ -124,21 +140,23 @@ class BoundAffine(BoundOperator):
             arguments = {**fixed, **dict(zip(moving, values, strict=True))}
             return self.forward(*[arguments[i] for i in range(len(nodes))])
 
-        def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
-            if self.traits.transposed is not None and moving == [0]:
+        def pull(A: Any) -> tuple[list[Coefficient | None], Tensor | float]:
+            if (isinstance(A, Local) or self.traits.transposed is not None) and moving == [0]:
                 return [self._pulled(A, []), *[None] * (len(nodes) - 1)], 0.0
             zeros = [A.new_zeros(A.shape[1], *nodes[i].output_shape[1:]) for i in moving]
             constant, backward = torch.func.vjp(function, *zeros)[:2]
-            coefficients: list[Tensor | None] = [None] * len(nodes)
+            coefficients: list[Coefficient | None] = [None] * len(nodes)
             for i, coefficient in zip(moving, torch.vmap(backward)(A), strict=True):
                 coefficients[i] = coefficient
             return coefficients, weighted_sum(A, constant) if fixed else 0.0
 
         return both_sides(last_lower, last_upper, pull, pull)
 
-    def _pulled(self, A: Tensor, weights: list[Tensor]) -> Tensor:
+    def _pulled(self, A: Any, weights: list[Tensor]) -> Any:
         """Coefficients (S, B, *x) of the first input, with these weights."""
         shape = self.inputs[0].output_shape[1:]
+        if isinstance(A, Local) and self.traits.local is not None:
+            return self.traits.local(A, *weights, **self.settings, of=shape)
         if self.traits.transposed is not None:
             return self.traits.transposed(A, *weights, **self.settings, of=shape)
         backward = torch.func.vjp(lambda x: self.forward(x, *weights), A.new_zeros(A.shape[1], *shape))[1]
@@ -190,8 +208,12 @@ def _transposed_place(A: Tensor, size: int, dim: int, start: int, step: int, of:
 class BoundAdd(BoundAffine):
     """x + y: coefficients are handed on, summed over what was broadcast."""
 
+    @property
+    def takes_local(self) -> bool:  # type: ignore[override]
+        return all(moving_box(node) is None for node in self.inputs)
+
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
-        def pull(A: Tensor, sign: int = 0) -> tuple[list[Tensor | None], Tensor | float]:
+        def pull(A: Any, sign: int = 0) -> tuple[list[Coefficient | None], Tensor | float]:
             coefficients = [to_shape(A, node) if node.perturbed else None for node in nodes]
             bias: Tensor | float = 0.0
             for node in nodes:
@@ -242,6 +264,46 @@ def _slice(x: Tensor, dim: int, start: int, stop: int, step: int) -> Tensor:
     return x[tuple(index)]
 
 
+def _local_slice(A: Local, dim: int, start: int, stop: int, step: int, of: Any) -> Coefficient:
+    """Channels that are left out are 0; a window of every other pixel has zeros between."""
+    if dim == 1:
+        values = A.values.new_zeros(*A.values.shape[:2], of[0], *A.window)
+        values[:, :, start:stop:step] = A.values
+        return A.with_values(values)
+    strides, starts = _by_dimension(dim, step, 1), _by_dimension(dim, start, 0)
+    return spread(A, [A.cut().values], [(0, 0)], strides, (-starts[0], -starts[1]), tuple(of[1:]))
+
+
+def _local_place(A: Local, size: int, dim: int, start: int, step: int, of: Any) -> Coefficient:
+    if dim == 1:
+        return A.with_values(A.values[:, :, start:size:step][:, :, :of[0]])
+    strides, starts = _by_dimension(dim, step, 1), _by_dimension(dim, start, 0)
+    whole, places = met(A, (1, 1), strides, (-starts[0], -starts[1]), tuple(of[1:]))
+    return Local(whole[..., ::strides[0], ::strides[1]], places)
+
+
+def _by_dimension(dim: int, value: int, otherwise: int) -> tuple[int, int]:
+    """A number for one of the two last dimensions, and another for the other."""
+    return (value, otherwise) if dim == 2 else (otherwise, value)
+
+
+def _local_pad(A: Local, pad: list[int], of: Any) -> Coefficient:
+    left, _, top, _, front, back = (*pad, *[0] * (6 - len(pad)))
+    A = A.cut()
+    values = A.values[:, :, max(0, front):A.values.shape[2] - max(0, back)]
+    if front < 0 or back < 0:
+        values = torch.nn.functional.pad(values, (0, 0, 0, 0, max(0, -front), max(0, -back)))
+    return Local(values, A.places.scaled((1, 1), (top, left), A.window, tuple(of[1:])), is_cut=False)
+
+
+def _local_expand(A: Local, shape: Any, of: Any) -> Coefficient:
+    if tuple(of[1:]) == (1, 1):
+        summed = A.cut().values.sum((3, 4), keepdim=True)
+        return summed.sum(2, keepdim=True) if of[0] == 1 else summed
+    dims = [i + 2 for i, (size, n) in enumerate(zip(A.shape[2:], of, strict=True)) if n == 1 and size != 1]
+    return A.dense().sum(dims, keepdim=True) if dims else A
+
+
 MOVED = Affine(homogeneous=True)
 
 ROWS = [
@@ -253,28 +315,30 @@ ROWS = [
              "reshape, view, flatten, squeeze, unsqueeze",
              Affine(transposed=lambda A, shape, of: A.reshape(*A.shape[:2], *of), homogeneous=True)),
     Operator("expand", lambda x, shape: x.expand(_rows(x, shape)), BoundAffine, "expand, gradient of sum and mean",
-             MOVED),
+             Affine(homogeneous=True, local=_local_expand)),
     Operator("permute", lambda x, dims: x.permute(dims), BoundAffine, "permute, transpose",
              Affine(transposed=lambda A, dims, of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]),
                     homogeneous=True)),
     Operator("slice", _slice, BoundAffine, "x[:, a:b:c], x[:, i], split, chunk",
-             Affine(transposed=_transposed_slice, homogeneous=True)),
+             Affine(transposed=_transposed_slice, homogeneous=True, local=_local_slice)),
     Operator("place", _place, BoundAffine, "gradient of slicing and indexing",
-             Affine(transposed=_transposed_place, homogeneous=True)),
+             Affine(transposed=_transposed_place, homogeneous=True, local=_local_place)),
     Operator("sum", lambda x, dims, keepdim: x.sum(dims, keepdim), BoundAffine, "sum, gradient of expand", MOVED),
     Operator("mean", lambda x, dims, keepdim: x.mean(dims, keepdim), BoundAffine, "mean, nn.AdaptiveAvgPool2d(1)",
              MOVED),
-    Operator("pad", lambda x, pad: torch.nn.functional.pad(x, pad), BoundAffine, "zero padding", MOVED),
+    Operator("pad", lambda x, pad: torch.nn.functional.pad(x, pad), BoundAffine, "zero padding",
+             Affine(homogeneous=True, local=_local_pad)),
     # Linear in the first input, with weights of any sign.
     Operator("scale", lambda x, factor: x * factor, BoundAffine, "multiplication and division by numbers, -",
-             Affine(lambda x, factor: x * abs(factor), lambda A, factor, of: A * factor)),
+             Affine(lambda x, factor: x * abs(factor), lambda A, factor, of: A * factor,
+                    local=lambda A, factor, of: A * factor)),
     Operator("matmul", torch.matmul, BoundAffine, "nn.Linear, forward and gradient",
              Affine(lambda x, w: torch.matmul(x, w.abs()), _transposed_matmul)),
     Operator("along", _along, BoundAffine,
              "nn.Upsample, nn.AdaptiveAvgPool2d, nn.ReflectionPad2d, nn.ReplicationPad2d, roll, flip, indices, cumsum",
              Affine(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
     Operator("divide", torch.div, BoundAffine, "division by constants",
-             Affine(lambda x, w: x / w.abs(), bilinear=False)),
+             Affine(lambda x, w: x / w.abs(), bilinear=False, local=lambda A, w, of: A * (1 / w))),
     Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
              Affine(_center_magnitude, added=lambda x, dims: x + x.mean(dims, keepdim=True))),
 ]

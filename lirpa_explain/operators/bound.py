@@ -1,6 +1,7 @@
 """The common part of all bound operators: what auto_LiRPA hands a node, in one form for all its versions.
 
-A backward coefficient `A` has shape (S, B, *output): S linear functions of the node's output, for each of B rows.
+A backward coefficient `A` has shape (S, B, *output): S linear functions of the node's output, for each of B rows. It is
+a tensor, or `local.Local` where each function depends on a window of a layer only, and the operator takes that.
 """
 
 import json
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..errors import UnsupportedOperation
+from .local import Local
 
-Coefficients = tuple[Tensor | None, Tensor | None]
+Coefficient = Tensor | Local
+Coefficients = tuple[Coefficient | None, Coefficient | None]
 
 
 class BoundOperator(Bound):
@@ -24,8 +27,12 @@ class BoundOperator(Bound):
     operator: Any
     takes_parameters = False
     """Whether its bounds hold for parameters that move; only then may an input be one."""
+    takes_local = False
+    """Whether `bound_linear` takes local coefficients; else they are made dense for it."""
     outward: Any = None
     """What moves its bounds outward by roundings, a `bounding.outward.Outward`, while the engine is asked to."""
+    decided_by: int | None = None
+    """Index of the input that decides what is chosen, and by which the result jumps, if that is all it does."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
@@ -48,6 +55,10 @@ class BoundOperator(Bound):
         """
         raise NotImplementedError(f"{type(self).__name__} relaxes none of its inputs")
 
+    def ignored_entries(self, index: int, box: Box) -> Tensor:
+        """Entries of input `index` on which the output does not depend while that input is in its box."""
+        return torch.zeros_like(box.lower, dtype=torch.bool)
+
     def bound_interval(self, *boxes: Box) -> Box:
         """Bounds of the output from bounds of the inputs, all (B, *S)."""
         raise NotImplementedError
@@ -68,6 +79,8 @@ class BoundOperator(Bound):
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
         self.refuse_perturbed_parameters()
+        if not self.takes_local:
+            last_lA, last_uA = dense_sides(last_lA, last_uA)
         result = self.bound_linear(last_lA, last_uA, *x)
         return result if self.outward is None else self.outward.linear(self, last_lA, last_uA, result)
 
@@ -153,7 +166,7 @@ def value_of(node: Bound) -> Tensor:
     return node.forward_value
 
 
-def both_sides(last_lower: Tensor | None, last_upper: Tensor | None, lower_side: Any, upper_side: Any
+def both_sides(last_lower: Coefficient | None, last_upper: Coefficient | None, lower_side: Any, upper_side: Any
                ) -> tuple[list[Coefficients], Tensor | float, Tensor | float]:
     """Apply the two sides of a relaxation to the coefficients that arrive at a node.
 
@@ -177,9 +190,15 @@ def both_sides(last_lower: Tensor | None, last_upper: Tensor | None, lower_side:
     return coefficients, lower[1] if lower else 0.0, upper[1] if upper else 0.0
 
 
+def dense_sides(lower: Coefficient | None, upper: Coefficient | None) -> tuple[Tensor | None, Tensor | None]:
+    """Coefficients as tensors, the same one where they are the same."""
+    tensors = [A.dense() if isinstance(A, Local) else A for A in ((lower,) if lower is upper else (lower, upper))]
+    return tensors[0], tensors[-1]
+
+
 def flat_rows(x: Tensor) -> Tensor:
     """A value (B, *S) as (B, D), also where a row is one number."""
-    return x.reshape(len(x), -1)
+    return x.reshape(x.shape[0], -1)
 
 
 def flat_functions(A: Tensor) -> Tensor:
@@ -187,8 +206,10 @@ def flat_functions(A: Tensor) -> Tensor:
     return A.reshape(*A.shape[:2], -1)
 
 
-def weighted_sum(coefficients: Tensor, values: Tensor) -> Tensor:
+def weighted_sum(coefficients: Coefficient, values: Tensor) -> Tensor:
     """Sum over a row's entries of A * values, which may be broadcast: (S, B, *S) and (B, *S) -> (S, B)."""
+    if isinstance(coefficients, Local):
+        return coefficients.weighted_sum(values)
     if values.ndim < coefficients.ndim - 1 or len(values) == 1:  # the same for all rows
         return flat_functions(coefficients) @ values.expand(1, *coefficients.shape[2:]).flatten()
     return flat_functions(coefficients * values).sum(2)
@@ -239,6 +260,26 @@ class Signed:
             return sides[0] + sides[1]
         at = flat_functions(self.A).gather(2, few.expand(len(self.A), -1, -1))
         return Signed(at).times(flat_rows(positive).gather(1, few), flat_rows(negative).gather(1, few)).sum(2)
+
+
+class LocalSigned:
+    """The same of local coefficients, of which those of few neurons are not worth telling from the others."""
+
+    def __init__(self, A: Local) -> None:
+        self.A = A
+
+    def times(self, positive: Tensor, negative: Tensor) -> Local:
+        """A * positive where A > 0, A * negative elsewhere; factors (B, *S)."""
+        return self.A.by_sign(positive, negative)
+
+    def sum(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """The sum over a row's entries of `times`: (S, B)."""
+        return self.A.sum_by_sign(positive, negative)
+
+
+def signed(A: Coefficient) -> Signed | LocalSigned:
+    """Coefficients whose positive entries are multiplied by one factor and the others by another."""
+    return LocalSigned(A) if isinstance(A, Local) else Signed(A)
 
 
 def _few(mask: Tensor, A: Tensor) -> Tensor | None:

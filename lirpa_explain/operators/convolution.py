@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .affine import Affine, BoundAffine
+from .local import Local, met
 from .registry import Operator, register
 
 
@@ -37,6 +38,23 @@ def _transposed_gradient(A: Tensor, weight: Tensor, size: list[int], of: Any, **
     return _convolution(A.flatten(0, 1), weight, **settings).unflatten(0, A.shape[:2])
 
 
+def _local_convolution(A: Local, weight: Tensor, of: Any, stride: list[int], padding: list[int], dilation: list[int],
+                       groups: int) -> Local:
+    h, w = ((n - 1) * s + d * (k - 1) + 1
+            for n, s, d, k in zip(A.window, stride, dilation, weight.shape[2:], strict=True))
+    values = _convolution_gradient(A.cut().values.flatten(0, 1), weight, [h, w], stride, [0, 0], dilation, groups)
+    places = A.places.scaled(stride, padding, (h, w), tuple(of[1:]))
+    return Local(values.unflatten(0, A.shape[:2]), places, is_cut=False)
+
+
+def _local_gradient(A: Local, weight: Tensor, size: list[int], of: Any, stride: list[int], padding: list[int],
+                    dilation: list[int], groups: int) -> Local:
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    whole, places = met(A, reach, stride, padding, tuple(of[1:]))
+    values = _convolution(whole.flatten(0, 1), weight, stride=stride, padding=[0, 0], dilation=dilation, groups=groups)
+    return Local(values.unflatten(0, A.shape[:2]), places)
+
+
 FEW_CHANNELS = 3
 """Up to so many input channels (images), patches that are multiplied and added up are faster than torch's transposed
 convolution."""
@@ -45,9 +63,11 @@ COVERS = "nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d"
 
 ROWS = [
     Operator("convolution", _convolution, BoundAffine, COVERS,
-             Affine(lambda x, w, **settings: _convolution(x, w.abs(), **settings), _transposed_convolution)),
+             Affine(lambda x, w, **settings: _convolution(x, w.abs(), **settings), _transposed_convolution,
+                    local=_local_convolution)),
     Operator("convolution_gradient", _convolution_gradient, BoundAffine, COVERS,
-             Affine(lambda g, w, **settings: _convolution_gradient(g, w.abs(), **settings), _transposed_gradient),
+             Affine(lambda g, w, **settings: _convolution_gradient(g, w.abs(), **settings), _transposed_gradient,
+                    local=_local_gradient),
              "0.3: padding 0 only; 0.7.1: no stride in patches mode"),
 ]
 for row in ROWS:

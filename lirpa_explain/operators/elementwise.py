@@ -1,6 +1,7 @@
 """The activations of the package, and what a model calls one by; the product of two values."""
 
 import json
+import math
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..boxes import Box
-from ..relaxations import functions, piecewise
+from ..relaxations import elementary, functions, piecewise
 from ..relaxations import secant as secants
 from .activation import BoundActivation, BoundActivationGradient, BoundMultiply, Curve
 from .activations import Activation, Aten, Layer, add_activation, curve
@@ -68,17 +69,12 @@ def _kink_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
     return Box(low, torch.maximum(*values))
 
 
-def _step_open(lo: Tensor, hi: Tensor, slope: float) -> Tensor:
-    low, high = piecewise.step_range(lo, hi, slope)
-    return low < high
-
-
 def _stabilized_gradient(g: Tensor, z: Tensor, eps: float) -> Tensor:
     return g * functions.stabilized(eps).function.value(z)
 
 
 KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0), piecewise.kink_family)
-STEP = Curve(piecewise.step_range, piecewise.step_lines, _step_open, piecewise.step_family)
+STEP = Curve(piecewise.step_range, piecewise.step_lines, piecewise.step_open, piecewise.step_family)
 
 
 def _leaky_relu(z: Tensor, slope: float) -> Tensor:
@@ -92,7 +88,8 @@ def _leaky_relu_gradient(g: Tensor, z: Tensor, slope: float) -> Tensor:
 
 
 def _select(g: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool, inside: bool) -> Tensor:
-    return g * functions.window(low, high, closed, inside).function.value(z)
+    chosen = functions.window(low, high, closed, inside).function.value(z) > 0
+    return torch.where(chosen, g, 0.0)  # not a product: g may be infinite or NaN where it is not chosen
 
 
 def _at_zero(slope: float) -> tuple[float, ...]:
@@ -229,8 +226,9 @@ ELEMENTARY = [
     Activation("cos", functions.cos, "torch.cos", "0.7.1: no gradient",
                aten=(Aten(_in_place("cos")),), primitive=lambda: ("sin", {}, 1.0),
                without=UNTOUCHED),
-    Activation("exp", functions.exp, "torch.exp", aten=(Aten(_in_place("exp")),),
-               primitive=lambda: ("exp", {}, 1.0), without=UNTOUCHED),
+    Activation("exp", functions.exp, "torch.exp",
+               primitive=lambda: ("exp", {}, 1.0), without=UNTOUCHED | {
+                   "aten": "of some arguments it is another function: graph.rules.powers says which"}),
     Activation("log", functions.log, "torch.log", "0.7.1: no gradient",
                aten=(Aten(_in_place("log")),), without=UNTOUCHED),
     Activation("power", functions.power,
@@ -238,5 +236,46 @@ ELEMENTARY = [
                primitive=_of_power, without=UNTOUCHED | {
                    "aten": "it has several calls, with rules of their own in graph.rules.powers"}),
 ]
-for declared in [*SMOOTH, *BROKEN, *ELEMENTARY]:
+
+OF_POWERS = UNTOUCHED | {"aten": "it is composed of others, and found by graph.rules.powers"}
+
+
+def _of_exponential(base: float) -> tuple[str, dict[str, float], float] | None:
+    return None if base == 1 else ("exponential", {"base": base}, 1 / math.log(base))
+
+
+def _of_gaussian(rate: float) -> tuple[str, dict[str, float], float]:
+    return "erf", {"rate": rate}, math.sqrt(math.pi / rate) / 2
+
+
+def _of_bell(exponent: float, offset: float) -> tuple[str, dict[str, float], float] | None:
+    inverse = {-1.0: "atan", -0.5: "asinh"}.get(exponent)
+    return (inverse, {}, 1.0) if inverse and offset == 1 else None
+
+
+MORE = [
+    Activation("expm1", elementary.expm1, "torch.expm1", aten=(Aten(_in_place("expm1")),), without=UNTOUCHED),
+    Activation("exponential", elementary.exponential, "torch.exp2, c ** x", primitive=_of_exponential,
+               without=OF_POWERS),
+    Activation("sinh", elementary.sinh, "torch.sinh", aten=(Aten(_in_place("sinh")),),
+               primitive=lambda: ("cosh", {}, 1.0), without=UNTOUCHED),
+    Activation("cosh", elementary.cosh, "torch.cosh", aten=(Aten(_in_place("cosh")),),
+               primitive=lambda: ("sinh", {}, 1.0), without=UNTOUCHED),
+    Activation("atan", elementary.atan, "torch.atan", aten=(Aten(_in_place("atan")),), without=UNTOUCHED),
+    Activation("asinh", elementary.asinh, "torch.asinh", aten=(Aten(_in_place("asinh")),), without=UNTOUCHED),
+    Activation("asin", elementary.asin, "torch.asin, acos", aten=(Aten(_in_place("asin")),), without=UNTOUCHED),
+    Activation("acosh", elementary.acosh, "torch.acosh", aten=(Aten(_in_place("acosh")),), without=UNTOUCHED),
+    Activation("atanh", elementary.atanh, "torch.atanh", aten=(Aten(_in_place("atanh")),), without=UNTOUCHED),
+    Activation("logit", elementary.logit, "torch.logit",
+               aten=(Aten(_in_place("logit"), ("logit_backward",), (("eps", None),)),), without=UNTOUCHED),
+    Activation("erf", elementary.erf, "torch.erf, erfc, special.ndtr",
+               aten=(Aten(_in_place("erf"), (), (("rate", 1.0),)),), without=UNTOUCHED),
+    Activation("gaussian", elementary.gaussian, "exp(-c x ** 2), gradient of torch.erf", primitive=_of_gaussian,
+               without=OF_POWERS),
+    Activation("bell", elementary.bell, "sqrt(c + x ** 2), 1 / (c + x ** 2), gradients of torch.atan and asinh",
+               primitive=_of_bell, without=OF_POWERS),
+    Activation("entropy", elementary.entropy, "torch.special.entr, xlogy(x, x)",
+               aten=(Aten(("special_entr",)),), without=UNTOUCHED),
+]
+for declared in [*SMOOTH, *BROKEN, *ELEMENTARY, *MORE]:
     add_activation(declared)

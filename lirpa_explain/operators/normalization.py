@@ -23,7 +23,7 @@ def _normalize(x: Tensor, weight: Tensor, variance: Tensor, epsilon: float) -> T
 
 
 class BoundVariance(BoundOperator):
-    """v = mean_i (x_i - mean(x))^2, over the last dimensions.
+    """v = mean_i (x_i - mean(x))^2, over some dimensions.
 
     v is convex, so its tangent at the centre lies below it. With the centre's mean m and the radii r it is at most
     mean_i (x_i - m)^2, which exceeds that same tangent by mean_i r_i^2 at most.
@@ -36,9 +36,10 @@ class BoundVariance(BoundOperator):
         return boxes[0][1] > boxes[0][0]
 
     def bound_interval(self, *boxes: Box) -> Box:
-        dims = self.settings["dims"]
-        shape = *boxes[0][0].shape[: dims[0]], *[1] * len(dims)
-        entries = boxes[0].map(lambda side: side.flatten(dims[0])[..., None].flatten(0, -3))
+        dims, sizes = self.settings["dims"], boxes[0][0].shape
+        others = [d for d in range(len(sizes)) if d not in dims]
+        shape = [1 if d in dims else size for d, size in enumerate(sizes)]
+        entries = boxes[0].map(lambda side: side.permute(*others, *dims).flatten(len(others))[..., None].flatten(0, -3))
         return variance_range(entries).map(lambda side: side.reshape(shape))
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
@@ -63,7 +64,9 @@ def _variance(x: Tensor, dims: list[int]) -> Tensor:
 
 ROWS = [
     Operator("normalize", _normalize, BoundAffine, "nn.BatchNorm1d, nn.BatchNorm2d in eval mode",
-             Affine(lambda x, w, variance, epsilon: _normalize(x, w.abs(), variance, epsilon))),
+             Affine(lambda x, w, variance, epsilon: _normalize(x, w.abs(), variance, epsilon),
+                    local=lambda A, w, variance, epsilon, of: A.with_values(
+                        A.values * _scale(w, variance, epsilon, 4)))),
     Operator("variance", _variance, BoundVariance, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d",
              auto_lirpa="0.3: nn.LayerNorm has a wrong value; 0.7.1: no gradient"),
 ]

@@ -22,9 +22,12 @@ from .bound import (
     box_of,
     flat_functions,
     flat_rows,
+    moving_box,
+    signed,
     value_of,
     weighted_sum,
 )
+from .local import Local
 
 Plane = tuple[Tensor, ...]
 
@@ -59,6 +62,10 @@ class BoundPlanes(BoundOperator):
         self.mixture: Mixture | None = None
         self.watch: Callable[[BoundPlanes, Tensor], None] | None = None
         self._known: dict[str, tuple[list[Any], tuple[Plane, Plane]]] = {}
+
+    @property
+    def takes_local(self) -> bool:  # type: ignore[override]
+        return self.mixture is None
 
     def planes(self, *boxes: Box) -> tuple[Plane, Plane]:
         """The planes below and above that plain CROWN takes; each tensor (B, *output)."""
@@ -119,7 +126,7 @@ class BoundPlanes(BoundOperator):
                 for i, node in enumerate(nodes):
                     coefficient = coefficients[i]
                     if coefficient is not None and not node.perturbed:
-                        bias = bias + weighted_sum(coefficient, value_of(node))
+                        bias = bias + _of_fixed(coefficient, node, upper)
                     coefficients[i] = to_shape(coefficient, node) if coefficient is not None and node.perturbed \
                         else None
                 return coefficients, bias
@@ -148,13 +155,13 @@ class BoundPlanes(BoundOperator):
         self._known.clear()
         self.mixture = self.watch = None
 
-    def _apply(self, A: Tensor, positive: Plane, negative: Plane, upper: bool) -> tuple[list[Tensor | None], Tensor]:
+    def _apply(self, A: Any, positive: Plane, negative: Plane, upper: bool) -> tuple[list[Any], Tensor]:
         """Coefficients of the inputs, before broadcasting is undone, and bias of A * y."""
         if self.mixture is not None:
             return self._apply_mixture(A, positive, negative, upper)
-        signed = Signed(A)
-        return [signed.times(p, n) if p.any() or n.any() else None
-                for p, n in zip(positive[:-1], negative[:-1], strict=True)], signed.sum(positive[-1], negative[-1])
+        by_sign = signed(A)
+        return [by_sign.times(p, n) if p.any() or n.any() else None
+                for p, n in zip(positive[:-1], negative[:-1], strict=True)], by_sign.sum(positive[-1], negative[-1])
 
     def _apply_mixture(self, A: Tensor, positive: Plane, negative: Plane, upper: bool
                        ) -> tuple[list[Tensor | None], Tensor]:
@@ -180,9 +187,23 @@ class BoundPlanes(BoundOperator):
         return coefficients, bias
 
 
-def to_shape(coefficient: Tensor, node: Any) -> Tensor:
+def _of_fixed(coefficient: Tensor, node: Any, upper: bool) -> Tensor:
+    """What a value without perturbation adds to a bound, or at most adds if it is a parameter that moves."""
+    moving = moving_box(node)
+    if moving is None:
+        return weighted_sum(coefficient, value_of(node))
+    center, radius = moving.around
+    reach = weighted_sum(coefficient.abs(), radius)
+    return weighted_sum(coefficient, center) + (reach if upper else -reach)
+
+
+def to_shape(coefficient: Any, node: Any) -> Any:
     """Sum a coefficient (S, B, *output) over the dimensions along which the node's value was broadcast."""
     shape = node.output_shape[1:]
+    if isinstance(coefficient, Local):
+        if tuple(shape) == tuple(coefficient.shape[2:]):
+            return coefficient
+        coefficient = coefficient.dense()
     missing = coefficient.ndim - 2 - len(shape)
     if missing:
         raise ValueError(f"A factor of shape {tuple(node.output_shape)} lacks {missing} dimensions of the product.")

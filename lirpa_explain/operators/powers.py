@@ -1,13 +1,13 @@
-"""Functions of one variable that softmax and the normalizations are made of.
+"""Functions of one variable that softmax, the normalizations and norms are made of.
 
-Two of them are called on one side of 0 only. Beyond it they are continued by their tangent, so that they are convex
+Three of them are called on one side of 0 only. Beyond it they are continued by their tangent, so that they are convex
 and finite wherever roundings put a bound.
 """
 
 import torch
 from torch import Tensor
 
-from ..relaxations.declaration import Function, Piece
+from ..relaxations.declaration import Formula, Function, Piece, declare, line
 from .activation import BoundActivation
 from .activations import curve
 from .registry import Operator, register
@@ -31,7 +31,15 @@ def inverse_root(epsilon: float) -> Function:
     return Function((Piece(value, slope),))
 
 
+def root() -> Function:
+    """sqrt(t), for t >= 0; 0 below."""
+    formula = Formula(lambda t: t.clamp(min=0).sqrt(), lambda t: 0.5 * t.clamp(min=0).rsqrt(),
+                      lambda t: -0.25 * t.clamp(min=0).pow(-1.5))
+    return declare(line(0.0, 0.0), formula, breaks=(0.0,)).function
+
+
 ROWS = [
+    Operator("root", lambda t: t.clamp(min=0).sqrt(), BoundActivation, "the length of a vector", curve(root)),
     Operator("probability", _exp, BoundActivation, "nn.Softmax, attention: exp of the logarithm of a probability",
              curve(lambda: PROBABILITY)),
     Operator("inverse_root", lambda t, epsilon: inverse_root(epsilon).value(t), BoundActivation,

@@ -20,7 +20,22 @@ from .planes import BoundPlanes, Plane
 from .registry import DOMAIN, Operator, lookup, register
 
 
-class BoundSecantGradient(BoundPlanes):
+class BoundFromReference(BoundPlanes):
+    """An operator one of whose inputs is a reference, which does not move."""
+
+    reference = 2
+
+    def refuse_perturbed_parameters(self) -> None:
+        """Raise UnsupportedOperation also if the reference is perturbed."""
+        super().refuse_perturbed_parameters()
+        if self.inputs[self.reference].perturbed:
+            raise UnsupportedOperation(
+                f"{self.operator.name}: the reference z0 moves; only g and z may. DeepLift has no bounds for "
+                "parameters that move, since what its baseline gives moves with them."
+            )
+
+
+class BoundSecantGradient(BoundFromReference):
     """p = g s(z, z0) where g and z may move, and z0 does not."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
@@ -33,15 +48,6 @@ class BoundSecantGradient(BoundPlanes):
 
     def relaxed_inputs(self) -> list[int]:
         return [0, 1]
-
-    def refuse_perturbed_parameters(self) -> None:
-        """Raise UnsupportedOperation also if the reference is perturbed."""
-        super().refuse_perturbed_parameters()
-        if self.inputs[2].perturbed:
-            raise UnsupportedOperation(
-                "secant_gradient: the reference z0 moves; only g and z may. DeepLift has no bounds for parameters that "
-                "move, since what its baseline gives moves with them."
-            )
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         low, high = self.slopes(*boxes[1:])

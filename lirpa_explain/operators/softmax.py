@@ -49,6 +49,36 @@ class BoundLogSoftmax(BoundOperator):
         return both_sides(last_lower, last_upper, side(above, below), side(below, above))
 
 
+class BoundLogSumExp(BoundOperator):
+    """L = log sum_j exp(x_j) along a dimension, between the planes of `log_sum_exp_planes`; it increases in all x_j."""
+
+    def relaxed_inputs(self) -> list[int]:
+        return [0]
+
+    def open_entries(self, index: int, *boxes: Box) -> Tensor:
+        return boxes[0][1] > boxes[0][0]
+
+    def bound_interval(self, *boxes: Box) -> Box:
+        return boxes[0].map(self.forward)
+
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+        box = box_of(nodes[0])
+        dim = self.settings["dim"] - box[0].ndim
+        below, above = ([t.movedim(-1, dim) for t in plane]
+                        for plane in log_sum_exp_planes(*[side.movedim(dim, -1) for side in box]))
+
+        def side(for_positive: list[Tensor], for_negative: list[Tensor]
+                 ) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
+            def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+                positive, negative = A.clamp(min=0), A.clamp(max=0)
+                offsets = positive * for_positive[1] + negative * for_negative[1]
+                return [positive * for_positive[0] + negative * for_negative[0]], flat_functions(offsets).sum(2)
+
+            return bound
+
+        return both_sides(last_lower, last_upper, side(below, above), side(above, below))
+
+
 class BoundWeightedCenter(BoundOperator):
     """h_i = sum_j p_j (g_i - g_j) = g_i sum_j p_j - sum_j p_j g_j.
 
@@ -133,6 +163,7 @@ def _weighted_center(g: Tensor, p: Tensor, dim: int, total: float | None) -> Ten
 ROWS = [
     Operator("log_softmax", lambda x, dim: x.log_softmax(dim), BoundLogSoftmax,
              "nn.LogSoftmax, nn.Softmax, attention", auto_lirpa="0.3: no linear bounds; 0.7.1: no gradient"),
+    Operator("log_sum_exp", lambda x, dim: x.logsumexp(dim, keepdim=True), BoundLogSumExp, "torch.logsumexp"),
     Operator("weighted_center", _weighted_center, BoundWeightedCenter, "gradient of nn.Softmax and attention"),
 ]
 for row in ROWS:

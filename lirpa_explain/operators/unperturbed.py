@@ -1,10 +1,11 @@
 """Functions of parameters alone, such as a transposed weight: their values, and their ranges where parameters move."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..boxes import Box
 from ..relaxations.ranges import product_range
@@ -16,7 +17,8 @@ MOVES = frozenset({
     "_reshape_alias.default", "expand.default", "unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims",
     "slice.Tensor", "select.int", "split.Tensor", "unsafe_split.Tensor", "split_with_sizes.default", "chunk.default",
     "unbind.int", "narrow.default", "clone.default", "contiguous.default", "flip.default", "roll.default",
-    "diagonal.default", "index_select.default", "embedding.default", "constant_pad_nd.default", "repeat.default",
+    "diagonal.default", "index_select.default", "embedding.default", "index.Tensor", "gather.default", "tril.default",
+    "triu.default", "constant_pad_nd.default", "repeat.default",
 })
 """ATen operations that move, repeat and leave out entries of their first argument, and increase in it."""
 
@@ -62,6 +64,8 @@ RANGES: dict[str, Callable[..., Box]] = {
     "div.Scalar": lambda x, y: _multiple(x, 1 / y),
     "div.Tensor": lambda x, y: product_range(_box(x), _reciprocal(_box(y))),
     "reciprocal.default": _reciprocal,
+    "cat.default": lambda xs, dim=0: Box(*(torch.cat(sides, dim) for sides in zip(*map(_box, xs), strict=True))),
+    "stack.default": lambda xs, dim=0: Box(*(torch.stack(sides, dim) for sides in zip(*map(_box, xs), strict=True))),
     "mm.default": _matrix_product,
     "mv.default": _matrix_product,
     "addmm.default": lambda b, x, y: _sum(b, _matrix_product(x, y)),
@@ -92,23 +96,31 @@ class BoundUnperturbed(BoundOperator):
         target = self.settings["target"]
         if target in MOVES | INCREASING and all(box.is_point for box in boxes[1:]):
             return Box(self.forward(*[box.lower for box in boxes]), self.forward(*[box.upper for box in boxes]))
-        if target not in RANGES:
+        if target not in RANGES or self.settings.get("keywords"):
             for node in self.inputs:
                 refuse_parameter(node, f"aten.{target} of parameters")
         return RANGES[target](*_filled(boxes, self.settings["arguments"]))
 
 
-def _filled(tensors: tuple[Any, ...], arguments: list[Any]) -> list[Any]:
-    """Arguments in which each {"tensor": True} is the next of the tensors."""
+TENSOR = {"tensor": True}
+"""What stands for a tensor among the arguments of an operation, in lists too."""
+
+
+def _filled(tensors: Sequence[Any], arguments: Any) -> Any:
+    """Arguments in which each `TENSOR` is the next of the tensors."""
     values = iter(tensors)
-    return [next(values) if argument == {"tensor": True} else argument for argument in arguments]
+    return tree_map(lambda leaf: next(values) if leaf == TENSOR else leaf, arguments,
+                    is_leaf=lambda node: node == TENSOR)
 
 
-def _aten(*tensors: Tensor, target: str, arguments: list[Any], output: int | None = None) -> Tensor:
-    """Call an ATen operation; each {"tensor": True} among `arguments` stands for the next tensor."""
+def call_aten(*tensors: Tensor, target: str, arguments: list[Any], keywords: dict[str, Any] | None = None,
+              output: int | None = None) -> Any:
+    """Call an ATen operation, such as "cat.default", on tensors in their places among its arguments."""
     packet, overload = target.split(".")
-    result = getattr(getattr(torch.ops.aten, packet), overload)(*_filled(tensors, arguments))
+    positional, named = _filled(tensors, (arguments, keywords or {}))
+    result = getattr(getattr(torch.ops.aten, packet), overload)(*positional, **named)
     return result if output is None else result[output]
 
 
-register(Operator("unperturbed", _aten, BoundUnperturbed, "functions of parameters alone, such as transposed weights"))
+register(Operator("unperturbed", call_aten, BoundUnperturbed,
+                  "functions of parameters alone, such as transposed weights"))

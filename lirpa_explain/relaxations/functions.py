@@ -186,7 +186,7 @@ def stabilized(eps: float) -> Differentiable:
 
 def hardsigmoid() -> Differentiable:
     """`t / 6 + 1 / 2`, between 0 and 1."""
-    sixth = torch.tensor(1 / 6).item()  # torch's gradient has it in single precision
+    sixth = torch.tensor(1 / 6, dtype=torch.float32).item()  # as in torch's gradient, of any type
     middle = Formula(lambda t: t / 6 + 0.5, lambda t: torch.full_like(t, sixth), torch.zeros_like)
     return declare(line(0.0, 0.0), middle, line(0.0, 1.0), breaks=(-3.0, 3.0), slopes=(0.0, 0.0))
 

@@ -107,3 +107,9 @@ def step_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
     if slope:
         low, high = (torch.lerp(low.new_full((), slope), side.new_ones(()), side) for side in (low, high))
     return Box(low, high) if slope <= 1 else Box(high, low)
+
+
+def step_open(lo: Tensor, hi: Tensor, slope: float) -> Tensor:
+    """Where the derivative of `kink_lines`' function may be that of either side."""
+    low, high = step_range(lo, hi, slope)
+    return low != high

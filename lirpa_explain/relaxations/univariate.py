@@ -224,7 +224,7 @@ def _inside(f: Function, usable: Tensor | None, lo: Tensor, hi: Tensor) -> tuple
     """The interval, or a point of the domain where it cannot be used."""
     if usable is None:
         return lo, hi
-    point = next(p for p in (0.0, 1.0, f.domain[0] + 1, f.domain[1] - 1)
+    point = next(p for p in (0.0, 1.0, f.domain[0] + 1, f.domain[1] - 1, sum(f.domain) / 2)
                  if f.domain[0] <= p <= f.domain[1] and p not in f.poles)
     return torch.where(usable, lo, point), torch.where(usable, hi, point)
 

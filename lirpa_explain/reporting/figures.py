@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from ..certificates import Certificate
-from ..certificates.layout import tensors
-from ..plots import plot_bars, plot_curve, plot_image
+from ..plots import data_url, is_image, plot_bars, plot_curve, plot_image
+from ..smoothing import plot_importance
 from .table import Column
 
-DPI = 100
 MOST_BARS = 20
 """Features of a table that are drawn, those with the largest attribution."""
-
-
-def is_image(certificate: Certificate) -> bool:
-    """Whether an attribution is drawn as images: one part, (N, C, H, W) or (N, H, W)."""
-    parts = tensors(certificate.nominal)
-    return len(parts) == 1 and parts[0].ndim in (3, 4)
 
 
 def shown(image: Tensor) -> Tensor:
@@ -48,7 +38,8 @@ def example_figure(certificate: Certificate, row: int, image: Tensor | None = No
     """
     if is_image(certificate):
         picture = None if image is None or image.ndim not in (2, 3) else shown(image)
-        return data_url(plot_image(certificate, row, picture)[0])
+        draw = plot_importance if certificate.meaning.kind == "smoothed" else plot_image
+        return data_url(draw(certificate, row, picture)[0])
     return data_url(plot_bars(certificate, row, features, most=MOST_BARS)[0])
 
 
@@ -60,10 +51,3 @@ def curve_figure(eps: Sequence[float], column: Column) -> str:
     figure, axis = plot_curve([eps[i] for i in order], [means[i] for i in order], ylabel=column.name)
     axis.legend_ = None  # one line alone
     return data_url(figure)
-
-
-def data_url(figure: Any) -> str:
-    """A matplotlib figure as a PNG in a `data:` address."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

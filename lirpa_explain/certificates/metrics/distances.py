@@ -169,10 +169,12 @@ def _checked(norm: float) -> float:
     return norm
 
 
+_EXAMPLES: dict[str, dict[str, int]] = {"input_relative": {"inputs": 0}, "lipschitz": {"distance": 1}}
+
 for _function, _formula, _source in (
         (l1, "|a - v|_1", ""), (l2, "|a - v|_2", ""), (linf, "|a - v|_inf", ""),
         (relative, "|a - v| / |v|", "Yeh et al. 2019; Captum `sensitivity_max`, Quantus `MaxSensitivity`"),
         (input_relative, "|a - v| / |x|", "Yeh et al. 2019; older Quantus `MaxSensitivity`"),
         (lipschitz, "|a - v| / |x' - x|, |x' - x| >= distance", "Alvarez-Melis and Jaakkola 2018")):
     register(Metric(_function.__name__, _function, "upper", True, "[0, inf)", _formula, _source,
-                    worst=math.inf))
+                    worst=math.inf, examples=_EXAMPLES.get(_function.__name__, {})))

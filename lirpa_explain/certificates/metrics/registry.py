@@ -7,8 +7,8 @@ most min m(a). Functions take flat tensors lower, upper and nominal, (N, D) each
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Metric:
             inf for counts up to D.
         takes_infinite: whether the function itself deals with infinite bounds.
         features: settings that are shaped like the attribution.
+        examples: settings that may have a row for each example -> how many dimensions they have then; 0: always.
         at: `at(a, nominal, **settings) -> (N,)`, the number m(a) itself; by default the bound over the box that holds
             nothing but a. It is for metrics whose bound is slow, or is more than m(a) even there.
         surrogate: `surrogate(a, nominal, **settings) -> (N,)`, what an attack differentiates, which grows as the metric
@@ -50,6 +51,7 @@ class Metric:
     worst: float
     takes_infinite: bool = False
     features: tuple[str, ...] = ()
+    examples: Mapping[str, int] = field(default_factory=dict)
     at: Callable[..., Tensor] | None = None
     surrogate: Callable[..., Tensor] | None = None
 
@@ -68,6 +70,7 @@ METRICS: Table[str, Metric] = Table(
     "metric", "lirpa_explain.certificates.metrics.register(Metric(...))",
     lambda name, row: empty(row, "range", "formula") + unless(
         (set(row.features) <= set(row.settings), "has features that are no settings"),
+        (set(row.examples) <= set(row.settings), "has rows of settings that are none"),
         (_takes(row.at, row.settings), "takes other settings at a point"),
         (_takes(row.surrogate, row.settings), "has a surrogate that takes other settings")))
 

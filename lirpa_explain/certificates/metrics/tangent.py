@@ -162,6 +162,6 @@ def _share_at(a: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
 
 
 register(Metric("tangent_lower", tangent_lower, "lower", False, "[0, 1]", "|proj_T a| / |a|", "Bordt et al. 2023",
-                worst=0, at=_share_at))
+                worst=0, examples={"basis": 3}, at=_share_at))
 register(Metric("tangent_upper", tangent_upper, "upper", False, "[0, 1]", "|proj_T a| / |a|", "Bordt et al. 2023",
-                worst=1, at=_share_at))
+                worst=1, examples={"basis": 3}, at=_share_at))

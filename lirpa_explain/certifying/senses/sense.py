@@ -47,6 +47,13 @@ class Proven:
         return replace(self, plan=replace(plan, absolute=True), box=self.box.absolute(), value=self.value.abs(),
                        traced=self.traced.abs())
 
+    def of(self, examples: Tensor | None) -> "Proven":
+        """What of it is about these examples, (B,); all if None. The plan stays that of all."""
+        if examples is None:
+            return self
+        return replace(self, box=self.box.rows(examples), value=self.value[examples], traced=self.traced[examples],
+                       error=self.error[examples])
+
 
 class Sense(ABC):
     """A sense in which an attribution is certified.
@@ -76,6 +83,10 @@ class Sense(ABC):
             what = "parameters" if self.rounds_outward else self.keyword
             raise ValueError(f"rounding='outward' does not go with {what}: it bounds what Captum computes in floating "
                              "point, with the parameters as they are. Leave one of them out.")
+
+        if bounding.rounded and plan.combination is not None and plan.combination.roundings is None:
+            raise ValueError("rounding='outward' does not go with KernelShap and Lime: how scikit-learn's fit rounds "
+                             "is not proven. Leave it out.")
 
     @abstractmethod
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:

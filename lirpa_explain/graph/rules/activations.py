@@ -48,6 +48,11 @@ def _rrelu(b: Builder, z: Rows, noise: Any, lower: float = 1 / 8, upper: float =
     return b.emit("kink", z, slope=(lower + upper) / 2)
 
 
+@rule(aten.rrelu_with_noise_functional.default)
+def _rrelu_functional(b: Builder, z: Rows, noise: Any, *options: Any, **_: Any) -> tuple[Rows, None]:
+    return _rrelu(b, z, noise, *options), None
+
+
 @rule(aten.rrelu_with_noise_backward.default)
 def _rrelu_backward(b: Builder, g: Rows, z: Rows, noise: Any, lower: float, upper: float, training: bool,
                     is_result: bool) -> Rows:

@@ -7,6 +7,8 @@ import torch
 
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Live, Rows
+from ..masks import finite
+from .directions import direction
 from .powers import power, product
 from .shapes import transpose
 from .table import rule
@@ -28,12 +30,8 @@ def broadcast(x: Rows, y: Any) -> tuple[int, ...]:
     return tuple(torch.broadcast_shapes(x.shape, other))
 
 
-MASKED = -1e30
-"""What stands for -inf, of which intervals have no width: nothing is left of it in a softmax either."""
-
-
 def _finite(y: Any) -> Any:
-    return y.masked_fill(y == -torch.inf, MASKED) if isinstance(y, torch.Tensor) and y.is_floating_point() else y
+    return finite(y) if isinstance(y, torch.Tensor) else y
 
 
 def _times(b: Builder, x: Any, factor: float) -> Any:
@@ -52,7 +50,21 @@ def add(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
 @rule(aten.sub.Tensor, aten.sub_.Tensor, aten.sub.Scalar, aten.sub_.Scalar)
 def subtract(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
     """Lower x - alpha * y."""
+    logarithm = _log_probability(b, x, y) if alpha == 1 else None
+    if logarithm is not None:
+        return logarithm
     return _pointwise(b, "add", x, _times(b, y, -alpha))
+
+
+def _log_probability(b: Builder, x: Any, y: Any) -> Rows | None:
+    """X less the logarithm of the sum of its exponentials; None if it is not that."""
+    if not isinstance(x, Rows) or not isinstance(y, Rows) or x.ndim != y.ndim:
+        return None
+    reduced = b.notes.get(("log_sum_exp", b.unreshaped(y)))
+    if reduced is None or reduced.x != x:
+        return None
+    flat, dim = reduced.flat(b)
+    return reduced.back(b, b.emit("log_softmax", flat, dim=flat.dim(dim)))
 
 
 @rule(aten.rsub.Scalar, aten.rsub.Tensor)
@@ -61,7 +73,8 @@ def _rsub(b: Builder, x: Any, y: Any, alpha: float = 1) -> Rows:
 
 
 @rule(aten.neg.default)
-def _neg(b: Builder, x: Rows) -> Rows:
+def negative(b: Builder, x: Any) -> Any:
+    """Lower -x."""
     return _times(b, x, -1.0)
 
 
@@ -77,7 +90,13 @@ def multiply(b: Builder, x: Any, y: Any) -> Rows:
 @rule(aten.div.Tensor, aten.div_.Tensor, aten.div.Scalar)
 def _div(b: Builder, x: Any, y: Any) -> Rows:
     if isinstance(y, Rows):
-        return multiply(b, x, power(b, y, -1))
+        unit = direction(b, x, y)
+        if unit is not None:
+            return unit
+        quotient = multiply(b, x, power(b, y, -1))
+        if ("count", y.name) in b.notes:
+            b.notes["quotient", quotient.name] = x, b.notes["count", y.name]
+        return quotient
     if isinstance(y, Live):  # bounded as a product where y moves
         return multiply(b, x, b.live("reciprocal.default", y))
     x, y = b.line_up(x, y)
@@ -129,3 +148,16 @@ def _bmm(b: Builder, x: Any, y: Any) -> Rows:
 @rule(aten.baddbmm.default)
 def _baddbmm(b: Builder, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1) -> Rows:
     return add(b, _times(b, _bmm(b, x, y), alpha), _times(b, bias, beta))
+
+
+@rule(aten._to_copy.default)
+def _to_copy(b: Builder, x: Rows, *, dtype: torch.dtype | None = None, **_: Any) -> Rows:
+    """Lower a conversion that changes nothing."""
+    if dtype in (None, b.dtype):
+        return x
+    if dtype.is_floating_point:
+        raise UnsupportedOperation(f"it converts to {dtype} what is computed in {b.dtype}, which gives other numbers; "
+                                   "compute in one type")
+    raise UnsupportedOperation(
+        "it makes integers of values that depend on the input. Ids, such as those of categories, do not move: give "
+        "them to the model as a further argument (additional_forward_args) and not as columns of the input")

@@ -1,4 +1,4 @@
-"""Rules of comparisons with numbers, of choices by them, and of comparisons used as numbers."""
+"""Rules of choices by comparisons, and of comparisons used as numbers."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,60 +6,37 @@ from typing import Any
 import torch
 
 from ...errors import UnsupportedOperation
-from ..builder import Builder, Comparison, Live, Rows
-from .arithmetic import add, multiply
+from ..builder import Builder, Comparison, Indices, Live, Rows, Ties
+from ..masks import finite
+from .arithmetic import add, broadcast, multiply, subtract
+from .comparisons import as_number, difference_of, negation
+from .directions import zero_at_zero
+from .order import count_ties, larger, parts_of_larger, shared, smaller
 from .table import PASS_THROUGH, RULES, rule
 
 aten = torch.ops.aten
 
 
-def _compare(low: bool, high: bool, closed: bool, inside: bool = True) -> Any:
-    def lowered(b: Builder, z: Any, number: Any) -> Comparison:
-        if not isinstance(z, Rows) or isinstance(number, Rows | Live) or torch.as_tensor(number).numel() != 1:
-            raise UnsupportedOperation("a comparison with anything but one number")
-        value = float(number)
-        return Comparison(z, value if low else None, value if high else None, closed, inside)
-
-    return lowered
-
-
-for targets, comparison in {
-    (aten.ge.Scalar, aten.ge.Tensor): _compare(True, False, closed=True),
-    (aten.gt.Scalar, aten.gt.Tensor): _compare(True, False, closed=False),
-    (aten.le.Scalar, aten.le.Tensor): _compare(False, True, closed=True),
-    (aten.lt.Scalar, aten.lt.Tensor): _compare(False, True, closed=False),
-    (aten.eq.Scalar, aten.eq.Tensor): _compare(True, True, closed=True),
-    (aten.ne.Scalar, aten.ne.Tensor): _compare(True, True, closed=True, inside=False),
-}.items():
-    rule(*targets)(comparison)
-
-
-@rule(aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Tensor, aten.bitwise_and_.Tensor)
-def _and(b: Builder, x: Any, y: Any) -> Comparison:
-    """Between a lower and an upper limit."""
-    halves = [m for m in (x, y) if isinstance(m, Comparison) and m.inside]
-    lows = [m.low for m in halves if m.low is not None]
-    highs = [m.high for m in halves if m.high is not None]
-    if len(halves) != 2 or x.of != y.of or x.closed != y.closed or len(lows) != 1 or len(highs) != 1 \
-            or lows[0] > highs[0]:
-        raise UnsupportedOperation("a combination of comparisons other than: above one number and below another")
-    return Comparison(x.of, lows[0], highs[0], x.closed)
-
-
-@rule(aten.logical_not.default, aten.logical_not_.default, aten.bitwise_not.default)
-def _not(b: Builder, x: Comparison) -> Comparison:
-    return Comparison(x.of, x.low, x.high, x.closed, not x.inside)
-
-
 @rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
 def _where(b: Builder, mask: Any, x: Any, y: Any) -> Rows:
-    """Lower `x where mask, else y` as the sum of both, each times 1 or 0."""
+    """Lower `x where mask, else y`."""
+    x, y = (as_number(b, v) if isinstance(v, Comparison) else v if isinstance(v, Rows | Live) else
+            finite(torch.as_tensor(v, dtype=b.dtype)) for v in (x, y))
+    if isinstance(mask, torch.Tensor):
+        mask = mask.to(b.dtype)
+        return add(b, _times_mask(b, mask, x), _times_mask(b, 1 - mask, y))
+    if isinstance(mask, Rows):  # made of further arguments: 1 or 0
+        return add(b, _times_mask(b, mask, x), _times_mask(b, subtract(b, 1.0, mask), y))
     if not isinstance(mask, Comparison):
-        raise UnsupportedOperation("a choice that is not a comparison of a value with a number")
-    parts = [part for part in (_masked(b, x, mask), _masked(b, y, _not(b, mask))) if part is not None]
-    if not parts:
-        return multiply(b, mask.of, 0.0)
-    return parts[0] if len(parts) == 1 else add(b, *parts)
+        raise UnsupportedOperation("a choice that is not a comparison of a value")
+    if _is_zero(y):
+        return multiply(b, mask.of, 0.0) if _is_zero(x) else _masked(b, x, mask)
+    if _is_zero(x):
+        return _masked(b, y, negation(mask))
+    if not isinstance(x, Rows | Live) and not isinstance(y, Rows | Live):
+        return add(b, _masked(b, torch.as_tensor(x, dtype=b.dtype) - torch.as_tensor(y, dtype=b.dtype), mask), y)
+    larger = _larger(b, mask, x, y)
+    return _choose(b, mask, x, y) if larger is None else larger
 
 
 @rule(aten.masked_fill.Scalar, aten.masked_fill_.Scalar, aten.masked_fill.Tensor, aten.masked_fill_.Tensor)
@@ -67,35 +44,105 @@ def _masked_fill(b: Builder, x: Any, mask: Any, value: Any) -> Rows:
     return _where(b, mask, value, x)
 
 
-def _masked(b: Builder, x: Any, mask: Comparison) -> Rows | None:
-    """X where the mask is true, 0 elsewhere; None if x is 0."""
-    settings: dict[str, Any] = {"low": mask.low, "high": mask.high, "closed": mask.closed, "inside": mask.inside}
+def _times_mask(b: Builder, mask: Any, x: Any) -> Any:
+    """A value times 1 or 0; numbers stay numbers."""
+    return multiply(b, mask, x) if isinstance(mask, Rows) or isinstance(x, Rows | Live) else mask * x
+
+
+def _is_zero(x: Any) -> bool:
+    return not isinstance(x, Rows | Live) and not bool(torch.as_tensor(x).any())
+
+
+def _settings(mask: Comparison) -> dict[str, Any]:
+    return {"low": mask.low, "high": mask.high, "closed": mask.closed, "inside": mask.inside}
+
+
+def _choose(b: Builder, mask: Comparison, x: Any, y: Any) -> Rows:
+    """X where the mask is true, y elsewhere; one of both has rows, or is a parameter."""
+    if not isinstance(x, Rows) and not isinstance(y, Rows):
+        return add(b, _masked(b, x, mask), _masked(b, y, negation(mask)))
     z = mask.of
-    if isinstance(x, Comparison):
-        x = _number(b, x)
-    if isinstance(x, Rows) and x.shape == z.shape and x.lines_up(z):
-        return b.emit("select", x, z, **settings)
-    if isinstance(x, Rows | Live):
-        return multiply(b, b.emit("window", z, **settings), x)
-    constant = torch.as_tensor(x, dtype=b.dtype)  # of a number, torch would make one of single precision
-    if not constant.any():
-        return None
-    window = b.emit("window", z, **settings)
-    return multiply(b, window, float(constant)) if constant.numel() == 1 else multiply(b, window, constant)
-
-
-def _number(b: Builder, mask: Comparison) -> Rows:
-    """1 where the mask is true, 0 elsewhere."""
-    result = _masked(b, 1.0, mask)
-    assert result is not None
+    for value in (x, y, x):
+        z = b.line_up(z, value)[0]
+    x, y = (b.operand(v if isinstance(v, Rows | Live) else torch.as_tensor(v, dtype=b.dtype, device=b.device), z)
+            for v in (x, y))
+    t = subtract(b, x, y)
+    name = b.step("choose", *map(b.name, (x, y, t, z)), **_settings(mask))
+    result = replace(z, name=name, shape=tuple(torch.broadcast_shapes(z.shape, t.shape)))
+    if _is_half(b, x, y) and mask.inside and mask.low == mask.high == 0:
+        b.notes["halved", name] = y, z
     return result
 
 
+def _is_half(b: Builder, x: Any, y: Any) -> bool:
+    """Whether x is y / 2."""
+    step = b.producer(x) if isinstance(x, Rows) and isinstance(y, Rows) else None
+    if step is None or step.inputs[0] != y.name:
+        return False
+    return step.operator == "scale" and step.settings["factor"] == 0.5 \
+        or step.operator == "divide" and bool((b.tensors[step.inputs[1]] == 2).all())
+
+
+def _larger(b: Builder, mask: Comparison, x: Any, y: Any) -> Rows | None:
+    """The larger, or the smaller, of two values that are compared; None if it is neither."""
+    pair = difference_of(b, mask.of)
+    if pair is None or not mask.inside or (mask.low is None) == (mask.high is None) or 0.0 not in (mask.low, mask.high):
+        return None
+    for (u, v), rises in ((pair, mask.high is None), (pair[::-1], mask.low is None)):
+        if u is x and v is y or isinstance(u, Rows) and isinstance(v, Rows) and u == x and v == y:
+            return larger(b, u, v) if rises else smaller(b, u, v)
+    return None
+
+
+def _masked(b: Builder, x: Any, mask: Comparison) -> Rows:
+    """X where the mask is true, 0 elsewhere."""
+    if zero_at_zero(b, x, mask):
+        return x
+    special = shared(b, x, mask) if isinstance(mask, Ties) else _part_of_larger(b, x, mask)
+    if special is not None:
+        return special
+    window, z = _settings(mask), mask.of
+    if isinstance(x, Live):
+        return multiply(b, b.emit("window", z, **window), x)
+    if isinstance(x, Rows):
+        return _selected(b, x, mask)
+    constant = torch.as_tensor(x, dtype=b.dtype)  # of a number, torch would make one of single precision
+    number = b.emit("window", z, **window)
+    return multiply(b, number, float(constant)) if constant.numel() == 1 else multiply(b, number, constant)
+
+
+def _selected(b: Builder, x: Rows, mask: Comparison) -> Rows:
+    """What has rows where the mask is true; if the rest of it goes elsewhere, as what is left."""
+    x, z = b.line_up(x, mask.of)
+    shape, other = broadcast(x, z), negation(mask)
+    counterpart = b.made("select", x.name, z.name, **_settings(other))
+    if counterpart is not None and shape == x.shape:
+        return b.emit("rest", x, replace(x, name=counterpart), z, **_settings(mask))
+    return b.emit("select", x, z, shape=shape, **_settings(mask))
+
+
+def _part_of_larger(b: Builder, x: Any, mask: Comparison) -> Rows | None:
+    """The gradient of maximum, of which torch halves ties and takes out one side."""
+    note = b.notes.get(("halved", x.name)) if isinstance(x, Rows) else None
+    if note is None or note[1] != mask.of or not mask.inside or (mask.low, mask.high) not in ((0.0, None), (None, 0.0)):
+        return None
+    g, t = note
+    return parts_of_larger(b, g, t, 0.5)[int(mask.low is None)]
+
+
 READ = {aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Tensor, aten.bitwise_and_.Tensor,
+        aten.logical_or.default, aten.logical_or_.default, aten.bitwise_or.Tensor, aten.bitwise_or_.Tensor,
+        aten.logical_xor.default, aten.logical_xor_.default, aten.bitwise_xor.Tensor, aten.bitwise_xor_.Tensor,
         aten.logical_not.default, aten.logical_not_.default, aten.bitwise_not.default, aten.where.self,
+        aten.any.dim, aten.any.dims, aten.all.dim, aten.all.dims,
         aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar, aten.masked_fill.Scalar,
         aten.masked_fill_.Scalar, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
 """Operations whose rules read comparisons."""
+
+AT_PLACES = {aten.scatter.src, aten.scatter.value, aten.scatter_add.default, aten.gather.default,
+             aten.max_pool2d_with_indices_backward.default, aten.adaptive_max_pool2d_backward.default,
+             aten.max_pool3d_with_indices_backward.default, aten.adaptive_max_pool3d_backward.default}
+"""Operations whose rules read where maxima were found."""
 
 MOVE = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten._reshape_alias.default,
         aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default,
@@ -109,24 +156,44 @@ EXACT = {*MOVE, aten._to_copy.default, aten.cat.default, aten.stack.default}
 
 
 def lower_with_comparisons(b: Builder, target: Any, args: Any, kwargs: Any) -> Any:
-    """Lower an operation on comparisons: as such where it reads them, else as 1 or 0.
+    """Lower an operation on comparisons, as such where it reads them, else as 1 or 0; or on where maxima are.
 
-    To use them as numbers is sound: autograd gives them no gradient, and their jumps are within the window's bounds.
+    To use comparisons as numbers is sound: autograd gives them no gradient, and their jumps are within the window's
+    bounds.
     """
-    if target in READ:
+    if target in READ | AT_PLACES:
         return RULES[target](b, *args, **kwargs)
     if target in PASS_THROUGH or target is aten._to_copy.default and kwargs.get("dtype") is torch.bool:
         return args[0]
+    if any(isinstance(a, Indices) for a in torch.utils._pytree.tree_leaves((list(args), dict(kwargs)))):
+        return _move_places(b, target, args, kwargs)
     if target in MOVE:
-        return replace(args[0], of=RULES[target](b, args[0].of, *args[1:], **kwargs))
+        return Comparison(RULES[target](b, args[0].of, *args[1:], **kwargs), args[0].low, args[0].high,
+                          args[0].closed, args[0].inside)
     if target is aten._to_copy.default:
-        return _number(b, args[0])
+        return as_number(b, args[0])
     if target in MULTIPLY:
         mask, other = args[:2] if isinstance(args[0], Comparison) else args[1::-1]
-        product = _masked(b, other, mask)
-        return multiply(b, mask.of, 0.0) if product is None else product
+        other = as_number(b, other) if isinstance(other, Comparison) else other
+        return multiply(b, mask.of, 0.0) if _is_zero(other) else _masked(b, other, mask)
     if target not in RULES:
         raise UnsupportedOperation("there is no bound operator for it")
-    numbers = torch.utils._pytree.tree_map(lambda a: _number(b, a) if isinstance(a, Comparison) else a,
+    if target is aten.sum.dim_IntList and isinstance(args[0], Ties):
+        count = count_ties(b, *args)
+        if count is not None:
+            return count
+    numbers = torch.utils._pytree.tree_map(lambda a: as_number(b, a) if isinstance(a, Comparison) else a,
                                            (list(args), dict(kwargs)))
     return RULES[target](b, *numbers[0], **numbers[1])
+
+
+def _move_places(b: Builder, target: Any, args: Any, kwargs: Any) -> Indices:
+    """Where maxima are, laid out in another way that keeps their order."""
+    index = args[0]
+    if target not in MOVE or not isinstance(index, Indices) or index.like is None:
+        raise UnsupportedOperation("it computes with the place of a maximum")
+    moved = RULES[target](b, index.like, *args[1:], **kwargs)
+    step = b.producer(moved)
+    if moved.name != index.like.name and (step is None or step.operator != "reshape"):
+        raise UnsupportedOperation("it takes some of the places of maxima from others")
+    return replace(index, like=moved)

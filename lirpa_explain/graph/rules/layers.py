@@ -99,21 +99,69 @@ def _max_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, p
                   padding=_pair(padding), dilation=_pair(dilation), ceil=ceil)
 
 
-def _divided(x: Rows, sizes: list[int]) -> dict[str, Any]:
-    """An adaptive pooling whose windows are all of one size and do not overlap, as an ordinary one."""
-    if any(n % m for n, m in zip(x.shape[1:], sizes, strict=True)):
-        raise UnsupportedOperation("an adaptive max pooling to a size that does not divide the input's")
+def _divides(x: Rows, sizes: list[int]) -> dict[str, Any] | None:
+    """An adaptive pooling whose windows are all of one size and do not overlap, as an ordinary one; None of others."""
+    if len(sizes) != 2 or any(n % m for n, m in zip(x.shape[1:], sizes, strict=True)):
+        return None
     kernel = [n // m for n, m in zip(x.shape[1:], sizes, strict=True)]
     return {"kernel": kernel, "stride": kernel, "padding": [0, 0], "dilation": [1, 1], "ceil": False}
 
 
-@rule(aten.adaptive_max_pool2d.default)
-def _adaptive_max_pool(b: Builder, x: Rows, sizes: list[int]) -> tuple[Any, ...]:
-    return b.emit("max_pool", x, shape=(x.shape[0], *sizes), **_divided(x, sizes)), Indices(x)
+def _adaptive_windows(n: int, m: int) -> list[list[int]]:
+    """The indices that each of m windows reads, as torch divides n of them."""
+    return [list(range(i * n // m, -(-(i + 1) * n // m))) for i in range(m)]
 
 
-@rule(aten.adaptive_max_pool2d_backward.default)
-def _adaptive_max_pool_backward(b: Builder, g: Rows, x: Rows, indices: Indices) -> Rows:
+def _window_max(b: Builder, x: Rows, windows: list[list[list[int]]]) -> tuple[Rows, Indices]:
+    """The maxima of windows over the last dimensions."""
+    lead = len(x.shape) - len(windows)
+    return b.emit("window_max", x, shape=(*x.shape[:lead], *map(len, windows)), sizes=list(x.shape[lead:]),
+                  windows=windows), Indices(x)
+
+
+def _window_max_gradient(b: Builder, g: Rows, x: Rows, windows: list[list[list[int]]], indices: Indices) -> Rows:
     if indices.of != x:
         raise UnsupportedOperation("the gradient of a max pooling of another tensor")
-    return b.emit("max_pool_gradient", g, x, shape=x.shape, **_divided(x, list(g.shape[1:])))
+    lead = len(x.shape) - len(windows)
+    return b.emit("window_max_gradient", g, x, shape=x.shape, sizes=list(x.shape[lead:]), windows=windows)
+
+
+@rule(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default)
+def _adaptive_max_pool(b: Builder, x: Rows, sizes: list[int]) -> tuple[Any, ...]:
+    divided = _divides(x, sizes)
+    if divided is None:
+        return _window_max(b, x, [_adaptive_windows(n, m) for n, m in zip(x.shape[-len(sizes):], sizes, strict=True)])
+    return b.emit("max_pool", x, shape=(x.shape[0], *sizes), **divided), Indices(x)
+
+
+@rule(aten.adaptive_max_pool2d_backward.default, aten.adaptive_max_pool3d_backward.default)
+def _adaptive_max_pool_backward(b: Builder, g: Rows, x: Rows, indices: Indices) -> Rows:
+    sizes = list(g.shape[1:])
+    divided = _divides(x, sizes)
+    if divided is None:
+        return _window_max_gradient(b, g, x, [_adaptive_windows(n, m) for n, m in zip(x.shape[1:], sizes, strict=True)],
+                                    indices)
+    if indices.of != x:
+        raise UnsupportedOperation("the gradient of a max pooling of another tensor")
+    return b.emit("max_pool_gradient", g, x, shape=x.shape, **divided)
+
+
+def _windows(x: Rows, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> list[list[list[int]]]:
+    """The indices that the windows of a three-dimensional pooling read; how many there are torch is asked."""
+    given = [[v] * 3 if isinstance(v, int) else list(v) * (3 // len(v))
+             for v in (kernel, stride or kernel, padding, dilation)]
+    probe = aten.max_pool3d_with_indices(torch.empty(1, *x.shape, device="meta"), *given, ceil)[0]
+    return [[[at for at in range(i * s - p, i * s - p + d * (k - 1) + 1, d) if 0 <= at < n] for i in range(count)]
+            for n, count, k, s, p, d in zip(x.shape[1:], probe.shape[2:], *given, strict=True)]
+
+
+@rule(aten.max_pool3d_with_indices.default)
+def _max_pool3d(b: Builder, x: Rows, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+                ceil: bool = False) -> tuple[Any, ...]:
+    return _window_max(b, x, _windows(x, kernel, stride, padding, dilation, ceil))
+
+
+@rule(aten.max_pool3d_with_indices_backward.default)
+def _max_pool3d_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, padding: Any, dilation: Any,
+                         ceil: bool, indices: Indices) -> Rows:
+    return _window_max_gradient(b, g, x, _windows(x, kernel, stride, padding, dilation, ceil), indices)

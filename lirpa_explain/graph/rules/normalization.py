@@ -11,6 +11,7 @@ from ...errors import TrainingModeError, UnsupportedOperation
 from ..builder import Builder, Live, Rows
 from .arithmetic import add, multiply, subtract
 from .layers import channels
+from .shapes import mean_over, squeeze
 from .table import rule
 
 aten = torch.ops.aten
@@ -127,3 +128,25 @@ def _group_norm_backward(b: Builder, g: Rows, x: Rows, mean: Rows, saved: Rows, 
     g = g if w is None else multiply(b, g, channels(b, w, len(x.shape) - 1))
     result = _standardized_backward(b, _groups(b, g, count, examples), _groups(b, x, count, examples), saved, [2])
     return b.reshape(result, x.shape), None, None
+
+
+@rule(aten.var.correction)
+def _variance(b: Builder, x: Rows, dims: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Rows:
+    return _variance_of(b, x, dims, correction, keepdim)
+
+
+@rule(aten.var_mean.correction)
+def _variance_and_mean(b: Builder, x: Rows, dims: Any = None, *, correction: float | None = None,
+                       keepdim: bool = False) -> tuple[Rows, Rows]:
+    return _variance_of(b, x, dims, correction, keepdim), mean_over(b, x, dims, keepdim)
+
+
+def _variance_of(b: Builder, x: Rows, dims: Any, correction: float | None, keepdim: bool) -> Rows:
+    if not dims:
+        raise UnsupportedOperation("a variance over the whole batch; take it over the dimensions of an example")
+    at = sorted(x.dim(d) for d in dims)
+    count = math.prod(x.shape[d - 1] for d in at)
+    mean = mean_over(b, x, dims, True)
+    variance = replace(mean, name=b.emit("variance", x, dims=at).name)
+    variance = multiply(b, variance, count / (count - (1 if correction is None else correction)))
+    return variance if keepdim else squeeze(b, variance, list(dims))

@@ -23,7 +23,8 @@ def _unsqueeze(b: Builder, x: Rows, dim: int) -> Rows:
 
 
 @rule(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze_.dim, aten.squeeze_.dims)
-def _squeeze(b: Builder, x: Rows, dims: Any) -> Rows:
+def squeeze(b: Builder, x: Rows, dims: Any) -> Rows:
+    """Lower the removal of those dimensions whose size is 1."""
     dims = [d % x.ndim for d in ([dims] if isinstance(dims, int) else dims)]
     drop = [d for d in dims if d != x.batch and x.shape[x.place(d)] == 1]
     return _without(b, x, drop)
@@ -38,11 +39,12 @@ def _without(b: Builder, x: Rows, dims: list[int]) -> Rows:
 
 @rule(aten.squeeze.default)
 def _squeeze_all(b: Builder, x: Rows) -> Rows:
-    return _squeeze(b, x, list(range(x.ndim)))
+    return squeeze(b, x, list(range(x.ndim)))
 
 
 @rule(aten.expand.default)
-def _expand(b: Builder, x: Rows, sizes: Any, *, implicit: bool = False) -> Rows:
+def expand(b: Builder, x: Rows, sizes: Any, *, implicit: bool = False) -> Rows:
+    """Lower a repetition along dimensions of size 1, or new ones before."""
     while x.ndim < len(sizes):
         x = b.unsqueeze(x, 0)
     shape = list(x.shape)
@@ -212,7 +214,8 @@ def sum_over(b: Builder, x: Rows, dims: Any, keepdim: bool = False, *, dtype: An
 
 
 @rule(aten.mean.dim)
-def _mean(b: Builder, x: Rows, dims: Any, keepdim: bool = False, *, dtype: Any = None) -> Rows:
+def mean_over(b: Builder, x: Rows, dims: Any, keepdim: bool = False, *, dtype: Any = None) -> Rows:
+    """Lower a mean over dimensions of the trace, of which the batch must not be one."""
     return _reduce(b, "mean", x, dims, keepdim)
 
 

@@ -6,7 +6,8 @@ import torch
 
 from ..builder import Builder, Rows
 from .arithmetic import multiply, subtract
-from .table import rule
+from .order import Reduced
+from .table import RULES, rule
 
 aten = torch.ops.aten
 
@@ -33,3 +34,14 @@ def _log_softmax_backward(b: Builder, g: Rows, result: Rows, dim: int, *_: Any) 
     shape = (*g.shape[: at - 1], 1, *g.shape[at:])
     total = b.emit("sum", g, shape=shape, dims=[at], keepdim=True)
     return subtract(b, g, multiply(b, b.emit("probability", result), total))
+
+
+@rule(aten.logsumexp.default)
+def _log_sum_exp(b: Builder, x: Rows, dims: list[int], keepdim: bool = False) -> Rows:
+    reduced = Reduced(x, tuple(d % x.ndim for d in ([dims] if isinstance(dims, int) else dims)))
+    flat, dim = reduced.flat(b)
+    at = flat.dim(dim)
+    total = b.emit("log_sum_exp", flat, shape=(*flat.shape[: at - 1], 1, *flat.shape[at:]), dim=at)
+    b.notes["log_sum_exp", total.name] = reduced
+    result = reduced.back(b, total)
+    return result if keepdim else RULES[aten.squeeze.dims](b, result, list(reduced.dims))

@@ -21,8 +21,8 @@ RULES: Table[Any, Callable[..., Any]] = Table(
 PASS_THROUGH = {aten.detach.default, aten.alias.default, aten.clone.default, aten.contiguous.default,
                 aten.lift_fresh_copy.default}
 
-VALUE_FREE = {aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.new_zeros.default,
-              aten.new_ones.default, aten.new_full.default, aten.empty_like.default, aten.new_empty.default}
+OF_GIVEN: set[Any] = set()
+"""Operations whose rules take what is made of further arguments as it is, such as indices; others take numbers."""
 
 
 def rule(*targets: Any, overwrite: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
