@@ -319,6 +319,19 @@ def test_a_saved_certificate_knows_its_rows_and_cannot_be_refined_again(tmp_path
         loaded.refine()
 
 
+def test_parts_and_joined_certificates_keep_the_tightened_box():
+    net, x = mlp(4, 8, 3), inputs((4,), 3)
+    certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
+    refined = certificate.refine("width", domains=8)
+    part = refined[1]
+    assert torch.equal(part.lower[0], refined.lower[1]) and torch.equal(part.decided[0], refined.decided[1])
+    assert torch.equal(part.found_inputs, refined.found_inputs)
+    both = lx.join([refined, certificate])
+    assert torch.equal(both.lower, torch.cat([refined.lower, certificate.lower])) and both.rows is None
+    with pytest.raises(ValueError, match="part of another"):
+        part.refine()
+
+
 def test_no_time_and_an_interruption_leave_what_is_proven(monkeypatch):
     net, x = mlp(4, 8, 8, 3), inputs((4,))
     certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)

@@ -183,6 +183,17 @@ class Network:
             self._forms[node.name] = linear
         return numbers(self._nodes, linear, functions.shape[:2]).map(lambda side: side.transpose(0, 1))
 
+    def in_inputs(self, node: Bound, functions: Tensor, lower_only: bool = False) -> Linear:
+        """Linear bounds of linear functions (B, K, D) of a node in the inputs that move.
+
+        Args:
+            node: the node.
+            functions: the functions.
+            lower_only: whether upper bounds are left out.
+        """
+        functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
+        return pull_back(self._ordered, node, functions, {}, lower_only=lower_only)
+
     def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
         """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named by their places."""
         node = self.result
@@ -229,13 +240,6 @@ class Network:
                 self.linear(*self.sums(node, index, [1.0]), lambda size: met.append(size // rows))
             self._widths[node.name] = max(met)
         return self._widths[node.name]
-
-    def one_side(self, node: Bound, functions: Tensor, upper: bool) -> Tensor:
-        """Lower or upper linear bounds, made numbers, of linear functions (B, K, D) of a node: (B, K)."""
-        C = functions.reshape(*functions.shape[:2], *node.output_shape[1:])
-        bounds = self._bounded.compute_bounds(C=C, method="CROWN", final_node_name=node.name, bound_lower=not upper,
-                                              bound_upper=upper)
-        return bounds[int(upper)].reshape(C.shape[:2])
 
     def of_interval(self, functions: Tensor, box: Box) -> Box:
         """Bounds of linear functions (B, K, D) of a value in a box (B, D), each (B, K)."""

@@ -59,7 +59,7 @@ class Certificate(Refinable, Questions):
             `completeness`, `expectation`, `confidence` and `samples` read it.
         attacker: What `sandwich` calls with the certificate, a metric and its options. Not saved.
         recertifier: Maps radii (N,) to the certificate of the same call at these; `radius` calls it. Not saved.
-        brancher: What `refine` calls with the certificate and its arguments. Not saved.
+        brancher: What `refine` calls with the certificate and its arguments. Not saved, nor known of chosen examples.
         rounding: "outward" if the bounds hold for what is computed in floating point at every input, by proof;
             "default" if they hold up to rounding, and contain `nominal`.
         features: The names of the entries of an example's attribution, flattened; None where they have none.

@@ -12,6 +12,13 @@ from lirpa_explain.certificates.meaning import fact
 if TYPE_CHECKING:
     from lirpa_explain.certificates.certificate import Certificate
 
+FACTS = ("rows", "lower_rows", "upper_rows", "found_lower", "found_upper", "found_inputs", "found_lower_at",
+         "found_upper_at", "decided", "domains", "seconds", "refinement_interrupted")
+"""Names of what refining says."""
+
+OF_ALL = ("found_inputs",)
+"""Those that have no row for each example."""
+
 
 class Refinable:
     """The part of a certificate that is about its refinement; all but `refine` is None until it was refined."""
@@ -70,9 +77,9 @@ class Refinable:
             SoundnessError: an attribution was found outside of the bounds; never expected.
         """
         if self.brancher is None:
-            raise ValueError("This certificate cannot be refined: it was loaded, made without its model, or speaks of "
-                             "an integral, an expectation, moving parameters or boundary points. Certify again in the "
-                             "plain sense, and refine before saving.")
+            raise ValueError("This certificate cannot be refined: it was loaded or made without its model, is a part "
+                             "of another or several joined, or speaks of an integral, an expectation, moving parameters "
+                             "or boundary points. Certify again in the plain sense, and refine before saving.")
         return self.brancher(self, what, spec, seconds=seconds, tolerance=tolerance, domains=domains, method=method,
                              batch_size=batch_size, progress=progress)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from auto_LiRPA.perturbations import Perturbation, PerturbationLpNorm
+from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 from ..operators.bound import flat_rows
@@ -110,40 +110,3 @@ class Ground:
         """That of each part."""
         sides = zip(self.parts, a.split(self.sizes, -1), strict=True)
         return torch.cat([part.curvature(side) for part, side in sides], -1)
-
-
-class Recorder:
-    """Coefficients that linear bounds have with respect to the inputs, while it is on."""
-
-    def __init__(self) -> None:
-        self.seen: dict[tuple[int, int], Tensor] = {}
-        self.is_on = False
-
-    def balls(self, given: tuple[Perturbation | None, ...]) -> tuple[Perturbation | None, ...]:
-        """The same balls, which tell this recorder what is made a number over them."""
-        return tuple(None if ball is None else RecordedBall(ball, self, i) for i, ball in enumerate(given))
-
-    def coefficients(self, sign: int, sizes: list[int], like: Tensor) -> Tensor:
-        """Those of lower (-1) or upper (1) bounds like (B, S): (B, S, D)."""
-        places = sorted({i for i, _ in self.seen})
-        found = [self.seen[i, sign].flatten(2) for i in places if (i, sign) in self.seen]
-        if len(found) == len(sizes):
-            return torch.cat(found, 2)
-        return like.new_zeros(*like.shape, sum(sizes))
-
-
-class RecordedBall(PerturbationLpNorm):
-    """A ball that hands the coefficients of linear bounds to a recorder, and leaves only their constants."""
-
-    def __init__(self, ball: Any, recorder: Recorder, place: int) -> None:
-        super().__init__(eps=ball.eps, norm=ball.norm, x_L=ball.x_L, x_U=ball.x_U)
-        self.recorder, self.place = recorder, place
-
-    def concretize(self, x: Tensor, A: Any, *args: Any, **kwargs: Any) -> Any:
-        """auto_LiRPA's, or 0 while the recorder is on."""
-        if not self.recorder.is_on or A is None:
-            return super().concretize(x, A, *args, **kwargs)
-        sign = kwargs.get("sign", args[0] if args else -1)
-        A = A.reshape(*A.shape[:2], -1)
-        self.recorder.seen[self.place, sign] = A
-        return A.new_zeros(A.shape[:2])

@@ -11,22 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from auto_LiRPA.bound_ops import Bound
 from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
+from ..bounding.backward import Linear
 from ..bounding.network import Readers
 from ..bounding.schedule import Schedule
 from ..boxes import Box
 from ..operators.activation import BoundActivation, BoundActivationGradient
 from ..operators.bound import flat_functions, flat_rows
+from ..operators.local import Local
 from ..operators.planes import BoundPlanes
 from ..rounding import DECIDED, roundings
 from .cuts import ROUNDS, Cuts, least
 from .domains import INPUT, Domain, Limits
-from .ground import Ground, Recorder
+from .ground import Ground
 
 MOST_INPUTS = 64
 """Entries of inputs up to which it is noted what they have to do with each pre-activation."""
@@ -67,9 +70,10 @@ class WithinDomains(Schedule):
             functions: (B, K, D), functions of which lower bounds are wanted; None for none.
             rounds: of the multipliers; 0 for none, the half-spaces then being left out.
         """
-        self.recorder = Recorder()
         self.ground, self.rounds = Ground.of(inputs, balls), rounds
-        with torch.no_grad(), self.network.at(inputs, self.recorder.balls(balls)):
+        with torch.no_grad(), self.network.at(inputs, balls):
+            self.moving = [node for ball in balls if ball is not None for node in self.network.moving_inputs
+                           if node.perturbation is ball]
             self.cuts, self.effects = Cuts.none(self.ground.center), dict[str, tuple[Tensor, Tensor]]()
             self.empty = torch.zeros(len(domains), dtype=torch.bool, device=inputs[0].device)
             fresh = not all(domain.is_bounded for domain in domains)
@@ -103,6 +107,7 @@ class WithinDomains(Schedule):
         known = [k for k in (domain.box(node.name) for domain in domains) if k is not None]
         if len(known) == len(domains):
             box = box.intersect(Box(*(torch.stack([k[i] for k in known]) for i in (0, 1)))).ordered()
+        self._compare(node, box.map(lambda side: side.reshape(shape)), readers)
         if fresh:
             self.open[node.name] = is_open = flat_rows(
                 self._open_entries(node, box.map(lambda side: side.reshape(shape)), readers))
@@ -139,24 +144,26 @@ class WithinDomains(Schedule):
     def _linear(self, node: Bound, index: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Linear bounds of entries (B, K) of a node as functions of the inputs: coefficients and constants."""
         rows, size = len(index), flat_rows(node.forward_value).shape[1]
-        parts = []
+        sides = []
         for part in index.split(self.memory.functions_at_once(rows, self.method), 1):
             functions = node.forward_value.new_zeros(rows, part.shape[1], size).scatter(2, part[..., None], 1.0)
-            parts.append([self._side(node, functions, upper) for upper in (False, True)])
+            linear = self.network.in_inputs(node, functions)
+            sides.append([self._flat(linear, side, functions.shape[1]) for side in (0, 1)])
         lower, upper = ([torch.cat(tensors, 1) for tensors in zip(*side, strict=True)]
-                        for side in zip(*parts, strict=True))
+                        for side in zip(*sides, strict=True))
         return (lower[0], lower[1]), (upper[0], upper[1])
 
-    def _side(self, node: Bound, functions: Tensor, upper: bool) -> tuple[Tensor, Tensor]:
-        """Coefficients (B, K, D) and constants (B, K) of one side's linear bounds of functions of a node."""
-        recorder = self.recorder
-        recorder.seen.clear()
-        recorder.is_on = True
-        try:
-            constant = self.network.one_side(node, functions, upper)
-        finally:
-            recorder.is_on = False
-        return recorder.coefficients(1 if upper else -1, self.ground.sizes, constant), constant
+    def _flat(self, linear: Linear, side: int, count: int) -> tuple[Tensor, Tensor]:
+        """Coefficients (B, K, D) and constants (B, K) of one side of linear bounds, over all inputs that move."""
+        constant = (linear.upper if side else linear.lower).expand(count, len(self.ground.center)).T
+        parts = []
+        for node, size in zip(self.moving, self.ground.sizes, strict=True):
+            A = linear.inputs[node.name][side] if node.name in linear.inputs else None
+            if A is None:
+                parts.append(constant.new_zeros(*constant.shape, size))
+            else:
+                parts.append((A.dense() if isinstance(A, Local) else A).transpose(0, 1).flatten(2))
+        return torch.cat(parts, 2), constant
 
     def _add_cuts(self, sides: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], index: Tensor, limits: Limits,
                   margin: Tensor) -> None:
@@ -187,7 +194,7 @@ class WithinDomains(Schedule):
         for part in functions.split(self.memory.functions_at_once(len(functions), self.method), 1):
             seen: dict[str, Tensor] = {}
             self._watch(seen)
-            A, c = self._side(node, part, False)
+            A, c = self._flat(self.network.in_inputs(node, part, lower_only=True), 0, part.shape[1])
             parts.append((least(self.ground, A, c, self.cuts, self.rounds), A))
             gains.append(self._gains(seen))
         names = {name for some in gains for name in some}
@@ -212,8 +219,8 @@ class WithinDomains(Schedule):
     def _watch(self, seen: dict[str, Tensor]) -> None:
         """Have relaxed operators say which coefficients arrive at them."""
 
-        def watch(operator: BoundPlanes, A: Tensor) -> None:
-            seen[operator.name] = A
+        def watch(operator: BoundPlanes, A: Any) -> None:
+            seen[operator.name] = A.dense() if isinstance(A, Local) else A
 
         for operator in self.network.relaxations_before(self.network.result):
             operator.watch = watch
