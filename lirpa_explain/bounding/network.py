@@ -272,7 +272,9 @@ class Network:
     def _size(self, node: Bound) -> Tensor:
         """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
         if isinstance(node, BoundAffine) and node.perturbed:
-            return node.added(*[self._size(n) for n in node.inputs])
+            first, *others = node.inputs
+            sizes = [self._size(n) if node.traits.bilinear else self.current(n).lower for n in others]  # indices as such
+            return node.added(self._size(first), *sizes)
         return self.current(node).size
 
 
