@@ -68,3 +68,6 @@ from .plots import plot_curve as plot_curve
 from .plots import plot_grid as plot_grid
 from .plots import plot_image as plot_image
 from .reporting import report as report
+from .smoothing import SmoothedCertificate as SmoothedCertificate
+from .smoothing import certify_smoothed as certify_smoothed
+from .smoothing import plot_importance as plot_importance

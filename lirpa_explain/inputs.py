@@ -92,6 +92,16 @@ INSTEAD: tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...] = (
 """What is passed in place of a Captum object: how to tell, and what it is and what to write instead."""
 
 
+def check_explains(attribution: Any) -> None:
+    """Refuse what is neither an object with a method `attribute` nor a function that explains."""
+    words = next((say(attribution) for is_one, say in INSTEAD if is_one(attribution)), None)
+    if words is None and not callable(getattr(attribution, "attribute", attribution)):
+        words = type(attribution).__name__
+    if words is not None:
+        raise UnsupportedAttribution("attribution must be an object with a method attribute, such as Saliency(model), "
+                                     f"or a function of the inputs; given: {words}.")
+
+
 def check_attribution(attribution: Any) -> None:
     """Refuse what has no attributions to speak of."""
     if isinstance(attribution, Attribution):

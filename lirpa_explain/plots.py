@@ -99,19 +99,19 @@ def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None 
         raise ValueError(f"sign must be one of {', '.join(SIGNS)}; given: {sign!r}.")
     if not 0 <= outlier_perc < 100:
         raise ValueError(f"outlier_perc must be from 0 to less than 100; given: {outlier_perc!r}.")
-    grey = None if image is None else _grey(image)
-    raw = [_plane(side, example) for side in (certificate.lower, certificate.nominal, certificate.upper)]
+    grey = None if image is None else as_grey(image)
+    raw = [plane_of(side, example) for side in (certificate.lower, certificate.nominal, certificate.upper)]
     _, colors, start = SIGNS[sign]
     maps = _maps(raw, sign)
     scale = _scale([maps[name] for name in ("lower", "nominal", "upper")], outlier_perc)
     if cmap is None:
         cmap = LinearSegmentedColormap.from_list(colors, ["red", "white", "green"]) if start else colors
-    figure = figure or _new_figure(2.4 * len(panels), 2.6)
+    figure = figure or new_figure(2.4 * len(panels), 2.6)
     axes = list(figure.subplots(1, len(panels), squeeze=False)[0])
     for axis, name in zip(axes, panels, strict=True):
         axis.set(title=PANELS[name], xticks=[], yticks=[])
         if name == "image":
-            axis.imshow(_shown(image), cmap="gray_r", vmin=0, vmax=1)
+            axis.imshow(as_drawn(image), cmap="gray_r", vmin=0, vmax=1)
         elif name == "signs":
             certain = (raw[0] > 0).int() - (raw[2] < 0).int()
             axis.imshow(certain.numpy(), cmap=ListedColormap(CERTAIN), vmin=-1.5, vmax=1.5)
@@ -148,7 +148,7 @@ def plot_grid(certificate: Certificate, images: Tensor | None = None, examples: 
     if titles is not None and len(titles) != len(chosen):
         raise ValueError(f"titles must be one for each of the {len(chosen)} examples; given: {len(titles)}.")
     panels = _checked_panels(settings.pop("panels", None), images, settings.get("alpha_overlay"))
-    figure = _new_figure(2.4 * len(panels), 2.6 * len(chosen))
+    figure = new_figure(2.4 * len(panels), 2.6 * len(chosen))
     rows = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
     axes = [plot_image(certificate, example, None if images is None else images[example], panels=panels,
                        title=None if titles is None else titles[i], figure=row, **settings)[1]
@@ -192,9 +192,10 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
     names = certificate.features if names is None else names
     order = value.abs().argsort(descending=True, stable=True)[:most]
     labels = [str(int(i)) if names is None else names[int(i)] for i in order]
-    certain = (low > 0) | (high < 0)
-    colors = [CERTAIN[2] if v > 0 else CERTAIN[0] for v in value[order]]
-    figure = _new_figure(5.5 + LETTER * max(map(len, labels)), 1 + 0.3 * len(order))
+    meaning = certificate.meaning
+    certain = (low > meaning.threshold) | (high < meaning.threshold)
+    colors = [CERTAIN[2] if v > meaning.threshold else CERTAIN[0] for v in value[order]]
+    figure = new_figure(5.5 + LETTER * max(map(len, labels)), 1 + 0.3 * len(order))
     axis = figure.subplots()
     position = np.arange(len(order))
     axis.barh(position, value[order].numpy(), color=[(c, 1.0 if sure else 0.3) for c, sure in
@@ -202,8 +203,9 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
     axis.hlines(position, low[order].numpy(), high[order].numpy(), color="black", linewidth=1)
     for ends in (low, high):
         axis.plot(ends[order].numpy(), position, "|", color="black")
-    axis.axvline(0, color="black", linewidth=0.5)
-    axis.set(yticks=position, yticklabels=labels, xlabel="attribution and its bounds; faded: the sign is not certain")
+    axis.axvline(meaning.threshold, color="black", linewidth=0.5)
+    axis.set(yticks=position, yticklabels=labels,
+             xlabel=f"attribution and its bounds; faded: {meaning.above} or {meaning.below} is not certain")
     axis.invert_yaxis()
     if title:
         axis.set_title(title)
@@ -237,7 +239,7 @@ def plot_curve(eps: Sequence[float], certified: Sequence[float], found: Sequence
     for name, values in (("certified", certified), ("found", found)):
         if values is not None and len(values) != len(eps):
             raise ValueError(f"{name} must be one for each of the {len(eps)} radii; given: {len(values)}.")
-    figure = _new_figure(5, 3.5)
+    figure = new_figure(5, 3.5)
     axis = figure.subplots()
     axis.plot(eps, certified, "o-", color=CERTAIN[2], label="certified")
     if found is not None:
@@ -266,7 +268,7 @@ def data_url(figure: Any, dpi: int = DPI) -> str:
 @drawn
 def picture(certificate: Certificate, most: int) -> str | None:
     """The first examples of images, as a `data:` address; None of anything else, or without matplotlib."""
-    if not is_image(certificate) or len(certificate) == 0:
+    if not is_image(certificate) or len(certificate) == 0 or certificate.meaning.threshold != 0:
         return None
     try:
         return data_url(plot_grid(certificate, examples=range(min(most, len(certificate))))[0], dpi=DPI // 2)
@@ -274,7 +276,12 @@ def picture(certificate: Certificate, most: int) -> str | None:
         return None
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of that many inches, without a window.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -303,13 +310,14 @@ def _first(side: Tensor | tuple[Tensor, ...]) -> Tensor:
     return parts[0]
 
 
-def _plane(side: Tensor | tuple[Tensor, ...], example: int) -> Tensor:
-    """One example as (H, W), channels summed."""
+def plane_of(side: Tensor | tuple[Tensor, ...], example: int,
+             over_channels: Callable[[Tensor], Tensor] = lambda plane: plane.sum(0)) -> Tensor:
+    """One example as (H, W), channels summed, or whatever else is made of them."""
     plane = _first(side)[example].detach().double().cpu()
     if plane.ndim not in (2, 3):
         raise ValueError(f"An image's attribution is (N, C, H, W) or (N, H, W); this one has {plane.ndim + 1} "
                          "dimensions. For rows of a table there is plot_bars.")
-    return plane.sum(0) if plane.ndim == 3 else plane
+    return over_channels(plane) if plane.ndim == 3 else plane
 
 
 def _maps(raw: list[Tensor], sign: str) -> Maps:
@@ -327,13 +335,14 @@ def _scale(maps: list[Map], outlier_perc: float) -> float:
     return float(values[np.searchsorted(total, total[-1] * (1 - outlier_perc / 100))])
 
 
-def _shown(image: Any) -> Map:
+def as_drawn(image: Any) -> Map:
     """An image as matplotlib draws it: (H, W), or (H, W, 3)."""
     if image.ndim == 3 and len(image) == 3:
         return image.detach().cpu().movedim(0, -1).numpy()
-    return _grey(image)
+    return as_grey(image)
 
 
-def _grey(image: Tensor) -> Map:
+def as_grey(image: Tensor) -> Map:
+    """An image without colours, (H, W)."""
     grey = image.detach().double().cpu()
     return (grey.mean(0) if grey.ndim == 3 else grey).numpy()

@@ -15,6 +15,7 @@ from .bounding.methods import METHODS
 from .certificates import METRICS
 from .graph.refusals import REFUSALS
 from .operators import OPERATORS
+from .smoothing import RADII
 from .training import LOSSES
 
 
@@ -40,6 +41,7 @@ def tables() -> dict[str, str]:
                                [(f"`{name}`", row.words) for name, row in OBJECTIVES.items() if name not in METRICS]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", row.words) for name, row in METHODS.items()]),
         "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
+        "radii": markdown(("radius", "of what"), [(f"`{name}`", row.words) for name, row in RADII.items()]),
         "losses": markdown(("loss", "number, for each example", "0 certifies", "options", "source"), _losses()),
         "refusals": markdown(("refused", "because", "instead"),
                              [(row.what, row.why, row.instead) for row in REFUSALS]),

@@ -110,6 +110,15 @@ def share(a, v, mask, part="absolute"):
     return mask @ p / p.sum() if mask @ p else 0.0
 
 
+def importance_agreement(a, v, threshold=0.5):
+    return np.mean((a > threshold) == (v > threshold))
+
+
+def localisation(a, v, mask, threshold=0.5):
+    above = a > threshold
+    return (mask @ above) / above.sum() if above.any() else 0.0
+
+
 def center_of_mass(a, shape):
     grid = np.abs(a).reshape(-1, *shape).sum(0)
     places = np.stack(np.meshgrid(*(np.arange(size) for size in shape), indexing="ij"), -1)
@@ -143,6 +152,7 @@ REFERENCES = {
     "spearman": spearman, "sign_agreement": sign_agreement, "effective_complexity": effective_complexity, "gini": gini,
     "mass_lower": mass, "mass_upper": mass, "share_lower": share, "share_upper": share, "center_shift": center_shift,
     "protected_top_k": protected_top_k, "targeted_fairness": targeted_fairness, "targeted_region": targeted_region,
+    "importance_agreement": importance_agreement, "localisation": localisation,
     "untargeted": difference, "tangent_lower": tangent, "tangent_upper": tangent,
 }
 
@@ -169,6 +179,9 @@ CASES = {
                         lambda n, d: {"mask": torch.rand(n, d) < 0.5, "k": 1, "absolute": True}],
     "targeted_fairness": [lambda n, d: {"mask": ~masks(d), "k": (d + 1) // 2}],
     "targeted_region": [{}, lambda n, d: {"channels": 2 if d % 2 == 0 else 1}],
+    "importance_agreement": [{}, {"threshold": -0.1}],
+    "localisation": [lambda n, d: {"mask": masks(d), "threshold": -0.1},
+                     lambda n, d: {"mask": torch.arange(n * d).reshape(n, d) % 2 == 0, "threshold": 0.0}],
     "tangent_lower": [lambda n, d: {"basis": torch.eye(d)[:, ::2] + 0.5},
                       lambda n, d: {"basis": torch.randn(n, d, 2, dtype=torch.float64)}],
 }

@@ -20,7 +20,7 @@ FLOORS = [
     ["attributions"],
     ["bounding"],
     ["certifying"],
-    ["attacks", "training", "measures", "certify", "interchange"],
+    ["attacks", "training", "measures", "certify", "interchange", "smoothing"],
     ["tables", "reporting"],
     ["datasets"],
     ["cli"],
@@ -30,7 +30,7 @@ FLOORS = [
 
 FOREIGN = {
     "captum": {"attributions", "bounding", "certifying", "cli", "datasets", "graph", "guards", "inputs", "measures",
-               "training"},
+               "smoothing", "training"},
     "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators"},
     "auto_LiRPA.BoundedModule": {"bounding"},
     "auto_LiRPA.bound_ops": {"bounding", "operators"},
@@ -39,6 +39,7 @@ FOREIGN = {
     "pyarrow": {"datasets"},
     "distributed": {"cli"},
     "pandas": {"certificates", "datasets"},
+    "scipy": {"smoothing"},
 }
 """Worlds of others, and the rooms that know them."""
 

@@ -200,6 +200,7 @@ OPTIONS = {"top_k": {"k": 2}, "top_k_lost": {"k": 2}, "increase": {"entry": 1}, 
            "mass_lower": {"mask": MASK}, "mass_upper": {"mask": MASK, "absolute": True}, "share_lower": {"mask": MASK},
            "share_upper": {"mask": MASK}, "center_shift": {"shape": (2, 2)},
            "protected_top_k": {"mask": MASK, "k": 1}, "targeted_fairness": {"mask": MASK, "k": 1},
+           "importance_agreement": {"threshold": -0.02}, "localisation": {"mask": MASK, "threshold": -0.12},
            "targeted_region": {"channels": 2}, "effective_complexity": {"threshold": 0.1},
            "tangent_lower": {"basis": torch.eye(4)[:, :2] + 0.5}, "tangent_upper": {"basis": torch.eye(4)[:, 1:] + 0.5}}
 

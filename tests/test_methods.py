@@ -130,7 +130,7 @@ def test_rows_that_say_nothing_that_can_be_done_are_refused(fields, message):
 
 def test_a_budget_of_memory_is_shared_by_the_tensors_of_a_method():
     limited, free = Memory(width=10, item_size=8, limit=2**20), Memory(width=10, item_size=8)
-    for name, entries, at_once in (("CROWN", 2**14, COEFFICIENTS),
+    for name, entries, at_once in (("CROWN", 2**13, COEFFICIENTS),
                                    ("CROWN-Optimized", 2**11, COEFFICIENTS // 4)):
         assert limited.entries(METHODS[name]) == entries
         assert limited.functions_at_once(4, METHODS[name]) == entries // 40

@@ -230,4 +230,5 @@ def test_what_is_refused_says_what_to_do_instead(function, words):
 ], ids=["read-differently", "indices-of-others", "ids-of-inputs", "single-precision"])
 def test_what_is_refused(function, given, words):
     with pytest.raises(UnsupportedOperation, match=words):
-        lx.certify(Saliency(function), rows([(3, 4)], len(given))[0], eps=0.1, target=1, additional_forward_args=(given,))
+        lx.certify(Saliency(function), rows([(3, 4)], len(given))[0], eps=0.1, target=1,
+                   additional_forward_args=(given,))

@@ -2,10 +2,10 @@
 
     python examples/benchmarks/models.py [--only "torchvision *" GRU] [--limit 300] [--out results/models.csv]
 
-Each model of `zoo` is built with random weights, and a Captum attribution of it is certified over a small linf ball, in a
-process of its own. "trace" is the seconds until the model is recorded and lowered, "s" those of the certificate after
-that, "MiB" the most memory that the process held, "/ sampled" the width beside that between the values found at points of the
-ball, its corners among them, "outside" by how much those leave the bounds, relative to the largest number.
+Each model of `zoo` is built with random weights, and a Captum attribution of it is certified over a small linf ball, in
+a process of its own. "trace" is the seconds until the model is recorded and lowered, "s" those of the certificate after
+that, "MiB" the most memory that the process held, "/ sampled" the width beside that between the values found at points
+of the ball, its corners among them, "outside" by how much those leave the bounds, relative to the largest number.
 """
 
 import argparse
@@ -34,8 +34,8 @@ except ImportError:  # as a script
     import common
     from zoo import MODELS, Made, Row
 
-COLUMNS = ("model", "library", "cut", "attribution", "method", "type", "eps", "trace", "s", "MiB", "/ sampled", "outside",
-           "result")
+COLUMNS = ("model", "library", "cut", "attribution", "method", "type", "eps", "trace", "s", "MiB", "/ sampled",
+           "outside", "result")
 
 
 def measure(row: Row, points: int, file: Path | None = None) -> dict[str, Any]:

@@ -25,7 +25,8 @@ def derivative_of(request: Request, batch_size: int) -> "Derivative | str":
         with request.replayed(), torch.no_grad():
             plan = make_plan(attribution, request.xs, request.keywords)
             function = attribution.forward_func if plan.function is None else plan.function
-            module = capture_program(plan.row_program(), function, request.xs, extras_of(request.keywords))
+            extras = plan.first_extras(len(request.xs[0]), extras_of(request.keywords))
+            module = capture_program(plan.row_program(), function, request.xs, extras)
             return Derivative(plan, module, request.xs, batch_size)
     except (UnsupportedAttribution, UnsupportedOperation) as error:
         return str(error)

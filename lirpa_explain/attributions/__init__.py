@@ -1,10 +1,12 @@
-"""Which Captum attributions can be certified, and the sum of gradients that each is."""
+"""Which Captum attributions can be certified, and the sum of gradients, or of outputs, that each is."""
 
 from . import (  # noqa: F401  (each fills the table)
+    ablation,
     boundary,
     deep_lift,
     gradient,
     layer,
+    lime,
     neuron,
     noise,
     path,

@@ -9,7 +9,8 @@ from captum.log import log_usage
 from torch import Tensor
 
 from ..errors import UnsupportedAttribution
-from .plan import Plan, make_plan, name_of, register
+from .combination import averaged
+from .plan import Plan, make_plan, name_of, one_each, register
 
 REDUCTION_OF = {"smoothgrad": "mean", "smoothgrad_sq": "mean of squares", "vargrad": "variance"}
 
@@ -43,7 +44,8 @@ def noise_tunnel(attribution: NoiseTunnel, inputs: tuple[Tensor, ...], keywords:
     keywords = {k: v for k, v in keywords.items() if k != "return_convergence_delta"}
     NoiseTunnel(recorder).attribute(inputs, **keywords)
     reduction = REDUCTION_OF[keywords.get("nt_type", "smoothgrad")]
-    if reduction != "mean" and recorder.plans[0].samples > 1:
+    is_combined = recorder.plans[0].combination is not None
+    if reduction != "mean" and (recorder.plans[0].samples > 1 or is_combined):
         raise UnsupportedAttribution(f"{name_of(attribution)} can be certified with nt_type='smoothgrad' only: it is a "
                                      "mean of means of samples, but no mean of their squares.")
     return _merge(recorder.plans, len(inputs[0]), reduction)
@@ -68,19 +70,11 @@ def _merge(plans: list[Plan], examples: int, reduction: str) -> Plan:
     )
     scales = plans[0].scales if plans[0].scales is None or plans[0].scales.ndim == 1 else join(
         tuple(p.scales for p in plans))
-    single = [t for p in plans for count, target in p.targets for t in _one_each(target, count)]
+    single = [t for p in plans for count, target in p.targets for t in one_each(target, count)]
     return dataclasses.replace(
         plans[0], noisy=True, samples=rows // examples, reduction=reduction, baselines=baselines, scales=scales,
         points=tuple(map(join, zip(*[p.points for p in plans], strict=True))),
         extras=tuple(map(join, zip(*[p.extras for p in plans], strict=True))),
         targets=tuple((1, single[i]) for i in index),
+        combination=None if plans[0].combination is None else averaged(plans, examples),
     )
-
-
-def _one_each(target: Any, count: int) -> list[Any]:
-    """A Captum target for `count` samples as one target for each."""
-    if isinstance(target, list):
-        return [[t] for t in target]
-    if isinstance(target, Tensor) and target.numel() > 1:
-        return [t.reshape(1) for t in target]
-    return [target] * count

@@ -6,12 +6,13 @@ Every attribution here is, for each example x,
 
 with steps k along a path from a baseline b_j to x + e_j, a noise e_j, the program P (the gradient of f, or something
 else made of gradients; see `graph.program`), the multiplier m_j(x) = x + e_j - b_j or 1, the outer map |.| or the
-identity, and a reduction over the samples of one example.
+identity, and a reduction over the samples of one example. Where a plan has a combination, the samples are outputs, and
+A is a linear function of them (see `combination`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from captum._utils.common import _select_targets
@@ -22,6 +23,9 @@ from ..errors import UnsupportedAttribution, in_the_name_of
 from ..graph.program import Program, gradient, multiplied, noisy
 from ..inputs import check_attribution
 from ..registration import Table, empty
+
+if TYPE_CHECKING:
+    from .combination import Combination
 
 REDUCTIONS = ("mean", "mean of squares", "variance")
 
@@ -49,6 +53,7 @@ class Plan:
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
         nearest: for boundary attributions, whose baselines are boundary points: whose decision's, and how searched for.
+        combination: what is made of the samples, which are outputs, in place of `reduction`.
     """
 
     points: tuple[Tensor, ...]
@@ -67,6 +72,7 @@ class Plan:
     ends: Tensor | None = None
     noisy: bool = False
     nearest: Any = None
+    combination: "Combination | None" = None
 
     @property
     def steps(self) -> int:
@@ -95,6 +101,19 @@ class Plan:
     def is_row_linear(self) -> bool:
         """Whether A is a weighted mean, over samples and steps, of a function of single gradients."""
         return self.reduction != "variance" and (self.outer is None or self.weights is None)
+
+    def first_extras(self, count: int, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Additional forward arguments of the first sample of each of so many examples, as a trace is made with them.
+
+        Args:
+            count: N.
+            given: those of the caller.
+        """
+        if self.combination is None:
+            return given
+        rows = count * self.samples
+        return tuple(e[::self.samples] if isinstance(e, Tensor) and e.ndim and len(e) == rows else e
+                     for e in self.extras)
 
     def moved_to(self, inputs: tuple[Tensor, ...], points: tuple[Tensor, ...]) -> "Plan":
         """The same sum, with the same draws and baselines, at points in place of the inputs, all (N, *S)."""
@@ -166,8 +185,8 @@ def lookup(attribution: Any) -> Supported:
     check_attribution(attribution)
     kind = type(attribution)
     if kind not in ATTRIBUTIONS:
-        raise UnsupportedAttribution(f"{kind.__name__} cannot be certified: it is not known as a sum of gradients. "
-                                     f"{ATTRIBUTIONS.unknown(kind)}")
+        raise UnsupportedAttribution(f"{kind.__name__} cannot be certified: it is known neither as a sum of gradients "
+                                     f"nor of outputs. {ATTRIBUTIONS.unknown(kind)}")
     return ATTRIBUTIONS[kind]
 
 
@@ -191,3 +210,12 @@ def extras_of(keywords: dict[str, Any]) -> tuple[Any, ...]:
     """Captum's `additional_forward_args` as a tuple."""
     extras = keywords.get("additional_forward_args")
     return () if extras is None else extras if isinstance(extras, tuple) else (extras,)
+
+
+def one_each(target: Any, count: int) -> list[Any]:
+    """A Captum target for `count` samples as one target for each."""
+    if isinstance(target, list):
+        return [[t] for t in target]
+    if isinstance(target, Tensor) and target.numel() > 1:
+        return [t.reshape(1) for t in target]
+    return [target] * count

@@ -5,7 +5,8 @@ their sample at once, so memory grows with the chunk and not with the number of 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from .ball import Ball
 from .engine import Engine
 from .errors import Reach, value_and_error
 from .fold import BOXES, ERRORS, OUTWARD, VALUES, Rounded, Sized, fold, moved_out, outer
+from .joint import Joint
 from .rows import PlanRows
 
 
@@ -72,8 +74,9 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
     def probe(values: tuple[Tensor, ...], off: list[Tensor | None], weight: Tensor, count: int) -> Rounded:
         return ERRORS.scaled(Rounded(*value_and_error(module, values, off, count)), weight)
 
+    joint = _joint(plan, engine, inputs, balls, method, rounded)
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
-        part = BOXES.scaled(Box(*engine(values, perturbations, method)), weight)
+        part = BOXES.scaled(_bounds(engine, values, perturbations, method, joint, len(inputs)), weight)
         BOXES.add(box, sample, part)
         with torch.no_grad():
             VALUES.add(size, sample, part.size)
@@ -86,9 +89,41 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
         box = fold(plan, Sized(moved_out(box, size, plan.steps), size), OUTWARD, rows.outward_multiplier).box
     else:
         box = fold(plan, box, BOXES, lambda: rows.multiplier()[0])
+        if joint is not None and plan.combination is not None:
+            box = box.intersect(joint.box.map(plan.combination.entries)).ordered()
     value, error = fold(plan, near, ERRORS, rows.rounded_multiplier)
     far = Rounded(near.value, torch.maximum(near.error, far.error))
     return Composed(*box, value, error, fold(plan, far, ERRORS, rows.farthest_multiplier).error)
+
+
+def _joint(plan: Plan, engine: Engine | Reach, inputs: tuple[Tensor, ...], balls: tuple[Ball | None, ...], method: str,
+           rounded: bool) -> Joint | None:
+    """Where linear bounds of a plan's outputs are joined; None where it combines none, or there are no such bounds."""
+    if plan.combination is None or rounded or not isinstance(engine, Engine) or not engine.joins(method):
+        return None
+    return Joint(plan.combination.weights, inputs, balls)
+
+
+def _bounds(engine: Engine | Reach, values: tuple[Tensor, ...], perturbations: tuple[Any, ...], method: str,
+            joint: Joint | None, count: int) -> Box:
+    """Bounds of rows, whose linear bounds in the first `count` inputs are handed to `joint`."""
+    if joint is None or not isinstance(engine, Engine):
+        return Box(*engine(values, perturbations, method))
+    box, forms = engine.forms(values, perturbations, method, count)
+    joint.add(forms)
+    return box
+
+
+def _combined_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
+                        balls: tuple[Ball | None, ...], method: str, batch_size: int, functions: Tensor,
+                        progress: bool, rounded: bool) -> tuple[Box, Tensor]:
+    """The same of a plan that combines outputs: functions of it are other combinations of these."""
+    assert plan.combination is not None
+    weights = plan.combination.gathered(functions)
+    every = torch.arange(weights.shape[1], device=weights.device)[None]
+    other = replace(plan, combination=replace(plan.combination, weights=weights, index=every, error=None))
+    composed = compose(other, module, engine, inputs, balls, method, batch_size, progress, rounded)
+    return composed.box, composed.value
 
 
 def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],

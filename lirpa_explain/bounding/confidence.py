@@ -8,7 +8,7 @@ from torch import Tensor
 from ..boxes import Box
 
 
-def mean_interval(mean: Tensor, variance: Tensor, samples: int, error: float) -> Box:
+def mean_interval(mean: Tensor, variance: Tensor, samples: int | Tensor, error: float | Tensor) -> Box:
     """An interval that contains the mean of a variable in [0, 1], except with probability `error`.
 
     Each side is the better of two inequalities, each given a quarter of the error, a = error / 4: with m the samples'
@@ -18,8 +18,8 @@ def mean_interval(mean: Tensor, variance: Tensor, samples: int, error: float) ->
     Args:
         mean: m, any shape, float64, from 0 to 1.
         variance: V, with divisor n - 1, of the same shape.
-        samples: n, at least 1.
-        error: above 0 and below 1.
+        samples: n, at least 1; a number, or a tensor that broadcasts with the mean.
+        error: above 0 and below 1; likewise.
 
     Returns:
         (lower, upper), of that shape.
@@ -37,12 +37,12 @@ def mean_interval(mean: Tensor, variance: Tensor, samples: int, error: float) ->
         >>> round(low.item(), 3), round(high.item(), 3)
         (0.479, 0.521)
     """
-    share = error / 4
-    box = _chernoff(mean, math.log(1 / share) / samples)
-    if samples > 1:
-        logarithm = math.log(2 / share)
-        by = (2 * variance * logarithm / samples).sqrt() + 7 * logarithm / (3 * (samples - 1))
-        box = box.intersect(Box(mean - by, mean + by))
+    n, share = (torch.as_tensor(number, dtype=mean.dtype, device=mean.device) for number in (samples, error / 4))
+    box = _chernoff(mean, (1 / share).log() / n)
+    logarithm = (2 / share).log()
+    by = (2 * variance * logarithm / n).sqrt() + 7 * logarithm / (3 * (n - 1))
+    by = torch.where(n > 1, by, math.inf)
+    box = box.intersect(Box(mean - by, mean + by))
     return box
 
 
@@ -63,7 +63,7 @@ def shifted(mean: Tensor, distance: Tensor) -> Tensor:
     return torch.special.ndtr(torch.special.ndtri(mean) + distance)
 
 
-def _chernoff(mean: Tensor, limit: float) -> Box:
+def _chernoff(mean: Tensor, limit: Tensor) -> Box:
     """The outermost mu below and above `mean` with kl(mean, mu) <= limit, rounded outward by bisection."""
     lower, inner_low = torch.zeros_like(mean), mean.clone()
     upper, inner_high = torch.ones_like(mean), mean.clone()

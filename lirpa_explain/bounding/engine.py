@@ -8,6 +8,9 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..graph import GradientModule
+from ..operators.bound import flat_rows
+from ..operators.local import Local
+from .joint import Forms
 from .memory import Memory
 from .methods import lookup
 from .network import Network
@@ -71,6 +74,37 @@ class Engine:
             value = value if functions is None else torch.einsum("bkd,bd->bk", functions, value)
             return Box.point(value)
         return self._schedule(method).bounds(inputs, perturbations, functions)
+
+    def joins(self, method: str) -> bool:
+        """Whether there are linear bounds by a method that say all that it bounds."""
+        row = lookup(method)
+        return row.has_linear_result and row.schedule is None and self.parameters is None and not self.rounded
+
+    def forms(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...], method: str, moving: int
+              ) -> tuple[Box, Forms]:
+        """Bounds (B, 1) of an output that is one number, and linear bounds of it.
+
+        Args:
+            inputs: as for calls.
+            perturbations: likewise.
+            method: a key of `methods.METHODS` for which `joins`.
+            moving: how many inputs, the first ones, the linear bounds are to be in.
+        """
+        rows, like = len(inputs[0]), inputs[0]
+        moved = [name for name, p in zip(self.module.input_names, perturbations, strict=False) if p is not None]
+        if not self.module.depends_on(moved):
+            box, linear = Box.point(self.module(*inputs)), None
+        else:
+            box, linear = self._schedule(method).forms(inputs, perturbations)
+        sides: tuple[list[Tensor], list[Tensor]] = [], []
+        for i, x in enumerate(inputs[:moving]):
+            given = (None, None) if linear is None else linear.inputs.get(str(i), (None, None))
+            for side, A in zip(sides, given, strict=True):
+                dense = A.dense() if isinstance(A, Local) else A
+                side.append(torch.zeros_like(flat_rows(x)) if dense is None else dense[0].reshape(rows, -1))
+        ends = box if linear is None else Box(linear.lower, linear.upper)
+        lower, upper = (side.reshape(-1).expand(rows) if side.numel() == 1 else side.reshape(rows) for side in ends)
+        return box, Forms(torch.cat(sides[0], 1), torch.cat(sides[1], 1), lower.to(like), upper.to(like))
 
     def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
                     functions: Tensor) -> Tensor:

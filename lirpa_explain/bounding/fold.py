@@ -9,6 +9,7 @@ asks for it (`zero`, `scaled`, `add`), else all at once (`fold_rows`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from .. import rounding
 from ..attributions import Plan
+from ..attributions.combination import Combination
 from ..boxes import Box
-from ..relaxations.ranges import product_range, variance_range
+from ..relaxations.ranges import linear_range, product_range, variance_range
 from ..rounding import LAST, OWN, unit
 from .interval import Interval
 from .rows import Multiplier, PlanRows
@@ -61,6 +63,10 @@ class Algebra(Generic[T, F]):
         """Over so many samples each, with divisor J."""
         raise NotImplementedError
 
+    def combined(self, x: T, of: Combination, samples: int) -> T:
+        """What is made of so many samples each, one number every one."""
+        raise NotImplementedError
+
 
 def outer(plan: Plan, x: T, algebra: Algebra[T, F]) -> T:
     """The plan's map of each sample's sum."""
@@ -78,6 +84,8 @@ def fold(plan: Plan, sums: T, algebra: Algebra[T, F], factor: Callable[[], F]) -
         algebra: of what they are.
         factor: computes the multipliers m_j; called if the plan multiplies.
     """
+    if plan.combination is not None:
+        return algebra.combined(sums, plan.combination, plan.samples)
     sums = algebra.complete(algebra.times(sums, factor()) if plan.multiply else sums)
     sums = outer(plan, sums, algebra)
     return algebra.variance(sums, plan.samples) if plan.reduction == "variance" else algebra.mean(sums, plan.samples)
@@ -130,6 +138,9 @@ class Values(Algebra[Tensor, Tensor]):
         x = by_example(x, samples)
         return x.square().mean(1) - x.mean(1).square()
 
+    def combined(self, x: Tensor, of: Combination, samples: int) -> Tensor:
+        return of.entries(of.of(x.reshape(-1, samples)))
+
 
 class Boxes(Algebra[Box, Box]):
     """Boxes that numbers lie in; infinite where infinity times 0 leaves nothing known."""
@@ -164,6 +175,11 @@ class Boxes(Algebra[Box, Box]):
     def variance(self, x: Box, samples: int) -> Box:
         return variance_range(x.map(lambda side: by_example(side, samples))).or_nothing()
 
+    def combined(self, x: Box, of: Combination, samples: int) -> Box:
+        outputs = x.map(lambda side: side.reshape(-1, samples))
+        weights = of.weights.expand(len(outputs.lower), -1, -1)
+        return linear_range(weights, outputs).or_nothing().map(of.entries)
+
 
 class Intervals(Algebra[Interval, Box]):
     """Boxes in training, with centre and radius for as long as these are enough."""
@@ -188,6 +204,9 @@ class Intervals(Algebra[Interval, Box]):
 
     def variance(self, x: Interval, samples: int) -> Interval:
         return Interval(variance_range(x.ends.map(lambda side: by_example(side, samples))))
+
+    def combined(self, x: Interval, of: Combination, samples: int) -> Interval:
+        return Interval(BOXES.combined(x.ends, of, samples))
 
 
 class Sized(NamedTuple):
@@ -219,6 +238,11 @@ class OutwardBoxes(Algebra[Sized, Box]):
 
     def variance(self, x: Sized, samples: int) -> Sized:
         return self._moved(BOXES.variance(x.box, samples), self.square(x), samples)
+
+    def combined(self, x: Sized, of: Combination, samples: int) -> Sized:
+        size = x.size.reshape(-1, samples)
+        error = combination_error(of, size, of.roundings or 0)
+        return Sized(BOXES.combined(x.box, of, samples).outward(error), of.entries(of.sizes(size)))
 
     def _moved(self, box: Box, terms: Sized, samples: int) -> Sized:
         size = by_example(terms.size, samples).mean(1)
@@ -267,6 +291,19 @@ class Errors(Algebra[Rounded, Multiplier]):
     def variance(self, x: Rounded, samples: int) -> Rounded:
         sizes = 2 * VALUES.mean(x.value.abs(), samples) * VALUES.mean(x.error, samples)
         return Rounded(VALUES.variance(x.value, samples), VALUES.mean(self.square(x).error, samples) + sizes)
+
+    def combined(self, x: Rounded, of: Combination, samples: int) -> Rounded:
+        value, error = (part.reshape(-1, samples) for part in x)
+        own = combination_error(of, value, math.sqrt(of.roundings or 0))
+        return Rounded(of.entries(of.of(value)), of.entries(of.sizes(error)) + own)
+
+
+def combination_error(of: Combination, outputs: Tensor, count: float) -> Tensor:
+    """By how much Captum's way from outputs (N, J) to an attribution (N, D) rounds, as `count` roundings add up."""
+    error = unit(of.dtype) * (LAST + count) * of.sizes(outputs)
+    if of.error is not None:
+        error = error + of.error * outputs.abs().amax(1, keepdim=True)
+    return of.entries(error)
 
 
 VALUES, BOXES, INTERVALS, OUTWARD, ERRORS = Values(), Boxes(), Intervals(), OutwardBoxes(), Errors()

@@ -28,7 +28,7 @@ class Memory:
     Example:
         >>> from lirpa_explain.bounding.methods import METHODS
         >>> Memory(width=1000, item_size=8, limit=2**20).rows_at_once(64, METHODS["CROWN"])
-        16
+        8
     """
 
     width: int

@@ -41,7 +41,7 @@ class Method:
     within: Literal["intervals", "linear"]
     result: Literal["intervals", "linear"]
     chosen: bool = False
-    tensors: int = 8
+    tensors: int = 16
     schedule: type[Schedule] | None = None
 
     def __post_init__(self) -> None:

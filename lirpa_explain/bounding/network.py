@@ -66,6 +66,21 @@ class Network:
         """The node of the module's output."""
         return self._nodes[self._bounded.final_name]
 
+    @property
+    def nodes(self) -> Sequence[Bound]:
+        """All nodes, each after its inputs."""
+        return self._ordered
+
+    @property
+    def rows(self) -> int:
+        """How many rows are bounded."""
+        return len(self.result.forward_value)
+
+    @property
+    def moving_inputs(self) -> list[Bound]:
+        """The nodes of inputs that move."""
+        return [node for node in self._ordered if _is_input(node)]
+
     @contextlib.contextmanager
     def at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
            parameters: Parameters | None = None, rounded: bool = False) -> Iterator[None]:
@@ -161,6 +176,14 @@ class Network:
         if keep:
             self._forms[node.name] = linear
         return numbers(self._nodes, linear, functions.shape[:2]).map(lambda side: side.transpose(0, 1))
+
+    def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
+        """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named by their places."""
+        node = self.result
+        linear = pull_back(self._ordered, node, torch.ones_like(node.forward_value)[None], self._forms)
+        places = {id(ball): str(i) for i, ball in enumerate(perturbations) if ball is not None}
+        return Linear({places[id(self._nodes[name].perturbation)]: sides for name, sides in linear.inputs.items()},
+                      linear.lower, linear.upper)
 
     def ends_passes(self, node: Bound) -> bool:
         """Whether linear bounds of all entries of a node are worth keeping: there are nodes far behind, and few inputs.

@@ -17,11 +17,16 @@ from ..boxes import Box
 from ..operators.bound import flat_rows
 from ..operators.max_pooling import BoundMaxPool, BoundPooled
 from ..operators.windows import Comparison, Race
+from .backward import Linear
+from .forward import Forms, worth
 from .memory import Memory
 from .methods import Method
 from .network import Network, Readers
 from .optimize import Optimization, optimized
 from .parameters import Parameters
+
+FEW_OPEN = 0.02
+"""Share of a layer's entries up to which these are bounded one by one at once, without a pass for all of them."""
 
 
 class Schedule:
@@ -51,6 +56,12 @@ class Schedule:
             self.bound_within()
             return self.result(functions)
 
+    def forms(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...]) -> tuple[Box, Linear]:
+        """Bounds of the network's output, one number, and its linear bounds; see `engine.Engine`."""
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+            self.bound_within()
+            return self.result(None), self.network.forms(perturbations)
+
     def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
                     functions: Tensor) -> Tensor:
         """The linear lower bound of linear functions by itself; see `engine.Engine`."""
@@ -60,17 +71,33 @@ class Schedule:
 
     def bound_within(self) -> None:
         """Bound every node that a relaxation reads: intervals, then linear bounds of what is open for a reader."""
+        forms = self._forms() if self.method.is_linear_within else None
         for node, readers in self.network.read_nodes(self.method.is_linear):
             for reader, _ in readers:
                 reader.refuse_perturbed_parameters()
             box = self.network.interval(node)
             if self.method.is_linear_within:
+                box = box if forms is None else self._first_pass(node, box, readers, forms)
                 self._compare(node, box, readers)
                 wanted = self._open_entries(node, box, readers)
                 if not self.method.chosen and self.network.ends_passes(node):
                     wanted = torch.ones_like(wanted)
                 box = self._tightened(node, box, wanted)
             self.network.settle(node, box)
+
+    def _forms(self) -> Forms | None:
+        """Affine forms, where the network is large and one row is bounded for what its parameters are."""
+        if torch.is_grad_enabled() or self.rounded or self.parameters is not None or self.network.rows != 1 or \
+                not worth(self.network.moving_inputs, self.memory.width, self.memory.item_size, self.memory.limit):
+            return None
+        return Forms(self.network.nodes)
+
+    def _first_pass(self, node: Bound, box: Box, readers: Readers, forms: Forms) -> Box:
+        """A box of a node cut to what affine forms say, where intervals leave a large share of it open."""
+        wanted = self._open_entries(node, box, readers)
+        if int(wanted.sum()) <= FEW_OPEN * wanted.numel() or (found := forms.box(node)) is None:
+            return box
+        return box.intersect(found.outward(self.network.rounding_margin(node))).ordered()
 
     def result(self, functions: Tensor | None) -> Box:
         """Bounds of the output (B, D), or of linear functions (B, K, D) of it, once all within is bounded."""

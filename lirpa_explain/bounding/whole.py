@@ -97,6 +97,9 @@ class AttributionModule(nn.Module):
             if plan.nearest is not None:
                 raise UnsupportedAttribution("An attribution at a decision's boundary is no module: its points are "
                                              "searched for anew at each input. Use certify.")
+            if plan.combination is not None:
+                raise UnsupportedAttribution(f"{attributions.name_of(attribution)} is no module: it joins outputs at "
+                                             "many masked inputs. Use certify.")
             function = attribution.forward_func if plan.function is None else plan.function
             self.row = capture_program(plan.row_program(), function, xs, extras_of(attribute_kwargs))
             self.plan, self.example = plan, xs

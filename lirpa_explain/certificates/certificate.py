@@ -128,9 +128,9 @@ class Certificate(Questions):
     `quadrature_error`.""")
     expectation = fact("expectation", """"gaussian" or "gaussian-propagated" if lower and upper bound the expectation
     under Gaussian noise, at every x' of the perturbation; `nominal` is the mean of the samples drawn.""")
-    confidence = fact("confidence", """With `expectation`: the probability, for each example, that the samples are such
-    that all of its bounds hold.""")
-    samples = fact("samples", "With `expectation`: how many samples of each example were drawn.")
+    confidence = fact("confidence", """With `expectation`, and of smoothed maps: the probability, for each example, that
+    the samples are such that all of its bounds hold.""")
+    samples = fact("samples", "Likewise: how many samples of each example were drawn; (N,) of smoothed maps.")
 
     def __post_init__(self) -> None:
         for name in ("nominal", "lower", "upper"):
@@ -252,8 +252,6 @@ class Certificate(Questions):
     def __repr__(self) -> str:
         lower, upper = flatten(self.lower).detach(), flatten(self.upper).detach()
         mean_width = (upper - lower).float().mean().item()
-        certain, nonzero = box.signs(lower, upper) != 0, flatten(self.nominal) != 0
-        certified = (certain & nonzero).sum().item() / max(1, nonzero.sum().item())
         return (
             f"Certificate of {self.attribution}{self.meaning.title}\n"
             f"  method        {self.method}, {self.dtype}{', rounded outward' * (self.rounding == 'outward')}, "
@@ -261,6 +259,6 @@ class Certificate(Questions):
             f"  perturbation  {self.perturbation}\n"
             f"  shape         {describe(self.nominal)}\n"
             f"  mean width    {mean_width:.4g}\n"
-            f"  signs         {certified:.1%} of the entries that are not 0 certified"
+            f"  {self.meaning.certain(lower, upper, flatten(self.nominal))}"
         )
 

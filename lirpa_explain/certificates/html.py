@@ -18,7 +18,7 @@ EXAMPLES, ENTRIES = 3, 6
 
 SIGNS = {1: "+", -1: "\N{MINUS SIGN}", 0: ""}
 
-HEADER = ("example", "feature", "attribution", "lower", "upper", "certain sign")
+HEADER = ("example", "feature", "attribution", "lower", "upper", "certain")
 
 PICTURES: list[Callable[[Certificate, int], str | None]] = []
 """What draws the first examples, so many at most, as the address of a picture; None if it cannot.
@@ -64,7 +64,8 @@ def _table(certificate: Certificate) -> str:
     lower, nominal, upper = (
         flatten(side).detach().double().cpu() for side in (part.lower, part.nominal, part.upper)
     )
-    certain, names = signs(lower, upper), labels(part.features, part.nominal)
+    threshold = certificate.meaning.threshold
+    certain, names = signs(lower - threshold, upper - threshold), labels(part.features, part.nominal)
     largest = nominal.abs().argsort(dim=1, descending=True, stable=True)[:, :ENTRIES].tolist()
     rows = [
         [

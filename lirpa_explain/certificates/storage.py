@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 _FORMAT = 2
-_HEADER = "lirpa_explain.Certificate"  # the array that makes an .npz file a certificate
+_HEADER = "lirpa_explain."  # with a class's name: the array that makes an .npz file one of its certificates
 
 
-def write(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
+def write(path: str | os.PathLike[str], values: dict[str, Any], kind: str = "Certificate") -> None:
     """Write fields to exactly this path.
 
     Args:
         path: The file to write; an existing one is replaced.
         values: By name: tensors, tuples of tensors, or what JSON knows.
+        kind: The class whose fields they are.
     """
     words: dict[str, Any] = {}
     dtypes: dict[str, str | list[str]] = {}
@@ -34,21 +35,22 @@ def write(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
             arrays |= {f"{name}.{i}": _to_numpy(part) for i, part in enumerate(value)}
         else:
             words[name] = value
-    arrays[_HEADER] = np.array(json.dumps({"format": _FORMAT, "words": words, "dtypes": dtypes}))
+    arrays[_HEADER + kind] = np.array(json.dumps({"format": _FORMAT, "words": words, "dtypes": dtypes}))
     with open(path, "wb") as file:  # np.savez would append .npz to a path
         np.savez(file, **arrays)
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read(path: str | os.PathLike[str], kind: str = "Certificate") -> dict[str, Any]:
     """Return the fields that `write` wrote; the tensors are on the CPU.
 
     Args:
         path: The file to read.
+        kind: The class whose fields they are.
 
     Raises:
-        ValueError: If the file is not a certificate, or one of another format.
+        ValueError: If the file is not a certificate of that class, or one of another format.
     """
-    header, arrays = _read(path)
+    header, arrays = _read(path, kind)
     if header["format"] != _FORMAT:
         raise ValueError(
             f"{path} is a certificate of format {header['format']}; this version of lirpa_explain reads "
@@ -78,13 +80,17 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the header and the arrays of a saved certificate, or raise a ValueError if it is none."""
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
-            return json.loads(str(archive[_HEADER])), dict(archive)
+            names = getattr(archive, "files", [])  # a .npy file's array has none
+            other = [name.removeprefix(_HEADER) for name in names if name.startswith(_HEADER)]
+            if other and other != [kind]:
+                raise ValueError(f"it is a {other[0]}")
+            return json.loads(str(archive[_HEADER + kind])), dict(archive)
     except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} is not a certificate ({error}); pass a file that Certificate.save wrote."
+            f"{path} is not a certificate of this kind ({error}); pass a file that {kind}.save wrote."
         ) from error

@@ -39,13 +39,13 @@ def given_tensors(
     """Inputs and keywords with tensors in place of arrays and tables, and the columns' names.
 
     Args:
-        attribution: a Captum object.
+        attribution: a Captum object, or a function.
         inputs: as the caller gave them.
-        keywords: of its `attribute`.
+        keywords: of its `attribute`, or its own.
         features: names of the inputs' columns.
         perturbation: which may have them.
     """
-    like = parameter_of(attribution.forward_func)
+    like = parameter_of(getattr(attribution, "forward_func", attribution))
     inputs, columns = as_inputs(
         inputs, given_names(features, perturbation, isinstance(inputs, tuple)), like
     )

@@ -64,7 +64,7 @@ class Traces:
             keywords: of its `attribute`.
             explained: whether multiplier and outer map of the plan belong to what is traced.
         """
-        extras = extras_of(keywords)
+        extras = plan.first_extras(len(xs[0]), extras_of(keywords))
         program, outer = plan.row_program(explained), plan.outer if explained else None
         function = attribution.forward_func if plan.function is None else plan.function
         key = (program.identity, getattr(plan.function, "key", None), outer,

@@ -9,6 +9,7 @@ from ..certificates.layout import tensors
 from ..plots import is_image, plot_bars, plot_curve, plot_image
 from ..reporting.figures import shown
 from ..reporting.table import Measure
+from ..smoothing import plot_importance
 from .data import Reading, read
 
 
@@ -44,6 +45,8 @@ def picture(given: Namespace) -> Any:
         if index >= len(data.inputs):
             raise ValueError(f"{given.inputs} has {len(data.inputs)} examples, and not number {index}.")
         image = shown(data.inputs[index])
+    if certificate.meaning.kind == "smoothed":
+        return plot_importance(certificate, given.example, image)[0]
     return plot_image(certificate, given.example, image, sign=given.sign)[0]
 
 

@@ -90,8 +90,9 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         alike = rows_that_read_alike(function, inputs, extras, TRACED_ROWS)
         if alike is None:
             raise UnsupportedOperation(
-                "The model reads additional_forward_args, as by an `if`, .item() or tolist(), and goes on differently for "
-                "the examples of this batch. Certify those apart that it treats differently, for instance one at a time.")
+                "The model reads additional_forward_args, as by an `if`, .item() or tolist(), and goes on differently "
+                "for the examples of this batch. Certify those apart that it treats differently, for instance one at "
+                "a time.")
         transcribed = transcript(function, inputs, extras)
     module = module if alike == rows else _captured(program, function, inputs, extras, outer, alike)
     module.transcript = transcribed

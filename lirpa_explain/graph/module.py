@@ -49,8 +49,8 @@ class GradientModule(nn.Module):
         example: an example of each input, a few rows each.
         arguments: what makes those of its inputs that the model's further arguments go into.
 
-    `transcript` is what the function reads of the whole batch that it was captured for, where it reads something else of
-    its examples.
+    `transcript` is what the function reads of the whole batch that it was captured for, where it reads something else
+    of its examples.
     """
 
     transcript: list[str] | None = None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..certificates import Certificate
 from ..plots import data_url, is_image, plot_bars, plot_curve, plot_image
+from ..smoothing import plot_importance
 from .table import Column
 
 MOST_BARS = 20
@@ -37,7 +38,8 @@ def example_figure(certificate: Certificate, row: int, image: Tensor | None = No
     """
     if is_image(certificate):
         picture = None if image is None or image.ndim not in (2, 3) else shown(image)
-        return data_url(plot_image(certificate, row, picture)[0])
+        draw = plot_importance if certificate.meaning.kind == "smoothed" else plot_image
+        return data_url(draw(certificate, row, picture)[0])
     return data_url(plot_bars(certificate, row, features, most=MOST_BARS)[0])
 
 

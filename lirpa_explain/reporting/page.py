@@ -16,14 +16,18 @@ from ..certificates.layout import Attributions, flatten, tensors
 from ..certificates.names import labels
 from ..measures.prediction import Prediction
 from ..plots import is_image
+from ..smoothing import SmoothedCertificate
 from .figures import curve_figure, example_figure
-from .table import PREDICTED, ByRadius, Chunks, Column, Measure, Table, default_measures, make_table
+from .table import PREDICTED, ByRadius, Chunks, Column, Measure, Table, default_measures, make_table, sides
 
 MOST_FEATURES = {True: 10, False: 30}
 """Features of an example that are listed, those with the largest attribution: of an image, and of anything else."""
 
-SIGNS = Measure("sign_agreement")
-"""What is drawn against the radius whether or not it is a column."""
+Reportable = Certificate | Chunks | Mapping[Any, Certificate | Chunks] | SmoothedCertificate
+"""What a report can be of."""
+
+SMOOTHED = (0.25, 0.5, 1.0)
+"""Radii at which smoothed certificates are reported where none is of interest, in deviations of the noise."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,8 @@ class Feature:
     nominal: float
     lower: float
     upper: float
-
-    @property
-    def sign(self) -> str:
-        """The sign that is certain."""
-        return "positive" if self.lower > 0 else "negative" if self.upper < 0 else "open"
+    side: int
+    word: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Detail:
     views: list[View]
 
 
-def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunks], path: str | os.PathLike[str], *,
+def report(certificates: Reportable, path: str | os.PathLike[str], *,
            inputs: Attributions | None = None, names: Sequence[str] | None = None,
            features: Sequence[str] | None = None, targets: Sequence[int] | Tensor | None = None,
            metrics: Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
@@ -73,7 +74,8 @@ def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunk
 
     Args:
         certificates: a certificate; a sequence of them, for further examples; or a mapping from radii to one or the
-            other, for the same examples.
+            other, for the same examples; or a smoothed certificate, which is reported at its radius of interest, or
+            at some (other radii: `{radius: smoothed.at(radius) for radius in ...}`).
         path: the file to write; an existing one is replaced.
         inputs: what was certified, (N, *S), to show images beside their maps.
         names: of the examples, N.
@@ -113,7 +115,8 @@ def report(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunk
                                   ("inputs", None if inputs is None else tensors(inputs)[0], count)):
         if given is not None and len(given) != expected:
             raise ValueError(f"{what} must be {expected}; given: {len(given)}.")
-    measures = [as_measure(metric) for metric in metrics] if metrics is not None else default_measures(width)
+    measures = [as_measure(metric) for metric in metrics] if metrics is not None \
+        else default_measures(width, first.meaning.kind)
     classes = None if targets is None else [int(target) for target in targets]
     predicted = {None: predictions} if isinstance(predictions, Prediction) else predictions
     table = make_table(chunks, measures, names, classes, cast("Mapping[float | None, Prediction] | None", predicted))
@@ -149,13 +152,17 @@ def need_jinja2() -> Any:
     return jinja2
 
 
-def by_radius(certificates: Certificate | Chunks | Mapping[Any, Certificate | Chunks]) -> ByRadius:
+def by_radius(certificates: Reportable) -> ByRadius:
     """Certificates in the form that tables are made of.
 
     Raises:
         ValueError: there are none.
         TypeError: something else is among them.
     """
+    if isinstance(certificates, SmoothedCertificate):
+        settings = certificates.settings
+        radii = [part * settings.sigma for part in SMOOTHED] if settings.radius is None else [settings.radius]
+        certificates = {radius: certificates.at(radius) for radius in radii}
     given = certificates if isinstance(certificates, Mapping) else {None: certificates}
     chunks = {eps: [part] if isinstance(part, Certificate) else list(part) for eps, part in given.items()}
     if not chunks or not all(chunks.values()):
@@ -202,10 +209,11 @@ def _drawn(table: Table, chunks: ByRadius) -> list[Column]:
     """The numbers that are drawn against the radius."""
     columns = [column for column in table.columns[-table.certified:]
                if column.is_number and column.name != PREDICTED["classes"][0]]
-    if SIGNS.label in [column.name for column in columns]:
+    always = sides(next(iter(chunks.values()))[0].meaning.kind)
+    if always.label in [column.name for column in columns]:
         return columns
-    values = [value for parts in chunks.values() for value in SIGNS.of(parts).tolist()]
-    return [Column(SIGNS.label, SIGNS.words, values), *columns]
+    values = [value for parts in chunks.values() for value in always.of(parts).tolist()]
+    return [Column(always.label, always.words, values), *columns]
 
 
 def _detail(chunks: ByRadius, example: int, name: str, target: int | None, inputs: Attributions | None,
@@ -235,4 +243,8 @@ def _features(certificate: Certificate, row: int, names: Sequence[str] | None) -
                         for side in (certificate.lower, certificate.nominal, certificate.upper))
     order = value.abs().argsort(descending=True, stable=True)[:MOST_FEATURES[is_image(certificate)]].tolist()
     named = labels(certificate.features if names is None else names, certificate.nominal)
-    return [Feature(named[i], float(value[i]), float(low[i]), float(high[i])) for i in order]
+    meaning = certificate.meaning
+    side = (low > meaning.threshold).int() - (high < meaning.threshold).int()
+    words = {1: meaning.above, 0: "open", -1: meaning.below}
+    return [Feature(named[i], float(value[i]), float(low[i]), float(high[i]), int(side[i]), words[int(side[i])])
+            for i in order]

@@ -73,9 +73,23 @@ class Measure:
         return torch.cat(parts)
 
 
-def default_measures(features: int) -> list[Measure]:
-    """Metrics that say something of any attribution of so many features."""
-    return [Measure("sign_agreement"), Measure("top_k_overlap", {"k": min(5, features)}), Measure("cosine"),
+SIDES = {"smoothed": Measure("importance_agreement")}
+"""By what a certificate is of: the share of the features that stay on their side; of others, of the signs that stay."""
+
+
+def sides(kind: str) -> Measure:
+    """The share of the features that stay on the side where they are: of 0, or of what makes them important."""
+    return SIDES.get(kind, Measure("sign_agreement"))
+
+
+def default_measures(features: int, kind: str = "attribution") -> list[Measure]:
+    """Metrics that say something of any attribution of so many features.
+
+    Args:
+        features: D.
+        kind: of what the certificates are, as `Meaning.kind`.
+    """
+    return [sides(kind), Measure("top_k_overlap", {"k": min(5, features)}), Measure("cosine"),
             Measure("relative", {"norm": 2}), Measure("linf")]
 
 

@@ -5,6 +5,7 @@ from . import (  # noqa: F401  (each fills the table)
     concentration,
     directions,
     distances,
+    importance,
     orders,
     paper,
     regions,

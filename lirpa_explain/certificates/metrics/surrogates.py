@@ -77,3 +77,10 @@ def intrusion_of_one(a: Tensor, nominal: Tensor, mask: Tensor, k: int = 5, absol
     floor = scores.detach().amin(1, keepdim=True)
     return (torch.where(protected, scores, floor).amax(1)
             - torch.where(protected, floor, scores).topk(k, 1).values[:, -1])
+
+
+def misplaced(a: Tensor, nominal: Tensor, mask: Tensor, threshold: float = 0.5) -> Tensor:
+    """Smoothed share of the features above the threshold that lie outside of the mask."""
+    scale = nominal.abs().mean(1, keepdim=True).clamp(min=least_number(a.dtype, 0.5)) / 4
+    above = torch.sigmoid((a - threshold) / scale)
+    return ((mask == 0) * above).sum(1) / above.sum(1).clamp(min=least_number(a.dtype, 0.5))

@@ -76,6 +76,10 @@ class Sense(ABC):
             raise ValueError(f"rounding='outward' does not go with {what}: it bounds what Captum computes in floating "
                              "point, with the parameters as they are. Leave one of them out.")
 
+        if bounding.rounded and plan.combination is not None and plan.combination.roundings is None:
+            raise ValueError("rounding='outward' does not go with KernelShap and Lime: how scikit-learn's fit rounds "
+                             "is not proven. Leave it out.")
+
     @abstractmethod
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
         """Bounds in this sense of the attribution whose plan and nominal value are given, checked."""

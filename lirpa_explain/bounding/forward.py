@@ -1,0 +1,201 @@
+"""A cheap pass first: affine forms of a whole layer, carried forward once through a network.
+
+In deep convolutional nets intervals leave most neurons open of which linear bounds then close all but a few, at the
+price of one pass back for each. An affine form says the same of all neurons of a layer at once, a little less tightly:
+
+    y = center + sum_d columns_d e_d + error f,    e_d and f anywhere in [-1, 1],
+
+with one e_d for each entry of the input and for each relaxed neuron, and an error of each entry's own. Affine steps map
+it; of a function between two lines the mean slope is taken, and what lies between is an error; a maximum is its pivot
+and a lead of at most U.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from auto_LiRPA.bound_ops import Bound
+from auto_LiRPA.perturbations import PerturbationLpNorm
+from torch import Tensor
+
+from ..boxes import Box
+from ..operators.activation import BoundActivation
+from ..operators.affine import BoundAffine
+from ..operators.bound import box_of, moving_box, value_of
+from ..operators.max_pooling import BoundMaxPool
+
+LARGE = 2 ** 24
+"""Entries of the input times neurons of the widest layer from which on the pass is worth it, for one row at a time."""
+
+COLUMNS = 2 ** 22
+"""Most entries of one tensor of columns that are mapped at once, about: layers are up to ..."""
+
+WIDER = 8
+"""... so many times as wide as the input."""
+
+FRESH = 512
+"""Most entries of a layer whose errors are columns of their own, which later layers add up with their signs."""
+
+LIVE = 2.5
+"""Forms that are alive at once, where two paths meet, and what is mapped: times the largest form, memory is taken."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """An affine form of one row.
+
+    Args:
+        center: (1, *S).
+        columns: tensors (d, *S) by where they come from: some of the input's entries, or a relaxation's errors.
+        error: (1, *S), at least 0.
+    """
+
+    center: Tensor
+    columns: dict[Hashable, Tensor]
+    error: Tensor
+
+    @property
+    def box(self) -> Box:
+        """Where it lies."""
+        radius = sum((part.abs().sum(0, keepdim=True) for part in self.columns.values()), self.error)
+        return Box(self.center - radius, self.center + radius)
+
+    def mapped(self, function: Callable[[Tensor], Tensor], is_last: bool) -> dict[Hashable, Tensor]:
+        """The columns mapped; those of a form that nobody else reads are dropped on the way."""
+        if not is_last:
+            return {key: function(part) for key, part in self.columns.items()}
+        return {key: function(self.columns.pop(key)) for key in list(self.columns)}
+
+
+class Forms:
+    """The forms of a network's nodes, made when they are asked for, and dropped when all have read them.
+
+    Args:
+        nodes: all nodes, each after its inputs.
+    """
+
+    def __init__(self, nodes: Sequence[Bound]) -> None:
+        self.nodes = nodes
+        self._left = {node.name: sum(n is node for reader in nodes if isinstance(reader, READERS)
+                                     for n in reader.inputs) for node in nodes}
+        self._forms: dict[str, Form | None] = {}
+
+    def box(self, node: Bound) -> Box | None:
+        """Bounds of a node whose predecessors have bounds; None: it has no form."""
+        for n in self.nodes[:self.nodes.index(node) + 1]:  # each after its inputs, so that nothing recurs
+            if n.name not in self._forms:
+                self._forms[n.name] = self._made(n) if n.perturbed else None
+                for before in n.inputs if isinstance(n, READERS) else ():
+                    self._left[before.name] -= 1
+                    if self._left[before.name] == 0:
+                        self._forms[before.name] = None
+        form = self._forms[node.name]
+        return None if form is None else form.box
+
+    def _made(self, node: Bound) -> Form | None:
+        ball = getattr(node, "perturbation", None)
+        if ball is not None:
+            is_box = type(ball) is PerturbationLpNorm and ball.norm == math.inf
+            return _of_input(node.name, box_of(node)) if is_box else None
+        forms = [self._forms.get(n.name) for n in node.inputs]
+        if not isinstance(node, READERS) or any(form is None and n.perturbed or moving_box(n) is not None
+                                                for form, n in zip(forms, node.inputs, strict=True)):
+            return None
+        is_last = [self._left[n.name] == 1 for n in node.inputs]
+        if isinstance(node, BoundAffine):
+            return _sum(node, forms) if node.operator.name == "add" else _affine(node, forms, is_last[0])
+        form = forms[0]
+        if form is None:
+            return None
+        return _between_lines(node, form, is_last[0]) if isinstance(node, BoundActivation) else _largest(
+            node, form, is_last[0])
+
+
+READERS = (BoundAffine, BoundActivation, BoundMaxPool)
+"""The operators that hand forms on."""
+
+
+def _of_input(name: str, box: Box) -> Form:
+    center, radius = box.around
+    count = max(1, COLUMNS // (WIDER * radius.numel()))
+    flat = radius.flatten()
+    columns: dict[Hashable, Tensor] = {}
+    for i in range(0, len(flat), count):
+        part = flat[i:i + count]
+        columns[name, i] = _one_hot(torch.arange(i, i + len(part), device=part.device), part, radius.shape[1:])
+    return Form(center, columns, torch.zeros_like(center))
+
+
+def _one_hot(index: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Tensors (d, *S) with one value each, at an index of the flattened tensor."""
+    columns = values.new_zeros(len(index), math.prod(shape))
+    return columns.scatter(1, index[:, None], values[:, None]).reshape(-1, *shape)
+
+
+def _sum(node: BoundAffine, forms: list[Form | None]) -> Form:
+    """Of x + y, either of which may be fixed, and be broadcast."""
+    shape = node.output_shape[1:]
+    centers = [value_of(n) if form is None else form.center for n, form in zip(node.inputs, forms, strict=True)]
+    moving = [form for form in forms if form is not None]
+    columns: dict[Hashable, Tensor] = {}
+    for form in moving:
+        for key, part in form.columns.items():
+            columns[key] = columns[key] + part if key in columns else part.expand(-1, *shape)
+    error = functools.reduce(torch.add, [form.error.expand(1, *shape) for form in moving])
+    return Form(functools.reduce(torch.add, centers).expand(1, *shape), columns, error)
+
+
+def _affine(node: BoundAffine, forms: list[Form | None], is_last: bool) -> Form | None:
+    """Of an affine step of its first input: columns without its constant, and errors by its magnitude."""
+    form = forms[0]
+    if form is None or any(forms[1:]) or node.traits.magnitude is None and not node.traits.homogeneous:
+        return None
+    weights = [value_of(n) for n in node.inputs[1:]]
+    return Form(node.forward(form.center, *weights), form.mapped(lambda part: node.forward(part, *weights), is_last),
+                node.magnitude(form.error, *weights))
+
+
+def _between_lines(node: BoundActivation, form: Form, is_last: bool) -> Form:
+    """Of a function of one variable: what lies between its lines is a column for each of a few entries."""
+    box = box_of(node.inputs[0])
+    (below, low), (above, high) = node.planes(box)
+    slope = (below + above) / 2
+    least = torch.minimum(*((below - slope) * end + low for end in box))
+    most = torch.maximum(*((above - slope) * end + high for end in box))
+    between, center = (most - least) / 2, slope * form.center + (least + most) / 2
+    columns = form.mapped(lambda part: slope * part, is_last)
+    error = slope.abs() * form.error
+    index = between.flatten().nonzero()[:, 0]
+    if 0 < len(index) <= FRESH:
+        columns[node.name] = _one_hot(index, between.flatten()[index], between.shape[1:])
+        return Form(center, columns, error)
+    return Form(center, columns, error + between)
+
+
+def _largest(node: BoundMaxPool, form: Form, is_last: bool) -> Form:
+    """Of maxima: the pivots, and half of by how much another position may lead these."""
+    race = node.race(box_of(node.inputs[0]))
+    shape = node.output_shape[1:]
+
+    def pivots(x: Tensor) -> Tensor:
+        return x.flatten(1).gather(1, race.place.expand(len(x), -1)).reshape(-1, *shape)
+
+    lead = race.lead.upper.masked_fill(~race.candidates, 0.0).clamp(min=0).amax(2).reshape(1, *shape) / 2
+    return Form(pivots(form.center) + lead, form.mapped(pivots, is_last), pivots(form.error) + lead)
+
+
+def worth(inputs: Iterable[Bound], width: int, item_size: int, limit: int | None) -> bool:
+    """Whether a network is so large that the pass is worth it, and there is the memory for it.
+
+    Args:
+        inputs: the nodes of inputs that move.
+        width: neurons of the widest layer.
+        item_size: bytes of an entry.
+        limit: bytes, or None.
+    """
+    entries = sum(node.value[0].numel() for node in inputs) * width
+    return entries >= LARGE and (limit is None or LIVE * entries * item_size <= limit)

@@ -1,0 +1,109 @@
+"""Affine forms carried forward: what they say of each layer holds, and what is bounded with them too."""
+
+import math
+
+import pytest
+import torch
+from auto_LiRPA.perturbations import PerturbationLpNorm
+from captum.attr import IntegratedGradients, Saliency
+from torch import nn
+
+import lirpa_explain as lx
+from lirpa_explain.bounding import forward, schedule
+from lirpa_explain.bounding.forward import Forms, worth
+from lirpa_explain.bounding.network import Network
+from lirpa_explain.graph import capture
+from tests.truth import assert_sound, ball, sample_box
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.second, self.last = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.first(2 * x - 1)))
+        x = torch.relu(x + self.second(nn.functional.leaky_relu(self.second(x), 0.1)))
+        return self.last(x[:, :, ::2].mean((2, 3)))
+
+
+NETS = {
+    "residual": Residual,
+    "pools": lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2),
+                                   nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 5), nn.Softplus(),
+                                   nn.Linear(5, 2)),
+}
+
+
+def problem(name: str) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return NETS[name]().double().eval(), torch.rand(2, 1, 6, 6, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("fresh", [0, 512])
+@pytest.mark.parametrize("name", NETS)
+def test_values_lie_within_forms(name, fresh, monkeypatch):
+    monkeypatch.setattr(forward, "FRESH", fresh)
+    monkeypatch.setattr(forward, "COLUMNS", 4 * 36 * forward.WIDER)  # several parts
+    model, x = problem(name)
+    x = x[:1].detach()
+    module = capture(model, (x,))
+    network = Network(module, module.example)
+    low, high = x - 0.1, x + 0.1
+    cotangent = torch.ones(1, 2, dtype=x.dtype)
+    boxes = {}
+    with torch.no_grad(), network.at((x, cotangent), (PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high), None)):
+        forms = Forms(network.nodes)
+        for node, _ in network.read_nodes(True):
+            network.settle(node, network.interval(node))
+            if (box := forms.box(node)) is not None:
+                boxes[node.name] = box
+                assert box.width.mean() <= 3 * network.interval(node).width.mean()
+    assert len(boxes) >= 3
+    with torch.no_grad():
+        for point in sample_box(low, high, 60, torch.Generator().manual_seed(1)):
+            network._bounded(point, cotangent)
+            for name_of, box in boxes.items():
+                value = network._nodes[name_of].forward_value
+                rectified = "rectified" in getattr(network._nodes[name_of], "settings", {})
+                value = value.clamp(min=0) if rectified else value
+                sides = box.map(lambda side: side.clamp(min=0)) if rectified else box  # noqa: B023
+                assert sides.outward(torch.full_like(value, 1e-12)).contains(value).all(), name_of
+
+
+@pytest.mark.parametrize("method", ["CROWN", "CROWN-Optimized"])
+@pytest.mark.parametrize("name", NETS)
+def test_bounds_with_a_first_pass(name, method, monkeypatch):
+    model, x = problem(name)
+    saliency, eps = Saliency(model), 0.05
+    keywords = {"eps": eps, "target": 1, "abs": False, "method": method, "iterations": 2}
+    plain = lx.certify(saliency, x, **keywords)
+    passes = []
+    made = forward.Forms.box
+    monkeypatch.setattr(forward.Forms, "box", lambda self, node: passes.append(node) or made(self, node))
+    monkeypatch.setattr(forward, "LARGE", 0)
+    monkeypatch.setattr(schedule, "FEW_OPEN", 0.0)
+    certificate = lx.certify(saliency, x, **keywords, batch_size=1)
+    assert passes
+    assert_sound(certificate, saliency, ball(x, eps, count=40), target=1, abs=False)
+    assert 0 < certificate.width.mean() < 1.01 * plain.width.mean()
+
+
+def test_paths_have_forms_too(monkeypatch):
+    monkeypatch.setattr(forward, "LARGE", 0)
+    monkeypatch.setattr(schedule, "FEW_OPEN", 0.0)
+    model, x = problem("pools")
+    gradients = IntegratedGradients(model)
+    certificate = lx.certify(gradients, x, eps=0.05, target=1, n_steps=3, method="CROWN", batch_size=1)
+    assert_sound(certificate, gradients, ball(x, 0.05, count=20), target=1, n_steps=3)
+
+
+def test_the_pass_is_for_large_nets_that_fit():
+    class Node:
+        value = torch.zeros(1, 3, 64, 64)
+
+    assert not worth([Node()], 100, 4, None)
+    assert worth([Node()], 16384, 4, None)
+    assert worth([Node()], 16384, 4, 2**31)
+    assert not worth([Node()], 16384, 4, 2**28)
