@@ -60,8 +60,9 @@ def measure(row: Row, points: int, file: Path | None = None) -> dict[str, Any]:
     lower, upper = _flat(certificate.lower), _flat(certificate.upper)
     low, high = found(attribution, made, row.eps, keywords, points)
     size = torch.maximum(lower.abs(), upper.abs()).amax()
-    ratio = float((upper - lower).sum() / (high - low).sum()) if bool((high > low).any()) else math.nan
-    return result | {"/ sampled": ratio, "outside": common.outside(lower, upper, low, high) / max(float(size), 1e-300)}
+    ratio = float((upper - lower).sum() / (high - low).sum()) if bool((high - low > 1e-6 * size).any()) else math.nan
+    return result | {"/ value": float((upper - lower).sum() / _flat(certificate.nominal).abs().sum()), "/ sampled": ratio,
+                     "outside": common.outside(lower, upper, low, high) / max(float(size), 1e-300)}
 
 
 def found(attribution: Any, made: Made, eps: float, keywords: dict[str, Any], points: int) -> tuple[Tensor, Tensor]:
@@ -97,7 +98,7 @@ def in_process(name: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
 
 def line(name: str, row: Row, numbers: dict[str, Any]) -> list[str]:
     """One line of the table."""
-    forms = {"trace": ".1f", "s": ".1f", "MiB": ".0f", "/ sampled": ".3g", "outside": ".0e"}
+    forms = {"trace": ".1f", "s": ".1f", "MiB": ".0f", "/ value": ".2g", "/ sampled": ".3g", "outside": ".0e"}
     return [name, row.library, row.cut, row.attribution, row.method, row.dtype, f"{row.eps:g}",
             *[format(numbers[key], form) if key in numbers else "" for key, form in forms.items()], numbers["result"]]
 

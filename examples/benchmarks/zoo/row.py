@@ -50,7 +50,7 @@ class Row:
     attribution: str = "Saliency"
     method: str = "CROWN"
     eps: float = 1e-3
-    dtype: str = "float64"
+    dtype: str = "float32"
     keywords: dict[str, Any] = field(default_factory=dict)
 
     def missing(self) -> str | None:

@@ -104,9 +104,9 @@ FULL, SMALL, SMALLER = "32x32 pixels", "layers, widths, 32x32 pixels", "layers, 
 
 VISION = {
     "torchvision resnet18": Row(_torchvision(lambda m: m.resnet18(num_classes=CLASSES)), "torchvision", FULL,
-                                eps=1e-5),
+                                eps=1e-4),
     "torchvision vgg11_bn": Row(_torchvision(lambda m: m.vgg11_bn(num_classes=CLASSES)), "torchvision", FULL,
-                                eps=1e-5),
+                                method="CROWN-IBP", eps=1e-5),
     "torchvision mobilenet_v3_small": Row(_torchvision(_mobilenet), "torchvision", SMALL),
     "torchvision efficientnet_b0": Row(_torchvision(_efficientnet, 16), "torchvision", SMALLER),
     "torchvision densenet121": Row(_torchvision(_densenet), "torchvision", SMALL),
