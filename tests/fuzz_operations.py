@@ -70,12 +70,14 @@ ORDER: dict[str, tuple[Shape, Callable[[Tensor], Tensor]]] = {
     "where larger": (ALL, lambda x: torch.where(x > x.flip(1), x.square(), x)),
     "where constants": (ALL, lambda x: torch.where(
         x > torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype), x, 0.5 * x)),
-    "either": (ALL, lambda x: x * ((x > 0.3) | (x < -0.2))), "count": (ALL, lambda x: x * (x > 0.1).sum(1, keepdim=True)),
+    "either": (ALL, lambda x: x * ((x > 0.3) | (x < -0.2))),
+    "count": (ALL, lambda x: x * (x > 0.1).sum(1, keepdim=True)),
     "clamp by values": (ALL, lambda x: x.clamp(min=x.flip(1) - 0.5)), "sort": (ALL, lambda x: x.sort(1)[0]),
     "topk": (ALL, lambda x: x.topk(2, 1)[0]), "straight through": (ALL, lambda x: x + (x.round() - x).detach()),
     "maxout": (ALL, lambda x: torch.stack([x, 0.5 - x], 1).amax(1)),
     "largest of volumes": ((3,), lambda x: F.max_pool3d(x[:, None], (1, 2, 2), 1)[:, 0]),
-    "logsumexp": ((2, 3), lambda x: x.logsumexp(-1)), "logsumexp kept": (ALL, lambda x: x - x.logsumexp(1, keepdim=True)),
+    "logsumexp": ((2, 3), lambda x: x.logsumexp(-1)),
+    "logsumexp kept": (ALL, lambda x: x - x.logsumexp(1, keepdim=True)),
 }
 
 SMOOTH: dict[str, tuple[Shape, Callable[[Tensor], Tensor]]] = {

@@ -296,9 +296,13 @@ class Network:
         """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
         if isinstance(node, BoundAffine) and node.perturbed:
             first, *others = node.inputs
-            sizes = [self._size(n) if node.traits.bilinear else self.current(n).lower for n in others]  # indices as such
-            return node.added(self._size(first), *sizes)
+            sized = self._size if node.traits.bilinear else self._value  # indices have no size
+            return node.added(self._size(first), *map(sized, others))
         return self.current(node).size
+
+    def _value(self, node: Bound) -> Tensor:
+        """What a node that does not move is."""
+        return self.current(node).lower
 
 
 def _ordered(nodes: Iterable[Bound]) -> list[Bound]:

@@ -104,7 +104,7 @@ FULL, SMALL, SMALLER = "32x32 pixels", "layers, widths, 32x32 pixels", "layers, 
 
 VISION = {
     "torchvision resnet18": Row(_torchvision(lambda m: m.resnet18(num_classes=CLASSES)), "torchvision", FULL,
-                                eps=1e-4),
+                                eps=1e-5),
     "torchvision vgg11_bn": Row(_torchvision(lambda m: m.vgg11_bn(num_classes=CLASSES)), "torchvision", FULL,
                                 method="CROWN-IBP", eps=1e-5),
     "torchvision mobilenet_v3_small": Row(_torchvision(_mobilenet), "torchvision", SMALL),
