@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lirpa_explain.operators import activation
+from tests.fuzz_operations import ALL, LONGEST, OPERATIONS, GRUSteps, Shape, WithIds, draw_with_ids
 
 aten = torch.ops.aten
-Shape = tuple[int, ...]
-LARGEST = 40
+LARGEST = LONGEST
 """Most entries of a value within a net."""
-ALL = (1, 2, 3)
 
 
 class Function(nn.Module):
@@ -143,7 +142,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], int, Make]] = {
     "instance norm 2d": ((3,), 0, _norm(nn.InstanceNorm2d, track_running_stats=True)),
     "rnn": ((2,), 0, _recurrent(nn.RNN)),
     "gru": ((2,), 0, _recurrent(nn.GRU)),
-    "lstm": ((2,), 0, _recurrent(nn.LSTM)),
+    "lstm": ((2,), 0, _recurrent(nn.LSTM)), "gru steps": ((2,), 0, lambda draw, s: GRUSteps(s[1])),
     "attention": ((2,), 0, _attention),
     "encoder": ((2,), 0, lambda draw, s: nn.TransformerEncoderLayer(
         s[1], 1, 4, activation=draw.choice(("relu", "gelu")), batch_first=True, norm_first=draw.random() < 0.5)),
@@ -240,7 +239,7 @@ FUNCTIONS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]] = {
     "gram": ((2,), lambda x: x @ x.transpose(1, 2) / 2), "normalize": (ALL, lambda x: F.normalize(x, dim=1, eps=0.1)),
     "logsumexp": ((2, 3), lambda x: x.log_softmax(1).exp() * x), "softmin": (ALL, lambda x: F.softmin(x, 1)),
     "pad": (ALL, lambda x: F.pad(x, (1, 0), value=0.5)), "einsum": ((2,), lambda x: torch.einsum("bij,bik->bjk", x, x)),
-}
+} | OPERATIONS
 
 COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": torch.add, "add scaled": lambda a, b: torch.add(a, b, alpha=0.5), "subtract": lambda a, b: a - b,
@@ -293,9 +292,17 @@ class Net(nn.Module):
         super().__init__()
         self.steps, self.head, self.beside, self.multiplied = nn.ModuleList(steps), head, beside, multiplied
 
+    @property
+    def takes_ids(self) -> bool:
+        """Whether the last further argument is ids."""
+        return any(isinstance(step, WithIds) for step in self.steps)
+
     def forward(self, x: Tensor, *others: Any) -> Tensor:
+        ids = ()
+        if self.takes_ids:
+            *others, ids = others
         for i, step in enumerate(self.steps):
-            x = step(x)
+            x = step(x, ids) if isinstance(step, WithIds) else step(x)
             if i == 0 and self.beside is not None:
                 y, *others = others
                 y = self.beside(y).reshape(x.shape)
@@ -321,7 +328,8 @@ def shape_after(module: nn.Module, shape: Shape) -> Shape | None:
     """Shape of an example behind a module, or None where it does not fit, or pools nothing but padding."""
     try:
         with torch.no_grad():
-            result = module.eval()(torch.zeros(2, *shape))
+            ids = (torch.zeros(2, LONGEST).long(),) * isinstance(module, WithIds)
+            result = module.eval()(torch.zeros(2, *shape), *ids)
     except (RuntimeError, ValueError, IndexError, AssertionError):
         return None
     fits = len(result) == 2 and 2 <= result.ndim <= 4 and 0 < result[0].numel() <= LARGEST and result.isfinite().all()
@@ -331,7 +339,8 @@ def shape_after(module: nn.Module, shape: Shape) -> Shape | None:
 def draw_step(draw: random.Random, shape: Shape, level: int, depth: int = 0) -> nn.Module:
     """One step: a layer or an activation of a level; at level 0 also a function or two branches."""
     kind = draw.choice(("layer",) * 9 + ("activation",) if level else (
-        "layer", "layer", "activation", "activation", "in place", "function", "function", "branches"))
+        "layer", "layer", "layer", "activation", "activation", "in place", "function", "function", "function",
+        "branches", *["ids"] * (depth == 0)))
     if kind == "layer":
         return draw.choice([row for row in LAYERS.values() if len(shape) in row[0] and row[1] >= level])[2](draw, shape)
     if kind == "activation":
@@ -339,6 +348,8 @@ def draw_step(draw: random.Random, shape: Shape, level: int, depth: int = 0) -> 
     if kind == "in place":
         name = draw.choice(list(IN_PLACE))
         return Function(name, lambda x: getattr(aten, name)(x.clone(), *IN_PLACE[name]))
+    if kind == "ids":
+        return draw_with_ids(draw, shape)
     if kind == "function":
         name = draw.choice([name for name, row in FUNCTIONS.items() if len(shape) in row[0]])
         return Function(name, FUNCTIONS[name][1])

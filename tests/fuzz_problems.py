@@ -15,6 +15,7 @@ from torch import Tensor
 
 import lirpa_explain as lx
 from tests.fuzz_models import Architecture, draw_architecture
+from tests.fuzz_operations import KINDS_OF_IDS, LONGEST
 from tests.test_captum import parts, seeded
 
 KINDS = sorted(lx.ATTRIBUTIONS, key=lambda kind: kind.__name__)
@@ -139,8 +140,11 @@ def draw_problem(seed: int, which: int) -> Problem:
     xs = tuple(torch.randn(rows, *shape, dtype=dtype) for shape in architecture.shapes)
     inputs = xs if len(xs) > 1 or draw.random() < 0.1 else xs[0]
     extras = torch.randn(rows, 1, dtype=dtype) if architecture.extras == "rows" else architecture.extras
-    keywords = {} if isinstance(extras, tuple) else {"additional_forward_args": (extras,)}
-    forward_args = (*xs, *(() if isinstance(extras, tuple) else (extras,)))
+    further = () if isinstance(extras, tuple) else (extras,)
+    if model.takes_ids:
+        further += (torch.randint(KINDS_OF_IDS, (rows, LONGEST)),)
+    keywords = {"additional_forward_args": further} if further else {}
+    forward_args = (*xs, *further)
     layer = draw.choice([*model.steps, *[model.head] * (not name.startswith("Neuron"))])
     to_input = draw.random() < 0.3
     if name.startswith("Neuron"):

@@ -41,6 +41,10 @@ def one_by_one(out: Tensor, h: Tensor) -> None:
         out[:, t] = h[:, t] if t == 0 else torch.sin(out[:, t - 1].clone() + h[:, t])
 
 
+def one_entry(out: Tensor, h: Tensor) -> None:
+    out[:, 1, 2] = h.sum((1, 2)) ** 2
+
+
 MOVES = {
     "gather": squared(lambda h: h.gather(1, WHERE.expand(h.shape[0], 2, 4))),
     "index-select": squared(lambda h: h.index_select(2, ORDER)),
@@ -67,6 +71,7 @@ MOVES = {
     "put": squared(lambda h: h.index_put((torch.arange(h.shape[0])[:, None], torch.tensor([0, 2])), h[:, :2])),
     "slices-written": lambda x: written(x, into_slices),
     "steps-written": lambda x: written(x, one_by_one),
+    "entry-written": lambda x: written(x, one_entry),
     "diagonal-written": lambda x: written(x, lambda out, h: out.diagonal(0, 1, 2).copy_(h[:, 0, :3])),
     "channels-last": squared(lambda h: F.adaptive_avg_pool2d(
         h.reshape(-1, 3, 2, 2).to(memory_format=torch.channels_last), 1)),

@@ -21,20 +21,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import common
 import torch
 from captum import attr
 from torch import Tensor
+from zoo import MODELS, Made, Row
 
 import lirpa_explain as lx
 
-try:
-    from . import common
-    from .zoo import MODELS, Made, Row
-except ImportError:  # as a script
-    import common
-    from zoo import MODELS, Made, Row
-
-COLUMNS = ("model", "library", "cut", "attribution", "method", "type", "eps", "trace", "s", "MiB", "/ sampled",
+COLUMNS = ("model", "library", "cut", "attribution", "method", "eps", "trace", "s", "MiB", "/ value", "/ sampled",
            "outside", "result")
 
 
@@ -59,9 +54,11 @@ def measure(row: Row, points: int, file: Path | None = None) -> dict[str, Any]:
     result |= {"s": certificate.elapsed_s, "MiB": common.peak(), "result": "certified"}
     lower, upper = _flat(certificate.lower), _flat(certificate.upper)
     low, high = found(attribution, made, row.eps, keywords, points)
-    size = torch.maximum(lower.abs(), upper.abs()).amax()
-    ratio = float((upper - lower).sum() / (high - low).sum()) if bool((high > low).any()) else math.nan
-    return result | {"/ sampled": ratio, "outside": common.outside(lower, upper, low, high) / max(float(size), 1e-300)}
+    value = _flat(certificate.nominal).abs()
+    moves, outside = bool((high - low > 1e-6 * value.amax()).any()), common.outside(lower, upper, low, high)
+    return result | {"/ value": float((upper - lower).sum() / value.sum()),
+                     "/ sampled": float((upper - lower).sum() / (high - low).sum()) if moves else math.nan,
+                     "outside": outside / float(torch.maximum(lower.abs(), upper.abs()).amax().clamp(min=1e-30))}
 
 
 def found(attribution: Any, made: Made, eps: float, keywords: dict[str, Any], points: int) -> tuple[Tensor, Tensor]:
@@ -97,8 +94,8 @@ def in_process(name: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
 
 def line(name: str, row: Row, numbers: dict[str, Any]) -> list[str]:
     """One line of the table."""
-    forms = {"trace": ".1f", "s": ".1f", "MiB": ".0f", "/ sampled": ".3g", "outside": ".0e"}
-    return [name, row.library, row.cut, row.attribution, row.method, row.dtype, f"{row.eps:g}",
+    forms = {"trace": ".1f", "s": ".1f", "MiB": ".0f", "/ value": ".2g", "/ sampled": ".3g", "outside": ".0e"}
+    return [name, row.library, row.cut, row.attribution, row.method, f"{row.eps:g}",
             *[format(numbers[key], form) if key in numbers else "" for key, form in forms.items()], numbers["result"]]
 
 
@@ -116,9 +113,7 @@ def main(argv: Sequence[str] | None = None) -> list[list[str]]:
         chosen = {name: dataclasses.replace(row, method=args.method) for name, row in chosen.items()}
     if args.one:
         torch.set_num_threads(1)
-        row = next(iter(chosen.values()))
-        torch.set_default_dtype(getattr(torch, row.dtype))
-        torch.save(measure(row, args.points, args.one), args.one)
+        torch.save(measure(next(iter(chosen.values())), args.points, args.one), args.one)
         return []
     print(f"{common.versions()}\n")
     lines = []

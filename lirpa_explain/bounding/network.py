@@ -312,8 +312,14 @@ class Network:
     def _size(self, node: Bound) -> Tensor:
         """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
         if isinstance(node, BoundAffine) and node.perturbed:
-            return node.added(*[self._size(n) for n in node.inputs])
+            first, *others = node.inputs
+            sized = self._size if node.traits.bilinear else self._value  # indices have no size
+            return node.added(self._size(first), *map(sized, others))
         return self.current(node).size
+
+    def _value(self, node: Bound) -> Tensor:
+        """What a node that does not move is."""
+        return self.current(node).lower
 
 
 def _ordered(nodes: Iterable[Bound]) -> list[Bound]:

@@ -266,11 +266,12 @@ def _needed(steps: list[Step], result: str) -> list[Step]:
 def _check_rows(module: GradientModule) -> None:
     """Refuse a module that mixes rows: a NaN in one row must not reach another, whatever the operation.
 
-    Each step is tested alone, because a comparison within the module could swallow a NaN.
+    Each step is tested alone, because a comparison within the module could swallow a NaN. What is made of further
+    arguments, such as indices, is made for each row alone, and stays as it is.
     """
     values = dict(zip(module.input_names, module.example, strict=True))
     fixed = dict(module.named_parameters()) | dict(module.named_buffers())
-    has_rows = set(values)
+    has_rows = set(values) - set(input_names("argument", module.arguments.count if module.arguments else 0))
     with torch.no_grad():
         for step in module.steps:
             clean = [values[n] if n in values else fixed[n] for n in step.inputs]

@@ -63,6 +63,5 @@ LANGUAGE = {
                                 HIDDEN),
     "transformers DistilBERT": Row(_classifier("DistilBert", DISTIL), "transformers", HIDDEN),
     "transformers GPT-2": Row(_generator("GPT2", GPT2), "transformers", HIDDEN),
-    "transformers LLaMA block": Row(_generator("Llama", LLAMA), "transformers", "hidden size 32, 1 layer, 6 tokens",
-                                   dtype="float32"),  # as its norms compute, whatever the rest does
+    "transformers LLaMA block": Row(_generator("Llama", LLAMA), "transformers", "hidden size 32, 1 layer, 6 tokens"),
 }

@@ -34,13 +34,12 @@ class Row:
     """One model.
 
     Args:
-        make: builds it, with torch's random generator and default type as they are set.
+        make: builds it, with torch's random generator as it is set.
         library: what must be installed.
         cut: what is smaller than in the library's model of that name.
         attribution: Captum's class.
         method: of the bounds.
         eps: radius of the linf ball.
-        dtype: what is computed in.
         keywords: more of `attribute`.
     """
 
@@ -50,7 +49,6 @@ class Row:
     attribution: str = "Saliency"
     method: str = "CROWN"
     eps: float = 1e-3
-    dtype: str = "float64"
     keywords: dict[str, Any] = field(default_factory=dict)
 
     def missing(self) -> str | None:

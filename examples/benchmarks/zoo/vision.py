@@ -100,20 +100,20 @@ def _unet() -> Made:
     return Made(lambda x: model(x).sum((2, 3)), image(16, 1))
 
 
-FULL, SMALL = "", "layers and widths"
+FULL, SMALL, SMALLER = "32x32 pixels", "layers, widths, 32x32 pixels", "layers, widths, 16x16 pixels"
 
 VISION = {
     "torchvision resnet18": Row(_torchvision(lambda m: m.resnet18(num_classes=CLASSES)), "torchvision", FULL,
                                 eps=1e-5),
     "torchvision vgg11_bn": Row(_torchvision(lambda m: m.vgg11_bn(num_classes=CLASSES)), "torchvision", FULL,
-                                eps=1e-5),
+                                method="CROWN-IBP", eps=1e-5),
     "torchvision mobilenet_v3_small": Row(_torchvision(_mobilenet), "torchvision", SMALL),
-    "torchvision efficientnet_b0": Row(_torchvision(_efficientnet), "torchvision", SMALL),
+    "torchvision efficientnet_b0": Row(_torchvision(_efficientnet, 16), "torchvision", SMALLER),
     "torchvision densenet121": Row(_torchvision(_densenet), "torchvision", SMALL),
     "torchvision convnext_tiny": Row(_torchvision(_convnext), "torchvision", SMALL),
     "torchvision shufflenet_v2": Row(_torchvision(lambda m: m.ShuffleNetV2(
         [2, 2, 1], [8, 16, 16, 32, 32], num_classes=CLASSES)), "torchvision", SMALL),
-    "torchvision swin_t": Row(_torchvision(_swin), "torchvision", SMALL),
+    "torchvision swin_t": Row(_torchvision(_swin, 16), "torchvision", SMALLER),
     "torchvision vit_b_16": Row(_torchvision(_vit), "torchvision", SMALL),
     "timm test_resnet": Row(_timm("test_resnet", 32), "timm", FULL, eps=1e-4),
     "timm test_vit": Row(_timm("test_vit", 32), "timm", FULL, eps=1e-4),
