@@ -59,6 +59,8 @@ from .measures.gap import BaselineSensitivity as BaselineSensitivity
 from .measures.gap import BoundaryGap as BoundaryGap
 from .measures.gap import baseline_sensitivity as baseline_sensitivity
 from .measures.gap import boundary_gap as boundary_gap
+from .measures.monotone import Monotone as Monotone
+from .measures.monotone import certify_monotone as certify_monotone
 from .measures.prediction import Prediction as Prediction
 from .measures.prediction import certify_prediction as certify_prediction
 from .measures.radius import radius as radius

@@ -83,6 +83,10 @@ JUMP = 16
 """Roundings, of the ends of an interval, within which an end counts as reaching a jump of a function, or the largest
 of some values: what an interval's own end is off by where it is a sum of few terms."""
 
+DECIDED = 20
+"""Roundings of its size by which a pre-activation that was decided to lie beyond a jump is taken to lie beyond it: more
+than `JUMP`, so that relaxations see it decided, and less than `RELAXED`, by which all that reads it is widened."""
+
 SECOND_DERIVATIVE = 64
 """Roundings of the terms of a secant's second derivative within which its sign is not known."""
 

@@ -19,6 +19,7 @@ FLOORS = [
     ["graph", "plots", "decision"],
     ["attributions"],
     ["bounding"],
+    ["refining"],
     ["certifying"],
     ["attacks", "training", "measures", "certify", "interchange", "smoothing"],
     ["tables", "reporting"],
@@ -31,15 +32,15 @@ FLOORS = [
 FOREIGN = {
     "captum": {"attributions", "bounding", "certifying", "cli", "datasets", "graph", "guards", "inputs", "measures",
                "smoothing", "training"},
-    "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators"},
+    "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators", "refining"},
     "auto_LiRPA.BoundedModule": {"bounding"},
-    "auto_LiRPA.bound_ops": {"bounding", "operators"},
+    "auto_LiRPA.bound_ops": {"bounding", "operators", "refining"},
     "torch.fx": {"graph"},
     "matplotlib": {"plots"},
     "pyarrow": {"datasets"},
     "distributed": {"cli"},
     "pandas": {"certificates", "datasets"},
-    "scipy": {"smoothing"},
+    "scipy": {"refining", "smoothing"},
 }
 """Worlds of others, and the rooms that know them."""
 

@@ -133,6 +133,22 @@ def test_certificates_and_metrics_are_the_librarys(folder, nets, capsys):
     assert "do not fit the model" in capsys.readouterr().err
 
 
+def test_refining_says_what_share_is_decided(folder, nets, capsys):
+    arguments = [*BASE, "--inputs", "x.npy", "--eps", "0.3", "--dtype", "float64", "--out", "refined", "--target", "0"]
+    assert main([*arguments, "--refine", "sign", "--seconds", "20"]) == 0
+    x = torch.from_numpy(np.load("x.npy"))
+    plain = lx.certify(Saliency(nets.table().double().eval()), x, eps=0.3, target=0, abs=False)
+    saved, = load("refined", 0.3, "00000-00004")
+    assert bool((saved.lower >= plain.lower).all() and (saved.upper <= plain.upper).all())
+    asked = (saved.rows != 0).any(2)
+    assert torch.equal(asked.sum(1), (plain.sign() == 0).sum(1))
+    for n, row in enumerate(rows_of("refined/metrics.csv")):
+        share = float((saved.decided[n][asked[n]] != 0).double().mean()) if asked[n].any() else 1.0
+        assert float(row["decided"]) == pytest.approx(share)
+    assert main([*arguments, "--refine", "sign", "--seconds", "-1"]) == 2
+    assert "seconds" in capsys.readouterr().err
+
+
 def test_the_summary_has_the_means(folder, capsys):
     assert main([*[a for a in BASE if a != "--quiet"], "--inputs", "x.npy", "--eps", "0.1", "--out", "out",
                  "--metric", "linf"]) == 0

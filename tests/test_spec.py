@@ -155,3 +155,20 @@ def test_least_overlap_is_below_the_true_one():
                    if all(reach[0, i, o] for i in leave for o in come))
         assert refine.least_overlap(reach, k).item() <= k - most
     assert refine.least_overlap(torch.zeros(1, 3, 9, dtype=torch.bool), 3).item() == 3
+
+
+def test_sums_of_absolute_values_are_bounded_as_a_whole():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    x = torch.rand(3, 4, dtype=torch.float64)
+    certificate = lx.certify(Saliency(net), x, eps=0.3, target=0, abs=False)
+    ones = torch.ones(4, dtype=torch.float64)
+    points = (x + 0.3 * (2 * torch.rand(2000, 3, 4, dtype=torch.float64) - 1)).flatten(0, 1).requires_grad_()
+    sums = torch.autograd.grad(net(points)[:, 0].sum(), points)[0].abs().sum(1).reshape(2000, 3)
+    for name, worst, sign in (("mass_upper", sums.amax(0), 1), ("mass_lower", sums.amin(0), -1)):
+        box, whole = (certificate.metric(name, refine=way, mask=ones, absolute=True) for way in (None, "spec"))
+        assert bool((sign * (whole - worst) >= -1e-9).all())
+        assert bool((sign * (box - whole) >= 0).all())
+        assert bool((sign * (box - whole) > 1e-6).any())
+    with pytest.raises(ValueError, match="mass_lower, mass_upper"):
+        certificate.metric("cosine", refine="spec")

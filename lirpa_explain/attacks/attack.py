@@ -82,7 +82,7 @@ def attack(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         clip: the range of the data.
         objective: a key of `lirpa_explain.OBJECTIVES`, or an `Objective`.
         options: the objective's own: `k` of "top_k" and "top_k_lost", `mask` of "region" and "region_sum", `target` of
-            "target_map", `entry` of "increase" and "decrease".
+            "target_map", `entry` of "increase" and "decrease", flat or an index tuple.
         samples: random points, half of them corners (norm 2: on the sphere; norm 1: vertices).
         restarts: of the gradient ascent; 0 for random points alone.
         steps: of each ascent.

@@ -5,6 +5,7 @@ a surrogate that can be differentiated and grows with it.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,24 +96,54 @@ def objective(name: str, options: dict[str, Any] | None = None) -> Objective:
     return Objective(row.name, row.words, row.value, row.surrogate, options)
 
 
-def _entry(a: Tensor, entry: Any) -> Tensor:
-    """One entry of each row; `entry` is an index of the flattened attribution, or one for each row."""
-    index = torch.as_tensor(entry, device=a.device).expand(len(a))
+def _entry(a: Tensor, entry: Any, shapes: Shapes) -> Tensor:
+    """One entry of each row.
+
+    Args:
+        a: attributions, (N, D).
+        entry: an index of the flattened attribution, or a tensor with one for each row; or a tuple: an index of one
+            example, after the number of the part where the attribution has several.
+        shapes: of one example of each part.
+    """
+    if isinstance(entry, tuple):
+        entry = _flat_index(entry, shapes)
+    try:
+        index = torch.as_tensor(entry, device=a.device).expand(len(a))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"entry must be an index of the flattened attribution, a tensor with one for each of the "
+                         f"{len(a)} examples, or a tuple that is an index of one example; given: {entry!r:.80}."
+                         ) from error
     if index.is_floating_point() or bool((index < 0).any()) or bool((index >= a.shape[1]).any()):
         raise ValueError(f"entry must be an index of the flattened attribution, 0 to {a.shape[1] - 1}; given: {entry}.")
     return a.gather(1, index[:, None])[:, 0]
 
 
+def _flat_index(entry: tuple[Any, ...], shapes: Shapes) -> int:
+    """An index tuple as one of the flattened attribution."""
+    part, index = (entry[0], entry[1:]) if len(shapes) > 1 and entry else (0, entry)
+    whole = all(isinstance(i, int) and not isinstance(i, bool) for i in entry)
+    if not whole or not 0 <= part < len(shapes) or len(index) != len(shapes[part]) or \
+            not all(0 <= i < size for i, size in zip(index, shapes[part], strict=True)):
+        form = f"an index of the shape {shapes[0]}" if len(shapes) == 1 else \
+            f"(part, *index) with an index of one of the shapes {', '.join(map(str, shapes))}"
+        raise ValueError(f"entry, as a tuple, must be {form}; given: {entry!r:.80}.")
+    start = sum(math.prod(shape) for shape in shapes[:part])
+    flat = 0
+    for i, size in zip(index, shapes[part], strict=True):
+        flat = flat * size + i
+    return start + flat
+
+
 @register("increase", "how far one entry goes up: a_i - nominal_i")
 def increase(a: Tensor, nominal: Tensor, shapes: Shapes, entry: Any) -> Tensor:
     """Growth of entry i of the flattened attribution."""
-    return _entry(a - nominal, entry)
+    return _entry(a - nominal, entry, shapes)
 
 
 @register("decrease", "how far one entry goes down: nominal_i - a_i")
 def decrease(a: Tensor, nominal: Tensor, shapes: Shapes, entry: Any) -> Tensor:
     """Loss of entry i of the flattened attribution."""
-    return _entry(nominal - a, entry)
+    return _entry(nominal - a, entry, shapes)
 
 
 @register("region_sum", "|sum over a region of a - nominal|")

@@ -61,7 +61,7 @@ def _through(A: Coefficient | None, form: Linear, side: int) -> tuple[dict[str, 
 
 
 def pull_back(nodes: Sequence[Bound], start: Bound, functions: Coefficient, forms: Mapping[str, Linear],
-              tell: Callable[[int], None] | None = None) -> Linear:
+              tell: Callable[[int], None] | None = None, lower_only: bool = False) -> Linear:
     """Linear bounds of functions of a node in the inputs.
 
     Args:
@@ -71,8 +71,9 @@ def pull_back(nodes: Sequence[Bound], start: Bound, functions: Coefficient, form
         forms: linear bounds of all entries of some nodes, by name; those `FAR` before the start are pulled back no
             further.
         tell: is told how many coefficients arrive at each node.
+        lower_only: whether there are no upper bounds; their coefficients are None.
     """
-    arrived: dict[str, Sides] = {start.name: (functions, functions)}
+    arrived: dict[str, Sides] = {start.name: (functions, None if lower_only else functions)}
     lower = upper = torch.zeros((), dtype=functions.dtype, device=functions.device)
     inputs: dict[str, Sides] = {}
     last = next(i for i, node in enumerate(nodes) if node is start)

@@ -81,6 +81,12 @@ class Network:
         """The nodes of inputs that move."""
         return [node for node in self._ordered if _is_input(node)]
 
+    @property
+    def values(self) -> dict[str, str]:
+        """The name of each value of the module that moves, by that of its node."""
+        nodes = [node for node in self._nodes.values() if isinstance(node, BoundOperator)]
+        return {node.name: step.output for node, step in zip(nodes, self.module.steps, strict=True)}
+
     @contextlib.contextmanager
     def at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
            parameters: Parameters | None = None, rounded: bool = False) -> Iterator[None]:
@@ -176,6 +182,17 @@ class Network:
         if keep:
             self._forms[node.name] = linear
         return numbers(self._nodes, linear, functions.shape[:2]).map(lambda side: side.transpose(0, 1))
+
+    def in_inputs(self, node: Bound, functions: Tensor, lower_only: bool = False) -> Linear:
+        """Linear bounds of linear functions (B, K, D) of a node in the inputs that move.
+
+        Args:
+            node: the node.
+            functions: the functions.
+            lower_only: whether upper bounds are left out.
+        """
+        functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
+        return pull_back(self._ordered, node, functions, {}, lower_only=lower_only)
 
     def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
         """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named by their places."""

@@ -20,6 +20,7 @@ from lirpa_explain.certificates.meaning import Meaning, fact, packed, unpacked
 from lirpa_explain.certificates.names import checked_names, named_masks
 from lirpa_explain.certificates.questions import Questions
 from lirpa_explain.certificates.radius import Property, Radius, bisect
+from lirpa_explain.certificates.refined import Refinable
 from lirpa_explain.certificates.sandwich import Sandwich
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Certificate(Questions):
+class Certificate(Refinable, Questions):
     """Bounds of an attribution that hold for every allowed perturbation.
 
     lower <= A(x') <= upper, feature by feature, for the attribution A and every x' that `perturbation`
@@ -58,6 +59,7 @@ class Certificate(Questions):
             `completeness`, `expectation`, `confidence` and `samples` read it.
         attacker: What `sandwich` calls with the certificate, a metric and its options. Not saved.
         recertifier: Maps radii (N,) to the certificate of the same call at these; `radius` calls it. Not saved.
+        brancher: What `refine` calls with the certificate and its arguments. Not saved, nor known of chosen examples.
         rounding: "outward" if the bounds hold for what is computed in floating point at every input, by proof;
             "default" if they hold up to rounding, and contain `nominal`.
         features: The names of the entries of an example's attribution, flattened; None where they have none.
@@ -116,6 +118,7 @@ class Certificate(Questions):
     meaning: Meaning = Meaning()
     attacker: Callable[..., Sandwich] | None = None
     recertifier: Callable[[Tensor], Certificate] | None = None
+    brancher: Callable[..., Certificate] | None = None
     rounding: str = "default"
     features: tuple[str, ...] | None = None
 
@@ -231,7 +234,7 @@ class Certificate(Questions):
             path: The file to write; an existing one is replaced.
         """
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)
-                  if entry.name not in ("refiner", "attacker", "recertifier", "meaning")}
+                  if entry.name not in ("refiner", "attacker", "recertifier", "brancher", "meaning")}
         storage.write(path, values | packed(self.meaning))
 
     @classmethod

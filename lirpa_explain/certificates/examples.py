@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lirpa_explain.certificates.layout import rows
+from lirpa_explain.certificates.refined import OF_ALL
 from lirpa_explain.certificates.sources import chosen_sources
 
 if TYPE_CHECKING:
@@ -71,12 +72,16 @@ def positions(index: Any, count: int) -> Tensor:
 def choose(certificate: Certificate, index: Any) -> Certificate:
     """The certificate of these examples; see `Certificate.__getitem__`."""
     chosen = positions(index, len(certificate)).to(certificate.device)
-    facts = {name: rows(value, chosen) for name, value in certificate.meaning.facts.items()}
+    facts = {
+        name: value if name in OF_ALL else rows(value, chosen)
+        for name, value in certificate.meaning.facts.items()
+    }
     return dataclasses.replace(
         certificate,
         **{name: rows(getattr(certificate, name), chosen) for name in OF_EXAMPLES},
         convergence_delta=_delta(certificate, chosen),
         meaning=dataclasses.replace(certificate.meaning, facts=facts),
+        brancher=None,
         **chosen_sources(certificate, chosen),
     )
 

@@ -12,6 +12,7 @@ from lirpa_explain.certificates.certificate import Certificate
 from lirpa_explain.certificates.examples import OF_EXAMPLES
 from lirpa_explain.certificates.layout import joined, tensors
 from lirpa_explain.certificates.meaning import Meaning
+from lirpa_explain.certificates.refined import FACTS
 from lirpa_explain.certificates.sources import joined_sources
 
 Words = Callable[[Certificate], Any]
@@ -73,7 +74,9 @@ def join(certificates: Iterable[Certificate]) -> Certificate:
                     f"{words(first)}, that of certificate {i} is {words(part)}."
                 )
     facts = {
-        name: joined([part.meaning.facts[name] for part in parts]) for name in first.meaning.facts
+        name: joined([part.meaning.facts[name] for part in parts])
+        for name in first.meaning.facts
+        if name not in FACTS  # refined rows are each certificate's own
     }
     names = (*OF_EXAMPLES, "convergence_delta")
     return dataclasses.replace(
@@ -83,6 +86,7 @@ def join(certificates: Iterable[Certificate]) -> Certificate:
         elapsed_s=sum(part.elapsed_s for part in parts),
         versions=_versions(parts),
         meaning=dataclasses.replace(first.meaning, facts=facts),
+        brancher=None,
         **joined_sources(parts),
     )
 
@@ -97,6 +101,7 @@ def _said(meaning: Meaning) -> tuple[Any, ...]:
     common = {
         name: type(value).__name__ if isinstance(value, Tensor | tuple) else value
         for name, value in meaning.facts.items()
+        if name not in FACTS
     }
     return meaning.kind, common, meaning.is_nominal
 

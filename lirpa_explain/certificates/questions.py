@@ -142,7 +142,8 @@ class Questions:
         Args:
             name: A key of `lirpa_explain.METRICS`, whose row says what is bounded and from which side.
             **settings: Of the metric; masks are shaped like `nominal`, or like one example of it, or lists of names
-                of features.
+                of features. For mass_lower and mass_upper also refine="spec", to bound the sum as a function of the
+                graph and not from the box alone.
 
         Returns:
             (N,); never NaN: where bounds are infinite, what holds of every attribution.
@@ -151,10 +152,17 @@ class Questions:
             ValueError: If there is no such metric, or a setting is out of range.
             TypeError: If the metric takes no such setting, or wants one that is not given.
         """
+        refine = settings.pop("refine", None)
         settings = named_masks(settings, self.features, self.nominal)
         for setting in set(lookup(name).features) & set(settings):
             settings[setting] = mask_weights(settings[setting], self.nominal)
-        return evaluate(name, flatten(self.lower), flatten(self.upper), flatten(self.nominal), **settings)
+        value = evaluate(name, flatten(self.lower), flatten(self.upper), flatten(self.nominal), **settings)
+        bound = self._bounder(refine)
+        if bound is None:
+            return value
+        if settings.get("absolute"):
+            bound = bound.absolute() if hasattr(bound, "absolute") else None
+        return refinement.mass(bound, name, value, settings.get("mask"))
 
     def rank_interval(self, absolute: bool = True) -> tuple[Attributions, Attributions]:
         """Return the ranks that each feature can have, the largest having rank 1; exact for the box.

@@ -103,3 +103,29 @@ def least_overlap(reach: Tensor, k: int) -> Tensor:
         possible = (remaining.any(2).sum(1) >= t) & (remaining.any(1).sum(1) >= t)
         overlap = torch.where(possible, torch.full_like(overlap, k - t), overlap)
     return overlap
+
+
+MASSES = ("mass_lower", "mass_upper")
+"""Metrics that are sums over entries, of values or absolute values: what propagation can bound as a whole."""
+
+
+def mass(bound: Bounder | None, name: str, value: Tensor, mask: Tensor | None) -> Tensor:
+    """A bound of sum_i mask_i a_i, by propagation as well.
+
+    Args:
+        bound: of functions of what is summed; None if there is none.
+        name: one of `MASSES`.
+        value: what the box gives, (N,).
+        mask: weights, (N, D).
+
+    Raises:
+        ValueError: the metric is another one, or nothing more is known than the box.
+    """
+    if name not in MASSES or mask is None:
+        raise ValueError(f"refine='spec' is for the metrics {', '.join(MASSES)}; given: {name!r}. Refine the "
+                         "certificate itself for others: certificate.refine('METRIC >= NUMBER').")
+    if bound is None:
+        raise ValueError("Sums of |a| of this attribution are known from the box alone: it is a sum over a path or "
+                         "over samples. Leave refine out.")
+    lower, upper = bound(mask[:, None])
+    return torch.maximum(value, lower[:, 0]) if name == "mass_lower" else torch.minimum(value, upper[:, 0])

@@ -18,6 +18,7 @@ from ..bounding.bounds import Bounds, interval_bounds, linear_bounds
 from ..bounding.moving import Moving
 from ..bounding.settings import Bounding
 from ..bounding.where import Where
+from ..boxes import Box
 from ..certificates import Certificate
 from ..decision.search import remembered
 from ..guards import evaluating, isolated, no_training_layers
@@ -28,6 +29,7 @@ from .nominal import Nominal
 from .posed import Poser
 from .provenance import describe, versions
 from .prover import Prover, Refiner
+from .refinement import refined
 from .request import Request, random_state
 from .senses import SENSES, FiniteSum, Integral, Proven, Sense, sense_of
 from .traces import Traces
@@ -150,6 +152,32 @@ class Certifier:
         request = Request(posed, where, random_state(posed.call.xs[0].device), columns)
         return self._certificate(request, bounding, chosen, spec)
 
+    @uncompiled
+    def refine(self, inputs: Tensor | tuple[Tensor, ...], what: Any = "sign",
+               spec: Tensor | tuple[Tensor, ...] | None = None, *, seconds: float | None = None,
+               tolerance: float = 0.01, domains: int | None = None, refine_method: str = "branch",
+               refine_batch_size: int = 64, progress: bool = False, **settings: Any) -> Certificate:
+        """Certify, and tighten the bounds of chosen functions; see `Certificate.refine`.
+
+        Args:
+            inputs: as for `certify`.
+            what: as for `Certificate.refine`, and so the others.
+            spec: linear functions of the attribution.
+            seconds: when to stop refining.
+            tolerance: share of the width that may be left open.
+            domains: most domains for each function.
+            refine_method: "branch" or "exact".
+            refine_batch_size: domains bounded at once.
+            progress: show a bar.
+            **settings: of `certify`, such as `eps`.
+
+        Returns:
+            The refined `Certificate`.
+        """
+        certificate = self.certify(inputs, **settings)
+        return certificate.refine(what, spec, seconds=seconds, tolerance=tolerance, domains=domains,
+                                  method=refine_method, batch_size=refine_batch_size, progress=progress)
+
     def _certificate(self, request: Request, bounding: Bounding, sense: Sense, spec: Any) -> Certificate:
         """The certificate of a request, bounded so, in that sense."""
         started = time.perf_counter()
@@ -164,7 +192,7 @@ class Certifier:
             check_parameters(request.parameters, plan)
             sense.check(request, plan, bounding)
             proven = sense.prove(prover, plan, nominal)
-            box = proven.box.of_type(nominal.flat.dtype)  # Captum rounds some attributions to float32
+            box = Box(*proven.box).of_type(nominal.flat.dtype)  # Captum rounds some attributions to float32
             specified = {} if functions is None else _specified(prover, proven, functions, nominal)
         return Certificate(
             lower=nominal.shaped(box.lower), upper=nominal.shaped(box.upper),
@@ -177,6 +205,7 @@ class Certifier:
             features=entry_names(self.attribution, request.columns, request.xs, nominal.parts),
             refiner=Refiner(prover, proven),
             recertifier=functools.partial(self._at_radii, request, bounding, sense, spec),
+            brancher=functools.partial(refined, prover, proven) if sense.is_refined(request, plan) else None,
             attacker=None if plan.nearest else functools.partial(attacked, request), **specified,
         )
 

@@ -43,7 +43,8 @@ def run(given: Namespace) -> int:
         given.report.parent.mkdir(parents=True, exist_ok=True)
     job = make_job(given)
     wants_prediction = given.prediction or any(wanted.measure is None for wanted in given.require)
-    store = Store(given.out, {"command": "certify", **job.settings()}, given.restart)
+    refining = {} if given.refine is None else {"--refine": given.refine, "--seconds": given.seconds}
+    store = Store(given.out, {"command": "certify", **job.settings(), **refining}, given.restart)
     do_all(job, store, [("", write_certificate), *([(".prediction", write_prediction)] * wants_prediction)])
 
     certificates = {eps: [Certificate.load(store.path(eps, rows)) for rows in job.chunks] for eps in given.eps}
@@ -69,8 +70,22 @@ def run(given: Namespace) -> int:
 
 
 def write_certificate(job: Job, certifier: Certifier, eps: float, rows: slice, path: Path) -> None:
-    """Certify a chunk."""
-    job.certify(certifier, eps, rows).save(path)
+    """Certify a chunk, and refine the certificate if that is asked for."""
+    certificate, given = job.certify(certifier, eps, rows), job.arguments
+    if given.refine is not None:
+        certificate = certificate.refine(wanted(given.refine), seconds=given.seconds, progress=not given.quiet)
+    certificate.save(path)
+
+
+def wanted(text: str) -> Any:
+    """What --refine says, as `Certificate.refine` takes it.
+
+    Example:
+        >>> wanted("top_k:5"), wanted("sign")
+        (('top_k', 5), 'sign')
+    """
+    name, _, number = text.partition(":")
+    return ("top_k", int(number)) if name == "top_k" and number.isdigit() else text
 
 
 def write_prediction(job: Job, _: Certifier, eps: float, rows: slice, path: Path) -> None:

@@ -55,6 +55,11 @@ def _certify(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--metric", action="append", default=[], type=_typed(values.call), metavar="NAME[:K=V,...]",
                        help="a column of metrics.csv, several times; `lirpa-explain ops metrics` lists them")
     group.add_argument("--prediction", action="store_true", help="certify the predicted class and its confidence too")
+    group.add_argument("--refine", metavar="WHAT",
+                       help="refine the bounds of: sign, width, top_k:K, or a condition as of --require; see "
+                            "Certificate.refine. metrics.csv says what share is decided")
+    group.add_argument("--seconds", type=_typed(_seconds), metavar="S",
+                       help="for refining a file of examples (see --chunk); default: until all is decided")
     group.add_argument("--report", type=Path, metavar="FILE.html", help="write a report to read in a browser")
     group.add_argument("--names", type=_words, metavar="A,B,...", help="names of the features, for the report")
     group.add_argument("--require", action="append", default=[], type=_typed(requirement), metavar="PROPERTY",
@@ -169,6 +174,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise ValueError(f"{text!r} is not an integer of at least 1.")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds > 0:
+        raise ValueError(f"{text!r} is not a number of seconds above 0.")
+    return seconds
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -60,6 +60,7 @@ class BoundPlanes(BoundOperator):
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
         self.mixture: Mixture | None = None
+        self.watch: Callable[[BoundPlanes, Tensor], None] | None = None
         self._known: dict[str, tuple[list[Any], tuple[Plane, Plane]]] = {}
 
     @property
@@ -119,6 +120,8 @@ class BoundPlanes(BoundOperator):
             """Bound of A * y that uses plane `positive` where A > 0 and `negative` where A < 0."""
 
             def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+                if self.watch is not None:
+                    self.watch(self, A)
                 coefficients, bias = self._apply(A, positive, negative, upper)
                 for i, node in enumerate(nodes):
                     coefficient = coefficients[i]
@@ -132,6 +135,13 @@ class BoundPlanes(BoundOperator):
 
         return both_sides(last_lower, last_upper, side(below, above, False), side(above, below, True))
 
+    def gap(self) -> Tensor:
+        """How far the planes above and below are apart in the middle of the inputs' bounds, (B, *output)."""
+        boxes = [box_of(node) for node in self.inputs]
+        below, above = self._remembered(self.planes, boxes)
+        slopes = zip(above[:-1], below[:-1], boxes, strict=True)
+        return sum(((a - b) * box.center for a, b, box in slopes), above[-1] - below[-1])
+
     def _remembered(self, make: Callable[..., tuple[Plane, Plane]], boxes: list[Box]) -> tuple[Plane, Plane]:
         """Planes, remembered for as long as the bounds of the inputs are the same tensors."""
         key: list[Any] = [torch.is_grad_enabled(), *(tensor for box in boxes for tensor in box)]
@@ -141,9 +151,9 @@ class BoundPlanes(BoundOperator):
         return known[1]
 
     def forget(self) -> None:
-        """Let go of remembered planes and of the mixture."""
+        """Let go of remembered planes, of the mixture, and of who watches coefficients arrive."""
         self._known.clear()
-        self.mixture = None
+        self.mixture = self.watch = None
 
     def _apply(self, A: Any, positive: Plane, negative: Plane, upper: bool) -> tuple[list[Any], Tensor]:
         """Coefficients of the inputs, before broadcasting is undone, and bias of A * y."""

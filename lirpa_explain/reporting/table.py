@@ -140,6 +140,13 @@ class Table:
             csv.writer(file).writerows([[column.name for column in self.columns], *self.rows])
 
 
+def decided_share(certificate: Certificate) -> Tensor:
+    """Of a refined certificate: the share of each example's rows that is decided, (N,)."""
+    decided, rows = certificate.decided, certificate.rows
+    asked = torch.ones_like(decided, dtype=torch.bool) if rows is None else (rows != 0).any(2)
+    return ((decided != 0) & asked).sum(1) / asked.sum(1).clamp(min=1) + 1.0 * (asked.sum(1) == 0)
+
+
 def make_table(certificates: ByRadius, measures: Sequence[Measure], names: Sequence[str] | None = None,
                targets: Sequence[int] | None = None, predictions: Mapping[float | None, Prediction] | None = None
                ) -> Table:
@@ -171,6 +178,10 @@ def make_table(certificates: ByRadius, measures: Sequence[Measure], names: Seque
     widths = [value for chunks in certificates.values() for chunk in chunks
               for value in (flatten(chunk.upper) - flatten(chunk.lower)).mean(1).tolist()]
     columns.append(Column("mean_width", "mean over the features of upper bound - lower bound", widths))
+    every = [chunk for chunks in certificates.values() for chunk in chunks]
+    if all(chunk.decided is not None for chunk in every):
+        columns.append(Column("decided", "share of what was refined that is decided: certified, or refuted by an input",
+                              [share for chunk in every for share in decided_share(chunk).tolist()]))
     for field_name, (name, words) in PREDICTED.items() if predictions else ():
         columns.append(Column(name, words, [value for eps in certificates
                                             for value in getattr((predictions or {})[eps], field_name).tolist()]))

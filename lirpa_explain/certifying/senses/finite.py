@@ -9,6 +9,7 @@ from .sense import Proven, Sense
 
 if TYPE_CHECKING:
     from ..prover import Prover
+    from ..request import Request
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,10 @@ class FiniteSum(Sense):
     """lower <= attribution.attribute(x') <= upper."""
 
     rounds_outward: ClassVar[bool] = True
+
+    def is_refined(self, request: "Request", plan: Plan) -> bool:
+        """Unless parameters move, or boundary points would have to be searched for."""
+        return request.parameters is None and plan.nearest is None
 
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
         """Bounds of the sum that the plan describes."""

@@ -39,6 +39,14 @@ class Proven:
     error: Tensor
     meaning: Meaning = Meaning()
 
+    def absolute(self) -> "Proven | None":
+        """The same of the absolute values, where they are functions of single rows; else None."""
+        plan = self.plan
+        if plan.steps * plan.samples > 1 or plan.reduction != "mean":
+            return None
+        return replace(self, plan=replace(plan, absolute=True), box=self.box.absolute(), value=self.value.abs(),
+                       traced=self.traced.abs())
+
     def of(self, examples: Tensor | None) -> "Proven":
         """What of it is about these examples, (B,); all if None. The plan stays that of all."""
         if examples is None:
@@ -83,6 +91,10 @@ class Sense(ABC):
     @abstractmethod
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
         """Bounds in this sense of the attribution whose plan and nominal value are given, checked."""
+
+    def is_refined(self, request: Request, plan: Plan) -> bool:
+        """Whether its bounds are sums of those of rows that can be split into domains."""
+        return False
 
     def words(self, plan: Plan) -> str:
         """What the sense adds to the description of the perturbation: of boundary attributions, which point."""

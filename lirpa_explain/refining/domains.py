@@ -1,0 +1,135 @@
+"""Domains: parts of a ball, each given by decisions on which side of a place some pre-activations lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..boxes import Box
+
+INPUT = "input"
+"""The name under which inputs are cut: their boxes become smaller."""
+
+
+class Decision(NamedTuple):
+    """One pre-activation lies above a place (side 1), or below it (side -1).
+
+    Args:
+        node: the node's name; `INPUT` for the inputs themselves, flat over those that move.
+        entry: of the flattened node.
+        place: where it is cut; at a kink's own place 0.0 both sides are straight.
+        side: 1 or -1.
+    """
+
+    node: str
+    entry: int
+    place: float
+    side: int
+
+    @property
+    def other(self) -> Decision:
+        """The other side."""
+        return self._replace(side=-self.side)
+
+
+@dataclass(eq=False)
+class Domain:
+    """All inputs of a row's ball at which every decision holds.
+
+    Args:
+        row: of the plan.
+        decisions: what holds.
+        whole: the domain of the whole ball, None if this is it.
+        boxes: bounds of each node that a relaxation reads, by name: of the entries in `Domain.columns` of the whole
+            ball's domain, or all of them there. Until a domain is bounded, those of a larger one.
+        columns: for the whole ball: entries (M,) of each node of which domains can know more.
+        is_empty: whether it is proven that there is no such input.
+        is_bounded: whether `boxes` are its own.
+    """
+
+    row: int
+    decisions: frozenset[Decision] = frozenset()
+    whole: Domain | None = None
+    boxes: dict[str, Box] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    is_empty: bool = False
+    is_bounded: bool = False
+
+    @property
+    def key(self) -> tuple[int, frozenset[Decision]]:
+        """Equal for equal sets of inputs."""
+        return self.row, self.decisions
+
+    def half(self, decision: Decision) -> Domain:
+        """The part where a further decision holds."""
+        boxes = {} if self.whole is None else self.boxes
+        return Domain(self.row, self.decisions | {decision}, self.whole or self, boxes)
+
+    def box(self, name: str) -> Box | None:
+        """What is known of a node, (n,)."""
+        whole = self.whole or self
+        known = whole.boxes.get(name)
+        if known is None or whole is self or name not in self.boxes:
+            return known
+        columns = whole.columns[name]
+        return Box(*(side.index_copy(0, columns, part) for side, part in zip(known, self.boxes[name], strict=True)))
+
+    def settle(self, boxes: dict[str, Box], is_open: dict[str, Tensor], is_empty: bool) -> None:
+        """Keep own bounds (n,) of the nodes, and that there may be no input."""
+        if self.is_bounded:
+            return
+        if self.whole is None:
+            self.boxes = boxes
+            self.columns = self.columns or {name: mask.nonzero()[:, 0] for name, mask in is_open.items()}
+        else:
+            self.boxes = {name: Box(*(side[self.whole.columns[name]] for side in box)) for name, box in boxes.items()}
+        self.is_bounded, self.is_empty = True, self.is_empty or is_empty
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The decisions on one node for each of B rows; rows with fewer than M have others with side 0.
+
+    Args:
+        entry: (B, M).
+        place: (B, M).
+        side: (B, M).
+    """
+
+    entry: Tensor
+    place: Tensor
+    side: Tensor
+
+    @classmethod
+    def of(cls, domains: Sequence[Domain], node: str, like: Tensor) -> Limits:
+        """Those on a node of that name."""
+        chosen = [sorted(d for d in domain.decisions if d.node == node) for domain in domains]
+        most = max(map(len, chosen))
+        filled = [[*ds, *[Decision(node, 0, 0.0, 0)] * (most - len(ds))] for ds in chosen]
+        entry = torch.tensor([[d.entry for d in ds] for ds in filled], device=like.device).reshape(len(filled), most)
+        place, side = (torch.tensor([[float(v) for v in map(get, ds)] for ds in filled], dtype=like.dtype,
+                                    device=like.device).reshape(entry.shape)
+                       for get in (lambda d: d.place, lambda d: d.side))
+        return cls(entry.long(), place, side)
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return self.entry.shape[1]
+
+    def box(self, size: int, reach: float = 0.0) -> Box:
+        """What the decisions leave of each of so many entries, (B, size); shrunk by a reach."""
+        inf = torch.inf
+        low, high = (torch.where(self.side == side, self.place + side * reach, -side * inf) for side in (1, -1))
+        empty = low.new_zeros(len(low), size)
+        return Box((empty - inf).scatter_reduce(1, self.entry, low, "amax"),
+                   (empty + inf).scatter_reduce(1, self.entry, high, "amin"))
+
+    def mask(self, size: int) -> Tensor:
+        """Which of so many entries are decided, (B, size)."""
+        found = self.side.new_zeros(len(self.side), size)
+        return found.scatter_reduce(1, self.entry, self.side.abs(), "amax") > 0

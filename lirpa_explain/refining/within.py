@@ -1,0 +1,246 @@
+"""Bounds within domains: a schedule whose rows are domains, and whose linear bounds feel the half-spaces.
+
+Front to back, every node that a relaxation reads is bounded as for CROWN, with its linear bounds kept as functions of
+the inputs: their extremes are those over the ball cut by the half-spaces of all decisions before. A node's own
+decisions then add theirs, made of its linear bounds, and narrow its box. Where what is known of a node is empty, beyond
+roundings, the domain is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from auto_LiRPA.bound_ops import Bound
+from auto_LiRPA.perturbations import Perturbation
+from torch import Tensor
+
+from ..bounding.backward import Linear
+from ..bounding.network import Readers
+from ..bounding.schedule import Schedule
+from ..boxes import Box
+from ..operators.activation import BoundActivation, BoundActivationGradient
+from ..operators.bound import flat_functions, flat_rows
+from ..operators.local import Local
+from ..operators.planes import BoundPlanes
+from ..rounding import DECIDED, roundings
+from .cuts import ROUNDS, Cuts, least
+from .domains import INPUT, Domain, Limits
+from .ground import Ground
+
+MOST_INPUTS = 64
+"""Entries of inputs up to which it is noted what they have to do with each pre-activation."""
+
+KINKS = ("kink", "kink_gradient")
+"""Operators whose one break is a kink at 0, so that both sides of it are straight."""
+
+
+@dataclass
+class Bounded:
+    """What is known of functions on domains, one a row.
+
+    Args:
+        lower: (B, K), lower bounds.
+        at: coefficients of the inputs in these bounds, (B, K, D): where the bounds want the inputs.
+        box: of the inputs that move, (B, D) each.
+        gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can gain from knowing an
+            entry exactly.
+    """
+
+    lower: Tensor
+    at: Tensor
+    box: Box
+    gains: dict[str, Tensor] = field(default_factory=dict)
+
+
+class WithinDomains(Schedule):
+    """CROWN within domains."""
+
+    def run(self, inputs: tuple[Tensor, ...], balls: tuple[Perturbation | None, ...], domains: Sequence[Domain],
+            functions: Tensor | None, rounds: int = ROUNDS) -> Bounded | None:
+        """Bound domains that are not bounded yet, and functions on all of them.
+
+        Args:
+            inputs: of the engine, a row for each domain.
+            balls: likewise.
+            domains: B of them; their boxes, and whether they are empty, are set.
+            functions: (B, K, D), functions of which lower bounds are wanted; None for none.
+            rounds: of the multipliers; 0 for none, the half-spaces then being left out.
+        """
+        self.ground, self.rounds = Ground.of(inputs, balls), rounds
+        with torch.no_grad(), self.network.at(inputs, balls):
+            self.moving = [node for ball in balls if ball is not None for node in self.network.moving_inputs
+                           if node.perturbation is ball]
+            self.cuts, self.effects = Cuts.none(self.ground.center), dict[str, tuple[Tensor, Tensor]]()
+            self.empty = torch.zeros(len(domains), dtype=torch.bool, device=inputs[0].device)
+            fresh = not all(domain.is_bounded for domain in domains)
+            boxes, self.open = dict[str, Box](), dict[str, Tensor]()
+            for node, readers in self.network.read_nodes(True):
+                boxes[node.name] = self._bound(node, readers, domains, fresh)
+            for i, (domain, is_empty) in enumerate(zip(domains, self.empty.tolist(), strict=True)):
+                domain.settle({name: Box(box.lower[i], box.upper[i]) for name, box in boxes.items()},
+                              {name: mask[i] for name, mask in self.open.items()}, is_empty)
+            self.kinks = self._splittable()
+            return None if functions is None else self._functions(functions)
+
+    def _splittable(self) -> dict[str, bool]:
+        """Nodes whose entries can be cut, and whether that is at the one kink at 0."""
+        found: dict[str, bool] = {}
+        for operator in self.network.relaxations_before(self.network.result):
+            place = splittable(operator)
+            if place is not None:
+                name = operator.inputs[place].name
+                found[name] = found.get(name, True) and operator.operator.name in KINKS
+        return found
+
+    def _bound(self, node: Bound, readers: Readers, domains: Sequence[Domain], fresh: bool) -> Box:
+        """Bound a node, settle it, and add the half-spaces of its decisions; its box, (B, n)."""
+        for reader, _ in readers:
+            reader.refuse_perturbed_parameters()
+        box = self.network.interval(node)
+        shape, box = box.lower.shape, box.map(flat_rows)
+        limits = Limits.of(domains, node.name, box.lower)
+        margin = flat_rows(self.network.rounding_margin(node)).expand_as(box.lower)
+        known = [k for k in (domain.box(node.name) for domain in domains) if k is not None]
+        if len(known) == len(domains):
+            box = box.intersect(Box(*(torch.stack([k[i] for k in known]) for i in (0, 1)))).ordered()
+        self._compare(node, box.map(lambda side: side.reshape(shape)), readers)
+        if fresh:
+            self.open[node.name] = is_open = flat_rows(
+                self._open_entries(node, box.map(lambda side: side.reshape(shape)), readers))
+            box = self._cut(node, box, is_open, limits, margin)
+        self.network.settle(node, box.map(lambda side: side.reshape(shape)))
+        if limits.count:
+            self._decide(node, box, limits, shape)
+        return box
+
+    def _cut(self, node: Bound, box: Box, is_open: Tensor, limits: Limits, margin: Tensor) -> Box:
+        """The box cut to linear bounds of open and decided entries; half-spaces are added for the latter."""
+        wanted = is_open | limits.mask(is_open.shape[1])
+        most = int(wanted.sum(1).max())
+        if not most:
+            return box
+        index = wanted.to(torch.int8).topk(most, 1).indices
+        sides = self._linear(node, index)
+        if limits.count:
+            self._add_cuts(sides, index, limits, margin)
+        (A_low, c_low), (A_high, c_high) = sides
+        if all(part.norm == math.inf for part in self.ground.parts) and sum(self.ground.sizes) <= MOST_INPUTS:
+            reach = ((A_low.abs() + A_high.abs()) / 2) * self.ground.radius[:, None]
+            least_width = torch.finfo(reach.dtype).tiny ** 0.5
+            self.effects[node.name] = index, reach / reach.sum(2, keepdim=True).clamp(min=least_width)
+        A, c = torch.cat([A_low, -A_high], 1), torch.cat([c_low, -c_high], 1)
+        both = least(self.ground, A, c, self.cuts, self.rounds)
+        old = box.map(lambda side: side.gather(1, index))
+        new = old.intersect(Box(both[:, :most], -both[:, most:]))
+        possible = new.intersect(limits.box(is_open.shape[1]).map(lambda side: side.gather(1, index)))
+        self.empty |= (possible.lower - possible.upper > 2 * margin.gather(1, index)).any(1)
+        new = new.ordered()
+        return Box(*(side.scatter(1, index, part) for side, part in zip(box, new, strict=True)))
+
+    def _linear(self, node: Bound, index: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Linear bounds of entries (B, K) of a node as functions of the inputs: coefficients and constants."""
+        rows, size = len(index), flat_rows(node.forward_value).shape[1]
+        sides = []
+        for part in index.split(self.memory.functions_at_once(rows, self.method), 1):
+            functions = node.forward_value.new_zeros(rows, part.shape[1], size).scatter(2, part[..., None], 1.0)
+            linear = self.network.in_inputs(node, functions)
+            sides.append([self._flat(linear, side, functions.shape[1]) for side in (0, 1)])
+        lower, upper = ([torch.cat(tensors, 1) for tensors in zip(*side, strict=True)]
+                        for side in zip(*sides, strict=True))
+        return (lower[0], lower[1]), (upper[0], upper[1])
+
+    def _flat(self, linear: Linear, side: int, count: int) -> tuple[Tensor, Tensor]:
+        """Coefficients (B, K, D) and constants (B, K) of one side of linear bounds, over all inputs that move."""
+        constant = (linear.upper if side else linear.lower).expand(count, len(self.ground.center)).T
+        parts = []
+        for node, size in zip(self.moving, self.ground.sizes, strict=True):
+            A = linear.inputs[node.name][side] if node.name in linear.inputs else None
+            if A is None:
+                parts.append(constant.new_zeros(*constant.shape, size))
+            else:
+                parts.append((A.dense() if isinstance(A, Local) else A).transpose(0, 1).flatten(2))
+        return torch.cat(parts, 2), constant
+
+    def _add_cuts(self, sides: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], index: Tensor, limits: Limits,
+                  margin: Tensor) -> None:
+        """Half-spaces: where z >= place, its upper linear bound is; where z <= place, its lower one."""
+        at = (index[:, None] == limits.entry[:, :, None]).to(torch.int8).argmax(2)
+        (A_low, c_low), (A_high, c_high) = ((A.gather(1, at[..., None].expand(-1, -1, A.shape[2])), c.gather(1, at))
+                                            for A, c in sides)
+        up = limits.side > 0
+        G = torch.where(up[..., None], A_high, -A_low) * limits.side.abs()[..., None]
+        h = torch.where(up, c_high, -c_low) - limits.side * limits.place + margin.gather(1, limits.entry)
+        self.cuts = self.cuts.and_also(G, torch.where(limits.side == 0, torch.ones_like(h), h))
+
+    def _decide(self, node: Bound, box: Box, limits: Limits, shape: torch.Size) -> None:
+        """Narrow a settled node to what is decided, so that relaxations see it on the right side of the place."""
+        lower, upper = flat_rows(node.lower), flat_rows(node.upper)
+        reach = roundings(DECIDED, lower.dtype) * torch.maximum(lower.abs(), upper.abs())
+        decided = limits.box(lower.shape[1])
+        low, high = torch.fmax(lower, decided.lower + reach), torch.fmin(upper, decided.upper - reach)
+        crossed = low > high  # as good as empty: one of both sides is as right as the other
+        low, high = (torch.where(crossed & decided.upper.isfinite(), high, low),
+                     torch.where(crossed & ~decided.upper.isfinite(), low, high))
+        node.lower, node.upper = node.interval = Box(low.reshape(shape), high.reshape(shape))
+
+    def _functions(self, functions: Tensor) -> Bounded:
+        """Lower bounds of functions of the result."""
+        node = self.network.result
+        parts, gains = [], list[dict[str, Tensor]]()
+        for part in functions.split(self.memory.functions_at_once(len(functions), self.method), 1):
+            seen: dict[str, Tensor] = {}
+            self._watch(seen)
+            A, c = self._flat(self.network.in_inputs(node, part, lower_only=True), 0, part.shape[1])
+            parts.append((least(self.ground, A, c, self.cuts, self.rounds), A))
+            gains.append(self._gains(seen))
+        names = {name for some in gains for name in some}
+        joined = {name: torch.cat([some[name] for some in gains], 1) for name in names}
+        lower, A = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
+        box = self.network.of_interval(functions, self.network.interval(node))
+        inputs = Box(self.ground.center - self.ground.radius, self.ground.center + self.ground.radius)
+        if self.effects:
+            shared = self._input_gains(joined)
+            joined |= {INPUT: shared} if len(shared) else {}
+        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined)
+
+    def _input_gains(self, gains: dict[str, Tensor]) -> Tensor:
+        """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals is due to each."""
+        found = []
+        for name, (index, share) in self.effects.items():
+            if name in gains:
+                at = gains[name].gather(2, index[:, None].expand(-1, gains[name].shape[1], -1))
+                found.append(torch.einsum("bki,bij->bkj", at, share))
+        return torch.stack(found).sum(0) if found else torch.zeros(0)
+
+    def _watch(self, seen: dict[str, Tensor]) -> None:
+        """Have relaxed operators say which coefficients arrive at them."""
+
+        def watch(operator: BoundPlanes, A: Any) -> None:
+            seen[operator.name] = A.dense() if isinstance(A, Local) else A
+
+        for operator in self.network.relaxations_before(self.network.result):
+            operator.watch = watch
+
+    def _gains(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sizes of coefficients times the gaps of relaxations, by the node whose value decides them."""
+        gains: dict[str, Tensor] = {}
+        for operator in self.network.relaxations_before(self.network.result):
+            operator.watch = None
+            place = splittable(operator)
+            if operator.name not in seen or place is None:
+                continue
+            gain = flat_functions(seen[operator.name].abs() * operator.gap().abs()).transpose(0, 1)
+            name = operator.inputs[place].name
+            gains[name] = gains[name] + gain if name in gains else gain
+        return gains
+
+
+def splittable(operator: BoundPlanes) -> int | None:
+    """Which of an operator's inputs decides its relaxation by itself, being cut in two; None if none does."""
+    if isinstance(operator, BoundActivation):
+        return 0
+    return 1 if isinstance(operator, BoundActivationGradient) else None

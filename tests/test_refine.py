@@ -1,0 +1,423 @@
+"""Refining by domains: sound on every domain, exact in the end, and decided as the truth is."""
+
+import math
+
+import pytest
+import torch
+from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
+from scipy.optimize import linprog
+from torch import nn
+
+import lirpa_explain as lx
+from lirpa_explain import attributions
+from lirpa_explain.bounding.where import Where
+from lirpa_explain.certificates.metrics import evaluate
+from lirpa_explain.errors import UnsupportedOperation
+from lirpa_explain.operators.bound import flat_rows
+from lirpa_explain.refining.cuts import Cuts, least
+from lirpa_explain.refining.domains import INPUT
+from lirpa_explain.refining.ground import Ground, Part
+from lirpa_explain.refining.problem import Problem
+from lirpa_explain.refining.search import Limits, Search
+from lirpa_explain.refining.tree import Objective, Tree
+from tests.reference import exact_gradient_range, sample_ball, sample_box
+
+EPS = 0.3
+
+
+def mlp(*sizes, act=nn.ReLU, seed=0):
+    torch.manual_seed(seed)
+    layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), act())]
+    return nn.Sequential(*layers[:-1]).double()
+
+
+def leaky():
+    return nn.LeakyReLU(0.2)
+
+
+NETS = {
+    "relu": (lambda: mlp(4, 8, 8, 3), (4,)),
+    "leaky": (lambda: mlp(4, 6, 6, 3, act=leaky), (4,)),
+    "residual": (lambda: Residual(), (4,)),
+    "conv": (lambda: convolutional(), (1, 4, 4)),
+}
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.double()
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        return self.c(torch.relu(self.b(h)) + h)
+
+
+def convolutional():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(),
+                         nn.Linear(5, 3)).double()
+
+
+def inputs(shape, count=2):
+    return torch.rand(count, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def values_at(attribution, x, points, **keywords):
+    """Captum's attributions (N, P, D) at points (N, P, *S)."""
+    a = attribution.attribute(points.flatten(0, 1).requires_grad_(), **keywords).detach()
+    return flat_rows(a).reshape(len(x), points.shape[1], -1)
+
+
+def box_points(x, count, eps=EPS):
+    generator = torch.Generator().manual_seed(11)
+    return sample_box(x - eps, x + eps, count, generator).transpose(0, 1)
+
+
+# Half-spaces
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_bounds_over_cut_boxes_are_sound_and_near_the_linear_program(count):
+    generator = torch.Generator().manual_seed(count)
+    rand = torch.rand(3, 5 + count, 40, generator=generator, dtype=torch.float64) * 2 - 1
+    A, G = rand[:, :5], rand[:, 5:]
+    center, radius = torch.rand(3, 40, generator=generator, dtype=torch.float64), torch.full((3, 40), 0.2).double()
+    h = -(G @ center[..., None])[..., 0] - 0.05 * G.abs().sum(2)
+    c = torch.rand(3, 5, generator=generator, dtype=torch.float64)
+    ground = Ground((Part(math.inf, center, radius),))
+    low, plain = least(ground, A, c, Cuts(G, h), rounds=30), least(ground, A, c, Cuts.none(center))
+    for b in range(3):
+        for s in range(5):
+            box = torch.stack([center - radius, center + radius], 2)[b].numpy()
+            found = linprog(A[b, s].numpy(), A_ub=-G[b].numpy(), b_ub=h[b].numpy(), bounds=box)
+            exact = found.fun + float(c[b, s])
+            assert low[b, s] <= exact + 1e-9
+            assert exact - low[b, s] <= 0.3 * (exact - plain[b, s]) + 1e-9
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2, 1])
+def test_bounds_over_cut_balls_hold_at_points(norm):
+    generator = torch.Generator().manual_seed(3)
+    A, G = torch.randn(1, 3, 6, generator=generator).double(), torch.randn(1, 2, 6, generator=generator).double()
+    center = torch.zeros(1, 6, dtype=torch.float64)
+    radius = torch.full((1, 6 if norm == math.inf else 1), 0.5).double()
+    h, c = torch.full((1, 2), -0.2).double(), torch.zeros(1, 3).double()
+    ground = Ground((Part(norm, center, radius),))
+    low = least(ground, A, c, Cuts(G, h))
+    points = (sample_box(center - 0.5, center + 0.5, 4000, generator) if norm == math.inf
+              else sample_ball(center, 0.5, norm, 4000, generator))[:, 0]
+    inside = points[(points @ G[0].T + h >= 0).all(1)]
+    assert len(inside) > 20
+    assert bool((inside @ A[0].T >= low[0] - 1e-12).all())
+    if norm != 1:  # whose multipliers are a guess
+        assert bool((low > least(ground, A, c, Cuts.none(center))).any())
+
+
+def test_an_empty_domain_has_a_bound_beyond_what_is_possible():
+    center, radius = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
+    G, h = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]]]).double(), torch.tensor([[-0.5, 0.4]]).double()
+    ground = Ground((Part(math.inf, center, radius),))  # x + y >= 0.5 and x + y <= 0.4
+    assert float(least(ground, -G[:, :1], -h[:, :1], Cuts(G, h), rounds=20)) > 0  # so x + y - 0.5 < 0 everywhere
+
+
+# Domains
+
+
+def problem_of(net, x, eps=EPS, norm=math.inf, attribution=None, **keywords):
+    attribution = Saliency(net) if attribution is None else attribution
+    certifier = lx.Certifier(attribution, x, **keywords)
+    plan = attributions.make_plan(attribution, (x,), certifier.attribute_kwargs)
+    trace, _ = certifier.traces.of(attribution, plan, (x,), certifier.attribute_kwargs, explained=True)
+    return Problem(plan, trace.module, trace.engine, (x,), Where.of(net, x, eps=eps, norm=norm).balls)
+
+
+def holds(domain, problem, points):
+    """Which of the points (P, *S) lie in a domain, by the values that the module computes."""
+    names = problem.schedule.network.values
+    _, values, _, _ = problem.rows.take(torch.full((len(points),), domain.row))
+    seen = {}
+
+    def call(step, *tensors):
+        seen[step.output] = result = lx.operators.call(step.operator, *tensors, **step.settings)
+        return result
+
+    problem.module.run(call, (points, *values[1:]))
+    inside = torch.ones(len(points), dtype=torch.bool)
+    for d in domain.decisions:
+        z = flat_rows(points if d.node == INPUT else seen[names[d.node]])[:, d.entry]
+        inside &= d.side * (z - d.place) >= 0
+    return inside, {name: flat_rows(seen[value]) for name, value in names.items() if value in seen}
+
+
+def grown(problem, functions, domains):
+    objectives = [Objective(0, f, [Tree(0, f)], [1.0]) for f in functions]
+    search = Search(problem, objectives, Limits(domains=domains, batch=8))
+    search.plant()
+    for tree in [o.trees[0] for o in objectives]:
+        tree.root = tree.lower
+    search.grow(domains)
+    return objectives
+
+
+SMOOTH = {"tanh": (lambda: mlp(3, 5, 5, 2, act=nn.Tanh), (3,)), "sigmoid": (lambda: mlp(3, 5, 2, act=nn.Sigmoid), (3,))}
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2])
+@pytest.mark.parametrize("name", [*NETS, *SMOOTH])
+def test_points_lie_in_leaves_and_within_their_bounds(name, norm):
+    make, shape = {**NETS, **SMOOTH}[name]
+    net, x = make(), inputs(shape, 1)
+    problem = problem_of(net, x, norm=norm, target=0, abs=False)
+    eye = torch.eye(x[0].numel(), dtype=torch.float64)
+    objectives = grown(problem, [eye[0], -eye[1]], 24)
+    generator = torch.Generator().manual_seed(1)
+    points = (sample_box(x - EPS, x + EPS, 400, generator) if norm == math.inf else
+              sample_ball(x, EPS, norm, 400, generator))[:, 0]
+    for objective in objectives:
+        tree, function = objective.trees[0], objective.function
+        assert tree.lower >= tree.root
+        values = problem.values(0, (points,)) @ function
+        assert bool((values >= objective.lower - 1e-9).all())
+        covered = torch.zeros(len(points), dtype=torch.bool)
+        known = list(problem.known.values())
+        assert len(known) > 3
+        for lower, _, domain, _ in tree.leaves:
+            inside, nodes = holds(domain, problem, points)
+            covered |= inside
+            assert bool((values[inside] >= lower - 1e-9).all())
+            for node in domain.boxes:
+                box, z = domain.box(node), nodes[node][inside]
+                assert bool((z >= box.lower - 1e-9).all()) and bool((z <= box.upper + 1e-9).all())
+        beyond = ~covered  # in domains that need no splitting
+        assert bool((values[beyond] >= tree.grown.floor - 1e-9).all())
+        assert covered.any() or not tree.leaves
+
+
+def test_no_point_lies_in_an_empty_domain():
+    net, x = mlp(4, 8, 8, 3, seed=3), inputs((4,), 1)
+    problem = problem_of(net, x, eps=0.6, target=0, abs=False)
+    grown(problem, [torch.eye(4).double()[0], -torch.eye(4).double()[0]], 400)
+    points = sample_box(x - 0.6, x + 0.6, 3000, torch.Generator().manual_seed(0))[:, 0]
+    empty = [domain for domain in problem.known.values() if domain.is_empty]
+    assert empty
+    for domain in empty:
+        assert not holds(domain, problem, points)[0].any()
+
+
+# The certificate
+
+
+@pytest.mark.parametrize("method", ["branch", "exact"])
+@pytest.mark.parametrize("sizes", [(4, 8, 3), (4, 6, 6, 3), (3, 5, 5, 5, 2)])
+def test_refined_entries_are_the_exact_ones(sizes, method):
+    net, x = mlp(*sizes), inputs(sizes[:1])
+    certificate = lx.certify(Saliency(net), x, eps=EPS, target=1, abs=False)
+    refined = certificate.refine("width", tolerance=0.0, method=method)
+    layers = [(m.weight, m.bias) for m in net if isinstance(m, nn.Linear)]
+    for n in range(len(x)):
+        low, high = exact_gradient_range(layers, x[n], EPS, nn.functional.one_hot(torch.tensor(1), sizes[-1]).double())
+        slack = 3e-6 * max(1.0, float(certificate.upper.abs().max()))
+        torch.testing.assert_close(refined.lower[n], low, atol=slack, rtol=0)
+        torch.testing.assert_close(refined.upper[n], high, atol=slack, rtol=0)
+    assert bool((refined.lower >= certificate.lower).all() and (refined.upper <= certificate.upper).all())
+    if method == "branch":
+        width = refined.upper_rows - refined.lower_rows
+        assert bool((width <= refined.found_upper - refined.found_lower + 1e-8).all())
+
+
+ATTRIBUTIONS = {
+    "Saliency": (Saliency, {"abs": False}),
+    "|Saliency|": (Saliency, {}),
+    "InputXGradient": (InputXGradient, {}),
+    "IntegratedGradients": (IntegratedGradients, {"n_steps": 4}),
+}
+
+
+@pytest.mark.parametrize("net", ["relu", "leaky", "conv"])
+@pytest.mark.parametrize("name", ATTRIBUTIONS)
+def test_sound_and_narrower_for_every_sum_of_gradients(name, net):
+    kind, keywords = ATTRIBUTIONS[name]
+    make, shape = NETS[net]
+    model, x = make(), inputs(shape)
+    attribution = kind(model)
+    certificate = lx.certify(attribution, x, eps=EPS, target=0, **keywords)
+    refined = certificate.refine("width", domains=12)
+    points = box_points(x, 100)
+    values = values_at(attribution, x, points, target=0, **keywords)
+    lower, upper = flat_rows(refined.lower)[:, None], flat_rows(refined.upper)[:, None]
+    assert bool(((values >= lower - 1e-9) & (values <= upper + 1e-9)).all())
+    assert bool((flat_rows(refined.width) <= flat_rows(certificate.width)).all())
+    assert float(refined.width.sum()) < 0.999 * float(certificate.width.sum())
+    at = refined.found_inputs[refined.found_lower_at.clamp(min=0)]
+    assert bool(((at - x[:, None]).abs() <= EPS + 1e-12)[refined.found_lower_at >= 0].all())
+
+
+def test_smoothgrad_is_refined_with_its_draws():
+    net, x = mlp(3, 6, 2, seed=1), inputs((3,), 1)
+    tunnel = NoiseTunnel(Saliency(net))
+    torch.manual_seed(4)
+    certificate = lx.certify(tunnel, x, eps=0.5, target=0, nt_samples=3, stdevs=0.1, abs=False)
+    refined = certificate.refine("width", domains=60)
+    for point in box_points(x, 40, 0.5)[0]:
+        torch.manual_seed(4)
+        a = tunnel.attribute(point[None], target=0, nt_samples=3, stdevs=0.1, abs=False)
+        assert bool(refined.contains(a).all())
+    assert float(refined.width.sum()) < 0.9 * float(certificate.width.sum())
+
+
+def test_signs_are_decided_as_the_exact_range_says():
+    net, x = mlp(4, 8, 8, 3), inputs((4,), 3)
+    certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
+    refined = certificate.refine("sign")
+    layers = [(m.weight, m.bias) for m in net if isinstance(m, nn.Linear)]
+    is_open = certificate.sign() == 0
+    assert is_open.any() and not bool((refined.decided == 0).any())
+    for n in range(len(x)):
+        low, high = exact_gradient_range(layers, x[n], EPS, torch.eye(3).double()[0])
+        for k in range(int(is_open[n].sum())):
+            row = refined.rows[n, k]
+            entry = int(row.abs().argmax())
+            certain = (low[entry] > 0) if row[entry] > 0 else (high[entry] < 0)
+            assert (refined.decided[n, k] == 1) == bool(certain)
+    flipped = refined.decided == -1
+    assert bool((refined.found_lower[flipped] <= 0).all())
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_top_k_pairs_hold_or_are_refuted(absolute):
+    net, x = mlp(5, 8, 3, seed=1), inputs((5,), 2)
+    saliency = Saliency(net)
+    certificate = lx.certify(saliency, x, eps=0.15, target=0, abs=False)
+    refined = certificate.refine(("top_k", 2, absolute))
+    values = values_at(saliency, x, box_points(x, 500, 0.15), target=0, abs=False)
+    least = torch.einsum("nkd,npd->nkp", refined.rows, values).amin(2)
+    assert bool((least[refined.decided == 1] >= -1e-12).all())
+    assert not bool((refined.decided == 0).any())
+
+
+def test_functions_of_a_caller_are_refined_to_the_tolerance():
+    net, x = mlp(4, 8, 3), inputs((4,))
+    spec = torch.tensor([[1.0, -1, 0, 0], [1, 1, 1, 1]], dtype=torch.float64)
+    certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False, spec=spec)
+    refined = certificate.refine(spec=spec, tolerance=0.05)
+    width = refined.upper_rows - refined.lower_rows
+    assert bool((width <= (certificate.spec_upper - certificate.spec_lower) + 1e-12).all())
+    assert bool((width - (refined.found_upper - refined.found_lower) <= 0.05 * width + 1e-9).all())
+    assert bool(torch.equal(refined.lower, certificate.lower))
+
+
+def test_a_saved_certificate_knows_its_rows_and_cannot_be_refined_again(tmp_path):
+    net, x = mlp(3, 5, 2), inputs((3,), 1)
+    refined = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False).refine("width", domains=4)
+    refined.save(tmp_path / "certificate.npz")
+    loaded = lx.Certificate.load(tmp_path / "certificate.npz")
+    assert torch.equal(loaded.lower_rows, refined.lower_rows) and torch.equal(loaded.domains, refined.domains)
+    with pytest.raises(ValueError, match="cannot be refined"):
+        loaded.refine()
+
+
+def test_parts_and_joined_certificates_keep_the_tightened_box():
+    net, x = mlp(4, 8, 3), inputs((4,), 3)
+    certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
+    refined = certificate.refine("width", domains=8)
+    part = refined[1]
+    assert torch.equal(part.lower[0], refined.lower[1]) and torch.equal(part.decided[0], refined.decided[1])
+    assert torch.equal(part.found_inputs, refined.found_inputs)
+    both = lx.join([refined, certificate])
+    assert torch.equal(both.lower, torch.cat([refined.lower, certificate.lower])) and both.rows is None
+    with pytest.raises(ValueError, match="part of another"):
+        part.refine()
+
+
+def test_no_time_and_an_interruption_leave_what_is_proven(monkeypatch):
+    net, x = mlp(4, 8, 8, 3), inputs((4,))
+    certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
+    at_once = certificate.refine("width", seconds=0)
+    assert bool((at_once.width <= certificate.width).all())
+    calls = []
+    original = Problem.bound
+
+    def bound(self, *args):
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(Problem, "bound", bound)
+    refined = certificate.refine("width", batch_size=4)
+    assert refined.refinement_interrupted and bool((refined.width <= certificate.width).all())
+    values = values_at(Saliency(net), x, box_points(x, 300), target=0, abs=False)
+    assert bool(((values >= refined.lower[:, None] - 1e-9) & (values <= refined.upper[:, None] + 1e-9)).all())
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"what": "colour"}, "what must be"),
+    ({"what": ("top_k", 9)}, "k"),
+    ({"method": "magic"}, "branch, exact"),
+    ({"seconds": -1}, "seconds"),
+    ({"domains": 0}, "domains"),
+    ({"tolerance": "a"}, "tolerance"),
+    ({"what": "top", "spec": torch.ones(1, 3)}, "width"),
+])
+def test_bad_arguments_are_named(arguments, words):
+    certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0)
+    with pytest.raises(ValueError, match=words):
+        certificate.refine(**arguments)
+
+
+def test_exact_says_what_it_cannot_solve():
+    certificate = lx.certify(Saliency(mlp(3, 5, 2, act=nn.Tanh)), inputs((3,), 1), eps=EPS, target=0, abs=False)
+    with pytest.raises(UnsupportedOperation, match="piecewise-linear"):
+        certificate.refine("width", method="exact")
+    certificate = lx.certify(Saliency(mlp(4, 8, 8, 3)), inputs((4,), 1), eps=1.0, norm=2, target=0, abs=False)
+    with pytest.raises(UnsupportedOperation, match="boxes"):
+        certificate.refine("width", method="exact")
+
+
+def test_outward_bounds_are_not_refined():
+    certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0, rounding="outward")
+    with pytest.raises(ValueError, match="outward"):
+        certificate.refine()
+
+
+# Conditions
+
+
+@pytest.mark.parametrize("text, settings", [("cosine >= 0.9", {}), ("top_k_overlap >= 2", {"k": 2}),
+                                            ("targeted_fairness >= 1", {"k": 1, "mask": True}), ("l2 <= 0.2", {})])
+def test_conditions_hold_or_are_refuted(text, settings):
+    net, x = mlp(4, 8, 8, 3, seed=2), inputs((4,), 6)
+    saliency = Saliency(net)
+    if "mask" in settings:
+        settings = {**settings, "mask": torch.tensor([0.0, 0, 0, 1]).double()}
+    certificate = lx.certify(saliency, x, eps=0.1, target=0, abs=False)
+    refined = certificate.refine((text, settings))
+    assert refined.decided.shape == (6, 1) and not bool((refined.decided == 0).any())
+    name, sign, bound = text.split()
+    better = 1 if sign == ">=" else -1
+
+    def met(a, n):
+        value = evaluate(name, a, a, certificate.nominal[n:n + 1].expand_as(a), **{
+            k: v.expand_as(a) if k == "mask" else v for k, v in settings.items()})
+        return better * (value - float(bound)) >= -1e-9
+
+    values = values_at(saliency, x, box_points(x, 300, 0.1), target=0, abs=False)
+    for n in range(6):
+        if refined.decided[n, 0] == 1:
+            assert bool(met(values[n], n).all())
+        else:
+            at = refined.found_inputs[refined.found_lower_at[n, 0]][None]
+            assert bool(((at - x[n]).abs() <= 0.1 + 1e-12).all())
+            assert not met(saliency.attribute(at.requires_grad_(), target=0, abs=False), n).item()
+    already = certificate.metric(name, **settings)
+    assert bool((refined.decided[:, 0][better * (already - float(bound)) >= 0] == 1).all())
+
+
+def test_a_condition_that_cannot_be_certified_is_refused():
+    certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0)
+    for text, words in (("cosine <= 0.5", "from below"), ("beauty >= 1", "metric"), ("cosine >= much", "number")):
+        with pytest.raises(ValueError, match=words):
+            certificate.refine(text)
