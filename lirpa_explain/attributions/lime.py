@@ -1,6 +1,7 @@
 """Attributions that fit a linear model to outputs at masked inputs: its coefficients are linear in the outputs."""
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -136,7 +137,8 @@ def _run(attribution: Any, inputs: Tensors, keywords: dict[str, Any], name: str)
     settings = {key: value for key, value in keywords.items()
                 if key not in ("additional_forward_args", "target", "perturbations_per_eval", "show_progress")}
     many = len(inputs) > 1 or any(isinstance(settings.get(key), tuple) for key in ("baselines", "feature_mask"))
-    with in_the_name_of(f"Captum's {name}.attribute rejects these arguments"):
+    with in_the_name_of(f"Captum's {name}.attribute rejects these arguments"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Captum says it in the run that counts
         replaced.attribute(inputs if many else inputs[0], **settings)
     return fits.given
 
