@@ -181,6 +181,21 @@ class Box(NamedTuple):
         sides = Box(self.lower * weight, self.upper * weight).or_nothing()
         return sides if bool((weight >= 0).all()) else sides.ordered()
 
+    def of_type(self, dtype: torch.dtype) -> Box:
+        """The smallest box in another floating-point type that contains this one.
+
+        Example:
+            >>> box = Box.point(torch.tensor(0.1, dtype=torch.float64)).of_type(torch.float32)
+            >>> bool((box.lower.double() <= 0.1) & (0.1 <= box.upper.double())), box.lower.dtype
+            (True, torch.float32)
+        """
+        if self.lower.dtype == dtype:
+            return self
+        lower, upper = self.lower.to(dtype), self.upper.to(dtype)
+        far = torch.full_like(lower, torch.inf)
+        return Box(torch.where(lower > self.lower, torch.nextafter(lower, -far), lower),
+                   torch.where(upper < self.upper, torch.nextafter(upper, far), upper))
+
     def outward(self, error: Tensor) -> Box:
         """Moved outward by an error; what cannot be bounded becomes infinite.
 

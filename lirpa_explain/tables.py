@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .attacks import OBJECTIVES
-from .attributions import ATTRIBUTIONS
+from .attributions import ATTRIBUTIONS, WHY_NOT
 from .bounding.methods import METHODS
 from .certificates import METRICS
 from .graph.refusals import REFUSALS
@@ -37,6 +37,7 @@ def tables() -> dict[str, str]:
     return {
         "attributions": markdown(("Captum class", "what is bounded"),
                                  [(f"`{kind.__name__}`", row.formula) for kind, row in ATTRIBUTIONS.items()]),
+        "not_certified": markdown(("of Captum", "not certified, because"), WHY_NOT.items()),
         "objectives": markdown(("objective", "what an attack maximises"),
                                [(f"`{name}`", row.words) for name, row in OBJECTIVES.items() if name not in METRICS]),
         "methods": markdown(("method", "bounds"), [(f"`{name}`", row.words) for name, row in METHODS.items()]),

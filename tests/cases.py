@@ -244,7 +244,7 @@ ACTIVATIONS: dict[str, list[tuple[dict[str, Any], float, float]]] = {
     "bell": [({"exponent": exponent, "offset": 0.5}, 2.0, 1e3) for exponent in (0.5, -1.0)],
     "entropy": [({}, 2.0, 1e3)],
 }
-POSITIVE = {("log", ""), ("power", "-1"), ("power", "0.5"), ("entropy", "")}
+POSITIVE = {("inverse_length", ""), ("log", ""), ("power", "-1"), ("power", "0.5"), ("entropy", "")}
 WITHIN = {"tan": (-1.2, 1.2), "asin": (-0.9, 0.9), "acosh": (1.1, 5.0), "atanh": (-0.9, 0.9), "logit": (0.05, 0.95)}
 """Where functions are tried that are not defined everywhere."""
 

@@ -91,7 +91,7 @@ def outcome_of(problem: Problem, attacked: bool) -> tuple[str, str]:
 
 def _state(problem: Problem) -> list[Any]:
     model = problem.architecture.model
-    numbers = [float(t.double().sum()) for t in (*model.parameters(), *model.buffers())]
+    numbers = [float(t.detach().double().sum()) for t in (*model.parameters(), *model.buffers())]
     flags = [p.requires_grad and p.grad is None for p in model.parameters()]
     return [numbers, flags, [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
                              for m in model.modules()]]
@@ -138,7 +138,7 @@ def _rows(problem: Problem, certificate: Any, rows: int) -> tuple[str, str] | No
         return value[-1:] if isinstance(value, Tensor) and len(value) == rows else value
 
     keywords = {name: one(value) for name, value in problem.keywords.items()}
-    if "Shap" in type(problem.attribution).__name__:
+    if type(problem.attribution).__name__.endswith(("GradientShap", "DeepLiftShap")):  # a distribution
         keywords["baselines"] = problem.keywords["baselines"]
     if isinstance(keywords.get("target"), list):
         keywords["target"] = keywords["target"][-1]

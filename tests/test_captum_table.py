@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from captum import attr
+from captum._utils.models.linear_model import SkLearnRidge
 from captum.attr import NoiseTunnel
 from captum.testing.attr.helpers.gen_test_utils import get_target_layer, parse_test_config
 from captum.testing.attr.helpers.test_config import config
@@ -16,17 +17,20 @@ OTHERS = ("IBP", "CROWN-IBP")
 SAMPLES = 20
 """Of attributions that draw; Captum's table has up to 2000, each a row like the others."""
 
-NO_GRADIENT = "it changes the input and looks at the output; there is no gradient"
+FEW = 2
+"""Permutations, of each of which there are as many outputs as features."""
+
 REASONS = {
-    attr.FeatureAblation: NO_GRADIENT, attr.FeaturePermutation: NO_GRADIENT, attr.Occlusion: NO_GRADIENT,
-    attr.ShapleyValueSampling: NO_GRADIENT, attr.LayerFeatureAblation: NO_GRADIENT,
-    attr.NeuronFeatureAblation: NO_GRADIENT, attr.Lime: NO_GRADIENT, attr.KernelShap: NO_GRADIENT,
+    attr.FeaturePermutation: "its value for one example is made of the other examples of the batch",
     attr.LayerLRP: "relevance is certified at the input only",
 }
 """Classes of the table that are not certified, and why."""
 
 MAX_POOLING = "Captum's rule for max pooling hands the first example's gradient to others where entries do not differ"
+LASSO = "Lime's default model, a Lasso, is not linear in the outputs, and its default weights depend on the input"
+LIME = {(row["name"], attr.Lime): LASSO for row in config if attr.Lime in row["algorithms"]}
 REFUSED = {
+    **LIME,
     ("conv_layer_single_target", attr.LayerDeepLift): MAX_POOLING,
 }
 """Rows of certified classes that are refused, and why."""
@@ -47,7 +51,7 @@ def attribution_of(row, kind):
 
 
 def test_every_row_of_captums_table_is_certified_or_has_a_reason():
-    assert len(config) == 77 and len(CERTIFIED) == 206
+    assert len(config) == 77 and len(CERTIFIED) == 265
     assert not REASONS.keys() & lx.ATTRIBUTIONS.keys()
     assert {kind for _, kind in CASES} <= REASONS.keys() | lx.ATTRIBUTIONS.keys()
 
@@ -60,6 +64,7 @@ def test_captums_table(index):
     methods = (OTHERS[turn % 2], "CROWN")
     attribution, keywords = attribution_of(row, kind)
     keywords.update({"n_samples": SAMPLES} if "n_samples" in keywords else {})
+    keywords.update({"n_samples": FEW} if kind is attr.ShapleyValueSampling else {})
     check(attribution, keywords.pop("inputs"), keywords, eps=0.01, methods=methods, batch_size=2000, pairs=1)
 
 
@@ -67,8 +72,22 @@ def test_captums_table(index):
 def test_rows_that_are_refused(name, kind):
     row = next(row for row in config if row["name"] == name)
     attribution, keywords = attribution_of(row, kind)
-    with pytest.raises(lx.UnsupportedAttribution, match="MaxPool2d"):
+    with pytest.raises(lx.UnsupportedAttribution, match="SkLearnLasso" if kind is attr.Lime else "MaxPool2d"):
         lx.certify(attribution, keywords.pop("inputs"), eps=0.01, **keywords)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in LIME])
+def test_lime_is_certified_as_its_refusal_advises(name):
+    row = next(row for row in config if row["name"] == name)
+    attribution, keywords = attribution_of(row, attr.Lime)
+    attribution.interpretable_model, attribution.similarity_func = SkLearnRidge(alpha=0.1), selected
+    keywords.update({"n_samples": SAMPLES} if "n_samples" in keywords else {})
+    check(attribution, keywords.pop("inputs"), keywords, eps=0.01, batch_size=2000, pairs=1)
+
+
+def selected(original, perturbed, sample, **_):
+    """Weights of Lime that read the coalition alone."""
+    return 1.0 + float(sample.sum())
 
 
 @pytest.mark.parametrize("kind", REASONS)

@@ -346,7 +346,7 @@ GOOD = {"--model": "cli_nets:table", "--inputs": "x.npy", "--attribution": "Sali
     ({"--target": "nowhere"}, "--target nowhere"),
     ({"--target": "x.npy"}, "one column of integers"),
     ({"--target": "9"}, "Captum"),
-    ({"--attribution": "Lime"}, "there are IntegratedGradients"),
+    ({"--attribution": "LayerLRP"}, "there are IntegratedGradients"),
     ({"--attribution": "NoiseTunnel"}, "--noise-tunnel"),
     ({"--attribution": "LayerGradCam"}, "--layer"),
     ({"--attribution": "LayerGradCam", "--layer": "conv"}, "no layer 'conv'; it has 0, 1, 2"),

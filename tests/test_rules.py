@@ -24,6 +24,7 @@ from lirpa_explain.bounding.engine import Engine
 from lirpa_explain.bounding.optimize import Optimization
 from lirpa_explain.errors import UnsupportedAttribution
 from lirpa_explain.graph.builder import Builder, Rows
+from lirpa_explain.graph.functional import functional
 from lirpa_explain.graph.lowering import lower
 from lirpa_explain.graph.module import GradientModule
 from lirpa_explain.graph.relevance import relevance
@@ -210,7 +211,7 @@ def module_of(function, *examples):
     """A function of tensors (3, *S) as a module of operators."""
     builder = Builder(3, examples[0].dtype, examples[0].device)
     inputs = [Rows(f"x{i}", tuple(x.shape[1:])) for i, x in enumerate(examples)]
-    result = lower(make_fx(function)(*examples), builder, inputs)[0]
+    result = lower(functional(make_fx(function)(*examples), examples), builder, inputs)[0]
     result = builder.reshape(result, (math.prod(result.shape),))
     used = {name for step in builder.steps for name in step.inputs}
     return GradientModule([x.name for x in inputs], builder.steps, result.name, builder.used_tensors(used), (), ())

@@ -17,7 +17,7 @@ from lirpa_explain.bounding.interval import Interval
 from lirpa_explain.bounding.intervals import IntervalPass
 from lirpa_explain.bounding.kinks import KINK_RULES, _Kink, _KinkGradient
 from lirpa_explain.boxes import Box
-from lirpa_explain.certifying import certifier, nominal, traces
+from lirpa_explain.certifying import nominal, posed, traces
 from lirpa_explain.graph import capture
 from lirpa_explain.relaxations.piecewise import step_range
 from lirpa_explain.relaxations.ranges import product_range
@@ -415,7 +415,7 @@ def test_cached_models_are_collected(name):
 def test_a_trace_that_contradicts_captum_is_refused(monkeypatch):
     x, y = batch()
     model = small()
-    monkeypatch.setattr(certifier, "attribute", lambda *a: wrong(*a))
+    monkeypatch.setattr(posed, "attribute", lambda *a: wrong(*a))
 
     def wrong(*arguments):
         right = nominal.attribute(*arguments)

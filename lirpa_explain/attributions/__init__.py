@@ -15,6 +15,7 @@ from . import (  # noqa: F401  (each fills the table)
     shap,
 )
 from .plan import ATTRIBUTIONS as ATTRIBUTIONS
+from .plan import WHY_NOT as WHY_NOT
 from .plan import Plan as Plan
 from .plan import lookup as lookup
 from .plan import make_plan as make_plan

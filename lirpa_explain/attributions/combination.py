@@ -33,6 +33,14 @@ class Combination:
     roundings: int | None = None
     error: Tensor | None = None
 
+    def of_examples(self, chosen: Tensor | None) -> Combination:
+        """That of chosen examples, (B,), if not of all."""
+        if chosen is None:
+            return self
+        weights, index = (part if len(part) == 1 else part[chosen] for part in (self.weights, self.index))
+        error = self.error if self.error is None or len(self.error) == 1 else self.error[chosen]
+        return replace(self, weights=weights, index=index, error=error)
+
     def of(self, outputs: Tensor) -> Tensor:
         """The G numbers of outputs (N, J): (N, G)."""
         return torch.einsum("ngj,nj->ng", self.weights.expand(len(outputs), -1, -1), outputs)

@@ -160,6 +160,20 @@ ATTRIBUTIONS: Table[type[Attribution], Supported] = Table(
     spell=lambda kind: getattr(kind, "__name__", str(kind)))
 
 
+WHY_NOT: dict[str, str] = {
+    "FeaturePermutation": "its value for one example is made of the other examples of the batch, so that no example "
+                          "has bounds of its own; FeatureAblation with other examples as baselines asks the same of "
+                          "each",
+    "LayerLRP": "relevance is certified at the input only; use LRP",
+    "LimeBase": "what its functions read is not known; use Lime or KernelShap",
+    "Lime with a Lasso": "its coefficients are not linear in the outputs; give SkLearnLinearRegression() or "
+                         "SkLearnRidge(alpha=...)",
+    "Lime with an exponential kernel": "its weights depend on the input; give a similarity_func of the interpretable "
+                                       "sample alone, or use KernelShap",
+}
+"""What of Captum is not certified, and why."""
+
+
 def register(kind: type[Attribution], formula: str, *, overwrite: bool = False) -> Callable[[Planner], Planner]:
     """Decorator: certify attributions of class `kind` by the decorated planner.
 
@@ -185,8 +199,8 @@ def lookup(attribution: Any) -> Supported:
     check_attribution(attribution)
     kind = type(attribution)
     if kind not in ATTRIBUTIONS:
-        raise UnsupportedAttribution(f"{kind.__name__} cannot be certified: it is known neither as a sum of gradients "
-                                     f"nor of outputs. {ATTRIBUTIONS.unknown(kind)}")
+        why = WHY_NOT.get(kind.__name__, "it is known neither as a sum of gradients nor of outputs")
+        raise UnsupportedAttribution(f"{kind.__name__} cannot be certified: {why}. {ATTRIBUTIONS.unknown(kind)}")
     return ATTRIBUTIONS[kind]
 
 

@@ -5,15 +5,17 @@ their sample at once, so memory grows with the chunk and not with the number of 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..attributions import Plan
+from ..attributions.combination import Combination
 from ..boxes import Box
 from ..graph import GradientModule
+from ..relaxations.ranges import linear_range
 from ..rounding import FAR_PROBES, PROBES
 from .ball import Ball
 from .engine import Engine
@@ -114,16 +116,22 @@ def _bounds(engine: Engine | Reach, values: tuple[Tensor, ...], perturbations: t
     return box
 
 
-def _combined_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
-                        balls: tuple[Ball | None, ...], method: str, batch_size: int, functions: Tensor,
-                        progress: bool, rounded: bool) -> tuple[Box, Tensor]:
+def _combined_functions(combination: Combination, rows: PlanRows, module: GradientModule, engine: Engine,
+                        method: str, batch_size: int, functions: Tensor, examples: Tensor | None, progress: bool
+                        ) -> tuple[Box, Tensor]:
     """The same of a plan that combines outputs: functions of it are other combinations of these."""
-    assert plan.combination is not None
-    weights = plan.combination.gathered(functions)
-    every = torch.arange(weights.shape[1], device=weights.device)[None]
-    other = replace(plan, combination=replace(plan.combination, weights=weights, index=every, error=None))
-    composed = compose(other, module, engine, inputs, balls, method, batch_size, progress, rounded)
-    return composed.box, composed.value
+    every = torch.arange(len(rows.inputs[0]), device=functions.device)
+    weights = combination.of_examples(examples).gathered(functions)
+    joint = Joint(weights, rows.inputs, rows.balls, examples) if engine.joins(method) else None
+    parts = []
+    for _, values, perturbations, _ in rows.chunks(batch_size, progress, every if examples is None else examples):
+        box = _bounds(engine, values, perturbations, method, joint, len(rows.inputs))
+        with torch.no_grad():
+            parts.append((*box, module(*values)))
+    lower, upper, outputs = (torch.cat(part).reshape(len(functions), -1) for part in zip(*parts, strict=True))
+    box = linear_range(weights, Box(lower, upper)).or_nothing()
+    value = torch.einsum("nkj,nj->nk", weights, outputs)
+    return box if joint is None else box.intersect(joint.box).ordered(), value
 
 
 def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
@@ -149,6 +157,9 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
         (lower, upper) and the value at the inputs, each (N, K), or (B, K).
     """
     rows, like, shape = PlanRows(plan, module, inputs, balls, rounded), inputs[0], functions.shape[:2]
+    if plan.combination is not None:
+        return _combined_functions(plan.combination, rows, module, engine, method, batch_size, functions, examples,
+                                   progress)
     box, size, value = BOXES.zero(like, *shape), VALUES.zero(like, *shape), VALUES.zero(like, *shape)
     owner = torch.arange(len(functions), device=like.device).repeat_interleave(plan.samples * plan.steps)
     chunks = rows.chunks(batch_size, progress, examples) if len(functions) else ()

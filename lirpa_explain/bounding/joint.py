@@ -58,10 +58,13 @@ class Joint:
         weights: of the J outputs of each example, (N, K, J) or (1, K, J).
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
+        examples: (B,), which examples the rows and weights are of; default: all N, in order.
     """
 
-    def __init__(self, weights: Tensor, inputs: tuple[Tensor, ...], balls: tuple[Ball | None, ...]) -> None:
+    def __init__(self, weights: Tensor, inputs: tuple[Tensor, ...], balls: tuple[Ball | None, ...],
+                 examples: Tensor | None = None) -> None:
         self.weights, self.inputs, self.balls = weights, inputs, balls
+        self.examples = None if examples is None else examples.tolist()
         self._waiting: Forms | None = None
         self._done: list[Box] = []
         self._count = 0
@@ -81,8 +84,9 @@ class Joint:
         """Bounds of all combinations, (N, K) each."""
         return Box(*(torch.stack(side) for side in zip(*self._done, strict=True)))
 
-    def _bound(self, forms: Forms, example: int) -> Box:
-        weights = self.weights[example if len(self.weights) > 1 else 0]
+    def _bound(self, forms: Forms, place: int) -> Box:
+        weights = self.weights[place if len(self.weights) > 1 else 0]
+        example = place if self.examples is None else self.examples[place]
         step = max(1, LARGEST // max(1, forms.below.shape[1]))
         parts = [self._functions(part, forms, example) for part in weights.split(step)]
         return Box(*(torch.cat(side) for side in zip(*parts, strict=True)))

@@ -67,12 +67,6 @@ class Network:
         return self._nodes[self._bounded.final_name]
 
     @property
-    def values(self) -> dict[str, str]:
-        """The name of each value of the module that moves, by that of its node."""
-        nodes = [node for node in self._nodes.values() if isinstance(node, BoundOperator)]
-        return {node.name: step.output for node, step in zip(nodes, self.module.steps, strict=True)}
-
-    @property
     def nodes(self) -> Sequence[Bound]:
         """All nodes, each after its inputs."""
         return self._ordered
@@ -86,6 +80,12 @@ class Network:
     def moving_inputs(self) -> list[Bound]:
         """The nodes of inputs that move."""
         return [node for node in self._ordered if _is_input(node)]
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The name of each value of the module that moves, by that of its node."""
+        nodes = [node for node in self._nodes.values() if isinstance(node, BoundOperator)]
+        return {node.name: step.output for node, step in zip(nodes, self.module.steps, strict=True)}
 
     @contextlib.contextmanager
     def at(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Certificate(Questions, Refinable):
+class Certificate(Refinable, Questions):
     """Bounds of an attribution that hold for every allowed perturbation.
 
     lower <= A(x') <= upper, feature by feature, for the attribution A and every x' that `perturbation`

@@ -18,6 +18,7 @@ from ..bounding.bounds import Bounds, interval_bounds, linear_bounds
 from ..bounding.moving import Moving
 from ..bounding.settings import Bounding
 from ..bounding.where import Where
+from ..boxes import Box
 from ..certificates import Certificate
 from ..decision.search import remembered
 from ..guards import evaluating, isolated, no_training_layers
@@ -191,9 +192,10 @@ class Certifier:
             check_parameters(request.parameters, plan)
             sense.check(request, plan, bounding)
             proven = sense.prove(prover, plan, nominal)
+            box = Box(*proven.box).of_type(nominal.flat.dtype)  # Captum rounds some attributions to float32
             specified = {} if functions is None else _specified(prover, proven, functions, nominal)
         return Certificate(
-            lower=nominal.shaped(proven.box[0]), upper=nominal.shaped(proven.box[1]),
+            lower=nominal.shaped(box.lower), upper=nominal.shaped(box.upper),
             nominal=nominal.shaped(nominal.flat), attribution=attributions.name_of(self.attribution),
             method=bounding.method,
             perturbation=describe(request.where, request.posed.place, sense.words(plan), request.columns),

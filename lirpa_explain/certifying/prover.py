@@ -96,7 +96,9 @@ class Prover:
         """Bounds of linear functions (N, K, D) of what is proven, each (N, K); or of some examples (B,)."""
         bounding, proven = self.bounding, proven.of(examples)
         with torch.inference_mode(False), torch.set_grad_enabled(bounding.differentiable):
-            value, nominal = (torch.einsum("nkd,nd->nk", functions, v) for v in (proven.traced, proven.value))
+            functions = functions.to(proven.traced)
+            value, nominal = (torch.einsum("nkd,nd->nk", functions, v.to(functions))
+                              for v in (proven.traced, proven.value))
             sizes = torch.einsum("nkd,nd->nk", functions.abs(), proven.box.size.detach().nan_to_num(posinf=0))
             box = linear_range(functions, proven.box)
             if bounding.rounded:

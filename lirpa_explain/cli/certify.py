@@ -70,10 +70,10 @@ def run(given: Namespace) -> int:
 
 
 def write_certificate(job: Job, certifier: Certifier, eps: float, rows: slice, path: Path) -> None:
-    """Certify a chunk, and refine it if that is asked for."""
+    """Certify a chunk, and refine the certificate if that is asked for."""
     certificate, given = job.certify(certifier, eps, rows), job.arguments
     if given.refine is not None:
-        certificate = certificate.refine(wanted(given.refine), seconds=given.seconds)
+        certificate = certificate.refine(wanted(given.refine), seconds=given.seconds, progress=not given.quiet)
     certificate.save(path)
 
 

@@ -52,7 +52,7 @@ def functional(graph: fx.GraphModule, tensors: tuple[Tensor, ...]) -> fx.GraphMo
 
 def _fill(graph: fx.GraphModule) -> None:
     """Cut the ties between tensors of constants and those whose shapes they have."""
-    for node in graph.graph.nodes:
+    for node in list(graph.graph.nodes):
         if node.target not in FILLS:
             continue
         made, value = node.meta["val"], FILLS[node.target](*node.args)

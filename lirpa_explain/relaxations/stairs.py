@@ -25,6 +25,7 @@ def stair_range(lo: Tensor, hi: Tensor, kind: str) -> Box:
     """Smallest and largest value; an end as close to a jump as rounding could have moved it is on both sides of it.
 
     Example:
+        >>> import torch
         >>> low, high = stair_range(torch.tensor([0.2, 1.0]), torch.tensor([0.8, 2.5]), "floor")
         >>> low.tolist(), high.tolist()
         ([0.0, 0.0], [0.0, 2.0])
@@ -64,9 +65,10 @@ def rest_range(lo: Tensor, hi: Tensor, divisor: float, kind: str) -> Box:
     """Of t - divisor * stairs(t / divisor): within one step as wide as the argument's, else all that can be left.
 
     Example:
+        >>> import torch
         >>> low, high = rest_range(torch.tensor([2.25, 1.5]), torch.tensor([2.5, 2.5]), 1.0, "floor")
         >>> low.tolist(), high.tolist()
-        ([0.25, 0.0], [0.5, 1.0])
+        ([0.25, -0.0], [0.5, 1.0])
     """
     steps, *ends = _steps(lo, hi, divisor, kind)
     known = steps.lower == steps.upper
