@@ -11,8 +11,8 @@ rows     MLP 784-100-100-10, radius 2/255, not cut to the range of pixels: the w
          tolerance of 1%, with at most a quarter of the time that HiGHS took for the exact range. "width" is refined
          over exact, "found" what was found over exact.
 signs    MLPs of 2, 3 and 5 hidden layers of 100 and a CNN, 1/255 and 2/255, cut to [0, 1]: the share of the entries
-         that are not 0 whose sign is open (neither certified nor flipped), before refining and after; signs that today's
-         random points and ascents flip count as decided.
+         that are not 0 whose sign is open (neither certified nor flipped), before refining and after;
+         signs that today's random points and ascents flip count as decided.
 tables   Adult and German credit, 2 hidden layers of 256, radius 0.05 in the numerical columns, and in all (a tenth of
          the records): whether no protected feature is among the 5 largest of |gradient|.
 curve    One input: haze mixed into images, sigmoid MLPs of 3 and 5 layers, the derivative over [0, 0.2].
