@@ -1,7 +1,7 @@
 """Teach the package an attribution of your own: a class of Captum's kind, and the sum that it computes.
 
-The attribution is the mean gradient at several brightnesses of the input, mean_k grad f(s_k x). Its class computes it as
-Captum's would, one call of autograd for each s_k. Its plan says the same as a sum: points s_k x + (1 - s_k) b on the
+The attribution is the mean gradient at several brightnesses of the input, mean_k grad f(s_k x). Its class computes it
+as Captum's would, one call of autograd for each s_k. Its plan says the same as a sum: points s_k x + (1 - s_k) b on the
 path from the baseline b = 0, with weights 1 / K. All bounds, attacks, metrics and reports follow; the class stays the
 truth that every certificate is compared with.
 

@@ -163,7 +163,7 @@ def attacked(request: Request, certificate: Certificate, metric: str, *, path: s
         result = run(request, goal, given, alarm)
         alarm.compare(metric, certified, row.certified(alarm.widened(certificate), **options).detach(), result)
     return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high, result.steps,
-                    result.fallback, result.interrupted, result.worst_parameters)
+                    result.fallback, result.interrupted, result.worst_parameters, options)
 
 
 def _width(certificate: Certificate, request: Request, alarm: Watch, settings: Settings, entries: int) -> Sandwich:

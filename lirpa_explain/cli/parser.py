@@ -60,6 +60,9 @@ def _certify(parser: argparse.ArgumentParser) -> None:
                             "Certificate.refine. metrics.csv says what share is decided")
     group.add_argument("--seconds", type=_typed(_seconds), metavar="S",
                        help="for refining a file of examples (see --chunk); default: until all is decided")
+    group.add_argument("--attack", action="store_true",
+                       help="attack every metric that is certified, and the signs: what was found stands beside the "
+                            "certified number, in metrics.csv and the report")
     group.add_argument("--report", type=Path, metavar="FILE.html", help="write a report to read in a browser")
     group.add_argument("--names", type=_words, metavar="A,B,...", help="names of the features, for the report")
     group.add_argument("--require", action="append", default=[], type=_typed(requirement), metavar="PROPERTY",
