@@ -145,7 +145,7 @@ def plot_grid(certificate: Certificate, images: Tensor | None = None, examples: 
         The figure, and for each example the axes of its panels.
 
     Raises:
-        As `plot_image`.
+        ValueError: there are not as many titles as images; and as `plot_image`.
     """
     chosen = list(range(len(_first(certificate.nominal)))) if examples is None else list(examples)
     if titles is not None and len(titles) != len(chosen):
@@ -315,7 +315,11 @@ def _first(side: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 def plane_of(side: Tensor | tuple[Tensor, ...], example: int,
              over_channels: Callable[[Tensor], Tensor] = lambda plane: plane.sum(0)) -> Tensor:
-    """One example as (H, W), channels summed, or whatever else is made of them."""
+    """One example as (H, W), channels summed, or whatever else is made of them.
+
+    Raises:
+        ValueError: it is none of an image.
+    """
     plane = _first(side)[example].detach().double().cpu()
     if plane.ndim not in (2, 3):
         raise ValueError(f"An image's attribution is (N, C, H, W) or (N, H, W); this one has {plane.ndim + 1} "
