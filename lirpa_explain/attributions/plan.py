@@ -52,7 +52,8 @@ class Plan:
         noisy: whether `points` differ from the inputs.
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
-        nearest: for boundary attributions, whose baselines are boundary points: whose decision's, and how searched for.
+        nearest: set for boundary attributions, whose baselines are boundary points: the function whose decision changes
+            there, and the options of the search.
         combination: what is made of the samples, which are outputs, in place of `reduction`.
     """
 

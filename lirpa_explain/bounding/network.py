@@ -301,7 +301,7 @@ class Network:
                 node.forward_value = node.forward_value.detach()
 
     def _forget_intervals(self) -> None:
-        """Drop the intervals of nodes whose turn is to come: they are as loose as what they were computed from."""
+        """Forget intervals of nodes that are not bounded yet: they came from looser bounds, and are computed anew."""
         for node in self._nodes.values():
             is_settled = getattr(node, "rounding_margin", None) is not None
             if node.perturbed and not is_settled and not _is_input(node):
