@@ -20,6 +20,10 @@ RULES = "DOC102,DOC402,DOC403,DOC501,D417"
 MANY = 4
 """From so many arguments on, a public function says what each of them is."""
 
+NESTED = {"bounding/ball.py", "graph/rules/arithmetic.py", "graph/rules/choices.py", "graph/rules/comparisons.py",
+          "smoothing/keywords.py"}
+"""Files that have a conditional expression within another; none may be added."""
+
 
 def public_functions(path):
     """The functions of a file that have no underscore before their names, nor have their classes."""
@@ -70,3 +74,13 @@ def test_public_functions_of_many_arguments_describe_each():
         if len(arguments) >= MANY:
             assert "Args:" in text, name
             assert [argument for argument in arguments if f"{argument}:" not in text] == [], name
+
+
+def test_conditional_expressions_are_not_nested():
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = [node.test, node.body, node.orelse] if isinstance(node, ast.IfExp) else []
+            if any(isinstance(part, ast.IfExp) for part in parts):
+                found.add(path.relative_to(PACKAGE).as_posix())
+    assert found == NESTED

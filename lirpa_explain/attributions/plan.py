@@ -224,7 +224,9 @@ def common_fields(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> dict[
 def extras_of(keywords: dict[str, Any]) -> tuple[Any, ...]:
     """Captum's `additional_forward_args` as a tuple."""
     extras = keywords.get("additional_forward_args")
-    return () if extras is None else extras if isinstance(extras, tuple) else (extras,)
+    if extras is None:
+        return ()
+    return extras if isinstance(extras, tuple) else (extras,)
 
 
 def one_each(target: Any, count: int) -> list[Any]:
