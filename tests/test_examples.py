@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import importlib
 import importlib.util
 import io
 import runpy
@@ -31,6 +32,45 @@ def test_an_activation_of_ones_own(monkeypatch):
     spread = (sampled.amax(0) - sampled.amin(0)).mean()
     assert spread < certificate.width.mean() < 3 * spread
     assert "100.0%" in printed.getvalue()
+
+
+def without_arguments(name):
+    """What the main function of an example returns that takes no options, and the lines it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        result = runpy.run_path(str(EXAMPLES / name))["main"]()
+    return result, printed.getvalue().splitlines()
+
+
+def test_an_attribution_of_ones_own():
+    before = set(lx.ATTRIBUTIONS)
+    try:
+        (certificate, sampled), lines = without_arguments("add_an_attribution.py")
+    finally:
+        for kind in set(lx.ATTRIBUTIONS) - before:
+            del lx.ATTRIBUTIONS[kind]
+    assert (certificate.lower <= sampled).all() and (sampled <= certificate.upper).all()
+    spread = (sampled.amax(0) - sampled.amin(0)).mean()
+    assert spread < certificate.width.mean() < 6 * spread and certificate.attribution == "MeanGradient"
+    assert "100.0%" in lines[0]
+
+
+def test_a_metric_of_ones_own():
+    assert "lead" not in lx.METRICS
+    try:
+        sides, lines = without_arguments("add_a_metric.py")
+    finally:
+        lx.METRICS.pop("lead", None)
+    assert (0 < sides.found).all() and (sides.found <= sides.certified).all()
+    assert len(lines) == 5 and "in 4 of 4 explanations" in lines[0]
+
+
+def test_the_picture_of_readme_is_drawn(tmp_path):
+    """As it is stored, but for the digits that are chosen from."""
+    out = tmp_path / "certificate.png"
+    certificate = importlib.import_module("examples.picture").main(["--examples", "3", "--out", str(out)])
+    assert len(certificate) == 1 and certificate.contains(certificate.nominal).all()
+    assert imread(out).shape == imread(EXAMPLES / "guide" / "certificate.png").shape
+    assert out.stat().st_size < 30_000
 
 
 def test_the_gallery_draws_a_row_for_each_attribution(tmp_path):

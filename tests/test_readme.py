@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lirpa_explain import compat
+from lirpa_explain import __version__, compat
 from lirpa_explain.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +68,12 @@ def test_shell_blocks_are_the_commands_that_are_run_elsewhere():
     for command in auto_lirpa:
         for part in command.strip().split(" && "):
             assert part in compat.INSTALL_AUTO_LIRPA
+
+
+def test_the_version_is_written_once_and_cited():
+    assert "version = attr: lirpa_explain.version.__version__\n" in (ROOT / "setup.cfg").read_text()
+    assert f"\nversion: {__version__}\n" in (ROOT / ".github" / "CITATION.cff").read_text()
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_constraints_cover_what_is_installed():
