@@ -41,7 +41,7 @@ class Recorder:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Zeros, (N,)."""
-        self.seen.append(torch.cat([x.detach().flatten(1) for x in inputs], 1))
+        self.seen.append(torch.cat([x.detach().reshape(len(x), -1) for x in inputs], 1))
         return inputs[0].new_zeros(len(inputs[0]))
 
     @property
