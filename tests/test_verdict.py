@@ -44,6 +44,7 @@ def test_counts_are_those_of_the_certificates(certificates):
     broken = [bool(a > 0 and not b) for a, b in zip(lost, stay, strict=True)]
     assert top.refuted == both.refuted == sum(broken) and predicted.refuted == signs.refuted == 0
     assert signs.certain == sum(bool(row.all()) for row in certificate.sign() != 0)
+    assert "an attack found" in top.more + both.more and "no attack was run" in predicted.more + signs.more
     for verdict in said.verdicts:
         assert verdict.certain + verdict.refuted + verdict.open == verdict.total == 6
         assert verdict.text.startswith(f"In {verdict.certain} of 6 examples ")
@@ -67,6 +68,14 @@ def test_zeros_are_no_open_signs():
         "0": "zero", "1": "zero", "2": "positive"}
     said = Speaker(Words()).at_radius([certificate], 1, None, [])
     assert said.verdicts[1].certain == 1 and "100 %" in said.verdicts[1].more
+
+
+def test_a_confidence_is_said():
+    smoothed = lx.certify_smoothed(Saliency(mlp(4, 8, 3)), X, sigma=0.2, nt_samples=50, confidence=0.99, target=0)
+    said = Speaker(Words()).at_radius([smoothed.at(0.05)], 1, None, [])
+    assert "each example with probability 0.99 over what was drawn" in said.title
+    important, unimportant = ((smoothed.at(0.05).lower > 0.5), (smoothed.at(0.05).upper < 0.5))
+    assert said.verdicts[1].certain == int((important | unimportant).all(1).sum())
 
 
 def test_sizes_have_no_direction():

@@ -85,14 +85,18 @@ class Speaker:
         side = of_measure(sides, "top_k_overlap", {"k": k})
         broken = torch.zeros_like(stay) if side is None else side.found > 0
         top = self.words("top 1" if k == 1 else "top k", k=k, **self.nouns)
-        verdicts = [self._verdict(top, stay, broken & ~stay)]
+        verdicts = [self._verdict(top, stay, broken & ~stay, side is not None)]
         if any(bool((flatten(part.lower) < 0).any()) for part in parts) or parts[0].meaning.threshold != 0:
             verdicts.append(self._sides(parts, sides))  # sizes, such as |gradient|, have no direction
         if prediction is not None:
             same = prediction.certain.cpu()
-            verdicts.insert(0, self._verdict(self.words("prediction"), same, torch.zeros_like(same)))
-            verdicts.insert(2, self._verdict(self.words("prediction and top"), same & stay, broken & ~stay))
-        return AtRadius(self.title(parts[0].perturbation), verdicts)
+            verdicts.insert(0, self._verdict(self.words("prediction"), same, torch.zeros_like(same), False))
+            both = self._verdict(self.words("prediction and top"), same & stay, broken & ~stay, side is not None)
+            verdicts.insert(2, both)
+        title, confidence = self.title(parts[0].perturbation), parts[0].meaning.facts.get("confidence")
+        if confidence is not None:
+            title += self.words("with confidence", confidence=f"{confidence:g}")
+        return AtRadius(title, verdicts)
 
     def title(self, perturbation: str) -> str:
         """The ball in plain words."""
@@ -108,16 +112,18 @@ class Speaker:
         unit = f" {self.unit}" if self.unit else ""
         return self.words(f"any {norm} change", radius=f"{float(radius):.4g}", unit=unit + share, **self.nouns)
 
-    def _verdict(self, text: str, certain: Tensor, refuted: Tensor, more: str = "") -> Verdict:
-        """Of a property that is proven, and refuted, for some examples (N,)."""
+    def _verdict(self, text: str, certain: Tensor, refuted: Tensor, searched: bool, more: str = "") -> Verdict:
+        """Of a property that is proven, and refuted if that was searched for, for some examples (N,)."""
         total, proven, broken = len(certain), int(certain.sum()), int(refuted.sum())
         start = self.words("in so many", certain=proven, total=total,
                            examples=self.words.count(total, "example", "examples"))
         rest = total - proven - broken
         if broken:
             said = self.words("refuted", refuted=broken, open=rest, are=self.words.count(rest, "is", "are"))
+        elif rest:
+            said = self.words("unrefuted" if searched else "unsearched")
         else:
-            said = self.words("unrefuted") if rest else self.words("all certain")
+            said = self.words("all certain")
         return Verdict(f"{start} {text}.", f"{more} {said}".strip(), proven, broken, total)
 
     def _sides(self, parts: Sequence[Certificate], sides: Sequence[Reached]) -> Verdict:
@@ -129,7 +135,8 @@ class Speaker:
         share = 100 * int((certain & counts).sum()) / max(1, int(counts.sum()))
         smoothed = "smoothed " if parts[0].meaning.kind == "smoothed" else ""
         more = self.words(f"share of {smoothed}sides", percent=percent_of(share), **self.nouns)
-        return self._verdict(self.words(f"{smoothed}sides", **self.nouns), whole, broken & ~whole, more)
+        return self._verdict(self.words(f"{smoothed}sides", **self.nouns), whole, broken & ~whole, side is not None,
+                             more)
 
 
 def decided_sides(certificate: Certificate) -> tuple[Tensor, Tensor]:

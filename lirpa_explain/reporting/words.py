@@ -17,6 +17,7 @@ WORDS: dict[str, str] = {
     "any l2 change": "Whatever change of at most {radius}{unit} in all, as a Euclidean distance",
     "any l1 change": "Whatever change of at most {radius}{unit} in all, added up over the {features}",
     "any other change": "Whatever change within: {perturbation}",
+    "with confidence": " (each example with probability {confidence} over what was drawn)",
     "of the range": " ({percent} % of the range from {low} to {high})",
     "top k": "the {k} most important {features} stay the {k} most important",
     "top 1": "the most important {feature} stays the most important",
@@ -28,8 +29,8 @@ WORDS: dict[str, str] = {
     "share of sides": "{percent} % of the {features} that count (attribution other than 0) keep it.",
     "share of smoothed sides": "{percent} % of the {features} do.",
     "refuted": "In {refuted} an attack found a change that breaks it; {open} {are} open: neither proven nor refuted.",
-    "unrefuted": "Of the others it is not proven. That is no proof that it fails: no attack was run, or none found a "
-                 "change that breaks it.",
+    "unsearched": "Where it is not proven, that is no proof that it fails: no attack was run.",
+    "unrefuted": "Where it is not proven, that is no proof that it fails: an attack found no change that breaks it.",
     "all certain": "Proven for all.",
     "certain": "proven",
     "open": "open",
