@@ -1,6 +1,5 @@
 """`lirpa-explain certify`: certificates, a table of metrics, attacks beside them, a report, and requirements."""
 
-import functools
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
@@ -8,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..attacks import SANDWICHES
 from ..certificates import Certificate
 from ..certificates.layout import flatten
 from ..certificates.metrics import lookup
@@ -18,9 +15,10 @@ from ..certifying.certifier import Certifier
 from ..datasets.folder import atomically, digest
 from ..measures.prediction import Prediction, certify_prediction
 from ..reporting import report
-from ..reporting.found import Reached, columns
+from ..reporting.found import columns
 from ..reporting.page import need_jinja2
 from ..reporting.table import Measure, Table, default_measures, make_table
+from .beside import attacked
 from .job import Job, make_job
 from .portions import do_all
 from .require import complaints
@@ -81,42 +79,6 @@ def write_certificate(job: Job, certifier: Certifier, eps: float, rows: slice, p
     if given.refine is not None:
         certificate = certificate.refine(wanted(given.refine), seconds=given.seconds, progress=not given.quiet)
     certificate.save(path)
-
-
-def attacked(job: Job, store: Store, measures: Sequence[Measure]) -> dict[float | None, list[Reached]]:
-    """What attacks find of the metrics, and of the signs, at every radius.
-
-    Args:
-        job: whose certificates are attacked.
-        store: where what was found is kept.
-        measures: the metrics; those that have arrays among their settings are left out.
-    """
-    goals = [Measure("sign"), *(measure for measure in measures if measure.name in SANDWICHES
-                                and not any(isinstance(value, Tensor) for value in measure.settings.values()))]
-    kind = f".attack-{digest([goal.label for goal in goals])[:8]}"
-    do_all(job, store, [(kind, functools.partial(write_attacks, goals))])
-    found: dict[float | None, list[Reached]] = {}
-    for eps in job.arguments.eps:
-        parts = [load_arrays(store.path(eps, rows, kind)) for rows in job.chunks]
-        found[eps] = [Reached(goal.name, torch.cat([part[f"found {i}"] for part in parts]), goal.settings)
-                      for i, goal in enumerate(goals)]
-    return found
-
-
-def write_attacks(goals: Sequence[Measure], job: Job, certifier: Certifier, eps: float, rows: slice, path: Path
-                  ) -> None:
-    """Attack the certificate of a chunk, which raises SoundnessError if anything that is tried leaves it.
-
-    Raises:
-        KeyboardInterrupt: stopped by the user: half a search is none.
-    """
-    certificate, arrays = job.certify(certifier, eps, rows), {}
-    for i, goal in enumerate(goals):
-        side = certificate.sandwich(goal.name, settings={"seed": job.arguments.seed}, **goal.settings)
-        if side.interrupted:
-            raise KeyboardInterrupt
-        arrays[f"found {i}"] = side.found
-    save_arrays(path, arrays)
 
 
 def wanted(text: str) -> Any:
