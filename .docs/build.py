@@ -18,6 +18,8 @@ from pathlib import Path
 import pdoc
 from pdoc.render_helpers import to_html
 
+import lirpa_explain  # noqa: F401  (before warnings are errors: those of the libraries it imports are none of ours)
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / ".github" / "CONTRIBUTING.md",
          *sorted((ROOT / "examples" / "guide").glob("*.md"))]

@@ -64,13 +64,18 @@ def test_a_metric_of_ones_own():
     assert len(lines) == 5 and "in 4 of 4 explanations" in lines[0]
 
 
-def test_the_picture_of_readme_is_drawn(tmp_path):
-    """As it is stored, but for the digits that are chosen from."""
-    out = tmp_path / "certificate.png"
-    certificate = importlib.import_module("examples.picture").main(["--examples", "3", "--out", str(out)])
+def test_the_pictures_of_the_guide_are_drawn(tmp_path):
+    """As they are stored, but for the digits that are chosen from and the patients."""
+    certificate, certified, found = importlib.import_module("examples.picture").main(
+        ["--examples", "3", "--epochs", "4", "--patients", "2", "--out", str(tmp_path)])
     assert len(certificate) == 1 and certificate.contains(certificate.nominal).all()
-    assert imread(out).shape == imread(EXAMPLES / "guide" / "certificate.png").shape
-    assert out.stat().st_size < 30_000
+    assert all(0 < low <= high for low, high in zip(found, certified, strict=True)) and certified == sorted(certified)
+    stored = {path.name for path in (EXAMPLES / "guide").glob("*.png")}
+    assert stored == {path.name for path in tmp_path.iterdir()}
+    for path in tmp_path.iterdir():
+        height, width, _ = imread(path).shape
+        assert imread(EXAMPLES / "guide" / path.name).shape[0] == height and path.stat().st_size < 30_000
+        assert abs(imread(EXAMPLES / "guide" / path.name).shape[1] - width) < 200  # names of features differ
 
 
 def test_the_gallery_draws_a_row_for_each_attribution(tmp_path):
