@@ -20,14 +20,14 @@ SAMPLES = 20
 FEW = 2
 """Permutations, of each of which there are as many outputs as features."""
 
-MAX_POOLING = "Captum's rule for max pooling hands the first example's gradient to others where entries do not differ"
 LASSO = "Lime's default model, a Lasso, is not linear in the outputs, and its default weights depend on the input"
 LIME = {(row["name"], attr.Lime): LASSO for row in config if attr.Lime in row["algorithms"]}
-REFUSED = {
-    **LIME,
-    ("conv_layer_single_target", attr.LayerDeepLift): MAX_POOLING,
-}
-"""Rows of certified classes that are refused, and why."""
+ALONE = {("conv_layer_single_target", attr.LayerDeepLift): "MaxPool2d"}
+"""Rows that are refused as a batch, since Captum's rule for a module hands the first example's gradient to others where
+entries do not differ, and certified one example at a time; and the module."""
+
+REFUSED = {**LIME, **ALONE}
+"""Rows that are refused as a batch."""
 
 CASES = [(row, kind) for row in config for kind in row["algorithms"]]
 
@@ -67,6 +67,14 @@ def test_rows_that_are_refused(name, kind):
     attribution, keywords = attribution_of(row, kind)
     with pytest.raises(lx.UnsupportedAttribution, match="SkLearnLasso" if kind is attr.Lime else "MaxPool2d"):
         lx.certify(attribution, keywords.pop("inputs"), eps=0.01, **keywords)
+
+
+@pytest.mark.parametrize(("name", "kind"), ALONE)
+def test_rows_that_are_certified_one_example_at_a_time(name, kind):
+    row = next(row for row in config if row["name"] == name)
+    attribution, keywords = attribution_of(row, kind)
+    for x in keywords.pop("inputs").split(1):
+        check(attribution, x, keywords, eps=0.01, methods=("IBP", "CROWN"), pairs=1)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in LIME])

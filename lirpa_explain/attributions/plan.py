@@ -167,6 +167,9 @@ ATTRIBUTIONS: Table[type[Attribution], Supported] = Table(
 
 WHY_NOT: dict[str, str] = {
     "LimeBase": "what its functions read is not known; use Lime or KernelShap",
+    "DeepLift of a batch through max pooling or softmax": "Captum's rules for these read other examples of the batch; "
+                                                          "certify one example at a time",
+    "NoiseTunnel over FeaturePermutation": "the noisy copies of all examples would be permuted with each other",
     "Lime with a Lasso": "its coefficients are not linear in the outputs; give SkLearnLinearRegression() or "
                          "SkLearnRidge(alpha=...)",
     "Lime with an exponential kernel": "its weights depend on the input; give a similarity_func of the interpretable "
