@@ -248,11 +248,11 @@ def test_an_interrupted_run_resumes(folder, monkeypatch, capsys):
     arguments = [*BASE, "--inputs", "x.npy", "--eps", "0.1", "--chunk", "2", "--out", "out"]
     certify, done = Job.certify, []
 
-    def stopped(self, certifier, eps, rows):
+    def stopped(self, eps, rows):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(rows)
-        return certify(self, certifier, eps, rows)
+        return certify(self, eps, rows)
 
     monkeypatch.setattr(Job, "certify", stopped)
     assert main(arguments) == 130
