@@ -6,7 +6,6 @@ import pytest
 import torch
 from captum.attr import (
     LRP,
-    LayerLRP,
     Deconvolution,
     DeepLift,
     DeepLiftShap,
@@ -22,6 +21,7 @@ from captum.attr import (
     LayerGradientShap,
     LayerGradientXActivation,
     LayerIntegratedGradients,
+    LayerLRP,
     NeuronConductance,
     NeuronDeconvolution,
     NeuronDeepLift,

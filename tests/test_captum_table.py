@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-import torch
 from captum import attr
 from captum._utils.models.linear_model import SkLearnRidge
 from captum.attr import NoiseTunnel

@@ -18,7 +18,8 @@ IGNORED = ("inputs", "target", "additional_forward_args", "show_progress", "base
 """Keywords on which the permutations do not depend."""
 
 
-@register(FeaturePermutation, "f(x) - f(x with the feature's entries of another, drawn example of the batch)", mixes=True)
+@register(FeaturePermutation, "f(x) - f(x with the feature's entries of another, drawn example of the batch)",
+          mixes=True)
 def feature_permutation(attribution: FeaturePermutation, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
     """Plan of FeaturePermutation; draws permutations from torch's generator as Captum does.
 

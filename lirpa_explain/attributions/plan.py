@@ -213,13 +213,14 @@ def refuse_mixed(attribution: Any, what: str) -> None:
     """Refuse an attribution whose examples depend on each other where each of them is to stand alone.
 
     Args:
-        attribution: it.
+        attribution: it, or one around it; anything else is passed over.
         what: what is asked of each, for the message.
 
     Raises:
         UnsupportedAttribution: it is such a one.
     """
-    if lookup(attribution).mixes:
+    inner = getattr(attribution, "attribution_method", attribution)
+    if type(inner) in ATTRIBUTIONS and ATTRIBUTIONS[type(inner)].mixes:
         raise UnsupportedAttribution(
             f"{name_of(attribution)} of one example is made of the other examples of its batch: it has no {what} by "
             "itself. Certify the whole batch at a radius of your choice; or take FeatureAblation, with another "

@@ -114,7 +114,7 @@ class Joint:
         return ends.or_nothing()
 
     def _reads(self, i: int, example: int) -> dict[int, list[tuple[int, Any]]]:
-        """Whose input i the outputs of an example read: for each of these the blocks of coefficients, and their rows."""
+        """Whose input i the outputs of an example read: for each of these blocks of coefficients, and their rows."""
         places: dict[int, list[tuple[int, Any]]] = {example: [(i, slice(None))]}
         if self.partners is not None:
             partner = self.partners[i][example]

@@ -1,4 +1,4 @@
-"""What `certify`, `smooth` and `attack` have in common: a model, its inputs and targets, and an attribution, from arguments."""
+"""What `certify`, `smooth` and `attack` have in common: a model, inputs, targets, an attribution, from arguments."""
 
 import inspect
 from argparse import Namespace
@@ -88,8 +88,9 @@ class Job:
         return {
             **fingerprint(self.model), "inputs": self.data.inputs, "targets": self.targets,
             "attribution": name_of(self.attribution), "--layer": given.layer,
-            **{f"--set {name}": value for name, value in given.set}, **(self._ball_settings() if self.has_ball else {}),
-            "--chunk": given.chunk, "--seed": given.seed, "dtype": given.dtype, "lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION,
+            **{f"--set {name}": value for name, value in given.set},
+            **(self._ball_settings() if self.has_ball else {}), "--chunk": given.chunk, "--seed": given.seed,
+            "dtype": given.dtype, "lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION,
             "torch": torch.__version__, "captum": metadata.version("captum"),
         }
 

@@ -169,7 +169,8 @@ def _ball(group: Any) -> None:
 
 def _plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("certificate", type=Path,
-                        help="a saved certificate, or a folder that certify or smooth wrote, for a curve against the radius")
+                        help="a saved certificate, or a folder that certify or smooth wrote, for a curve against the "
+                             "radius")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the picture: .png, .pdf or .svg")
     parser.add_argument("--example", type=_typed(_count), default=0, metavar="I",
                         help="of the certificate (default: 0)")

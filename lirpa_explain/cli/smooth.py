@@ -63,7 +63,7 @@ def write_smoothed(job: Job, _: None, rows: slice, path: Path) -> None:
     """
     given, inputs = job.arguments, job.data.inputs[rows]
     part = given.out / "smoothed" / f"{rows.start:05d}-{rows.stop - 1:05d}.npz{PARTIAL}"
-    how = {"batch_size": given.batch_size or 64, "attribute_keywords": job.keywords_of(rows)}
+    how: dict[str, Any] = {"batch_size": given.batch_size or 64, "attribute_keywords": job.keywords_of(rows)}
     if part.exists():
         found = SmoothedCertificate.load(part).more(job.attribution, inputs, **how)
     else:

@@ -47,7 +47,8 @@ class Store:
 
     def path(self, eps: float | None, rows: slice, kind: str = "") -> Path:
         """The file of some examples at one radius; of draws, which are of none."""
-        return self.folder / (DRAWN if eps is None else f"eps-{eps!r}") / f"{rows.start:05d}-{rows.stop - 1:05d}{kind}.npz"
+        folder = self.folder / (DRAWN if eps is None else f"eps-{eps!r}")
+        return folder / f"{rows.start:05d}-{rows.stop - 1:05d}{kind}.npz"
 
 
 def once(path: Path, write: Callable[[Path], None]) -> bool:

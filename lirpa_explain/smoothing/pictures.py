@@ -12,7 +12,7 @@ from ..certificates.html import drawn
 from ..plots import DPI, PANELS, as_drawn, as_grey, data_url, is_image, new_figure, plane_of
 
 IMPORTANCE = "RdBu_r", 0.1, 0.9
-"""Colours of smoothed maps, from 0 to 1: unimportant, open, important; a map of matplotlib, without its darkest ends."""
+"""Colours of smoothed maps, from 0 to 1: unimportant, open, important; of matplotlib, without the darkest ends."""
 
 PALE = -0.8
 """Brightness that is drawn black below what is certain: the image is a light grey there."""
