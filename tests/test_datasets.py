@@ -222,7 +222,8 @@ def function_that_explains():
 def test_smoothed_certificates_are_rows_whatever_the_chunks(attribution, executor, chunk, data, tmp_path):
     settings = {"sigma": 0.2, "keep": 0.5, "nt_samples": 60, "radius": 0.05}
     run = lx.certify_dataset(attribution, data, out=tmp_path / "out", executor=executor, chunk=chunk,
-                             features=list("abcd"), metrics=["importance_agreement"], report=tmp_path / "page.html", **settings)
+                             features=list("abcd"), metrics=["importance_agreement"],
+                             report=tmp_path / "page.html", **settings)
     assert (run.examples, run.failed) == (COUNT, {})
     made = attribution() if attribution is function_that_explains else attribution
     expected = lx.certify_smoothed(made, data[0], target=data[1], **settings)

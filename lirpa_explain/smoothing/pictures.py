@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from ..certificates import Certificate
 from ..certificates.html import drawn
-from ..plots import DPI, PANELS, as_drawn, as_grey, data_url, is_image, new_figure, plane_of
+from ..plots import DPI, PANELS, as_drawn, as_grey, data_url, is_image, new_figure, part_of, plane_of, scale_of
 
 IMPORTANCE = "RdBu_r", 0.1, 0.9
 """Colours of smoothed maps, from 0 to 1: unimportant, open, important; of matplotlib, without the darkest ends."""
@@ -58,10 +57,7 @@ def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | 
     maps = [(PANELS["lower"], low), ("smoothed map", value), (PANELS["upper"], high),
             ("certain within the radius", sure)]
     figure = figure or new_figure(2.4 * (len(maps) + (image is not None)) + 0.8, 2.6)
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    colours = _colours()
+    colours = part_of(*IMPORTANCE)
     axes = list(figure.subplots(1, len(maps) + (image is not None), squeeze=False)[0])
     if image is not None:
         axes[0].imshow(as_drawn(image), cmap="gray_r", vmin=0, vmax=1)
@@ -73,20 +69,11 @@ def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | 
             opacity = alpha_overlay * (plane.numpy() != 0.5)
         axis.imshow(plane.numpy(), cmap=colours, vmin=0, vmax=1, alpha=opacity)
         axis.set(title=name, xticks=[], yticks=[])
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colours), ax=axes[-1], shrink=0.8, ticks=[0, 0.5, 1])
+    bar = figure.colorbar(scale_of(colours), ax=axes[-1], shrink=0.8, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["unimportant", "open", "important"])
     if title:
         figure.suptitle(title)
     return figure, axes
-
-
-def _colours() -> Any:
-    """The scale of smoothed maps, as matplotlib takes it."""
-    from matplotlib import colormaps
-    from matplotlib.colors import LinearSegmentedColormap
-
-    name, low, high = IMPORTANCE
-    return LinearSegmentedColormap.from_list("importance", colormaps[name](np.linspace(low, high, 256)))
 
 
 @drawn
