@@ -190,8 +190,8 @@ class Prover:
             plan: of Captum's value.
             bounded: of what the bounds are of.
             box: these bounds, (N, D) each; None: they hold in another sense, and only the trace is checked.
-            error: how far roundings moved the value at the inputs, (N, D), if the bounds are of that value: where no more
-                is to be explained elsewhere, it is not looked into again.
+            error: how far roundings moved the value at the inputs, (N, D), if the bounds are of that value: where no
+                more is to be explained elsewhere, it is not looked into again.
         """
         generator = torch.Generator().manual_seed(0)
         for i in range(ONCE_CHECKED if self._trace(plan)[0].is_checked else UNCHECKED):
