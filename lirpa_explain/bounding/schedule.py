@@ -14,6 +14,7 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 from ..boxes import Box
+from ..operators.activation import BoundActivation
 from ..operators.bound import flat_rows
 from ..operators.max_pooling import BoundMaxPool, BoundPooled
 from ..operators.windows import Comparison, Race
@@ -79,10 +80,7 @@ class Schedule:
             if self.method.is_linear_within:
                 box = box if forms is None else self._first_pass(node, box, readers, forms)
                 self._compare(node, box, readers)
-                wanted = self._open_entries(node, box, readers)
-                if not self.method.chosen and self.network.ends_passes(node):
-                    wanted = torch.ones_like(wanted)
-                box = self._tightened(node, box, wanted)
+                box = self._tightened(node, box, self._wanted(node, box, readers))
             self.network.settle(node, box)
 
     def _forms(self) -> Forms | None:
@@ -149,12 +147,27 @@ class Schedule:
             lead = _with_entries(lead, index, bounds, flat_rows(wanted))
         return Comparison(race.pivot, lead, ignored)
 
+    def _wanted(self, node: Bound, box: Box, readers: Readers) -> Tensor:
+        """Which entries of a node get linear bounds; bool, of the node's shape.
+
+        Those of a function of one variable get none where its argument has: lines below the function, at the ends of
+        the argument's bounds, are nowhere above its range.
+        """
+        if not self.method.chosen and self.network.ends_passes(node):
+            wanted = torch.ones_like(box.lower, dtype=torch.bool)
+        else:
+            wanted = self._open_entries(node, box, readers)
+        if isinstance(node, BoundActivation) and self.network.is_settled(node.inputs[0]):
+            wanted = wanted & ~node.open_entries(0, self.network.current(node.inputs[0]))
+        return wanted
+
     def _open_entries(self, node: Bound, box: Box, readers: Readers) -> Tensor:
         """Which entries of a node, in this box, a reader can gain from; bool, of the node's shape."""
-        current = self.network.current
-        return functools.reduce(torch.logical_or, [
-            reader.open_entries(i, *[box if n is node else current(n) for n in reader.inputs])
-            for reader, i in readers])
+        current, found = self.network.current, torch.zeros_like(box.lower, dtype=torch.bool)
+        for reader, i in readers:
+            if not found.all():
+                found = found | reader.open_entries(i, *[box if n is node else current(n) for n in reader.inputs])
+        return found
 
     def _tightened(self, node: Bound, box: Box, wanted: Tensor) -> Box:
         """A box of a node cut to linear bounds of the wanted entries."""

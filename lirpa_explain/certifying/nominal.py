@@ -38,7 +38,7 @@ class Nominal:
 
 def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Nominal:
     """Captum's own attributions, and its convergence delta if the caller asked for it."""
-    given = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in xs)
+    given = tuple(x.detach().clone().requires_grad_(x.is_floating_point()) for x in xs)  # models write into inputs
     name = type(attribution).__name__
     with untouched(attribution), in_the_name_of(f"Captum's {name}.attribute rejects these arguments"):
         result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
