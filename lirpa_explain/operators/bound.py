@@ -5,6 +5,7 @@ a tensor, or `local.Local` where each function depends on a window of a layer on
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..errors import UnsupportedOperation
+from . import forward_mode
 from .local import Local
 
 Coefficient = Tensor | Local
@@ -83,6 +85,21 @@ class BoundOperator(Bound):
             last_lA, last_uA = dense_sides(last_lA, last_uA)
         result = self.bound_linear(last_lA, last_uA, *x)
         return result if self.outward is None else self.outward.linear(self, last_lA, last_uA, result)
+
+    def bound_forward(self, dim_in: int, *x: Any, **kwargs: Any) -> Any:
+        self.refuse_perturbed_parameters()
+        linear = self.carried(x)
+        if linear.lw is None:  # it is bounded by numbers alone, which auto_LiRPA does not expect
+            linear.lw = linear.uw = linear.lb.new_zeros(len(linear.lb), dim_in, *linear.lb.shape[1:])
+        return linear
+
+    def carried(self, linears: Sequence[Any]) -> Any:
+        """auto_LiRPA's `LinearBound` of the output from those of the inputs."""
+        return forward_mode.by_relaxation(self, linears)
+
+    def bound_dynamic_forward(self, *x: Any, max_dim: int, offset: int = 0, **kwargs: Any) -> Any:
+        self.refuse_perturbed_parameters()
+        return forward_mode.window(self, x, max_dim, offset)
 
     def refuse_perturbed_parameters(self) -> None:
         """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it must not."""

@@ -7,7 +7,7 @@ others beside it. Optimised bounds choose the weights of the mixture for each fu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..boxes import Box
+from . import forward_mode
 from .bound import (
     BoundOperator,
     Signed,
@@ -134,6 +135,10 @@ class BoundPlanes(BoundOperator):
             return bound
 
         return both_sides(last_lower, last_upper, side(below, above, False), side(above, below, True))
+
+    def carried(self, linears: Sequence[Any]) -> Any:
+        planes = self._remembered(self.planes, [box_of(node) for node in self.inputs])
+        return forward_mode.by_planes(planes, self.inputs, linears, self.output_shape[1:])
 
     def gap(self) -> Tensor:
         """How far the planes above and below are apart in the middle of the inputs' bounds, (B, *output)."""
