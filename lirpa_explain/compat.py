@@ -98,6 +98,13 @@ def _named_members(self: Any, get_members: Any, prefix: str = "", recurse: bool 
         yield self.node_name_map.get(name, name) if "node_name_map" in self.__dict__ else name, value
 
 
+def optimizable_operator() -> type:
+    """auto_LiRPA's class of operators whose relaxations its CROWN-Optimized chooses; before 0.7, of any operator."""
+    bound_ops = importlib.import_module("auto_LiRPA.bound_ops")
+    kind = bound_ops.BoundOptimizableActivation
+    return kind if hasattr(kind, "dump_alpha") else bound_ops.Bound
+
+
 def prepare() -> str:
     """Import auto_LiRPA, with what it lacks on this torch and numpy supplied.
 

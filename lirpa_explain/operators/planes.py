@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..boxes import Box
 from . import forward_mode
+from .alphas import Alphas
 from .bound import (
     BoundOperator,
     Signed,
@@ -55,11 +56,12 @@ class Mixture:
         return weights / weights.sum(0, keepdim=True)
 
 
-class BoundPlanes(BoundOperator):
+class BoundPlanes(BoundOperator, Alphas):
     """An operator whose entries lie between planes in the same entries of its inputs, which may be broadcast."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
+        self.mark_splittable()
         self.mixture: Mixture | None = None
         self.watch: Callable[[BoundPlanes, Tensor], None] | None = None
         self._known: dict[str, tuple[list[Any], tuple[Plane, Plane]]] = {}
@@ -109,6 +111,19 @@ class BoundPlanes(BoundOperator):
             return family
         error = sign * sum(errors)
         return *family[:-1], torch.cat([family[-1][:1], family[-1][1:] + error[1:]])
+
+    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, start_node: Any = None, unstable_idx: Any = None,
+                       **kwargs: Any) -> Any:
+        chosen = self.chosen(start_node, unstable_idx)
+        if chosen is not None:
+            families = self._remembered(self.plane_family, [box_of(node) for node in self.inputs])
+            below, above = (tuple(flat_functions(part)[..., chosen[0]] for part in family) for family in families)
+            self.mixture = Mixture(chosen[0], below, above, chosen[1])
+        try:
+            return super().bound_backward(last_lA, last_uA, *x, **kwargs)
+        finally:
+            if chosen is not None:
+                self.mixture = None
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         boxes = [box_of(node) for node in nodes]
