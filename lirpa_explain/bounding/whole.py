@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import attributions
+from ..attributions.combination import Combination
 from ..attributions.plan import extras_of
 from ..errors import UnsupportedAttribution
 from ..graph import capture_program
@@ -97,11 +98,9 @@ class AttributionModule(nn.Module):
             if plan.nearest is not None:
                 raise UnsupportedAttribution("An attribution at a decision's boundary is no module: its points are "
                                              "searched for anew at each input. Use certify.")
-            if plan.combination is not None:
-                raise UnsupportedAttribution(f"{attributions.name_of(attribution)} is no module: it joins outputs at "
-                                             "many masked inputs. Use certify.")
             function = attribution.forward_func if plan.function is None else plan.function
-            self.row = capture_program(plan.row_program(), function, xs, extras_of(attribute_kwargs))
+            extras = plan.first_extras(len(xs[0]), extras_of(attribute_kwargs))
+            self.row = capture_program(plan.row_program(), function, xs, extras)
             self.plan, self.example = plan, xs
             self.sizes = [math.prod(x.shape[1:]) for x in xs]
             self._keep(PlanRows(plan, self.row, xs, (None,) * len(xs)))
@@ -116,17 +115,42 @@ class AttributionModule(nn.Module):
                 values = rows.values(every * samples + j, torch.full_like(every, k))
                 for i, value in enumerate(values[len(self.example):]):
                     self.register_buffer(f"given_{j}_{k}_{i}", value.clone())
+        if self.plan.combination is not None:
+            self._keep_combination(self.plan.combination)
         if self.plan.multiply:
             added = rows.multiplier()[1] - torch.cat([x.flatten(1) for x in self.example], 1).repeat_interleave(
                 samples, 0)
             for j in range(samples):
                 self.register_buffer(f"added_{j}", added[j::samples].clone())
 
+    def _keep_combination(self, of: Combination) -> None:
+        """Hold the weight of each output in each entry: (J, D) if all examples have the same, else J of (N, D)."""
+        count = max(len(of.weights), len(of.index))
+        index = of.index.expand(count, -1)[..., None].expand(-1, -1, of.weights.shape[2])
+        weights = of.weights.expand(count, -1, -1).gather(1, index).to(self.example[0])
+        self.entries = weights.shape[1]
+        if count == 1:
+            self.register_buffer("combined", weights[0].T.clone())
+        for j in range(self.plan.samples if count > 1 else 0):
+            self.register_buffer(f"combined_{j}", weights[:, :, j].clone())
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """The attribution (N, D) of all inputs, side by side."""
         sums = [total([self._gradients(inputs, j, k) for k in range(self.plan.steps)], self.weights)
                 for j in range(self.plan.samples)]
+        if self.plan.combination is not None:
+            return self._combined(sums)
         return fold(self.plan, sums, STEPS, lambda: self._factors(inputs))[0]
+
+    def _combined(self, outputs: Samples) -> Tensor:
+        """The linear function (N, D) of J outputs (N, 1)."""
+        if hasattr(self, "combined"):
+            return call("matmul", call("concatenate", *outputs, dim=1), self.get_buffer("combined"))
+        terms = []
+        for j, output in enumerate(outputs):
+            weights = self.get_buffer(f"combined_{j}")
+            terms.append(call("multiply", call("expand", output, shape=[self.entries]), weights))
+        return total(terms, [1.0] * len(terms))
 
     def _gradients(self, inputs: tuple[Tensor, ...], j: int, k: int) -> Tensor:
         count = len(self.row.input_names) - len(inputs)

@@ -156,7 +156,9 @@ def by_map(function: Callable[..., Tensor], magnitude: Callable[[Tensor], Tensor
     center = _mapped(of_moving, [None if x.lw is None else (x.lw + x.uw) / 2], [(x.lb + x.ub) / 2])
     reach = _mapped(magnitude, [None if x.lw is None else (x.uw - x.lw) / 2], [(x.ub - x.lb) / 2])
     (w, b), (dw, db) = center, reach
-    return LinearBound(None if w is None else w - dw, b - db, None if w is None else w + dw, b + db)
+    if w is None or dw is None:
+        return LinearBound(None, b - db, None, b + db)
+    return LinearBound(w - dw, b - db, w + dw, b + db)
 
 
 def _mapped(function: Callable[..., Tensor], weights: Sequence[Tensor | None], biases: Sequence[Tensor]
@@ -231,7 +233,7 @@ def _before(node: Any) -> list[Any]:
 
 def _middle(node: Any, low: Side, high: Side) -> Side:
     """Halfway between the sides of a relaxation, and in the middle of what they leave open."""
-    coefficients = tuple(None if a is None else (a + b) / 2
+    coefficients = tuple(None if a is None or b is None else (a + b) / 2
                          for a, b in zip(low.coefficients, high.coefficients, strict=True))
     least, most = _ends(node, low, high)
     return Side(coefficients, (least + most) / 2)
@@ -249,7 +251,7 @@ def _ends(node: Any, low: Side, high: Side) -> tuple[Tensor, Tensor]:
     """Least and largest difference of the sides to their mean slope, in the bounds of the inputs: (B, S)."""
     least, most = low.bias, high.bias
     for a, b, n in zip(low.coefficients, high.coefficients, node.inputs, strict=True):
-        if a is None or a is b or torch.equal(a, b):
+        if a is None or b is None or a is b or torch.equal(a, b):
             continue
         slope = _flat(b - a, 2) / 2
         lower, upper = _flat(n.lower, 1), _flat(n.upper, 1)
