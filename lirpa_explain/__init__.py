@@ -51,6 +51,7 @@ from .explained import subspace as subspace
 from .graph import GradientModule as GradientModule
 from .graph import capture as capture
 from .interchange import PROPERTIES as PROPERTIES
+from .interchange import MarginModule as MarginModule
 from .interchange import export as export
 from .interchange import load_onnx as load_onnx
 from .interchange import replay as replay

@@ -14,6 +14,7 @@ from ..attributions.combination import Combination
 from ..attributions.plan import extras_of
 from ..errors import UnsupportedAttribution
 from ..graph import capture_program
+from ..graph.relus import run_with_relus
 from ..guards import isolated, untouched
 from ..inputs import check_inputs, check_keywords, uncompiled
 from ..operators import call
@@ -68,6 +69,9 @@ class AttributionModule(nn.Module):
     Args:
         attribution: an object of one of the classes in `lirpa_explain.ATTRIBUTIONS`.
         inputs: the examples (N, *S), or a tuple.
+        torch_relus: whether ReLUs are torch's own, for verifiers that branch on these. Each pre-activation, of the
+            forward pass and of gradients, is read by one of them.
+        any_rows: whether, made of one example, it is for any number of rows near it, as verifiers use it.
         **attribute_kwargs: keywords of `attribution.attribute`.
 
     Raises:
@@ -89,8 +93,10 @@ class AttributionModule(nn.Module):
     """
 
     @uncompiled
-    def __init__(self, attribution: Any, inputs: Tensor | tuple[Tensor, ...], **attribute_kwargs: Any) -> None:
+    def __init__(self, attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, torch_relus: bool = False,
+                 any_rows: bool = False, **attribute_kwargs: Any) -> None:
         super().__init__()
+        self.torch_relus, self.any_rows = torch_relus, any_rows
         xs = check_inputs(inputs)
         check_keywords(attribute_kwargs)
         with isolated(xs[0].device, attribution), untouched(attribution), torch.no_grad():
@@ -154,7 +160,15 @@ class AttributionModule(nn.Module):
 
     def _gradients(self, inputs: tuple[Tensor, ...], j: int, k: int) -> Tensor:
         count = len(self.row.input_names) - len(inputs)
-        return self.row(*inputs, *(self.get_buffer(f"given_{j}_{k}_{i}") for i in range(count)))
+        values = [*inputs, *(self.get_buffer(f"given_{j}_{k}_{i}") for i in range(count))]
+        if self.any_rows:  # auto_LiRPA's optimisation wants of what is constant as many rows as there are
+            values[-1] = call("add", values[-1], self._no_change(inputs[0], values[-1].ndim))
+        return run_with_relus(self.row, tuple(values)) if self.torch_relus else self.row(*values)
+
+    def _no_change(self, x: Tensor, dims: int) -> Tensor:
+        """Zeros with a row for each row of an input."""
+        total = call("sum", call("reshape", x, shape=[self.sizes[0]]), dims=[1], keepdim=True)
+        return call("scale", call("reshape", total, shape=[1] * (dims - 1)), factor=0.0)
 
     def _factors(self, inputs: tuple[Tensor, ...]) -> Samples:
         """The multiplier x + e_j - b_j of each sample."""
