@@ -53,7 +53,8 @@ class MarginModule(nn.Module):
                                              **attribute_kwargs)
         with torch.no_grad():
             self.margins = property.margins(self.attribution(xs[0])[0])
-        self.words, self.model, self.example = property.words, attribution.forward_func, xs[0]
+        self.words, self.example = property.words, xs[0]
+        self._model = (attribution.forward_func,)  # in a tuple, lest its parameters are this module's twice
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class MarginModule(nn.Module):
         Raises:
             ValueError: a ball that is no box, or an unknown version.
         """
-        where = Where.of(self.model, self.example, perturbation=perturbation, eps=eps, norm=norm, clip=clip)
+        where = Where.of(self._model[0], self.example, perturbation=perturbation, eps=eps, norm=norm, clip=clip)
         ball = where.balls[0]
         if ball is None or ball.norm != torch.inf:
             raise ValueError("VNN-LIB describes boxes of inputs: give eps or a perturbation in the l-inf norm.")
