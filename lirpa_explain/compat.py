@@ -18,14 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-INSTALL_AUTO_LIRPA = """\
-lirpa_explain needs auto_LiRPA, which is not installed. Get it in one of two ways:
-  from the package index (version 0.3):
-    pip install --no-deps auto_LiRPA==0.3 && pip install appdirs
-  from its public repository (version 0.7.1 or newer):
-    pip install --no-deps git+https://github.com/Verified-Intelligence/auto_LiRPA.git
-    pip install appdirs graphviz
-(--no-deps, because auto_LiRPA's own requirements exclude current versions of torch.)"""
+INSTALL_AUTO_LIRPA = (
+    "lirpa_explain needs auto_LiRPA, which is not installed. Run: pip install --no-deps auto_LiRPA==0.3 appdirs "
+    "(or, for its public repository's newest: pip install --no-deps "
+    "git+https://github.com/Verified-Intelligence/auto_LiRPA.git appdirs graphviz). "
+    "--no-deps, because auto_LiRPA's own requirements exclude current versions of torch.")
 
 
 def exporter_globals() -> Any:
