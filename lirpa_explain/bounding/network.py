@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -44,6 +44,9 @@ class Network:
     Args:
         module: the module.
         example: one tensor for each of its inputs, in which rows may be few.
+
+    Attributes:
+        costs: bytes that one function takes to be bounded, by which functions these are, as far as was measured.
     """
 
     def __init__(self, module: GradientModule, example: tuple[Tensor, ...]) -> None:
@@ -52,6 +55,7 @@ class Network:
         self._nodes = {node.name: node for node in self._bounded.children()}
         self._ordered = _ordered(self._nodes.values())
         self._widths: dict[str, int] = {}
+        self.costs: dict[Hashable, float] = {}
         self._forms: dict[str, Linear] = {}
         self._outward: Outward | None = None
 

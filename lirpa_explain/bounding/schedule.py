@@ -24,6 +24,7 @@ from .methods import Method
 from .network import Network, Readers
 from .optimize import Optimization, optimized
 from .parameters import Parameters
+from .portions import Portions
 
 FEW_OPEN = 0.02
 """Share of a layer's entries up to which these are bounded one by one at once, without a pass for all of them."""
@@ -48,24 +49,28 @@ class Schedule:
                  parameters: Parameters | None = None, rounded: bool = False) -> None:
         self.network, self.method, self.memory, self.options = network, method, memory, options
         self.parameters, self.rounded = parameters, rounded
+        self.portions = Portions(memory, method, network.costs)
 
     def bounds(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
                functions: Tensor | None) -> Box:
         """Bounds of the network's output, or of linear functions of it; see `engine.Engine`."""
-        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded), \
+                self.portions.measured(len(inputs[0])):
             self.bound_within()
             return self.result(functions)
 
     def forms(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...]) -> tuple[Box, Linear]:
         """Bounds of the network's output, one number, and its linear bounds; see `engine.Engine`."""
-        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded), \
+                self.portions.measured(len(inputs[0])):
             self.bound_within()
             return self.result(None), self.network.forms(perturbations)
 
     def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
                     functions: Tensor) -> Tensor:
         """The linear lower bound of linear functions by itself; see `engine.Engine`."""
-        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded), \
+                self.portions.measured(len(inputs[0])):
             self.bound_within()
             return self.network.linear(self.network.result, functions)[0]
 
@@ -88,7 +93,7 @@ class Schedule:
     def _forms(self) -> Forms | None:
         """Affine forms, where the network is large and one row is bounded for what its parameters are."""
         if torch.is_grad_enabled() or self.rounded or self.parameters is not None or self.network.rows != 1 or \
-                not worth(self.network.moving_inputs, self.memory.width, self.memory.item_size, self.memory.limit):
+                not worth(self.network.moving_inputs, self.memory.width, self.memory.item_size, self.portions.room):
             return None
         return Forms(self.network.nodes)
 
@@ -112,15 +117,21 @@ class Schedule:
         if functions is None:
             every = torch.arange(count, device=box.lower.device).expand(rows, -1)
             return box.intersect(self._linear_entries(node, every)).ordered()
-        chunk = self.memory.functions_at_once(rows, self.method)
-        return box.intersect(self.linear(node, functions.split(chunk, 1))).ordered()
+        parts = (functions[:, part] for part in self.portions.of("functions", functions.shape[1], rows))
+        return box.intersect(self.linear(node, parts, functions.shape[1])).ordered()
 
-    def linear(self, node: Bound, parts: Iterable[Tensor]) -> Box:
-        """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is bounded at once."""
+    def linear(self, node: Bound, parts: Iterable[Tensor], count: int) -> Box:
+        """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is bounded at once.
+
+        Args:
+            node: the node.
+            parts: the functions.
+            count: how many they are together; those that are not given are bounded by nothing.
+        """
         bound = functools.partial(self.network.linear, node)
         relaxed = self.network.relaxations_before(node) if self.method.chosen else []
         sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
-        return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
+        return _joined(sides, count)
 
     def _compare(self, node: Bound, box: Box, readers: Readers) -> None:
         """Bound by how much the entries of a node, in this box, lead each other, for the poolings that read it."""
@@ -173,19 +184,28 @@ class Schedule:
 
     def _linear_sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> Box:
         """Linear bounds of weighted sums of n entries each, `index` (B, K, n) in the flattened node: each (B, K)."""
+        zero, rows, count = node.forward_value.new_zeros(()), len(index), index.shape[1]
+        key, size = (node.name, len(weights)), math.prod(node.output_shape[1:])
         if self.method.chosen:  # planes are chosen for each function of a whole layer
-            zero = node.forward_value.new_zeros(())
-            size, rows = math.prod(node.output_shape[1:]), len(index)
-            chunk = self.memory.functions_at_once(rows, self.method)
-            parts = (zero.new_zeros(rows, part.shape[1], size).scatter_add(
-                2, part, zero.new_tensor(weights).expand(part.shape)) for part in index.split(chunk, 1))
-            return self.linear(node, parts)
-        chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
-        is_whole = index.shape[1:] == (math.prod(node.output_shape[1:]), 1) and index.shape[1] <= chunk
-        keep = is_whole and self.network.ends_passes(node)
-        sides = [self.network.linear(*self.network.sums(node, part, weights), keep=keep)
-                 for part in index.split(chunk, 1)]
-        return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
+            parts = (zero.new_zeros(rows, index[:, part].shape[1], size).scatter_add(
+                2, index[:, part], zero.new_tensor(weights).expand(index[:, part].shape))
+                for part in self.portions.of(key, count, rows))
+            return self.linear(node, parts, count)
+        width = self.network.width_of(node) if self.memory.limit is None else None
+        is_whole = (count, len(weights)) == (size, 1) and count <= self.memory.functions_at_once(
+            rows, self.method, width)
+        if is_whole and self.network.ends_passes(node):
+            return self.network.linear(*self.network.sums(node, index, weights), keep=True).or_nothing()
+        return _joined([self.network.linear(*self.network.sums(node, index[:, part], weights))
+                        for part in self.portions.of(key, count, rows, width)], count)
+
+
+def _joined(sides: Sequence[Box], count: int) -> Box:
+    """Bounds of functions (B, K) each, side by side; of those that are missing of so many, nothing."""
+    lower, upper = (torch.cat(side, 1) for side in zip(*sides, strict=True))
+    missing = count - lower.shape[1]
+    return Box(torch.nn.functional.pad(lower, (0, missing), value=-math.inf),
+               torch.nn.functional.pad(upper, (0, missing), value=math.inf)).or_nothing()
 
 
 def _with_entries(box: Box, index: Tensor, entries: Box, wanted: Tensor) -> Box:
