@@ -26,6 +26,9 @@ from .optimize import Optimization, optimized
 from .parameters import Parameters
 from .portions import Portions
 
+ONE_SIDE = 2 ** 21
+"""Coefficients of all functions of a node from which on the bounds that may suffice are computed before the others."""
+
 FEW_OPEN = 0.02
 """Share of a layer's entries up to which these are bounded one by one at once, without a pass for all of them."""
 
@@ -87,6 +90,8 @@ class Schedule:
                 wanted = self._open_entries(node, box, readers)
                 if not self.method.chosen and self.network.ends_passes(node):
                     wanted = torch.ones_like(wanted)
+                else:
+                    box, wanted = self._by_sides(node, box, wanted, readers)
                 box = self._tightened(node, box, wanted)
             self.network.settle(node, box)
 
@@ -152,7 +157,10 @@ class Schedule:
         lead = race.lead.map(lambda side: torch.full_like(side, torch.inf))
         lead = Box(-lead.lower, lead.upper)
         index = _first_true(flat_rows(wanted))
-        if index.shape[1]:
+        if self._is_worth_a_side(node, int(wanted.sum())):
+            lead = self._leads(node, race, lead, wanted, -1.0)
+            lead = self._leads(node, race, lead, wanted & (lead.upper >= 0), 1.0)
+        elif index.shape[1]:
             first, second = race.pairs(index)
             margin = flat_rows(self.network.rounding_margin(node))
             margin = margin.gather(1, first) + margin.gather(1, second)
@@ -160,12 +168,62 @@ class Schedule:
             lead = _with_entries(lead, index, bounds, flat_rows(wanted))
         return Comparison(race.pivot, lead, ignored)
 
+    def _leads(self, node: Bound, race: Race, lead: Box, wanted: Tensor, sign: float) -> Box:
+        """Leads with one linear bound more, the upper one if the sign is -1, of those that are wanted."""
+        index = _first_true(flat_rows(wanted))
+        if not index.shape[1]:
+            return lead
+        first, second = race.pairs(index)
+        margin = flat_rows(self.network.rounding_margin(node))
+        margin = margin.gather(1, first) + margin.gather(1, second)
+        signs = torch.full_like(margin, sign)
+        bound = sign * (self._lower_sums(node, torch.stack([first, second], 2), [1.0, -1.0], signs) - margin)
+        old = lead.map(lambda side: flat_rows(side).gather(1, index))
+        return _with_entries(lead, index, Box(bound, old.upper) if sign > 0 else Box(old.lower, bound),
+                             flat_rows(wanted))
+
     def _open_entries(self, node: Bound, box: Box, readers: Readers) -> Tensor:
         """Which entries of a node, in this box, a reader can gain from; bool, of the node's shape."""
         current = self.network.current
         return functools.reduce(torch.logical_or, [
             reader.open_entries(i, *[box if n is node else current(n) for n in reader.inputs])
             for reader, i in readers])
+
+    def _by_sides(self, node: Bound, box: Box, wanted: Tensor, readers: Readers) -> tuple[Box, Tensor]:
+        """A box in which one bound closes many of the wanted entries, and what is wanted of both sides still.
+
+        The sign of most neurons follows from one of their bounds, that on the side of 0 on which the value itself is.
+        The other one is computed for those alone that stay open.
+        """
+        if not self._is_worth_a_side(node, int(wanted.sum())):
+            return box, wanted
+        value = node.forward_value.clamp(*box)
+        by_lower, by_upper = (~self._open_entries(node, part, readers)
+                              for part in (Box(value, box.upper), Box(box.lower, value)))
+        sign = by_lower.to(value) - (by_upper & ~by_lower).to(value)
+        for side in (sign, -sign):
+            of_side = wanted & (sign != 0)
+            box = self._with_side(node, box, of_side, side)
+            wanted = wanted & self._open_entries(node, box, readers)
+        return box, wanted & (sign == 0)
+
+    def _is_worth_a_side(self, node: Bound, count: int) -> bool:
+        """Whether so many functions of a node take so long that each of their bounds counts."""
+        is_plain = not (self.method.chosen or self.rounded or self.parameters is not None)
+        return is_plain and count * self.network.width_of(node) >= ONE_SIDE
+
+    def _with_side(self, node: Bound, box: Box, wanted: Tensor, sign: Tensor) -> Box:
+        """A box with the linear lower bound of entries whose sign is 1, or the upper one where it is -1."""
+        wanted, sign = flat_rows(wanted), flat_rows(sign)
+        index = _first_true(wanted)
+        if not index.shape[1]:
+            return box
+        at = sign.gather(1, index)
+        bound = at * self._lower_sums(node, index[..., None], [1.0], at)
+        old = box.map(lambda side: flat_rows(side).gather(1, index))
+        new = Box(torch.where(at > 0, torch.maximum(old.lower, bound), old.lower),
+                  torch.where(at < 0, torch.minimum(old.upper, bound), old.upper)).ordered()
+        return _with_entries(box, index, new, wanted)
 
     def _tightened(self, node: Bound, box: Box, wanted: Tensor) -> Box:
         """A box of a node cut to linear bounds of the wanted entries."""
@@ -198,6 +256,14 @@ class Schedule:
             return self.network.linear(*self.network.sums(node, index, weights), keep=True).or_nothing()
         return _joined([self.network.linear(*self.network.sums(node, index[:, part], weights))
                         for part in self.portions.of(key, count, rows, width)], count)
+
+    def _lower_sums(self, node: Bound, index: Tensor, weights: Sequence[float], sign: Tensor) -> Tensor:
+        """Linear lower bounds of the same, each times a sign (B, K): (B, K)."""
+        rows, count = index.shape[:2]
+        key, width = (node.name, len(weights), "side"), self.network.width_of(node)
+        found = [self.network.lower(*self.network.sums(node, index[:, part], weights, sign[:, part]))
+                 for part in self.portions.of(key, count, rows, width)]
+        return _joined([Box.point(part) for part in found], count).lower
 
 
 def _joined(sides: Sequence[Box], count: int) -> Box:
