@@ -1,4 +1,4 @@
-"""Some of the architectures of tests/fuzz.py, so that every attribution comes around; `python -m tests.fuzz --count 2000` tries the others."""
+"""Architectures of tests/fuzz.py, all attributions among them; `python -m tests.fuzz --count 2000` tries others."""
 
 import pytest
 import torch
