@@ -549,7 +549,8 @@ def test_the_doctor_says_what_is_missing_and_notices_wrong_certificates(capsys, 
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
     assert f"auto_LiRPA {lx.AUTO_LIRPA_VERSION} (" in told and f"torch {torch.__version__}" in told
-    assert "pillow is missing, for folders of images as inputs: pip install pillow" in told
+    assert "pillow is missing, for folders of images as inputs\n" in told
+    assert "To have what is missing: pip install 'lirpa_explain[" in told
     assert is_right("CROWN")
 
     def shifted(*arguments, **keywords):

@@ -1,4 +1,7 @@
-"""Architectures of tests/fuzz.py, all attributions among them; `python -m tests.fuzz --count 2000` tries others."""
+"""Some of the architectures of tests/fuzz.py, in which every attribution comes around.
+
+`python -m tests.fuzz --count 2000` tries the others.
+"""
 
 import pytest
 import torch

@@ -52,7 +52,8 @@ class Plan:
         noisy: whether `points` differ from the inputs.
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
-        nearest: for boundary attributions, whose baselines are boundary points: whose decision's, and how searched for.
+        nearest: set for boundary attributions, whose baselines are boundary points: the function whose decision changes
+            there, and the options of the search.
         combination: what is made of the samples, which are outputs, in place of `reduction`.
         partners: for each input, (V,), the example whose input a sample reads beside its own: the attribution of an
             example then depends on others of the batch; None where no example reads another.
@@ -251,7 +252,9 @@ def common_fields(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> dict[
 def extras_of(keywords: dict[str, Any]) -> tuple[Any, ...]:
     """Captum's `additional_forward_args` as a tuple."""
     extras = keywords.get("additional_forward_args")
-    return () if extras is None else extras if isinstance(extras, tuple) else (extras,)
+    if extras is None:
+        return ()
+    return extras if isinstance(extras, tuple) else (extras,)
 
 
 def one_each(target: Any, count: int) -> list[Any]:

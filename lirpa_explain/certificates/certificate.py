@@ -200,7 +200,7 @@ class Certificate(Refinable, Questions):
             steps: How often the interval is halved.
 
         Raises:
-            As `lirpa_explain.radius`; ValueError if there is no model, no radius, or another model than then.
+            ValueError: there is no model, no radius, or another model than then; and as `lirpa_explain.radius`.
         """
         if self.recertifier is None:
             raise ValueError("This certificate was loaded, or made without its model: there is nothing to certify at "

@@ -1,8 +1,9 @@
-"""`lirpa-explain certify`: certificates, a table of metrics, a report, and requirements."""
+"""`lirpa-explain certify`: certificates, a table of metrics, attacks beside them, a report, and requirements."""
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +15,10 @@ from ..certificates.metrics import lookup
 from ..datasets.folder import atomically, digest
 from ..measures.prediction import Prediction, certify_prediction
 from ..reporting import report
+from ..reporting.found import Reached, columns
 from ..reporting.page import need_jinja2
 from ..reporting.table import Measure, Table, default_measures, make_table
+from .beside import attacked
 from .job import Job, make_job
 from .portions import do_all
 from .require import complaints
@@ -48,11 +51,12 @@ def run(given: Namespace) -> int:
 
     certificates = {eps: [Certificate.load(store.path(eps, rows)) for rows in job.chunks] for eps in given.eps}
     predictions = {eps: load_prediction(store, job, eps) for eps in given.eps} if wants_prediction else None
-    return conclude(job, certificates, chosen, predictions)
+    return conclude(job, certificates, chosen, predictions, partial(attacked, job, store) if given.attack else None)
 
 
 def conclude(job: Job, certificates: Mapping[float, Sequence[Certificate]], chosen: list[Measure],
-             predictions: Mapping[float, Prediction] | None = None) -> int:
+             predictions: Mapping[float, Prediction] | None = None,
+             attack: Callable[[Sequence[Measure]], dict[float | None, list[Reached]]] | None = None) -> int:
     """Write the table and the report, say what they say, and check requirements.
 
     Args:
@@ -60,6 +64,7 @@ def conclude(job: Job, certificates: Mapping[float, Sequence[Certificate]], chos
         certificates: of each radius, chunk by chunk.
         chosen: metrics; none: some that suit anything.
         predictions: what is certified of the predictions at each radius.
+        attack: what attacks find of the metrics at each radius; None: none is run.
 
     Returns:
         0, or 1 if a requirement is not certified.
@@ -69,13 +74,15 @@ def conclude(job: Job, certificates: Mapping[float, Sequence[Certificate]], chos
     measures = unique((chosen or default_measures(flatten(first.nominal).shape[1], first.meaning.kind)) + required)
     targets = None if job.targets is None else job.targets.tolist()
     known = cast("Mapping[float | None, Any]", certificates)
-    table = make_table(known, measures, job.data.names, targets, cast("Any", predictions))
+    found = attack(measures) if attack is not None else {}
+    table = make_table(known, measures, job.data.names, targets, cast("Any", predictions),
+                       columns(found, known, measures))
     atomically(given.out / CSV, table.write)
     if given.report is not None:
         atomically(given.report, lambda path: report(
             known, path, inputs=job.data.inputs, names=job.data.names,
             features=given.names or job.data.features, targets=targets, metrics=measures, predictions=predictions,
-            progress=not given.quiet))
+            found=found or None, progress=not given.quiet))
     if not given.quiet:
         print(summary(table))
         print(f"Written: {given.out / CSV}" + (f", {given.report}" if given.report is not None else "")

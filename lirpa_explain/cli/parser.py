@@ -59,6 +59,9 @@ def _certify(parser: argparse.ArgumentParser) -> None:
                             "Certificate.refine. metrics.csv says what share is decided")
     group.add_argument("--seconds", type=_typed(_seconds), metavar="S",
                        help="for refining a file of examples (see --chunk); default: until all is decided")
+    group.add_argument("--attack", action="store_true",
+                       help="attack every metric that is certified, and the signs: what was found stands beside the "
+                            "certified number, in metrics.csv and the report")
 
 
 def _smooth(parser: argparse.ArgumentParser) -> None:

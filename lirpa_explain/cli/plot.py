@@ -35,7 +35,11 @@ def run(given: Namespace) -> int:
 
 
 def picture(given: Namespace) -> Any:
-    """One example of one certificate."""
+    """One example of one certificate.
+
+    Raises:
+        ValueError: there is no such example.
+    """
     certificate = loaded(given.certificate, given.radius)
     count = len(tensors(certificate.nominal)[0])
     if not 0 <= given.example < count:
@@ -76,7 +80,11 @@ def first_of(path: Path) -> int:
 
 
 def curve(given: Namespace) -> Any:
-    """The mean of a metric over all examples in an output folder, against the radius."""
+    """The mean of a metric over all examples in an output folder, against the radius.
+
+    Raises:
+        ValueError: the folder has no certificates.
+    """
     radii = {float(folder.name.removeprefix("eps-")): folder for folder in given.certificate.glob("eps-*")}
     measure, points = Measure(*given.metric), []
     for eps, folder in sorted(radii.items()):

@@ -99,6 +99,9 @@ _MADE: dict[bytes, Job] = {}
 def executor_of(given: Namespace) -> Iterator[Any]:
     """What --workers and --scheduler ask for, as `crew_of` takes it.
 
+    Yields:
+        None for this process, a number of processes, or a client of dask.
+
     Raises:
         ValueError: both are given, or there is no such scheduler.
         ImportError: dask is missing.

@@ -85,6 +85,9 @@ class Results:
     def tables(self) -> Iterator[Any]:
         """The rows of each file.
 
+        Yields:
+            A pyarrow table for each file.
+
         Raises:
             ValueError: a file is damaged, or of another run.
         """
@@ -142,7 +145,11 @@ def _named(table: Any, names: Sequence[str]) -> Any:
 
 
 def certificates_of(results: Results) -> Iterator[tuple[Any, Certificate | None]]:
-    """The rows of each file, and the certificate of those that have one."""
+    """The rows of each file, and the certificate of those that have one.
+
+    Yields:
+        A pyarrow table, and its certificate.
+    """
     for table in results.tables():
         yield table, certificate_of(table)
 

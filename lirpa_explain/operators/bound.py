@@ -5,6 +5,7 @@ a tensor, or `local.Local` where each function depends on a window of a layer on
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..errors import UnsupportedOperation
+from . import forward_mode
 from .local import Local
 
 Coefficient = Tensor | Local
@@ -78,11 +80,34 @@ class BoundOperator(Bound):
         return box if self.outward is None else self.outward.interval(self, boxes, box)
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        if is_nothing(last_lA) and is_nothing(last_uA):
+            return [nothing_at(node, last_lA, last_uA) for node in self.inputs], 0.0, 0.0
+        coefficients, *ends = self.pull(last_lA, last_uA, *x)
+        return [pair if any(A is not None for A in pair) else nothing_at(node, last_lA, last_uA)
+                for pair, node in zip(coefficients, self.inputs, strict=True)], *ends
+
+    def pull(self, last_lA: Any, last_uA: Any, *x: Any) -> Any:
+        """What `bound_backward` returns, and None for inputs on which no function depends."""
         self.refuse_perturbed_parameters()
         if not self.takes_local:
             last_lA, last_uA = dense_sides(last_lA, last_uA)
         result = self.bound_linear(last_lA, last_uA, *x)
         return result if self.outward is None else self.outward.linear(self, last_lA, last_uA, result)
+
+    def bound_forward(self, dim_in: int, *x: Any, **kwargs: Any) -> Any:
+        self.refuse_perturbed_parameters()
+        linear = self.carried(x)
+        if linear.lw is None:  # it is bounded by numbers alone, which auto_LiRPA does not expect
+            linear.lw = linear.uw = linear.lb.new_zeros(len(linear.lb), dim_in, *linear.lb.shape[1:])
+        return linear
+
+    def carried(self, linears: Sequence[Any]) -> Any:
+        """auto_LiRPA's `LinearBound` of the output from those of the inputs."""
+        return forward_mode.by_relaxation(self, linears)
+
+    def bound_dynamic_forward(self, *x: Any, max_dim: int, offset: int = 0, **kwargs: Any) -> Any:
+        self.refuse_perturbed_parameters()
+        return forward_mode.window(self, x, max_dim, offset)
 
     def refuse_perturbed_parameters(self) -> None:
         """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it must not."""
@@ -188,6 +213,23 @@ def both_sides(last_lower: Coefficient | None, last_upper: Coefficient | None, l
     given = [side for side in (lower, upper) if side]
     coefficients = [(lower[0][i] if lower else None, upper[0][i] if upper else None) for i in range(len(given[0][0]))]
     return coefficients, lower[1] if lower else 0.0, upper[1] if upper else 0.0
+
+
+def nothing_at(node: Bound, *like: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Coefficients of 0 of an input, none if it does not move: they take no memory, and no time from node to node.
+
+    auto_LiRPA hands out coefficients of the inputs that it arrives at (`return_A`), so it must arrive there.
+    """
+    if not node.perturbed:
+        return None, None
+    sides = [None if A is None else (A.values if isinstance(A, Local) else A).new_zeros(()).expand(
+        *A.shape[:2], *node.output_shape[1:]) for A in (like[:1] if like[0] is like[1] else like)]
+    return sides[0], sides[-1]
+
+
+def is_nothing(A: Any) -> bool:
+    """Whether coefficients are none, or such as `nothing_at` makes."""
+    return A is None or isinstance(A, Tensor) and not any(A.stride()) and A.numel() > 1 and not A.flatten()[0]
 
 
 def dense_sides(lower: Coefficient | None, upper: Coefficient | None) -> tuple[Tensor | None, Tensor | None]:
