@@ -1,8 +1,14 @@
 """Explanations of neural networks with certified bounds: Captum's attributions, bounded by auto_LiRPA."""
 
 from . import compat as _compat
-from .version import AUTO_LIRPA_VERSION as AUTO_LIRPA_VERSION
-from .version import __version__ as __version__
+from .unable import leave_as_command as _leave_as_command
+
+try:
+    from .version import AUTO_LIRPA_VERSION as AUTO_LIRPA_VERSION
+    from .version import __version__ as __version__
+except ImportError as _error:
+    _leave_as_command(str(_error))
+    raise
 
 # auto_LiRPA is prepared now, and what follows may import it.
 # isort: split
@@ -52,6 +58,7 @@ from .explained import subspace as subspace
 from .graph import GradientModule as GradientModule
 from .graph import capture as capture
 from .interchange import PROPERTIES as PROPERTIES
+from .interchange import MarginModule as MarginModule
 from .interchange import export as export
 from .interchange import load_onnx as load_onnx
 from .interchange import replay as replay

@@ -68,6 +68,8 @@ def in_the_name_of(who: str) -> Iterator[None]:
         who: what comes before their message.
 
     Raises:
+        LirpaExplainError: as it was.
+        torch.OutOfMemoryError: as it was.
         TypeError: in place of a TypeError.
         ValueError: in place of any other built-in error but that memory is short.
     """

@@ -102,7 +102,7 @@ def _composed(rows: PlanRows, module: GradientModule, engine: Engine | Reach, me
         return ERRORS.scaled(Rounded(*value_and_error(module, values, off, count)), weight)
 
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
-        part = BOXES.scaled(_bounds(engine, values, perturbations, method, joint, len(inputs)), weight)
+        part = BOXES.scaled(_bounds(engine, values, perturbations, method, joint, rows.moving), weight)
         BOXES.add(box, sample, part)
         with torch.no_grad():
             VALUES.add(size, sample, part.size)
@@ -127,7 +127,7 @@ def _joint(plan: Plan, engine: Engine | Reach, inputs: tuple[Tensor, ...], balls
     """Where linear bounds of a plan's outputs are joined; None where it combines none, or there are no such bounds."""
     if plan.combination is None or rounded or not isinstance(engine, Engine) or not engine.joins(method):
         return None
-    return Joint(plan.combination.weights, inputs, balls)
+    return Joint(plan.combination.weights, inputs, balls, partners=plan.partners)
 
 
 def _bounds(engine: Engine | Reach, values: tuple[Tensor, ...], perturbations: tuple[Any, ...], method: str,
@@ -147,10 +147,10 @@ def _combined_functions(rows: PlanRows, module: GradientModule, engine: Engine, 
     assert combination is not None
     every = torch.arange(len(rows.inputs[0]), device=functions.device)
     weights = combination.of_examples(examples).gathered(functions)
-    joint = Joint(weights, rows.inputs, rows.balls, examples) if engine.joins(method) else None
+    joint = Joint(weights, rows.inputs, rows.balls, examples, rows.plan.partners) if engine.joins(method) else None
     parts = []
     for _, values, perturbations, _ in rows.chunks(batch_size, progress, every if examples is None else examples):
-        box = _bounds(engine, values, perturbations, method, joint, len(rows.inputs))
+        box = _bounds(engine, values, perturbations, method, joint, rows.moving)
         with torch.no_grad():
             parts.append((*box, module(*values)))
     lower, upper, outputs = (torch.cat(part).reshape(len(functions), -1) for part in zip(*parts, strict=True))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
-from auto_LiRPA.bound_ops import Bound, BoundBuffers, BoundParams
+from auto_LiRPA.bound_ops import Bound, BoundBuffers, BoundInput, BoundParams
 from auto_LiRPA.perturbations import Perturbation, PerturbationLpNorm
 from torch import Tensor
 
@@ -54,6 +54,8 @@ class Network:
         self._bounded = _parse(module, example)
         self._nodes = {node.name: node for node in self._bounded.children()}
         self._ordered = _ordered(self._nodes.values())
+        self._inputs = [node for node in self._ordered if isinstance(node, BoundInput)]
+        self._loose: list[Bound] = []
         self._widths: dict[str, int] = {}
         self.costs: dict[Hashable, float] = {}
         self._forms: dict[str, Linear] = {}
@@ -83,7 +85,7 @@ class Network:
     @property
     def moving_inputs(self) -> list[Bound]:
         """The nodes of inputs that move."""
-        return [node for node in self._ordered if _is_input(node)]
+        return [node for node in self._inputs if _is_input(node)]
 
     @property
     def values(self) -> dict[str, str]:
@@ -149,8 +151,9 @@ class Network:
 
     def interval(self, node: Bound) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
-        if not all(hasattr(n, "interval") for n in self._nodes.values() if _is_input(n)):  # auto_LiRPA makes these
+        if not all(hasattr(n, "interval") for n in self.moving_inputs):  # auto_LiRPA makes these
             self._bounded.compute_bounds(method="IBP", final_node_name=node.name)
+            self._loose = [n for n in self._ordered if hasattr(n, "interval")]
         stack = [node]
         while stack:
             last = stack[-1]
@@ -165,6 +168,7 @@ class Network:
             else:
                 last.interval = last.interval_propagate(*[n.interval for n in last.inputs])
                 last.lower, last.upper = last.interval
+                self._loose.append(last)
         return box_of_interval(node.interval).or_nothing()
 
     def linear(self, node: Bound, functions: Coefficient, tell: Callable[[int], None] | None = None,
@@ -217,7 +221,7 @@ class Network:
         """
         if self._outward is not None or len(self._ordered) < 2 * FAR:
             return False
-        inputs = sum(math.prod(n.output_shape[1:]) for n in self._nodes.values() if _is_input(n))
+        inputs = sum(math.prod(n.output_shape[1:]) for n in self.moving_inputs)
         return inputs * math.prod(node.output_shape[1:]) <= KEPT
 
     def sums(self, node: Bound, index: Tensor, weights: Sequence[float], sign: Tensor | None = None
@@ -262,6 +266,10 @@ class Network:
         if node.perturbed and not _is_input(node) and getattr(node, "lower", None) is None:
             return self.interval(node)
         return box_of(node)
+
+    def is_settled(self, node: Bound) -> bool:
+        """Whether a node that moves has the bounds that relaxations read."""
+        return getattr(node, "rounding_margin", None) is not None
 
     def settle(self, node: Bound, box: Box) -> None:
         """Give a node its bounds, moved outward by roundings, for all relaxations that read them."""
@@ -313,13 +321,12 @@ class Network:
                 node.forward_value = node.forward_value.detach()
 
     def _forget_intervals(self) -> None:
-        """Drop the intervals of nodes whose turn is to come: they are as loose as what they were computed from."""
-        for node in self._nodes.values():
-            is_settled = getattr(node, "rounding_margin", None) is not None
-            if node.perturbed and not is_settled and not _is_input(node):
+        """Forget intervals of nodes that are not bounded yet: they came from looser bounds, and are computed anew."""
+        for node in self._loose:
+            if node.perturbed and not self.is_settled(node) and not _is_input(node):
                 node.lower = node.upper = None
-                if hasattr(node, "interval"):
-                    del node.interval
+                del node.interval
+        self._loose = []
 
     def _size(self, node: Bound) -> Tensor:
         """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""

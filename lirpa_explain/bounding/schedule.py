@@ -14,6 +14,7 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 from ..boxes import Box
+from ..operators.activation import BoundActivation
 from ..operators.bound import flat_rows
 from ..operators.max_pooling import BoundMaxPool, BoundPooled
 from ..operators.windows import Comparison, Race
@@ -89,12 +90,8 @@ class Schedule:
             if self.method.is_linear_within:
                 box = box if forms is None else self._first_pass(node, box, readers, forms)
                 self._compare(node, box, readers)
-                wanted = self._open_entries(node, box, readers)
-                if self.slack:
-                    wanted = wanted & ~negligible(node, box, readers, self.network.current, self.slack)
-                if not self.method.chosen and self.network.ends_passes(node):
-                    wanted = torch.ones_like(wanted)
-                else:
+                wanted = self._wanted(node, box, readers)
+                if not self._is_kept(node):
                     box, wanted = self._by_sides(node, box, wanted, readers)
                 box = self._tightened(node, box, wanted)
             self.network.settle(node, box)
@@ -186,12 +183,33 @@ class Schedule:
         return _with_entries(lead, index, Box(bound, old.upper) if sign > 0 else Box(old.lower, bound),
                              flat_rows(wanted))
 
+    def _wanted(self, node: Bound, box: Box, readers: Readers) -> Tensor:
+        """Which entries of a node get linear bounds; bool, of the node's shape.
+
+        Those of a function of one variable get none where its argument has: lines below the function, at the ends of
+        the argument's bounds, are nowhere above its range.
+        """
+        if self._is_kept(node):
+            wanted = torch.ones_like(box.lower, dtype=torch.bool)
+        else:
+            wanted = self._open_entries(node, box, readers)
+            if self.slack:
+                wanted = wanted & ~negligible(node, box, readers, self.network.current, self.slack)
+        if isinstance(node, BoundActivation) and self.network.is_settled(node.inputs[0]):
+            wanted = wanted & ~node.open_entries(0, self.network.current(node.inputs[0]))
+        return wanted
+
+    def _is_kept(self, node: Bound) -> bool:
+        """Whether linear bounds of all entries of a node are kept, to end passes from far behind."""
+        return not self.method.chosen and self.network.ends_passes(node)
+
     def _open_entries(self, node: Bound, box: Box, readers: Readers) -> Tensor:
         """Which entries of a node, in this box, a reader can gain from; bool, of the node's shape."""
-        current = self.network.current
-        return functools.reduce(torch.logical_or, [
-            reader.open_entries(i, *[box if n is node else current(n) for n in reader.inputs])
-            for reader, i in readers])
+        current, found = self.network.current, torch.zeros_like(box.lower, dtype=torch.bool)
+        for reader, i in readers:
+            if not found.all():
+                found = found | reader.open_entries(i, *[box if n is node else current(n) for n in reader.inputs])
+        return found
 
     def _by_sides(self, node: Bound, box: Box, wanted: Tensor, readers: Readers) -> tuple[Box, Tensor]:
         """A box in which one bound closes many of the wanted entries, and what is wanted of both sides still.
@@ -214,7 +232,7 @@ class Schedule:
     def _is_worth_a_side(self, node: Bound, count: int) -> bool:
         """Whether so many functions of a node take so long that each of their bounds counts."""
         is_plain = not (self.method.chosen or self.rounded or self.parameters is not None)
-        return is_plain and count * self.network.width_of(node) >= ONE_SIDE
+        return is_plain and count * self.network.width >= ONE_SIDE and count * self.network.width_of(node) >= ONE_SIDE
 
     def _with_side(self, node: Bound, box: Box, wanted: Tensor, sign: Tensor) -> Box:
         """A box with the linear lower bound of entries whose sign is 1, or the upper one where it is -1."""
@@ -253,7 +271,8 @@ class Schedule:
                 2, index[:, part], zero.new_tensor(weights).expand(index[:, part].shape))
                 for part in self.portions.of(key, count, rows))
             return self.linear(node, parts, count)
-        width = self.network.width_of(node) if self.memory.limit is None else None
+        fits = count <= self.memory.functions_at_once(rows, self.method)
+        width = None if fits or self.memory.limit is not None else self.network.width_of(node)
         is_whole = (count, len(weights)) == (size, 1) and count <= self.memory.functions_at_once(
             rows, self.method, width)
         if is_whole and self.network.ends_passes(node):

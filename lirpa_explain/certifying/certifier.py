@@ -214,6 +214,7 @@ class Certifier:
 
     def _at_radii(self, request: Request, bounding: Bounding, sense: Sense, spec: Any, radii: Tensor) -> Certificate:
         """The certificate of a request at radii (N,), with the random draws that were made for it."""
+        attributions.refuse_mixed(request.attribution, "radius")
         resized = dataclasses.replace(request, where=request.where.resized(request.xs, radii))
         with request.replayed():
             return self._certificate(resized, bounding, sense, spec)
