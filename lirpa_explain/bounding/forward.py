@@ -38,7 +38,8 @@ WIDER = 8
 """... so many times as wide as the input."""
 
 FRESH = 512
-"""Most entries of a layer whose errors are columns of their own, which later layers add up with their signs."""
+"""Most entries of a layer whose errors, the largest ones, are columns of their own, which later layers add up with
+their signs; at most half as many as the input has, in all."""
 
 LIVE = 2.1
 """Forms that are alive at once, where two paths meet, and what is mapped: times the largest form, memory is taken."""
@@ -170,12 +171,7 @@ def _between_lines(node: BoundActivation, form: Form, is_last: bool) -> Form:
     most = torch.maximum(*((above - slope) * end + high for end in box))
     between, center = (most - least) / 2, slope * form.center + (least + most) / 2
     columns = form.mapped(lambda part: slope * part, is_last)
-    error = slope.abs() * form.error
-    index = between.flatten().nonzero()[:, 0]
-    if 0 < len(index) <= FRESH:
-        columns[node.name] = _one_hot(index, between.flatten()[index], between.shape[1:])
-        return Form(center, columns, error)
-    return Form(center, columns, error + between)
+    return _with_errors(node, center, columns, slope.abs() * form.error, between)
 
 
 def _largest(node: BoundMaxPool, form: Form, is_last: bool) -> Form:
@@ -187,7 +183,19 @@ def _largest(node: BoundMaxPool, form: Form, is_last: bool) -> Form:
         return x.flatten(1).gather(1, race.place.expand(len(x), -1)).reshape(-1, *shape)
 
     lead = race.lead.upper.masked_fill(~race.candidates, 0.0).clamp(min=0).amax(2).reshape(1, *shape) / 2
-    return Form(pivots(form.center) + lead, form.mapped(pivots, is_last), pivots(form.error) + lead)
+    return _with_errors(node, pivots(form.center) + lead, form.mapped(pivots, is_last), pivots(form.error), lead)
+
+
+def _with_errors(node: Bound, center: Tensor, columns: dict[Hashable, Tensor], error: Tensor, new: Tensor) -> Form:
+    """A form with new errors of its entries, (1, *S): the largest are columns, which later layers add up by sign."""
+    flat = new.flatten()
+    inputs, fresh = (sum(len(part) for key, part in columns.items() if isinstance(key, tuple) is of_input)
+                     for of_input in (True, False))
+    largest, index = flat.topk(max(0, min(FRESH, len(flat), inputs // 2 - fresh)))
+    index = index[largest > 0]
+    if len(index):
+        columns[node.name] = _one_hot(index, flat[index], new.shape[1:])
+    return Form(center, columns, error + flat.index_fill(0, index, 0.0).reshape(new.shape))
 
 
 def worth(inputs: Iterable[Bound], width: int, item_size: int, limit: int | None) -> bool:

@@ -26,6 +26,7 @@ from .network import Network, Readers
 from .optimize import Optimization, optimized
 from .parameters import Parameters
 from .portions import Portions
+from .slack import negligible
 
 ONE_SIDE = 2 ** 21
 """Coefficients of all functions of a node from which on the bounds that may suffice are computed before the others."""
@@ -47,12 +48,13 @@ class Schedule:
         options: how planes are chosen, where the method chooses them.
         parameters: those that move; None if none does.
         rounded: whether bounds are of what is computed in floating point.
+        slack: share of a layer's gaps that neurons without linear bounds may have.
     """
 
     def __init__(self, network: Network, method: Method, memory: Memory, options: Optimization,
-                 parameters: Parameters | None = None, rounded: bool = False) -> None:
+                 parameters: Parameters | None = None, rounded: bool = False, slack: float = 0.0) -> None:
         self.network, self.method, self.memory, self.options = network, method, memory, options
-        self.parameters, self.rounded = parameters, rounded
+        self.parameters, self.rounded, self.slack = parameters, rounded, slack
         self.portions = Portions(memory, method, network.costs)
 
     def bounds(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
@@ -191,6 +193,8 @@ class Schedule:
             wanted = torch.ones_like(box.lower, dtype=torch.bool)
         else:
             wanted = self._open_entries(node, box, readers)
+            if self.slack:
+                wanted = wanted & ~negligible(node, box, readers, self.network.current, self.slack)
         if isinstance(node, BoundActivation) and self.network.is_settled(node.inputs[0]):
             wanted = wanted & ~node.open_entries(0, self.network.current(node.inputs[0]))
         return wanted

@@ -28,7 +28,7 @@ from .rows import RADII, Part, write_rows
 OF_MODEL = (UnsupportedAttribution, UnsupportedOperation, TrainingModeError)
 """Errors that speak of the model and not of an example: they end the run."""
 
-OF_CERTIFIER = ("batch_size", "memory_limit", "iterations", "lr")
+OF_CERTIFIER = ("batch_size", "memory_limit", "iterations", "lr", "slack")
 """Settings that a certifier is made with."""
 
 ONE_AT_A_TIME = threading.RLock()

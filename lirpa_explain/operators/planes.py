@@ -158,9 +158,11 @@ class BoundPlanes(BoundOperator, Alphas):
     def gap(self) -> Tensor:
         """How far the planes above and below are apart in the middle of the inputs' bounds, (B, *output)."""
         boxes = [box_of(node) for node in self.inputs]
-        below, above = self._remembered(self.planes, boxes)
-        slopes = zip(above[:-1], below[:-1], boxes, strict=True)
-        return sum(((a - b) * box.center for a, b, box in slopes), above[-1] - below[-1])
+        return _gap(*self._remembered(self.planes, boxes), boxes)
+
+    def gap_within(self, boxes: list[Box]) -> Tensor:
+        """The same with other bounds of the inputs."""
+        return _gap(*self.planes(*boxes), boxes)
 
     def _remembered(self, make: Callable[..., tuple[Plane, Plane]], boxes: list[Box]) -> tuple[Plane, Plane]:
         """Planes, remembered for as long as the bounds of the inputs are the same tensors."""
@@ -205,6 +207,11 @@ class BoundPlanes(BoundOperator, Alphas):
             rest = signed.times(positive[i] * keep, negative[i] * keep)
             coefficients.append(flat_functions(rest).index_add(2, columns, chosen(i)).reshape(A.shape))
         return coefficients, bias
+
+
+def _gap(below: Plane, above: Plane, boxes: list[Box]) -> Tensor:
+    slopes = zip(above[:-1], below[:-1], boxes, strict=True)
+    return sum(((a - b) * box.center for a, b, box in slopes), above[-1] - below[-1])
 
 
 def _of_fixed(coefficient: Tensor, node: Any, upper: bool) -> Tensor:
