@@ -16,7 +16,7 @@ def net(seed, activation=nn.Tanh, outputs=2):
 
 
 def rate(model):
-    """grad V . f of V = |net(x)|^2 and a rotating field, and V."""
+    """Grad V . f of V = |net(x)|^2 and a rotating field, and V."""
     def call(x):
         value = model(x).square().sum(1)
         slope, = torch.autograd.grad(value.sum(), x, create_graph=True)
@@ -81,7 +81,7 @@ def test_what_touches_zero_is_never_certified_and_stays_open_there():
 
 
 def test_an_end_of_the_box_belongs_to_it():
-    low, high = (torch.tensor([end]).double() for end in (0.1, 0.7))
+    low, high = (torch.tensor([end], dtype=torch.float64) for end in (0.1, 0.7))
     assert lx.certify_negative(lambda x: x - 0.7, low, high).decided == -1
     assert lx.certify_negative(lambda x: 0.1 - x, low, high).decided == -1
     assert lx.certify_negative(lambda x: x - 0.7001, low, high).decided == 1
@@ -108,7 +108,11 @@ def test_shapes_of_more_dimensions_and_nothing_of_the_callers_changes():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("low, high", [(HIGH, LOW), (LOW, HIGH[:1])])
-def test_bad_boxes(low, high):
-    with pytest.raises(ValueError, match="low <= high"):
-        lx.certify_negative(MODELS["tanh"], low, high)
+@pytest.mark.parametrize("low, high, options, error, words", [
+    (HIGH, LOW, {}, ValueError, "low <= high"), (LOW, HIGH[:1], {}, ValueError, "low <= high"),
+    (-1.0, HIGH, {}, TypeError, "must be tensors"), (LOW.long(), HIGH.long(), {}, TypeError, "must be tensors"),
+    (LOW, HIGH, {"seconds": -1}, ValueError, "seconds"), (LOW, HIGH, {"domains": 0}, ValueError, "domains"),
+    (LOW, HIGH, {"batch_size": True}, ValueError, "batch_size")])
+def test_bad_arguments(low, high, options, error, words):
+    with pytest.raises(error, match=words):
+        lx.certify_negative(MODELS["tanh"], low, high, **options)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import attributions
 from ..bounding.settings import Bounding
+from ..certifying.refinement import check_limits
 from ..certifying.traces import Traces
 from ..guards import isolated, no_training_layers
 from ..inputs import uncompiled
@@ -73,7 +74,9 @@ def certify_monotone(model: Any, low: Tensor, high: Tensor, features: Any = None
         A `Monotone`; it says where a direction is open.
 
     Raises:
-        ValueError: low exceeds high, their shapes differ, or a feature is none of the input's.
+        TypeError: they are no tensors of floating-point numbers.
+        ValueError: low exceeds high, their shapes differ, a feature is none of the input's, or a number that says when
+            to stop is bad.
         UnsupportedOperation: the model contains an operation that has no bound operator.
 
     Example:
@@ -85,6 +88,7 @@ def certify_monotone(model: Any, low: Tensor, high: Tensor, features: Any = None
         [1, 1]
     """
     started, x = clock.now(), middle(low, high)
+    check_limits(seconds, domains, batch_size)
     chosen = torch.as_tensor(range(low.numel()) if features is None else features).reshape(-1)
     if chosen.is_floating_point() or not bool(((chosen >= 0) & (chosen < low.numel())).all()):
         raise ValueError(f"features must be numbers from 0 to {low.numel() - 1}; given: {features!r:.80}.")

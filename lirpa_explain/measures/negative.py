@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..attributions import Plan
 from ..bounding.engine import Engine
+from ..certifying.refinement import check_limits
 from ..graph import capture_program
 from ..graph.program import leaves, output
 from ..guards import isolated, no_training_layers
@@ -67,7 +68,8 @@ def certify_negative(model: Callable[..., Tensor], low: Tensor, high: Tensor, *,
         A `Negative`; it says where that is open.
 
     Raises:
-        ValueError: low exceeds high, or their shapes differ.
+        TypeError: they are no tensors of floating-point numbers.
+        ValueError: low exceeds high, their shapes differ, or a number that says when to stop is bad.
         UnsupportedOperation: the model contains an operation that has no bound operator.
         TrainingModeError: a layer is in training mode whose output is then random or depends on the
             batch.
@@ -80,6 +82,7 @@ def certify_negative(model: Callable[..., Tensor], low: Tensor, high: Tensor, *,
         1
     """
     started, x = clock.now(), middle(low, high)
+    check_limits(seconds, domains, batch_size)
     with torch.inference_mode(False), isolated(x[0].device, model), no_training_layers(), torch.no_grad():
         function, program = _smallest(model), output()
         module = capture_program(program, function, x)

@@ -32,8 +32,12 @@ def middle(low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
     """The middle of the box low <= x <= high, as the one example (1, *S).
 
     Raises:
+        TypeError: they are no tensors of floating-point numbers.
         ValueError: low exceeds high, or their shapes differ.
     """
+    if not all(isinstance(end, Tensor) and end.is_floating_point() for end in (low, high)):
+        raise TypeError("low and high must be tensors of floating-point numbers; given: "
+                        f"{low!r:.60} and {high!r:.60}.")
     if low.shape != high.shape or not bool((low <= high).all()):
         raise ValueError("low and high must be of one shape, and low <= high; given: shapes "
                          f"{tuple(low.shape)} and {tuple(high.shape)}.")
@@ -100,4 +104,4 @@ def _points(low: Tensor, high: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     share = torch.rand(SAMPLES, *low.shape, generator=generator, dtype=torch.float64)
     share[::2] = share[::2].round()
-    return torch.minimum(low + share.to(low) * (high - low), high)
+    return torch.lerp(low, high, share.to(low))
