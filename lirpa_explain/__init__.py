@@ -45,6 +45,7 @@ from .decision.search import BoundarySearch as BoundarySearch
 from .errors import BoundaryNotFound as BoundaryNotFound
 from .errors import CaptumWarning as CaptumWarning
 from .errors import LirpaExplainError as LirpaExplainError
+from .errors import MemoryLimitTooSmall as MemoryLimitTooSmall
 from .errors import SoundnessError as SoundnessError
 from .errors import TrainingModeError as TrainingModeError
 from .errors import UnsupportedAttribution as UnsupportedAttribution

@@ -103,14 +103,22 @@ def is_names(value: Any) -> bool:
 
 
 def check_among(names: Iterable[str], known: Sequence[str], what: str) -> None:
-    """Refuse names that are none of those known."""
+    """Refuse names that are none of those known.
+
+    Raises:
+        ValueError: one of them is none; the message names those nearest.
+    """
     for name in names:
         if name not in known:
             raise ValueError(f"There is no {what} {name!r}; {nearest(str(name), known)}")
 
 
 def check_once(names: Sequence[str], what: str) -> None:
-    """Refuse names of which one comes twice."""
+    """Refuse names of which one comes twice.
+
+    Raises:
+        ValueError: one does.
+    """
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{what} has the name {twice!r} twice; each needs one of its own.")

@@ -41,7 +41,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         method: how to bound: "IBP" (fastest, loosest), "CROWN-IBP", "CROWN" or "CROWN-Optimized" (slowest, tightest).
             A quadrature of IntegratedGradients, which Captum also calls `method`, is passed on to Captum.
         batch_size: most rows (examples x path points) bounded at once, default 64; memory grows with it.
-        memory_limit: bytes, at least 2**20, that bounds may take beside the model, about.
+        memory_limit: bytes, at least 2**20, that tensors of bounds may take beside the model; the tighter, the slower.
         progress: show a progress bar.
         quadrature: Captum's `method` of IntegratedGradients, for use beside `method`.
         differentiable: keep the bounds differentiable in the model's parameters.
@@ -90,6 +90,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         UnsupportedAttribution: the attribution is not one that can be certified.
         UnsupportedOperation: the model contains an operation that has no bound operator.
         TrainingModeError: a layer is in training mode whose output is then random or depends on the batch.
+        MemoryLimitTooSmall: `memory_limit` cannot be kept; the message has one that would do.
         BoundaryNotFound: a boundary attribution found no boundary point for some examples.
         SoundnessError: the bounds contradict the attribution; never expected.
 

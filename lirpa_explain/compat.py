@@ -26,7 +26,11 @@ INSTALL_AUTO_LIRPA = (
 
 
 def exporter_globals() -> Any:
-    """The settings object of torch's graph exporter, wherever this torch keeps it."""
+    """The settings object of torch's graph exporter, wherever this torch keeps it.
+
+    Raises:
+        ImportError: this torch keeps it nowhere that is known.
+    """
     for name in ("torch.onnx._internal.torchscript_exporter._globals", "torch.onnx._globals"):
         try:
             return importlib.import_module(name).GLOBALS

@@ -61,6 +61,7 @@ def untouched(*owners: Any) -> Iterator[None]:
             called, so that whatever hooks or replaces something in a model must be done to one of the owners.
 
     Raises:
+        UnsupportedOperation: a model gives its parameters other values whenever it is called.
         ValueError: a model has parameters or buffers without values, or that nothing can be differentiated by.
     """
     kept, outer = Kept(), _ACTIVE.get()
@@ -261,7 +262,11 @@ class KeptTensor:
 
 
 def check_has_values(module: Any) -> None:
-    """Refuse parameters and buffers that have no values yet, or that nothing can be differentiated through."""
+    """Refuse parameters and buffers that have no values yet, or that nothing can be differentiated through.
+
+    Raises:
+        ValueError: there are some; the message says what to do.
+    """
     if not isinstance(module, nn.Module):
         return
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):

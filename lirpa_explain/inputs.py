@@ -40,6 +40,10 @@ def check_inputs(inputs: Any, *, finite: bool = True, moving: bool = True, what:
         finite: whether NaN and infinite values are refused.
         moving: whether they are to be perturbed; else they may be of any types.
         what: their name, for messages.
+
+    Raises:
+        TypeError: they are no tensors, or of types that cannot be perturbed or differ.
+        ValueError: they have no examples, differ in how many, or have entries that are not finite.
     """
     check_surroundings()
     xs = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -68,7 +72,11 @@ def _classes(inputs: Any) -> str:
 
 
 def check_keywords(keywords: dict[str, Any]) -> None:
-    """Refuse arguments of an attribution that have no values."""
+    """Refuse arguments of an attribution that have no values.
+
+    Raises:
+        TypeError: one is on the device meta.
+    """
     for name, value in keywords.items():
         if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in torch.utils._pytree.tree_leaves(value)):
             raise TypeError(f"{name} holds a tensor on the device meta, which has no values: make or load it on the "
@@ -93,7 +101,11 @@ INSTEAD: tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...] = (
 
 
 def check_explains(attribution: Any) -> None:
-    """Refuse what is neither an object with a method `attribute` nor a function that explains."""
+    """Refuse what is neither an object with a method `attribute` nor a function that explains.
+
+    Raises:
+        UnsupportedAttribution: it is neither.
+    """
     words = next((say(attribution) for is_one, say in INSTEAD if is_one(attribution)), None)
     if words is None and not callable(getattr(attribution, "attribute", attribution)):
         words = type(attribution).__name__
@@ -103,7 +115,11 @@ def check_explains(attribution: Any) -> None:
 
 
 def check_attribution(attribution: Any) -> None:
-    """Refuse what has no attributions to speak of."""
+    """Refuse what has no attributions to speak of.
+
+    Raises:
+        UnsupportedAttribution: it is no object of a class of Captum's.
+    """
     if isinstance(attribution, Attribution):
         return
     words = next((say(attribution) for is_one, say in INSTEAD if is_one(attribution)), type(attribution).__name__)
@@ -162,7 +178,11 @@ def _parameters(function: Callable[..., Any]) -> tuple[set[str], bool]:
 
 
 def check_surroundings() -> None:
-    """Refuse to run where tensors have no values of their own."""
+    """Refuse to run where tensors have no values of their own.
+
+    Raises:
+        ValueError: they have none: inside transformations of torch.func, and fake modes.
+    """
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise ValueError("Bounds cannot be computed inside torch.func.vmap, grad, jvp or functionalize: call this "
                          "outside of them. It takes batches itself, and differentiable=True makes bounds that "

@@ -27,13 +27,17 @@ Map = np.ndarray
 Maps = dict[str, Map]
 Sides = tuple[Tensor, Tensor, Tensor]
 
+DIVERGING = "RdBu"
+"""Colours of attributions of both signs, negative red and positive blue: Captum's red and green are one colour to one
+reader in twenty."""
+
 SIGNS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Sides], str, int]] = {
-    "all": (lambda low, value, high: (low, value, high), "RdWhGn", -1),
-    "positive": (lambda low, value, high: (low.clamp(min=0), value.clamp(min=0), high.clamp(min=0)), "Greens", 0),
+    "all": (lambda low, value, high: (low, value, high), DIVERGING, -1),
+    "positive": (lambda low, value, high: (low.clamp(min=0), value.clamp(min=0), high.clamp(min=0)), "Blues", 0),
     "negative": (lambda low, value, high: ((-high).clamp(min=0), (-value).clamp(min=0), (-low).clamp(min=0)), "Reds",
                  0),
     "absolute_value": (lambda low, value, high: (Box(low, high).absolute().lower, value.abs(),
-                                                 Box(low, high).absolute().upper), "Blues", 0),
+                                                 Box(low, high).absolute().upper), "Purples", 0),
 }
 """Captum's words for what of an attribution is shown -> (lower, value, upper) of that, its colours, and where the scale
 starts: at minus its end, or at 0."""
@@ -47,8 +51,8 @@ PANELS = {
     "signs": "certain signs",
 }
 
-CERTAIN = ("#d73027", "#e0e0e0", "#1a9850")
-"""Colours of what is certainly negative, open, and certainly positive: red and green, as in Captum."""
+CERTAIN = ("#b2182b", "#e0e0e0", "#2166ac")
+"""Colours of what is certainly negative, open, and certainly positive: the ends of `DIVERGING`, and grey."""
 
 DPI = 100
 
@@ -70,7 +74,7 @@ def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None 
         image: (C, H, W) or (H, W) with entries in [0, 1]; needed for the panel "image" and for `alpha_overlay`.
         panels: which of `PANELS`, in order; default all, "image" only if there is one.
         sign: as in Captum: a key of `SIGNS`. Bounds are those of what is shown.
-        cmap: colours of attributions; default as in Captum.
+        cmap: colours of attributions; default red to blue, which colour-blind readers tell apart as well.
         alpha_overlay: from 0 to 1: draw attributions over the grey image, so opaque; None for no image below.
         outlier_perc: from 0 up to 100: the scale ends where this per cent of the total is left out, over all maps.
         title: of the figure.
@@ -92,7 +96,7 @@ def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None 
         >>> [axis.get_title() for axis in axes][:3]
         ['the input', 'lower bound', 'attribution']
     """
-    from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+    from matplotlib.colors import ListedColormap
 
     panels = _checked_panels(panels, image, alpha_overlay)
     if sign not in SIGNS:
@@ -104,8 +108,7 @@ def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None 
     _, colors, start = SIGNS[sign]
     maps = _maps(raw, sign)
     scale = _scale([maps[name] for name in ("lower", "nominal", "upper")], outlier_perc)
-    if cmap is None:
-        cmap = LinearSegmentedColormap.from_list(colors, ["red", "white", "green"]) if start else colors
+    cmap = colors if cmap is None else cmap
     figure = figure or new_figure(2.4 * len(panels), 2.6)
     axes = list(figure.subplots(1, len(panels), squeeze=False)[0])
     for axis, name in zip(axes, panels, strict=True):
@@ -142,7 +145,7 @@ def plot_grid(certificate: Certificate, images: Tensor | None = None, examples: 
         The figure, and for each example the axes of its panels.
 
     Raises:
-        As `plot_image`.
+        ValueError: there are not as many titles as images; and as `plot_image`.
     """
     chosen = list(range(len(_first(certificate.nominal)))) if examples is None else list(examples)
     if titles is not None and len(titles) != len(chosen):
@@ -312,7 +315,11 @@ def _first(side: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 def plane_of(side: Tensor | tuple[Tensor, ...], example: int,
              over_channels: Callable[[Tensor], Tensor] = lambda plane: plane.sum(0)) -> Tensor:
-    """One example as (H, W), channels summed, or whatever else is made of them."""
+    """One example as (H, W), channels summed, or whatever else is made of them.
+
+    Raises:
+        ValueError: it is none of an image.
+    """
     plane = _first(side)[example].detach().double().cpu()
     if plane.ndim not in (2, 3):
         raise ValueError(f"An image's attribution is (N, C, H, W) or (N, H, W); this one has {plane.ndim + 1} "
@@ -340,6 +347,22 @@ def as_drawn(image: Any) -> Map:
     if image.ndim == 3 and len(image) == 3:
         return image.detach().cpu().movedim(0, -1).numpy()
     return as_grey(image)
+
+
+def part_of(name: str, low: float, high: float) -> Any:
+    """A map of colours of matplotlib from one of its places to another."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list(f"{name} in part", colormaps[name](torch.linspace(low, high, 256).numpy()))
+
+
+def scale_of(colours: Any) -> Any:
+    """What a colour bar from 0 to 1 is drawn of."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(0, 1), colours)
 
 
 def as_grey(image: Tensor) -> Map:

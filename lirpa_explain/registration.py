@@ -91,7 +91,11 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
         return row
 
     def refuse_taken(self, *keys: Key) -> None:
-        """Raise ValueError if one of the keys is taken."""
+        """Raise ValueError if one of the keys is taken.
+
+        Raises:
+            ValueError: one is; the message says how to replace it.
+        """
         taken = [repr(self._spell(key)) for key in keys if key in self or key in self._reserved]
         if taken:
             verb = "is" if len(taken) == 1 else "are"

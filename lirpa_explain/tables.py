@@ -1,7 +1,7 @@
 """The tables of what is supported, made from the registries.
 
-`python -m lirpa_explain.tables` prints them; `python -m lirpa_explain.tables README.md` writes them into a file, each
-between the lines `<!-- table: NAME -->` and `<!-- end -->`.
+`python -m lirpa_explain.tables` prints them; `python -m lirpa_explain.tables README.md examples/guide` writes them into
+a file and all pages of a folder, each between the lines `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 import re
@@ -88,10 +88,10 @@ def fill(text: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the tables, or write them into the files given."""
-    for name in arguments:
-        path = Path(name)
-        path.write_text(fill(path.read_text()))
+    """Print the tables, or write them into the files, and the Markdown files of the folders, given."""
+    for path in map(Path, arguments):
+        for page in sorted(path.glob("*.md")) if path.is_dir() else [path]:
+            page.write_text(fill(page.read_text()))
     if not arguments:
         print("\n\n".join(tables().values()))
 

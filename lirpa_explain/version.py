@@ -2,5 +2,5 @@
 
 from . import compat
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 AUTO_LIRPA_VERSION = compat.prepare()

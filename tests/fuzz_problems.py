@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from captum import attr
+from captum._utils.models.linear_model import SkLearnLinearRegression
 from captum.attr import NoiseTunnel
 from torch import Tensor
 
@@ -91,6 +92,30 @@ def _drawn(draw: Draw, inputs: Any) -> dict[str, Any]:
     return {"n_samples": 2, "stdevs": draw.choice((0.0, 0.2)), **_baselines(draw, inputs, many=True)}
 
 
+def _features(draw: Draw, inputs: Any, count: int = 3) -> dict[str, Any]:
+    """Every entry belongs to one of a few features, which several inputs share."""
+    masks = tuple(torch.randint(count, (1, *x.shape[1:])) for x in parts(inputs))
+    masks[0].view(-1)[0] = 0
+    return {"feature_mask": masks if isinstance(inputs, tuple) else masks[0], **_baselines(draw, inputs)}
+
+
+def _perhaps_features(draw: Draw, inputs: Any) -> dict[str, Any]:
+    return _features(draw, inputs, 4) if draw.random() < 0.5 else _baselines(draw, inputs)
+
+
+def _by_present_features(original: Any, perturbed: Any, present: Tensor, **keywords: Any) -> float:
+    return 1 + float(present.double().mean())
+
+
+def _windows(draw: Draw, inputs: Any) -> dict[str, Any]:
+    """Windows of Occlusion that overlap where the stride is 1."""
+    shapes = tuple(tuple(draw.randint(1, size) for size in x.shape[1:]) for x in parts(inputs))
+    strides = tuple(tuple(draw.randint(1, size) for size in shape) for shape in shapes)
+    several = isinstance(inputs, tuple)
+    return {"sliding_window_shapes": shapes if several else shapes[0], "strides": strides if several else strides[0],
+            **_baselines(draw, inputs)}
+
+
 KEYWORDS: dict[str, Callable[[Draw, Any], dict[str, Any]]] = {
     "Saliency": lambda draw, inputs: {"abs": draw.random() < 0.5},
     "BoundaryIntegratedGradients": lambda draw, inputs: {"n_steps": 2},
@@ -101,11 +126,17 @@ KEYWORDS: dict[str, Callable[[Draw, Any], dict[str, Any]]] = {
                     lambda draw, inputs: {"baselines": tuple(torch.randn_like(x) for x in parts(inputs))}),
     **dict.fromkeys(("GradientShap", "LayerGradientShap", "NeuronGradientShap"), _drawn),
     **dict.fromkeys(("DeepLift", "LayerDeepLift", "NeuronDeepLift"), _baselines),
+    **dict.fromkeys(("FeatureAblation", "KernelShap"), _perhaps_features),
+    **dict.fromkeys(("Lime", "ShapleyValueSampling"),
+                    lambda draw, inputs: {"n_samples": 5, **_perhaps_features(draw, inputs)}),
+    **dict.fromkeys(("ShapleyValues", "FeaturePermutation"), _features),
+    "Occlusion": _windows,
     **dict.fromkeys(("DeepLiftShap", "LayerDeepLiftShap", "NeuronDeepLiftShap"),
                     lambda draw, inputs: _baselines(draw, inputs, True)),
 }
 """What each class's `attribute` takes beside the target, the layer, the neuron and further arguments."""
-DRAWING = ("GradientShap", "InputBaselineXGradient", "NoiseTunnel")
+DRAWING = ("FeaturePermutation", "GradientShap", "InputBaselineXGradient", "KernelShap", "Lime", "NoiseTunnel",
+           "ShapleyValueSampling")
 
 
 def _target(draw: Draw, head: str, rows: int) -> Any:
@@ -169,5 +200,7 @@ def draw_problem(seed: int, which: int) -> Problem:
 def _attribution(kind: Any, model: Any, layer: Any) -> Any:
     if kind.__name__.startswith("Boundary"):
         return kind(model, search=SEARCH)
+    if kind is attr.Lime:
+        return kind(model, interpretable_model=SkLearnLinearRegression(), similarity_func=_by_present_features)
     at_layer = kind.__name__.startswith(("Layer", "Neuron", "Internal")) or kind is attr.GuidedGradCam
     return kind(model, layer) if at_layer else kind(model)

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import importlib
 import importlib.util
 import io
 import runpy
@@ -31,6 +32,50 @@ def test_an_activation_of_ones_own(monkeypatch):
     spread = (sampled.amax(0) - sampled.amin(0)).mean()
     assert spread < certificate.width.mean() < 3 * spread
     assert "100.0%" in printed.getvalue()
+
+
+def without_arguments(name):
+    """What the main function of an example returns that takes no options, and the lines it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        result = runpy.run_path(str(EXAMPLES / name))["main"]()
+    return result, printed.getvalue().splitlines()
+
+
+def test_an_attribution_of_ones_own():
+    before = set(lx.ATTRIBUTIONS)
+    try:
+        (certificate, sampled), lines = without_arguments("add_an_attribution.py")
+    finally:
+        for kind in set(lx.ATTRIBUTIONS) - before:
+            del lx.ATTRIBUTIONS[kind]
+    assert (certificate.lower <= sampled).all() and (sampled <= certificate.upper).all()
+    spread = (sampled.amax(0) - sampled.amin(0)).mean()
+    assert spread < certificate.width.mean() < 6 * spread and certificate.attribution == "MeanGradient"
+    assert "100.0%" in lines[0]
+
+
+def test_a_metric_of_ones_own():
+    assert "lead" not in lx.METRICS
+    try:
+        sides, lines = without_arguments("add_a_metric.py")
+    finally:
+        lx.METRICS.pop("lead", None)
+    assert (0 < sides.found).all() and (sides.found <= sides.certified).all()
+    assert len(lines) == 5 and "in 4 of 4 explanations" in lines[0]
+
+
+def test_the_pictures_of_the_guide_are_drawn(tmp_path):
+    """As they are stored, but for the digits that are chosen from and the patients."""
+    certificate, certified, found = importlib.import_module("examples.picture").main(
+        ["--examples", "3", "--epochs", "4", "--patients", "2", "--out", str(tmp_path)])
+    assert len(certificate) == 1 and certificate.contains(certificate.nominal).all()
+    assert all(0 < low <= high for low, high in zip(found, certified, strict=True)) and certified == sorted(certified)
+    stored = {path.name for path in (EXAMPLES / "guide").glob("*.png")}
+    assert stored == {path.name for path in tmp_path.iterdir()}
+    for path in tmp_path.iterdir():
+        height, width, _ = imread(path).shape
+        assert imread(EXAMPLES / "guide" / path.name).shape[0] == height and path.stat().st_size < 30_000
+        assert abs(imread(EXAMPLES / "guide" / path.name).shape[1] - width) < 200  # names of features differ
 
 
 def test_the_gallery_draws_a_row_for_each_attribution(tmp_path):

@@ -16,8 +16,8 @@ import lirpa_explain as lx
 from tests.truth import assert_sound, ball
 
 FOLDER = os.environ.get("LIRPA_EXPLAIN_VNNCOMP")
-NETWORKS = ("acasxu/onnx/ACASXU_run2a_1_1_batch_2000", "rl_benchmarks/onnx/cartpole", "rl_benchmarks/onnx/lunarlander",
-            "reach_prob_density/onnx/gcas", "mnist_fc/onnx/mnist-net_256x2",
+NETWORKS = ("acasxu/onnx/ACASXU_run2a_1_1_batch_2000", "rl_benchmarks/onnx/cartpole",
+            "rl_benchmarks/onnx/lunarlander", "reach_prob_density/onnx/gcas", "mnist_fc/onnx/mnist-net_256x2",
             "collins_rul_cnn/onnx/NN_rul_small_window_20")
 
 

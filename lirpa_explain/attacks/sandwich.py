@@ -142,7 +142,11 @@ def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str 
 
 def attacked(request: Request, certificate: Certificate, metric: str, *, path: str | os.PathLike[str] | None = None,
              entries: int = 4, settings: dict[str, Any] | None = None, **options: Any) -> Sandwich:
-    """What `sandwich` returns, for a certificate of this request."""
+    """What `sandwich` returns, for a certificate of this request.
+
+    Raises:
+        ValueError: an unknown metric, bad options, or a certificate that has nothing to be attacked.
+    """
     if metric != "width" and metric not in SANDWICHES:
         raise ValueError(f"metric must be one of width, {', '.join(SANDWICHES)}; given: {metric!r}.")
     if not certificate.meaning.is_nominal:
@@ -163,7 +167,7 @@ def attacked(request: Request, certificate: Certificate, metric: str, *, path: s
         result = run(request, goal, given, alarm)
         alarm.compare(metric, certified, row.certified(alarm.widened(certificate), **options).detach(), result)
     return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high, result.steps,
-                    result.fallback, result.interrupted, result.worst_parameters)
+                    result.fallback, result.interrupted, result.worst_parameters, options)
 
 
 def _width(certificate: Certificate, request: Request, alarm: Watch, settings: Settings, entries: int) -> Sandwich:

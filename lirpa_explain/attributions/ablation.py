@@ -41,7 +41,7 @@ class Recorder:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Zeros, (N,)."""
-        self.seen.append(torch.cat([x.detach().flatten(1) for x in inputs], 1))
+        self.seen.append(torch.cat([x.detach().reshape(len(x), -1) for x in inputs], 1))
         return inputs[0].new_zeros(len(inputs[0]))
 
     @property
@@ -120,8 +120,9 @@ def neuron_feature_ablation(attribution: NeuronFeatureAblation, inputs: Tensors,
 def layer_feature_ablation(attribution: LayerFeatureAblation, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
     """Plan of LayerFeatureAblation: what goes past the layer sees x."""
     layer = Layer(attribution, keywords)
+    given = *(x.clone() for x in inputs), *extras_of(keywords)  # models write into inputs
     with torch.no_grad():
-        at = tuple(a.detach() for a in layer.evaluate(attribution.forward_func, (*inputs, *extras_of(keywords)))[1])
+        at = tuple(a.detach() for a in layer.evaluate(attribution.forward_func, given)[1])
     function = Masked(attribution.forward_func, len(inputs), len(at), layer)
     masks = recorded(FeatureAblation, at, {"feature_mask": keywords.get("layer_mask")})
     return _ablation(function, inputs, at, masks, keywords.get("layer_baselines"), keywords)

@@ -86,7 +86,7 @@ def layer_activation(attribution: LayerActivation, inputs: Tensors, keywords: di
     layer = Layer(attribution, keywords)
 
     def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
-        return layer.evaluate(call, leaves(points["input"]))[1]
+        return layer.evaluate(call, tuple(x.clone() for x in points["input"]))[1]
 
     return Plan(**common_fields(inputs, keywords), program=layer.program("activation", ("input",), compute))
 

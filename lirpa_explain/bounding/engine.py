@@ -121,7 +121,7 @@ class Engine:
         return self._schedule("CROWN").lower_bound(inputs, perturbations, functions)
 
     def rows_at_once(self, batch_size: int, method: str) -> int:
-        """How many rows, `batch_size` at most, one function of each leaves within the limit of memory."""
+        """Rows a batch, at most `batch_size`, so that coefficients of one function of each fit the limit of memory."""
         return self.memory.rows_at_once(batch_size, lookup(method))
 
     def _schedule(self, name: str) -> Schedule:

@@ -40,7 +40,7 @@ WIDER = 8
 FRESH = 512
 """Most entries of a layer whose errors are columns of their own, which later layers add up with their signs."""
 
-LIVE = 2.5
+LIVE = 2.1
 """Forms that are alive at once, where two paths meet, and what is mapped: times the largest form, memory is taken."""
 
 
@@ -107,7 +107,7 @@ class Forms:
             return None
         is_last = [self._left[n.name] == 1 for n in node.inputs]
         if isinstance(node, BoundAffine):
-            return _sum(node, forms) if node.operator.name == "add" else _affine(node, forms, is_last[0])
+            return _sum(node, forms, is_last) if node.operator.name == "add" else _affine(node, forms, is_last[0])
         form = forms[0]
         if form is None:
             return None
@@ -136,15 +136,17 @@ def _one_hot(index: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
     return columns.scatter(1, index[:, None], values[:, None]).reshape(-1, *shape)
 
 
-def _sum(node: BoundAffine, forms: list[Form | None]) -> Form:
+def _sum(node: BoundAffine, forms: list[Form | None], is_last: list[bool]) -> Form:
     """Of x + y, either of which may be fixed, and be broadcast."""
     shape = node.output_shape[1:]
     centers = [value_of(n) if form is None else form.center for n, form in zip(node.inputs, forms, strict=True)]
     moving = [form for form in forms if form is not None]
     columns: dict[Hashable, Tensor] = {}
-    for form in moving:
-        for key, part in form.columns.items():
-            columns[key] = columns[key] + part if key in columns else part.expand(-1, *shape)
+    for form, last in zip(forms, is_last, strict=True):
+        own = {} if form is None else form.columns
+        for key in list(own):
+            part = own.pop(key) if last else own[key]
+            columns[key] = columns.pop(key) + part if key in columns else part.expand(-1, *shape)
     error = functools.reduce(torch.add, [form.error.expand(1, *shape) for form in moving])
     return Form(functools.reduce(torch.add, centers).expand(1, *shape), columns, error)
 
@@ -195,7 +197,7 @@ def worth(inputs: Iterable[Bound], width: int, item_size: int, limit: int | None
         inputs: the nodes of inputs that move.
         width: neurons of the widest layer.
         item_size: bytes of an entry.
-        limit: bytes, or None.
+        limit: bytes that are left, or None.
     """
     entries = sum(node.value[0].numel() for node in inputs) * width
     return entries >= LARGE and (limit is None or LIVE * entries * item_size <= limit)

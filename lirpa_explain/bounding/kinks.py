@@ -78,7 +78,7 @@ def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, sl
 
 
 def kink(z: Interval, slope: float) -> Interval:
-    """Of z where z >= 0, slope * z elsewhere."""
+    """Interval of leaky_relu(z), which is z where z >= 0 and slope * z elsewhere, from that of z."""
     return Interval(around=_Kink.apply(*z.around, slope))
 
 

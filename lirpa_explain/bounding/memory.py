@@ -36,7 +36,7 @@ class Memory:
     limit: int | None = None
 
     def rows_at_once(self, batch_size: int, method: Method) -> int:
-        """How many rows, `batch_size` at most, one function of each leaves within the budget."""
+        """Rows a batch, at most `batch_size`, so that the coefficients of one function of each fit the budget."""
         rows = min(batch_size, self.entries(method) // self.width)
         if method.is_linear_within:
             rows = min(rows, TOGETHER // self.width)

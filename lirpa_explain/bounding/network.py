@@ -4,11 +4,11 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
-from auto_LiRPA.bound_ops import Bound, BoundBuffers, BoundParams
+from auto_LiRPA.bound_ops import Bound, BoundBuffers, BoundInput, BoundParams
 from auto_LiRPA.perturbations import Perturbation, PerturbationLpNorm
 from torch import Tensor
 
@@ -44,6 +44,9 @@ class Network:
     Args:
         module: the module.
         example: one tensor for each of its inputs, in which rows may be few.
+
+    Attributes:
+        costs: bytes that one function takes to be bounded, by which functions these are, as far as was measured.
     """
 
     def __init__(self, module: GradientModule, example: tuple[Tensor, ...]) -> None:
@@ -51,7 +54,10 @@ class Network:
         self._bounded = _parse(module, example)
         self._nodes = {node.name: node for node in self._bounded.children()}
         self._ordered = _ordered(self._nodes.values())
+        self._inputs = [node for node in self._ordered if isinstance(node, BoundInput)]
+        self._loose: list[Bound] = []
         self._widths: dict[str, int] = {}
+        self.costs: dict[Hashable, float] = {}
         self._forms: dict[str, Linear] = {}
         self._outward: Outward | None = None
 
@@ -79,7 +85,7 @@ class Network:
     @property
     def moving_inputs(self) -> list[Bound]:
         """The nodes of inputs that move."""
-        return [node for node in self._ordered if _is_input(node)]
+        return [node for node in self._inputs if _is_input(node)]
 
     @property
     def values(self) -> dict[str, str]:
@@ -145,8 +151,9 @@ class Network:
 
     def interval(self, node: Bound) -> Box:
         """Interval bounds of a node from those of its nearest bounded predecessors."""
-        if not all(hasattr(n, "interval") for n in self._nodes.values() if _is_input(n)):  # auto_LiRPA makes these
+        if not all(hasattr(n, "interval") for n in self.moving_inputs):  # auto_LiRPA makes these
             self._bounded.compute_bounds(method="IBP", final_node_name=node.name)
+            self._loose = [n for n in self._ordered if hasattr(n, "interval")]
         stack = [node]
         while stack:
             last = stack[-1]
@@ -161,6 +168,7 @@ class Network:
             else:
                 last.interval = last.interval_propagate(*[n.interval for n in last.inputs])
                 last.lower, last.upper = last.interval
+                self._loose.append(last)
         return box_of_interval(node.interval).or_nothing()
 
     def linear(self, node: Bound, functions: Coefficient, tell: Callable[[int], None] | None = None,
@@ -176,12 +184,17 @@ class Network:
         Returns:
             (lower, upper), each (B, K).
         """
-        if isinstance(functions, Tensor):
-            functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
+        functions = _by_functions(functions, node)
         linear = pull_back(self._ordered, node, functions, self._forms, tell)
         if keep:
             self._forms[node.name] = linear
         return numbers(self._nodes, linear, functions.shape[:2]).map(lambda side: side.transpose(0, 1))
+
+    def lower(self, node: Bound, functions: Coefficient) -> Tensor:
+        """Linear lower bounds alone, made numbers, of functions of a node, as for `linear`: (B, K)."""
+        functions = _by_functions(functions, node)
+        linear = pull_back(self._ordered, node, functions, self._forms, lower_only=True)
+        return numbers(self._nodes, linear, functions.shape[:2]).lower.transpose(0, 1)
 
     def in_inputs(self, node: Bound, functions: Tensor, lower_only: bool = False) -> Linear:
         """Linear bounds of linear functions (B, K, D) of a node in the inputs that move.
@@ -191,8 +204,7 @@ class Network:
             functions: the functions.
             lower_only: whether upper bounds are left out.
         """
-        functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
-        return pull_back(self._ordered, node, functions, {}, lower_only=lower_only)
+        return pull_back(self._ordered, node, _by_functions(functions, node), {}, lower_only=lower_only)
 
     def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
         """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named by their places."""
@@ -209,24 +221,28 @@ class Network:
         """
         if self._outward is not None or len(self._ordered) < 2 * FAR:
             return False
-        inputs = sum(math.prod(n.output_shape[1:]) for n in self._nodes.values() if _is_input(n))
+        inputs = sum(math.prod(n.output_shape[1:]) for n in self.moving_inputs)
         return inputs * math.prod(node.output_shape[1:]) <= KEPT
 
-    def sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> tuple[Bound, Coefficient]:
+    def sums(self, node: Bound, index: Tensor, weights: Sequence[float], sign: Tensor | None = None
+             ) -> tuple[Bound, Coefficient]:
         """Weighted sums of n entries each, as functions of a node; of the one before, if it is only reshaped.
 
         Args:
             node: the node.
             index: entries of the flattened node, (B, K, n).
             weights: n of them.
+            sign: of each sum, (B, K); None: 1.
         """
         while isinstance(node, BoundOperator) and node.operator.name == "reshape" and node.inputs[0].perturbed:
             node = node.inputs[0]
         shape, like = node.output_shape[1:], self.result.forward_value
         if len(shape) == 3:
-            return node, Local.of_entries(index, weights, shape, like)
+            local = Local.of_entries(index, weights, shape, like)
+            return node, local if sign is None else local.with_values(local.values * sign.T[..., None, None, None])
         functions = like.new_zeros(*index.shape[:2], math.prod(shape))
-        return node, functions.scatter_add(2, index, like.new_tensor(weights).expand(index.shape))
+        functions = functions.scatter_add(2, index, like.new_tensor(weights).expand(index.shape))
+        return node, functions if sign is None else functions * sign[..., None]
 
     def width_of(self, node: Bound) -> int:
         """The most coefficients that one function of an entry of a node has in one layer."""
@@ -250,6 +266,10 @@ class Network:
         if node.perturbed and not _is_input(node) and getattr(node, "lower", None) is None:
             return self.interval(node)
         return box_of(node)
+
+    def is_settled(self, node: Bound) -> bool:
+        """Whether a node that moves has the bounds that relaxations read."""
+        return getattr(node, "rounding_margin", None) is not None
 
     def settle(self, node: Bound, box: Box) -> None:
         """Give a node its bounds, moved outward by roundings, for all relaxations that read them."""
@@ -301,13 +321,12 @@ class Network:
                 node.forward_value = node.forward_value.detach()
 
     def _forget_intervals(self) -> None:
-        """Drop the intervals of nodes whose turn is to come: they are as loose as what they were computed from."""
-        for node in self._nodes.values():
-            is_settled = getattr(node, "rounding_margin", None) is not None
-            if node.perturbed and not is_settled and not _is_input(node):
+        """Forget intervals of nodes that are not bounded yet: they came from looser bounds, and are computed anew."""
+        for node in self._loose:
+            if node.perturbed and not self.is_settled(node) and not _is_input(node):
                 node.lower = node.upper = None
-                if hasattr(node, "interval"):
-                    del node.interval
+                del node.interval
+        self._loose = []
 
     def _size(self, node: Bound) -> Tensor:
         """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
@@ -335,6 +354,13 @@ def _ordered(nodes: Iterable[Bound]) -> list[Bound]:
     for node in nodes:
         append(node)
     return list(ordered.values())
+
+
+def _by_functions(functions: Coefficient, node: Bound) -> Coefficient:
+    """Functions (B, K, D) of a node as coefficients (K, B, *output); local ones as they are."""
+    if isinstance(functions, Local):
+        return functions
+    return functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
 
 
 def _is_input(node: Bound) -> bool:

@@ -257,8 +257,8 @@ def _box(name: str, weight: Tensor, value: Any, channel: int) -> Box:
 
 
 def _words(patterns: Mapping[Any, Any]) -> str:
-    words = [str(value) if isinstance(value, ParameterBox) else "held fixed" if value is None else
-             "in a given box" for value in patterns.values()]
+    others = {False: "in a given box", True: "held fixed"}
+    words = [str(value) if isinstance(value, ParameterBox) else others[value is None] for value in patterns.values()]
     if list(patterns) == ["*"]:
         return f"parameters {words[0]}"
     return "parameters " + "; ".join(f"{pattern}: {word}" for pattern, word in zip(patterns, words, strict=True))

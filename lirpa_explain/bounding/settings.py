@@ -20,7 +20,7 @@ class Bounding:
     Args:
         method: a key of `lirpa_explain.METHODS`.
         batch_size: most rows (examples x path points) bounded at once; None: `ROWS`.
-        memory_limit: bytes, at least 2**20, that bounds may take beside the model, about; None: no limit but what
+        memory_limit: bytes, at least 2**20, that tensors of bounds may take beside the model; None: no limit but what
             `batch_size` and the size of coefficients imply.
         iterations: most steps by which a method chooses planes.
         lr: its first step length, above 0 and at most 1.

@@ -68,7 +68,12 @@ def describe(value: Attributions) -> str:
 
 
 def require_same_shape(name: str, value: Attributions, nominal: Attributions) -> None:
-    """Raise unless a value is made of tensors of the shapes of `nominal`."""
+    """Raise unless a value is made of tensors of the shapes of `nominal`.
+
+    Raises:
+        TypeError: one of them holds something else.
+        ValueError: the shapes differ.
+    """
     for part in tensors(value):
         if not isinstance(part, Tensor):
             raise TypeError(f"{name} holds a {type(part).__name__}; pass a Tensor, or a tuple of Tensors.")
@@ -88,7 +93,11 @@ def unflatten(nominal: Attributions, rows: Tensor) -> Attributions:
 
 
 def mask_weights(mask: Attributions, nominal: Attributions) -> Tensor:
-    """A mask, shaped like `nominal` or one example of it, as weights (N, D)."""
+    """A mask, shaped like `nominal` or one example of it, as weights (N, D).
+
+    Raises:
+        ValueError: it has another shape.
+    """
     parts = []
     if not all(isinstance(part, Tensor) for part in tensors(mask)):
         raise ValueError(f"mask must be a tensor, or a tuple of them; given: {type(mask).__name__}.")

@@ -67,7 +67,12 @@ def top_k_overlap(lower: Tensor, upper: Tensor, nominal: Tensor, k: int) -> Tens
 
 
 def check_k(k: int, features: int) -> None:
-    """Raise unless k is a number of features, from 1 to `features`."""
+    """Raise unless k is a number of features, from 1 to `features`.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is out of that range.
+    """
     if not isinstance(k, int) or isinstance(k, bool):
         raise TypeError(f"k is {k!r}, a {type(k).__name__}; pass an int, a number of features.")
     if not 1 <= k <= features:

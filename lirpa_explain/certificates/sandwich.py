@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Sandwich:
         fallback: why no gradients were followed; "" if they were.
         interrupted: whether the search was stopped early.
         worst_parameters: the parameters that moved, by name, (N, *shape), as they were at each example's worst input.
+        options: the settings of the metric.
     """
 
     metric: str
@@ -41,6 +43,7 @@ class Sandwich:
     fallback: str = ""
     interrupted: bool = False
     worst_parameters: dict[str, Tensor] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, index: Tensor) -> Sandwich:
         """The same of some examples, (B,)."""

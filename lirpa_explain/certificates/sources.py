@@ -114,7 +114,11 @@ class Part:
         return self.whole.recertifier(self._spread(radii))[self.index]
 
     def attack(self, certificate: Certificate, metric: str, **options: Any) -> Sandwich:
-        """What is found for these when all are attacked, with the bounds of their certificate."""
+        """What is found for these when all are attacked, with the bounds of their certificate.
+
+        Raises:
+            ValueError: there are none.
+        """
         self._check_once()
         if len(self.index) == 0:
             raise ValueError("There is nothing to attack: the certificate has no examples.")

@@ -46,7 +46,7 @@ class Certifier:
         example_inputs: inputs (N, *S), or a tuple; if given, the trace is made at once.
         method: a key of `lirpa_explain.METHODS`, the default of `certify`.
         batch_size: most rows (examples x path points) bounded at once, default 64.
-        memory_limit: bytes, at least 2**20, that bounds may take beside the model, about; default: no limit but
+        memory_limit: bytes, at least 2**20, that tensors of bounds may take beside the model; default: no limit but
             what `batch_size` and chunks of 2**22 coefficients imply.
         progress: show a progress bar.
         differentiable: keep the bounds differentiable in the model's parameters.
@@ -211,6 +211,7 @@ class Certifier:
 
     def _at_radii(self, request: Request, bounding: Bounding, sense: Sense, spec: Any, radii: Tensor) -> Certificate:
         """The certificate of a request at radii (N,), with the random draws that were made for it."""
+        attributions.refuse_mixed(request.attribution, "radius")
         resized = dataclasses.replace(request, where=request.where.resized(request.xs, radii))
         with request.replayed():
             return self._certificate(resized, bounding, sense, spec)

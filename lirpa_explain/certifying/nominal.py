@@ -38,13 +38,15 @@ class Nominal:
 
 def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Nominal:
     """Captum's own attributions, and its convergence delta if the caller asked for it."""
-    given = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in xs)
+    given = tuple(x.detach().clone().requires_grad_(x.is_floating_point()) for x in xs)  # models write into inputs
     name = type(attribution).__name__
     with untouched(attribution), in_the_name_of(f"Captum's {name}.attribute rejects these arguments"):
         result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
     delta = None
     if kwargs.get("return_convergence_delta"):
-        result, delta = result[0], _by_example(result[1].detach(), len(xs[0]), kwargs)
+        result, delta = result
+        delta = torch.stack(delta, 1) if isinstance(delta, list) else delta  # one for each layer
+        delta = _by_example(delta.detach(), len(xs[0]), kwargs)
     parts = tuple(part.detach() for part in torch.utils._pytree.tree_leaves(result))
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise ValueError(f"Captum's {name} is NaN or infinite at this input; look at the model's "

@@ -69,6 +69,7 @@ def read(path: Path, how: Reading) -> Data:
         The examples.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file is not as described, with what to change.
         OSError: it cannot be read.
         ImportError: images need Pillow, which is missing.

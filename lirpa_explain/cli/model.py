@@ -33,6 +33,7 @@ def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = t
         device: where it runs.
 
     Raises:
+        TypeError: what is named is no model, nor a function that returns one.
         ValueError: there is no such model, or the weights do not fit, with what to change.
         OSError: the file cannot be read.
     """

@@ -98,7 +98,7 @@ def read_array(path: Path, name: str | None = None) -> np.ndarray:
         array = loaded
     else:
         with loaded:
-            found = [name] if name in loaded.files else loaded.files if name is None else []
+            found = loaded.files if name is None else [array for array in loaded.files if array == name]
             if len(found) != 1:
                 raise ValueError(f"{path} has the arrays {', '.join(loaded.files) or 'none'}; name one of them with "
                                  "--array.")

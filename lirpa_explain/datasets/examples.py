@@ -66,7 +66,11 @@ class Streamed:
     count: int | None
 
     def chunks(self, size: int) -> Iterator[tuple[range, list[Example]]]:
-        """The examples, some at a time, and their numbers."""
+        """The examples, some at a time, and their numbers.
+
+        Yields:
+            Numbers, and the examples that have them.
+        """
         items, start = iter(self.items), 0
         while part := [example_of(item) for item in itertools.islice(items, size)]:
             yield range(start, start + len(part)), part

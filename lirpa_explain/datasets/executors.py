@@ -57,6 +57,9 @@ class Crew:
     def do(self, call: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """What `call` returns for each task, as they are done; those that have not begun at the end are given up.
 
+        Yields:
+            What a task returned.
+
         Raises:
             ValueError: the executor is closed.
             WorkerDied: a worker died, and nobody else takes its task.
@@ -137,6 +140,9 @@ def crew_of(executor: Any) -> Iterator[Crew]:
     Args:
         executor: None for this process; a number of processes; any `concurrent.futures.Executor`, which stays open;
             or a `dask.distributed.Client`.
+
+    Yields:
+        The crew.
 
     Raises:
         TypeError: it is none of these.

@@ -73,7 +73,11 @@ class GradientModule(nn.Module):
                 self.register_buffer(name, tensor)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The results (B, D) at inputs with B rows."""
+        """The results (B, D) at inputs with B rows.
+
+        Raises:
+            TypeError: there are not as many inputs as the module has.
+        """
         if len(inputs) != len(self.input_names):
             raise TypeError(f"Expected the inputs {', '.join(self.input_names)}; {len(inputs)} were given.")
         return self.run(lambda step, *tensors: operators.call(step.operator, *tensors, **step.settings), inputs)

@@ -45,7 +45,7 @@ def is_of_the_user(filename: str) -> bool:
 
 
 def _forward_of(node: fx.Node) -> fx.Node:
-    """The forward operation that a backward one belongs to: one that shares a tensor with it, of its name if any is."""
+    """Best guess of the forward operation of a backward one: one that shares a tensor with it, of its name first."""
     if "module" in node.meta:
         return node
     name = base_name(node).removesuffix("_backward")

@@ -124,7 +124,11 @@ def out_of_top_k(feature: int, k: int) -> Property:
 
 
 def near(limit: float) -> Property:
-    """The l1 distance to the attribution at the input stays below a limit, above 0."""
+    """The l1 distance to the attribution at the input stays below a limit, above 0.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not limit > 0:
         raise ValueError(f"limit must be above 0; given: {limit}.")
     return Property(f"the l1 change stays below {limit:g}", lambda nominal: Near(nominal, limit))

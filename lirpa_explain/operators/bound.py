@@ -259,6 +259,8 @@ def weighted_sum(coefficients: Coefficient, values: Tensor) -> Tensor:
 
 FEW = 0.25
 """Share of a layer's neurons up to which only those that differ are worked on, and not the whole layer."""
+SMALL = 4096
+"""Coefficients of which all are worked on in less time than it takes to find those that differ."""
 
 
 class Signed:
@@ -297,8 +299,7 @@ class Signed:
         """The sum over a row's entries of `times`: (S, B)."""
         few = _few((positive != 0) | (negative != 0), self.A)
         if few is None:
-            sides = [torch.einsum("sbd,bd->sb", flat_functions(part), flat_rows(factor.expand(part.shape[1:])))
-                     for part, factor in zip(self.parts, (positive, negative), strict=True)]
+            sides = [_row_sums(part, factor) for part, factor in zip(self.parts, (positive, negative), strict=True)]
             return sides[0] + sides[1]
         at = flat_functions(self.A).gather(2, few.expand(len(self.A), -1, -1))
         return Signed(at).times(flat_rows(positive).gather(1, few), flat_rows(negative).gather(1, few)).sum(2)
@@ -324,12 +325,19 @@ def signed(A: Coefficient) -> Signed | LocalSigned:
     return LocalSigned(A) if isinstance(A, Local) else Signed(A)
 
 
+def _row_sums(A: Tensor, factor: Tensor) -> Tensor:
+    """Sums over a row's entries of A * factor, (S, B, *S) and (B, *S) -> (S, B)."""
+    if A.numel() <= SMALL:
+        return flat_functions(A * factor).sum(2)
+    return torch.einsum("sbd,bd->sb", flat_functions(A), flat_rows(factor.expand(A.shape[1:])))
+
+
 def _few(mask: Tensor, A: Tensor) -> Tensor | None:
     """Flat indices (B, M) of the neurons for which a mask (B, *S) is true; None if they are many.
 
     Rows with fewer than M such neurons have others beside them.
     """
-    if mask.shape != A.shape[1:]:
+    if mask.shape != A.shape[1:] or A.numel() <= SMALL:
         return None
     flat = flat_rows(mask)
     most = int(flat.sum(1).max())

@@ -172,8 +172,8 @@ class Function:
             start, stop = self._ends(i)
             knots = [start, *piece.extrema, stop]
             signs = [Span(i, piece, a, b).directions if a < b else {0} for a, b in zip(knots, knots[1:], strict=False)]
-            found.append(tuple(1 if sides == ({1}, {-1}) else -1 if sides == ({-1}, {1}) else 0
-                               for sides in zip(signs, signs[1:], strict=False)))
+            found.append(tuple((left == {1} and right == {-1}) - (left == {-1} and right == {1})
+                               for left, right in zip(signs, signs[1:], strict=False)))
         return tuple(found)
 
     def _ends(self, i: int) -> tuple[float, float]:

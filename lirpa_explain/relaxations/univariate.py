@@ -88,7 +88,7 @@ class _Range(torch.autograd.Function):
 
 
 def _monotone_range(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
-    """The values at the ends, on that side of a break near an end which is further out."""
+    """Range of a monotone function: its values at the ends, or beyond a break that roundings of an end may reach."""
     if f.monotone < 0:
         low, high = _monotone_range(f.negative, lo, hi)
         return -high, -low

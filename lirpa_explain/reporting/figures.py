@@ -43,11 +43,27 @@ def example_figure(certificate: Certificate, row: int, image: Tensor | None = No
     return data_url(plot_bars(certificate, row, features, most=MOST_BARS)[0])
 
 
-def curve_figure(eps: Sequence[float], column: Column) -> str:
-    """The mean of a certified number over the examples, against the radius, as a `data:` address."""
-    count = len(column.values) // len(eps)
-    means = [sum(column.values[i * count: (i + 1) * count]) / count for i in range(len(eps))]
+def curve_figure(eps: Sequence[float], column: Column, found: Column | None = None, axis_label: str = "eps") -> str:
+    """The mean of a certified number over the examples, against the radius, as a `data:` address.
+
+    Args:
+        eps: the radii, in the order of the columns.
+        column: the certified number.
+        found: what attacks found of it.
+        axis_label: what a radius is, with its unit.
+    """
     order = sorted(range(len(eps)), key=lambda i: eps[i])
-    figure, axis = plot_curve([eps[i] for i in order], [means[i] for i in order], ylabel=column.name)
-    axis.legend_ = None  # one line alone
+    certified = _means(column, len(eps))
+    reached = None if found is None else _means(found, len(eps))
+    figure, axis = plot_curve([eps[i] for i in order], [certified[i] for i in order],
+                              None if reached is None else [reached[i] for i in order], ylabel=column.name)
+    axis.set_xlabel(axis_label)
+    if found is None:
+        axis.legend_ = None  # one line alone
     return data_url(figure)
+
+
+def _means(column: Column, radii: int) -> list[float]:
+    """The means over the examples at each radius."""
+    count = len(column.values) // radii
+    return [sum(column.values[i * count: (i + 1) * count]) / count for i in range(radii)]

@@ -73,13 +73,34 @@ class Measure:
         return torch.cat(parts)
 
 
+@dataclass(frozen=True)
+class Signs(Measure):
+    """The share of the entries that are not 0 whose sign is certain; a 0 has no sign that could be open."""
+
+    name: str = "certain_signs"
+
+    @property
+    def words(self) -> str:
+        """What the number is."""
+        return "share of the entries that are not 0 whose sign no perturbation changes"
+
+    def of(self, chunks: Chunks) -> Tensor:
+        """The numbers of all examples, (N,); 1 where all entries are 0."""
+        shares = []
+        for chunk in chunks:
+            counts = flatten(chunk.nominal) != 0
+            certain = (flatten(chunk.sign()) != 0) & counts
+            shares.append((certain.sum(1) + 1.0 * ~counts.any(1)) / counts.sum(1).clamp(min=1))
+        return torch.cat(shares).detach().cpu()
+
+
 SIDES = {"smoothed": Measure("importance_agreement")}
 """By what a certificate is of: the share of the features that stay on their side; of others, of the signs that stay."""
 
 
 def sides(kind: str) -> Measure:
     """The share of the features that stay on the side where they are: of 0, or of what makes them important."""
-    return SIDES.get(kind, Measure("sign_agreement"))
+    return SIDES.get(kind, Signs())
 
 
 def default_measures(features: int, kind: str = "attribution") -> list[Measure]:
@@ -148,8 +169,8 @@ def decided_share(certificate: Certificate) -> Tensor:
 
 
 def make_table(certificates: ByRadius, measures: Sequence[Measure], names: Sequence[str] | None = None,
-               targets: Sequence[int] | None = None, predictions: Mapping[float | None, Prediction] | None = None
-               ) -> Table:
+               targets: Sequence[int] | None = None, predictions: Mapping[float | None, Prediction] | None = None,
+               reached: Mapping[str, Column] | None = None) -> Table:
     """Measure certificates.
 
     Args:
@@ -158,6 +179,7 @@ def make_table(certificates: ByRadius, measures: Sequence[Measure], names: Seque
         names: of the examples, (N,).
         targets: the classes explained, (N,).
         predictions: what is certified of the predictions, by radius.
+        reached: columns of what attacks found, by the label of the measure that each stands beside.
 
     Returns:
         A table with a row for each radius and example, in that order.
@@ -175,6 +197,8 @@ def make_table(certificates: ByRadius, measures: Sequence[Measure], names: Seque
     for measure in measures:
         columns.append(Column(measure.label, measure.words,
                               [value for chunks in certificates.values() for value in measure.of(chunks).tolist()]))
+        if reached and measure.label in reached:
+            columns.append(reached[measure.label])
     widths = [value for chunks in certificates.values() for chunk in chunks
               for value in (flatten(chunk.upper) - flatten(chunk.lower)).mean(1).tolist()]
     columns.append(Column("mean_width", "mean over the features of upper bound - lower bound", widths))

@@ -50,7 +50,11 @@ RADII: Table[str, CertainWithin] = Table(
 
 
 def find(certificate: SmoothedCertificate, holds: str | Property, options: dict[str, Any]) -> Tensor:
-    """The radii of a row, or of any property of certificates; see `SmoothedCertificate.radius`."""
+    """The radii of a row, or of any property of certificates; see `SmoothedCertificate.radius`.
+
+    Raises:
+        TypeError: the row has no such options.
+    """
     function = search(holds) if callable(holds) else RADII[holds].function
     try:
         inspect.signature(function).bind(certificate, **options)
@@ -98,6 +102,9 @@ def share(certificate: SmoothedCertificate, least: float = 0.5) -> Tensor:
     Args:
         certificate: of the map.
         least: from 0 to 1.
+
+    Raises:
+        ValueError: `least` is out of that range.
     """
     if not 0 <= least <= 1:
         raise ValueError(f"least is {least!r}; pass a share from 0 to 1.")
@@ -140,6 +147,9 @@ def order(certificate: SmoothedCertificate, larger: int, smaller: int) -> Tensor
         certificate: of the map.
         larger: the entry's number, as the attribution is flattened.
         smaller: the other's.
+
+    Raises:
+        ValueError: there is no such entry.
     """
     low, high = scores(certificate.expectations)
     for name, index in (("larger", larger), ("smaller", smaller)):
@@ -159,6 +169,9 @@ def localisation(certificate: SmoothedCertificate, mask: Any, least: float = 0.5
         certificate: of the map.
         mask: shaped like the attribution, or like one example of it; bool, or 0 and 1.
         least: from 0 to 1.
+
+    Raises:
+        ValueError: `least` is out of that range.
     """
     if not 0 <= least <= 1:
         raise ValueError(f"least is {least!r}; pass a share from 0 to 1.")

@@ -147,7 +147,7 @@ def _smallest_negative(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> 
 
 @torch.no_grad()
 def _center(nearest: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """The c, (N, 1), that is the mean of the point that it makes; sum(nearest(c) - c) falls in c."""
+    """Offset c, (N, 1), with c = mean(nearest(c)), by bisection: the residual sum(nearest(c) - c) falls in c."""
     left, right = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
     for _ in range(_CENTRE_STEPS):
         middle = (left + right) / 2

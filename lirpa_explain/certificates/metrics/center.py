@@ -83,7 +83,7 @@ def _farthest(least: Tensor, most: Tensor) -> Tensor:
     zero = least.new_zeros(len(least), 1)
 
     def sums(least: Tensor, most: Tensor) -> Tensor:
-        """Of the first t places of least and the others of most, for t = 0..P."""
+        """Prefix sums of `least` up to t plus suffix sums of `most` from t, for every split t = 0..P."""
         before = torch.cat([zero, least.cumsum(1)], dim=1)
         beyond = torch.cat([most.flip(1).cumsum(1).flip(1), zero], dim=1)
         return before + beyond

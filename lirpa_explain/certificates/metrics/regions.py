@@ -114,7 +114,11 @@ def share_upper(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, par
 
 
 def as_weights(mask: Tensor, nominal: Tensor, binary: bool) -> Tensor:
-    """A mask as weights (N, D); `binary` allows 0 and 1 alone."""
+    """A mask as weights (N, D); `binary` allows 0 and 1 alone.
+
+    Raises:
+        ValueError: it has another shape, or other numbers than those.
+    """
     if not isinstance(mask, Tensor) or mask.shape not in (nominal.shape, nominal.shape[1:]):
         given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"mask must have one entry a feature, {tuple(nominal.shape[1:])} or {tuple(nominal.shape)}; "

@@ -148,9 +148,9 @@ def picked(call: Call, given: Sequence[Tensor], rows: int) -> tuple[list[Tensor]
     parts = []
     row = torch.full_like(source, -1)
     for x, first in zip(call.operands, starts, strict=True):
-        count = int(torch.Size(x.shape).numel())
+        count = max(int(torch.Size(x.shape).numel()), 1)  # an empty operand has none
         local = source - first
-        own = (local >= 0) & (local < rows * count)
+        own = (local >= 0) & (local < codes(x, rows).numel())
         row = torch.where(own, local // count, row)
         parts.append(torch.where(own, local % count, -1))
     layout = _found(layout_of(source.shape, Places((row >= 0).nonzero(as_tuple=True), row[row >= 0]), rows))
