@@ -1,8 +1,14 @@
 """Explanations of neural networks with certified bounds: Captum's attributions, bounded by auto_LiRPA."""
 
 from . import compat as _compat
-from .version import AUTO_LIRPA_VERSION as AUTO_LIRPA_VERSION
-from .version import __version__ as __version__
+from .unable import leave_as_command as _leave_as_command
+
+try:
+    from .version import AUTO_LIRPA_VERSION as AUTO_LIRPA_VERSION
+    from .version import __version__ as __version__
+except ImportError as _error:
+    _leave_as_command(str(_error))
+    raise
 
 # auto_LiRPA is prepared now, and what follows may import it.
 # isort: split
@@ -39,6 +45,7 @@ from .decision.search import BoundarySearch as BoundarySearch
 from .errors import BoundaryNotFound as BoundaryNotFound
 from .errors import CaptumWarning as CaptumWarning
 from .errors import LirpaExplainError as LirpaExplainError
+from .errors import MemoryLimitTooSmall as MemoryLimitTooSmall
 from .errors import SoundnessError as SoundnessError
 from .errors import TrainingModeError as TrainingModeError
 from .errors import UnsupportedAttribution as UnsupportedAttribution
@@ -51,6 +58,7 @@ from .explained import subspace as subspace
 from .graph import GradientModule as GradientModule
 from .graph import capture as capture
 from .interchange import PROPERTIES as PROPERTIES
+from .interchange import MarginModule as MarginModule
 from .interchange import export as export
 from .interchange import load_onnx as load_onnx
 from .interchange import replay as replay

@@ -22,7 +22,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
             lr: float = 0.3, integral: str | None = None, expectation: str | None = None, confidence: float = 0.999,
             boundary: str | Moving | None = None, sense: Sense | None = None, parameters: Any = None,
             rounding: str = "default", perturb: str | None = None, fixed: Any = None, features: Any = None,
-            **attribute_kwargs: Any) -> Certificate:
+            slack: float = 0.0, **attribute_kwargs: Any) -> Certificate:
     """Bound a Captum attribution over every allowed perturbation of its input.
 
     lower <= attribution.attribute(x', **attribute_kwargs) <= upper for every x' in the ball around `inputs`.
@@ -41,7 +41,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         method: how to bound: "IBP" (fastest, loosest), "CROWN-IBP", "CROWN" or "CROWN-Optimized" (slowest, tightest).
             A quadrature of IntegratedGradients, which Captum also calls `method`, is passed on to Captum.
         batch_size: most rows (examples x path points) bounded at once, default 64; memory grows with it.
-        memory_limit: bytes, at least 2**20, that bounds may take beside the model, about.
+        memory_limit: bytes, at least 2**20, that tensors of bounds may take beside the model; the tighter, the slower.
         progress: show a progress bar.
         quadrature: Captum's `method` of IntegratedGradients, for use beside `method`.
         differentiable: keep the bounds differentiable in the model's parameters.
@@ -78,6 +78,8 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         features: names of the inputs' columns, in the model's order: a list, or for several inputs a tuple with a list
             or None for each. The certificate has them; a DataFrame's columns are brought into their order. Default: a
             DataFrame's own, or those of the `Table` that made the perturbation.
+        slack: a number from 0 to below 1. Neurons that make up at most this share of a layer's relaxation gaps
+            together keep interval or other cheap bounds: faster, and a little wider; bounds hold all the same.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
@@ -90,6 +92,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
         UnsupportedAttribution: the attribution is not one that can be certified.
         UnsupportedOperation: the model contains an operation that has no bound operator.
         TrainingModeError: a layer is in training mode whose output is then random or depends on the batch.
+        MemoryLimitTooSmall: `memory_limit` cannot be kept; the message has one that would do.
         BoundaryNotFound: a boundary attribution found no boundary point for some examples.
         SoundnessError: the bounds contradict the attribution; never expected.
 
@@ -105,7 +108,7 @@ def certify(attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
     check_known(attribution, attribute_kwargs, certify)
     certifier = Certifier(attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
                           progress=progress, differentiable=differentiable, iterations=iterations, lr=lr,
-                          rounding=rounding, perturb=perturb)
+                          rounding=rounding, perturb=perturb, slack=slack)
     return certifier.certify(inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
                              quadrature=quadrature, spec=spec, integral=integral, expectation=expectation,
                              confidence=confidence, boundary=boundary, sense=sense, parameters=parameters, fixed=fixed,

@@ -18,14 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-INSTALL_AUTO_LIRPA = """\
-lirpa_explain needs auto_LiRPA, which is not installed. Get it in one of two ways:
-  from the package index (version 0.3):
-    pip install --no-deps auto_LiRPA==0.3 && pip install appdirs
-  from its public repository (version 0.7.1 or newer):
-    pip install --no-deps git+https://github.com/Verified-Intelligence/auto_LiRPA.git
-    pip install appdirs graphviz
-(--no-deps, because auto_LiRPA's own requirements exclude current versions of torch.)"""
+INSTALL_AUTO_LIRPA = (
+    "lirpa_explain needs auto_LiRPA, which is not installed. Run: pip install --no-deps auto_LiRPA==0.3 appdirs "
+    "(or, for its public repository's newest: pip install --no-deps "
+    "git+https://github.com/Verified-Intelligence/auto_LiRPA.git appdirs graphviz). "
+    "--no-deps, because auto_LiRPA's own requirements exclude current versions of torch.")
 
 
 def exporter_globals() -> Any:
@@ -100,6 +97,13 @@ def _named_members(self: Any, get_members: Any, prefix: str = "", recurse: bool 
     members = torch.nn.Module._named_members(self, get_members, prefix, recurse, remove_duplicate)
     for name, value in members:
         yield self.node_name_map.get(name, name) if "node_name_map" in self.__dict__ else name, value
+
+
+def optimizable_operator() -> type:
+    """auto_LiRPA's class of operators whose relaxations its CROWN-Optimized chooses; before 0.7, of any operator."""
+    bound_ops = importlib.import_module("auto_LiRPA.bound_ops")
+    kind = bound_ops.BoundOptimizableActivation
+    return kind if hasattr(kind, "dump_alpha") else bound_ops.Bound
 
 
 def prepare() -> str:

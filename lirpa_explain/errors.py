@@ -33,6 +33,25 @@ class SoundnessError(LirpaExplainError, AssertionError):
     """
 
 
+class MemoryLimitTooSmall(LirpaExplainError, ValueError):
+    """Not even one function of one example can be bounded within the limit of memory.
+
+    Args:
+        limit: the limit, bytes.
+        least: a limit that would do.
+        rows: examples times path points that were bounded at once.
+    """
+
+    def __init__(self, limit: int, least: int, rows: int = 1) -> None:
+        super().__init__(limit, least, rows)
+        self.limit, self.least, self.rows = limit, least, rows
+
+    def __str__(self) -> str:
+        return (f"memory_limit={self.limit} is too small for this model: bounding one function at a time takes about "
+                f"{self.least} bytes beside it. Give memory_limit={self.least}, or more, which is faster; or "
+                "method='CROWN-IBP' or 'IBP', which take less.")
+
+
 class WorkerDied(LirpaExplainError, RuntimeError):
     """A process that certified part of a data set ended before it was done, and nobody else took its part."""
 

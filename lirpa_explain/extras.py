@@ -13,7 +13,7 @@ def imported(name: str, extra: str, purpose: str) -> Any:
         purpose: what it is needed for.
 
     Raises:
-        ImportError: it is not installed; says how to install it.
+        ImportError: it is not installed, or not in working order; says how to install it.
 
     Example:
         >>> imported("json", "none", "reading JSON").__name__
@@ -24,3 +24,6 @@ def imported(name: str, extra: str, purpose: str) -> Any:
     except ImportError as error:
         raise ImportError(f"{name} is needed for {purpose}: pip install 'lirpa_explain[{extra}]', or pip install "
                           f"{name}.") from error
+    except (RuntimeError, OSError) as error:  # such as a torchvision that was built for another torch
+        raise ImportError(f"{name}, needed for {purpose}, cannot be imported: {' '.join(str(error).split())}") \
+            from error

@@ -349,6 +349,22 @@ def as_drawn(image: Any) -> Map:
     return as_grey(image)
 
 
+def part_of(name: str, low: float, high: float) -> Any:
+    """A map of colours of matplotlib from one of its places to another."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list(f"{name} in part", colormaps[name](torch.linspace(low, high, 256).numpy()))
+
+
+def scale_of(colours: Any) -> Any:
+    """What a colour bar from 0 to 1 is drawn of."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(0, 1), colours)
+
+
 def as_grey(image: Tensor) -> Map:
     """An image without colours, (H, W)."""
     grey = image.detach().double().cpu()

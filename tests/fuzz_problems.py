@@ -129,13 +129,14 @@ KEYWORDS: dict[str, Callable[[Draw, Any], dict[str, Any]]] = {
     **dict.fromkeys(("FeatureAblation", "KernelShap"), _perhaps_features),
     **dict.fromkeys(("Lime", "ShapleyValueSampling"),
                     lambda draw, inputs: {"n_samples": 5, **_perhaps_features(draw, inputs)}),
-    "ShapleyValues": _features,
+    **dict.fromkeys(("ShapleyValues", "FeaturePermutation"), _features),
     "Occlusion": _windows,
     **dict.fromkeys(("DeepLiftShap", "LayerDeepLiftShap", "NeuronDeepLiftShap"),
                     lambda draw, inputs: _baselines(draw, inputs, True)),
 }
 """What each class's `attribute` takes beside the target, the layer, the neuron and further arguments."""
-DRAWING = ("GradientShap", "InputBaselineXGradient", "KernelShap", "Lime", "NoiseTunnel", "ShapleyValueSampling")
+DRAWING = ("FeaturePermutation", "GradientShap", "InputBaselineXGradient", "KernelShap", "Lime", "NoiseTunnel",
+           "ShapleyValueSampling")
 
 
 def _target(draw: Draw, head: str, rows: int) -> Any:

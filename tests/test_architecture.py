@@ -13,7 +13,7 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras"],
+    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras", "unable"],
     ["fingerprint", "explained", "relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],

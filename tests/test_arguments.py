@@ -16,7 +16,6 @@ from auto_LiRPA.perturbations import PerturbationL0Norm, PerturbationSynonym
 from captum.attr import (
     InputXGradient,
     IntegratedGradients,
-    LayerLRP,
     NoiseTunnel,
     Saliency,
 )
@@ -257,8 +256,6 @@ def _raising(x):
 UNSUPPORTED = {
     "MySaliency": bad("MySaliency cannot be certified.*IntegratedGradients.*NoiseTunnel.*Saliency",
                       lx.UnsupportedAttribution, kind=MySaliency),
-    "LayerLRP": bad("LayerLRP cannot be certified", lx.UnsupportedAttribution,
-                    kind=lambda model: LayerLRP(model, model[0])),
     "tunnel_of_another": bad("MySaliency cannot be certified", lx.UnsupportedAttribution,
                              kind=lambda model: NoiseTunnel(MySaliency(model))),
     "tunnel_of_tunnel": bad("NoiseTunnel within a NoiseTunnel", lx.UnsupportedAttribution,

@@ -21,6 +21,7 @@ from captum.attr import (
     LayerGradientShap,
     LayerGradientXActivation,
     LayerIntegratedGradients,
+    LayerLRP,
     NeuronConductance,
     NeuronDeconvolution,
     NeuronDeepLift,
@@ -145,6 +146,8 @@ AVERAGED = build(lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(),
 RELU = build(lambda: mlp(3, 6, 5, 3, seed=None))
 SMOOTH = build(lambda: nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 4),
                                      nn.ELU(), nn.Linear(4, 4), nn.Softplus(), nn.Linear(4, 3)))
+TANHS = build(lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Linear(4, 3)))
+POOLED = build(Pooled)
 PICTURES = torch.rand(2, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that layers must not feed each other
@@ -246,6 +249,11 @@ CASES = {
     "lrp_tanh": (LRP(layers(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Dropout(), nn.ReLU(), nn.Linear(4, 3))), X,
                  ONE),
     "lrp_images": (LRP(build(Pooled)), PICTURES, {"target": [2, 1]}),
+    "layer_lrp": (LayerLRP(RELU, RELU[0]), X, ONE),
+    "layer_lrp_input": (LayerLRP(RELU, RELU[2]), X, {**ONE, "attribute_to_layer_input": True}),
+    "layer_lrp_first": (LayerLRP(RELU, RELU[0]), X, {**ONE, "attribute_to_layer_input": True}),
+    "layer_lrp_layers": (LayerLRP(TANHS, [TANHS[0], TANHS[2], TANHS[3]]), X, ONE),
+    "layer_lrp_images": (LayerLRP(POOLED, [POOLED.first, POOLED.pool]), PICTURES, {"target": [2, 1]}),
     "tunnel_of_lrp": (NoiseTunnel(LRP(RELU)), X, {**ONE, "nt_samples": 3, "stdevs": 0.1}),
     "tunnel_of_shap": (NoiseTunnel(GradientShap(RELU)), X,
                        {**ONE, "baselines": B[:4], "n_samples": 3, "nt_samples": 2, "stdevs": 0.1}),

@@ -122,7 +122,7 @@ def test_a_limit_of_memory_makes_chunks_and_changes_no_bound(monkeypatch):
     monkeypatch.setattr(network, "pull_back", watched)
     limited = lx.certify(Saliency(model), x, eps=0.01, target=0, abs=False, memory_limit=2**22)
     same(free, limited)
-    assert len(sizes) > 5 and max(sizes) * lx.METHODS["CROWN"].tensors <= 2**22
+    assert len(sizes) > 5 and max(sizes) <= 2**22 / 4  # what all tensors take together: see test_memory
     for bad in (0, 2.0**30, True, 1000):
         with pytest.raises(ValueError, match="memory_limit must be an integer of at least 1048576"):
             lx.certify(Saliency(model), x, eps=0.01, target=0, memory_limit=bad)

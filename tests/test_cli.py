@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from captum.attr import GradientShap, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from captum.attr import (
+    FeaturePermutation,
+    GradientShap,
+    IntegratedGradients,
+    LayerGradCam,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+)
 from PIL import Image
 
 import lirpa_explain as lx
@@ -25,6 +33,7 @@ from lirpa_explain.cli.model import make_attribution
 from lirpa_explain.cli.store import Store, once
 from lirpa_explain.cli.values import call, value
 from lirpa_explain.datasets.folder import digest
+from lirpa_explain.smoothing.draws import Drawer
 from tests.test_datasets import Copied
 
 NETS = '''
@@ -157,6 +166,17 @@ def test_the_summary_has_the_means(folder, capsys):
     assert dict(zip(header.split(), line.split(), strict=True))["linf"] == f"{mean:.4g}"
 
 
+def test_examples_that_depend_on_each_other_are_in_one_file(folder, nets, capsys):
+    arguments = ["certify", "--model", "cli_nets:table", "--attribution", "FeaturePermutation", "--inputs", "x.npy",
+                 "--eps", "0.1", "--seed", "4", "--target", "1", "--quiet", "--out", "out"]
+    assert main([*arguments, "--chunk", "4"]) == 2 and "give --chunk 5" in capsys.readouterr().err
+    assert main(arguments) == 0
+    model = nets.table().eval()
+    torch.manual_seed(4)
+    expected = FeaturePermutation(model).attribute(torch.from_numpy(np.load("x.npy")).float(), target=1)
+    torch.testing.assert_close(load("out", 0.1, "00000-00004")[0].nominal, expected)
+
+
 def test_noise_depends_on_the_seed_alone_and_predicted_classes_are_explained(folder, nets):
     model = nets.table().eval()
     arguments = ["--noise-tunnel", "--set", "nt_samples=2", "--set", "stdevs=0.1", "--inputs", "x.npy", "--eps", "0.05",
@@ -248,11 +268,11 @@ def test_an_interrupted_run_resumes(folder, monkeypatch, capsys):
     arguments = [*BASE, "--inputs", "x.npy", "--eps", "0.1", "--chunk", "2", "--out", "out"]
     certify, done = Job.certify, []
 
-    def stopped(self, certifier, eps, rows):
+    def stopped(self, eps, rows):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(rows)
-        return certify(self, certifier, eps, rows)
+        return certify(self, eps, rows)
 
     monkeypatch.setattr(Job, "certify", stopped)
     assert main(arguments) == 130
@@ -455,6 +475,64 @@ def test_pictures_of_saved_certificates(folder, capsys):
     assert not Path("never.png").exists()
 
 
+SMOOTH = ["smooth", "--model", "cli_nets:table", "--attribution", "Occlusion", "--set", "sliding_window_shapes=(1,)",
+          "--inputs", "x.npy", "--sigma", "0.25", "--keep", "0.5", "--samples", "60", "--chunk", "3", "--quiet"]
+
+
+def test_smoothed_certificates_are_the_librarys_and_drawn(folder, nets, capsys):
+    assert main([*SMOOTH, "--out", "out", "--report", "page.html", "--radii", "0.05", "0.1", "--seed", "3"]) == 0
+    model, x = nets.table().eval(), torch.from_numpy(np.load("x.npy")).float()
+    expected = lx.certify_smoothed(Occlusion(model), x, sigma=0.25, keep=0.5, nt_samples=60, seed=3,
+                                   target=model(x).argmax(1), sliding_window_shapes=(1,))
+    files = sorted(Path("out/smoothed").glob("*.npz"))
+    found = torch.cat([lx.SmoothedCertificate.load(file).radii for file in files])
+    torch.testing.assert_close(found, expected.radii)
+    for n, row in enumerate(rows_of("out/metrics.csv")):
+        share = expected.at([0.05, 0.1][n // 5]).metric("importance_agreement")[n % 5]
+        assert float(row["importance_agreement"]) == pytest.approx(float(share), abs=1e-9)
+    assert "smoothed map" in Path("page.html").read_text()
+    for out, arguments in {"bars.png": [str(files[0]), "--radius", "0.05"], "curve.png": ["out"]}.items():
+        assert main(["plot", *arguments, "--out", out]) == 0
+        with Image.open(out) as picture:
+            assert picture.width > 300 and len(picture.convert("L").getcolors()) > 2
+    capsys.readouterr()
+    required = [*SMOOTH, "--seed", "3", "--out", "out", "--require"]
+    assert main([*required, "top_k_overlap:k=2 >= 3"]) == 1
+    assert capsys.readouterr().out.count("is not certified at eps") == 3
+    assert main([*required, "prediction"]) == 2 and "say nothing of predictions" in capsys.readouterr().err
+
+
+def test_draws_that_were_interrupted_go_on_and_are_doubled(folder, monkeypatch, capsys):
+    steps, calls = Drawer.steps, []
+
+    def stopped(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return steps(self, *arguments)
+
+    arguments = [*SMOOTH, "--batch-size", "16", "--out"]
+    monkeypatch.setattr(Drawer, "steps", stopped)
+    assert main([*arguments, "out"]) == 130 and list(Path("out/smoothed").glob("*.part"))
+    monkeypatch.setattr(Drawer, "steps", steps)
+    assert main([*arguments, "out", "--doublings", "1"]) == 0
+    assert main([*arguments, "whole", "--doublings", "1"]) == 0
+    for file in sorted(Path("whole/smoothed").iterdir()):
+        resumed, whole = (lx.SmoothedCertificate.load(Path(out) / "smoothed" / file.name) for out in ("out", "whole"))
+        assert torch.equal(resumed.state.counts, whole.state.counts) and (whole.draws == 120).all()
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (["--sigma", "0"], "not a finite number above 0"), (["--keep", "1"], "keep must be"),
+    (["--samples", "5"], "nt_samples=5 is too few"), (["--set", "target=1"], "give --target"),
+    (["--set", "method=IBP"], "no keyword 'method'"), (["--radius", "-1"], "not a radius"),
+    (["--eps", "0.1"], "--eps")])
+def test_bad_settings_of_smoothing(folder, capsys, change, words):
+    assert main([*SMOOTH, "--out", "out", *change]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and words in told
+
+
 def test_what_is_supported_is_listed(capsys):
     assert main(["ops", "metrics", "objectives"]) == 0
     told = capsys.readouterr().out
@@ -471,7 +549,8 @@ def test_the_doctor_says_what_is_missing_and_notices_wrong_certificates(capsys, 
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
     assert f"auto_LiRPA {lx.AUTO_LIRPA_VERSION} (" in told and f"torch {torch.__version__}" in told
-    assert "pillow is missing, for folders of images as inputs: pip install pillow" in told
+    assert "pillow is missing, for folders of images as inputs\n" in told
+    assert "To have what is missing: pip install 'lirpa_explain[" in told
     assert is_right("CROWN")
 
     def shifted(*arguments, **keywords):

@@ -66,6 +66,8 @@ CASES = {
     "layer_input": (lambda model: LayerFeatureAblation(model, model[3]),
                     {"target": 1, "attribute_to_layer_input": True, "layer_baselines": 0.1,
                      "layer_mask": torch.tensor([[0, 0, 1, 1, 2, 2]])}),
+    "permutation": (FeaturePermutation, {"target": TARGETS, "perturbations_per_eval": 3}),
+    "permutation_groups": (FeaturePermutation, {"target": 1, "feature_mask": MASK}),
     "neuron": (lambda model: NeuronFeatureAblation(model, model[2]), {"neuron_selector": (3,)}),
     "tunnel": (lambda model: NoiseTunnel(FeatureAblation(model)),
                {"target": TARGETS, "nt_samples": 3, "stdevs": 0.1, "nt_samples_batch_size": 2}),
@@ -110,7 +112,7 @@ def test_bounds_hold_of_captums_values(name, method, x):
 
 
 @pytest.mark.parametrize("ball", BALLS)
-@pytest.mark.parametrize("name", ["ablation_groups", "layer"])
+@pytest.mark.parametrize("name", ["ablation_groups", "layer", "permutation"])
 def test_balls_of_all_kinds(name, ball, x):
     make, keywords = CASES[name]
     attribution = make(net())
@@ -192,11 +194,12 @@ class Several(nn.Module):
         return self.first(a) * scale[:, None] + number * self.second(b)
 
 
-@pytest.mark.parametrize("kind", [FeatureAblation, ShapleyValueSampling, KernelShap])
+@pytest.mark.parametrize("kind", [FeatureAblation, FeaturePermutation, ShapleyValueSampling, KernelShap])
 def test_several_inputs_groups_across_them_and_further_arguments(kind, x):
     pair = x, x[:, :2] * 2
     keywords = {"target": TARGETS, "additional_forward_args": (torch.tensor([1.0, 2.0, 0.5]).double(), 3),
-                "feature_mask": (torch.tensor([[0, 0, 1, 2]]), torch.tensor([[1, 2]])), "baselines": (0.1, 0.0)}
+                "feature_mask": (torch.tensor([[0, 0, 1, 2]]), torch.tensor([[1, 2]])),
+                **({} if kind is FeaturePermutation else {"baselines": (0.1, 0.0)})}
     attribution = kind(Several())
     certificate = seeded(lx.certify, attribution, pair, eps=(EPS, None), **keywords)
     for seed in range(4):
@@ -213,6 +216,27 @@ def test_weights_are_captums():
     masks = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0]]])
     weights, index = marginal(masks, 2)
     assert (2 * weights[0][index[0]]).tolist() == [[-1, 1, 0, -1, 1], [-1, -1, 1, 1, 0]]
+
+
+def test_permuted_features_of_a_linear_model_are_exact_in_both_examples(x):
+    """w_i (x_i - z_i) with z another example: where it is the example itself, nothing is left of either."""
+    model = nn.Linear(4, 3).double()
+    x = torch.cat([x, x.flip(0) + 0.3])
+    radius = torch.linspace(0.01, 0.06, 6, dtype=torch.float64)[:, None]
+    shift = torch.tensor([1, 2, 3, 4, 5, 0])
+
+    def cyclic(rows, mask):
+        swapped = torch.where(torch.arange(len(rows))[:, None] == 5, rows, rows[shift])
+        return torch.where(mask, swapped, rows)
+
+    certificate = lx.certify(FeaturePermutation(model, cyclic), x, eps=radius.expand(6, 4), target=1)
+    reach = model.weight[1].detach().abs() * (radius + radius[shift])
+    reach[5] = 0
+    torch.testing.assert_close(certificate.upper - certificate.lower, 2 * reach, rtol=1e-9, atol=1e-9)
+    with pytest.raises(lx.UnsupportedAttribution, match="no radius by itself"):
+        certificate.radius(lambda c: c.sign()[:, 0] != 0, high=0.1)
+    with pytest.raises(ValueError, match="cannot be refined.*outputs at masked inputs"):
+        certificate.refine()
 
 
 def test_coefficients_are_those_of_the_normal_equations():
@@ -249,13 +273,19 @@ def own_transform(model):
     return lime
 
 
+def rolled(x, mask):
+    return torch.stack([x[:, i].roll(i + 1) for i in range(x.shape[1])], 1)
+
+
 REFUSED = {
     "lasso": (Lime, {}, "SkLearnLasso.*SkLearnLinearRegression"),
     "lasso given": (lambda model: linear_lime(model, SkLearnLasso(alpha=0.1)), {}, "SkLearnLasso.*KernelShap"),
     "positive": (lambda model: linear_lime(model, SkLearnLinearRegression(positive=True)), {}, "positive"),
     "kernel": (lambda model: Lime(model, SkLearnRidge(alpha=0.1)), {}, "weights or coalitions that depend on the in"),
     "transform": (own_transform, {}, "from_interp_rep_transform"),
-    "permutation": (FeaturePermutation, {}, "FeaturePermutation"),
+    "permutation_tunnel": (lambda model: NoiseTunnel(FeaturePermutation(model)), {}, "other examples of its batch"),
+    "permutation_sums": (lambda model: FeaturePermutation(model, lambda x, _: x + 0.5), {}, "more than move entries"),
+    "permutation_several": (lambda model: FeaturePermutation(model, rolled), {}, "from several examples"),
     "squares": (lambda model: NoiseTunnel(FeatureAblation(model)), {"nt_type": "smoothgrad_sq", "stdevs": 0.1,
                                                                      "nt_samples": 2}, "smoothgrad"),
 }
@@ -269,22 +299,26 @@ def test_what_is_not_linear_in_the_outputs_is_refused(name, x):
 
 
 def test_other_ways_of_bounding(x):
-    """Outward roundings where Captum's are known; training's bounds; no module; an attack within the bounds."""
+    """Outward roundings where Captum's are known; training's bounds; a module; an attack within the bounds."""
     model = net()
-    proven = lx.certify(FeatureAblation(model.float()), x.float(), eps=EPS, target=0, rounding="outward")
-    assert proven.contains(proven.nominal, rtol=0).all()
+    for kind in (FeatureAblation, FeaturePermutation):
+        proven = lx.certify(kind(model.float()), x.float(), eps=EPS, target=0, rounding="outward")
+        assert proven.contains(proven.nominal, rtol=0).all()
     with pytest.raises(ValueError, match="rounding='outward' does not go with KernelShap"):
         lx.certify(KernelShap(model), x.float(), eps=EPS, target=0, rounding="outward")
     model.double()
-    for method in ("IBP", "CROWN"):
-        certificate = lx.certify(FeatureAblation(model), x, eps=EPS, target=0, method=method)
-        bounds = lx.Certifier(FeatureAblation(model), method=method).bounds(x, eps=EPS, target=0)
+    for kind, method in ((FeatureAblation, "IBP"), (FeaturePermutation, "IBP"), (FeatureAblation, "CROWN")):
+        certificate = seeded(lx.certify, kind(model), x, eps=EPS, target=0, method=method)
+        bounds = seeded(lx.Certifier(kind(model), method=method).bounds, x, eps=EPS, target=0)
         torch.testing.assert_close(bounds.lower, certificate.lower, rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(bounds.value, certificate.nominal, rtol=1e-9, atol=1e-12)
         bounds.width.mean().backward()
         assert all(layer.weight.grad is not None for layer in model if isinstance(layer, nn.Linear))
     with pytest.raises(lx.UnsupportedAttribution, match="is no module"):
-        lx.AttributionModule(FeatureAblation(model), x, target=0)
-    certificate = lx.certify(FeatureAblation(model), x, eps=EPS, target=0)
-    sandwich = certificate.sandwich("max_change", settings={"samples": 5, "restarts": 1, "steps": 3})
-    assert (sandwich.found <= sandwich.certified + 1e-9).all() and (sandwich.found > 0.5 * sandwich.certified).all()
+        lx.AttributionModule(FeaturePermutation(model), x, target=0)
+    module = lx.AttributionModule(FeatureAblation(model), x, target=0)
+    torch.testing.assert_close(module(x), certificate.nominal.flatten(1), rtol=1e-9, atol=1e-12)
+    for kind in (FeatureAblation, FeaturePermutation):
+        certificate = lx.certify(kind(model), x, eps=EPS, target=0)
+        sandwich = certificate.sandwich("max_change", settings={"samples": 5, "restarts": 1, "steps": 3})
+        assert (sandwich.found <= sandwich.certified + 1e-9).all() and (sandwich.found > 0.4 * sandwich.certified).all()

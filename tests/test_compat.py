@@ -14,11 +14,21 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+HIDE = ("import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'auto_LiRPA' else find(name, *a)\n")
+
+
+def test_without_auto_lirpa_the_command_line_says_one_line():
+    result = run(f"import sys; sys.argv = ['/usr/bin/lirpa-explain', 'doctor']\n{HIDE}import lirpa_explain.cli")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("lirpa-explain: ") and "pip install --no-deps auto_LiRPA" in result.stderr
+    assert "torch " in result.stdout and "Python " in result.stdout
+
+
 def test_without_auto_lirpa_the_import_says_how_to_get_it():
-    hide = ("import importlib.util as u; find = u.find_spec\n"
-            "u.find_spec = lambda name, *a: None if name == 'auto_LiRPA' else find(name, *a)\n")
-    result = run(hide + "import lirpa_explain")
+    result = run(HIDE + "import lirpa_explain")
     assert result.returncode == 1 and "ImportError" in result.stderr
+    assert len(result.stderr.split("ImportError: ")[1].splitlines()) == 1
     assert "pip install --no-deps auto_LiRPA==0.3" in result.stderr
     assert "pip install --no-deps git+https://github.com/Verified-Intelligence/auto_LiRPA.git" in result.stderr
 

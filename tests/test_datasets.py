@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from captum.attr import IntegratedGradients, LayerActivation, NoiseTunnel, Saliency
+from captum.attr import FeaturePermutation, IntegratedGradients, LayerActivation, NoiseTunnel, Saliency
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -206,6 +206,35 @@ def test_facts_of_other_senses_are_kept(data, tmp_path):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
 
 
+def function_that_explains():
+    """A factory of something that is no class of Captum's."""
+    net = make_net()
+
+    def explain(x, target):
+        point = x.detach().requires_grad_()
+        return torch.autograd.grad(net(point)[range(len(x)), target].sum(), point)[0]
+
+    return explain
+
+
+@pytest.mark.parametrize(("attribution", "executor", "chunk"), [
+    (Saliency(make_net()), Copied(), 3), (function_that_explains, None, 4)])
+def test_smoothed_certificates_are_rows_whatever_the_chunks(attribution, executor, chunk, data, tmp_path):
+    settings = {"sigma": 0.2, "keep": 0.5, "nt_samples": 60, "radius": 0.05}
+    run = lx.certify_dataset(attribution, data, out=tmp_path / "out", executor=executor, chunk=chunk,
+                             features=list("abcd"), metrics=["importance_agreement"],
+                             report=tmp_path / "page.html", **settings)
+    assert (run.examples, run.failed) == (COUNT, {})
+    made = attribution() if attribution is function_that_explains else attribution
+    expected = lx.certify_smoothed(made, data[0], target=data[1], **settings)
+    table = lx.read_results(tmp_path / "out")
+    for name, values in (("radii", expected.radii), ("lower", expected.at(0.05).lower), ("nominal", expected.nominal)):
+        stored = torch.tensor(table[[f"{name}[{letter}]" for letter in "abcd"]].to_numpy())
+        torch.testing.assert_close(stored, values, rtol=1e-6, atol=1e-9)
+    assert table["importance_agreement"].to_list() == expected.at(0.05).metric("importance_agreement").tolist()
+    assert "smoothed map" in (tmp_path / "page.html").read_text()
+
+
 def test_what_is_drawn_depends_on_the_seed_and_the_example_alone(data, tmp_path):
     x, y = data
     settings = {"eps": 0.01, "nt_samples": 2, "stdevs": 0.1, "abs": False, "chunk": 3}
@@ -352,6 +381,8 @@ BAD = {
     "class": ({"attribution": Saliency}, TypeError, "attribution is a type"),
     "factory": ({"attribution": make_net}, TypeError, "function returned a Sequential"),
     "differentiable": ({"differentiable": True}, ValueError, "takes no differentiable"),
+    "permutation": ({"attribution": FeaturePermutation(make_net())}, lx.UnsupportedAttribution, "no row of a data set"),
+    "sigma": ({"sigma": 0.0}, ValueError, "sigma makes smoothed certificates, which eps does not go with"),
     "everyone fails": ({"eps": -1.0}, ValueError, "None of the first 7 examples.*for one reason"),
     "unpicklable data": ({"dataset": Unpicklable(*2 * (torch.rand(3, 4),)), "executor": Copied()}, ValueError,
                          "data set cannot be pickled.*open file.*pass an iterable"),
@@ -370,6 +401,14 @@ def test_bad_input(case, data, tmp_path):
     assert not Results(tmp_path).files()
     if case == "everyone fails":
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"sigma": 0.0}, "sigma must be a finite number above 0"), ({"sigma": 0.1, "keep": 1.0}, "keep must be"),
+    ({"sigma": 0.1, "keep": 0.5, "nt_samples": 5}, "nt_samples=5 is too few"), ({}, "or sigma, for smoothed")])
+def test_bad_settings_of_smoothed_certificates(settings, words, data, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        lx.certify_dataset(Saliency(make_net()), data, out=tmp_path, **settings)
 
 
 def test_an_attribution_that_cannot_be_pickled_says_what_to_do(data, tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def problem(name: str) -> tuple[nn.Module, torch.Tensor]:
     return NETS[name]().double().eval(), torch.rand(2, 1, 6, 6, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("fresh", [0, 512])
+@pytest.mark.parametrize("fresh", [0, 3, 512])
 @pytest.mark.parametrize("name", NETS)
 def test_values_lie_within_forms(name, fresh, monkeypatch):
     monkeypatch.setattr(forward, "FRESH", fresh)

@@ -146,6 +146,10 @@ def test_arrays_tables_and_names(tmp_path):
     named = certify(own, X.numpy(), features=["p", "q", "r", "s"])
     mask = torch.tensor([True, False, True, False])
     assert named.at(0.0).metric("localisation", mask=["p", "r"]).equal(named.at(0.0).metric("localisation", mask=mask))
+    within = found.at(0.1)
+    assert within.to_frame()["side"].tolist() == found.labels(0.1).flatten().tolist() and 1 in found.labels(0.1)
+    with pytest.raises(ValueError, match="speaks of a smoothed map"):
+        within.sandwich("linf")
     found.save(tmp_path / "named.npz")
     again = lx.SmoothedCertificate.load(tmp_path / "named.npz")
     assert again.features == found.features and again.more(attribution, frame, **keywords).draws.tolist() == [400, 400]
@@ -434,6 +438,7 @@ BAD = [
     ({"keep": 0.01}, ValueError, "makes 0 important entries"),
     ({"keep": 0.99}, ValueError, "fewer than 4 in all"),
     ({"levels": 3}, ValueError, "each level has one more at least"),
+    ({"levels": 100}, ValueError, r"makes 0, 0, 0, 0, 0, 0, 0, 0, \.\.\. important"),
     ({"levels": 0}, ValueError, "levels must be at least 1"),
     ({"levels": 1.0}, TypeError, "levels must be an int"),
     ({"confidence": 1.0}, ValueError, "confidence must be a number between 0 and 1"),
@@ -448,6 +453,7 @@ BAD = [
     ({"attribution": attr.Saliency}, lx.UnsupportedAttribution, r"Make an object of it: Saliency\(model\)"),
     ({"attribution": net()}, lx.UnsupportedAttribution, "Say how it is to be explained"),
     ({"attribution": attr.Saliency(net()).attribute}, lx.UnsupportedAttribution, "Pass the object itself"),
+    ({"attribution": attr.FeaturePermutation(net()), "target": 0}, lx.UnsupportedAttribution, "no smoothed map by its"),
     ({"attribution": 3}, TypeError, "or a function of the inputs; given: int"),
     ({"features": ["a", "b"]}, ValueError, "features must name each of the 4"),
     ({"inputs": torch.ones(2, 4, dtype=torch.int64)}, TypeError, "float32 or float64"),

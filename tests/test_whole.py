@@ -6,12 +6,15 @@ import torch
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 from captum.attr import (
     DeepLift,
+    FeatureAblation,
     GradientShap,
     InputXGradient,
     IntegratedGradients,
     LayerGradientXActivation,
     NoiseTunnel,
+    Occlusion,
     Saliency,
+    ShapleyValueSampling,
 )
 from torch import Tensor, nn
 
@@ -37,6 +40,11 @@ ATTRIBUTIONS = {
     "layer": (LayerGradientXActivation(NET, NET[0]), {"target": 0}),
     "squares": (NoiseTunnel(Saliency(NET)), {"target": 1, "nt_type": "smoothgrad_sq", "nt_samples": 2}),
     "variance": (NoiseTunnel(InputXGradient(NET)), {"target": 1, "nt_type": "vargrad", "nt_samples": 2}),
+    "ablation": (FeatureAblation(NET), {"target": [1, 0], "baselines": X.flip(0) / 2}),
+    "ablation-of-groups": (FeatureAblation(NET), {"target": 1, "feature_mask": torch.tensor([[0, 1, 1], [1, 0, 1]])}),
+    "occlusion": (Occlusion(NET), {"target": 1, "sliding_window_shapes": (2,)}),
+    "shapley": (ShapleyValueSampling(masked), {"target": 0, "n_samples": 2, "additional_forward_args": (
+        torch.tensor([[1, 1, 1], [0, 1, 1]]),)}),
     "shap": (GradientShap(NET), {"target": 1, "n_samples": 2, "baselines": X}),
 }
 
@@ -60,21 +68,26 @@ def test_a_whole_attribution_is_captums_and_its_bounds_hold(name):
 
     def captum(x: Tensor) -> Tensor:
         seeded()
-        return attribution.attribute(x, **keywords).detach().flatten(1)
+        return attribution.attribute(x, **keywords).detach().flatten(1).double()
 
     seeded()
     module = lx.AttributionModule(attribution, X, **keywords)
-    torch.testing.assert_close(module(X), captum(X), rtol=1e-10, atol=1e-12)
+    joined = module.plan.combination
+    single = joined is not None and joined.dtype == torch.float32  # what Captum rounds its result to
+    rounding = 1e-6 if single else 1e-10
+    torch.testing.assert_close(module(X), captum(X), rtol=rounding, atol=rounding / 10)
     assert {id(p) for p in module.parameters()} <= {id(p) for p in NET.parameters()}
     points = sample_box(X - 0.05, X + 0.05, 8, torch.Generator().manual_seed(1))
     values = torch.stack([captum(x) for x in points])
-    torch.testing.assert_close(module(points[0]), values[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(module(points[0]), values[0], rtol=10 * rounding, atol=rounding / 10)
     bounded = BoundedModule(module, X)
     ball = BoundedTensor(X, PerturbationLpNorm(norm=torch.inf, x_L=X - 0.05, x_U=X + 0.05))
     C = torch.randn(2, 3, values.shape[2], generator=torch.Generator().manual_seed(2)).double()
-    assert_inside(tuple(side.detach() for side in bounded.compute_bounds((ball,), method="IBP")), values)
+    assert_inside(tuple(side.detach() for side in bounded.compute_bounds((ball,), method="IBP")), values,
+                  rounding=10 * rounding)
     lower, upper = bounded.compute_bounds((ball,), method="CROWN", C=C)
-    assert_inside((lower.detach(), upper.detach()), torch.einsum("bkd,sbd->sbk", C, values))
+    assert_inside((lower.detach(), upper.detach()), torch.einsum("bkd,sbd->sbk", C, values),
+                  rounding=10 * rounding)
 
 
 def test_what_is_no_module_is_refused():

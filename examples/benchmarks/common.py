@@ -67,12 +67,12 @@ def load_pneumonia(data: Path, split: str) -> tuple[Tensor, Tensor]:
     return images[:, None].to(torch.get_default_dtype()) / 255, labels.flatten().long()
 
 
-def load_cifar(data: Path, count: int) -> Tensor:
-    """The first test images (N, 3, 32, 32) in [0, 1], in the default type."""
+def load_cifar(data: Path, count: int, part: int = 50) -> Tensor:
+    """The first images (N, 3, 32, 32) of a file in [0, 1], in the default type; those of part 50 are for testing."""
     import numpy as np
     from PIL import Image
 
-    with Image.open(data / "cifar10" / "cifar10_batch_50.png") as file:
+    with Image.open(data / "cifar10" / f"cifar10_batch_{part}.png") as file:
         pixels = np.array(file)[:count]
     return torch.tensor(pixels).reshape(-1, 32, 32, 3).permute(0, 3, 1, 2).contiguous() / 255
 

@@ -1,6 +1,6 @@
-"""Benchmark: how far a CIFAR-10 ResNet-20 and a small vision transformer can be certified.
+"""Benchmark: how far a CIFAR-10 ResNet-20, a ResNet-18 and small vision transformers can be certified.
 
-    python examples/benchmarks/large.py DATA [--nets resnet20 vit] [--methods CROWN-IBP CROWN] [--images 1]
+    python examples/benchmarks/large.py DATA [--nets resnet20 resnet18 vit vit65] [--methods CROWN]
         [--halvings 5] [--low -26] [--high -10] [--memory 1] [--weights FOLDER]
 
 The gradient of the predicted class's logit (Captum's Saliency with abs=False) is bounded over linf balls around the
@@ -13,6 +13,10 @@ of the whole process, with memory_limit of --memory GiB.
   * vit: 28x28 MNIST in patches of 7, dimension 32, a class token, learned positions, 2 layers of
     nn.TransformerEncoderLayer(norm_first=True, activation="gelu", dropout=0) with 4 heads and 64 hidden units; trained
     here for --epochs, and kept in --weights for the next time.
+  * vit65: the same with patches of 7 taken every 3 pixels, so that there are 64 and the class token.
+  * resnet18: torchvision's layout (7x7 convolution of stride 2, 3x3 max pooling, widths 64 to 512, stages of two basic
+    blocks with 1x1 convolutions as shortcuts, BatchNorm, ReLU) on 3x64x64, CIFAR-10's images enlarged; random weights.
+  * resnet18_trained: the same, trained here for --steps18 steps of 64 of these images, and kept in --weights.
 """
 
 import argparse
@@ -69,14 +73,41 @@ class ResNet(nn.Module):
         return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
+class BasicBlock(nn.Module):
+    """ResNet-18's block: two convolutions, and a 1x1 convolution beside them where the shape changes."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+        self.beside = nn.Sequential() if before == after else nn.Sequential(
+            nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block."""
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.beside(x))
+
+
+class ResNet18(nn.Sequential):
+    """The network in torchvision's layout, of images 3x64x64 in [0, 1]."""
+
+    def __init__(self, classes: int = 10) -> None:
+        widths = (64, 64, 128, 256, 512)
+        stages = [block for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False))
+                  for block in (BasicBlock(before, after, 1 + (i > 0)), BasicBlock(after, after, 1))]
+        super().__init__(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *stages,
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+
 class ViT(nn.Module):
     """A small vision transformer of 28x28 images in [0, 1]."""
 
-    def __init__(self, dim: int = 32, layers: int = 2, heads: int = 4, patch: int = 7) -> None:
+    def __init__(self, dim: int = 32, layers: int = 2, heads: int = 4, patch: int = 7, stride: int = 7) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(1, dim, patch, patch)
+        self.patches = nn.Conv2d(1, dim, patch, stride)
         self.token = nn.Parameter(torch.randn(1, 1, dim) / 8)
-        self.position = nn.Parameter(torch.randn(1, (28 // patch) ** 2 + 1, dim) / 8)
+        self.position = nn.Parameter(torch.randn(1, ((28 - patch) // stride + 1) ** 2 + 1, dim) / 8)
         self.layers = nn.Sequential(*[
             nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout=0.0, activation="gelu", batch_first=True,
                                        norm_first=True)
@@ -100,10 +131,44 @@ def load_resnet(data: Path) -> ResNet:
     return net.eval()
 
 
-def load_vit(data: Path, weights: Path | None, epochs: int, train_images: int) -> ViT:
+def load_images64(data: Path, count: int, part: int = 50) -> tuple[Tensor, Tensor]:
+    """The first images of a file of CIFAR-10, enlarged to 3x64x64, and their classes; part 50 holds test images."""
+    import numpy as np
+
+    labels = np.load(data / "cifar10" / ("labels_first1000_test.npy" if part == 50 else "labels_first4000_train.npy"))
+    first = 0 if part == 50 else 1000 * part
+    images = F.interpolate(common.load_cifar(data, count, part), scale_factor=2, mode="bilinear")
+    return images, torch.tensor(labels[first:first + count]).long()
+
+
+def load_resnet18(data: Path, weights: Path | None, steps: int) -> ResNet18:
+    """The ResNet-18 in eval mode: random weights with statistics of its own, or trained for so many steps."""
+    torch.manual_seed(0)
+    net, file = ResNet18(), weights and weights / f"resnet18_{steps}.pth"
+    if file and file.exists():
+        net.load_state_dict(torch.load(file, weights_only=True))
+        return net.eval()
+    parts = [load_images64(data, 1000, part) for part in range(4)]
+    images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, 0.9, weight_decay=5e-4)
+    for i in range(max(steps, 10)):
+        index = torch.randint(len(images), (64,))
+        with torch.set_grad_enabled(steps > 0):
+            loss = F.cross_entropy(net(images[index]), labels[index])  # with random weights, for the statistics alone
+        if steps:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            common.progress(f"resnet18, step {i}: loss {float(loss):.3f}") if i % 10 == 0 else None
+    if file:
+        torch.save(net.state_dict(), file)
+    return net.eval()
+
+
+def load_vit(data: Path, weights: Path | None, epochs: int, train_images: int, stride: int = 7) -> ViT:
     """The vision transformer in eval mode, trained unless its weights are there."""
     torch.manual_seed(0)
-    net, file = ViT(), weights and weights / "vit.pth"
+    net, file = ViT(stride=stride), weights and weights / ("vit.pth" if stride == 7 else f"vit_{stride}.pth")
     if file and file.exists():
         net.load_state_dict(torch.load(file, weights_only=True))
         return net.eval()
@@ -147,13 +212,22 @@ def bisect(certifier: lx.Certifier, image: Tensor, target: Tensor, halvings: int
     return result
 
 
+LOAD = {
+    "resnet20": lambda args: (load_resnet(args.data), common.load_cifar(args.data, args.images)),
+    "resnet18": lambda args: (load_resnet18(args.data, args.weights, 0), load_images64(args.data, args.images)[0]),
+    "resnet18_trained": lambda args: (load_resnet18(args.data, args.weights, args.steps18),
+                                      load_images64(args.data, args.images)[0]),
+    "vit": lambda args: (load_vit(args.data, args.weights, args.epochs, args.train),
+                         common.load_mnist(args.data, args.images)[0]),
+    "vit65": lambda args: (load_vit(args.data, args.weights, args.epochs, args.train, 3),
+                           common.load_mnist(args.data, args.images)[0]),
+}
+"""The nets and their images."""
+
+
 def measure(name: str, method: str, args: argparse.Namespace) -> dict[str, Tensor | float]:
     """The bisections of a net and method."""
-    if name == "resnet20":
-        net, images = load_resnet(args.data), common.load_cifar(args.data, args.images)
-    else:
-        net, images = load_vit(args.data, args.weights, args.epochs, args.train), common.load_mnist(
-            args.data, args.images)[0]
+    net, images = LOAD[name](args)
     target = net(images).argmax(1)
     started = time.perf_counter()
     certifier = lx.Certifier(Saliency(net), images[:1], target=target[:1], abs=False, method=method,
@@ -169,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark, or with the hidden option --one a single measurement of it."""
     parser = common.parser(__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--nets", nargs="+", choices=("resnet20", "vit"), default=("resnet20", "vit"))
+    parser.add_argument("--nets", nargs="+", choices=LOAD, default=("resnet20", "vit"))
     parser.add_argument("--methods", nargs="+", default=["CROWN-IBP", "CROWN"])
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--halvings", type=int, default=5)
@@ -179,13 +253,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="folder for the trained transformer")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--train", type=int, default=20000, help="training images")
+    parser.add_argument("--steps18", type=int, default=100, help="training steps of resnet18_trained")
     args = parser.parse_args(argv)
     if args.one:
         torch.save(measure(args.nets[0], args.methods[0], args), args.one)
         return
     print(f"{common.versions()}\n")
     options = [f"--{key}={getattr(args, key)}"
-               for key in ("images", "halvings", "memory", "epochs", "train", "low", "high")]
+               for key in ("images", "halvings", "memory", "epochs", "train", "low", "high", "steps18")]
     lines = []
     for name in args.nets:
         if name == "vit":

@@ -226,12 +226,12 @@ def draw(kept: dict[str, lx.SmoothedCertificate], image: Tensor, path: Path) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.5, 2.7 * len(DRAWN)), layout="constrained")
+    figure = Figure(figsize=(12.5, 2.95 * len(DRAWN)), layout="constrained")
     FigureCanvasAgg(figure)
     for part, name in zip(figure.subfigures(len(DRAWN), 1), DRAWN, strict=True):
         lx.plot_importance(kept[name].at(RADIUS), 0, image, figure=part,
                            title=f"{name}, sigma {SIGMAS[0]}, l2 radius {RADIUS}")
-    figure.savefig(path, dpi=60)
+    figure.savefig(path, dpi=80)
 
 
 def beside(args: argparse.Namespace) -> None:

@@ -48,7 +48,12 @@ class Derivative:
 
     def chunks(self, points: tuple[Tensor, ...]) -> list[tuple[Tensor, tuple[Tensor, ...], Tensor]]:
         """Sample (B,), inputs of the module, and weights (B, 1) of all rows, at points in place of the inputs."""
-        return [(sample, (*(x[self.rows.example[sample]] for x in points), *values[len(points):]), weight)
+        def moved(sample: Tensor) -> tuple[Tensor, ...]:
+            own = tuple(x[self.rows.example[sample]] for x in points)
+            partners = range(self.rows.moving - len(points))
+            return (*own, *(points[i][self.rows.partner(i)[sample]] for i in partners))
+
+        return [(sample, (*moved(sample), *values[self.rows.moving:]), weight)
                 for sample, values, _, weight in self.rows.chunks(self.batch_size, progress=False)]
 
     def __call__(self, points: tuple[Tensor, ...], call: Callable[..., Tensor] | None = None) -> Tensor:

@@ -61,6 +61,28 @@ class Combination:
         return groups @ self.weights.expand(count, -1, -1)
 
 
+class Permuted:
+    """A function of its inputs with masked entries replaced by those of other examples: f(m * x + n * z), n = 1 - m.
+
+    Args:
+        forward: the function.
+        inputs: how many inputs x it has.
+        extras: how many further arguments.
+    """
+
+    def __init__(self, forward: Callable[..., Tensor], inputs: int, extras: int) -> None:
+        self.forward, self.inputs, self.extras = forward, inputs, extras
+        self.key = ("permuted", inputs, extras)
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        """The output, for inputs x and z, further arguments, masks m and n; where z is left out, it is x."""
+        count = self.inputs
+        kept, away = arguments[-2 * count:-count], arguments[-count:]
+        given = arguments[:-2 * count]
+        xs, zs, extras = given[:count], given[:-self.extras or None][-count:], given[len(given) - self.extras:]
+        return self.forward(*(x * m + z * n for x, z, m, n in zip(xs, zs, kept, away, strict=True)), *extras)
+
+
 class Masked:
     """A function at masked copies of its inputs: of x, further arguments, masks m and fillings s, f(m * x + s).
 
@@ -89,14 +111,14 @@ class Masked:
         return self.layer.replaced(self.forward, given, moved)
 
 
-def selected_output() -> Program:
-    """The output that is explained: what the cotangent makes of the model's."""
+def selected_output(*points: str) -> Program:
+    """The output that is explained: what the cotangent makes of the model's, at these points side by side."""
 
-    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
-        return ((call(*points["input"]) * cotangent).flatten(1).sum(1, keepdim=True)
-                if cotangent.ndim > 1 else (call(*points["input"]) * cotangent)[:, None],)
+    def compute(call: Callable[..., Tensor], at: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+        output = call(*(x for point in points for x in at[point])) * cotangent
+        return (output.flatten(1).sum(1, keepdim=True) if cotangent.ndim > 1 else output[:, None],)
 
-    return Program(("selected output",), ("input",), compute)
+    return Program(("selected output",), points, compute)
 
 
 def combined(inputs: tuple[Tensor, ...], keywords: dict[str, Any], function: Masked, masks: Tensor,
@@ -117,14 +139,19 @@ def combined(inputs: tuple[Tensor, ...], keywords: dict[str, Any], function: Mas
     parts = [part.expand(count, -1, -1).reshape(count * samples, *b.shape[1:])
              for part, b in zip(masks.split(sizes, 2), baselines, strict=True)]
     fillings = [(1 - part) * b.repeat_interleave(samples, 0) for part, b in zip(parts, baselines, strict=True)]
+    return Plan(**copies(inputs, keywords, samples, (*parts, *fillings)), program=selected_output("input"),
+                function=function, combination=combination)
+
+
+def copies(inputs: tuple[Tensor, ...], keywords: dict[str, Any], samples: int, further: tuple[Tensor, ...]
+           ) -> dict[str, Any]:
+    """The fields of a plan of so many copies of each example, with further arguments that have a row for each copy."""
+    count, target = len(inputs[0]), keywords.get("target")
     extras = tuple(e.repeat_interleave(samples, 0) if isinstance(e, Tensor) and e.ndim and len(e) == count else e
                    for e in extras_of(keywords))
-    target = keywords.get("target")
     each = target if isinstance(target, list) else one_each(target, count)
-    targets = tuple((samples, target) for target in each)
-    return Plan(points=tuple(x.repeat_interleave(samples, 0) for x in inputs), targets=targets,
-                extras=(*extras, *parts, *fillings), program=selected_output(), function=function, samples=samples,
-                combination=combination)
+    return {"points": tuple(x.repeat_interleave(samples, 0) for x in inputs), "extras": (*extras, *further),
+            "targets": tuple((samples, target) for target in each), "samples": samples}
 
 
 def _merged(masks: Tensor, combination: Combination) -> tuple[Tensor, Combination]:

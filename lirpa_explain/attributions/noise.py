@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedAttribution
 from .combination import averaged
-from .plan import Plan, make_plan, name_of, one_each, register
+from .plan import Plan, make_plan, name_of, one_each, refuse_mixed, register
 
 REDUCTION_OF = {"smoothgrad": "mean", "smoothgrad_sq": "mean of squares", "vargrad": "variance"}
 
@@ -40,6 +40,7 @@ def noise_tunnel(attribution: NoiseTunnel, inputs: tuple[Tensor, ...], keywords:
     inner = attribution.attribution_method
     if isinstance(inner, NoiseTunnel):
         raise UnsupportedAttribution(f"{name_of(attribution)} cannot be certified: a NoiseTunnel within a NoiseTunnel.")
+    refuse_mixed(inner, "mean over its noise")
     recorder = _Recorder(inner)
     keywords = {k: v for k, v in keywords.items() if k != "return_convergence_delta"}
     NoiseTunnel(recorder).attribute(inputs, **keywords)

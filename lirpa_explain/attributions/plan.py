@@ -55,6 +55,8 @@ class Plan:
         nearest: set for boundary attributions, whose baselines are boundary points: the function whose decision changes
             there, and the options of the search.
         combination: what is made of the samples, which are outputs, in place of `reduction`.
+        partners: for each input, (V,), the example whose input a sample reads beside its own: the attribution of an
+            example then depends on others of the batch; None where no example reads another.
     """
 
     points: tuple[Tensor, ...]
@@ -74,6 +76,7 @@ class Plan:
     noisy: bool = False
     nearest: Any = None
     combination: "Combination | None" = None
+    partners: tuple[Tensor, ...] | None = None
 
     @property
     def steps(self) -> int:
@@ -148,10 +151,12 @@ class Supported:
     Args:
         planner: maps (attribution object, inputs, keywords of its `attribute`) to a `Plan`.
         formula: the attribution as a sum of gradients, for people.
+        mixes: whether that of one example depends on the others of its batch.
     """
 
     planner: Planner
     formula: str
+    mixes: bool = False
 
 
 ATTRIBUTIONS: Table[type[Attribution], Supported] = Table(
@@ -162,11 +167,10 @@ ATTRIBUTIONS: Table[type[Attribution], Supported] = Table(
 
 
 WHY_NOT: dict[str, str] = {
-    "FeaturePermutation": "its value for one example is made of the other examples of the batch, so that no example "
-                          "has bounds of its own; FeatureAblation with other examples as baselines asks the same of "
-                          "each",
-    "LayerLRP": "relevance is certified at the input only; use LRP",
     "LimeBase": "what its functions read is not known; use Lime or KernelShap",
+    "DeepLift of a batch through max pooling or softmax": "Captum's rules for these read other examples of the batch; "
+                                                          "certify one example at a time",
+    "NoiseTunnel over FeaturePermutation": "the noisy copies of all examples would be permuted with each other",
     "Lime with a Lasso": "its coefficients are not linear in the outputs; give SkLearnLinearRegression() or "
                          "SkLearnRidge(alpha=...)",
     "Lime with an exponential kernel": "its weights depend on the input; give a similarity_func of the interpretable "
@@ -175,8 +179,9 @@ WHY_NOT: dict[str, str] = {
 """What of Captum is not certified, and why."""
 
 
-def register(kind: type[Attribution], formula: str, *, overwrite: bool = False) -> Callable[[Planner], Planner]:
-    """Decorator: certify attributions of class `kind` by the decorated planner.
+def register(kind: type[Attribution], formula: str, *, overwrite: bool = False, mixes: bool = False
+             ) -> Callable[[Planner], Planner]:
+    """Decorator: certify attributions of class `kind` by the decorated planner, which `mixes` examples or does not.
 
     Raises:
         ValueError: the class is registered and `overwrite` is False.
@@ -185,7 +190,7 @@ def register(kind: type[Attribution], formula: str, *, overwrite: bool = False) 
         ATTRIBUTIONS.refuse_taken(kind)
 
     def add(planner: Planner) -> Planner:
-        ATTRIBUTIONS.add(kind, Supported(planner, formula), overwrite=overwrite)
+        ATTRIBUTIONS.add(kind, Supported(planner, formula, mixes), overwrite=overwrite)
         return planner
 
     return add
@@ -203,6 +208,29 @@ def lookup(attribution: Any) -> Supported:
         why = WHY_NOT.get(kind.__name__, "it is known neither as a sum of gradients nor of outputs")
         raise UnsupportedAttribution(f"{kind.__name__} cannot be certified: {why}. {ATTRIBUTIONS.unknown(kind)}")
     return ATTRIBUTIONS[kind]
+
+
+def mixes(attribution: Any) -> bool:
+    """Whether the attribution of one example, or of what an object is around, depends on the others of its batch."""
+    inner = getattr(attribution, "attribution_method", attribution)
+    return type(inner) in ATTRIBUTIONS and ATTRIBUTIONS[type(inner)].mixes
+
+
+def refuse_mixed(attribution: Any, what: str) -> None:
+    """Refuse an attribution whose examples depend on each other where each of them is to stand alone.
+
+    Args:
+        attribution: it, or one around it; anything else is passed over.
+        what: what is asked of each, for the message.
+
+    Raises:
+        UnsupportedAttribution: it is such a one.
+    """
+    if mixes(attribution):
+        raise UnsupportedAttribution(
+            f"{name_of(attribution)} of one example is made of the other examples of its batch: it has no {what} by "
+            "itself. Certify the whole batch at a radius of your choice; or take FeatureAblation, with another "
+            "example as baseline, which is one of each example alone.")
 
 
 def make_plan(attribution: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:

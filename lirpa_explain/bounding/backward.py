@@ -95,7 +95,7 @@ def pull_back(nodes: Sequence[Bound], start: Bound, functions: Coefficient, form
         elif not node.perturbed:
             ends = _at_constant(node, *sides)
         else:
-            coefficients, *ends = node.bound_backward(*sides, *node.inputs)
+            coefficients, *ends = node.pull(*sides, *node.inputs)
             for n, new in zip(node.inputs, coefficients, strict=True):
                 if any(A is not None for A in new):
                     arrived[n.name] = _together(arrived.get(n.name), _as_suits(new))

@@ -92,6 +92,8 @@ def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
     values, sample = _all_rows(rows)
     example = None if sample is None else rows.example[sample]
     boxes = [input_interval(x, ball, example) for x, ball in zip(inputs, balls, strict=True)]
+    for i, (x, ball) in enumerate(zip(inputs, balls, strict=True) if plan.partners is not None else ()):
+        boxes.append(input_interval(x, ball, rows.partner(i) if sample is None else rows.partner(i)[sample]))
     box = fold_rows(rows, intervals(values, boxes, parameters), INTERVALS, lambda: rows.multiplier()[0])
     return Bounds(box, lambda: _value(rows, module, values), module.split)
 

@@ -4,16 +4,16 @@ Each point of each path of each sample is one row for the engine. Rows are bound
 their sample at once, so memory grows with the chunk and not with the number of steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..attributions import Plan
-from ..attributions.combination import Combination
 from ..boxes import Box
+from ..errors import MemoryLimitTooSmall
 from ..graph import GradientModule
 from ..relaxations.ranges import linear_range
 from ..rounding import FAR_PROBES, PROBES
@@ -23,6 +23,8 @@ from .errors import Reach, value_and_error
 from .fold import BOXES, ERRORS, OUTWARD, VALUES, Rounded, Sized, fold, moved_out, outer
 from .joint import Joint
 from .rows import PlanRows
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,39 @@ def compose(plan: Plan, module: GradientModule, engine: Engine | Reach, inputs: 
 
     Returns:
         Bounds, value and error of the attribution.
+
+    Raises:
+        MemoryLimitTooSmall: there is a limit of memory that not even one row at a time keeps.
     """
-    rows, like, shape = PlanRows(plan, module, inputs, balls, rounded), inputs[0], (len(plan.points[0]), module.size)
+    rows = PlanRows(plan, module, inputs, balls, rounded)
+    return _with_fewer_rows(lambda size: _composed(rows, module, engine, method, size, progress, evaluate), batch_size)
+
+
+def _with_fewer_rows(bound: Callable[[int], T], batch_size: int) -> T:
+    """What is bounded so many rows at a time, or fewer where memory is short."""
+    while True:
+        try:
+            return bound(batch_size)
+        except MemoryLimitTooSmall as error:
+            if error.rows == 1:
+                raise
+            batch_size = error.rows // 2
+
+
+def _composed(rows: PlanRows, module: GradientModule, engine: Engine | Reach, method: str, batch_size: int,
+              progress: bool, evaluate: bool) -> Composed:
+    """Bounds, value and error of the attribution of a plan's rows, so many at a time; see `compose`."""
+    plan, inputs, rounded = rows.plan, rows.inputs, rows.rounded
+    like, shape = inputs[0], (len(plan.points[0]), module.size)
+    joint = _joint(plan, engine, inputs, rows.balls, method, rounded)
     box, size = BOXES.zero(like, *shape), VALUES.zero(like, *shape)
     near, far = ERRORS.zero(like, *shape), ERRORS.zero(like, *shape)
 
     def probe(values: tuple[Tensor, ...], off: list[Tensor | None], weight: Tensor, count: int) -> Rounded:
         return ERRORS.scaled(Rounded(*value_and_error(module, values, off, count)), weight)
 
-    joint = _joint(plan, engine, inputs, balls, method, rounded)
     for sample, values, perturbations, weight in rows.chunks(batch_size, progress):
-        part = BOXES.scaled(_bounds(engine, values, perturbations, method, joint, len(inputs)), weight)
+        part = BOXES.scaled(_bounds(engine, values, perturbations, method, joint, rows.moving), weight)
         BOXES.add(box, sample, part)
         with torch.no_grad():
             VALUES.add(size, sample, part.size)
@@ -103,7 +127,7 @@ def _joint(plan: Plan, engine: Engine | Reach, inputs: tuple[Tensor, ...], balls
     """Where linear bounds of a plan's outputs are joined; None where it combines none, or there are no such bounds."""
     if plan.combination is None or rounded or not isinstance(engine, Engine) or not engine.joins(method):
         return None
-    return Joint(plan.combination.weights, inputs, balls)
+    return Joint(plan.combination.weights, inputs, balls, partners=plan.partners)
 
 
 def _bounds(engine: Engine | Reach, values: tuple[Tensor, ...], perturbations: tuple[Any, ...], method: str,
@@ -116,16 +140,17 @@ def _bounds(engine: Engine | Reach, values: tuple[Tensor, ...], perturbations: t
     return box
 
 
-def _combined_functions(combination: Combination, rows: PlanRows, module: GradientModule, engine: Engine,
-                        method: str, batch_size: int, functions: Tensor, examples: Tensor | None, progress: bool
-                        ) -> tuple[Box, Tensor]:
-    """The same of a plan that combines outputs: functions of it are other combinations of these."""
+def _combined_functions(rows: PlanRows, module: GradientModule, engine: Engine, method: str, batch_size: int,
+                        functions: Tensor, examples: Tensor | None, progress: bool) -> tuple[Box, Tensor]:
+    """Of a plan that combines outputs: functions of it are other combinations of these."""
+    combination = rows.plan.combination
+    assert combination is not None
     every = torch.arange(len(rows.inputs[0]), device=functions.device)
     weights = combination.of_examples(examples).gathered(functions)
-    joint = Joint(weights, rows.inputs, rows.balls, examples) if engine.joins(method) else None
+    joint = Joint(weights, rows.inputs, rows.balls, examples, rows.plan.partners) if engine.joins(method) else None
     parts = []
     for _, values, perturbations, _ in rows.chunks(batch_size, progress, every if examples is None else examples):
-        box = _bounds(engine, values, perturbations, method, joint, len(rows.inputs))
+        box = _bounds(engine, values, perturbations, method, joint, rows.moving)
         with torch.no_grad():
             parts.append((*box, module(*values)))
     lower, upper, outputs = (torch.cat(part).reshape(len(functions), -1) for part in zip(*parts, strict=True))
@@ -156,10 +181,16 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
     Returns:
         (lower, upper) and the value at the inputs, each (N, K), or (B, K).
     """
-    rows, like, shape = PlanRows(plan, module, inputs, balls, rounded), inputs[0], functions.shape[:2]
-    if plan.combination is not None:
-        return _combined_functions(plan.combination, rows, module, engine, method, batch_size, functions, examples,
-                                   progress)
+    rows = PlanRows(plan, module, inputs, balls, rounded)
+    bound = _row_functions if plan.combination is None else _combined_functions
+    return _with_fewer_rows(
+        lambda size: bound(rows, module, engine, method, size, functions, examples, progress), batch_size)
+
+
+def _row_functions(rows: PlanRows, module: GradientModule, engine: Engine, method: str, batch_size: int,
+                   functions: Tensor, examples: Tensor | None, progress: bool) -> tuple[Box, Tensor]:
+    """Of a plan that sums rows, each of whose functions is bounded as a whole."""
+    plan, like, shape = rows.plan, rows.inputs[0], functions.shape[:2]
     box, size, value = BOXES.zero(like, *shape), VALUES.zero(like, *shape), VALUES.zero(like, *shape)
     owner = torch.arange(len(functions), device=like.device).repeat_interleave(plan.samples * plan.steps)
     chunks = rows.chunks(batch_size, progress, examples) if len(functions) else ()
@@ -169,7 +200,7 @@ def compose_functions(plan: Plan, module: GradientModule, engine: Engine, inputs
         with torch.no_grad():
             VALUES.add(size, own, part.size)
             VALUES.add(value, own, torch.einsum("bkd,bd->bk", functions[own], module(*values)) * weight)
-    box = moved_out(box, size, plan.steps * plan.samples) if rounded else box
+    box = moved_out(box, size, plan.steps * plan.samples) if rows.rounded else box
     return box.map(lambda side: side / plan.samples), value / plan.samples
 
 

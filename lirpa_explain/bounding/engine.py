@@ -26,17 +26,18 @@ class Engine:
         module: the module.
         example: one tensor for each of its inputs, in which rows may be few.
         options: how methods that choose planes do that.
-        memory_limit: bytes that coefficients may take, or None.
+        memory_limit: bytes that tensors may take, or None.
+        slack: share of a layer's gaps that neurons without linear bounds may have.
     """
 
     def __init__(self, module: GradientModule, example: tuple[Tensor, ...], options: Optimization | None = None,
-                 memory_limit: int | None = None) -> None:
+                 memory_limit: int | None = None, slack: float = 0.0) -> None:
         self.module = module
         self.options = options or Optimization()
         self.network = Network(module, example)
         self.memory = Memory(self.network.width, example[0].element_size(), memory_limit)
         self.parameters: Parameters | None = None
-        self.rounded = False
+        self.rounded, self.slack = False, slack
 
     def over(self, parameters: Parameters | None, rounded: bool = False) -> "Engine":
         """The engine of the same network whose bounds hold for all values of these parameters.
@@ -128,4 +129,4 @@ class Engine:
         """A method at work on the network."""
         method = lookup(name)
         kind = Schedule if method.schedule is None else method.schedule
-        return kind(self.network, method, self.memory, self.options, self.parameters, self.rounded)
+        return kind(self.network, method, self.memory, self.options, self.parameters, self.rounded, self.slack)

@@ -38,9 +38,10 @@ WIDER = 8
 """... so many times as wide as the input."""
 
 FRESH = 512
-"""Most entries of a layer whose errors are columns of their own, which later layers add up with their signs."""
+"""Most entries of a layer whose errors, the largest ones, are columns of their own, which later layers add up with
+their signs; at most half as many as the input has, in all."""
 
-LIVE = 2.5
+LIVE = 2.1
 """Forms that are alive at once, where two paths meet, and what is mapped: times the largest form, memory is taken."""
 
 
@@ -107,7 +108,7 @@ class Forms:
             return None
         is_last = [self._left[n.name] == 1 for n in node.inputs]
         if isinstance(node, BoundAffine):
-            return _sum(node, forms) if node.operator.name == "add" else _affine(node, forms, is_last[0])
+            return _sum(node, forms, is_last) if node.operator.name == "add" else _affine(node, forms, is_last[0])
         form = forms[0]
         if form is None:
             return None
@@ -136,15 +137,17 @@ def _one_hot(index: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
     return columns.scatter(1, index[:, None], values[:, None]).reshape(-1, *shape)
 
 
-def _sum(node: BoundAffine, forms: list[Form | None]) -> Form:
+def _sum(node: BoundAffine, forms: list[Form | None], is_last: list[bool]) -> Form:
     """Of x + y, either of which may be fixed, and be broadcast."""
     shape = node.output_shape[1:]
     centers = [value_of(n) if form is None else form.center for n, form in zip(node.inputs, forms, strict=True)]
     moving = [form for form in forms if form is not None]
     columns: dict[Hashable, Tensor] = {}
-    for form in moving:
-        for key, part in form.columns.items():
-            columns[key] = columns[key] + part if key in columns else part.expand(-1, *shape)
+    for form, last in zip(forms, is_last, strict=True):
+        own = {} if form is None else form.columns
+        for key in list(own):
+            part = own.pop(key) if last else own[key]
+            columns[key] = columns.pop(key) + part if key in columns else part.expand(-1, *shape)
     error = functools.reduce(torch.add, [form.error.expand(1, *shape) for form in moving])
     return Form(functools.reduce(torch.add, centers).expand(1, *shape), columns, error)
 
@@ -168,12 +171,7 @@ def _between_lines(node: BoundActivation, form: Form, is_last: bool) -> Form:
     most = torch.maximum(*((above - slope) * end + high for end in box))
     between, center = (most - least) / 2, slope * form.center + (least + most) / 2
     columns = form.mapped(lambda part: slope * part, is_last)
-    error = slope.abs() * form.error
-    index = between.flatten().nonzero()[:, 0]
-    if 0 < len(index) <= FRESH:
-        columns[node.name] = _one_hot(index, between.flatten()[index], between.shape[1:])
-        return Form(center, columns, error)
-    return Form(center, columns, error + between)
+    return _with_errors(node, center, columns, slope.abs() * form.error, between)
 
 
 def _largest(node: BoundMaxPool, form: Form, is_last: bool) -> Form:
@@ -185,7 +183,19 @@ def _largest(node: BoundMaxPool, form: Form, is_last: bool) -> Form:
         return x.flatten(1).gather(1, race.place.expand(len(x), -1)).reshape(-1, *shape)
 
     lead = race.lead.upper.masked_fill(~race.candidates, 0.0).clamp(min=0).amax(2).reshape(1, *shape) / 2
-    return Form(pivots(form.center) + lead, form.mapped(pivots, is_last), pivots(form.error) + lead)
+    return _with_errors(node, pivots(form.center) + lead, form.mapped(pivots, is_last), pivots(form.error), lead)
+
+
+def _with_errors(node: Bound, center: Tensor, columns: dict[Hashable, Tensor], error: Tensor, new: Tensor) -> Form:
+    """A form with new errors of its entries, (1, *S): the largest are columns, which later layers add up by sign."""
+    flat = new.flatten()
+    inputs, fresh = (sum(len(part) for key, part in columns.items() if isinstance(key, tuple) is of_input)
+                     for of_input in (True, False))
+    largest, index = flat.topk(max(0, min(FRESH, len(flat), inputs // 2 - fresh)))
+    index = index[largest > 0]
+    if len(index):
+        columns[node.name] = _one_hot(index, flat[index], new.shape[1:])
+    return Form(center, columns, error + flat.index_fill(0, index, 0.0).reshape(new.shape))
 
 
 def worth(inputs: Iterable[Bound], width: int, item_size: int, limit: int | None) -> bool:
@@ -195,7 +205,7 @@ def worth(inputs: Iterable[Bound], width: int, item_size: int, limit: int | None
         inputs: the nodes of inputs that move.
         width: neurons of the widest layer.
         item_size: bytes of an entry.
-        limit: bytes, or None.
+        limit: bytes that are left, or None.
     """
     entries = sum(node.value[0].numel() for node in inputs) * width
     return entries >= LARGE and (limit is None or LIVE * entries * item_size <= limit)

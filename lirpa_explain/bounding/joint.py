@@ -3,13 +3,15 @@
 A combination of outputs at masked copies of x has, for each output, linear bounds a_j x + c_j in the same x. Their
 weighted sum is a linear bound of the combination, in which what the outputs have in common cancels; the sum of their
 ranges would let each output have its own x. For planes that are not chosen for each function it is the bound that
-linear propagation gives of all copies as one network.
+linear propagation gives of all copies as one network. Where a copy also reads another example, its partner, what all
+outputs have of one partner is joined likewise; partners are apart from each other, each in its own ball.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,11 +61,14 @@ class Joint:
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
         examples: (B,), which examples the rows and weights are of; default: all N, in order.
+        partners: for each input, (N * J,), the example that each output reads it of beside its own; rows have
+            coefficients of these inputs after those of their own.
     """
 
     def __init__(self, weights: Tensor, inputs: tuple[Tensor, ...], balls: tuple[Ball | None, ...],
-                 examples: Tensor | None = None) -> None:
+                 examples: Tensor | None = None, partners: tuple[Tensor, ...] | None = None) -> None:
         self.weights, self.inputs, self.balls = weights, inputs, balls
+        self.partners = None if partners is None else [p.reshape(len(inputs[0]), -1) for p in partners]
         self.examples = None if examples is None else examples.tolist()
         self._waiting: Forms | None = None
         self._done: list[Box] = []
@@ -94,15 +99,28 @@ class Joint:
     def _functions(self, weights: Tensor, forms: Forms, example: int) -> Box:
         """Bounds of functions (K, J) of the outputs of an example, (K,) each."""
         more, less = weights.clamp(min=0), weights.clamp(max=0)
-        below, lower = more @ forms.below + less @ forms.above, more @ forms.lower + less @ forms.upper
-        above, upper = more @ forms.above + less @ forms.below, more @ forms.upper + less @ forms.lower
-        ends = Box(lower, upper)
-        sizes = [math.prod(x.shape[1:]) for x in self.inputs]
-        for x, ball, low, high in zip(self.inputs, self.balls, below.split(sizes, 1), above.split(sizes, 1),
-                                      strict=True):
-            least, greatest = (self._range(x, ball, part, example) for part in (low, high))
-            ends = Box(ends.lower + least.lower, ends.upper + greatest.upper)
+        ends = Box(more @ forms.lower + less @ forms.upper, more @ forms.upper + less @ forms.lower)
+        sizes = [math.prod(x.shape[1:]) for x in self.inputs] * (1 if self.partners is None else 2)
+        blocks = list(zip(forms.below.split(sizes, 1), forms.above.split(sizes, 1), strict=True))
+        for i, (x, ball) in enumerate(zip(self.inputs, self.balls, strict=True)):
+            for other, places in self._reads(i, example).items():
+                low, high = torch.zeros_like(x[:1]).reshape(1, -1), torch.zeros_like(x[:1]).reshape(1, -1)
+                for block, rows in places:
+                    below, above = (side[rows] for side in blocks[block])
+                    low = low + more[:, rows] @ below + less[:, rows] @ above
+                    high = high + more[:, rows] @ above + less[:, rows] @ below
+                least, greatest = (self._range(x, ball, part, other) for part in (low, high))
+                ends = Box(ends.lower + least.lower, ends.upper + greatest.upper)
         return ends.or_nothing()
+
+    def _reads(self, i: int, example: int) -> dict[int, list[tuple[int, Any]]]:
+        """Whose input i the outputs of an example read: for each of these blocks of coefficients, and their rows."""
+        places: dict[int, list[tuple[int, Any]]] = {example: [(i, slice(None))]}
+        if self.partners is not None:
+            partner = self.partners[i][example]
+            for other in partner.unique().tolist():
+                places.setdefault(other, []).append((len(self.inputs) + i, partner == other))
+        return places
 
     @staticmethod
     def _range(x: Tensor, ball: Ball | None, functions: Tensor, example: int) -> Box:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -44,6 +44,9 @@ class Network:
     Args:
         module: the module.
         example: one tensor for each of its inputs, in which rows may be few.
+
+    Attributes:
+        costs: bytes that one function takes to be bounded, by which functions these are, as far as was measured.
     """
 
     def __init__(self, module: GradientModule, example: tuple[Tensor, ...]) -> None:
@@ -54,6 +57,7 @@ class Network:
         self._inputs = [node for node in self._ordered if isinstance(node, BoundInput)]
         self._loose: list[Bound] = []
         self._widths: dict[str, int] = {}
+        self.costs: dict[Hashable, float] = {}
         self._forms: dict[str, Linear] = {}
         self._outward: Outward | None = None
 
@@ -180,12 +184,17 @@ class Network:
         Returns:
             (lower, upper), each (B, K).
         """
-        if isinstance(functions, Tensor):
-            functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
+        functions = _by_functions(functions, node)
         linear = pull_back(self._ordered, node, functions, self._forms, tell)
         if keep:
             self._forms[node.name] = linear
         return numbers(self._nodes, linear, functions.shape[:2]).map(lambda side: side.transpose(0, 1))
+
+    def lower(self, node: Bound, functions: Coefficient) -> Tensor:
+        """Linear lower bounds alone, made numbers, of functions of a node, as for `linear`: (B, K)."""
+        functions = _by_functions(functions, node)
+        linear = pull_back(self._ordered, node, functions, self._forms, lower_only=True)
+        return numbers(self._nodes, linear, functions.shape[:2]).lower.transpose(0, 1)
 
     def in_inputs(self, node: Bound, functions: Tensor, lower_only: bool = False) -> Linear:
         """Linear bounds of linear functions (B, K, D) of a node in the inputs that move.
@@ -195,8 +204,7 @@ class Network:
             functions: the functions.
             lower_only: whether upper bounds are left out.
         """
-        functions = functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
-        return pull_back(self._ordered, node, functions, {}, lower_only=lower_only)
+        return pull_back(self._ordered, node, _by_functions(functions, node), {}, lower_only=lower_only)
 
     def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
         """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named by their places."""
@@ -216,21 +224,25 @@ class Network:
         inputs = sum(math.prod(n.output_shape[1:]) for n in self.moving_inputs)
         return inputs * math.prod(node.output_shape[1:]) <= KEPT
 
-    def sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> tuple[Bound, Coefficient]:
+    def sums(self, node: Bound, index: Tensor, weights: Sequence[float], sign: Tensor | None = None
+             ) -> tuple[Bound, Coefficient]:
         """Weighted sums of n entries each, as functions of a node; of the one before, if it is only reshaped.
 
         Args:
             node: the node.
             index: entries of the flattened node, (B, K, n).
             weights: n of them.
+            sign: of each sum, (B, K); None: 1.
         """
         while isinstance(node, BoundOperator) and node.operator.name == "reshape" and node.inputs[0].perturbed:
             node = node.inputs[0]
         shape, like = node.output_shape[1:], self.result.forward_value
         if len(shape) == 3:
-            return node, Local.of_entries(index, weights, shape, like)
+            local = Local.of_entries(index, weights, shape, like)
+            return node, local if sign is None else local.with_values(local.values * sign.T[..., None, None, None])
         functions = like.new_zeros(*index.shape[:2], math.prod(shape))
-        return node, functions.scatter_add(2, index, like.new_tensor(weights).expand(index.shape))
+        functions = functions.scatter_add(2, index, like.new_tensor(weights).expand(index.shape))
+        return node, functions if sign is None else functions * sign[..., None]
 
     def width_of(self, node: Bound) -> int:
         """The most coefficients that one function of an entry of a node has in one layer."""
@@ -342,6 +354,13 @@ def _ordered(nodes: Iterable[Bound]) -> list[Bound]:
     for node in nodes:
         append(node)
     return list(ordered.values())
+
+
+def _by_functions(functions: Coefficient, node: Bound) -> Coefficient:
+    """Functions (B, K, D) of a node as coefficients (K, B, *output); local ones as they are."""
+    if isinstance(functions, Local):
+        return functions
+    return functions.transpose(0, 1).reshape(*functions.shape[1::-1], *node.output_shape[1:])
 
 
 def _is_input(node: Bound) -> bool:

@@ -71,6 +71,8 @@ class PlanRows:
     def _perturbations(self, sample: Tensor, step: Tensor, values: tuple[Tensor, ...]) -> tuple[Any, ...]:
         example = self.example[sample]
         perturbations: list[Any] = [None if ball is None else ball.rows(example) for ball in self.balls]
+        for i, ball in enumerate(self.balls if self.plan.partners is not None else ()):  # they come next
+            perturbations.append(None if ball is None else ball.rows(self.partner(i)[sample]))
         if self.plan.ends is not None:
             ends = self.plan.ends.to(self.inputs[0])
             perturbations += [None] * (self.names.index("alpha") - len(perturbations))
@@ -84,6 +86,11 @@ class PlanRows:
                      for p, x, error in zip(perturbations, values, errors, strict=True))
 
     @property
+    def moving(self) -> int:
+        """How many of the engine's inputs, the first ones, are inputs of examples, which may be perturbed."""
+        return len(self.inputs) * (1 if self.plan.partners is None else 2)
+
+    @property
     def moves(self) -> bool:
         """Whether some input is more than a point."""
         return any(ball is not None and bool((ball.high > ball.low).any()) for ball in self.balls)
@@ -91,8 +98,10 @@ class PlanRows:
     def farthest(self, values: tuple[Tensor, ...], sample: Tensor) -> tuple[Tensor, ...]:
         """The engine's inputs where each entry of the perturbed ones is as large as it can be."""
         example = self.example[sample]
-        ends = [None if ball is None else torch.where(-ball.low > ball.high, ball.low, ball.high)[example]
-                for ball in self.balls]
+        far = [None if ball is None else torch.where(-ball.low > ball.high, ball.low, ball.high) for ball in self.balls]
+        ends = [None if end is None else end[example] for end in far]
+        if self.plan.partners is not None:
+            ends += [None if end is None else end[self.partner(i)[sample]] for i, end in enumerate(far)]
         return tuple(value if end is None else end for value, end in itertools.zip_longest(values, ends))
 
     def errors(self, values: tuple[Tensor, ...], sample: Tensor) -> list[Tensor | None]:
@@ -116,6 +125,11 @@ class PlanRows:
         """Baseline of input i for each sample, of a plan with baselines."""
         assert self.plan.baselines is not None
         return self.plan.baselines[i].expand(len(self.example), *self.inputs[i].shape[1:])
+
+    def partner(self, i: int) -> Tensor:
+        """Which other example each sample reads input i of, (V,), of a plan with partners."""
+        assert self.plan.partners is not None
+        return self.plan.partners[i]
 
     def _offset(self, i: int) -> Tensor:
         """e_j - b_j of each sample, (V, *S)."""
@@ -187,6 +201,10 @@ class PlanPlaces:
     def baseline(self, i: int) -> Tensor | None:
         """Where its path starts."""
         return None if self.rows.plan.baselines is None else self.rows.baseline(i)[self.sample]
+
+    def partner(self, i: int) -> Tensor:
+        """The input of the sample's other example."""
+        return self.rows.inputs[i][self.rows.partner(i)[self.sample]]
 
     def argument(self, i: int) -> Tensor:
         """What is made of the further arguments."""

@@ -25,6 +25,11 @@ from .methods import Method
 from .network import Network, Readers
 from .optimize import Optimization, optimized
 from .parameters import Parameters
+from .portions import Portions
+from .slack import negligible
+
+ONE_SIDE = 2 ** 21
+"""Coefficients of all functions of a node from which on the bounds that may suffice are computed before the others."""
 
 FEW_OPEN = 0.02
 """Share of a layer's entries up to which these are bounded one by one at once, without a pass for all of them."""
@@ -43,30 +48,35 @@ class Schedule:
         options: how planes are chosen, where the method chooses them.
         parameters: those that move; None if none does.
         rounded: whether bounds are of what is computed in floating point.
+        slack: share of a layer's gaps that neurons without linear bounds may have.
     """
 
     def __init__(self, network: Network, method: Method, memory: Memory, options: Optimization,
-                 parameters: Parameters | None = None, rounded: bool = False) -> None:
+                 parameters: Parameters | None = None, rounded: bool = False, slack: float = 0.0) -> None:
         self.network, self.method, self.memory, self.options = network, method, memory, options
-        self.parameters, self.rounded = parameters, rounded
+        self.parameters, self.rounded, self.slack = parameters, rounded, slack
+        self.portions = Portions(memory, method, network.costs)
 
     def bounds(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
                functions: Tensor | None) -> Box:
         """Bounds of the network's output, or of linear functions of it; see `engine.Engine`."""
-        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded), \
+                self.portions.measured(len(inputs[0])):
             self.bound_within()
             return self.result(functions)
 
     def forms(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...]) -> tuple[Box, Linear]:
         """Bounds of the network's output, one number, and its linear bounds; see `engine.Engine`."""
-        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded), \
+                self.portions.measured(len(inputs[0])):
             self.bound_within()
             return self.result(None), self.network.forms(perturbations)
 
     def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
                     functions: Tensor) -> Tensor:
         """The linear lower bound of linear functions by itself; see `engine.Engine`."""
-        with self.network.at(inputs, perturbations, self.parameters, self.rounded):
+        with self.network.at(inputs, perturbations, self.parameters, self.rounded), \
+                self.portions.measured(len(inputs[0])):
             self.bound_within()
             return self.network.linear(self.network.result, functions)[0]
 
@@ -80,13 +90,16 @@ class Schedule:
             if self.method.is_linear_within:
                 box = box if forms is None else self._first_pass(node, box, readers, forms)
                 self._compare(node, box, readers)
-                box = self._tightened(node, box, self._wanted(node, box, readers))
+                wanted = self._wanted(node, box, readers)
+                if not self._is_kept(node):
+                    box, wanted = self._by_sides(node, box, wanted, readers)
+                box = self._tightened(node, box, wanted)
             self.network.settle(node, box)
 
     def _forms(self) -> Forms | None:
         """Affine forms, where the network is large and one row is bounded for what its parameters are."""
         if torch.is_grad_enabled() or self.rounded or self.parameters is not None or self.network.rows != 1 or \
-                not worth(self.network.moving_inputs, self.memory.width, self.memory.item_size, self.memory.limit):
+                not worth(self.network.moving_inputs, self.memory.width, self.memory.item_size, self.portions.room):
             return None
         return Forms(self.network.nodes)
 
@@ -110,15 +123,21 @@ class Schedule:
         if functions is None:
             every = torch.arange(count, device=box.lower.device).expand(rows, -1)
             return box.intersect(self._linear_entries(node, every)).ordered()
-        chunk = self.memory.functions_at_once(rows, self.method)
-        return box.intersect(self.linear(node, functions.split(chunk, 1))).ordered()
+        parts = (functions[:, part] for part in self.portions.of("functions", functions.shape[1], rows))
+        return box.intersect(self.linear(node, parts, functions.shape[1])).ordered()
 
-    def linear(self, node: Bound, parts: Iterable[Tensor]) -> Box:
-        """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is bounded at once."""
+    def linear(self, node: Bound, parts: Iterable[Tensor], count: int) -> Box:
+        """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is bounded at once.
+
+        Args:
+            node: the node.
+            parts: the functions.
+            count: how many they are together; those that are not given are bounded by nothing.
+        """
         bound = functools.partial(self.network.linear, node)
         relaxed = self.network.relaxations_before(node) if self.method.chosen else []
         sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
-        return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
+        return _joined(sides, count)
 
     def _compare(self, node: Bound, box: Box, readers: Readers) -> None:
         """Bound by how much the entries of a node, in this box, lead each other, for the poolings that read it."""
@@ -139,7 +158,10 @@ class Schedule:
         lead = race.lead.map(lambda side: torch.full_like(side, torch.inf))
         lead = Box(-lead.lower, lead.upper)
         index = _first_true(flat_rows(wanted))
-        if index.shape[1]:
+        if self._is_worth_a_side(node, int(wanted.sum())):
+            lead = self._leads(node, race, lead, wanted, -1.0)
+            lead = self._leads(node, race, lead, wanted & (lead.upper >= 0), 1.0)
+        elif index.shape[1]:
             first, second = race.pairs(index)
             margin = flat_rows(self.network.rounding_margin(node))
             margin = margin.gather(1, first) + margin.gather(1, second)
@@ -147,19 +169,39 @@ class Schedule:
             lead = _with_entries(lead, index, bounds, flat_rows(wanted))
         return Comparison(race.pivot, lead, ignored)
 
+    def _leads(self, node: Bound, race: Race, lead: Box, wanted: Tensor, sign: float) -> Box:
+        """Leads with one linear bound more, the upper one if the sign is -1, of those that are wanted."""
+        index = _first_true(flat_rows(wanted))
+        if not index.shape[1]:
+            return lead
+        first, second = race.pairs(index)
+        margin = flat_rows(self.network.rounding_margin(node))
+        margin = margin.gather(1, first) + margin.gather(1, second)
+        signs = torch.full_like(margin, sign)
+        bound = sign * (self._lower_sums(node, torch.stack([first, second], 2), [1.0, -1.0], signs) - margin)
+        old = lead.map(lambda side: flat_rows(side).gather(1, index))
+        return _with_entries(lead, index, Box(bound, old.upper) if sign > 0 else Box(old.lower, bound),
+                             flat_rows(wanted))
+
     def _wanted(self, node: Bound, box: Box, readers: Readers) -> Tensor:
         """Which entries of a node get linear bounds; bool, of the node's shape.
 
         Those of a function of one variable get none where its argument has: lines below the function, at the ends of
         the argument's bounds, are nowhere above its range.
         """
-        if not self.method.chosen and self.network.ends_passes(node):
+        if self._is_kept(node):
             wanted = torch.ones_like(box.lower, dtype=torch.bool)
         else:
             wanted = self._open_entries(node, box, readers)
+            if self.slack:
+                wanted = wanted & ~negligible(node, box, readers, self.network.current, self.slack)
         if isinstance(node, BoundActivation) and self.network.is_settled(node.inputs[0]):
             wanted = wanted & ~node.open_entries(0, self.network.current(node.inputs[0]))
         return wanted
+
+    def _is_kept(self, node: Bound) -> bool:
+        """Whether linear bounds of all entries of a node are kept, to end passes from far behind."""
+        return not self.method.chosen and self.network.ends_passes(node)
 
     def _open_entries(self, node: Bound, box: Box, readers: Readers) -> Tensor:
         """Which entries of a node, in this box, a reader can gain from; bool, of the node's shape."""
@@ -168,6 +210,42 @@ class Schedule:
             if not found.all():
                 found = found | reader.open_entries(i, *[box if n is node else current(n) for n in reader.inputs])
         return found
+
+    def _by_sides(self, node: Bound, box: Box, wanted: Tensor, readers: Readers) -> tuple[Box, Tensor]:
+        """A box in which one bound closes many of the wanted entries, and what is wanted of both sides still.
+
+        The sign of most neurons follows from one of their bounds, that on the side of 0 on which the value itself is.
+        The other one is computed for those alone that stay open.
+        """
+        if not self._is_worth_a_side(node, int(wanted.sum())):
+            return box, wanted
+        value = node.forward_value.clamp(*box)
+        by_lower, by_upper = (~self._open_entries(node, part, readers)
+                              for part in (Box(value, box.upper), Box(box.lower, value)))
+        sign = by_lower.to(value) - (by_upper & ~by_lower).to(value)
+        for side in (sign, -sign):
+            of_side = wanted & (sign != 0)
+            box = self._with_side(node, box, of_side, side)
+            wanted = wanted & self._open_entries(node, box, readers)
+        return box, wanted & (sign == 0)
+
+    def _is_worth_a_side(self, node: Bound, count: int) -> bool:
+        """Whether so many functions of a node take so long that each of their bounds counts."""
+        is_plain = not (self.method.chosen or self.rounded or self.parameters is not None)
+        return is_plain and count * self.network.width >= ONE_SIDE and count * self.network.width_of(node) >= ONE_SIDE
+
+    def _with_side(self, node: Bound, box: Box, wanted: Tensor, sign: Tensor) -> Box:
+        """A box with the linear lower bound of entries whose sign is 1, or the upper one where it is -1."""
+        wanted, sign = flat_rows(wanted), flat_rows(sign)
+        index = _first_true(wanted)
+        if not index.shape[1]:
+            return box
+        at = sign.gather(1, index)
+        bound = at * self._lower_sums(node, index[..., None], [1.0], at)
+        old = box.map(lambda side: flat_rows(side).gather(1, index))
+        new = Box(torch.where(at > 0, torch.maximum(old.lower, bound), old.lower),
+                  torch.where(at < 0, torch.minimum(old.upper, bound), old.upper)).ordered()
+        return _with_entries(box, index, new, wanted)
 
     def _tightened(self, node: Bound, box: Box, wanted: Tensor) -> Box:
         """A box of a node cut to linear bounds of the wanted entries."""
@@ -186,19 +264,37 @@ class Schedule:
 
     def _linear_sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> Box:
         """Linear bounds of weighted sums of n entries each, `index` (B, K, n) in the flattened node: each (B, K)."""
+        zero, rows, count = node.forward_value.new_zeros(()), len(index), index.shape[1]
+        key, size = (node.name, len(weights)), math.prod(node.output_shape[1:])
         if self.method.chosen:  # planes are chosen for each function of a whole layer
-            zero = node.forward_value.new_zeros(())
-            size, rows = math.prod(node.output_shape[1:]), len(index)
-            chunk = self.memory.functions_at_once(rows, self.method)
-            parts = (zero.new_zeros(rows, part.shape[1], size).scatter_add(
-                2, part, zero.new_tensor(weights).expand(part.shape)) for part in index.split(chunk, 1))
-            return self.linear(node, parts)
-        chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
-        is_whole = index.shape[1:] == (math.prod(node.output_shape[1:]), 1) and index.shape[1] <= chunk
-        keep = is_whole and self.network.ends_passes(node)
-        sides = [self.network.linear(*self.network.sums(node, part, weights), keep=keep)
-                 for part in index.split(chunk, 1)]
-        return Box(*(torch.cat(side, 1) for side in zip(*sides, strict=True))).or_nothing()
+            parts = (zero.new_zeros(rows, index[:, part].shape[1], size).scatter_add(
+                2, index[:, part], zero.new_tensor(weights).expand(index[:, part].shape))
+                for part in self.portions.of(key, count, rows))
+            return self.linear(node, parts, count)
+        fits = count <= self.memory.functions_at_once(rows, self.method)
+        width = None if fits or self.memory.limit is not None else self.network.width_of(node)
+        is_whole = (count, len(weights)) == (size, 1) and count <= self.memory.functions_at_once(
+            rows, self.method, width)
+        if is_whole and self.network.ends_passes(node):
+            return self.network.linear(*self.network.sums(node, index, weights), keep=True).or_nothing()
+        return _joined([self.network.linear(*self.network.sums(node, index[:, part], weights))
+                        for part in self.portions.of(key, count, rows, width)], count)
+
+    def _lower_sums(self, node: Bound, index: Tensor, weights: Sequence[float], sign: Tensor) -> Tensor:
+        """Linear lower bounds of the same, each times a sign (B, K): (B, K)."""
+        rows, count = index.shape[:2]
+        key, width = (node.name, len(weights), "side"), self.network.width_of(node)
+        found = [self.network.lower(*self.network.sums(node, index[:, part], weights, sign[:, part]))
+                 for part in self.portions.of(key, count, rows, width)]
+        return _joined([Box.point(part) for part in found], count).lower
+
+
+def _joined(sides: Sequence[Box], count: int) -> Box:
+    """Bounds of functions (B, K) each, side by side; of those that are missing of so many, nothing."""
+    lower, upper = (torch.cat(side, 1) for side in zip(*sides, strict=True))
+    missing = count - lower.shape[1]
+    return Box(torch.nn.functional.pad(lower, (0, missing), value=-math.inf),
+               torch.nn.functional.pad(upper, (0, missing), value=math.inf)).or_nothing()
 
 
 def _with_entries(box: Box, index: Tensor, entries: Box, wanted: Tensor) -> Box:

@@ -20,13 +20,15 @@ class Bounding:
     Args:
         method: a key of `lirpa_explain.METHODS`.
         batch_size: most rows (examples x path points) bounded at once; None: `ROWS`.
-        memory_limit: bytes, at least 2**20, that bounds may take beside the model, about; None: no limit but what
+        memory_limit: bytes, at least 2**20, that tensors of bounds may take beside the model; None: no limit but what
             `batch_size` and the size of coefficients imply.
         iterations: most steps by which a method chooses planes.
         lr: its first step length, above 0 and at most 1.
         progress: show a progress bar.
         differentiable: keep the bounds differentiable in the model's parameters.
         rounding: a key of `rounding.GUARANTEES`.
+        slack: from 0 to below 1: the share of a layer's relaxation gaps that neurons may have together which are left
+            at interval or other cheap bounds.
 
     Raises:
         ValueError: a setting is none of its kind.
@@ -45,6 +47,7 @@ class Bounding:
     progress: bool = False
     differentiable: bool = False
     rounding: str = "default"
+    slack: float = 0.0
 
     def __post_init__(self) -> None:
         check_method(self.method)
@@ -57,6 +60,9 @@ class Bounding:
         _check_count("iterations", self.iterations, 0)
         if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 < self.lr <= 1:
             raise ValueError(f"lr must be a number above 0 and at most 1; given: {self.lr!r}.")
+
+        if isinstance(self.slack, bool) or not isinstance(self.slack, int | float) or not 0 <= self.slack < 1:
+            raise ValueError(f"slack must be a number of at least 0 and below 1; given: {self.slack!r}.")
 
     @property
     def row(self) -> Method:

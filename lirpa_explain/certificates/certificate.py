@@ -185,8 +185,8 @@ class Certificate(Refinable, Questions):
         """
         if self.attacker is None:
             raise ValueError("This certificate has nothing to attack: it was loaded, or made without its model, or "
-                             "speaks of boundary points, which an attack would have to search for anew. Certify again, "
-                             "and ask before saving.")
+                             "speaks of a smoothed map or of boundary points, which would have to be drawn or searched "
+                             "for anew. Certify again, in the plain sense, and ask before saving.")
         return self.attacker(self, metric, **named_masks(options, self.features, self.nominal))
 
     def radius(self, holds: Property, *, high: float, steps: int = 10) -> Radius:
@@ -217,7 +217,8 @@ class Certificate(Refinable, Questions):
 
         Returns:
             The columns `example`; `input`, where the attribution is a tuple; `feature`, by name or place; `nominal`,
-            `lower`, `upper`; and `sign`, +1 or -1 where it is certain, else 0.
+            `lower`, `upper`; and `sign`, +1 or -1 where it is certain, else 0; of a smoothed map `side` instead, +1
+            where an entry is certainly important, -1 where it is certainly not.
 
         Raises:
             ImportError: If pandas is missing.

@@ -34,7 +34,10 @@ def to_frame(certificate: Certificate) -> DataFrame:
         columns[name] = (
             (side if hasattr(np, str(side.dtype)[6:]) else side.double()).numpy().ravel()
         )
-    columns["sign"] = signs(lower, upper).numpy().ravel()
+    threshold = certificate.meaning.threshold
+    columns["sign" if threshold == 0 else "side"] = (
+        signs(lower - threshold, upper - threshold).numpy().ravel()
+    )
     return pandas.DataFrame(columns)
 
 

@@ -78,9 +78,9 @@ class Refinable:
         """
         if self.brancher is None:
             raise ValueError("This certificate cannot be refined: it was loaded or made without its model, is a part "
-                             "of another or several joined, or speaks of an integral, an expectation, moving "
-                             "parameters or boundary points. Certify again in the plain sense, and refine before "
-                             "saving.")
+                             "of another or several joined, or speaks of an integral, an expectation, a smoothed "
+                             "map, moving parameters, boundary points or outputs at masked inputs. Certify again in "
+                             "the plain sense, and refine before saving.")
         return self.brancher(self, what, spec, seconds=seconds, tolerance=tolerance, domains=domains, method=method,
                              batch_size=batch_size, progress=progress)
 

@@ -69,6 +69,16 @@ def read(path: str | os.PathLike[str], kind: str = "Certificate") -> dict[str, A
     return values
 
 
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """The class whose fields a file holds; None where it is no certificate of ours."""
+    try:
+        with open(path, "rb") as file:
+            names = getattr(np.load(file, allow_pickle=False), "files", [])
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    return next((name.removeprefix(_HEADER) for name in names if name.startswith(_HEADER)), None)
+
+
 def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 

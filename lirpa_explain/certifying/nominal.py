@@ -44,7 +44,9 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
         result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
     delta = None
     if kwargs.get("return_convergence_delta"):
-        result, delta = result[0], _by_example(result[1].detach(), len(xs[0]), kwargs)
+        result, delta = result
+        delta = torch.stack(delta, 1) if isinstance(delta, list) else delta  # one for each layer
+        delta = _by_example(delta.detach(), len(xs[0]), kwargs)
     parts = tuple(part.detach() for part in torch.utils._pytree.tree_leaves(result))
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise ValueError(f"Captum's {name} is NaN or infinite at this input; look at the model's "

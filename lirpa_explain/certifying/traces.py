@@ -77,7 +77,8 @@ class Traces:
                 module, made_with = fingerprinted(
                     lambda: capture_program(program, function, xs, extras, outer=outer), forward=forward)
             how = self.bounding
-            trace = Trace(module, Engine(module, module.example, how.optimization, how.memory_limit), made_with)
+            engine = Engine(module, module.example, how.optimization, how.memory_limit, float(how.slack))
+            trace = Trace(module, engine, made_with)
         self._kept[key] = trace
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)

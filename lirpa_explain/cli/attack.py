@@ -12,7 +12,6 @@ from torch import Tensor
 from ..attacks import OBJECTIVES, SANDWICHES
 from ..attacks import attack as search
 from ..certificates.layout import tensors
-from ..certifying.certifier import Certifier
 from ..datasets.folder import atomically
 from .job import Job, make_job
 from .portions import do_all
@@ -46,12 +45,12 @@ def run(given: Namespace) -> int:
     return 0
 
 
-def write_attack(job: Job, certifier: Certifier, eps: float, rows: slice, path: Path) -> None:
+def write_attack(job: Job, eps: float, rows: slice, path: Path) -> None:
     """Attack a chunk, and write what was found."""
-    save_arrays(path, attack(job, certifier, eps, rows))
+    save_arrays(path, attack(job, eps, rows))
 
 
-def attack(job: Job, certifier: Certifier, eps: float, rows: slice) -> dict[str, Tensor | None]:
+def attack(job: Job, eps: float, rows: slice) -> dict[str, Tensor | None]:
     """Attack a chunk: the number found and where; and the certified one, if there is one.
 
     Raises:
@@ -64,7 +63,7 @@ def attack(job: Job, certifier: Certifier, eps: float, rows: slice) -> dict[str,
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The attack was stopped")  # it is no result here
         if name in SANDWICHES or name == "width":
-            result = job.certify(certifier, eps, rows).sandwich(name, settings=settings, **options)
+            result = job.certify(eps, rows).sandwich(name, settings=settings, **options)
             certified, found = result.certified, result.found
         else:
             with job.seeded(rows):

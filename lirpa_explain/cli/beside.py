@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..attacks import SANDWICHES
-from ..certifying.certifier import Certifier
 from ..datasets.folder import digest
 from ..reporting.found import Reached
 from ..reporting.table import Measure
@@ -37,14 +36,13 @@ def attacked(job: Job, store: Store, measures: Sequence[Measure]) -> dict[float 
     return found
 
 
-def write_attacks(goals: Sequence[Measure], job: Job, certifier: Certifier, eps: float, rows: slice, path: Path
-                  ) -> None:
+def write_attacks(goals: Sequence[Measure], job: Job, eps: float, rows: slice, path: Path) -> None:
     """Attack the certificate of a chunk, which raises SoundnessError if anything that is tried leaves it.
 
     Raises:
         KeyboardInterrupt: stopped by the user: half a search is none.
     """
-    certificate, arrays = job.certify(certifier, eps, rows), {}
+    certificate, arrays = job.certify(eps, rows), {}
     for i, goal in enumerate(goals):
         side = certificate.sandwich(goal.name, settings={"seed": job.arguments.seed}, **goal.settings)
         if side.interrupted:

@@ -1,21 +1,21 @@
 """`lirpa-explain certify`: certificates, a table of metrics, attacks beside them, a report, and requirements."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from ..certificates import Certificate
 from ..certificates.layout import flatten
 from ..certificates.metrics import lookup
-from ..certifying.certifier import Certifier
 from ..datasets.folder import atomically, digest
 from ..measures.prediction import Prediction, certify_prediction
 from ..reporting import report
-from ..reporting.found import columns
+from ..reporting.found import Reached, columns
 from ..reporting.page import need_jinja2
 from ..reporting.table import Measure, Table, default_measures, make_table
 from .beside import attacked
@@ -51,16 +51,36 @@ def run(given: Namespace) -> int:
 
     certificates = {eps: [Certificate.load(store.path(eps, rows)) for rows in job.chunks] for eps in given.eps}
     predictions = {eps: load_prediction(store, job, eps) for eps in given.eps} if wants_prediction else None
-    size = flatten(certificates[given.eps[0]][0].nominal).shape[1]
-    measures = unique((chosen or default_measures(size)) + required)
+    return conclude(job, certificates, chosen, predictions, partial(attacked, job, store) if given.attack else None)
+
+
+def conclude(job: Job, certificates: Mapping[float, Sequence[Certificate]], chosen: list[Measure],
+             predictions: Mapping[float, Prediction] | None = None,
+             attack: Callable[[Sequence[Measure]], dict[float | None, list[Reached]]] | None = None) -> int:
+    """Write the table and the report, say what they say, and check requirements.
+
+    Args:
+        job: what was certified.
+        certificates: of each radius, chunk by chunk.
+        chosen: metrics; none: some that suit anything.
+        predictions: what is certified of the predictions at each radius.
+        attack: what attacks find of the metrics at each radius; None: none is run.
+
+    Returns:
+        0, or 1 if a requirement is not certified.
+    """
+    given, first = job.arguments, next(iter(certificates.values()))[0]
+    required = [wanted.measure for wanted in given.require if wanted.measure is not None]
+    measures = unique((chosen or default_measures(flatten(first.nominal).shape[1], first.meaning.kind)) + required)
     targets = None if job.targets is None else job.targets.tolist()
-    found = attacked(job, store, measures) if given.attack else {}
-    table = make_table(certificates, measures, job.data.names, targets, predictions,
-                       columns(found, certificates, measures))
+    known = cast("Mapping[float | None, Any]", certificates)
+    found = attack(measures) if attack is not None else {}
+    table = make_table(known, measures, job.data.names, targets, cast("Any", predictions),
+                       columns(found, known, measures))
     atomically(given.out / CSV, table.write)
     if given.report is not None:
         atomically(given.report, lambda path: report(
-            certificates, path, inputs=job.data.inputs, names=job.data.names,
+            known, path, inputs=job.data.inputs, names=job.data.names,
             features=given.names or job.data.features, targets=targets, metrics=measures, predictions=predictions,
             found=found or None, progress=not given.quiet))
     if not given.quiet:
@@ -73,9 +93,9 @@ def run(given: Namespace) -> int:
     return 1 if lines else 0
 
 
-def write_certificate(job: Job, certifier: Certifier, eps: float, rows: slice, path: Path) -> None:
+def write_certificate(job: Job, eps: float, rows: slice, path: Path) -> None:
     """Certify a chunk, and refine the certificate if that is asked for."""
-    certificate, given = job.certify(certifier, eps, rows), job.arguments
+    certificate, given = job.certify(eps, rows), job.arguments
     if given.refine is not None:
         certificate = certificate.refine(wanted(given.refine), seconds=given.seconds, progress=not given.quiet)
     certificate.save(path)
@@ -92,7 +112,7 @@ def wanted(text: str) -> Any:
     return ("top_k", int(number)) if name == "top_k" and number.isdigit() else text
 
 
-def write_prediction(job: Job, _: Certifier, eps: float, rows: slice, path: Path) -> None:
+def write_prediction(job: Job, eps: float, rows: slice, path: Path) -> None:
     """Certify the predictions of a chunk."""
     save_arrays(path, vars(predict(job, eps, rows)))
 

@@ -17,12 +17,19 @@ from ..certify import certify
 REQUIRED = ("torch", "captum", "numpy", "tqdm")
 
 OPTIONAL = {
-    "matplotlib": ("matplotlib", "pictures and reports"),
-    "jinja2": ("jinja2", "reports"),
-    "PIL": ("pillow", "folders of images as inputs"),
-    "sklearn": ("scikit-learn", "the examples"),
+    "matplotlib": ("matplotlib", "cli", "pictures and reports"),
+    "jinja2": ("jinja2", "cli", "reports"),
+    "PIL": ("pillow", "cli", "folders of images as inputs"),
+    "pandas": ("pandas", "frames", "tables"),
+    "pyarrow": ("pyarrow", "datasets", "certifying data sets"),
+    "scipy": ("scipy", "smoothed", "certificates of smoothed attributions, exact refining"),
+    "onnx": ("onnx", "onnx", "ONNX files"),
+    "onnxscript": ("onnxscript", "onnx", "writing ONNX files"),
+    "onnxruntime": ("onnxruntime", "onnx", "comparing ONNX files"),
+    "onnx2torch": ("onnx2torch", "onnx", "models from ONNX files"),
+    "sklearn": ("scikit-learn", "examples", "the examples"),
 }
-"""Modules that some commands need: what pip installs, and what for."""
+"""Modules that some commands need: what pip installs, the extra that it belongs to, and what for."""
 
 
 def run(given: Namespace) -> int:
@@ -39,17 +46,31 @@ def run(given: Namespace) -> int:
         print(f"{name} {metadata.version(name)}")
     print(f"auto_LiRPA {AUTO_LIRPA_VERSION} ({Path(str(auto_lirpa.__file__)).parent})")
     print(f"CUDA {'is available' if torch.cuda.is_available() else 'is not available: bounds are computed on the CPU'}")
-    for module, (package, purpose) in OPTIONAL.items():
-        if importlib.util.find_spec(module) is None:
-            print(f"{package} is missing, for {purpose}: pip install {package}")
-        else:
-            print(f"{package} {metadata.version(package)}, for {purpose}")
+    missing = [extra for module, (_, extra, _) in OPTIONAL.items() if not is_found(module)]
+    if missing:
+        print(f"To have what is missing: pip install 'lirpa_explain[{','.join(sorted(set(missing)))}]'")
     wrong = [method for method in METHODS if not is_right(method)]
     if wrong:
         print(f"Certificates are WRONG by {', '.join(wrong)}: do not use them, and report this output.")
         return 2
     print(f"A small certificate is right by {', '.join(METHODS)}.")
     return 0
+
+
+def is_found(module: str) -> bool:
+    """Print whether an optional module is there and can be imported."""
+    package, _, purpose = OPTIONAL[module]
+    if importlib.util.find_spec(module) is None:
+        print(f"{package} is missing, for {purpose}")
+        return False
+    try:
+        importlib.import_module(module)
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        print(f"{package} {metadata.version(package)}, for {purpose}, CANNOT BE IMPORTED: {reason}")
+        return True
+    print(f"{package} {metadata.version(package)}, for {purpose}")
+    return True
 
 
 def is_right(method: str) -> bool:

@@ -1,10 +1,11 @@
-"""What `certify` and `attack` have in common: a model, its inputs and targets, and an attribution, from arguments."""
+"""What `certify`, `smooth` and `attack` have in common: a model, inputs, targets, an attribution, from arguments."""
 
 import inspect
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from ..attributions import name_of
+from ..attributions import mixes, name_of
 from ..certificates import Certificate
 from ..certifying.certifier import Certifier
 from ..guards import isolated
@@ -24,6 +25,12 @@ from .model import fingerprint, load_model, make_attribution, predicted, takes_t
 RESERVED = ("inputs", "eps", "norm", "clip", "method", "batch_size", "progress", "target", "perturbation", "spec",
             "differentiable")
 """Arguments of `certify` that --set does not take: they have options of their own, or no use here."""
+
+OF_DRAWS = ("inputs", "target", "return_convergence_delta")
+"""The same of smoothed certificates, whose own settings all have options."""
+
+OF_BALLS = (Certifier.certify, Certifier)
+"""What takes --set beside the attribution, where bounds are propagated."""
 
 OF_CERTIFIER = ("memory_limit", "iterations", "lr")
 """Arguments of `certify` that belong to the certifier and not to the call."""
@@ -58,9 +65,15 @@ class Job:
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
     @property
-    def tasks(self) -> list[tuple[float, slice]]:
-        """Every radius and chunk."""
-        return [(eps, rows) for eps in dict.fromkeys(self.arguments.eps) for rows in self.chunks]
+    def tasks(self) -> list[tuple[float | None, slice]]:
+        """Every radius and chunk; draws are of no radius."""
+        radii = dict.fromkeys(self.arguments.eps) if self.has_ball else [None]
+        return [(eps, rows) for eps in radii for rows in self.chunks]
+
+    @property
+    def has_ball(self) -> bool:
+        """Whether the command says in which balls bounds hold."""
+        return hasattr(self.arguments, "eps")
 
     @property
     def ball(self) -> dict[str, Any]:
@@ -75,22 +88,33 @@ class Job:
         return {
             **fingerprint(self.model), "inputs": self.data.inputs, "targets": self.targets,
             "attribution": name_of(self.attribution), "--layer": given.layer,
-            **{f"--set {name}": value for name, value in given.set}, "--norm": given.norm,
-            "--clip": None if given.clip is None else str(given.clip), "--method": given.method, "--chunk": given.chunk,
-            "--seed": given.seed, "dtype": given.dtype, "lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION,
+            **{f"--set {name}": value for name, value in given.set},
+            **(self._ball_settings() if self.has_ball else {}), "--chunk": given.chunk, "--seed": given.seed,
+            "dtype": given.dtype, "lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION,
             "torch": torch.__version__, "captum": metadata.version("captum"),
         }
 
+    def _ball_settings(self) -> dict[str, Any]:
+        given = self.arguments
+        return {"--norm": given.norm, "--clip": None if given.clip is None else str(given.clip),
+                "--method": given.method}
+
+    @cached_property
     def certifier(self) -> Certifier:
         """One that traces the model once for all chunks."""
-        names = self.data.features or ()
         return Certifier(self.attribution, method=self.arguments.method, batch_size=self.arguments.batch_size,
-                         features=names if len(set(names)) == len(names) > 0 else None, **self.for_certifier)
+                         features=self.feature_names, **self.for_certifier)
 
-    def certify(self, certifier: Certifier, eps: float, rows: slice) -> Certificate:
+    @property
+    def feature_names(self) -> Any:
+        """The names of the inputs' columns, if they all differ."""
+        names = self.data.features or ()
+        return names if len(set(names)) == len(names) > 0 else None
+
+    def certify(self, eps: float, rows: slice) -> Certificate:
         """The certificate of a chunk; its noise depends on the seed and the chunk alone."""
         with self.seeded(rows):
-            return certifier.certify(self.data.inputs[rows], eps=eps, **self.ball, **self.keywords_of(rows))
+            return self.certifier.certify(self.data.inputs[rows], eps=eps, **self.ball, **self.keywords_of(rows))
 
     def keywords_of(self, rows: slice) -> dict[str, Any]:
         """The keywords of `certify`, and of the attribution, for a chunk."""
@@ -116,7 +140,8 @@ def make_job(given: Namespace) -> Job:
     """
     dtype = getattr(torch, given.dtype)
     settings = {name: _like(value, dtype, given.device) for name, value in given.set}
-    if taken := [name for name in settings if name in RESERVED]:
+    reserved = RESERVED if hasattr(given, "eps") else OF_DRAWS
+    if taken := [name for name in settings if name in reserved]:
         raise ValueError(f"--set {taken[0]} is not possible: " + (
             "give --" + taken[0].replace("_", "-") + "." if hasattr(given, taken[0]) else "it has no use here."))
     model = load_model(given.model, given.state_dict, dtype, given.device)
@@ -130,12 +155,15 @@ def make_job(given: Namespace) -> Job:
     every, data = data, data.rows(chosen)
     data = replace(data, inputs=data.inputs.to(given.device))
     attribution, keywords = make_attribution(given.attribution, model, given.layer, given.noise_tunnel, settings)
-    check_keywords(keywords, attribution)
+    check_keywords(keywords, attribution, OF_BALLS if hasattr(given, "eps") else ())
     targets = None
     if takes_target(attribution):
         targets = find_targets(given, model, every, data, chosen)
     elif given.target != "predicted":
         raise ValueError(f"{name_of(attribution)} has no target; leave --target out.")
+    if mixes(attribution) and len(data.inputs) > given.chunk:
+        raise ValueError(f"{name_of(attribution)} of one example is made of the other examples of its file: give "
+                         f"--chunk {len(data.inputs)}, so that all are in one.")
     for_certifier = {name: keywords.pop(name) for name in OF_CERTIFIER if name in keywords}
     return Job(model, data, targets, attribution, keywords, for_certifier, given)
 
@@ -171,14 +199,19 @@ def find_targets(given: Namespace, model: nn.Module, every: Data, data: Data, ch
     return labels.to(data.inputs.device)
 
 
-def check_keywords(keywords: Iterable[str], attribution: Any) -> None:
+def check_keywords(keywords: Iterable[str], attribution: Any, further: Iterable[Any]) -> None:
     """Refuse keywords that nothing takes, before anything is computed.
+
+    Args:
+        keywords: their names.
+        attribution: takes some.
+        further: what else takes some.
 
     Raises:
         ValueError: the first of them, with those there are.
     """
     inner = getattr(attribution, "attribution_method", attribution)
-    known = {name for call in (type(inner), inner.attribute, attribution.attribute, Certifier.certify, Certifier)
+    known = {name for call in (type(inner), inner.attribute, attribution.attribute, *further)
              for name, p in inspect.signature(call).parameters.items() if p.kind is not p.VAR_KEYWORD}
     known -= {"self", "forward_func", "model", "layer", "device_ids", "example_inputs", "attribution", "kwargs",
               "attribution_method", *RESERVED}

@@ -12,7 +12,7 @@ import torch
 from ..bounding.methods import METHODS
 from ..plots import SIGNS
 from ..tables import tables
-from . import attack, certify, doctor, ops, plot, values
+from . import attack, certify, doctor, ops, plot, smooth, values
 from .require import requirement
 
 NORMS = {"inf": math.inf, "2": 2, "1": 1}
@@ -41,6 +41,7 @@ def make_parser() -> Parser:
         return made
 
     _certify(command("certify", certify.run, "bound an attribution over a ball around each example"))
+    _smooth(command("smooth", smooth.run, "draw an attribution under noise: what stays important in an l2 ball"))
     _attack(command("attack", attack.run, "search for the strongest change of an attribution in a ball"))
     _plot(command("plot", plot.run, "draw a saved certificate, or a metric against the radius"))
     made = command("ops", ops.run, "list what is supported")
@@ -51,9 +52,7 @@ def make_parser() -> Parser:
 
 def _certify(parser: argparse.ArgumentParser) -> None:
     _common(parser)
-    group = parser.add_argument_group("what is said of the certificates")
-    group.add_argument("--metric", action="append", default=[], type=_typed(values.call), metavar="NAME[:K=V,...]",
-                       help="a column of metrics.csv, several times; `lirpa-explain ops metrics` lists them")
+    group = _said(parser, ", or 'prediction';")
     group.add_argument("--prediction", action="store_true", help="certify the predicted class and its confidence too")
     group.add_argument("--refine", metavar="WHAT",
                        help="refine the bounds of: sign, width, top_k:K, or a condition as of --require; see "
@@ -63,13 +62,44 @@ def _certify(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--attack", action="store_true",
                        help="attack every metric that is certified, and the signs: what was found stands beside the "
                             "certified number, in metrics.csv and the report")
+
+
+def _smooth(parser: argparse.ArgumentParser) -> None:
+    _common(parser, has_ball=False)
+    group = parser.add_argument_group("the smoothed map")
+    group.add_argument("--sigma", type=_typed(_positive_number), required=True, metavar="S",
+                       help="deviation of the noise, in units of the inputs")
+    group.add_argument("--keep", type=_typed(_share), default=0.2, metavar="SHARE",
+                       help="of the entries that count as important (default: 0.2)")
+    group.add_argument("--levels", type=_typed(_positive), default=1, metavar="L",
+                       help="steps in which an entry's rank counts (default: 1)")
+    group.add_argument("--signed", action="store_true", help="rank the signed attribution and not its size")
+    group.add_argument("--sum-channels", action="store_true", help="rank the pixels of an image, channels summed")
+    group.add_argument("--samples", type=_typed(_positive), default=1000, metavar="N",
+                       help="draws of each example (default: 1000)")
+    group.add_argument("--doublings", type=_typed(_count), default=0, metavar="N",
+                       help="double the draws so often, those that are there included (default: 0)")
+    group.add_argument("--confidence", type=_typed(_share), default=0.999, metavar="P",
+                       help="for each example (default: 0.999)")
+    group.add_argument("--radius", type=_typed(_radius), metavar="R",
+                       help="the l2 radius of interest: drawing ends where all is decided there")
+    group.add_argument("--radii", nargs="+", type=_typed(_radius), metavar="R",
+                       help="of the table and the report (default: --radius, or S/4, S/2 and S)")
+    _said(parser)
+
+
+def _said(parser: argparse.ArgumentParser, further: str = ";") -> Any:
+    group = parser.add_argument_group("what is said of the certificates")
+    group.add_argument("--metric", action="append", default=[], type=_typed(values.call), metavar="NAME[:K=V,...]",
+                       help="a column of metrics.csv, several times; `lirpa-explain ops metrics` lists them")
     group.add_argument("--report", type=Path, metavar="FILE.html", help="write a report to read in a browser")
     group.add_argument("--names", type=_words, metavar="A,B,...", help="names of the features, for the report")
     group.add_argument("--require", action="append", default=[], type=_typed(requirement), metavar="PROPERTY",
-                       help="'METRIC[:K=V,...] >= NUMBER', the same with <=, or 'prediction'; exit code 1 if it is not "
+                       help=f"'METRIC[:K=V,...] >= NUMBER', the same with <={further} exit code 1 if it is not "
                             "certified for every example")
     group.add_argument("--require-share", type=_typed(_share), default=1.0, metavar="SHARE",
                        help="of the examples for which that is enough (default: 1)")
+    return group
 
 
 def _attack(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +114,7 @@ def _attack(parser: argparse.ArgumentParser) -> None:
                            help=f"{words} (default: {default})")
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _common(parser: argparse.ArgumentParser, has_ball: bool = True) -> None:
     group = parser.add_argument_group("model and inputs")
     group.add_argument("--model", required=True, metavar="MODULE:FUNCTION",
                        help="a function without arguments that returns an nn.Module, or an nn.Module, or the path of "
@@ -113,10 +143,8 @@ def _common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--set", action="append", default=[], type=_typed(values.setting), metavar="NAME=VALUE",
                        help="a keyword of the class, of its attribute() or of lirpa_explain.certify, several times: a "
                             "literal, a word, or @file.npy")
-    group.add_argument("--eps", nargs="+", required=True, type=_typed(_radius), help="radii, such as 0.01 or 2/255")
-    group.add_argument("--norm", type=_typed(_norm), default=math.inf, metavar="NORM", help="inf (default), 2 or 1")
-    group.add_argument("--clip", nargs=2, type=float, metavar=("LOW", "HIGH"), help="the range of the data")
-    group.add_argument("--method", choices=METHODS, default="CROWN", help="of bounding (default: CROWN)")
+    if has_ball:
+        _ball(group)
     group.add_argument("--seed", type=_typed(_count), default=0, help="of what is drawn at random (default: 0)")
 
     group = parser.add_argument_group("output")
@@ -135,9 +163,17 @@ def _common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
 
 
+def _ball(group: Any) -> None:
+    group.add_argument("--eps", nargs="+", required=True, type=_typed(_radius), help="radii, such as 0.01 or 2/255")
+    group.add_argument("--norm", type=_typed(_norm), default=math.inf, metavar="NORM", help="inf (default), 2 or 1")
+    group.add_argument("--clip", nargs=2, type=float, metavar=("LOW", "HIGH"), help="the range of the data")
+    group.add_argument("--method", choices=METHODS, default="CROWN", help="of bounding (default: CROWN)")
+
+
 def _plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("certificate", type=Path,
-                        help="a saved certificate, or a folder that certify wrote, for a curve against the radius")
+                        help="a saved certificate, or a folder that certify or smooth wrote, for a curve against the "
+                             "radius")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the picture: .png, .pdf or .svg")
     parser.add_argument("--example", type=_typed(_count), default=0, metavar="I",
                         help="of the certificate (default: 0)")
@@ -148,6 +184,8 @@ def _plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most", type=_typed(_positive), metavar="N", help="bars, the longest first")
     parser.add_argument("--metric", type=_typed(values.call), default=("sign_agreement", {}), metavar="NAME[:K=V,...]",
                         help="of a curve (default: sign_agreement)")
+    parser.add_argument("--radius", type=_typed(_radius), metavar="R",
+                        help="of a smoothed certificate (default: the one of interest, or 0)")
     parser.add_argument("--dpi", type=_typed(_positive), default=120, help="dots per inch (default: 120)")
 
 
@@ -177,6 +215,13 @@ def _positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise ValueError(f"{text!r} is not an integer of at least 1.")
     return int(text)
+
+
+def _positive_number(text: str) -> float:
+    number = _radius(text)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{text!r} is not a finite number above 0.")
+    return number
 
 
 def _seconds(text: str) -> float:

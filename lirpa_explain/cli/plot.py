@@ -6,11 +6,16 @@ from typing import Any
 
 from ..certificates import Certificate
 from ..certificates.layout import tensors
+from ..certificates.storage import kind_of
 from ..plots import is_image, plot_bars, plot_curve, plot_image
 from ..reporting.figures import shown
 from ..reporting.table import Measure
-from ..smoothing import plot_importance
+from ..smoothing import SmoothedCertificate, plot_importance
 from .data import Reading, read
+from .store import DRAWN
+
+CURVE = 20
+"""Steps of the radius of a curve of smoothed certificates, up to twice the deviation of the noise."""
 
 
 def run(given: Namespace) -> int:
@@ -35,7 +40,7 @@ def picture(given: Namespace) -> Any:
     Raises:
         ValueError: there is no such example.
     """
-    certificate = Certificate.load(given.certificate)
+    certificate = loaded(given.certificate, given.radius)
     count = len(tensors(certificate.nominal)[0])
     if not 0 <= given.example < count:
         raise ValueError(f"--example {given.example} is not in {given.certificate}, which has examples 0 to "
@@ -52,6 +57,20 @@ def picture(given: Namespace) -> Any:
     if certificate.meaning.kind == "smoothed":
         return plot_importance(certificate, given.example, image)[0]
     return plot_image(certificate, given.example, image, sign=given.sign)[0]
+
+
+def loaded(path: Path, radius: float | None) -> Certificate:
+    """A certificate from a file; of a smoothed one, that within a radius.
+
+    Raises:
+        ValueError: the file is none, or has one radius only.
+    """
+    if kind_of(path) == SmoothedCertificate.__name__:
+        return SmoothedCertificate.load(path).at(radius)
+    certificate = Certificate.load(path)
+    if radius is not None:
+        raise ValueError(f"{path} has one radius only: --radius is for smoothed certificates.")
+    return certificate
 
 
 def first_of(path: Path) -> int:
@@ -71,6 +90,13 @@ def curve(given: Namespace) -> Any:
     for eps, folder in sorted(radii.items()):
         files = sorted(file for file in folder.glob("*.npz") if file.stem.replace("-", "").isdigit())
         points.append((eps, float(measure.of([Certificate.load(file) for file in files]).double().mean())))
+    drawn = [SmoothedCertificate.load(file) for file in sorted((given.certificate / DRAWN).glob("*.npz"))]
+    if drawn and not points:
+        sigma = drawn[0].settings.sigma
+        measure = Measure("importance_agreement") if measure == Measure("sign_agreement") else measure
+        points = [(radius, float(measure.of([found.at(radius) for found in drawn]).double().mean()))
+                  for radius in (2 * sigma * step / CURVE for step in range(CURVE + 1))]
     if not points:
-        raise ValueError(f"{given.certificate} has no certificates; give a folder that lirpa-explain certify wrote.")
+        raise ValueError(f"{given.certificate} has no certificates; give a folder that lirpa-explain certify or smooth "
+                         "wrote.")
     return plot_curve([eps for eps, _ in points], [mean for _, mean in points], ylabel=f"mean {measure.label}")[0]

@@ -12,13 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..certifying.certifier import Certifier
 from ..datasets.executors import crew_of
 from ..datasets.work import ONE_AT_A_TIME
 from .job import Job, make_job
 from .store import Store, once
 
-Write = Callable[[Job, Certifier, float, slice, Path], None]
+Write = Callable[[Job, Any, slice, Path], None]
 """Writes the file of a radius and a chunk; a function of a module, so that other processes find it."""
 
 
@@ -27,20 +26,20 @@ class Portion:
     """What is to be done at one radius for one chunk.
 
     Args:
-        eps: the radius.
+        eps: the radius; None of draws, which are of none.
         rows: the examples.
         files: those to write, and what writes each.
     """
 
-    eps: float
+    eps: float | None
     rows: slice
     files: tuple[tuple[Path, Write], ...]
 
-    def do(self, job: Job, certifier: Certifier) -> None:
+    def do(self, job: Job) -> None:
         """Write the files that are not there yet."""
         with ONE_AT_A_TIME:
             for path, write in self.files:
-                once(path, functools.partial(write, job, certifier, self.eps, self.rows))
+                once(path, functools.partial(write, job, self.eps, self.rows))
 
 
 def do_all(job: Job, store: Store, work: Sequence[tuple[str, Write]]) -> None:
@@ -63,8 +62,7 @@ def do_all(job: Job, store: Store, work: Sequence[tuple[str, Write]]) -> None:
     with executor_of(given) as executor, crew_of(executor) as crew, \
             tqdm(total=len(portions), initial=done, unit="chunk", disable=True if given.quiet else None) as bar:
         if crew.shares_memory:
-            certifier = job.certifier()
-            results = crew.do(lambda portion: portion.do(job, certifier), missing)
+            results = crew.do(lambda portion: portion.do(job), missing)
         else:
             results = crew.do(functools.partial(do_elsewhere, given, os.getcwd()), missing)
         try:
@@ -89,12 +87,11 @@ def do_elsewhere(given: Namespace, folder: str, portion: Portion) -> None:
         key = pickle.dumps(given)
         if key not in _MADE:
             _MADE.clear()
-            job = make_job(given)
-            _MADE[key] = job, job.certifier()
-        portion.do(*_MADE[key])
+            _MADE[key] = make_job(given)
+        portion.do(_MADE[key])
 
 
-_MADE: dict[bytes, tuple[Job, Certifier]] = {}
+_MADE: dict[bytes, Job] = {}
 """The job of this process, with what it has traced."""
 
 

@@ -12,6 +12,9 @@ from ..datasets.folder import Manifest, atomically
 
 MANIFEST = "manifest.json"
 
+DRAWN = "smoothed"
+"""The folder of what is of no radius."""
+
 
 class Store:
     """The results of one command with one set of settings, by radius and examples.
@@ -30,11 +33,11 @@ class Store:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         manifest = Manifest(folder / MANIFEST, settings, "give --restart to replace them, or another --out")
-        found = list(folder.glob("eps-*/[0-9]*-[0-9]*.npz"))
+        found = [file for kind in ("eps-*", DRAWN) for file in folder.glob(f"{kind}/[0-9]*-[0-9]*.npz*")]
         if restart:
             for file in found:
                 file.unlink()
-        elif manifest.path.exists():
+        elif manifest.path.exists() and found:
             manifest.compare()
             return
         elif found:
@@ -42,9 +45,10 @@ class Store:
                              "them, or another --out.")
         manifest.write()
 
-    def path(self, eps: float, rows: slice, kind: str = "") -> Path:
-        """The file of some examples at one radius."""
-        return self.folder / f"eps-{eps!r}" / f"{rows.start:05d}-{rows.stop - 1:05d}{kind}.npz"
+    def path(self, eps: float | None, rows: slice, kind: str = "") -> Path:
+        """The file of some examples at one radius; of draws, which are of none."""
+        folder = self.folder / (DRAWN if eps is None else f"eps-{eps!r}")
+        return folder / f"{rows.start:05d}-{rows.stop - 1:05d}{kind}.npz"
 
 
 def once(path: Path, write: Callable[[Path], None]) -> bool:

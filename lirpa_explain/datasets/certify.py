@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..attributions import lookup, name_of
+from ..attributions import lookup, refuse_mixed
 from ..certificates.metrics import lookup as lookup_metric
 from ..certifying.certifier import Certifier
 from ..fingerprint import contents_of
 from ..reporting.page import as_measure, need_jinja2
 from ..reporting.table import Measure
+from ..smoothing.draws import function_of, words_for
+from ..smoothing.settings import Smoothing
+from ..smoothing.statistics import need_scipy
 from ..version import AUTO_LIRPA_VERSION, __version__
 from .examples import Example, Indexed, Streamed, examples_of
 from .executors import Crew, crew_of
 from .folder import atomically, digest
 from .results import Results, write_report
 from .rows import need_pyarrow
-from .work import Chunk, Outcome, Payload, Work, attribution_of, digest_of, file_of, perform
+from .work import Chunk, Outcome, Payload, Work, attribution_of, digest_of, file_of, forward_of, perform
 
 ENOUGH = 16
 """So many examples that fail, all for one reason and with none certified, are the settings' fault."""
@@ -87,7 +90,8 @@ def certify_dataset(attribution: Any, dataset: Any, *, out: str | os.PathLike[st
 
     Args:
         attribution: a Captum object, or a function without arguments that returns one, which each worker calls: for
-            models that cannot be pickled, or that each worker loads by itself.
+            models that cannot be pickled, or that each worker loads by itself. With sigma, it may return anything that
+            explains.
         dataset: an array (N, *S); a pair of arrays, inputs and targets; a torch `Dataset` or a sequence of items; or an
             iterable of them. An item is an input or (input, target); several inputs are a tuple in place of the one.
             What is indexed is read by the workers, an iterable here.
@@ -103,7 +107,9 @@ def certify_dataset(attribution: Any, dataset: Any, *, out: str | os.PathLike[st
         seed: of what attributions draw, together with the example's number.
         restart: throw away the results that are there.
         progress: whether to show a progress bar with the time left; None: on a terminal.
-        **settings: keywords of `lirpa_explain.certify`, the same for all examples: eps, norm, method, n_steps, ...
+        **settings: keywords of `lirpa_explain.certify`, the same for all examples: eps, norm, method, n_steps, ...; or,
+            with sigma among them, of `lirpa_explain.certify_smoothed`: bounds are then of the smoothed map at the
+            radius of interest (0 if there is none), and the column "radii" says how far each entry is certain.
 
     Returns:
         A `DatasetRun`: how many examples were done, and which failed, and why.
@@ -136,19 +142,21 @@ def certify_dataset(attribution: Any, dataset: Any, *, out: str | os.PathLike[st
         need_jinja2()
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk is {chunk!r}; it must be an integer of at least 1.")
-    _check(settings)
+    smooths = _check(settings)
     settings |= {} if features is None else {"features": list(features)}
     examples = examples_of(dataset)
-    made = attribution_of(attribution)
-    lookup(made)
+    made = attribution_of(attribution, smooths)
+    if not smooths:
+        lookup(made)
+    refuse_mixed(made, "row of a data set")
     results = Results(Path(out).resolve())
     described = _described(made, examples, settings, target, measures, chunk, seed)
     takes_target = "target" in inspect.signature(
-        getattr(made, "attribution_method", made).attribute).parameters
+        function_of(getattr(made, "attribution_method", made))).parameters
     with crew_of(executor) as crew:
         fingerprint = results.begin(described, restart)
         work = Work(attribution, examples if isinstance(examples, Indexed) else None, settings, target, takes_target,
-                    measures, seed, results.folder, fingerprint)
+                    measures, seed, results.folder, fingerprint, smooths)
         run = _run(work, examples, chunk, results, crew, progress)
     if report is not None:
         write_report(results, report, measures, progress)
@@ -239,8 +247,8 @@ def pickled(work: Work) -> bytes:
     return dumps(work)
 
 
-def _check(settings: Mapping[str, Any]) -> None:
-    """Refuse settings that have no use here.
+def _check(settings: Mapping[str, Any]) -> bool:
+    """Refuse settings that have no use here; returns whether certificates are to be smoothed ones.
 
     Raises:
         ValueError: the first of them.
@@ -248,16 +256,26 @@ def _check(settings: Mapping[str, Any]) -> None:
     for name in ("inputs", "differentiable"):
         if name in settings:
             raise ValueError(f"certify_dataset takes no {name}.")
-    if not {"eps", "perturbation", "parameters"} & set(settings):
-        raise ValueError("Give eps, or perturbation or parameters: what the bounds are to hold for.")
+    balls = sorted({"eps", "perturbation", "parameters"} & set(settings))
+    if "sigma" not in settings:
+        if not balls:
+            raise ValueError("Give eps, or perturbation or parameters: what the bounds are to hold for; or sigma, for "
+                             "smoothed certificates.")
+        return False
+    if balls:
+        raise ValueError(f"sigma makes smoothed certificates, which {balls[0]} does not go with: give radius, the l2 "
+                         "radius of interest.")
+    need_scipy()
+    Smoothing(**{entry.name: settings[entry.name] for entry in fields(Smoothing) if entry.name in settings})
+    return True
 
 
 def _described(attribution: Any, examples: Indexed | Streamed, settings: Mapping[str, Any], target: Any,
                measures: Sequence[Measure], chunk: int, seed: int) -> dict[str, Any]:
     """Whatever determines the results, by name."""
-    contents = contents_of(**{"the model": attribution.forward_func, "the attribution": attribution,
+    contents = contents_of(**{"the model": forward_of(attribution), "the attribution": attribution,
                               "the data set": examples if isinstance(examples, Indexed) else None})
-    return {**contents, "name": name_of(attribution), "target": _plain(target), "chunk": chunk, "seed": seed,
+    return {**contents, "name": words_for(attribution), "target": _plain(target), "chunk": chunk, "seed": seed,
             "metrics": digest([[measure.name, dict(measure.settings)] for measure in measures]),
             **{name: _plain(value) for name, value in settings.items()}, "lirpa_explain": __version__,
             "code of lirpa_explain": _own_code(), "auto_LiRPA": AUTO_LIRPA_VERSION, "torch": torch.__version__,

@@ -14,7 +14,7 @@ from ..certificates.layout import tensors
 from ..reporting import report
 from ..reporting.table import Measure, default_measures
 from .folder import Manifest
-from .rows import HEADER, SIDES, certificate_of, need_pyarrow, words_in
+from .rows import HEADER, RADII, SIDES, certificate_of, need_pyarrow, words_in
 
 MANIFEST = "_manifest.json"
 """Names that begin so are passed over by readers of Parquet folders."""
@@ -136,11 +136,11 @@ def _named(table: Any, names: Sequence[str]) -> Any:
     import pandas
 
     missing = [float("nan")] * len(names)
-    parts = []
-    for side in SIDES:
+    parts, sides = [], [side for side in (*SIDES, RADII) if side in table]
+    for side in sides:
         rows = [missing if values is None else values for values in table[side]]
         parts.append(pandas.DataFrame(rows, index=table.index, columns=[f"{side}[{name}]" for name in names]))
-    rest = table.drop(columns=list(SIDES))
+    rest = table.drop(columns=sides)
     return pandas.concat([rest[["target"]], *parts, rest.drop(columns="target")], axis=1)
 
 
@@ -187,4 +187,5 @@ def write_report(results: Results, path: str | os.PathLike[str], measures: Seque
     is_numbered = all(isinstance(target, int) for target in targets)
     report(certificates, path, names=names if failures else None,
            targets=targets if is_numbered else None, features=certificates[0].features,
-           metrics=measures or default_measures(size), failures=failures, progress=bool(progress))
+           metrics=measures or default_measures(size, certificates[0].meaning.kind), failures=failures,
+           progress=bool(progress))

@@ -22,6 +22,9 @@ SIDES = ("lower", "nominal", "upper")
 KNOWN = ("example", "target", *SIDES, "seconds", "error")
 """Columns that every file has."""
 
+RADII = "radii"
+"""The column of smoothed certificates that says within which l2 radius each entry stays on its side."""
+
 SPECIFIED = ("spec_lower", "spec_nominal", "spec_upper")
 WORDS = ("attribution", "method", "perturbation", "dtype", "versions", "rounding", "features")
 HEADER = b"lirpa_explain"
@@ -38,11 +41,13 @@ class Part:
         first: the place of the first of them in the chunk.
         certificate: theirs.
         metrics: numbers (N,), by the name of their column.
+        columns: further ones, (N, D) each.
     """
 
     first: int
     certificate: Certificate
     metrics: dict[str, Tensor]
+    columns: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def need_pyarrow() -> Any:
@@ -112,6 +117,7 @@ def _columns(part: Part) -> dict[str, list[Any]]:
     for name, value in certificate.meaning.facts.items():
         if isinstance(value, Tensor | tuple):
             columns[f"fact.{name}"] = _lists(_flat(value))
+    columns |= {name: _lists(values) for name, values in part.columns.items()}
     return columns | {label: values.double().tolist() for label, values in part.metrics.items()}
 
 

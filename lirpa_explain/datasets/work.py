@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 from captum.attr import Attribution
+from torch import Tensor
 
+from ..certificates.layout import flatten
 from ..certifying.certifier import Certifier
 from ..errors import TrainingModeError, UnsupportedAttribution, UnsupportedOperation
 from ..guards import isolated, model_of
 from ..reporting.table import Measure
+from ..smoothing import certify_smoothed
 from .examples import Example, Indexed, batch, words_of
 from .folder import atomically, digest
-from .rows import Part, write_rows
+from .rows import RADII, Part, write_rows
 
 OF_MODEL = (UnsupportedAttribution, UnsupportedOperation, TrainingModeError)
 """Errors that speak of the model and not of an example: they end the run."""
 
-OF_CERTIFIER = ("batch_size", "memory_limit", "iterations", "lr")
+OF_CERTIFIER = ("batch_size", "memory_limit", "iterations", "lr", "slack")
 """Settings that a certifier is made with."""
 
 ONE_AT_A_TIME = threading.RLock()
@@ -56,13 +59,14 @@ class Work:
     Args:
         attribution: a Captum object, or a function without arguments that returns one.
         dataset: the examples; None where they come with each chunk.
-        settings: keywords of `certify`.
+        settings: keywords of `certify`, or of `certify_smoothed`.
         target: of all examples, or "predicted"; None: the data set says.
         takes_target: whether the attribution explains one of several outputs.
         measures: the metrics.
         seed: of what is drawn.
         out: the folder.
         fingerprint: of the model, settings and code.
+        smooths: whether certificates are smoothed ones.
     """
 
     attribution: Any
@@ -74,6 +78,8 @@ class Work:
     seed: int
     out: Path
     fingerprint: str
+    smooths: bool = False
+    explaining: Any = field(default=None, init=False, repr=False)
     certifier: Certifier | None = field(default=None, init=False, repr=False)
 
     def do(self, rows: range, given: list[Example] | bytes | None = None) -> Outcome:
@@ -120,23 +126,36 @@ class Work:
             self._certify(rows, examples, middle, last, parts, failed)
 
     def _part(self, number: int, place: int, examples: list[Example]) -> Part:
-        certifier = self._certifier()
-        forward = certifier.attribution.forward_func
+        attribution = self._explaining()
+        forward = forward_of(attribution)
         inputs, targets = batch(examples, device_of(forward))
-        keywords = {name: value for name, value in self.settings.items() if name not in OF_CERTIFIER}
+        keywords: dict[str, Any] = {}
         if self.takes_target:
             targets = self._targets(forward, inputs, targets)
-            keywords |= {} if targets is None else {"target": targets}
-        with seeded(self.seed + number):
-            certificate = certifier.certify(inputs, **keywords)
+            keywords = {} if targets is None else {"target": targets}
+        columns: dict[str, Tensor] = {}
+        if self.smooths:
+            smoothed = certify_smoothed(attribution, inputs, seed=self.seed, **self.settings, **keywords)
+            if smoothed.interrupted:  # half of the draws are none
+                raise KeyboardInterrupt
+            certificate, columns = smoothed.at(), {RADII: flatten(smoothed.radii)}
+        else:
+            with seeded(self.seed + number):
+                certificate = self._certifier().certify(inputs, **keywords, **{
+                    name: value for name, value in self.settings.items() if name not in OF_CERTIFIER})
         metrics = {measure.label: measure.of([certificate]) for measure in self.measures or ()}
-        return Part(place, certificate, metrics)
+        return Part(place, certificate, metrics, columns)
+
+    def _explaining(self) -> Any:
+        """The attribution, made once in each process."""
+        if self.explaining is None:
+            self.explaining = attribution_of(self.attribution, self.smooths)
+        return self.explaining
 
     def _certifier(self) -> Certifier:
         if self.certifier is None:
-            attribution = attribution_of(self.attribution)
             made_with = {name: self.settings[name] for name in OF_CERTIFIER if name in self.settings}
-            self.certifier = Certifier(attribution, **made_with)
+            self.certifier = Certifier(self._explaining(), **made_with)
         return self.certifier
 
     def _targets(self, forward: Any, inputs: Any, targets: Any) -> Any:
@@ -144,6 +163,9 @@ class Work:
             return targets
         if self.target != "predicted":
             return self.target
+        if forward is self._explaining():
+            raise ValueError(f"Of a {type(forward).__name__} it is not known which model it explains, and so what that "
+                             "predicts: give the targets.")
         with torch.no_grad():
             outputs = forward(*inputs) if isinstance(inputs, tuple) else forward(inputs)
         if outputs.ndim > 2:
@@ -152,21 +174,32 @@ class Work:
         return outputs.argmax(1) if outputs.ndim == 2 else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"certifier": None}
+        return vars(self) | {"certifier": None, "explaining": None}
 
 
-def attribution_of(given: Any) -> Attribution:
+def attribution_of(given: Any, may_be_any: bool = False) -> Any:
     """A Captum object, or what a function without arguments returns.
+
+    Args:
+        given: by the caller.
+        may_be_any: whether anything that explains will do, which is an object with a method `attribute`, or a function
+            that the function returns.
 
     Raises:
         TypeError: it is neither.
     """
-    found = given() if callable(given) and not isinstance(given, Attribution | type) else given
-    if not isinstance(found, Attribution):
+    is_one = isinstance(given, Attribution | type) or may_be_any and hasattr(given, "attribute")
+    found = given() if callable(given) and not is_one else given
+    if not isinstance(found, Attribution) and not (may_be_any and callable(getattr(found, "attribute", found))):
         what = "The function returned a" if found is not given else "attribution is a"
         raise TypeError(f"{what} {type(found).__name__}; pass an object of one of Captum's classes, such as "
                         "Saliency(model), or a function without arguments that returns one.")
     return found
+
+
+def forward_of(attribution: Any) -> Any:
+    """The function that an attribution explains; what explains, where that is not known."""
+    return getattr(attribution, "forward_func", attribution)
 
 
 def device_of(forward: Any) -> torch.device:

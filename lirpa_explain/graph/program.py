@@ -39,6 +39,9 @@ class Places(Protocol):
     def baseline(self, i: int) -> Tensor | None:
         """Its baseline, (B, *S); None where there is no path."""
 
+    def partner(self, i: int) -> Tensor:
+        """That input of another example, (B, *S)."""
+
     def argument(self, i: int) -> Tensor:
         """What is made of the model's further arguments that have rows, (B, ...)."""
 
@@ -108,9 +111,11 @@ POINTS: dict[str, Point] = {
     }, lambda x, scale, shift: x * scale + shift),
     "difference": Point({"offset": RowTensor(offset, summed=True)}, lambda x, offset: x + offset),
     "baseline": Point({"baseline": RowTensor(lambda at, i: _given(at.baseline(i)))}, lambda x, baseline: baseline),
+    "partner": Point({"partner": RowTensor(lambda at, i: at.partner(i))}, lambda x, partner: partner),
 }
 """The points that a program can ask for: the input; with its noise; on a path; the following one on that path; the
-input minus its baseline; that baseline. Scales have one entry for each row, (B, 1, ..., 1), all others (B, *S)."""
+input minus its baseline; that baseline; the input of another example, which is perturbed as that example is. Scales
+have one entry for each row, (B, 1, ..., 1), all others (B, *S)."""
 
 
 def _given(baseline: Tensor | None) -> Tensor:

@@ -38,7 +38,8 @@ class Output:
     """What is known of a layer's output: its eps, and what follows it.
 
     Where the model's output is c z with a constant c, relevance starts with c and ends with a product with c z: the
-    gradient that arrives counts twice.
+    gradient that arrives counts twice. Where the relevance of the output itself is `asked` for, an activation hands
+    that on, g phi(z), and what is before the layer is of no interest.
     """
 
     name: str
@@ -46,10 +47,36 @@ class Output:
     to_activation: bool = False
     to_layer: bool = False
     scaled: bool = False
+    asked: bool = False
+
+
+@dataclass
+class Place:
+    """Where relevance is asked for: at the input of a layer, or its output.
+
+    Args:
+        layer: it.
+        to_input: whether at its input.
+    """
+
+    layer: nn.Module
+    to_input: bool
+    value: Tensor | None = None
+    source: Output | None = None
+    is_first: bool = False
+
+    def relevance(self, output: Tensor, cotangent: Tensor) -> Tensor:
+        """That of an output of the model, computed while `relevance` was active."""
+        if self.value is None:
+            raise UnsupportedAttribution("LRP at a layer that the model does not call.")
+        g, = torch.autograd.grad(output, self.value, cotangent)
+        if self.source is not None and self.source.to_activation or self.is_first:
+            return g
+        return self.value * (g * g if self.source is not None and self.source.scaled else g)
 
 
 @contextlib.contextmanager
-def relevance(model: nn.Module) -> Iterator[None]:
+def relevance(model: nn.Module, place: Place | None = None) -> Iterator[None]:
     """While it is active, the gradient of the model by its input is Captum's LRP: nothing is left to multiply it by.
 
     The cotangent must be 1 at one output of each example and 0 elsewhere.
@@ -57,6 +84,7 @@ def relevance(model: nn.Module) -> Iterator[None]:
     Args:
         model: a module whose leaves are layers with the epsilon rule, by default or as their attribute `rule`, or
             ReLU, Tanh and Dropout.
+        place: where the relevance is asked for, if not at the input; it is given what it needs.
 
     Raises:
         UnsupportedAttribution: a layer has no rule or another one, is called more than once, is followed by a
@@ -78,7 +106,8 @@ def relevance(model: nn.Module) -> Iterator[None]:
             forwards[module] = _dropout(module, dropped) if isinstance(module, nn.Dropout) else \
                 _activation(module, name, dropped)
         else:
-            forwards[module] = _layer(module, name, _epsilon(module, name), calls)
+            own = place if place is not None and place.layer is module else None
+            forwards[module] = _layer(module, name, _epsilon(module, name), calls, own)
 
     def last(_: nn.Module, __: Any, output: Tensor) -> None:
         scaled: list[str] = []
@@ -111,7 +140,8 @@ def _epsilon(module: nn.Module, name: str) -> float:
     return float(rule.STABILITY_FACTOR)
 
 
-def _layer(module: nn.Module, name: str, eps: float, calls: set[nn.Module]) -> Callable[..., Tensor]:
+def _layer(module: nn.Module, name: str, eps: float, calls: set[nn.Module], place: Place | None
+           ) -> Callable[..., Tensor]:
     compute = module.forward
 
     def enter(x: Any) -> Any:
@@ -130,7 +160,15 @@ def _layer(module: nn.Module, name: str, eps: float, calls: set[nn.Module]) -> C
         if module in calls:
             raise UnsupportedAttribution(f"LRP of a model that calls the layer {name} more than once.")
         calls.add(module)
-        return _Layer.apply(compute(*map(enter, inputs)), Output(name, eps))
+        output = Output(name, eps, asked=place is not None and not place.to_input)
+        if place is not None and place.to_input:
+            if len(inputs) > 1:
+                raise UnsupportedAttribution(f"LRP at the inputs of the layer {name}, which has {len(inputs)} of them.")
+            place.value, place.is_first = inputs[0], not _sources(inputs[0], name)
+        result = _Layer.apply(compute(*map(enter, inputs)), output)
+        if output.asked and place is not None:
+            place.value, place.source = result, output
+        return result
 
     return forward
 
@@ -163,7 +201,8 @@ def _activation(module: nn.Module, name: str, dropped: list[Tensor]) -> Callable
         eps = {source.eps for source in sources if isinstance(source, Output)}
         if len(eps) > 1:
             raise UnsupportedAttribution(f"LRP of a model in which {name} joins layers of different epsilons.")
-        return _Activation.apply(input, name, function, eps.pop() if eps else None)
+        asked = any(source.asked for source in sources if isinstance(source, Output))
+        return _Activation.apply(input, name, function, eps.pop() if eps else None, asked)
 
     return forward
 
@@ -245,9 +284,9 @@ class _Activation(torch.autograd.Function):
     """An activation with the factor as gradient; on an input, where no layer is before it, its result is that."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, name: str, function: str, eps: float | None) -> Tensor:
+    def forward(ctx: Any, z: Tensor, name: str, function: str, eps: float | None, asked: bool) -> Tensor:
         ctx.save_for_backward(z)
-        ctx.call = function, eps
+        ctx.call = function, None if asked else eps
         ctx.relevance_of = name if eps is not None else f"{name}, on an input"
         return torch.relu(z) if function == "kink" else torch.tanh(z)
 
@@ -258,9 +297,9 @@ class _Activation(torch.autograd.Function):
             g = secant_gradient(g, z, torch.full_like(z, -eps), "kink", 0.0, slope=0.0)
         elif eps is not None:
             g = _stabilized(secant_gradient(g, z, torch.zeros_like(z), "tanh", 0.0), z, eps)
-        elif eps is None:  # the layer behind it multiplies by its input
+        elif eps is None:  # nothing before it multiplies by its result
             g = g * (torch.relu(z) if function == "kink" else torch.tanh(z))
-        return g, None, None, None
+        return g, None, None, None, None
 
 
 def _stabilized(g: Tensor, z: Tensor, eps: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from .export import Exported as Exported
 from .export import export as export
+from .margins import MarginModule as MarginModule
 from .models import load_onnx as load_onnx
 from .properties import PROPERTIES as PROPERTIES
 from .properties import Property as Property

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..bounding.where import Where
 from ..bounding.whole import AttributionModule
 from ..extras import imported
 from ..inputs import check_inputs, uncompiled
+from .margins import MarginModule
 from .properties import Property
-from .vnnlib import vnnlib
 
 TOLERANCE = 1e-5
 """Largest difference to onnxruntime's outputs, relative to the largest of them."""
@@ -76,18 +75,13 @@ def export(attribution: Any, inputs: Tensor, path: str | Path, *, property: Prop
     xs = check_inputs(inputs)
     if len(xs) != 1 or len(xs[0]) != 1:
         raise ValueError("export takes one example of one input, (1, *S): a query is about one set of inputs.")
-    module: nn.Module = AttributionModule(attribution, xs[0], **attribute_kwargs).eval()
     query = None
-    if property is not None:
-        where = Where.of(attribution.forward_func, xs[0], perturbation=perturbation, eps=eps, norm=norm, clip=clip)
-        ball = where.balls[0]
-        if ball is None or ball.norm != torch.inf:
-            raise ValueError("VNN-LIB describes boxes of inputs: give eps or a perturbation in the l-inf norm.")
-        with torch.no_grad():
-            margins = property.margins(module(xs[0])[0])
-            module = nn.Sequential(module, margins).eval()
-            count = module(xs[0]).shape[1]
-        query = vnnlib(ball.low, ball.high, tuple(xs[0].shape), count, property.words, version)
+    if property is None:
+        module: nn.Module = AttributionModule(attribution, xs[0], **attribute_kwargs).eval()
+    else:
+        margins = MarginModule(attribution, xs[0], property, **attribute_kwargs)
+        query = margins.vnnlib(eps=eps, perturbation=perturbation, norm=norm, clip=clip, version=version)
+        module = margins
     path = Path(path)
     _write(module, xs[0], path)
     onnx.checker.check_model(onnx.load(path))

@@ -8,8 +8,8 @@ from torch import nn
 
 from ..extras import imported
 
-OPSET = 17
-"""The newest version of ONNX's operations of which onnx2torch knows all that models are made of."""
+OPSETS = range(13, 18)
+"""The versions of ONNX's operations of which onnx2torch knows all that models are made of."""
 
 TOLERANCE = 1e-4
 """Largest difference to onnxruntime's outputs, relative to the largest of them."""
@@ -46,9 +46,10 @@ def _of_known_version(proto: Any) -> Any:
             del node.attribute[:]
             node.attribute.extend(kept)
     newest = max(opset.version for opset in proto.opset_import if opset.domain in ("", "ai.onnx"))
-    if newest <= OPSET:
+    if newest in OPSETS:
         return proto
-    return imported("onnx.version_converter", "onnx", "reading ONNX files").convert_version(proto, OPSET)
+    nearest = OPSETS[0] if newest < OPSETS[0] else OPSETS[-1]
+    return imported("onnx.version_converter", "onnx", "reading ONNX files").convert_version(proto, nearest)
 
 
 def _compare(model: nn.Module, proto: object, path: str) -> None:

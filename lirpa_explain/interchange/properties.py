@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..operators import call
 from ..registration import Table, empty
 
 
@@ -27,25 +28,28 @@ class Linear(nn.Module):
 
     def __init__(self, functions: Tensor) -> None:
         super().__init__()
-        self.register_buffer("functions", functions)
+        self.register_buffer("functions", functions.T.clone())
 
     def forward(self, a: Tensor) -> Tensor:
         """Margins (B, K) of attributions (B, D)."""
-        return a @ self.get_buffer("functions").T
+        return call("matmul", a, self.get_buffer("functions"))
 
 
 class Rank(nn.Module):
     """By how much an entry is above the k-th largest of the others; times -1: below it."""
 
-    def __init__(self, feature: int, others: Tensor, k: int, sign: float) -> None:
+    def __init__(self, feature: int, count: int, k: int, side: float) -> None:
         super().__init__()
-        self.feature, self.k, self.sign = feature, k, sign
-        self.register_buffer("others", others)
+        self.feature, self.count, self.k, self.side = feature, count, k, side
 
     def forward(self, a: Tensor) -> Tensor:
         """Margins (B, 1) of attributions (B, D)."""
-        least = a[:, self.get_buffer("others")].topk(self.k, 1).values[:, -1:]
-        return self.sign * (a[:, self.feature: self.feature + 1] - least)
+        parts = [_entries(a, start, stop) for start, stop in ((0, self.feature), (self.feature + 1, self.count))
+                 if start < stop]
+        others = parts[0] if len(parts) == 1 else call("concatenate", *parts, dim=1)
+        least = call("ranked", others, dim=1, ranks=[self.k - 1])
+        lead = call("add", _entries(a, self.feature, self.feature + 1), call("scale", least, factor=-1.0))
+        return call("scale", lead, factor=self.side)
 
 
 class Near(nn.Module):
@@ -53,12 +57,18 @@ class Near(nn.Module):
 
     def __init__(self, nominal: Tensor, limit: float) -> None:
         super().__init__()
-        self.limit = limit
-        self.register_buffer("nominal", nominal)
+        self.register_buffer("nominal", -nominal)
+        self.register_buffer("limit", nominal.new_full((1,), limit))
 
     def forward(self, a: Tensor) -> Tensor:
         """Margins (B, 1) of attributions (B, D)."""
-        return self.limit - (a - self.get_buffer("nominal")).abs().sum(1, keepdim=True)
+        change = call("kink", call("add", a, self.get_buffer("nominal")), slope=-1.0)
+        distance = call("sum", change, dims=[1], keepdim=True)
+        return call("add", call("scale", distance, factor=-1.0), self.get_buffer("limit"))
+
+
+def _entries(a: Tensor, start: int, stop: int) -> Tensor:
+    return call("slice", a, dim=1, start=start, stop=stop, step=1)
 
 
 def sign(entries: Sequence[int] | None = None) -> Property:
@@ -128,8 +138,7 @@ def _rank(nominal: Tensor, feature: int, k: int, side: float) -> nn.Module:
     _check(nominal, [feature])
     if not 1 <= k < len(nominal):
         raise ValueError(f"k must be from 1 to {len(nominal) - 1}, less than there are entries; given: {k}.")
-    others = torch.arange(len(nominal), device=nominal.device)
-    return Rank(feature, others[others != feature], k, side)
+    return Rank(feature, len(nominal), k, side)
 
 
 def _check(nominal: Tensor, entries: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from ..arrays import as_inputs, parameter_of
+from ..attributions import refuse_mixed
 from ..certificates import Certificate
 from ..certificates.radius import Property, Radius, bisect, broadcastable
 from ..certifying.certifier import Certifier
@@ -47,6 +48,7 @@ def radius(certifier: Certifier, inputs: Tensor | tuple[Tensor, ...], holds: Pro
     if taken := {"eps", "perturbation"} & set(settings):
         raise TypeError(f"{', '.join(sorted(taken))} cannot be given: radius() chooses the radius itself.")
 
+    refuse_mixed(certifier.attribution, "radius")
     features = settings.pop("features", certifier.features)
     given, columns = as_inputs(inputs, features, parameter_of(certifier.attribution.forward_func))
     names: Any = columns if isinstance(given, tuple) else columns[0]

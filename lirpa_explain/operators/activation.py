@@ -3,7 +3,7 @@
 The forward operator is y = phi(z); the gradient operator is p = g * phi'(z), with g the upstream gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..relaxations import product
 from ..relaxations.piecewise import Line
 from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
+from . import forward_mode
 from .bound import both_sides, box_of, moving_box, value_of
 from .planes import BoundPlanes, Mixture, Plane, to_shape
 from .weights import changes_sign, product_sides
@@ -141,6 +142,11 @@ class BoundMultiply(BoundProduct):
     @property
     def takes_local(self) -> bool:  # type: ignore[override]
         return super().takes_local and all(moving_box(node) is None for node in self.inputs)
+
+    def carried(self, linears: Sequence[Any]) -> Any:
+        if all(node.perturbed for node in self.inputs):
+            return super().carried(linears)
+        return forward_mode.by_relaxation(self, linears)
 
     def start_mixture(self, functions: int) -> Mixture | None:
         return super().start_mixture(functions) if all(node.perturbed for node in self.inputs) else None

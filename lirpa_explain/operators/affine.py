@@ -6,7 +6,7 @@ vector-Jacobian product gives. Nothing is derived by hand.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..errors import UnsupportedOperation
+from . import forward_mode
 from .bound import (
     BoundOperator,
     Coefficient,
@@ -106,6 +107,15 @@ class BoundAffine(BoundOperator):
         if reach is not None:
             spread = spread + self.forward(boxes[0].size, *reach)
         return Box(value - spread, value + spread)
+
+    def carried(self, linears: Sequence[Any]) -> Any:
+        if self.traits.magnitude is None:
+            fixed = {i: value_of(node) for i, node in enumerate(self.inputs) if not node.perturbed}
+            return forward_mode.by_map(self.forward, None, fixed, linears)
+        self._check_weights_fixed()
+        weights = [value_of(node) for node in self.inputs[1:]]
+        return forward_mode.by_map(self.forward, lambda size: self.magnitude(size, *weights),
+                                   dict(enumerate(weights, 1)), linears)
 
     def added(self, *sizes: Tensor) -> Tensor:
         """Sum of the sizes of all that is added up for an entry, from the sizes of the inputs' entries."""

@@ -5,6 +5,7 @@ a tensor, or `local.Local` where each function depends on a window of a layer on
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..errors import UnsupportedOperation
+from . import forward_mode
 from .local import Local
 
 Coefficient = Tensor | Local
@@ -78,11 +80,34 @@ class BoundOperator(Bound):
         return box if self.outward is None else self.outward.interval(self, boxes, box)
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        if is_nothing(last_lA) and is_nothing(last_uA):
+            return [nothing_at(node, last_lA, last_uA) for node in self.inputs], 0.0, 0.0
+        coefficients, *ends = self.pull(last_lA, last_uA, *x)
+        return [pair if any(A is not None for A in pair) else nothing_at(node, last_lA, last_uA)
+                for pair, node in zip(coefficients, self.inputs, strict=True)], *ends
+
+    def pull(self, last_lA: Any, last_uA: Any, *x: Any) -> Any:
+        """What `bound_backward` returns, and None for inputs on which no function depends."""
         self.refuse_perturbed_parameters()
         if not self.takes_local:
             last_lA, last_uA = dense_sides(last_lA, last_uA)
         result = self.bound_linear(last_lA, last_uA, *x)
         return result if self.outward is None else self.outward.linear(self, last_lA, last_uA, result)
+
+    def bound_forward(self, dim_in: int, *x: Any, **kwargs: Any) -> Any:
+        self.refuse_perturbed_parameters()
+        linear = self.carried(x)
+        if linear.lw is None:  # it is bounded by numbers alone, which auto_LiRPA does not expect
+            linear.lw = linear.uw = linear.lb.new_zeros(len(linear.lb), dim_in, *linear.lb.shape[1:])
+        return linear
+
+    def carried(self, linears: Sequence[Any]) -> Any:
+        """auto_LiRPA's `LinearBound` of the output from those of the inputs."""
+        return forward_mode.by_relaxation(self, linears)
+
+    def bound_dynamic_forward(self, *x: Any, max_dim: int, offset: int = 0, **kwargs: Any) -> Any:
+        self.refuse_perturbed_parameters()
+        return forward_mode.window(self, x, max_dim, offset)
 
     def refuse_perturbed_parameters(self) -> None:
         """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it must not."""
@@ -190,6 +215,23 @@ def both_sides(last_lower: Coefficient | None, last_upper: Coefficient | None, l
     return coefficients, lower[1] if lower else 0.0, upper[1] if upper else 0.0
 
 
+def nothing_at(node: Bound, *like: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Coefficients of 0 of an input, none if it does not move: they take no memory, and no time from node to node.
+
+    auto_LiRPA hands out coefficients of the inputs that it arrives at (`return_A`), so it must arrive there.
+    """
+    if not node.perturbed:
+        return None, None
+    sides = [None if A is None else (A.values if isinstance(A, Local) else A).new_zeros(()).expand(
+        *A.shape[:2], *node.output_shape[1:]) for A in (like[:1] if like[0] is like[1] else like)]
+    return sides[0], sides[-1]
+
+
+def is_nothing(A: Any) -> bool:
+    """Whether coefficients are none, or such as `nothing_at` makes."""
+    return A is None or isinstance(A, Tensor) and not any(A.stride()) and A.numel() > 1 and not A.flatten()[0]
+
+
 def dense_sides(lower: Coefficient | None, upper: Coefficient | None) -> tuple[Tensor | None, Tensor | None]:
     """Coefficients as tensors, the same one where they are the same."""
     tensors = [A.dense() if isinstance(A, Local) else A for A in ((lower,) if lower is upper else (lower, upper))]
@@ -217,24 +259,25 @@ def weighted_sum(coefficients: Coefficient, values: Tensor) -> Tensor:
 
 FEW = 0.25
 """Share of a layer's neurons up to which only those that differ are worked on, and not the whole layer."""
-SMALL = 4096
-"""Coefficients of which all are worked on in less time than it takes to find those that differ."""
+SMALL = 128
+"""Neurons of a layer that are all worked on in less time than it takes to find those that differ; no matter how many
+rows and functions there are, so that a batch gives what its rows give to the last bit, as far as torch does."""
 
 
 class Signed:
     """Coefficients (S, B, *S) whose positive entries are multiplied by one factor and the others by another.
 
     In most layers both factors agree but for a few neurons, and coefficients are large: one product, then the few.
-    Else the coefficients are taken apart by sign, once for all factors.
+    Else each coefficient has the factor of its own sign.
     """
 
     def __init__(self, A: Tensor) -> None:
         self.A = A
 
     @cached_property
-    def parts(self) -> tuple[Tensor, Tensor]:
-        """What is above 0, and what is below."""
-        return self.A.clamp(min=0), self.A.clamp(max=0)
+    def is_positive(self) -> Tensor:
+        """Where A is above 0."""
+        return self.A > 0
 
     def times(self, positive: Tensor, negative: Tensor) -> Tensor:
         """A * positive where A > 0, A * negative elsewhere; factors (B, *S) -> (S, B, *S)."""
@@ -243,8 +286,7 @@ class Signed:
             return A * positive
         few = _few(positive != negative, A)
         if few is None:
-            above, below = self.parts
-            return torch.addcmul(above * positive, below, negative)
+            return A * torch.where(self.is_positive, positive, negative)
         result = A * positive
         if few.shape[1] == 0:
             return result
@@ -257,8 +299,7 @@ class Signed:
         """The sum over a row's entries of `times`: (S, B)."""
         few = _few((positive != 0) | (negative != 0), self.A)
         if few is None:
-            sides = [_row_sums(part, factor) for part, factor in zip(self.parts, (positive, negative), strict=True)]
-            return sides[0] + sides[1]
+            return flat_functions(self.times(positive, negative)).sum(2)
         at = flat_functions(self.A).gather(2, few.expand(len(self.A), -1, -1))
         return Signed(at).times(flat_rows(positive).gather(1, few), flat_rows(negative).gather(1, few)).sum(2)
 
@@ -283,19 +324,12 @@ def signed(A: Coefficient) -> Signed | LocalSigned:
     return LocalSigned(A) if isinstance(A, Local) else Signed(A)
 
 
-def _row_sums(A: Tensor, factor: Tensor) -> Tensor:
-    """Sums over a row's entries of A * factor, (S, B, *S) and (B, *S) -> (S, B)."""
-    if A.numel() <= SMALL:
-        return flat_functions(A * factor).sum(2)
-    return torch.einsum("sbd,bd->sb", flat_functions(A), flat_rows(factor.expand(A.shape[1:])))
-
-
 def _few(mask: Tensor, A: Tensor) -> Tensor | None:
     """Flat indices (B, M) of the neurons for which a mask (B, *S) is true; None if they are many.
 
     Rows with fewer than M such neurons have others beside them.
     """
-    if mask.shape != A.shape[1:] or A.numel() <= SMALL:
+    if mask.shape != A.shape[1:] or A[0, 0].numel() <= SMALL:
         return None
     flat = flat_rows(mask)
     most = int(flat.sum(1).max())

@@ -7,7 +7,7 @@ others beside it. Optimised bounds choose the weights of the mixture for each fu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..boxes import Box
+from . import forward_mode
+from .alphas import Alphas
 from .bound import (
     BoundOperator,
     Signed,
@@ -54,11 +56,12 @@ class Mixture:
         return weights / weights.sum(0, keepdim=True)
 
 
-class BoundPlanes(BoundOperator):
+class BoundPlanes(BoundOperator, Alphas):
     """An operator whose entries lie between planes in the same entries of its inputs, which may be broadcast."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
+        self.mark_splittable()
         self.mixture: Mixture | None = None
         self.watch: Callable[[BoundPlanes, Tensor], None] | None = None
         self._known: dict[str, tuple[list[Any], tuple[Plane, Plane]]] = {}
@@ -109,6 +112,19 @@ class BoundPlanes(BoundOperator):
         error = sign * sum(errors)
         return *family[:-1], torch.cat([family[-1][:1], family[-1][1:] + error[1:]])
 
+    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, start_node: Any = None, unstable_idx: Any = None,
+                       **kwargs: Any) -> Any:
+        chosen = self.chosen(start_node, unstable_idx)
+        if chosen is not None:
+            families = self._remembered(self.plane_family, [box_of(node) for node in self.inputs])
+            below, above = (tuple(flat_functions(part)[..., chosen[0]] for part in family) for family in families)
+            self.mixture = Mixture(chosen[0], below, above, chosen[1])
+        try:
+            return super().bound_backward(last_lA, last_uA, *x, **kwargs)
+        finally:
+            if chosen is not None:
+                self.mixture = None
+
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
         boxes = [box_of(node) for node in nodes]
         below, above = self._remembered(self.planes, boxes)
@@ -135,12 +151,18 @@ class BoundPlanes(BoundOperator):
 
         return both_sides(last_lower, last_upper, side(below, above, False), side(above, below, True))
 
+    def carried(self, linears: Sequence[Any]) -> Any:
+        planes = self._remembered(self.planes, [box_of(node) for node in self.inputs])
+        return forward_mode.by_planes(planes, self.inputs, linears, self.output_shape[1:])
+
     def gap(self) -> Tensor:
         """How far the planes above and below are apart in the middle of the inputs' bounds, (B, *output)."""
         boxes = [box_of(node) for node in self.inputs]
-        below, above = self._remembered(self.planes, boxes)
-        slopes = zip(above[:-1], below[:-1], boxes, strict=True)
-        return sum(((a - b) * box.center for a, b, box in slopes), above[-1] - below[-1])
+        return _gap(*self._remembered(self.planes, boxes), boxes)
+
+    def gap_within(self, boxes: list[Box]) -> Tensor:
+        """The same with other bounds of the inputs."""
+        return _gap(*self.planes(*boxes), boxes)
 
     def _remembered(self, make: Callable[..., tuple[Plane, Plane]], boxes: list[Box]) -> tuple[Plane, Plane]:
         """Planes, remembered for as long as the bounds of the inputs are the same tensors."""
@@ -185,6 +207,11 @@ class BoundPlanes(BoundOperator):
             rest = signed.times(positive[i] * keep, negative[i] * keep)
             coefficients.append(flat_functions(rest).index_add(2, columns, chosen(i)).reshape(A.shape))
         return coefficients, bias
+
+
+def _gap(below: Plane, above: Plane, boxes: list[Box]) -> Tensor:
+    slopes = zip(above[:-1], below[:-1], boxes, strict=True)
+    return sum(((a - b) * box.center for a, b, box in slopes), above[-1] - below[-1])
 
 
 def _of_fixed(coefficient: Tensor, node: Any, upper: bool) -> Tensor:

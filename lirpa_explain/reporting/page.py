@@ -190,9 +190,7 @@ def by_radius(certificates: Reportable) -> ByRadius:
         TypeError: something else is among them.
     """
     if isinstance(certificates, SmoothedCertificate):
-        settings = certificates.settings
-        radii = [part * settings.sigma for part in SMOOTHED] if settings.radius is None else [settings.radius]
-        certificates = {radius: certificates.at(radius) for radius in radii}
+        certificates = {radius: certificates.at(radius) for radius in smoothed_radii(certificates)}
     given = certificates if isinstance(certificates, Mapping) else {None: certificates}
     chunks = {eps: [part] if isinstance(part, Certificate) else list(part) for eps, part in given.items()}
     if not chunks or not all(chunks.values()):
@@ -202,6 +200,12 @@ def by_radius(certificates: Reportable) -> ByRadius:
             raise TypeError(f"certificates holds a {type(part).__name__}; pass certificates, sequences of them, or a "
                             "mapping from radii to these.")
     return chunks
+
+
+def smoothed_radii(certificate: SmoothedCertificate) -> list[float]:
+    """The radii at which a smoothed certificate is reported: the one of interest, or some."""
+    settings = certificate.settings
+    return [part * settings.sigma for part in SMOOTHED] if settings.radius is None else [settings.radius]
 
 
 def as_measure(metric: str | tuple[str, Mapping[str, Any]] | Measure) -> Measure:

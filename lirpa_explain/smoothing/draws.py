@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attributions.plan import name_of
+from ..attributions.plan import name_of, refuse_mixed
 from ..certificates.layout import Attributions
 from ..errors import UnsupportedAttribution, in_the_name_of
 from ..guards import isolated, no_training_layers
@@ -61,9 +61,7 @@ class Drawer:
     @property
     def name(self) -> str:
         """The attribution's name, for people."""
-        if not hasattr(self.attribution, "attribute"):
-            return getattr(self.attribution, "__name__", type(self.attribution).__name__)
-        return name_of(self.attribution)
+        return words_for(self.attribution)
 
     @property
     def digest(self) -> str:
@@ -82,6 +80,7 @@ class Drawer:
 
     def at_input(self) -> Attributions:
         """The attribution at the unperturbed inputs, as it is ranked; a tuple where Captum's is one."""
+        refuse_mixed(self.attribution, "smoothed map")
         still = tuple(torch.zeros_like(x[:1]) for x in self.xs)
         with self.undisturbed():
             rows = [self.parts(example, still, 0) for example in range(len(self.xs[0]))]
@@ -109,7 +108,7 @@ class Drawer:
                        for x, shift in zip(self.xs, shifts, strict=True))
         keywords = copies(self.keywords, example, count, examples, kinds_of(self.attribution))
         seeded(self.settings.seed, first)
-        function = getattr(self.attribution, "attribute", self.attribution)
+        function = function_of(self.attribution)
         with in_the_name_of(f"{self.name} rejects these arguments"):
             result = function(points if self.is_tuple else points[0], **keywords)
         parts = tuple(torch.utils._pytree.tree_leaves(result))
@@ -154,6 +153,18 @@ class Drawer:
             if bool(part.isnan().any()):
                 raise ValueError(f"{self.name} is NaN at a noisy input, within some deviations "
                                  f"of sigma={self.settings.sigma} of yours; look at the model.")
+
+
+def words_for(attribution: Any) -> str:
+    """The name of what explains."""
+    if not hasattr(attribution, "attribute"):
+        return getattr(attribution, "__name__", type(attribution).__name__)
+    return name_of(attribution)
+
+
+def function_of(attribution: Any) -> Callable[..., Any]:
+    """What explains inputs: an object's method `attribute`, or a function itself."""
+    return getattr(attribution, "attribute", attribution)
 
 
 def flat(parts: tuple[Tensor, ...]) -> Tensor:

@@ -8,14 +8,17 @@ from torch import Tensor
 
 from ..certificates import Certificate
 from ..certificates.html import drawn
-from ..plots import DPI, PANELS, as_drawn, as_grey, data_url, is_image, new_figure, plane_of
+from ..plots import DPI, PANELS, as_drawn, as_grey, data_url, is_image, new_figure, part_of, plane_of, scale_of
 
-IMPORTANCE = "RdBu_r"
-"""Colours of smoothed maps, from 0 to 1: unimportant, open, important."""
+IMPORTANCE = "RdBu_r", 0.1, 0.9
+"""Colours of smoothed maps, from 0 to 1: unimportant, open, important; of matplotlib, without the darkest ends."""
+
+PALE = -0.8
+"""Brightness that is drawn black below what is certain: the image is a light grey there."""
 
 
 def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | None = None, *,
-                    alpha_overlay: float = 0.7, title: str | None = None, figure: Any = None
+                    alpha_overlay: float = 0.8, title: str | None = None, figure: Any = None
                     ) -> tuple[Any, list[Any]]:
     """Draw a smoothed map between its bounds, and what is certainly important, unimportant, or open, on one scale.
 
@@ -25,7 +28,7 @@ def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | 
         certificate: of smoothed maps of images, such as `SmoothedCertificate.at(radius)`.
         example: which of the N.
         image: (C, H, W) or (H, W) with entries in [0, 1], to draw what is certain over.
-        alpha_overlay: from 0 to 1: how opaque that is.
+        alpha_overlay: from 0 to 1: how opaque that is; what is open is left clear.
         title: of the figure.
         figure: a matplotlib figure or subfigure to draw into; default a new one.
 
@@ -54,6 +57,7 @@ def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | 
     maps = [(PANELS["lower"], low), ("smoothed map", value), (PANELS["upper"], high),
             ("certain within the radius", sure)]
     figure = figure or new_figure(2.4 * (len(maps) + (image is not None)) + 0.8, 2.6)
+    colours = part_of(*IMPORTANCE)
     axes = list(figure.subplots(1, len(maps) + (image is not None), squeeze=False)[0])
     if image is not None:
         axes[0].imshow(as_drawn(image), cmap="gray_r", vmin=0, vmax=1)
@@ -61,11 +65,11 @@ def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | 
     for axis, (name, plane) in zip(axes[image is not None:], maps, strict=True):
         opacity = None
         if image is not None and plane is sure:
-            axis.imshow(as_grey(image), cmap="gray_r", vmin=0, vmax=1)
-            opacity = alpha_overlay
-        shown = axis.imshow(plane.numpy(), cmap=IMPORTANCE, vmin=0, vmax=1, alpha=opacity)
+            axis.imshow(as_grey(image), cmap="gray", vmin=PALE, vmax=1)
+            opacity = alpha_overlay * (plane.numpy() != 0.5)
+        axis.imshow(plane.numpy(), cmap=colours, vmin=0, vmax=1, alpha=opacity)
         axis.set(title=name, xticks=[], yticks=[])
-    bar = figure.colorbar(shown, ax=axes[-1], shrink=0.8, ticks=[0, 0.5, 1])
+    bar = figure.colorbar(scale_of(colours), ax=axes[-1], shrink=0.8, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels(["unimportant", "open", "important"])
     if title:
         figure.suptitle(title)

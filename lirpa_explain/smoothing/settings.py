@@ -12,6 +12,9 @@ GUESSES = 10
 MOST_GUESSES = 30
 """No more draws than these do: entries that so many get wrong are not the ones that are decided."""
 
+MOST_SHOWN = 8
+"""Numbers of entries that a message lists."""
+
 
 @dataclass(frozen=True)
 class Smoothing:
@@ -88,9 +91,10 @@ class Smoothing:
         counts = [round(self.keep * entries * level / self.levels)
                   for level in range(1, self.levels + 1)]
         if counts[-1] < 1 or counts[-1] >= entries or len({0, *counts}) <= self.levels:
+            shown = ", ".join(map(str, counts[:MOST_SHOWN])) + ", ..." * (len(counts) > MOST_SHOWN)
             raise ValueError(
                 f"keep={self.keep} of {entries} entries in levels={self.levels} makes "
-                f"{', '.join(map(str, counts))} important entries; pass a keep and levels for "
+                f"{shown} important entries; pass a keep and levels for "
                 f"which each level has one more at least, and fewer than {entries} in all.")
         return counts
 

@@ -19,8 +19,8 @@ class FiniteSum(Sense):
     rounds_outward: ClassVar[bool] = True
 
     def is_refined(self, request: "Request", plan: Plan) -> bool:
-        """Unless parameters move, or boundary points would have to be searched for."""
-        return request.parameters is None and plan.nearest is None
+        """Unless parameters move, boundary points would have to be searched for, or rows are joined."""
+        return request.parameters is None and plan.nearest is None and plan.combination is None
 
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
         """Bounds of the sum that the plan describes."""
