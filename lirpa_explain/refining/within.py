@@ -143,12 +143,11 @@ class WithinDomains(Schedule):
 
     def _linear(self, node: Bound, index: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Linear bounds of entries (B, K) of a node as functions of the inputs: coefficients and constants."""
-        rows, size = len(index), flat_rows(node.forward_value).shape[1]
+        chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
         sides = []
-        for part in index.split(self.memory.functions_at_once(rows, self.method), 1):
-            functions = node.forward_value.new_zeros(rows, part.shape[1], size).scatter(2, part[..., None], 1.0)
-            linear = self.network.in_inputs(node, functions)
-            sides.append([self._flat(linear, side, functions.shape[1]) for side in (0, 1)])
+        for part in index.split(chunk, 1):
+            linear = self.network.in_inputs(*self.network.sums(node, part[..., None], (1.0,)))
+            sides.append([self._flat(linear, side, part.shape[1]) for side in (0, 1)])
         lower, upper = ([torch.cat(tensors, 1) for tensors in zip(*side, strict=True)]
                         for side in zip(*sides, strict=True))
         return (lower[0], lower[1]), (upper[0], upper[1])
