@@ -28,8 +28,23 @@ class Residual(nn.Module):
         return self.last(x[:, :, ::2].mean((2, 3)))
 
 
+class Dense(nn.Module):
+    """Values beside each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(4, 3, 3)
+        self.third, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(torch.cat([x, -x], 1)))
+        x = torch.relu(self.second(torch.cat([x, x[:, :1] - x[:, 1:2]], 1)))
+        return self.last(torch.relu(self.third(torch.cat([x.mean((2, 3)), x[:, :1, 0, 0]], 1))))
+
+
 NETS = {
     "residual": Residual,
+    "dense": Dense,
     "pools": lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2),
                                    nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 5), nn.Softplus(),
                                    nn.Linear(5, 2)),
@@ -88,6 +103,26 @@ def test_bounds_with_a_first_pass(name, method, monkeypatch):
     assert passes
     assert_sound(certificate, saliency, ball(x, eps, count=40), target=1, abs=False)
     assert 0 < certificate.width.mean() < 1.01 * plain.width.mean()
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_what_does_not_move_may_stand_beside_what_does(size, monkeypatch):
+    monkeypatch.setattr(forward, "LARGE", 0)
+    monkeypatch.setattr(schedule, "FEW_OPEN", 0.0)
+    torch.manual_seed(0)
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(size + 3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.relu(self.first(torch.cat([x, beside], 1))))
+
+    saliency, x = Saliency(Beside().double()), torch.rand(1, size, dtype=torch.float64)
+    keywords = {"target": 0, "abs": False, "additional_forward_args": torch.randn(1, 3, dtype=torch.float64)}
+    certificate = lx.certify(saliency, x, eps=0.3, **keywords)
+    assert_sound(certificate, saliency, ball(x, 0.3, count=40), **keywords)
 
 
 def test_paths_have_forms_too(monkeypatch):

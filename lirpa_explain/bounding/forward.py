@@ -108,7 +108,9 @@ class Forms:
             return None
         is_last = [self._left[n.name] == 1 for n in node.inputs]
         if isinstance(node, BoundAffine):
-            return _sum(node, forms, is_last) if node.operator.name == "add" else _affine(node, forms, is_last[0])
+            if node.operator.name == "add":
+                return _sum(node, forms, is_last)
+            return _together(node, forms) if node.operator.name == "concatenate" else _affine(node, forms, is_last[0])
         form = forms[0]
         if form is None:
             return None
@@ -150,6 +152,24 @@ def _sum(node: BoundAffine, forms: list[Form | None], is_last: list[bool]) -> Fo
             columns[key] = columns.pop(key) + part if key in columns else part.expand(-1, *shape)
     error = functools.reduce(torch.add, [form.error.expand(1, *shape) for form in moving])
     return Form(functools.reduce(torch.add, centers).expand(1, *shape), columns, error)
+
+
+def _together(node: BoundAffine, forms: list[Form | None]) -> Form:
+    """Of several values side by side: what belongs to one of them is 0 at the places of the others."""
+    centers = [value_of(n) if form is None else form.center for n, form in zip(node.inputs, forms, strict=True)]
+
+    def at_own_place(part: Tensor, place: int) -> Tensor:
+        return node.forward(*[part if i == place else center.new_zeros(len(part), *center.shape[1:])
+                              for i, center in enumerate(centers)])
+
+    columns: dict[Hashable, Tensor] = {}
+    errors = []
+    for i, form in enumerate(forms):
+        for key, part in () if form is None else form.columns.items():
+            mapped = at_own_place(part, i)
+            columns[key] = columns[key] + mapped if key in columns else mapped
+        errors.append(torch.zeros_like(centers[i]) if form is None else form.error)
+    return Form(node.forward(*centers), columns, node.forward(*errors))
 
 
 def _affine(node: BoundAffine, forms: list[Form | None], is_last: bool) -> Form | None:
