@@ -69,6 +69,8 @@ from .measures.gap import baseline_sensitivity as baseline_sensitivity
 from .measures.gap import boundary_gap as boundary_gap
 from .measures.monotone import Monotone as Monotone
 from .measures.monotone import certify_monotone as certify_monotone
+from .measures.negative import Negative as Negative
+from .measures.negative import certify_negative as certify_negative
 from .measures.prediction import Prediction as Prediction
 from .measures.prediction import certify_prediction as certify_prediction
 from .measures.radius import radius as radius

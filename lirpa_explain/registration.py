@@ -13,7 +13,7 @@ Key = TypeVar("Key")
 Row = TypeVar("Row")
 Other = TypeVar("Other")
 
-MOST = 40
+MOST = 50
 """So many keys a message lists; of a larger table those that are most like what was asked for."""
 
 

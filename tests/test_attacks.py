@@ -240,6 +240,24 @@ def test_objectives_are_what_they_say():
     assert value("target_map", target=torch.tensor([[1.0, 2], [-4, 0]])) == 45 - 1
 
 
+@pytest.mark.parametrize("entry, expected", [
+    (1, 4), ((0, 1), 4), (tuple(np.unravel_index(1, (2, 2))), 4), (tuple(torch.tensor([0, 1])), 4),
+    (np.array([1]), 4), (torch.tensor([1], dtype=torch.int32), 4)])
+def test_an_entry_is_an_index_of_any_kind(entry, expected):
+    nominal, a = torch.tensor([[3.0, -2.0, 1.0, 0.0]]), torch.tensor([[1.0, 2.0, -4.0, 1.0]])
+    goal = objectives.objective("increase", {"entry": entry})
+    assert goal.value(a, nominal, ((2, 2),), **goal.options).item() == expected
+
+
+@pytest.mark.parametrize("entry", [4, -1, 1.5, True, None, "a", [0, 1], (0,), (2, 0), (-1, 0), (0, True), (0, 1.0),
+                                   (0, np.True_), torch.tensor([True]), (0, torch.tensor(1.0)), ()])
+@pytest.mark.parametrize("name", ["increase", "decrease"])
+def test_an_entry_that_is_no_index_is_refused(name, entry):
+    goal, a = objectives.objective(name, {"entry": entry}), torch.zeros(1, 4)
+    with pytest.raises(ValueError, match="entry.* must be an index"):
+        goal.value(a, a, ((2, 2),), **goal.options)
+
+
 def test_dombrowski_keeps_the_output():
     model, x = wide_net(nn.Tanh)
     target = torch.zeros(60)

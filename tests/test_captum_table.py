@@ -72,8 +72,8 @@ def test_rows_that_are_refused(name, kind):
 def test_rows_that_are_certified_one_example_at_a_time(name, kind):
     row = next(row for row in config if row["name"] == name)
     attribution, keywords = attribution_of(row, kind)
-    for x in keywords.pop("inputs").split(1):
-        check(attribution, x, keywords, eps=0.01, methods=("IBP", "CROWN"), pairs=1)
+    for i, x in enumerate(keywords.pop("inputs").split(1)):
+        check(attribution, x, keywords, eps=0.01, methods=(("IBP", "CROWN")[i % 2],), pairs=1)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in LIME])

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from captum.attr import GradientShap, IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
+from captum.attr import (
+    FeaturePermutation,
+    GradientShap,
+    IntegratedGradients,
+    LayerGradCam,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+)
 from PIL import Image
 
 import lirpa_explain as lx
@@ -156,6 +164,17 @@ def test_the_summary_has_the_means(folder, capsys):
     header, line = capsys.readouterr().out.splitlines()[1:3]
     mean = np.mean([float(row["linf"]) for row in rows_of("out/metrics.csv")])
     assert dict(zip(header.split(), line.split(), strict=True))["linf"] == f"{mean:.4g}"
+
+
+def test_examples_that_depend_on_each_other_are_in_one_file(folder, nets, capsys):
+    arguments = ["certify", "--model", "cli_nets:table", "--attribution", "FeaturePermutation", "--inputs", "x.npy",
+                 "--eps", "0.1", "--seed", "4", "--target", "1", "--quiet", "--out", "out"]
+    assert main([*arguments, "--chunk", "4"]) == 2 and "give --chunk 5" in capsys.readouterr().err
+    assert main(arguments) == 0
+    model = nets.table().eval()
+    torch.manual_seed(4)
+    expected = FeaturePermutation(model).attribute(torch.from_numpy(np.load("x.npy")).float(), target=1)
+    torch.testing.assert_close(load("out", 0.1, "00000-00004")[0].nominal, expected)
 
 
 def test_noise_depends_on_the_seed_alone_and_predicted_classes_are_explained(folder, nets):

@@ -299,7 +299,7 @@ def test_what_is_not_linear_in_the_outputs_is_refused(name, x):
 
 
 def test_other_ways_of_bounding(x):
-    """Outward roundings where Captum's are known; training's bounds; no module; an attack within the bounds."""
+    """Outward roundings where Captum's are known; training's bounds; a module; an attack within the bounds."""
     model = net()
     for kind in (FeatureAblation, FeaturePermutation):
         proven = lx.certify(kind(model.float()), x.float(), eps=EPS, target=0, rounding="outward")
@@ -315,7 +315,9 @@ def test_other_ways_of_bounding(x):
         bounds.width.mean().backward()
         assert all(layer.weight.grad is not None for layer in model if isinstance(layer, nn.Linear))
     with pytest.raises(lx.UnsupportedAttribution, match="is no module"):
-        lx.AttributionModule(FeatureAblation(model), x, target=0)
+        lx.AttributionModule(FeaturePermutation(model), x, target=0)
+    module = lx.AttributionModule(FeatureAblation(model), x, target=0)
+    torch.testing.assert_close(module(x), certificate.nominal.flatten(1), rtol=1e-9, atol=1e-12)
     for kind in (FeatureAblation, FeaturePermutation):
         certificate = lx.certify(kind(model), x, eps=EPS, target=0)
         sandwich = certificate.sandwich("max_change", settings={"samples": 5, "restarts": 1, "steps": 3})

@@ -1,7 +1,7 @@
 """Every table that users can extend: it refuses overwrites, names what it has, and is complete."""
 
 import pytest
-from captum.attr import LayerLRP
+from captum.attr import LimeBase
 
 import lirpa_explain as lx
 from lirpa_explain.graph.rules import RULES
@@ -18,7 +18,7 @@ ABSENT = {
     "operator": ("thanh", "tanh", KeyError), "activation": ("thanh", "tanh", KeyError),
     "metric": ("l3", "l2", ValueError), "objective": ("l3", "l2", ValueError),
     "coupled metric": ("l3", "l2", ValueError),
-    "attribution": (LayerLRP, "Saliency", lx.UnsupportedAttribution),
+    "attribution": (LimeBase, "Saliency", lx.UnsupportedAttribution),
     "lowering rule": ("aten.tanhh.default", "aten.tanh.default", lx.UnsupportedOperation),
     "loss": ("widht", "width", ValueError), "training method": ("pdg", "pgd", ValueError),
     "method of bounding": ("CRWN", "CROWN", ValueError)}

@@ -6,6 +6,7 @@ a surrogate that can be differentiated and grows with it.
 
 import inspect
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,16 +114,17 @@ def _entry(a: Tensor, entry: Any, shapes: Shapes) -> Tensor:
         raise ValueError(f"entry must be an index of the flattened attribution, a tensor with one for each of the "
                          f"{len(a)} examples, or a tuple that is an index of one example; given: {entry!r:.80}."
                          ) from error
-    if index.is_floating_point() or bool((index < 0).any()) or bool((index >= a.shape[1]).any()):
+    whole = not index.is_floating_point() and index.dtype != torch.bool
+    if not whole or bool(((index < 0) | (index >= a.shape[1])).any()):
         raise ValueError(f"entry must be an index of the flattened attribution, 0 to {a.shape[1] - 1}; given: {entry}.")
-    return a.gather(1, index[:, None])[:, 0]
+    return a.gather(1, index.long()[:, None])[:, 0]
 
 
 def _flat_index(entry: tuple[Any, ...], shapes: Shapes) -> int:
     """An index tuple as one of the flattened attribution."""
-    part, index = (entry[0], entry[1:]) if len(shapes) > 1 and entry else (0, entry)
-    whole = all(isinstance(i, int) and not isinstance(i, bool) for i in entry)
-    if not whole or not 0 <= part < len(shapes) or len(index) != len(shapes[part]) or \
+    places = _whole_numbers(entry)
+    part, index = (places[0], places[1:]) if len(shapes) > 1 and places else (0, places)
+    if len(places) != len(entry) or not 0 <= part < len(shapes) or len(index) != len(shapes[part]) or \
             not all(0 <= i < size for i, size in zip(index, shapes[part], strict=True)):
         form = f"an index of the shape {shapes[0]}" if len(shapes) == 1 else \
             f"(part, *index) with an index of one of the shapes {', '.join(map(str, shapes))}"
@@ -132,6 +134,16 @@ def _flat_index(entry: tuple[Any, ...], shapes: Shapes) -> int:
     for i, size in zip(index, shapes[part], strict=True):
         flat = flat * size + i
     return start + flat
+
+
+def _whole_numbers(entry: tuple[Any, ...]) -> tuple[int, ...]:
+    """The entries of a tuple; none where one is no whole number, of Python, numpy or torch."""
+    if any(getattr(i, "dtype", type(i)) in (bool, torch.bool) for i in entry):
+        return ()
+    try:
+        return tuple(map(operator.index, entry))
+    except TypeError:
+        return ()
 
 
 @register("increase", "how far one entry goes up: a_i - nominal_i")

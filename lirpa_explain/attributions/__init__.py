@@ -20,6 +20,7 @@ from .plan import WHY_NOT as WHY_NOT
 from .plan import Plan as Plan
 from .plan import lookup as lookup
 from .plan import make_plan as make_plan
+from .plan import mixes as mixes
 from .plan import name_of as name_of
 from .plan import refuse_mixed as refuse_mixed
 from .plan import register as register

@@ -32,6 +32,12 @@ Tensors = tuple[Tensor, ...]
 IGNORED = ("inputs", "baselines", "target", "additional_forward_args", "perturbations_per_eval", "show_progress")
 """Keywords on which the masks do not depend."""
 
+IN_ORDER: tuple[Any, ...] = (FeatureAblation, Occlusion)
+"""Classes whose masks come in the same order however many are evaluated at once."""
+
+AT_ONCE = 64
+"""Masks that are recorded at once, of these."""
+
 
 class Recorder:
     """A function that notes its inputs, side by side, and returns a number for each example."""
@@ -44,23 +50,23 @@ class Recorder:
         self.seen.append(torch.cat([x.detach().reshape(len(x), -1) for x in inputs], 1))
         return inputs[0].new_zeros(len(inputs[0]))
 
-    @property
-    def masks(self) -> Tensor:
-        """1 where an entry was kept, (N, J, D), of each of J calls."""
-        return torch.stack(self.seen, 1)
+    def rows(self, count: int) -> Tensor:
+        """What the calls were given of each of N examples, (N, J, D); a call may have had several copies of all."""
+        return torch.stack([part for seen in self.seen for part in seen.split(count)], 1)
 
 
 def recorded(kind: Callable[[Any], Any], tensors: Tensors, keywords: dict[str, Any]) -> Tensor:
     """The masks (N, J, D) that an attribution of a class makes of tensors (N, *T)."""
     recorder, ones = Recorder(), tuple(torch.ones_like(x) for x in tensors)
     settings = {name: value for name, value in keywords.items() if name not in IGNORED}
+    settings |= {"perturbations_per_eval": AT_ONCE} if kind in IN_ORDER else {}
     many = len(ones) > 1 or isinstance(settings.get("feature_mask"), tuple) or \
         isinstance(settings.get("strides"), tuple) and isinstance(settings["strides"][0], tuple) or \
         any(isinstance(part, tuple) for part in settings.get("sliding_window_shapes", ()))
     name = getattr(kind, "__name__", "attribution")
     with in_the_name_of(f"Captum's {name}.attribute rejects these arguments"):
         kind(recorder).attribute(ones if many else ones[0], **settings)
-    return recorder.masks
+    return recorder.rows(len(tensors[0]))
 
 
 def baselines_of(tensors: Tensors, given: Any) -> Tensors:

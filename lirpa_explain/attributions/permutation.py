@@ -53,7 +53,7 @@ def _origins(attribution: FeaturePermutation, inputs: Tensors, keywords: dict[st
     many = len(inputs) > 1 or isinstance(settings.get("feature_mask"), tuple)
     with in_the_name_of("Captum's FeaturePermutation.attribute rejects these arguments"):
         FeaturePermutation(recorder, attribution.perm_func).attribute(numbers if many else numbers[0], **settings)
-    found = torch.stack([part for seen in recorder.seen for part in seen.split(count)], 1)
+    found = recorder.rows(count)
     if not bool(((found == found.round()) & (found >= 0) & (found < count)).all()):
         raise UnsupportedAttribution("FeaturePermutation cannot be certified with a perm_func that does more than "
                                      "move entries from one example of the batch to another.")

@@ -210,6 +210,12 @@ def lookup(attribution: Any) -> Supported:
     return ATTRIBUTIONS[kind]
 
 
+def mixes(attribution: Any) -> bool:
+    """Whether the attribution of one example, or of what an object is around, depends on the others of its batch."""
+    inner = getattr(attribution, "attribution_method", attribution)
+    return type(inner) in ATTRIBUTIONS and ATTRIBUTIONS[type(inner)].mixes
+
+
 def refuse_mixed(attribution: Any, what: str) -> None:
     """Refuse an attribution whose examples depend on each other where each of them is to stand alone.
 
@@ -220,8 +226,7 @@ def refuse_mixed(attribution: Any, what: str) -> None:
     Raises:
         UnsupportedAttribution: it is such a one.
     """
-    inner = getattr(attribution, "attribution_method", attribution)
-    if type(inner) in ATTRIBUTIONS and ATTRIBUTIONS[type(inner)].mixes:
+    if mixes(attribution):
         raise UnsupportedAttribution(
             f"{name_of(attribution)} of one example is made of the other examples of its batch: it has no {what} by "
             "itself. Certify the whole batch at a radius of your choice; or take FeatureAblation, with another "

@@ -104,6 +104,9 @@ class AttributionModule(nn.Module):
             if plan.nearest is not None:
                 raise UnsupportedAttribution("An attribution at a decision's boundary is no module: its points are "
                                              "searched for anew at each input. Use certify.")
+            if plan.partners is not None:
+                raise UnsupportedAttribution(f"{attributions.name_of(attribution)} is no module: what it says of one "
+                                             "example depends on others, which are perturbed as well. Use certify.")
             function = attribution.forward_func if plan.function is None else plan.function
             extras = plan.first_extras(len(xs[0]), extras_of(attribute_kwargs))
             self.row = capture_program(plan.row_program(), function, xs, extras)

@@ -60,18 +60,27 @@ def _check(prover: Prover, proven: Proven, method: str, seconds: Any, tolerance:
     """Refuse bad arguments, and what has no rows to refine."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}.")
-    for name, value, least in (("seconds", seconds, 0.0), ("tolerance", tolerance, 0.0)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= least):
-            raise ValueError(f"{name} must be a number of at least {least:g}; given: {value!r}.")
-    for name, value in (("domains", domains), ("batch_size", batch_size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be an integer of at least 1; given: {value!r}.")
+    check_limits(seconds, domains, batch_size, tolerance)
     if prover.bounding.rounded:
         raise ValueError("A certificate with rounding='outward' cannot be refined: half-spaces have no proven bound of "
                          "their roundings. Certify with rounding='default'.")
     if not proven.plan.is_row_linear or proven.plan.ends is not None:
         raise UnsupportedAttribution("This attribution is no sum of functions of single gradients (a variance, or |.| "
                                      "of a whole path), so it cannot be refined row by row.")
+
+
+def check_limits(seconds: Any, domains: Any, batch_size: Any, tolerance: Any = None) -> None:
+    """Check what says when to stop.
+
+    Raises:
+        ValueError: a limit is no number, or too small.
+    """
+    for name, value, least in (("seconds", seconds, 0.0), ("tolerance", tolerance, 0.0)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= least):
+            raise ValueError(f"{name} must be a number of at least {least:g}; given: {value!r}.")
+    for name, value in (("domains", domains), ("batch_size", batch_size)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be an integer of at least 1; given: {value!r}.")
 
 
 def _wanted(certificate: Certificate, what: Any, spec: Any, box: Box, nominal: Tensor) -> Wanted:

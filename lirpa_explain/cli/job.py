@@ -15,7 +15,7 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from ..attributions import name_of
+from ..attributions import mixes, name_of
 from ..certificates import Certificate
 from ..certifying.certifier import Certifier
 from ..guards import isolated
@@ -161,6 +161,9 @@ def make_job(given: Namespace) -> Job:
         targets = find_targets(given, model, every, data, chosen)
     elif given.target != "predicted":
         raise ValueError(f"{name_of(attribution)} has no target; leave --target out.")
+    if mixes(attribution) and len(data.inputs) > given.chunk:
+        raise ValueError(f"{name_of(attribution)} of one example is made of the other examples of its file: give "
+                         f"--chunk {len(data.inputs)}, so that all are in one.")
     for_certifier = {name: keywords.pop(name) for name in OF_CERTIFIER if name in keywords}
     return Job(model, data, targets, attribution, keywords, for_certifier, given)
 

@@ -229,7 +229,7 @@ def nothing_at(node: Bound, *like: Any) -> tuple[Tensor | None, Tensor | None]:
 
 def is_nothing(A: Any) -> bool:
     """Whether coefficients are none, or such as `nothing_at` makes."""
-    return A is None or isinstance(A, Tensor) and not any(A.stride()) and A.numel() > 1 and not A.flatten()[0]
+    return A is None or isinstance(A, Tensor) and not any(A.stride()) and A.numel() > 1 and not A[(0,) * A.ndim]
 
 
 def dense_sides(lower: Coefficient | None, upper: Coefficient | None) -> tuple[Tensor | None, Tensor | None]:
@@ -259,24 +259,25 @@ def weighted_sum(coefficients: Coefficient, values: Tensor) -> Tensor:
 
 FEW = 0.25
 """Share of a layer's neurons up to which only those that differ are worked on, and not the whole layer."""
-SMALL = 4096
-"""Coefficients of which all are worked on in less time than it takes to find those that differ."""
+SMALL = 128
+"""Neurons of a layer that are all worked on in less time than it takes to find those that differ; no matter how many
+rows and functions there are, so that a batch gives what its rows give to the last bit, as far as torch does."""
 
 
 class Signed:
     """Coefficients (S, B, *S) whose positive entries are multiplied by one factor and the others by another.
 
     In most layers both factors agree but for a few neurons, and coefficients are large: one product, then the few.
-    Else the coefficients are taken apart by sign, once for all factors.
+    Else each coefficient has the factor of its own sign.
     """
 
     def __init__(self, A: Tensor) -> None:
         self.A = A
 
     @cached_property
-    def parts(self) -> tuple[Tensor, Tensor]:
-        """What is above 0, and what is below."""
-        return self.A.clamp(min=0), self.A.clamp(max=0)
+    def is_positive(self) -> Tensor:
+        """Where A is above 0."""
+        return self.A > 0
 
     def times(self, positive: Tensor, negative: Tensor) -> Tensor:
         """A * positive where A > 0, A * negative elsewhere; factors (B, *S) -> (S, B, *S)."""
@@ -285,8 +286,7 @@ class Signed:
             return A * positive
         few = _few(positive != negative, A)
         if few is None:
-            above, below = self.parts
-            return torch.addcmul(above * positive, below, negative)
+            return A * torch.where(self.is_positive, positive, negative)
         result = A * positive
         if few.shape[1] == 0:
             return result
@@ -299,8 +299,7 @@ class Signed:
         """The sum over a row's entries of `times`: (S, B)."""
         few = _few((positive != 0) | (negative != 0), self.A)
         if few is None:
-            sides = [_row_sums(part, factor) for part, factor in zip(self.parts, (positive, negative), strict=True)]
-            return sides[0] + sides[1]
+            return flat_functions(self.times(positive, negative)).sum(2)
         at = flat_functions(self.A).gather(2, few.expand(len(self.A), -1, -1))
         return Signed(at).times(flat_rows(positive).gather(1, few), flat_rows(negative).gather(1, few)).sum(2)
 
@@ -325,19 +324,12 @@ def signed(A: Coefficient) -> Signed | LocalSigned:
     return LocalSigned(A) if isinstance(A, Local) else Signed(A)
 
 
-def _row_sums(A: Tensor, factor: Tensor) -> Tensor:
-    """Sums over a row's entries of A * factor, (S, B, *S) and (B, *S) -> (S, B)."""
-    if A.numel() <= SMALL:
-        return flat_functions(A * factor).sum(2)
-    return torch.einsum("sbd,bd->sb", flat_functions(A), flat_rows(factor.expand(A.shape[1:])))
-
-
 def _few(mask: Tensor, A: Tensor) -> Tensor | None:
     """Flat indices (B, M) of the neurons for which a mask (B, *S) is true; None if they are many.
 
     Rows with fewer than M such neurons have others beside them.
     """
-    if mask.shape != A.shape[1:] or A.numel() <= SMALL:
+    if mask.shape != A.shape[1:] or A[0, 0].numel() <= SMALL:
         return None
     flat = flat_rows(mask)
     most = int(flat.sum(1).max())

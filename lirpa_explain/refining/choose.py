@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,12 +30,14 @@ def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, b
         bounded: what is known of the functions.
         domains: one a row.
         kinks: the nodes that can be cut by name, and whether that is at 0.
-        inputs: whether inputs are cut, and nothing else.
+        inputs: whether inputs are cut, and nothing else; of functions that gain from none, the one cut least often.
     """
     kinks = {**kinks, INPUT: False}
-    names = [name for name in sorted(bounded.gains) if (name == INPUT) == inputs]
+    names = [INPUT] if inputs else sorted(bounded.gains.keys() - {INPUT})
     if not names:
         return [[None] * bounded.lower.shape[1] for _ in domains]
+    if inputs:
+        bounded = replace(bounded, gains={INPUT: _input_gains(bounded, domains)})
     boxes = {name: bounded.box if inputs else _stacked(domains, name) for name in names}
     scores = torch.cat([_score(bounded.gains[name], boxes[name], kinks[name]) for name in names], 2)
     best, places = scores.max(2)
@@ -48,6 +51,16 @@ def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, b
             found.append(Decision(name, entry, middle, 1) if value > 0 else None)
         chosen.append(found)
     return chosen
+
+
+def _input_gains(bounded: Bounded, domains: Sequence[Domain]) -> Tensor:
+    """What functions gain from inputs, (B, K, D); where that is nothing, more for those cut less often."""
+    gains = bounded.gains.get(INPUT, torch.zeros_like(bounded.at))
+    counts = gains.new_zeros(len(domains), gains.shape[2])
+    for row, domain in zip(counts, domains, strict=True):
+        for decision in domain.decisions:
+            row[decision.entry] += 1
+    return torch.where((gains > 0).any(2, keepdim=True), gains, 1 / (1 + counts)[:, None])
 
 
 def _stacked(domains: Sequence[Domain], name: str) -> Box:

@@ -25,7 +25,7 @@ from ..boxes import Box
 from ..operators.activation import BoundActivation, BoundActivationGradient
 from ..operators.bound import flat_functions, flat_rows
 from ..operators.local import Local
-from ..operators.planes import BoundPlanes
+from ..operators.planes import BoundPlanes, to_shape
 from ..rounding import DECIDED, roundings
 from .cuts import ROUNDS, Cuts, least
 from .domains import INPUT, Domain, Limits
@@ -143,12 +143,11 @@ class WithinDomains(Schedule):
 
     def _linear(self, node: Bound, index: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Linear bounds of entries (B, K) of a node as functions of the inputs: coefficients and constants."""
-        rows, size = len(index), flat_rows(node.forward_value).shape[1]
+        chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
         sides = []
-        for part in index.split(self.memory.functions_at_once(rows, self.method), 1):
-            functions = node.forward_value.new_zeros(rows, part.shape[1], size).scatter(2, part[..., None], 1.0)
-            linear = self.network.in_inputs(node, functions)
-            sides.append([self._flat(linear, side, functions.shape[1]) for side in (0, 1)])
+        for part in index.split(chunk, 1):
+            linear = self.network.in_inputs(*self.network.sums(node, part[..., None], (1.0,)))
+            sides.append([self._flat(linear, side, part.shape[1]) for side in (0, 1)])
         lower, upper = ([torch.cat(tensors, 1) for tensors in zip(*side, strict=True)]
                         for side in zip(*sides, strict=True))
         return (lower[0], lower[1]), (upper[0], upper[1])
@@ -190,21 +189,22 @@ class WithinDomains(Schedule):
     def _functions(self, functions: Tensor) -> Bounded:
         """Lower bounds of functions of the result."""
         node = self.network.result
-        parts, gains = [], list[dict[str, Tensor]]()
+        parts, gains, others = [], list[dict[str, Tensor]](), list[dict[str, Tensor]]()
         for part in functions.split(self.memory.functions_at_once(len(functions), self.method), 1):
             seen: dict[str, Tensor] = {}
             self._watch(seen)
             A, c = self._flat(self.network.in_inputs(node, part, lower_only=True), 0, part.shape[1])
             parts.append((least(self.ground, A, c, self.cuts, self.rounds), A))
-            gains.append(self._gains(seen))
-        names = {name for some in gains for name in some}
-        joined = {name: torch.cat([some[name] for some in gains], 1) for name in names}
+            gains.append(self._gains(seen, True))
+            others.append(self._gains(seen, False))
+        joined, rest = ({name: torch.cat([some[name] for some in parts], 1) for name in parts[0]}
+                        for parts in (gains, others))
         lower, A = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
         box = self.network.of_interval(functions, self.network.interval(node))
         inputs = Box(self.ground.center - self.ground.radius, self.ground.center + self.ground.radius)
         if self.effects:
-            shared = self._input_gains(joined)
-            joined |= {INPUT: shared} if len(shared) else {}
+            shared = [gain for gain in map(self._input_gains, (joined, rest)) if len(gain)]
+            joined |= {INPUT: sum(shared[1:], shared[0])} if shared else {}
         return Bounded(torch.fmax(lower, box.lower), A, inputs, joined)
 
     def _input_gains(self, gains: dict[str, Tensor]) -> Tensor:
@@ -225,17 +225,24 @@ class WithinDomains(Schedule):
         for operator in self.network.relaxations_before(self.network.result):
             operator.watch = watch
 
-    def _gains(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sizes of coefficients times the gaps of relaxations, by the node whose value decides them."""
+    def _gains(self, seen: dict[str, Tensor], by_one: bool) -> dict[str, Tensor]:
+        """Sizes of coefficients times the gaps of relaxations, by the nodes whose values decide them.
+
+        Args:
+            seen: the coefficients, by operator.
+            by_one: of relaxations that one node decides; else of the others, as products.
+        """
         gains: dict[str, Tensor] = {}
         for operator in self.network.relaxations_before(self.network.result):
             operator.watch = None
             place = splittable(operator)
-            if operator.name not in seen or place is None:
+            if operator.name not in seen or (place is not None) != by_one:
                 continue
-            gain = flat_functions(seen[operator.name].abs() * operator.gap().abs()).transpose(0, 1)
-            name = operator.inputs[place].name
-            gains[name] = gains[name] + gain if name in gains else gain
+            gain = seen[operator.name].abs() * operator.gap().abs()
+            nodes = [operator.inputs[i] for i in (operator.relaxed_inputs() if place is None else [place])]
+            for node in (node for node in nodes if node.perturbed):
+                own = flat_functions(to_shape(gain, node)).transpose(0, 1)
+                gains[node.name] = gains[node.name] + own if node.name in gains else own
         return gains
 
 
