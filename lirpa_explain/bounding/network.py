@@ -196,8 +196,8 @@ class Network:
         linear = pull_back(self._ordered, node, functions, self._forms, lower_only=True)
         return numbers(self._nodes, linear, functions.shape[:2]).lower.transpose(0, 1)
 
-    def in_inputs(self, node: Bound, functions: Tensor, lower_only: bool = False) -> Linear:
-        """Linear bounds of linear functions (B, K, D) of a node in the inputs that move.
+    def in_inputs(self, node: Bound, functions: Coefficient, lower_only: bool = False) -> Linear:
+        """Linear bounds of linear functions (B, K, D), or K local ones, of a node in the inputs that move.
 
         Args:
             node: the node.
