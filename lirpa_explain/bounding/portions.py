@@ -82,6 +82,9 @@ class Portions:
             count: how many there are, for each row.
             rows: how many rows.
             width: the most coefficients that one has in a layer; None: those of the whole widest layer.
+
+        Yields:
+            Each portion's place among the functions.
         """
         meter = self._meter
         if meter is None:

@@ -70,7 +70,11 @@ def _check(prover: Prover, proven: Proven, method: str, seconds: Any, tolerance:
 
 
 def check_limits(seconds: Any, domains: Any, batch_size: Any, tolerance: Any = None) -> None:
-    """Raise ValueError unless these say when to stop."""
+    """Check what says when to stop.
+
+    Raises:
+        ValueError: a limit is no number, or too small.
+    """
     for name, value, least in (("seconds", seconds, 0.0), ("tolerance", tolerance, 0.0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= least):
             raise ValueError(f"{name} must be a number of at least {least:g}; given: {value!r}.")

@@ -66,7 +66,11 @@ class Place:
     is_first: bool = False
 
     def relevance(self, output: Tensor, cotangent: Tensor) -> Tensor:
-        """That of an output of the model, computed while `relevance` was active."""
+        """That of an output of the model, computed while `relevance` was active.
+
+        Raises:
+            UnsupportedAttribution: the model does not call the layer.
+        """
         if self.value is None:
             raise UnsupportedAttribution("LRP at a layer that the model does not call.")
         g, = torch.autograd.grad(output, self.value, cotangent)

@@ -229,7 +229,7 @@ def nothing_at(node: Bound, *like: Any) -> tuple[Tensor | None, Tensor | None]:
 
 def is_nothing(A: Any) -> bool:
     """Whether coefficients are none, or such as `nothing_at` makes."""
-    return A is None or isinstance(A, Tensor) and not any(A.stride()) and A.numel() > 1 and not A.flatten()[0]
+    return A is None or isinstance(A, Tensor) and not any(A.stride()) and A.numel() > 1 and not A[(0,) * A.ndim]
 
 
 def dense_sides(lower: Coefficient | None, upper: Coefficient | None) -> tuple[Tensor | None, Tensor | None]:
