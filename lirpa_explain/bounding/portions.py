@@ -27,7 +27,7 @@ HELD = 0.2
 """Share of a limit that freed memory may take before it is given back to the system."""
 
 PLENTY = 4
-"""A limit is not measured, which takes time, where this many functions for each neuron of the widest layer fit at once."""
+"""Nothing is measured, which takes time, where a limit has room for so many functions of each neuron of a layer."""
 
 SPARE = 1.1
 """By this a limit that would do exceeds what was counted."""
