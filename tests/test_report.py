@@ -90,11 +90,14 @@ def opened(browser, page):
 
 
 def header(browser, name):
-    return next(th for th in browser.find_elements(By.CSS_SELECTOR, "#summary th") if th.text.startswith(name))
+    return browser.execute_script("return [...document.querySelectorAll('#summary th')].find("
+                                  "  th => th.textContent.trim().startsWith(arguments[0]))", name)
 
 
 def cells(browser, name):
-    index = [th.text.split()[0] for th in browser.find_elements(By.CSS_SELECTOR, "#summary th")].index(name)
+    index = browser.execute_script("return [...document.querySelectorAll('#summary th')].findIndex("
+                                   "  th => th.textContent.trim().split(/\\s/)[0] === arguments[0])", name)
+    assert index >= 0
     return browser.execute_script("return [...document.querySelectorAll('#summary tbody tr')].map(row => {"
                                   "  const cell = row.cells[arguments[0]];"
                                   "  return cell.dataset.value ?? cell.textContent})", index)

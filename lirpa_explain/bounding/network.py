@@ -196,12 +196,12 @@ class Network:
         linear = pull_back(self._ordered, node, functions, self._forms, lower_only=True)
         return numbers(self._nodes, linear, functions.shape[:2]).lower.transpose(0, 1)
 
-    def in_inputs(self, node: Bound, functions: Tensor, lower_only: bool = False) -> Linear:
-        """Linear bounds of linear functions (B, K, D) of a node in the inputs that move.
+    def in_inputs(self, node: Bound, functions: Coefficient, lower_only: bool = False) -> Linear:
+        """Linear bounds of linear functions of a node in the inputs that move.
 
         Args:
             node: the node.
-            functions: the functions.
+            functions: (B, K, D), or K local ones.
             lower_only: whether upper bounds are left out.
         """
         return pull_back(self._ordered, node, _by_functions(functions, node), {}, lower_only=lower_only)

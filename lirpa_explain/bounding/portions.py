@@ -26,6 +26,9 @@ RESERVED = 0.1
 HELD = 0.2
 """Share of a limit that freed memory may take before it is given back to the system."""
 
+PLENTY = 4
+"""Nothing is measured, which takes time, where a limit has room for so many functions of each neuron of a layer."""
+
 SPARE = 1.1
 """By this a limit that would do exceeds what was counted."""
 
@@ -59,7 +62,7 @@ class Portions:
             MemoryLimitTooSmall: one function of each row was too much.
         """
         limit = self.memory.limit
-        if limit is None:
+        if limit is None or self.memory.functions_at_once(rows, self.method) >= PLENTY * self.memory.width:
             yield
             return
         with Meter(int(HELD * limit)) as self._meter:

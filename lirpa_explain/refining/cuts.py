@@ -84,15 +84,17 @@ def least(ground: Ground, A: Tensor, c: Tensor, cuts: Cuts, rounds: int = ROUNDS
     scaled = A * radius[:, None]
     size = torch.einsum("bsd,bd->bs", A.abs(), center.abs() + radius) + c.abs()
     share = roundings(RELAXED, A.dtype)
-    plain = at_center - ground.spread(scaled) - share * size
-    if not cuts.count or not bool(A.any()):
+    spread = ground.spread(scaled)
+    plain = at_center - spread - share * size
+    if not cuts.count or not bool(spread.any()):
         return plain
     G = cuts.G * radius[:, None]
     h = torch.einsum("bmd,bd->bm", cuts.G, center) + cuts.h
     m = multipliers(ground, scaled, G, h, rounds)
     sizes = torch.einsum("bmd,bd->bm", cuts.G.abs(), center.abs() + radius) + cuts.h.abs()
     size = size + torch.einsum("bsm,bm->bs", m, sizes)
-    cut = at_center - ground.spread(scaled - m @ G) - torch.einsum("bsm,bm->bs", m, h) - share * size
+    left = ground.spread(torch.baddbmm(scaled, m, G, alpha=-1))
+    cut = at_center - left - torch.einsum("bsm,bm->bs", m, h) - share * size
     return torch.fmax(plain, cut)
 
 
