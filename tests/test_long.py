@@ -61,3 +61,21 @@ def test_one_number_an_example_may_end_a_pass(monkeypatch):
     points = sample_box(x - 0.1, x + 0.1, 10, torch.Generator().manual_seed(0))
     values = torch.stack([saliency.attribute(p, target=0, abs=False).detach() for p in points])
     assert_inside((certificate.lower, certificate.upper), values)
+
+
+def test_examples_with_different_open_entries_keep_their_own_lines(monkeypatch):
+    """All that the first leaves open is bounded; of the second, some, and each line is that of its entry."""
+    for module in (backward, network):
+        monkeypatch.setattr(module, "FAR", 5)
+    torch.manual_seed(0)
+    layers = nn.Linear(3, 3), nn.LeakyReLU(0.1), nn.Hardsigmoid(), nn.Linear(3, 3), nn.LogSoftmax(1)
+    net = nn.Sequential(*layers).double()
+    net[0].weight.data.copy_(torch.eye(3))
+    net[0].bias.data.zero_()
+    saliency, x = Saliency(net), torch.tensor([[2.0, -2.0, 1.0], [0.0, 1.0, 2.0]]).double()
+    keywords = {"target": 0, "abs": False}
+    batch = lx.certify(saliency, x, eps=0.01, **keywords)
+    for i in range(2):
+        alone = lx.certify(saliency, x[i:i + 1], eps=0.01, **keywords)
+        for side in ("lower", "upper"):
+            assert torch.allclose(getattr(batch, side)[i:i + 1], getattr(alone, side), rtol=1e-9, atol=1e-12)

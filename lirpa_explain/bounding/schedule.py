@@ -306,6 +306,10 @@ def _with_entries(box: Box, index: Tensor, entries: Box, wanted: Tensor) -> Box:
 
 
 def _first_true(mask: Tensor) -> Tensor:
-    """Indices (B, K) of the true entries of each row, K the largest count; rows with fewer repeat other entries."""
+    """Indices (B, K) of the true entries of each row, K the largest count; rows with fewer have others beside them.
+
+    They ascend: where one row wants all entries, those of the others are in their places too, and may be kept.
+    """
     counts = mask.sum(1)
-    return torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    first = torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    return first.sort(1).values
