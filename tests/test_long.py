@@ -44,3 +44,20 @@ def test_ended_passes_hold_and_are_hardly_wider(name, monkeypatch):
     points = sample_box(x - radius, x + radius, 10, torch.Generator().manual_seed(0))
     values = torch.stack([attribution.attribute(p, target=1, **keywords).detach().flatten(1) for p in points])
     assert_inside((ended.lower.flatten(1), ended.upper.flatten(1)), values)
+
+
+def test_one_number_an_example_may_end_a_pass(monkeypatch):
+    for module in (backward, network):
+        monkeypatch.setattr(module, "FAR", 3)
+
+    class Sums(nn.Module):
+        def forward(self, x):
+            for _ in range(3):
+                x = torch.tanh(torch.tanh(x).sum(1))[:, None] * torch.ones(1, 2, dtype=x.dtype)
+            return x
+
+    saliency, x = Saliency(Sums()), torch.randn(2, 2).double()
+    certificate = lx.certify(saliency, x, eps=0.1, target=0, abs=False)
+    points = sample_box(x - 0.1, x + 0.1, 10, torch.Generator().manual_seed(0))
+    values = torch.stack([saliency.attribute(p, target=0, abs=False).detach() for p in points])
+    assert_inside((certificate.lower, certificate.upper), values)

@@ -11,7 +11,7 @@ from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor
 
 from ..boxes import Box
-from ..operators.bound import Coefficient, dense_sides, value_of, weighted_sum
+from ..operators.bound import Coefficient, dense_sides, flat_functions, value_of, weighted_sum
 from ..operators.local import Local
 
 Sides = tuple[Coefficient | None, Coefficient | None]
@@ -47,7 +47,7 @@ def _through(A: Coefficient | None, form: Linear, side: int) -> tuple[dict[str, 
     if A is None:
         return dict.fromkeys(form.inputs), form.lower.new_zeros(())
     dense = A.dense() if isinstance(A, Local) else A
-    flat = dense.flatten(2)
+    flat = flat_functions(dense)
     signed = (flat.clamp(min=0), flat.clamp(max=0))[::1 if side == 0 else -1]
     count, rows = flat.shape[2], flat.shape[1]
     below, above = (torch.einsum("sbn,nb->sb", part, b.expand(count, rows))
