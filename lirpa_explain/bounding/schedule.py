@@ -157,15 +157,13 @@ class Schedule:
         wanted = race.rivals & ~ignored
         lead = race.lead.map(lambda side: torch.full_like(side, torch.inf))
         lead = Box(-lead.lower, lead.upper)
-        index = _first_true(flat_rows(wanted))
         if self._is_worth_a_side(node, int(wanted.sum())):
             lead = self._leads(node, race, lead, wanted, -1.0)
             lead = self._leads(node, race, lead, wanted & (lead.upper >= 0), 1.0)
-        elif index.shape[1]:
-            first, second = race.pairs(index)
-            margin = flat_rows(self.network.rounding_margin(node))
-            margin = margin.gather(1, first) + margin.gather(1, second)
-            bounds = self._linear_sums(node, torch.stack([first, second], 2), [1.0, -1.0]).outward(margin)
+        elif wanted.any():
+            index = _first_true(flat_rows(wanted))
+            pairs, margin = self._pairs(node, race, index)
+            bounds = self._linear_sums(node, pairs, [1.0, -1.0]).outward(margin)
             lead = _with_entries(lead, index, bounds, flat_rows(wanted))
         return Comparison(race.pivot, lead, ignored)
 
@@ -174,14 +172,17 @@ class Schedule:
         index = _first_true(flat_rows(wanted))
         if not index.shape[1]:
             return lead
-        first, second = race.pairs(index)
-        margin = flat_rows(self.network.rounding_margin(node))
-        margin = margin.gather(1, first) + margin.gather(1, second)
-        signs = torch.full_like(margin, sign)
-        bound = sign * (self._lower_sums(node, torch.stack([first, second], 2), [1.0, -1.0], signs) - margin)
+        pairs, margin = self._pairs(node, race, index)
+        bound = sign * (self._lower_sums(node, pairs, [1.0, -1.0], torch.full_like(margin, sign)) - margin)
         old = lead.map(lambda side: flat_rows(side).gather(1, index))
         return _with_entries(lead, index, Box(bound, old.upper) if sign > 0 else Box(old.lower, bound),
                              flat_rows(wanted))
+
+    def _pairs(self, node: Bound, race: Race, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The two entries of each difference of a race, (B, K, 2), and by how much roundings may move it, (B, K)."""
+        pairs = torch.stack(race.pairs(index), 2)
+        margin = flat_rows(self.network.rounding_margin(node))
+        return pairs, margin.gather(1, pairs[..., 0]) + margin.gather(1, pairs[..., 1])
 
     def _wanted(self, node: Bound, box: Box, readers: Readers) -> Tensor:
         """Which entries of a node get linear bounds; bool, of the node's shape.
@@ -273,9 +274,9 @@ class Schedule:
             return self.linear(node, parts, count)
         fits = count <= self.memory.functions_at_once(rows, self.method)
         width = None if fits or self.memory.limit is not None else self.network.width_of(node)
-        is_whole = (count, len(weights)) == (size, 1) and count <= self.memory.functions_at_once(
-            rows, self.method, width)
-        if is_whole and self.network.ends_passes(node):
+        is_whole = (count, len(weights)) == (size, 1)
+        fits = fits or count <= self.memory.functions_at_once(rows, self.method, width)
+        if is_whole and fits and self.network.ends_passes(node):
             return self.network.linear(*self.network.sums(node, index, weights), keep=True).or_nothing()
         return _joined([self.network.linear(*self.network.sums(node, index[:, part], weights))
                         for part in self.portions.of(key, count, rows, width)], count)

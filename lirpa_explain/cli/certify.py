@@ -36,13 +36,7 @@ def run(given: Namespace) -> int:
     Raises:
         ValueError: bad input, and so the other errors of `make_job` and of `lirpa_explain.certify`.
     """
-    chosen = [Measure(name, settings) for name, settings in given.metric]
-    required = [wanted.measure for wanted in given.require if wanted.measure is not None]
-    for measure in chosen + required:
-        lookup(measure.name)
-    if given.report is not None:
-        need_jinja2()
-        given.report.parent.mkdir(parents=True, exist_ok=True)
+    chosen = chosen_measures(given)
     job = make_job(given)
     wants_prediction = given.prediction or any(wanted.measure is None for wanted in given.require)
     refining = {} if given.refine is None else {"--refine": given.refine, "--seconds": given.seconds}
@@ -52,6 +46,27 @@ def run(given: Namespace) -> int:
     certificates = {eps: [Certificate.load(store.path(eps, rows)) for rows in job.chunks] for eps in given.eps}
     predictions = {eps: load_prediction(store, job, eps) for eps in given.eps} if wants_prediction else None
     return conclude(job, certificates, chosen, predictions, partial(attacked, job, store) if given.attack else None)
+
+
+def chosen_measures(given: Namespace) -> list[Measure]:
+    """The metrics that are asked for, once it is certain that these, the required ones and the report can be made.
+
+    Raises:
+        ValueError: there is no such metric.
+        ImportError: a report needs jinja2, which is missing.
+    """
+    chosen = [Measure(name, settings) for name, settings in given.metric]
+    for measure in chosen + _required(given):
+        lookup(measure.name)
+    if given.report is not None:
+        need_jinja2()
+        given.report.parent.mkdir(parents=True, exist_ok=True)
+    return chosen
+
+
+def _required(given: Namespace) -> list[Measure]:
+    """The metrics that --require names."""
+    return [wanted.measure for wanted in given.require if wanted.measure is not None]
 
 
 def conclude(job: Job, certificates: Mapping[float, Sequence[Certificate]], chosen: list[Measure],
@@ -70,8 +85,8 @@ def conclude(job: Job, certificates: Mapping[float, Sequence[Certificate]], chos
         0, or 1 if a requirement is not certified.
     """
     given, first = job.arguments, next(iter(certificates.values()))[0]
-    required = [wanted.measure for wanted in given.require if wanted.measure is not None]
-    measures = unique((chosen or default_measures(flatten(first.nominal).shape[1], first.meaning.kind)) + required)
+    defaults = default_measures(flatten(first.nominal).shape[1], first.meaning.kind)
+    measures = unique((chosen or defaults) + _required(given))
     targets = None if job.targets is None else job.targets.tolist()
     known = cast("Mapping[float | None, Any]", certificates)
     found = attack(measures) if attack is not None else {}

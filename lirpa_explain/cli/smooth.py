@@ -5,13 +5,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..certificates.metrics import lookup
 from ..datasets.folder import atomically
-from ..reporting.page import need_jinja2, smoothed_radii
-from ..reporting.table import Measure
+from ..reporting.page import smoothed_radii
 from ..smoothing import SmoothedCertificate, certify_smoothed
 from ..smoothing.settings import Smoothing
-from .certify import conclude
+from .certify import chosen_measures, conclude
 from .job import Job, make_job
 from .portions import do_all
 from .store import Store
@@ -29,15 +27,9 @@ def run(given: Namespace) -> int:
     Raises:
         ValueError: bad input, and so the other errors of `make_job` and of `lirpa_explain.certify_smoothed`.
     """
-    chosen = [Measure(name, settings) for name, settings in given.metric]
-    for measure in [*chosen, *(wanted.measure for wanted in given.require if wanted.measure is not None)]:
-        lookup(measure.name)
     if any(wanted.measure is None for wanted in given.require):
         raise ValueError("--require prediction is for `certify`: smoothed certificates say nothing of predictions.")
-    if given.report is not None:
-        need_jinja2()
-        given.report.parent.mkdir(parents=True, exist_ok=True)
-    settings = settings_of(given)
+    chosen, settings = chosen_measures(given), settings_of(given)
     Smoothing(**settings)
     job = make_job(given)
     described = {f"--{name}": value for name, value in settings.items() if name != "seed"}
