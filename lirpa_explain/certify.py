@@ -1,6 +1,4 @@
-"""certify(): from a Captum object and an input to bounds that hold for every allowed
-perturbation.
-"""
+"""certify(): a Captum object and an input in, bounds for every allowed perturbation out."""
 
 import math
 from typing import Any

@@ -1,6 +1,4 @@
-"""What to explain in place of a class's output: modules that Captum takes as its model, certified
-like any other.
-"""
+"""Modules to explain in place of a class's output: Captum takes them as its model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

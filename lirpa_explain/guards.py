@@ -97,9 +97,7 @@ def untouched(*owners: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_training_layers() -> Iterator[None]:
-    """Refuse layers that are random or depend on the batch in training mode, before they run and
-    change anything.
-    """
+    """Within, layers in training mode that are random, or mix the batch, raise before they run."""
     thread = threading.get_ident()
 
     def check(module: nn.Module, _: Any) -> None:
@@ -120,9 +118,7 @@ def no_training_layers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(forward: Any) -> Iterator[None]:
-    """Put a function's model and all its modules into eval mode, and each back into its own mode
-    afterwards.
-    """
+    """Put a function's model into eval mode, and each module back into its own afterwards."""
     model = model_of(forward)
     training = [] if model is None else [module for module in model.modules() if module.training]
     try:
@@ -136,9 +132,7 @@ def evaluating(forward: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_written(models: list[Any]) -> Iterator[None]:
-    """Run what torch.compile has compiled as it was written, which can be recorded, and leaves
-    hooks alone.
-    """
+    """Run models that torch.compile compiled as they were written: recordable, hooks intact."""
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is None:
         yield
@@ -175,9 +169,7 @@ class Kept:
         return id(part) in self._met
 
     def add(self, owner: Any) -> None:
-        """Keep the state of a model, a Captum object, or a method of one; nothing of what was added
-        before.
-        """
+        """Remember the state of a model, Captum object or method; not of what was added."""
         owner = owner if isinstance(owner, nn.Module | Attribution) else model_of(owner)
         if owner is None or owner in self:
             return

@@ -289,9 +289,7 @@ def data_url(figure: Any, dpi: int = DPI) -> str:
 
 @drawn
 def picture(certificate: Certificate, most: int) -> str | None:
-    """The first examples of images, as a `data:` address; None of anything else, or without
-    matplotlib.
-    """
+    """First examples as one picture's `data:` address; None without images or matplotlib."""
     if not is_image(certificate) or len(certificate) == 0 or certificate.meaning.threshold != 0:
         return None
     try:
@@ -359,9 +357,7 @@ def _maps(raw: list[Tensor], sign: str) -> Maps:
 
 
 def _scale(maps: list[Map], outlier_perc: float) -> float:
-    """The entry up to which all but some per cent of the total lie, as Captum's scale, but over all
-    maps.
-    """
+    """Value below which all but `outlier_perc` % of the total over all maps lie, as in Captum."""
     values = np.sort(np.abs(np.concatenate([m.ravel() for m in maps])))
     values = values[np.isfinite(values)]
     total = np.cumsum(values)

@@ -77,9 +77,7 @@ def underflow(dtype: torch.dtype) -> float:
 
 
 def rounded(terms: Tensor, count: int) -> Tensor:
-    """What so many roundings of a sum may add up to, from the sum of the sizes of its terms; for
-    itself rounds too.
-    """
+    """Bound on `count` roundings of a sum whose terms' sizes add up to `terms`; safely rounded."""
     return (terms * (1.01 * gamma(count, terms.dtype)) + count * underflow(terms.dtype)).nan_to_num(
         nan=torch.inf)
 

@@ -210,9 +210,7 @@ def sign_flips(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
 
 
 def _centre(a: Tensor, shapes: Shapes) -> Tensor:
-    """Mass centre of |a| in the last two dimensions (the last, if there is one), in pixels: (N, 2)
-    or (N, 1).
-    """
+    """Centre of mass of |a| over the last one or two dimensions, in pixels: (N, 1) or (N, 2)."""
     if len(shapes) != 1 or not shapes[0]:
         raise ValueError("mass_centre is defined for an attribution of one tensor with at least "
                          "one feature dimension.")

@@ -1,6 +1,4 @@
-"""The search for the worst input: random points, corners, and projected gradient ascent with
-restarts.
-"""
+"""Search for the worst input: random points, corners, projected gradient ascent with restarts."""
 
 import warnings
 from collections.abc import Callable
@@ -107,9 +105,7 @@ class Search:
                               stacklevel=3)
 
     def evaluate(self, points: Points, values: Values) -> Tensor:
-        """The attribution (N, D) at points and at values of the parameters; the best of each
-        example is kept.
-        """
+        """Attribution (N, D) at points and parameter values; keeps the best of each example."""
         a = self.request.attribute(points, values).flat
         self.steps += 1
         self.bar.update()
@@ -136,9 +132,7 @@ class Search:
         return self.request.draw(extreme, self.generator)
 
     def ascend(self) -> None:
-        """Ascent from the best point so far, and from random ones: towards corners and along
-        gradients, in turn.
-        """
+        """Ascend from the best point and from random ones, by corner steps and gradient steps."""
         settings = self.settings
         derivative = derivative_of(self.request, settings.batch_size)
         if isinstance(derivative, str):
@@ -213,9 +207,7 @@ class Search:
         return tuple(_where(still, self._noise(g), g) for g in gradients), slopes
 
     def _penalty(self, points: Points) -> Tensor:
-        """What Dombrowski et al. subtract: a multiple of the squared change of the model's output,
-        (N,).
-        """
+        """Dombrowski et al.'s penalty: a multiple of the output's squared change, (N,)."""
         if self.output is None:
             return torch.zeros_like(self.nominal[:, 0])
         change = self.request.output(points) - self.output

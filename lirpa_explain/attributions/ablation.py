@@ -53,9 +53,7 @@ class Recorder:
         return inputs[0].new_zeros(len(inputs[0]))
 
     def rows(self, count: int) -> Tensor:
-        """What the calls were given of each of N examples, (N, J, D); a call may have had several
-        copies of all.
-        """
+        """What the recorded calls were given, for each of `count` examples: (N, J, D)."""
         return torch.stack([part for seen in self.seen for part in seen.split(count)], 1)
 
 

@@ -40,9 +40,7 @@ Rebuild = Callable[[Any, nn.Module, nn.Module], Any]
 
 
 def _with_eps(deep_lift: Any, eps: float) -> Any:
-    """An attribution with the guard of another, which Captum's constructors at layers do not
-    take.
-    """
+    """Set `eps`, which Captum's constructors of DeepLift at layers do not take."""
     deep_lift.eps = eps
     return deep_lift
 
@@ -159,9 +157,7 @@ class FromLayer:
 
 def _common(evaluate: Callable[[Tensors, tuple[Any, ...]], Tensors], baselines: Tensors,
             extras: tuple[Any, ...], count: int) -> Tensors:
-    """The layer's output at baselines (M, *S), which must not depend on which of the N examples
-    they are used for.
-    """
+    """The layer's output at baselines (M, *S), which must be the same for all `count` examples."""
     samples, rows = len(baselines[0]), ExpansionTypes.repeat_interleave
     pairs = tuple(b.repeat(count, *[1] * (b.ndim - 1)) for b in baselines)
     values = evaluate(pairs,

@@ -26,9 +26,7 @@ from .plan import Plan, common_fields, register
 
 
 class _BoundaryAttribution(GradientAttribution):
-    """What both share: the search, the target it implies, and what happens where nothing was
-    found.
-    """
+    """Base class: the search for boundary points, the target it implies, and failed searches."""
 
     def __init__(self, forward_func: Callable[..., Tensor],
                  search: BoundarySearch | None = None) -> None:
@@ -249,9 +247,7 @@ def boundary_saliency(attribution: BoundarySaliency, inputs: tuple[Tensor, ...],
           "point found where the decision changes")
 def boundary_integrated_gradients(attribution: BoundaryIntegratedGradients,
                                   inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
-    """Plan of BoundaryIntegratedGradients: that of IntegratedGradients with the boundary points as
-    baselines.
-    """
+    """Plan of BoundaryIntegratedGradients: IntegratedGradients from the boundary points."""
     points, target = attribution.found(inputs, keywords.get("target"),
                                        keywords.get("additional_forward_args"))
     plan = integrated_gradients(attribution, inputs,

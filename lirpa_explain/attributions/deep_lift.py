@@ -1,6 +1,4 @@
-"""DeepLift: gradients in which the slope of each activation is the secant to its value at the
-baseline.
-"""
+"""DeepLift: each activation's slope becomes the secant to its value at the baseline."""
 
 import contextlib
 import copy
@@ -38,9 +36,7 @@ from .unseen import warn_of_unseen
 @register(DeepLift,
           "(x - b) * grad f(x) in which activations have the slope (s(z) - s(z_b)) / (z - z_b)")
 def deep_lift(attribution: DeepLift, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
-    """Plan of DeepLift with the rescale rule, and for max pooling and softmax modules the rules for
-    one example.
-    """
+    """Plan of DeepLift: rescale rule, and for max pooling and softmax the rules of one example."""
     _refuse_mixed(DeepLift(attribution.model, attribution.multiplies_by_inputs, attribution.eps),
                   inputs, keywords)
     return Plan(**_fields(inputs, keywords), program=_program(attribution),

@@ -1,6 +1,4 @@
-"""Attributions that fit a linear model to outputs at masked inputs: its coefficients are linear in
-the outputs.
-"""
+"""Attributions that fit a linear model to outputs at masked inputs: linear in the outputs."""
 
 import copy
 import warnings

@@ -100,18 +100,14 @@ class Plan:
 
     @property
     def outer(self) -> str | None:
-        """The map of each sample's sum before they are averaged, as `graph.capture` names it; None
-        for the identity.
-        """
+        """Map of each sample's sum before averaging (as `graph.capture` names it), or None."""
         if self.reduction == "mean of squares":
             return "square"
         return "absolute" if self.absolute else None
 
     @property
     def is_row_linear(self) -> bool:
-        """Whether A is a weighted mean, over samples and steps, of a function of single
-        gradients.
-        """
+        """Whether A is a weighted mean over samples and steps of a function of one gradient."""
         return self.reduction != "variance" and (self.outer is None or self.weights is None)
 
     def first_extras(self, count: int, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -129,9 +125,7 @@ class Plan:
                      for e in self.extras)
 
     def moved_to(self, inputs: tuple[Tensor, ...], points: tuple[Tensor, ...]) -> "Plan":
-        """The same sum, with the same draws and baselines, at points in place of the inputs, all
-        (N, *S).
-        """
+        """The same plan, draws and baselines included, at `points` (N, *S) instead of `inputs`."""
         moved = tuple(p.repeat_interleave(self.samples, 0) for p in points)
         if self.noisy:
             noise = (own - x.repeat_interleave(self.samples, 0)
@@ -140,9 +134,7 @@ class Plan:
         return replace(self, points=moved)
 
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
-        """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for
-        outputs (V, *shape).
-        """
+        """Gradient of the explained target by the output: (V, *shape) for outputs (V, *shape)."""
         known: dict[tuple[int, str], Tensor] = {}
         parts: list[Tensor] = []
         for count, target in self.targets:
@@ -228,9 +220,7 @@ def lookup(attribution: Any) -> Supported:
 
 
 def mixes(attribution: Any) -> bool:
-    """Whether the attribution of one example, or of what an object is around, depends on the others
-    of its batch.
-    """
+    """Whether one example's attribution, or that of what is wrapped, depends on its batch."""
     inner = getattr(attribution, "attribution_method", attribution)
     return type(inner) in ATTRIBUTIONS and ATTRIBUTIONS[type(inner)].mixes
 

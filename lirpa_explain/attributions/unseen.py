@@ -1,6 +1,4 @@
-"""Warnings where Captum computes something else than its documentation says: certified is what it
-computes.
-"""
+"""Warnings where Captum computes something else than it documents; certified is what it does."""
 
 import contextlib
 import warnings

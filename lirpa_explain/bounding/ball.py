@@ -1,6 +1,4 @@
-"""The set of inputs a certificate speaks of: a ball around each example, one for each input
-tensor.
-"""
+"""The set of inputs a certificate speaks of: a ball around each example, for each input."""
 
 import math
 import numbers
@@ -55,9 +53,7 @@ class Ball:
             return PerturbationLpNorm(norm=self.norm, eps=self.radius[index])
 
     def held(self, x: Tensor, fixed: Tensor) -> "Ball":
-        """The points of the ball around x, (N, *S), that agree with it where `fixed`, (N, *S), is
-        True.
-        """
+        """The points of the ball around x (N, *S) that equal x where `fixed` (N, *S) is True."""
         low, high = (torch.where(fixed, x, side) for side in (self.low, self.high))
         count, named = f", {int(fixed.sum())} of {fixed.numel()} entries held fixed", self.named
         free = None if self.radius is None else ~fixed if self.free is None else ~fixed & self.free
@@ -81,9 +77,7 @@ class HeldPerturbation(PerturbationLpNorm):
         self.free = free
 
     def concretize(self, x: Tensor, A: Any, sign: int = -1, *rest: Any, **keywords: Any) -> Any:
-        """As auto_LiRPA's, where coefficients of entries that are held fixed reach their values
-        alone.
-        """
+        """As auto_LiRPA's, but coefficients of held entries only meet the values held."""
         if not isinstance(A, Tensor):
             return super().concretize(x, A, sign, *rest, **keywords)
         flat, free = A.flatten(2), self.free.flatten(1)[:, None]
@@ -248,9 +242,7 @@ def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tenso
 
 
 def _like(value: Any, x: Tensor) -> Tensor:
-    """A number or tensor in the type of x at once: torch's own default would round float64 numbers
-    to float32.
-    """
+    """A number or tensor with x's type at once: torch's default would round float64 to float32."""
     if isinstance(value, Tensor):
         check_kind(value, "eps, clip, x_L and x_U")
     try:

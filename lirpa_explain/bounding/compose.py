@@ -95,9 +95,7 @@ def _with_fewer_rows(bound: Callable[[int], T], batch_size: int) -> T:
 
 def _composed(rows: PlanRows, module: GradientModule, engine: Engine | Reach, method: str,
               batch_size: int, progress: bool, evaluate: bool) -> Composed:
-    """Bounds, value and error of the attribution of a plan's rows, so many at a time; see
-    `compose`.
-    """
+    """Bounds, value and error of a plan's attribution, `batch_size` rows at a time."""
     plan, inputs, rounded = rows.plan, rows.inputs, rows.rounded
     like, shape = inputs[0], (len(plan.points[0]), module.size)
     joint = _joint(plan, engine, inputs, rows.balls, method, rounded)
@@ -134,9 +132,7 @@ def _composed(rows: PlanRows, module: GradientModule, engine: Engine | Reach, me
 
 def _joint(plan: Plan, engine: Engine | Reach, inputs: tuple[Tensor, ...],
            balls: tuple[Ball | None, ...], method: str, rounded: bool) -> Joint | None:
-    """Where linear bounds of a plan's outputs are joined; None where it combines none, or there are
-    no such bounds.
-    """
+    """Where the linear bounds of all rows of a plan are joined, or None if they cannot be."""
     if (plan.combination is None or rounded or not isinstance(engine, Engine)
             or not engine.joins(method)):
         return None

@@ -1,6 +1,4 @@
-"""Where the mean of a random variable in [0, 1] lies, from independent samples, and how far
-Gaussian noise moves it.
-"""
+"""Where the mean of a variable in [0, 1] lies, by samples, and how Gaussian noise moves it."""
 
 import math
 
@@ -74,9 +72,7 @@ def shifted(mean: Tensor, distance: Tensor) -> Tensor:
 
 
 def _chernoff(mean: Tensor, limit: Tensor) -> Box:
-    """The outermost mu below and above `mean` with kl(mean, mu) <= limit, rounded outward by
-    bisection.
-    """
+    """Ends of all mu with kl(mean, mu) <= limit, by bisection, rounded outward."""
     lower, inner_low = torch.zeros_like(mean), mean.clone()
     upper, inner_high = torch.ones_like(mean), mean.clone()
     for _ in range(60):

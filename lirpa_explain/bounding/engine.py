@@ -1,6 +1,4 @@
-"""Bounds of a gradient module's output by any method: the network, the budget of memory, and the
-schedule.
-"""
+"""Bounds of a gradient module's output by any method: network, memory budget, schedule."""
 
 import copy
 
@@ -135,9 +133,7 @@ class Engine:
         return self._schedule("CROWN").lower_bound(inputs, perturbations, functions)
 
     def rows_at_once(self, batch_size: int, method: str) -> int:
-        """Rows a batch, at most `batch_size`, so that coefficients of one function of each fit the
-        limit of memory.
-        """
+        """Rows per batch, at most `batch_size`, whose coefficients fit the memory limit."""
         return self.memory.rows_at_once(batch_size, lookup(method))
 
     def _schedule(self, name: str) -> Schedule:

@@ -89,9 +89,7 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...],
     generator = torch.Generator(inputs[0].device).manual_seed(0)
 
     def probes(value: Tensor, error: Tensor | None) -> Tensor:
-        """Rows of a value (B, *S) and of its probes, each moved by up to the error; alike in all
-        rows of a batch.
-        """
+        """A value (B, *S) and its probes, moved by up to the error; the same in each row."""
         if error is None:
             return value.repeat(1 + count, *[1] * (value.ndim - 1)) if len(value) == rows else value
         value = value if len(value) > rows else value.repeat(1 + count, *[1] * (value.ndim - 1))
@@ -189,9 +187,7 @@ class Reach:
 
 
 def _range(operator: BoundOperator, boxes: list[Box]) -> Box:
-    """Interval of a result; where an argument is known exactly, with the very derivative that is
-    taken there.
-    """
+    """Interval of an operator's result; at exactly known arguments, by torch's own derivative."""
     if all(box.is_point for box in boxes):
         return Box.point(operator.forward(*[box.lower for box in boxes]))
     if isinstance(operator, BoundMaxPoolGradient | BoundPut):

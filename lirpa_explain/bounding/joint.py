@@ -79,9 +79,7 @@ class Joint:
         self._count = 0
 
     def add(self, forms: Forms) -> None:
-        """Take the next rows; examples of which all rows are there are bounded, and their rows
-        forgotten.
-        """
+        """Take the next rows; bound each example once its rows are complete, then drop them."""
         samples = self.weights.shape[2]
         waiting = forms if self._waiting is None else self._waiting.beside(forms)
         complete = len(waiting.lower) // samples
@@ -122,9 +120,7 @@ class Joint:
         return ends.or_nothing()
 
     def _reads(self, i: int, example: int) -> dict[int, list[tuple[int, Any]]]:
-        """Whose input i the outputs of an example read: for each of these blocks of coefficients,
-        and their rows.
-        """
+        """Blocks of coefficients that read input i of an example, and the rows of each block."""
         places: dict[int, list[tuple[int, Any]]] = {example: [(i, slice(None))]}
         if self.partners is not None:
             partner = self.partners[i][example]

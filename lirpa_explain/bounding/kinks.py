@@ -76,9 +76,7 @@ class _KinkGradient(torch.autograd.Function):
 
 def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, slope: float
             ) -> tuple[Tensor, Tensor]:
-    """Centre and radius of ends that are scaled: by 1 where another tensor is above 0, by slope
-    elsewhere; in place.
-    """
+    """Centre and radius of ends scaled in place: by 1 where `at_...` is > 0, else by slope."""
     for end, at in ((lower, at_lower), (upper, at_upper)):
         leaky_relu_backward.grad_input(end, at, slope, False, grad_input=end)
     middle = lower.lerp_(upper, 0.5)
@@ -86,9 +84,7 @@ def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, sl
 
 
 def kink(z: Interval, slope: float) -> Interval:
-    """Interval of leaky_relu(z), which is z where z >= 0 and slope * z elsewhere, from that of
-    z.
-    """
+    """Interval of leaky_relu(z) = z where z >= 0, slope * z elsewhere, from that of z."""
     return Interval(around=_Kink.apply(*z.around, slope))
 
 

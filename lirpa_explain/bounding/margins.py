@@ -1,6 +1,4 @@
-"""What bound propagation proves of a decision: how near no boundary is, and beyond which planes it
-must lie.
-"""
+"""What linear bounds prove of a decision: a distance without boundary, and half-spaces."""
 
 from typing import Any
 
@@ -23,9 +21,7 @@ BISECTIONS = 12
 found."""
 
 class _Recording(PerturbationLpNorm):
-    """An l2 ball that notes the coefficients of the last lower bound it was asked to make a
-    number.
-    """
+    """An l2 ball that records the coefficients of the last lower bound it concretized."""
 
     def __init__(self, radius: Tensor) -> None:
         super().__init__(eps=radius, norm=2)

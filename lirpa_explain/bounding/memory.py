@@ -36,9 +36,7 @@ class Memory:
     limit: int | None = None
 
     def rows_at_once(self, batch_size: int, method: Method) -> int:
-        """Rows a batch, at most `batch_size`, so that the coefficients of one function of each fit
-        the budget.
-        """
+        """Rows per batch, at most `batch_size`, whose coefficients fit the budget."""
         rows = min(batch_size, self.entries(method) // self.width)
         if method.is_linear_within:
             rows = min(rows, TOGETHER // self.width)

@@ -79,9 +79,7 @@ class Method:
 
     @property
     def gains_by_functions(self) -> bool:
-        """Whether a function of the result, bounded as a whole, can be narrower than that function
-        of the bounds.
-        """
+        """Whether bounding a function of the result directly can beat the bounds' own range."""
         return self.has_linear_result or self.schedule is not None
 
 

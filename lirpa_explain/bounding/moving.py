@@ -1,6 +1,4 @@
-"""Where the nearest boundary point can be while the input moves, and the attributions that it can
-have then.
-"""
+"""Where the nearest boundary point can be while the input moves, and its attributions."""
 
 from dataclasses import dataclass
 
@@ -109,9 +107,7 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int,
 
 @dataclass(frozen=True)
 class _Branches:
-    """Where a rival of a sample may win: B regions, the samples (B,), and the rivals' margins (B,
-    1, K).
-    """
+    """B regions where a rival may win, with their samples (B,) and rival margins (B, 1, K)."""
 
     region: Region
     sample: Tensor
@@ -122,9 +118,7 @@ class _Branches:
         return _Branches(self.region.rows(mask), self.sample[mask], self.rivals[mask])
 
     def capped(self, margins: Margins, batch_size: int) -> "_Branches":
-        """Balls that contain what the balls have in common with the half-spaces; branches that are
-        empty are gone.
-        """
+        """Balls around the intersections with the margins' half-spaces; empty ones are dropped."""
         if not len(self.sample):
             return self
         rows = torch.arange(len(self.sample), device=self.sample.device).split(batch_size)
@@ -143,9 +137,7 @@ class _Branches:
         return _Branches(region, self.sample, self.rivals).where(alive)
 
     def halved(self, x: Tensor, radius: Tensor) -> "_Branches":
-        """Each branch cut in two across its longest side, but for what lies outside of the balls
-        around samples x.
-        """
+        """Cut each branch across its longest side; drop what lies outside the balls around x."""
         region, (x, radius) = self.region, (x[self.sample], radius[self.sample])
         side = (region.high - region.low).argmax(1, keepdim=True)
         middle = (region.low + region.high) / 2

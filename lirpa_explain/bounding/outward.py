@@ -87,9 +87,7 @@ class Outward:
 
     def linear(self, node: BoundOperator, lower: Tensor | None, upper: Tensor | None,
                result: Any) -> Any:
-        """What a backward step returns, with the biases of coefficients (S, B, *output) moved
-        outward.
-        """
+        """The result of a backward step, with biases of coefficients (S, B, *output) moved out."""
         if isinstance(node, BoundUnperturbed):
             return result
         coefficients, *biases = result
@@ -103,9 +101,7 @@ class Outward:
 
     def planes(self, node: BoundOperator, planes: tuple[Tensor, ...], boxes: list[Box], sign: float
                ) -> tuple[Tensor, ...]:
-        """Planes of a node, or families of them, with their constants moved outward: down for sign
-        -1, up for 1.
-        """
+        """A node's planes, or families of them, with constants moved down (sign -1) or up (1)."""
         with torch.no_grad():
             parts = [torch.where(a == 0, 0.0, a.abs() * box.size)
                      for a, box in zip(planes, boxes, strict=False)]

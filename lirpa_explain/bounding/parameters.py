@@ -1,6 +1,4 @@
-"""The set of parameters a certificate speaks of: a box around each parameter of the model that may
-change.
-"""
+"""The set of parameters a certificate speaks of: a box around each one that may change."""
 
 import fnmatch
 import math
@@ -147,9 +145,7 @@ class Parameters:
         return {name: parameter for name, parameter in found.items() if parameter is not None}
 
     def draw(self, extreme: bool, generator: torch.Generator) -> dict[str, Tensor]:
-        """A random point of all boxes: a corner, or one from the inside; the same on all
-        devices.
-        """
+        """A random point of all boxes, a corner if `extreme`; the same on all devices."""
         values = {}
         for name, (lower, upper) in self.boxes.items():
             share = torch.rand(lower.shape, generator=generator, dtype=torch.float64,
@@ -176,9 +172,7 @@ class Parameters:
 
     @contextmanager
     def set_to(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """While it is active, the model's own parameters have these values, and can be
-        differentiated by.
-        """
+        """Give the model's parameters these values, differentiably, within the context."""
         own = {name: (self.tensors[name].data, self.tensors[name].requires_grad) for name in values}
         try:
             for name, value in values.items():

@@ -1,6 +1,4 @@
-"""Sets of points for rows of flat inputs, and of the segments between them: a box, and an l2
-ball.
-"""
+"""Sets of points for rows of flat inputs, and for segments between them: a box and an l2 ball."""
 
 from __future__ import annotations
 
@@ -109,9 +107,7 @@ class Region:
 
 
 def _radius(x: Tensor, ball: Ball | None) -> Tensor:
-    """Radius of an l2 ball around x, (N, 1), that contains a ball of whatever norm: |v|_2 <=
-    |v|_1.
-    """
+    """Radius (N, 1) of an l2 ball around x that contains the ball of any norm: |v|_2 <= |v|_1."""
     if ball is None:
         return flat_rows(x)[:, :1].new_zeros(len(x), 1)
     if ball.radius is not None:

@@ -69,9 +69,7 @@ def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts:
 
 def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tuple[Tensor, ...],
                method: str) -> Box:
-    """Bounds of the gradient over regions: over their balls, and over the boxes of those where it
-    says more.
-    """
+    """Bounds of the gradient over regions, by their balls, and by their boxes where that helps."""
     def bounds(center: Tensor, balls: list[PerturbationLpNorm], rest: tuple[Any, ...]) -> Box:
         return Box(*engine((*module.split(center), *rest), tuple(balls), method))
 

@@ -123,9 +123,7 @@ class AttributionModule(nn.Module):
             self._keep(PlanRows(plan, self.row, xs, (None,) * len(xs)))
 
     def _keep(self, rows: PlanRows) -> None:
-        """Hold what rows are given beside the inputs: one buffer for each sample, step and input of
-        a row.
-        """
+        """Store what rows get beside the inputs: a buffer per sample, step and further input."""
         count, samples = len(self.example[0]), self.plan.samples
         self.weights = rows.weights.tolist()
         every = torch.arange(count, device=self.example[0].device)
@@ -143,9 +141,7 @@ class AttributionModule(nn.Module):
                 self.register_buffer(f"added_{j}", added[j::samples].clone())
 
     def _keep_combination(self, of: Combination) -> None:
-        """Hold the weight of each output in each entry: (J, D) if all examples have the same, else
-        J of (N, D).
-        """
+        """Store each output's weight in each entry: (J, D) if examples agree, else J of (N, D)."""
         count = max(len(of.weights), len(of.index))
         index = of.index.expand(count, -1)[..., None].expand(-1, -1, of.weights.shape[2])
         weights = of.weights.expand(count, -1, -1).gather(1, index).to(self.example[0])

@@ -1,6 +1,4 @@
-"""The result of certifying an explanation: its bounds, where they hold, and what follows from
-them.
-"""
+"""The result of certifying an explanation: its bounds, where they hold, what follows from them."""
 
 from __future__ import annotations
 

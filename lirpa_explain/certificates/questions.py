@@ -26,9 +26,7 @@ _RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 
 
 class Questions:
-    """Signs, ranks, sums, distances and metrics of every attribution between `lower` and
-    `upper`.
-    """
+    """Questions to bounds: signs, ranks, sums, distances and metrics of what lies between them."""
 
     lower: Attributions
     upper: Attributions

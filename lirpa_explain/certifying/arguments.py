@@ -35,9 +35,7 @@ def check_seam(attribution: Any) -> None:
 
 
 def check_parameters(parameters: Parameters | None, plan: attributions.Plan) -> None:
-    """Refuse parameters that move where something is read from the model outside of what is
-    bounded.
-    """
+    """Refuse moving parameters where something is read from the model apart from its bounds."""
     if parameters is not None and plan.nearest is not None:
         raise UnsupportedAttribution("A boundary attribution cannot be certified under changes of "
                                      "the parameters: the boundary points move with them, and are "

@@ -231,9 +231,7 @@ class Certifier:
 
     def _at_radii(self, request: Request, bounding: Bounding, sense: Sense, spec: Any,
                   radii: Tensor) -> Certificate:
-        """The certificate of a request at radii (N,), with the random draws that were made for
-        it.
-        """
+        """The certificate at radii (N,), with the random draws that the request has made."""
         attributions.refuse_mixed(request.attribution, "radius")
         resized = dataclasses.replace(request, where=request.where.resized(request.xs, radii))
         with request.replayed():
@@ -335,9 +333,7 @@ class Certifier:
 
     def _settings(self, method: str | None, quadrature: str | None, given: dict[str, Any],
                   rounding: str | None = None) -> tuple[Bounding, dict[str, Any]]:
-        """How to bound, and the keywords of `attribution.attribute`, those given before those of
-        the certifier.
-        """
+        """How to bound, and the keywords of `attribute`; arguments win over the certifier's own."""
         method, keywords = split_method(self.bounding.method if method is None else method,
                                         quadrature, {**self.attribute_kwargs, **given})
         check_keywords(keywords)

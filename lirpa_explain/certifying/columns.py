@@ -73,9 +73,7 @@ def entry_names(
     xs: tuple[Tensor, ...],
     parts: tuple[Tensor, ...],
 ) -> Names | None:
-    """Names of the entries of an attribution that has one for each feature of the inputs; or
-    None.
-    """
+    """Names of the entries of an attribution with one entry per feature of the inputs, or None."""
     inner = getattr(attribution, "attribution_method", attribution)
     is_alike = [p.shape for p in parts] == [x.shape for x in xs]
     if isinstance(inner, LayerAttribution) or not is_alike or all(names is None

@@ -34,9 +34,7 @@ class MetricCondition:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, lower: Tensor, upper: Tensor, example: int) -> Tensor:
-        """By how much bounds (B, D) of an example's attributions meet it, (B,): from 0 on they
-        do.
-        """
+        """Slack (B,) by which bounds (B, D) meet the condition: at least 0 where they do."""
         features = lookup(self.name).features
         settings = {key: value[example].expand_as(lower) if key in features else value
                     for key, value in self.settings.items()}

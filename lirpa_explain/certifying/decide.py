@@ -31,9 +31,7 @@ def draws(prover: Prover, example: int) -> Tensor:
 def decided_condition(prover: Prover, certificate: Certificate, problem: Problem,
                       meets: MetricCondition, box: Box,
                       error: Tensor, limits: Limits, progress: bool) -> Certificate:
-    """The certificate with what is known of a condition: `decided`, `domains` and `seconds`, (N, 1)
-    each.
-    """
+    """The certificate with a condition's `decided`, `domains` and `seconds`, (N, 1) each."""
     if problem.plan.steps * problem.plan.samples > 1:
         raise UnsupportedAttribution("A condition on an attribution that is a sum over a path or "
                                      "over samples cannot be refined as a whole; refine its "
@@ -61,9 +59,7 @@ def decided_condition(prover: Prover, certificate: Certificate, problem: Problem
 
 def _confirmed(prover: Prover, conditions: list[Condition], meets: MetricCondition, box: Box
                ) -> tuple[Tensor, Tensor, Tensor | tuple[Tensor, ...]]:
-    """What is decided, refutations only where Captum's attribution breaks the condition at the
-    point that was found.
-    """
+    """Decisions; a refutation counts only where Captum's own attribution breaks the condition."""
     request, points = prover.request, tuple(x.clone() for x in prover.request.xs)
     for condition in conditions:
         if condition.point is not None:

@@ -37,9 +37,7 @@ def issued(composed: Composed, nominal: Tensor,
 
 
 def issued_outward(composed: Composed, nominal: Tensor, around: Callable[[float], Composed]) -> Box:
-    """Bounds of what is computed in floating point, which hold the value to the last digit; else as
-    `issued`.
-    """
+    """Issue bounds that hold in floating point and contain the value exactly; else as `issued`."""
     check_value(composed, nominal, around)
     check_within(composed.box, nominal)
     return composed.box
@@ -47,9 +45,7 @@ def issued_outward(composed: Composed, nominal: Tensor, around: Callable[[float]
 
 def issued_estimates(composed: Composed, nominal: Tensor,
                      around: Callable[[float], Composed]) -> Box:
-    """Bounds of what samples estimate, whose mean is Captum's value; else as `issued`, and not
-    moved outward.
-    """
+    """Issue bounds of an estimate whose mean is Captum's value; else as `issued`, not moved out."""
     check_value(composed, nominal, around)
     return _enclose(composed.box, nominal)
 
@@ -77,9 +73,7 @@ def issued_numbers(box: Box, value: Tensor, terms: Tensor, what: str,
 
 
 def check_numbers(box: Box, value: Tensor, terms: Tensor, what: str) -> None:
-    """Raise SoundnessError where numbers lie outside of their bounds by more than roundings; see
-    `issued_numbers`.
-    """
+    """Raise SoundnessError where numbers leave their bounds by more than roundings explain."""
     outside = box.outside(value)
     tolerance = TOLERANCE[value.dtype] * terms
     if not bool((outside <= tolerance).all()):
@@ -90,9 +84,7 @@ def check_numbers(box: Box, value: Tensor, terms: Tensor, what: str) -> None:
 
 
 def check_holds(holds: Tensor, words: str) -> None:
-    """Raise SoundnessError, with these words, unless something that a proof implies holds
-    everywhere.
-    """
+    """Raise SoundnessError, with these words, unless what a proof implies holds everywhere."""
     if not bool(holds.all()):
         raise contradicted(f"{words} This is a defect: please report the model and the input.")
 
@@ -162,25 +154,19 @@ def check_within(box: Box, value: Tensor) -> None:
 
 
 def around(xs: tuple[Tensor, ...], radius: float) -> tuple[Ball | None, ...]:
-    """Balls around the inputs, of a radius relative to their largest entry, or to 1 if that is
-    smaller.
-    """
+    """Balls around the inputs, of a radius relative to max(1, largest entry of all inputs)."""
     return make_balls(xs, eps=tuple(radius * x.detach().abs().max().clamp(min=1) for x in xs))
 
 
 def end_error(composed: Composed) -> Tensor:
-    """By how much bounds are moved outward in the end: what roundings move the value by, and their
-    own last ones.
-    """
+    """How far bounds are moved outward at last: the value's roundings and the bounds' own."""
     size = composed.box.size.detach().nan_to_num(posinf=0)
     error = composed.error if composed.margin is None else composed.margin
     return error.nan_to_num(posinf=0) + LAST * unit(size.dtype) * size
 
 
 def _enclose(box: Box, nominal: Tensor) -> Box:
-    """Bounds that contain a value that was compared with them, exactly; their derivatives are as
-    before.
-    """
+    """Bounds widened to contain the value they were compared with; derivatives unchanged."""
     lower, upper = box
     return Box(torch.where(lower > nominal, nominal + (lower - lower.detach()), lower),
                torch.where(upper < nominal, nominal + (upper - upper.detach()), upper))

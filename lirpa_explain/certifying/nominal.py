@@ -81,9 +81,7 @@ def _by_example(delta: Tensor, count: int, kwargs: dict[str, Any]) -> Tensor:
 
 def completeness(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...],
                  kwargs: dict[str, Any], parts: tuple[Tensor, ...]) -> Tensor | None:
-    """Captum's convergence delta of attributions, sum_i a_i - (f(x) - f(b)), (N,); None where
-    Captum defines none.
-    """
+    """Captum's convergence delta sum_i a_i - (f(x) - f(b)), (N,); None where it has none."""
     if not isinstance(attribution, IntegratedGradients) or not attribution.multiplies_by_inputs:
         return None
     with torch.no_grad():

@@ -1,6 +1,4 @@
-"""What a call is about: an attribution as a function of what is perturbed, its inputs or its
-layer's output.
-"""
+"""What a call is about: an attribution as a function of its inputs or of a layer's output."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +61,7 @@ class Posed:
         return () if self.original is None else self.original.xs
 
     def names_of(self, columns: tuple[Names | None, ...]) -> tuple[Names | None, ...]:
-        """The names of the features of what is perturbed, given those of the inputs: a layer's have
-        none.
-        """
+        """Names of the perturbed features, given the inputs' names: a layer's have none."""
         return columns if self.original is None else (None,) * len(self.call.xs)
 
     @property

@@ -1,6 +1,4 @@
-"""Traces of one model: what is captured and parsed once for inputs of one shape, and when that is
-outgrown.
-"""
+"""Traces of one model: captured and parsed once for inputs of one shape, until outgrown."""
 
 import functools
 from collections import OrderedDict
@@ -96,9 +94,7 @@ class Traces:
 
 
 def _described(extra: Any, count: int) -> Hashable:
-    """What a trace holds of a further argument: the shape of one with rows, the contents of any
-    other.
-    """
+    """What a trace knows of a further argument: its shape if it has rows, else its contents."""
     if isinstance(extra, Tensor) and extra.ndim and len(extra) == count:
         return "rows", extra.shape[1:], extra.dtype
     return frozenset(pieces_of(argument=extra).items())

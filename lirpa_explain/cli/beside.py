@@ -1,6 +1,4 @@
-"""Attacks beside certificates: what `lirpa-explain certify --attack` searches for, a file for each
-chunk.
-"""
+"""Attacks beside certificates, for `lirpa-explain certify --attack`: a file for each chunk."""
 
 import functools
 from collections.abc import Sequence

@@ -1,6 +1,4 @@
-"""`lirpa-explain certify`: certificates, a table of metrics, attacks beside them, a report, and
-requirements.
-"""
+"""`lirpa-explain certify`: certificates, metrics, attacks beside them, report, requirements."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence

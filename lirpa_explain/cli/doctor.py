@@ -1,6 +1,4 @@
-"""`lirpa-explain doctor`: what is installed, what is missing, and whether a small certificate is
-right.
-"""
+"""`lirpa-explain doctor`: what is installed, what is missing, is a small certificate right."""
 
 import importlib
 import importlib.util

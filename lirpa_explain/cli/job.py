@@ -1,6 +1,4 @@
-"""What `certify`, `smooth` and `attack` have in common: a model, inputs, targets, an attribution,
-from arguments.
-"""
+"""What `certify`, `smooth` and `attack` share: model, inputs, targets, attribution."""
 
 import inspect
 from argparse import Namespace

@@ -172,9 +172,7 @@ def predicted(model: nn.Module, inputs: Tensor, batch_size: int) -> Tensor | Non
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
-    """What a model's outputs depend on: its parameters and buffers, its modules, and the files
-    these are written in.
-    """
+    """What a model's outputs depend on: its tensors, its modules, and their source files."""
     modules = {type(part).__module__
                for part in model.modules() if not type(part).__module__.startswith("torch.")}
     files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}

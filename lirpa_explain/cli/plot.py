@@ -76,9 +76,7 @@ def loaded(path: Path, radius: float | None) -> Certificate:
 
 
 def first_of(path: Path) -> int:
-    """The number of the first example of a certificate in an output folder, which is its file's
-    name; else 0.
-    """
+    """Number of a certificate's first example, by its file name in an output folder; else 0."""
     start = path.stem.split("-")[0]
     return int(start) if start.isdigit() else 0
 

@@ -1,6 +1,4 @@
-"""The work of a command in portions, a radius and a chunk each, done here, by processes, or by a
-cluster.
-"""
+"""A command's work in portions (a radius and a chunk): done here, by processes, or a cluster."""
 
 import functools
 import os

@@ -78,9 +78,7 @@ def requirement(text: str) -> Requirement:
 
 
 def complaints(requirements: Sequence[Requirement], table: Table, share: float) -> list[str]:
-    """A line for each requirement and radius at which it is certified for too few of the
-    examples.
-    """
+    """A line for each requirement and radius that too few examples are certified to meet."""
     lines = []
     count = 1 + max(table.column("example").values)
     for wanted in requirements:

@@ -231,9 +231,7 @@ def _missing(examples: Indexed | Streamed, size: int, results: Results, run: Dat
 
 @contextmanager
 def _calls(work: Work, crew: Crew) -> Iterator[Callable[[Chunk], Outcome]]:
-    """What does a chunk, for the time of a run: the work itself, or its pickled copy in the
-    folder.
-    """
+    """The function that workers call for each chunk: the work itself, or its pickled copy."""
     if crew.shares_memory:
         yield lambda chunk: work.do(*chunk)
         return

@@ -1,6 +1,4 @@
-"""Data sets in any form as examples: inputs without a batch dimension, and what is to be explained
-of each.
-"""
+"""Data sets of any form as examples: inputs without batch dimension, and what to explain."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

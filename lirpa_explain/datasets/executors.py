@@ -1,6 +1,4 @@
-"""Who does the work: this process, a pool of processes of our own, or an executor of the
-caller's.
-"""
+"""Who does the work: this process, a pool of processes, or an executor of the caller's."""
 
 import multiprocessing
 import os

@@ -116,9 +116,7 @@ class Work:
 
     def _certify(self, rows: range, examples: list[Example], first: int, last: int,
                  parts: list[Part], failed: dict[int, str]) -> None:
-        """Certify the examples from one place up to another; where that fails, each half of
-        them.
-        """
+        """Certify examples first..last - 1; where that fails, each half of them alone."""
         try:
             parts.append(self._part(rows[first], first, examples[first:last]))
         except OF_MODEL:

@@ -1,6 +1,4 @@
-"""What a trace is lowered to: values that have rows, values that do not, and the steps that compute
-them.
-"""
+"""What a trace is lowered to: values with and without rows, and the steps between them."""
 
 import json
 import math
@@ -64,9 +62,7 @@ class Rows:
         return self.before == 0 and not self.inner
 
     def place(self, dim: int) -> int:
-        """Index in `shape` of dimension `dim` of the trace, or of a new dimension there; not of the
-        batch itself.
-        """
+        """Index in `shape` of the trace's dimension `dim`, or of a new one; never the batch."""
         return dim if dim <= self.batch else dim - 1 + self.outer + self.inner
 
     def dim(self, dim: int) -> int:
@@ -193,9 +189,7 @@ class Builder:
         return Rows(f"argument{self.arguments.number(value)}", tuple(value.value.shape[1:]))
 
     def step(self, operator: str, *inputs: str, **settings: Any) -> str:
-        """Append a call and return the name of its result; the result of the same call is the
-        same.
-        """
+        """Append a call and return its result's name; equal calls share one result."""
         key = operator, inputs, json.dumps(settings)
         if key not in self._made:
             self._made[key] = f"v{len(self.steps)}"
@@ -204,9 +198,7 @@ class Builder:
 
     def emit(self, operator: str, x: Any, *inputs: Any, shape: tuple[int, ...] | None = None,
              before: int | None = None, **settings: Any) -> Rows:
-        """Append a call of which an input has rows; `shape` and `before` are those of the result,
-        if they differ.
-        """
+        """Append a call with rows as input; `shape` and `before`: the result's, if not x's."""
         if not isinstance(x, Rows):
             x = self._as_rows(x, inputs)
         name = self.step(operator, *[self.name(i) for i in (x, *inputs)], **settings)
@@ -214,9 +206,7 @@ class Builder:
                        before=x.before if before is None else before)
 
     def _as_rows(self, value: Any, inputs: tuple[Any, ...]) -> Rows:
-        """A first input that is the same for all rows, such as a gradient that a model takes of a
-        sum of its own.
-        """
+        """Rows that all hold a first input, such as a gradient that the model takes of a sum."""
         like = next((i for i in inputs if isinstance(i, Rows)), None)
         if like is None:
             raise UnsupportedOperation("it is taken of values that do not depend on the input")
@@ -304,9 +294,7 @@ class Builder:
         return self._named[id(value)][1]
 
     def line_up(self, x: Rows, y: Any) -> tuple[Rows, Any]:
-        """Two factors of an operation entry by entry, x with rows, in a form in which they
-        broadcast in the module.
-        """
+        """Two factors of an entrywise operation, brought to shapes that broadcast in the module."""
         ndim = (y.ndim if isinstance(y, Rows)
                 else (y.value if isinstance(y, Live) else torch.as_tensor(y)).ndim)
         while x.ndim < ndim:

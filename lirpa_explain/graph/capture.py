@@ -235,9 +235,7 @@ def _refuse_conversion(x: Tensor, output: Tensor) -> None:
 
 def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...],
             arguments: list[Tensor]) -> Tensor:
-    """The function's output for TRACED_ROWS rows, of which it must return one tensor with as
-    many.
-    """
+    """The function's output for TRACED_ROWS rows: one tensor with as many rows."""
     try:
         with torch.enable_grad():  # which the function may need for gradients of its own
             output = call(tuple(arguments), *(x.clone() for x in example))

@@ -58,9 +58,7 @@ def pooled_first(steps: Iterable[Step], result: str) -> list[Step]:
 
 
 def _is_pooled(relu: Step, readers: dict[str, list[Step]], result: str) -> bool:
-    """Whether the values of a ReLU are read by max poolings alone, and what these send back by its
-    gradient alone.
-    """
+    """Whether only max poolings read a ReLU, and only its gradient reads what they send back."""
     z, a = relu.inputs[0], relu.output
     backward = [step for step in readers[a]
                 if step.operator == "max_pool_gradient" and step.inputs[0] != a]

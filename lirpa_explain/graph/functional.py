@@ -83,9 +83,7 @@ class _Again(fx.Interpreter):
         self._written = _written_constants(graph)
 
     def run_node(self, n: fx.Node) -> Any:
-        """Compute one node, and hand what it says of its origin to the nodes that were recorded for
-        it.
-        """
+        """Compute a node, and pass its origin on to the nodes recorded for it."""
         mode = get_proxy_mode()
         assert mode is not None
         nodes = mode.tracer.graph.nodes

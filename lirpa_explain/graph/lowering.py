@@ -57,9 +57,7 @@ def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows | Tensor]) 
 
 
 def _needed(graph: fx.GraphModule) -> set[fx.Node]:
-    """The nodes whose values the outputs depend on; the others stay in the graph, to say where
-    things came from.
-    """
+    """Nodes that the outputs depend on; the others stay, to say where things came from."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.graph.nodes):
         if node.op == "output" or any(user in needed for user in node.users):
@@ -164,9 +162,7 @@ def _leads_still(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> boo
 
 
 def _in_full_precision(node: fx.Node, result: Any, builder: Builder) -> Any:
-    """Refuse arithmetic of comparisons whose results the model rounds, or cuts to few bits, and
-    bounds would not.
-    """
+    """Refuse arithmetic in a type that rounds or cuts as bounds do not, such as uint8 or half."""
     first = result[0] if isinstance(result, tuple | list) and result else result
     if isinstance(first, Rows) and node.target not in EXACT:
         traced = node.meta["val"]

@@ -87,17 +87,13 @@ class GradientModule(nn.Module):
                         *tensors: operators.call(step.operator, *tensors, **step.settings), inputs)
 
     def further(self, extras: Iterable[Any], count: int) -> tuple[Tensor, ...]:
-        """The inputs that are made of further arguments of the function: of those, the tensors with
-        `count` rows.
-        """
+        """The inputs made of further arguments: tensors among these with `count` rows."""
         if self.arguments is None:
             return ()
         return tuple(self.arguments.rows([e for e in extras if has_rows(e, count)]))
 
     def reads_the_same(self, extras: Iterable[Any], count: int) -> bool:
-        """Whether the function reads of further arguments of each of `count` examples what it read
-        in the trace.
-        """
+        """Whether each of `count` examples' further arguments give what the trace read."""
         return self.arguments is None or self.arguments.same([e for e in extras
                                                               if has_rows(e, count)])
 

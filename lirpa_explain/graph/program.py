@@ -17,9 +17,7 @@ Compute = Callable[[Callable[..., Tensor], Values, Any], tuple[Tensor, ...]]
 
 
 class Places(Protocol):
-    """Where B rows of a plan lie: what their tensors are made of. Each method is asked for one
-    input of the model.
-    """
+    """Where B rows of a plan lie; each method returns a tensor for one input of the model."""
 
     @property
     def scale(self) -> Tensor:
@@ -177,9 +175,7 @@ class Program:
 
     @property
     def identity(self) -> Hashable:
-        """Equal for programs that are equal, and without their function, which may hold the
-        model.
-        """
+        """Equal for equal programs; leaves out their function, which may hold the model."""
         return self.key, self.points, self.alpha, self.differentiates
 
     def tensors(self) -> dict[str, RowTensor]:

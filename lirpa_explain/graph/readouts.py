@@ -92,9 +92,7 @@ class Readings:
 
 
 class Reading(TorchDispatchMode):
-    """While it is active, operations that read constants and further arguments are evaluated and
-    not recorded.
-    """
+    """Mode in which operations on constants and further arguments are evaluated, not recorded."""
 
     def __init__(self, readings: Readings) -> None:
         super().__init__()
@@ -111,9 +109,7 @@ class Reading(TorchDispatchMode):
 
 
 class NoReadouts(TorchFunctionMode):
-    """While it is active and something is recorded, values of inputs and parameters are not read
-    out.
-    """
+    """Mode in which, while recording, values of inputs and parameters cannot be read out."""
 
     def __init__(self, readings: Readings) -> None:
         super().__init__()

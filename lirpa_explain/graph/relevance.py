@@ -301,9 +301,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _Activation(torch.autograd.Function):
-    """An activation with the factor as gradient; on an input, where no layer is before it, its
-    result is that.
-    """
+    """Activation whose gradient is LRP's factor; on an input, the relevance itself."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, name: str, function: str, eps: float | None,

@@ -1,6 +1,4 @@
-"""DeepLift's rescale rule: the gradient of an activation module becomes the secant slope from its
-reference input.
-"""
+"""DeepLift's rescale rule: an activation's gradient is its secant from the reference input."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -59,9 +57,7 @@ def rescaled(model: nn.Module, reference: Callable[[], Any],
 
 
 class _Calls:
-    """The calls of a model's activation modules: what they are fed with, and the rule of their
-    gradients.
-    """
+    """Calls of a model's activation modules: their inputs, and the rule of their gradients."""
 
     def __init__(self, model: nn.Module, eps: float) -> None:
         self.eps = eps
@@ -104,9 +100,7 @@ class _Calls:
         return forward
 
     def rule(self, module: nn.Module, total: Tensor, upstream: Tensor) -> Tensor:
-        """What an activation module hands back; `total` is the gradient at what it is fed with, by
-        all who read it.
-        """
+        """The gradient a module sends back; `total`: the one at its input, by all its readers."""
         if total is not self._plain.pop(module):
             raise _shared(self.names[module])
         z, z0 = self._inputs[module]

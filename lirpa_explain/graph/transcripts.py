@@ -1,6 +1,4 @@
-"""What a function reads out of its tensors when it is called with a whole batch, as by an `if` or
-by tolist().
-"""
+"""What a function reads out of its tensors (by `if`, tolist(), ...) for a whole batch."""
 
 import itertools
 from collections.abc import Callable, Sequence

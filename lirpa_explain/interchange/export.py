@@ -1,6 +1,4 @@
-"""An attribution, and the question whether a property of it holds, as standard ONNX and VNN-LIB
-files.
-"""
+"""An attribution, and whether a property of it holds, as standard ONNX and VNN-LIB files."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -87,9 +87,7 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
 
 def _check(margins: Margins, found: BoundaryPoints, distance: Tensor, reach: Tensor, method: str,
            batch_size: int) -> None:
-    """Certified distances are at most those found, and bounds within them hold the margins at the
-    examples.
-    """
+    """Check that certified distances are below those found, and that bounds hold the margins."""
     possible = Box(torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf))
     check_numbers(possible, distance, reach, "Certified distances")
     every = torch.arange(len(distance), device=distance.device)

@@ -246,9 +246,7 @@ def baseline_sensitivity(
 
 def _segment_bounds(function: Any, xs: tuple[Tensor, ...], plan: Plan, starts: Region, method: str,
                     batch_size: int, progress: bool) -> Box:
-    """Bounds of integrated gradients whose path starts anywhere in regions, and ends in the
-    inputs.
-    """
+    """Bounds of integrated gradients along paths from anywhere in regions to the inputs."""
     module = capture(function, xs, plan.extras)
     engine = Engine(module, module.example)
     every = torch.arange(len(xs[0]), device=xs[0].device)

@@ -1,6 +1,4 @@
-"""certify_prediction(): what the same ball leaves of the prediction that an attribution
-explains.
-"""
+"""certify_prediction(): does the prediction that is explained hold within the same ball?"""
 
 import math
 from collections.abc import Callable

@@ -114,9 +114,7 @@ class BoundActivationGradient(BoundProduct):
 
 
 def reaching(mask: Tensor, factor: Tensor) -> Tensor:
-    """Of which entries of a factor, that may be broadcast, some entry of a mask of the product is
-    made.
-    """
+    """Entries of a (broadcast) factor that take part in any marked entry of the product."""
     mask = torch.broadcast_tensors(mask, factor)[0]
     for dim, size in enumerate(factor.shape):
         mask = mask.any(dim, keepdim=True) if size == 1 else mask
@@ -124,9 +122,7 @@ def reaching(mask: Tensor, factor: Tensor) -> Tensor:
 
 
 class BoundMultiply(BoundProduct):
-    """p = x * y, entry by entry, either or both perturbed; one of them may be a parameter that
-    moves.
-    """
+    """p = x * y, entry by entry; either or both perturbed, or one a moving parameter."""
 
     takes_parameters = True
 

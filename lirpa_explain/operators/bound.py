@@ -26,9 +26,7 @@ Coefficients = tuple[Coefficient | None, Coefficient | None]
 
 
 class BoundOperator(Bound):
-    """Base class of the bound operators; `operator` is the row of the table that a subclass was
-    made for.
-    """
+    """Base class of the bound operators; `operator` is the table's row of a subclass."""
 
     operator: Any
     takes_parameters = False
@@ -65,9 +63,7 @@ class BoundOperator(Bound):
         raise NotImplementedError(f"{type(self).__name__} relaxes none of its inputs")
 
     def ignored_entries(self, index: int, box: Box) -> Tensor:
-        """Entries of input `index` on which the output does not depend while that input is in its
-        box.
-        """
+        """Entries of input `index` that do not affect the output anywhere in the box."""
         return torch.zeros_like(box.lower, dtype=torch.bool)
 
     def bound_interval(self, *boxes: Box) -> Box:
@@ -122,9 +118,7 @@ class BoundOperator(Bound):
         return forward_mode.window(self, x, max_dim, offset)
 
     def refuse_perturbed_parameters(self) -> None:
-        """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it
-        must not.
-        """
+        """Raise UnsupportedOperation if a moving parameter is where only a fixed one may be."""
         if any(node.perturbed and not node.from_input for node in self.inputs):
             raise UnsupportedOperation(f"{self.operator.name}: a parameter is perturbed as an "
                                        "auto_LiRPA BoundedParameter. Keep it plain, and give its "
@@ -270,9 +264,7 @@ def flat_functions(A: Tensor) -> Tensor:
 
 
 def weighted_sum(coefficients: Coefficient, values: Tensor) -> Tensor:
-    """Sum over a row's entries of A * values, which may be broadcast: (S, B, *S) and (B, *S) -> (S,
-    B).
-    """
+    """Sum of A * values over a row's entries: (S, B, *S), broadcast (B, *S) -> (S, B)."""
     if isinstance(coefficients, Local):
         return coefficients.weighted_sum(values)
     if values.ndim < coefficients.ndim - 1 or len(values) == 1:  # the same for all rows
@@ -332,9 +324,7 @@ class Signed:
 
 
 class LocalSigned:
-    """The same of local coefficients, of which those of few neurons are not worth telling from the
-    others.
-    """
+    """`Signed` for local coefficients, of too few neurons to treat some of them apart."""
 
     def __init__(self, A: Local) -> None:
         self.A = A
@@ -349,9 +339,7 @@ class LocalSigned:
 
 
 def signed(A: Coefficient) -> Signed | LocalSigned:
-    """Coefficients whose positive entries are multiplied by one factor and the others by
-    another.
-    """
+    """Coefficients, to be multiplied by one factor where positive and by another elsewhere."""
     return LocalSigned(A) if isinstance(A, Local) else Signed(A)
 
 

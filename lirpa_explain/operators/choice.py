@@ -62,9 +62,7 @@ class BoundLarger(BoundPlanes):
 
 
 class BoundChoice(BoundPlanes):
-    """y = a where z lies between two numbers, b elsewhere, as a function of a, b, t = a - b and
-    z.
-    """
+    """y = a where low <= z <= high, else b: a function of a, b, t = a - b and z."""
 
     decided_by = 3
     takes_parameters = True

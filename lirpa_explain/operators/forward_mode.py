@@ -260,9 +260,7 @@ def _between(node: Any, low: Side, high: Side) -> Tensor:
 
 
 def _ends(node: Any, low: Side, high: Side) -> tuple[Tensor, Tensor]:
-    """Least and largest difference of the sides to their mean slope, in the bounds of the inputs:
-    (B, S).
-    """
+    """Least and largest difference (B, S) of both sides from their mean, over the input boxes."""
     least, most = low.bias, high.bias
     for a, b, n in zip(low.coefficients, high.coefficients, node.inputs, strict=True):
         if a is None or b is None or a is b or torch.equal(a, b):
@@ -284,9 +282,7 @@ def _padded(weights: Tensor | None, width: int, dim: int, value: float = 0.0) ->
 
 
 def _diagonal(values: Tensor, start: int, width: int) -> Tensor:
-    """Coefficients (B, width, S) of an own variable for each entry, the first of which has the
-    number `start`.
-    """
+    """Coefficients (B, width, S): a variable per entry, of which the first is number `start`."""
     result = values.new_zeros(len(values), width, values.shape[1])
     first, last = max(0, -start), min(values.shape[1], width - start)
     if first < last:

@@ -60,9 +60,7 @@ class Windows:
                                                  for w in itertools.product(*windows))
 
     def of(self, x: Tensor, fill: float = 0.0) -> Tensor:
-        """(..., *sizes) -> (..., windows, n), with `fill` where a window has fewer entries than
-        others.
-        """
+        """(..., *sizes) -> (..., windows, n), shorter windows padded with `fill`."""
         index = self.index.to(x.device)
         flat = x.flatten(-len(self.sizes))
         taken = flat.index_select(-1, index.clamp(min=0).flatten()).reshape(*flat.shape[:-1],
@@ -88,9 +86,7 @@ class Windows:
 
 @lru_cache(maxsize=64)
 def _indices(sizes: tuple[int, ...], windows: tuple[tuple[tuple[int, ...], ...], ...]) -> Tensor:
-    """Of the flattened dimensions, what each window reads, (windows, n), with -1 where it reads
-    less than others.
-    """
+    """Flat indices that each window reads, (windows, n), shorter windows padded with -1."""
     strides = [math.prod(sizes[i + 1:]) for i in range(len(sizes))]
     flat = [[sum(i * s for i, s in zip(place, strides, strict=True))
              for place in itertools.product(*window)] for window in itertools.product(*windows)]

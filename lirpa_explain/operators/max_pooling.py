@@ -261,9 +261,7 @@ class BoundMaxPoolGradient(BoundPooled):
         return many.reshape(g[0].shape) & (g[1] > g[0])
 
     def bound_interval(self, *boxes: Box, ties: bool = True) -> Box:
-        """As for any operator; without `ties`, of entries that are known to be equal torch's choice
-        has the maximum.
-        """
+        """As for any operator; without `ties`, torch's own choice counts among equal entries."""
         (gl, gu), z = boxes[0], boxes[1]
         race = self.race(z)
         windows, candidates = race.windows, race.candidates

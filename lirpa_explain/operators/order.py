@@ -47,15 +47,11 @@ class BoundGroups(BoundOperator):
         return box.map(partial(groups.of, fill=-torch.inf))
 
     def possible(self, box: Box) -> Tensor:
-        """Which entries of each group may be an output's, (B, ..., R, n), from the box of what
-        decides it.
-        """
+        """Entries of each group that may be an output's, (B, ..., R, n), by the deciding box."""
         return may_have(self.boxes_of_groups(box), self.ranks(box.lower))
 
     def competing(self, box: Box) -> Tensor:
-        """Which entries of what decides it may be an output's beside others, and are not known
-        exactly.
-        """
+        """Deciding entries that may be an output's beside others, and are not known exactly."""
         possible = self.possible(box)
         several = (possible & (possible.sum(-1, keepdim=True) > 1)).any(-2)
         return (self.groups(box.lower).back(several.to(box.lower.dtype)) > 0) & (box.upper
@@ -142,9 +138,7 @@ class BoundPut(BoundGroups):
         return self.groups(boxes[1].lower).join(several).reshape(lower.shape) & (upper > lower)
 
     def bound_interval(self, *boxes: Box, ties: bool = True) -> Box:
-        """As for any operator; without `ties`, among entries that are known the operator's own
-        choice is made.
-        """
+        """As for any operator; without `ties`, the own choice counts among known entries."""
         groups = self.groups(boxes[1].lower)
         g = boxes[0].map(groups.split)
         box = self.put_range(g, boxes[1])
@@ -153,9 +147,7 @@ class BoundPut(BoundGroups):
         return box.map(groups.back)
 
     def chosen(self, g: Box, decides: Box, box: Box) -> Box:
-        """A range of each group, (B, ..., n), with that of the operator's own choice where all
-        entries are known.
-        """
+        """Range (B, ..., n) of each group; exact where all of its deciding entries are known."""
         entries = self.boxes_of_groups(decides)
         known = (entries.lower == entries.upper).all(-1, keepdim=True)
         choice = {"ranks": [0], "choice": ["max"]} | self.settings
@@ -164,9 +156,7 @@ class BoundPut(BoundGroups):
         return Box(*(torch.where(known, a, b) for a, b in zip(exact, box, strict=True)))
 
     def put_range(self, g: Box, decides: Box) -> Box:
-        """Range of what each entry of each group gets: an entry has at most one rank, and surely
-        one of some.
-        """
+        """Range of what each entry gets: it has at most one rank, and surely one of some."""
         grouped = self.boxes_of_groups(decides)
         possible = self.possible(decides)
         first, last = rank_range(grouped)
@@ -209,9 +199,7 @@ class BoundPut(BoundGroups):
 
 
 class BoundPick(BoundGroups):
-    """y = the entries of a value at places that another value decides, between planes of those that
-    may be there.
-    """
+    """y = entries of a value where another one decides, between planes of the candidates."""
 
     decided_by = 1
 

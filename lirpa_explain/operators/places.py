@@ -114,9 +114,7 @@ class Places:
         return self.remembered((x,), lambda x: self.to_functions(self._of_groups(x)), "values")
 
     def find_index(self, choice: Tensor, table: Tensor) -> Tensor:
-        """What a table (K, h * w) says of the choice, (B, C, H, W), made at each entry: (S, B, C, h
-        * w); likewise.
-        """
+        """Look a table (K, h * w) up at the choice (B, C, H, W) of each entry; remembered."""
         def found(choice: Tensor) -> Tensor:
             chosen = self._of_groups(choice).flatten(2)
             columns = torch.arange(table.shape[1], device=choice.device)
@@ -129,9 +127,7 @@ class Places:
         return self.remembered((mask,), self._entries, "entries")
 
     def remembered(self, tensors: tuple[Tensor, ...], find: Callable[..., Any], kind: str) -> Any:
-        """What is found of some tensors, in either order, the first time that this kind is asked
-        for.
-        """
+        """What `find` finds of tensors, in either order; computed once for each `kind`."""
         key = kind, frozenset(map(id, tensors))
         if key not in self._found:
             self._found[key] = tensors, find(*tensors)
@@ -151,9 +147,7 @@ class Places:
 
     def met(self, reach: Sequence[int], stride: Sequence[int], padding: Sequence[int], outputs: Pair
             ) -> tuple[Places, Places]:
-        """Those outputs of a map by windows that meet these, and all entries that they read; see
-        `local.met`.
-        """
+        """Outputs of a windowed map that meet these, and what they read; see `local.met`."""
         key = "met", tuple(reach), tuple(stride), tuple(padding), outputs
         return self._once(key, lambda: self._met(reach, stride, padding, outputs))
 
@@ -162,9 +156,7 @@ class Places:
         return self._once(("hull", id(other)), lambda: (self._hull(other), other))[0]
 
     def move(self, values: Tensor, to: Places) -> Tensor:
-        """Values (S, B, C, h, w) of these windows, for others of the same functions, 0 outside of
-        these.
-        """
+        """Values (S, B, C, h, w) of these windows as those of `to`: 0 outside of these."""
         one, other = self._alike(to)
         shift = other.first - one.first
         for i, size in enumerate(to.window):

@@ -56,9 +56,7 @@ def _pool_slope(z: Tensor, z0: Tensor, rule: str, **pool: Any) -> Tensor:
 
 
 class _Share(NamedTuple):
-    """The slopes of one side, (B, C, K, L): their range, and whether an entry may, or must, have
-    one.
-    """
+    """One side's slopes (B, C, K, L): their range, and if an entry may, or must, have one."""
 
     box: Box
     may: Tensor
@@ -77,9 +75,7 @@ def _pool_slopes(z: Box, z0: Tensor, eps: float, rule: str, **pool: Any) -> Box:
     must_i, must_j = (may & (may.sum(2, keepdim=True) == 1) for may in (may_i, may_j))
 
     def ratio(part: Tensor, whole: Tensor, otherwise: float, sign: float) -> Tensor:
-        """A share moved outward by its roundings, and what is known without computing one where it
-        is all rounding.
-        """
+        """The ratio moved outward by its roundings; `otherwise` where all is rounding."""
         is_clear = whole > margin
         share = part / torch.where(is_clear, whole, 1) * (1 + sign * roundings(4, low.dtype))
         return torch.where(is_clear, share.clamp(0, 1), otherwise)
@@ -110,9 +106,7 @@ def _softmax_slope(z: Tensor, z0: Tensor, rule: str, dim: int) -> Tensor:
 
 
 def _softmax_slopes(z: Box, z0: Tensor, eps: float, rule: str, dim: int) -> Box:
-    """Range of the slopes over a box of inputs, but for those nearer to their reference than
-    eps.
-    """
+    """Range of softmax's slopes over a box of inputs, at least eps away from the reference."""
     logs = log_softmax_range(*z.map(lambda side: side.movedim(dim, -1)))
     own = z0.expand_as(z[0]).softmax(dim)
     change = Box(*(side.exp().movedim(-1, dim) - own for side in logs))

@@ -111,9 +111,7 @@ def _direction(operator: BoundDirection, boxes: Sequence[Box], sizes: Sequence[T
 @terms.register
 def _secant(operator: BoundSecantGradient, boxes: Sequence[Box], sizes: Sequence[Tensor],
             result: Tensor) -> Tensor:
-    """(phi(z) - phi(z0)) / (z - z0): values of phi, of size |phi(0)| + |z| about, round by
-    themselves.
-    """
+    """(phi(z) - phi(z0)) / (z - z0): rounds by the values of phi, about |phi(0)| + |z|."""
     distance = (boxes[1][0] - boxes[2][0]).abs().clamp(min=operator.eps)
     values = boxes[1].size + boxes[2].size + 2 * operator.at_zero
     return result + boxes[0].size * (1 + values / distance)
@@ -206,9 +204,7 @@ def _rest(operator: BoundRest, boxes: Sequence[Box], sizes: Sequence[Tensor],
 @terms.register
 def _log_softmax(operator: BoundLogSoftmax, boxes: Sequence[Box], sizes: Sequence[Tensor],
                  result: Tensor) -> Tensor:
-    """x_i - max_j x_j - log sum_j exp(x_j - max): what is far below the maximum, such as a mask,
-    counts for itself.
-    """
+    """x_i - max - log sum_j exp(x_j - max): small terms, such as masks, count for themselves."""
     largest = Box(*boxes[0].map(lambda side: side.amax(operator.settings["dim"],
                                                        keepdim=True))).size
     return boxes[0].size + 2 * largest + result + 1

@@ -88,9 +88,7 @@ def kink_secant_lines(lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
 
 
 def _raised(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """For z0 <= 0: whether the slope is 1 instead, for |z - z0| < eps and z >= 0, somewhere; and
-    whether everywhere.
-    """
+    """For z0 <= 0: is slope 1 taken (|z - z0| < eps, z >= 0) somewhere, and is it everywhere?"""
     stop = z0 + eps
     reached = (stop > 0) & (lo < stop) & (hi >= -at_a_jump(lo, hi))
     return reached, reached & (lo > 0) & (hi < stop)
@@ -140,9 +138,7 @@ def _left_lines(lo: Tensor, hi: Tensor, z0: Tensor, x: Tensor, eps: float) -> tu
 
 
 def _root(lo: Tensor, z0: Tensor) -> Tensor:
-    """sqrt(lo z0) where both are negative, without overflow, and with a finite derivative
-    elsewhere.
-    """
+    """sqrt(lo z0) of two negative numbers without overflow; finite derivative elsewhere."""
     usable = (lo < 0) & (z0 < 0)
     return torch.where(usable, torch.where(usable, -lo, 1.0).sqrt()
                        * torch.where(usable, -z0, 1.0).sqrt(), 0.0)

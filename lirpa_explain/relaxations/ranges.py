@@ -1,6 +1,4 @@
-"""Ranges of products, linear functions and variances over boxes, with gradients where training
-needs them.
-"""
+"""Ranges of products, linear functions and variances over boxes, differentiable for training."""
 
 from typing import Any
 
@@ -30,9 +28,7 @@ def product_range(g: Box, d: Box) -> Box:
 
 
 class _ScaledRange(torch.autograd.Function):
-    """For d >= 0: the lower end is gl * (dl if gl >= 0 else du), the upper one gu * (du if gu >= 0
-    else dl).
-    """
+    """For d >= 0: from gl * (dl if gl >= 0 else du) to gu * (du if gu >= 0 else dl)."""
 
     @staticmethod
     def forward(ctx: Any, gl: Tensor, gu: Tensor, dl: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,9 +124,7 @@ def variance_range(box: Box, iterations: int = 60) -> Box:
     lower, upper = box
 
     def residual(c: Tensor, nearest: bool) -> Tensor:
-        """Distance c - a_j for the nearest, or the farthest, a_j of each interval; its mean is half
-        the derivative.
-        """
+        """Distance c - a_j to the nearest or farthest a_j; its mean is half the derivative."""
         if nearest:
             return c - box.nearest(c)
         return torch.where(c - lower > upper - c, c - lower, c - upper)

@@ -155,9 +155,7 @@ def secant_lines(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
 
 
 def secant_family(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Line, Line]:
-    """Several lines below and several above: those of every place, then the range; each tensor is
-    (K, *S).
-    """
+    """Families (K, *S) of lines below and above: one of every place, then the range."""
     lines = [secant_lines(f, lo, hi, z0, eps, place) for place in PLACES]
     low, high = secant_range(f, lo, hi, z0, eps)
     lines.append(((torch.zeros_like(low), low), (torch.zeros_like(high), high)))

@@ -127,9 +127,7 @@ def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
 
 
 def _window(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Whether [lo, hi] reaches points at which s is phi', the range of phi' there, and where they
-    begin and end.
-    """
+    """Whether s is phi' anywhere on [lo, hi], its range there, and the ends of that part."""
     start, stop = torch.maximum(lo, z0 - eps), torch.minimum(hi, z0 + eps)
     near = (start <= stop) & (eps > 0)
     start, stop = torch.minimum(start, hi), torch.maximum(stop, lo)
@@ -217,9 +215,7 @@ def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
 
 
 def _chord(z: Tensor, s: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Slope of the chord between two points by their indices (1, *S); 0 where rounding would spoil
-    it.
-    """
+    """Slope of the chord between points by index (1, *S); 0 where rounding would spoil it."""
     width, rise = (part.gather(0, right)[0] - part.gather(0, left)[0] for part in (z, s))
     narrow = width <= narrow_width(z.dtype, 2 / 3) * (1 + z[0].abs())
     return torch.where(narrow, 0.0, rise / torch.where(narrow, 1.0, width))
@@ -350,9 +346,7 @@ def SOFTPLUS(beta: float, threshold: float) -> Smooth:
         return F.softplus(-beta * t, threshold=50.0) / beta
 
     def error(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
-        """For z beyond the limit alone -rest(z) / (z - z0), for z0 alone -rest(z0) / (z0 - z); both
-        rise with |z|.
-        """
+        """What torch's threshold adds to the slope where z or z0 alone is beyond it: a range."""
         tiny, zero = least(lo.dtype), torch.zeros_like(lo + z0)
         first, last = (torch.where(z0 > limit, hi.clamp(max=limit), lo.clamp(min=limit)),
                        torch.where(z0 > limit, lo, hi))

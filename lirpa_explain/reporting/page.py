@@ -1,6 +1,4 @@
-"""report(): certificates as one page to read in a browser, without any other file and without a
-network.
-"""
+"""report(): certificates as one page for a browser, without other files or a network."""
 
 from __future__ import annotations
 
@@ -299,9 +297,7 @@ def _find(chunks: Chunks, example: int) -> tuple[Certificate, int]:
 
 def _features(certificate: Certificate, row: int, names: Sequence[str] | None,
               say: Words) -> list[Feature]:
-    """The features of an example with the largest attribution, largest first; one that is 0 has no
-    sign to be open.
-    """
+    """An example's features of largest attribution, in order; zeros have no open sign."""
     low, value, high = (
         torch.cat([part[row].detach().flatten() for part in tensors(side)]).double().cpu()
         for side in (certificate.lower, certificate.nominal, certificate.upper))

@@ -80,9 +80,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Signs(Measure):
-    """The share of the entries that are not 0 whose sign is certain; a 0 has no sign that could be
-    open.
-    """
+    """Share of nonzero entries with a certain sign; a 0 has no sign that could be open."""
 
     name: str = "certain_signs"
 
@@ -107,9 +105,7 @@ signs that stay."""
 
 
 def sides(kind: str) -> Measure:
-    """The share of the features that stay on the side where they are: of 0, or of what makes them
-    important.
-    """
+    """Measure of a kind: the share of features that stay on their side of its threshold."""
     return SIDES.get(kind, Signs())
 
 

@@ -41,9 +41,7 @@ class FaithfulnessCurve:
 
     @property
     def area(self) -> Tensor:
-        """(N,), below the curve, by trapezoids: small for deletion, large for insertion if
-        faithful.
-        """
+        """Area under the curve, (N,): if faithful, small for deletion, large for insertion."""
         return torch.trapezoid(self.outputs, self.shares.to(self.outputs), dim=1)
 
 

@@ -68,9 +68,7 @@ def find(certificate: SmoothedCertificate, holds: str | Property,
 
 
 def search(holds: Property) -> Callable[..., Tensor]:
-    """The radius of a property that has no formula, by bisection on certificates that cost no
-    draws.
-    """
+    """A function that finds a property's radius by bisection on certificates, without draws."""
 
     def radius(certificate: SmoothedCertificate, high: float | None = None, steps: int = 40
                ) -> Tensor:

@@ -278,18 +278,14 @@ def _uniform(x: Tensor, eps: float, generator: Generator | None) -> Tensor:
 
 def _pair(model: nn.Module, x: Tensor, y: Tensor, eps: float, detach: bool,
           generator: Generator | None) -> tuple[Tensor, Tensor]:
-    """Gradients at x and at a random point of the ball, (N, D) each; the second is differentiable
-    in the parameters.
-    """
+    """Gradients (N, D) at x and at a random point of the ball; the second differentiable."""
     before = input_gradient(model, x, y, create_graph=not detach)
     return before.flatten(1), input_gradient(model, x + _uniform(x, eps, generator), y).flatten(1)
 
 
 def _worst(objective: Callable[[Tensor], Tensor], x: Tensor, eps: float, steps: int,
            clip: Clip | None, generator: Generator | None) -> Tensor:
-    """A point of the ball where an objective, a mean over examples, is large: signed ascent from a
-    random start.
-    """
+    """A point where an objective (mean over examples) is large: signed ascent in the ball."""
     low, high = x - eps, x + eps
     if clip is not None:
         low, high = low.clamp(*clip), high.clamp(*clip)

@@ -121,9 +121,7 @@ class _Bort(Optimizer):
         self.defaults.update(self._bort)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as `torch.optim.Optimizer.add_param_group` does; a wrong one is not
-        added.
-        """
+        """As `torch.optim.Optimizer.add_param_group`; a wrong group is refused, not added."""
         super().add_param_group({**self._bort, **param_group})
         group = self.param_groups[-1]
         try:

@@ -1,6 +1,4 @@
-"""explanation_loss(): certified bounds of a model's own explanations as a term of its training
-loss.
-"""
+"""explanation_loss(): certified bounds of a model's own explanations as a training loss."""
 
 from __future__ import annotations
 
@@ -124,9 +122,7 @@ class ExplanationLoss:
         return row.function(bounds, **{**options, **masks})
 
     def _has_one_output(self, x: Tensor | tuple[Tensor, ...], keywords: dict[str, Any]) -> bool:
-        """Whether there is nothing to choose a target from; found out by running the model on
-        inputs of a new shape.
-        """
+        """Whether no target can be chosen; runs the model on inputs of each new shape."""
         xs = check_inputs(x)
         forward, key = self.certifier.attribution.forward_func, tuple(part.shape[1:] for part in xs)
         if key not in self.outputs:

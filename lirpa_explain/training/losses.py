@@ -228,9 +228,7 @@ def protected_ratio(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.3) -
 
 
 def _rivals(bounds: Bounds, mask: Tensor, k: int, absolute: bool) -> tuple[Tensor, Tensor]:
-    """K-th largest lower end among features that are not protected, and largest upper end of those
-    that are, (N,).
-    """
+    """K-th largest lower end of unprotected features, largest upper end of protected ones, (N,)."""
     is_protected = mask.to(bounds.lower.device).bool().expand_as(bounds.lower)
     check_k(k, int((~is_protected).sum(1).min()))
     low, high = absolute_box(bounds.lower, bounds.upper) if absolute else (bounds.lower,

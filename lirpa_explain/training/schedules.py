@@ -1,6 +1,4 @@
-"""Schedules of radii and weights: numbers that are functions of the step, so that a checkpoint
-resumes exactly.
-"""
+"""Schedules of radii and weights as functions of the step, so that training resumes exactly."""
 
 from __future__ import annotations
 

@@ -154,9 +154,7 @@ def _smallest_negative(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> 
 
 @torch.no_grad()
 def _center(nearest: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """Offset c, (N, 1), with c = mean(nearest(c)), by bisection: the residual sum(nearest(c) - c)
-    falls in c.
-    """
+    """Solve c = mean(nearest(c)) by bisection, (N, 1): sum(nearest(c) - c) decreases in c."""
     left, right = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
     for _ in range(_CENTRE_STEPS):
         middle = (left + right) / 2

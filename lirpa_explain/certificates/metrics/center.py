@@ -87,9 +87,7 @@ def _farthest(least: Tensor, most: Tensor) -> Tensor:
     zero = least.new_zeros(len(least), 1)
 
     def sums(least: Tensor, most: Tensor) -> Tensor:
-        """Prefix sums of `least` up to t plus suffix sums of `most` from t, for every split t =
-        0..P.
-        """
+        """For each split t = 0..P: prefix sums of `least` plus suffix sums of `most`."""
         before = torch.cat([zero, least.cumsum(1)], dim=1)
         beyond = torch.cat([most.flip(1).cumsum(1).flip(1), zero], dim=1)
         return before + beyond

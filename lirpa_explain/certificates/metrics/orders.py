@@ -220,9 +220,7 @@ def _ties(one: Tensor, other: Tensor) -> Tensor:
 
 
 def mid_ranks(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest mid-rank of each feature, float64: larger features count 1, equal ones
-    1/2.
-    """
+    """Least and largest mid-rank of each feature, float64: one per larger, 1/2 per equal one."""
     size, fixed = lower.shape[1], (lower == upper).double()
 
     def rank(mine: Tensor, others: Tensor, self_counts: Tensor) -> Tensor:
@@ -242,9 +240,7 @@ def _share(count: Tensor, like: Tensor) -> Tensor:
 
 
 def _pairs(a: Tensor, nominal: Tensor, count: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean over pairs of a function of sign(a_i - a_j) sign(v_i - v_j); a row at a time takes 8 D^2
-    bytes.
-    """
+    """Mean over pairs of count(sign(a_i - a_j) sign(v_i - v_j)); 8 D^2 bytes, a row at a time."""
     size = a.shape[1]
     if size == 1:
         return torch.ones_like(a[:, 0])

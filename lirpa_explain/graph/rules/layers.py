@@ -110,9 +110,7 @@ def _max_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, p
 
 
 def _divides(x: Rows, sizes: list[int]) -> dict[str, Any] | None:
-    """An adaptive pooling whose windows are all of one size and do not overlap, as an ordinary one;
-    None of others.
-    """
+    """An adaptive pooling as an ordinary one; None unless windows are equal and do not overlap."""
     if len(sizes) != 2 or any(n % m for n, m in zip(x.shape[1:], sizes, strict=True)):
         return None
     kernel = [n // m for n, m in zip(x.shape[1:], sizes, strict=True)]
@@ -165,9 +163,7 @@ def _adaptive_max_pool_backward(b: Builder, g: Rows, x: Rows, indices: Indices) 
 
 def _windows(x: Rows, kernel: Any, stride: Any, padding: Any, dilation: Any,
              ceil: bool) -> list[list[list[int]]]:
-    """The indices that the windows of a three-dimensional pooling read; how many there are torch is
-    asked.
-    """
+    """Indices that each window of a 3-d pooling reads along each dimension; torch counts them."""
     given = [[v] * 3 if isinstance(v, int) else list(v) * (3 // len(v))
              for v in (kernel, stride or kernel, padding, dilation)]
     probe = aten.max_pool3d_with_indices(torch.empty(1, *x.shape, device="meta"), *given, ceil)[0]

@@ -52,9 +52,7 @@ operand -> positions of operands."""
 
 @dataclass(frozen=True)
 class Call:
-    """An operation with its arguments: tensors that move among them, and what is made of further
-    arguments.
-    """
+    """An operation and its arguments, of which some move and some depend on further arguments."""
 
     target: Any
     leaves: Sequence[Any]
@@ -192,9 +190,7 @@ def _found(layout: Rows | None) -> Rows:
 
 
 def _operands(b: Builder, args: Sequence[Any], positions: tuple[int, ...]) -> tuple[Any, ...]:
-    """Arguments whose parameters at these positions are values that move, as the others there
-    are.
-    """
+    """Arguments whose parameters at `positions` become moving values where others there are."""
     moving = [i for i, arg in enumerate(args)
               if any(isinstance(leaf, Rows) for leaf in tree_leaves(arg))]
     if not set(moving) <= set(positions):

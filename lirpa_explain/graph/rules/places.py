@@ -23,9 +23,7 @@ aten = torch.ops.aten
 
 
 def _lined_up(b: Builder, index: Indices, *others: Rows) -> Ranking:
-    """The ranking of indices that are laid out as it left them, as are other values but for that
-    dimension.
-    """
+    """The ranking of indices, if they and the other values are laid out as it left them."""
     ranking, like = index.ranking, index.like
     if ranking is None or like is None:
         raise UnsupportedOperation("indices of a pooling")

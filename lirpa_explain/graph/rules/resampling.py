@@ -127,9 +127,7 @@ def _adaptive_average_pool_backward(b: Builder, g: Rows, x: Rows) -> Rows:
 
 def _averages(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: bool,
               padded: bool) -> list[Map]:
-    """Averages over windows along each of three dimensions: counts of entries are products of
-    theirs.
-    """
+    """Averages over windows along each of three dimensions, whose counts multiply."""
     sides = [list(side) * (3 // len(side)) for side in (kernel, stride or kernel, padding)]
     return [_of_rows(F.avg_pool1d, *numbers, ceil, padded) for numbers in zip(*sides, strict=True)]
 

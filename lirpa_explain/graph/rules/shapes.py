@@ -104,9 +104,7 @@ def _cat(b: Builder, xs: list[Any], dim: int = 0) -> Rows:
 
 def _cat_with_fixed(b: Builder, parts: list[Any], sizes: list[int], shape: tuple[int, ...],
                     at: int) -> Rows:
-    """Each part with rows, and each parameter, put in its place among zeros, and one constant with
-    the rest.
-    """
+    """Place each part with rows, and each parameter, among zeros; add a constant for the rest."""
     constant = torch.zeros(shape, dtype=b.dtype, device=b.device)
     total: Rows | None = None
     lives = []
