@@ -56,7 +56,9 @@ class Ball:
         """The points of the ball around x (N, *S) that equal x where `fixed` (N, *S) is True."""
         low, high = (torch.where(fixed, x, side) for side in (self.low, self.high))
         count, named = f", {int(fixed.sum())} of {fixed.numel()} entries held fixed", self.named
-        free = None if self.radius is None else ~fixed if self.free is None else ~fixed & self.free
+        free = None
+        if self.radius is not None:
+            free = ~fixed if self.free is None else ~fixed & self.free
         return replace(self, low=low, high=high, words=self.words + count, common=None, free=free,
                        named=None if named is None else lambda names: named(names) + count)
 

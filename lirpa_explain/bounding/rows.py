@@ -50,7 +50,11 @@ class PlanRows:
 
     def chunks(self, size: int, progress: bool, chosen: Tensor | None = None
                ) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
-        """All rows, or those of chosen examples (B,) in order, `size` at a time, as by `take`."""
+        """All rows, or those of chosen examples (B,), in order.
+
+        Yields:
+            At most `size` rows at a time, as `take` gives them.
+        """
         every = torch.arange(len(self.example) * self.plan.steps, device=self.example.device)
         if chosen is not None:
             every = every.reshape(len(self.inputs[0]), -1)[chosen].flatten()

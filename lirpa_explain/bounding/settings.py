@@ -91,7 +91,11 @@ class Bounding:
 
 
 def check_method(method: Any) -> None:
-    """Refuse what is no method."""
+    """Refuse what is no method.
+
+    Raises:
+        ValueError: It is none of `METHODS`.
+    """
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}. "
                          "(Quadratures of IntegratedGradients are "

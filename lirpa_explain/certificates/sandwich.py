@@ -64,9 +64,7 @@ class Sandwich:
 
     @property
     def ratio(self) -> Tensor:
-        """Certified / found, at least 1 up to rounding; 1 where both are 0, infinite where only
-        `found` is: (N,).
-        """
+        """Certified / found, (N,): 1 where both are 0, infinite where only `found` is."""
         return torch.where(self.certified == self.found, torch.ones_like(self.found),
                            self.certified / self.found)
 

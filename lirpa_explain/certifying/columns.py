@@ -56,7 +56,11 @@ def given_tensors(
 
 
 def check_columns(columns: tuple[Names | None, ...], xs: tuple[Tensor, ...]) -> None:
-    """Refuse names that are not one for each feature of their input."""
+    """Refuse names that are not one for each feature of their input.
+
+    Raises:
+        ValueError: There are more or fewer names than features.
+    """
     for i, (names, x) in enumerate(zip(columns, xs, strict=True)):
         count = math.prod(x.shape[1:])
         if names is not None and len(names) != count:

@@ -73,7 +73,11 @@ def issued_numbers(box: Box, value: Tensor, terms: Tensor, what: str,
 
 
 def check_numbers(box: Box, value: Tensor, terms: Tensor, what: str) -> None:
-    """Raise SoundnessError where numbers leave their bounds by more than roundings explain."""
+    """Refuse numbers that leave their bounds by more than roundings explain.
+
+    Raises:
+        SoundnessError: A number is further outside of its bounds than roundings explain.
+    """
     outside = box.outside(value)
     tolerance = TOLERANCE[value.dtype] * terms
     if not bool((outside <= tolerance).all()):
@@ -84,9 +88,13 @@ def check_numbers(box: Box, value: Tensor, terms: Tensor, what: str) -> None:
 
 
 def check_holds(holds: Tensor, words: str) -> None:
-    """Raise SoundnessError, with these words, unless what a proof implies holds everywhere."""
+    """Refuse, with these words, what contradicts a proof: what it implies must hold everywhere.
+
+    Raises:
+        SoundnessError: It does not hold.
+    """
     if not bool(holds.all()):
-        raise contradicted(f"{words} This is a defect: please report the model and the input.")
+        raise SoundnessError(f"{words} This is a defect: please report the model and the input.")
 
 
 def contradicted(words: str) -> SoundnessError:

@@ -39,7 +39,12 @@ class Nominal:
 
 def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...],
               kwargs: dict[str, Any]) -> Nominal:
-    """Captum's own attributions, and its convergence delta if the caller asked for it."""
+    """Captum's own attributions, and its convergence delta if the caller asked for it.
+
+    Raises:
+        UnsupportedAttribution: The result does not have a row for each example.
+        ValueError: Captum rejects the arguments, or its result is not finite.
+    """
     # models write into inputs
     given = tuple(x.detach().clone().requires_grad_(x.is_floating_point()) for x in xs)
     name = type(attribution).__name__

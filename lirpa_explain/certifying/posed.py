@@ -109,6 +109,9 @@ class Poser:
             perturb: as for the class, and before what it was made with.
             as_input: whether an attribution of a layer's output shall be one to inputs, if there is
                 such a one.
+
+        Raises:
+            UnsupportedAttribution: The layer's output does not have a row for each example.
         """
         check_perturb(perturb)
         perturb = self.perturb if perturb is None else perturb
@@ -151,7 +154,11 @@ class Poser:
 
 
 def check_perturb(perturb: Any) -> None:
-    """Refuse what cannot be perturbed."""
+    """Refuse what cannot be perturbed.
+
+    Raises:
+        ValueError: It is none of `PERTURB`.
+    """
     if perturb is not None and perturb not in PERTURB:
         raise ValueError(f"perturb must be one of {', '.join(PERTURB)}; given: {perturb!r}.")
 

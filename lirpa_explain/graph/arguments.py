@@ -66,7 +66,11 @@ class Arguments:
         return self.add((given,), make, "number")
 
     def add(self, given: Sequence[Given], make: Callable[..., Tensor], key: Any) -> int:
-        """Number of the input that `make` makes of values; the same key and values share one."""
+        """Number of the input that `make` makes of values; the same key and values share one.
+
+        Raises:
+            UnsupportedOperation: A value is made of further arguments of several examples.
+        """
         if not all(value.leads(self.size) for value in given):
             raise UnsupportedOperation("a value that is made of further arguments of several "
                                        "examples at once")

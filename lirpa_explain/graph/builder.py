@@ -66,7 +66,11 @@ class Rows:
         return dim if dim <= self.batch else dim - 1 + self.outer + self.inner
 
     def dim(self, dim: int) -> int:
-        """Dimension in the module of dimension `dim` in the trace, which must not be the batch."""
+        """Dimension in the module of dimension `dim` in the trace, which must not be the batch.
+
+        Raises:
+            UnsupportedOperation: It is the batch dimension.
+        """
         dim = dim % self.ndim
         if dim == self.batch:
             raise UnsupportedOperation("an operation along the batch dimension")
@@ -224,6 +228,9 @@ class Builder:
 
         Entries ahead of the batch and behind it keep their order, so that is found by counting
         them.
+
+        Raises:
+            UnsupportedOperation: The shape splits the examples of a batch.
         """
         ahead, behind = math.prod(x.shape[: x.before]), math.prod(x.shape[x.before:])
         if -1 in sizes:
@@ -311,6 +318,10 @@ class Builder:
         in the module.
 
         A constant with the trace's batch dimension must be the same for all rows, and loses it.
+
+        Raises:
+            UnsupportedOperation: Batch dimensions do not line up, or a constant differs between
+                examples.
         """
         if isinstance(value, Rows):
             while value.ndim < x.ndim:

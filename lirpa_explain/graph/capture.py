@@ -88,6 +88,10 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         The module. Its inputs are x0, x1, ...; the tensors that the program's points read, such as
         scale0, scale1, shift0, shift1; alpha if the program reads it; argument0, ...; cotangent if
         the program differentiates.
+
+    Raises:
+        UnsupportedOperation: An operation has no bounds, or examples of the batch are treated
+            differently.
     """
     rows = [min(i, len(inputs[0]) - 1) for i in range(TRACED_ROWS)]
     module = _captured(program, function, inputs, extras, outer, rows)

@@ -118,7 +118,11 @@ class BoundOperator(Bound):
         return forward_mode.window(self, x, max_dim, offset)
 
     def refuse_perturbed_parameters(self) -> None:
-        """Raise UnsupportedOperation if a moving parameter is where only a fixed one may be."""
+        """Refuse a moving parameter where only a fixed one may be.
+
+        Raises:
+            UnsupportedOperation: There is one.
+        """
         if any(node.perturbed and not node.from_input for node in self.inputs):
             raise UnsupportedOperation(f"{self.operator.name}: a parameter is perturbed as an "
                                        "auto_LiRPA BoundedParameter. Keep it plain, and give its "
@@ -133,6 +137,9 @@ def box_of_interval(interval: Any) -> Box:
 
     For an input in an l1 or l2 ball auto_LiRPA's interval is the centre twice, with the
     perturbation beside it; the smallest box around such a ball is centre +- eps.
+
+    Raises:
+        TypeError: The norm of the ball is neither inf nor 2 nor 1.
     """
     lower, upper = interval[0], interval[1]
     if isinstance(interval, Interval) and interval.ptb is not None:
@@ -171,7 +178,11 @@ def moving_box(node: Bound) -> Box | None:
 
 
 def refuse_parameter(node: Bound, operator: str) -> None:
-    """Raise UnsupportedOperation if a node is a parameter that moves."""
+    """Refuse a node that is a parameter that moves.
+
+    Raises:
+        UnsupportedOperation: It is one.
+    """
     if moving_box(node) is not None:
         names = node.moving_parameter.names
         raise UnsupportedOperation(

@@ -14,7 +14,7 @@ from .registry import Operator, register
 
 
 def _scale(weight: Tensor, variance: Tensor, epsilon: float, ndim: int) -> Tensor:
-    """The factor weight / sqrt(variance + epsilon) of channels, for tensors of `ndim` dimensions."""
+    """Factor weight / sqrt(variance + epsilon) of channels, for tensors of `ndim` dimensions."""
     return (weight * torch.rsqrt(variance + epsilon)).reshape(1, -1, *[1] * (ndim - 2))
 
 

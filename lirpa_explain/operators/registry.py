@@ -78,7 +78,11 @@ def register(operator: Operator, *, overwrite: bool = False) -> Operator:
 
 
 def refuse_taken(*names: str) -> None:
-    """Refuse names that are taken, in the table or by an operation of auto_LiRPA."""
+    """Refuse names that are taken, in the table or by an operation of auto_LiRPA.
+
+    Raises:
+        ValueError: One of them is.
+    """
     OPERATORS.refuse_taken(*names)
     known = [name for name in names if f"{DOMAIN}::{name}" in bound_op_map]
     if known:

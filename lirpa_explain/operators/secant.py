@@ -27,7 +27,11 @@ class BoundFromReference(BoundPlanes):
     reference = 2
 
     def refuse_perturbed_parameters(self) -> None:
-        """Raise UnsupportedOperation also if the reference is perturbed."""
+        """Refuse a perturbed reference as well.
+
+        Raises:
+            UnsupportedOperation: The reference is, or a parameter where only a fixed one may be.
+        """
         super().refuse_perturbed_parameters()
         if self.inputs[self.reference].perturbed:
             raise UnsupportedOperation(

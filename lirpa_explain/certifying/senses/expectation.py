@@ -67,7 +67,13 @@ class Expectation(Sense):
                              f"{self.confidence!r}.")
 
     def check(self, request: Request, plan: Plan, bounding: Bounding) -> None:
-        """Refuse what is not the expectation of something bounded under noise."""
+        """Refuse what is not the expectation of something bounded under noise.
+
+        Raises:
+            UnsupportedAttribution: A boundary attribution, or one that is no mean of what is
+                bounded under noise.
+            ValueError: It is combined with `differentiable=True` or `parameters`.
+        """
         super().check(request, plan, bounding)
         if bounding.differentiable:
             raise ValueError("expectation goes neither with integral nor with differentiable=True: "

@@ -82,7 +82,11 @@ class FixedBoundary(FiniteSum):
 
 
 def check_has_boundary(plan: Plan) -> None:
-    """Refuse attributions without boundary points."""
+    """Refuse attributions without boundary points.
+
+    Raises:
+        ValueError: The attribution has no boundary points.
+    """
     if plan.nearest is None:
         raise ValueError("boundary goes with BoundarySaliency and BoundaryIntegratedGradients; "
                          "this attribution has no boundary point.")

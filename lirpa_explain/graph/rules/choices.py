@@ -17,11 +17,17 @@ from .table import PASS_THROUGH, RULES, rule
 aten = torch.ops.aten
 
 
+def _side(b: Builder, x: Any) -> Any:
+    """One of the values that are chosen between, as numbers."""
+    if isinstance(x, Comparison):
+        return as_number(b, x)
+    return x if isinstance(x, Rows | Live) else finite(torch.as_tensor(x, dtype=b.dtype))
+
+
 @rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
 def _where(b: Builder, mask: Any, x: Any, y: Any) -> Rows:
     """Lower `x where mask, else y`."""
-    x, y = (as_number(b, v) if isinstance(v, Comparison) else v if isinstance(v, Rows | Live) else
-            finite(torch.as_tensor(v, dtype=b.dtype)) for v in (x, y))
+    x, y = _side(b, x), _side(b, y)
     if isinstance(mask, torch.Tensor):
         mask = mask.to(b.dtype)
         return add(b, _times_mask(b, mask, x), _times_mask(b, 1 - mask, y))
@@ -172,6 +178,9 @@ def lower_with_comparisons(b: Builder, target: Any, args: Any, kwargs: Any) -> A
 
     To use comparisons as numbers is sound: autograd gives them no gradient, and their jumps are
     within the window's bounds.
+
+    Raises:
+        UnsupportedOperation: The operation has no rule.
     """
     if target in READ | AT_PLACES:
         return RULES[target](b, *args, **kwargs)

@@ -114,7 +114,11 @@ def negation(x: Comparison) -> Comparison:
 
 
 def holds(b: Builder, x: Any) -> Any:
-    """What is true or false as a comparison: one itself, or a value that is not 0."""
+    """What is true or false as a comparison: one itself, or a value that is not 0.
+
+    Raises:
+        UnsupportedOperation: It is a value of parameters alone.
+    """
     if isinstance(x, Rows):
         return Comparison(x, 0.0, 0.0, True, False)
     if not isinstance(x, Comparison) and not isinstance(x, Tensor):
@@ -183,10 +187,10 @@ def _all(b: Builder, x: Any, dims: Any, keepdim: bool = False) -> Comparison:
 def _between(x: Any, y: Any) -> Comparison | None:
     """Both of two comparisons of the same value as one; None if that has another form."""
     for first, second in ((x, y), (y, x)):
-        # always, or never
         if isinstance(first, Comparison) and first.low is None and first.high is None:
-            return (second if first.inside and isinstance(second, Comparison) else None
-                    if first.inside else first)
+            if not first.inside:  # never true
+                return first
+            return second if isinstance(second, Comparison) else None
     halves = [m for m in (x, y) if isinstance(m, Comparison) and m.inside]
     lows = [m.low for m in halves if m.low is not None]
     highs = [m.high for m in halves if m.high is not None]

@@ -48,7 +48,11 @@ def _is_nothing(x: Any) -> bool:
 
 
 def scatter(b: Builder, x: Any, dim: int, index: Any, g: Any) -> Rows:
-    """Lower a scatter at places that depend on the input."""
+    """Lower a scatter at places that depend on the input.
+
+    Raises:
+        UnsupportedOperation: It writes into values, or values without rows.
+    """
     if not _is_nothing(x) or not isinstance(g, Rows):
         raise UnsupportedOperation("a scatter into values, at places that depend on the input")
     if isinstance(index, Rows):
@@ -66,7 +70,11 @@ def _scatter_value(b: Builder, x: Any, dim: int, index: Any, value: float) -> Ro
 
 
 def gather(b: Builder, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Rows:
-    """Lower a gather from places that depend on the input."""
+    """Lower a gather from places that depend on the input.
+
+    Raises:
+        UnsupportedOperation: It reads from constants.
+    """
     if not isinstance(x, Rows):
         raise UnsupportedOperation("a gather from constants, at places that depend on the input")
     at = x.dim(dim)
