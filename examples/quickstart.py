@@ -144,14 +144,14 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
 
     sampled = sampled_change(explainer, certificate.nominal, images, target)
     rows = tabulate(certificate, sampled, labels)
+    title = (f"IntegratedGradients of class {int(target[0])}, for every image within 2/255 of this "
+             "one")
+    draw(certificate, images[0], 0, title).savefig(args.out, dpi=120)
+    print(f"\nThe first digit, its bounds and certain signs are drawn in {args.out}.")
     print("\nFor comparison, the attributions' l2 norms are "
           f"{certificate.nominal.flatten(1).norm(dim=1).mean():.1f} on average.\n\n{HEADER}")
     for row in rows:
         print("{:>5}{:>10}{:>11.1%}{:>21}{:>16.4f}{:>16.4f}".format(*row))
-
-    title = (f"IntegratedGradients of class {int(target[0])}, for every image within 2/255 of this "
-             "one")
-    draw(certificate, images[0], 0, title).savefig(args.out, dpi=120)
     return rows
 
 

@@ -155,8 +155,12 @@ def plot_grid(
         The figure, and for each example the axes of its panels.
 
     Raises:
+        TypeError: images are no tensor.
         ValueError: there are not as many titles as images; and as `plot_image`.
     """
+    if images is not None and not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W); given: {type(images).__name__}. "
+                        "Which examples are drawn is said by examples=[0, 1].")
     chosen = list(range(len(_first(certificate.nominal)))) if examples is None else list(examples)
     if titles is not None and len(titles) != len(chosen):
         raise ValueError(f"titles must be one for each of the {len(chosen)} examples; given: "

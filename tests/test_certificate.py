@@ -319,7 +319,7 @@ def test_repr_says_what_is_certified():
         "  method        CROWN, float64, 1.25 s",
         "  perturbation  every x' with |x' - x|_inf ≤ 0.01",
         "  shape         (1, 4)",
-        "  mean width    2",
+        "  mean width    2, of attributions of mean size 1.125",
         "  signs         66.7% of the entries that are not 0 certified",
     ]
     pair = (nominal, nominal[:, None])

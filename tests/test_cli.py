@@ -407,7 +407,7 @@ GOOD = {"--model": "cli_nets:table", "--inputs": "x.npy", "--attribution": "Sali
     ({"--method": "alpha"}, "CROWN-IBP"),
     ({"--chunk": "0"}, "at least 1"),
     ({"--device": "abacus"}, "no device of this machine"),
-    ({"--metric": "cosin"}, "no metric 'cosin'; there are"),
+    ({"--metric": "cosin"}, "no metric 'cosin'; did you mean 'cosine'? There are"),
     ({"--metric": "top_k_overlap"}, "settings are: k, absolute"),
     ({"--require": "cosine"}, "'METRIC >= NUMBER'"),
     ({"--require": "cosine <= 0.5"}, "bounded from below only; ask for cosine >= NUMBER"),

@@ -286,10 +286,10 @@ def test_assumptions_are_those_of_the_certificate():
 
 
 @pytest.mark.parametrize(("change", "error", "message"), [
-    ({"names": ["a"]}, ValueError, "names must be 12; given: 1"),
-    ({"features": ["a"]}, ValueError, "features must be 4; given: 1"),
-    ({"targets": [0]}, ValueError, "targets must be 12"),
-    ({"inputs": torch.zeros(3, 4)}, ValueError, "inputs must be 12"),
+    ({"names": ["a"]}, ValueError, "names must be one for each of the 12 examples; given: 1"),
+    ({"features": ["a"]}, ValueError, "features must be one for each of the 4 features; given: 1"),
+    ({"targets": [0]}, ValueError, "targets must be one for each of the 12"),
+    ({"inputs": torch.zeros(3, 4)}, ValueError, "inputs must be one for each of the 12"),
     ({"certificates": {}}, ValueError, "no certificates"),
     ({"certificates": {0.1: []}}, ValueError, "no certificates"),
     ({"certificates": [3]}, TypeError, "holds a int"),

@@ -98,7 +98,7 @@ class Certificate(Refinable, Questions):
           method        CROWN, float32, 0.25 s
           perturbation  every x' with |x' - x|_inf <= 0.01
           shape         (1, 3)
-          mean width    0.8333
+          mean width    0.8333, of attributions of mean size 1.167
           signs         66.7% of the entries that are not 0 certified
         >>> cert.width
         tensor([[1.0000, 0.5000, 1.0000]])
@@ -287,10 +287,13 @@ class Certificate(Refinable, Questions):
 
     def __repr__(self) -> str:
         lower, upper = flatten(self.lower).detach(), flatten(self.upper).detach()
-        mean_width = (upper - lower).float().mean().item()
-        return (f"Certificate of {self.attribution}{self.meaning.title}\n  method        "
-                f"{self.method}, {self.dtype}{', rounded outward' * (self.rounding == 'outward')}, "
-                f"{self.elapsed_s:.3g} s\n  perturbation  {self.perturbation}\n  shape         "
-                f"{describe(self.nominal)}\n  mean width    {mean_width:.4g}\n  "
-                f"{self.meaning.certain(lower, upper, flatten(self.nominal))}")
+        nominal = flatten(self.nominal)
+        width, size = (upper - lower).float().mean().item(), nominal.float().abs().mean().item()
+        outward = ", rounded outward" if self.rounding == "outward" else ""
+        return (f"Certificate of {self.attribution}{self.meaning.title}\n"
+                f"  method        {self.method}, {self.dtype}{outward}, {self.elapsed_s:.3g} s\n"
+                f"  perturbation  {self.perturbation}\n"
+                f"  shape         {describe(self.nominal)}\n"
+                f"  mean width    {width:.4g}, of attributions of mean size {size:.4g}\n"
+                f"  {self.meaning.certain(lower, upper, nominal)}")
 

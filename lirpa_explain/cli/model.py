@@ -48,7 +48,9 @@ def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = t
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's code may raise anything, here and below
-        raise ValueError(f"{module_name} cannot be imported: {_where(error)}") from error
+        hint = f" Name the module without .py: {module_name[:-3]}:{attribute}."
+        raise ValueError(f"{module_name} cannot be imported: {_where(error)}"
+                         f"{hint if module_name.endswith('.py') else ''}") from error
     found = getattr(module, attribute, None)
     if found is None:
         raise ValueError(f"{module_name} has no {attribute!r}; name a model in it, or a function "

@@ -137,8 +137,9 @@ def _common(parser: argparse.ArgumentParser, has_ball: bool = True) -> None:
     group.add_argument("--state-dict", type=Path, metavar="FILE",
                        help="weights to load into it, and nothing else")
     group.add_argument("--inputs", required=True, type=Path, metavar="PATH",
-                       help=".npy, .npz, .csv, or a folder of images, which become numbers from 0 "
-                       "to 1 (what normalises them belongs to the model)")
+                       help=".npy, .npz, .csv (every column but that of --target is a feature), "
+                       "or a folder of images, which become numbers from 0 to 1 (what normalises "
+                       "them belongs to the model)")
     group.add_argument("--array", metavar="NAME",
                        help="of the array in a .npz file that has several")
     group.add_argument("--shape", type=_typed(_numbers), metavar="N,...",

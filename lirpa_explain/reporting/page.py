@@ -82,7 +82,7 @@ def report(
     certificates: Reportable, path: str | os.PathLike[str], *,
     inputs: Attributions | None = None, names: Sequence[str] | None = None,
     features: Sequence[str] | None = None, targets: Sequence[int] | Tensor | None = None,
-    metrics: Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
+    metrics: str | Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
     predictions: Prediction | Mapping[Any, Prediction] | None = None, title: str | None = None,
     found: Any = None, unit: str = "", words: Mapping[str, str] | None = None, details: int = 200,
     failures: Mapping[str, str] | None = None, progress: bool = False) -> None:
@@ -103,8 +103,8 @@ def report(
         names: of the examples, N.
         features: of the columns of a table; default: the certificates' own.
         targets: the outputs explained, N.
-        metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings; default: some
-            that suit anything.
+        metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings, or one key;
+            default: some that suit anything.
         predictions: what `certify_prediction` gave, for each radius if these are several.
         title: of the page; default: the attribution's name.
         found: what attacks found: a `Sandwich` of these examples, several, or a mapping from radii
@@ -143,12 +143,14 @@ def report(
     if set(counts.values()) != {count}:
         raise ValueError(f"All radii must have the same examples; given: {counts}.")
     width = flatten(first.nominal).shape[1]
-    for what, given, expected in (("names", names, count), ("targets", targets, count),
-                                  ("features", features, width),
-                                  ("inputs", None if inputs is None else tensors(inputs)[0],
-                                   count)):
+    images = None if inputs is None else tensors(inputs)[0]
+    for what, given, expected, each in (
+            ("names", names, count, "examples"), ("targets", targets, count, "examples"),
+            ("features", features, width, "features"), ("inputs", images, count, "examples")):
         if given is not None and len(given) != expected:
-            raise ValueError(f"{what} must be {expected}; given: {len(given)}.")
+            raise ValueError(f"{what} must be one for each of the {expected} {each}; given: "
+                             f"{len(given)}.")
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     measures = [as_measure(metric) for metric in metrics] if metrics is not None \
         else default_measures(width, first.meaning.kind)
     say, sides_found = Words(words), of_radii(found, chunks)
