@@ -369,6 +369,7 @@ GOOD = {"--model": "cli_nets:table", "--inputs": "x.npy", "--attribution": "Sali
 @pytest.mark.parametrize(("change", "message"), [
     ({"--model": "cli_nets"}, "module:function"),
     ({"--model": "no_such_nets:table"}, "No module named 'no_such_nets'"),
+    ({"--model": "cli_nets.py:table"}, "without .py: cli_nets:table"),
     ({"--model": "cli_nets:tabel"}, "has no 'tabel'"),
     ({"--model": "cli_nets:number"}, "is a int"),
     ({"--model": "cli_nets:fails"}, "RuntimeError: no weights here (cli_nets.py, line"),

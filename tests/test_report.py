@@ -293,7 +293,7 @@ def test_assumptions_are_those_of_the_certificate():
     ({"certificates": {}}, ValueError, "no certificates"),
     ({"certificates": {0.1: []}}, ValueError, "no certificates"),
     ({"certificates": [3]}, TypeError, "holds a int"),
-    ({"metrics": ["cosin"]}, ValueError, "no metric 'cosin'"),
+    ({"metrics": "cosin"}, ValueError, "no metric 'cosin'; did you mean 'cosine'"),
 ])
 def test_wrong_arguments(rows, tmp_path, change, error, message):
     with pytest.raises(error, match=message):
