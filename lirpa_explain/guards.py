@@ -103,8 +103,8 @@ def no_training_layers() -> Iterator[None]:
     def check(module: nn.Module, _: Any) -> None:
         if threading.get_ident() != thread:
             return  # somebody else's model
-        if module.training and isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p",
-                                                                                  1) > 0:
+        is_random = isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0
+        if module.training and is_random:
             raise TrainingModeError(
                 f"The model is in training mode, in which its layer {module} is random or depends "
                 "on the other examples: call model.eval() first.")
@@ -257,8 +257,8 @@ class KeptTensor:
         tensor, is_replaced = self.tensor, False
         if self.is_plain:
             if not _is_same_memory(tensor, self.data):
-                is_replaced = isinstance(tensor, nn.Parameter) and not torch.equal(tensor,
-                                                                                   self.data)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                is_replaced = is_parameter and not torch.equal(tensor, self.data)
                 tensor.data = self.data
             if self.copy is not None:
                 if not torch.equal(self.data, self.copy):
@@ -308,5 +308,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def _is_same_memory(a: Tensor, b: Tensor) -> bool:
-    return (a.data_ptr(), a.dtype, a.shape, a.stride()) == (b.data_ptr(), b.dtype, b.shape,
-                                                            b.stride())
+    def place(x: Tensor) -> tuple[Any, ...]:
+        return x.data_ptr(), x.dtype, x.shape, x.stride()
+
+    return place(a) == place(b)

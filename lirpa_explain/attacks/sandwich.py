@@ -257,8 +257,8 @@ class _Alarm:
         if bool((excess <= 0).all()):
             return
         example = int(excess.nan_to_num(torch.inf).argmax())
-        points = result.worst_inputs if isinstance(result.worst_inputs,
-                                                   tuple) else (result.worst_inputs,)
+        worst = result.worst_inputs
+        points = worst if isinstance(worst, tuple) else (worst,)
         self.ring(f"{metric} is {float(result.value[example]):.9g} at an input of the ball of "
                   f"example {example}, certified is at most {float(certified[example]):.9g}.",
                   points, flatten(result.attribution), example,

@@ -37,8 +37,8 @@ def ascend(ball: Ball, center: Tensor, points: Tensor, gradient: Tensor, size: f
         return project(ball, center, points + size / 2 * (ball.high - ball.low) * gradient.sign())
     flat = gradient.flatten(1) if ball.free is None else (gradient * ball.free).flatten(1)
     if ball.norm == 2:
-        direction = flat / torch.linalg.vector_norm(flat, dim=1,
-                                                    keepdim=True).clamp(min=least(flat.dtype))
+        length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+        direction = flat / length.clamp(min=least(flat.dtype))
     else:
         largest = flat.abs().argmax(1, keepdim=True)
         direction = torch.zeros_like(flat).scatter(1, largest, flat.sign().gather(1, largest))

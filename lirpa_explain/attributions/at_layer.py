@@ -107,8 +107,8 @@ class FromLayer:
     @property
     def words(self) -> str:
         """The layer, for people."""
-        layers = self.attribution.layer if isinstance(self.attribution.layer,
-                                                      list) else [self.attribution.layer]
+        layer = self.attribution.layer
+        layers = layer if isinstance(layer, list) else [layer]
         names = {m: n for n, m in self.attribution.forward_func.named_modules()} \
             if isinstance(self.attribution.forward_func, nn.Module) else {}
         kinds = [type(layer).__name__ for layer in layers]

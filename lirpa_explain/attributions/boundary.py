@@ -218,8 +218,8 @@ class BoundaryIntegratedGradients(_BoundaryAttribution):
         if not return_convergence_delta:
             return self._like_inputs(inputs, result, points.found)
         parts, delta = result
-        return self._like_inputs(inputs, parts, points.found), torch.where(points.found, delta,
-                                                                           torch.nan)
+        found = points.found
+        return self._like_inputs(inputs, parts, found), torch.where(found, delta, torch.nan)
 
 
 @dataclasses.dataclass(frozen=True)

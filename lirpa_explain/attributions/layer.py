@@ -34,8 +34,8 @@ class Layer:
     """The layers of a model that an attribution names, and whether it reads input or output."""
 
     def __init__(self, attribution: Any, keywords: dict[str, Any], suffix: str = "layer") -> None:
-        self.layers = attribution.layer if isinstance(attribution.layer,
-                                                      list) else [attribution.layer]
+        layer = attribution.layer
+        self.layers = layer if isinstance(layer, list) else [layer]
         self.to_input = bool(keywords.get(f"attribute_to_{suffix}_input", False))
         self.grad_kwargs = keywords.get("grad_kwargs") or {}
         self.key = (tuple(map(id, self.layers)), self.to_input, repr(self.grad_kwargs))

@@ -160,8 +160,8 @@ def _combined_functions(
     joint = Joint(weights, rows.inputs, rows.balls, examples,
                   rows.plan.partners) if engine.joins(method) else None
     parts = []
-    for _, values, perturbations, _ in rows.chunks(batch_size, progress,
-                                                   every if examples is None else examples):
+    chosen = every if examples is None else examples
+    for _, values, perturbations, _ in rows.chunks(batch_size, progress, chosen):
         box = _bounds(engine, values, perturbations, method, joint, rows.moving)
         with torch.no_grad():
             parts.append((*box, module(*values)))
@@ -206,13 +206,13 @@ def _row_functions(
     functions: Tensor, examples: Tensor | None, progress: bool) -> tuple[Box, Tensor]:
     """Of a plan that sums rows, each of whose functions is bounded as a whole."""
     plan, like, shape = rows.plan, rows.inputs[0], functions.shape[:2]
-    box, size, value = BOXES.zero(like, *shape), VALUES.zero(like, *shape), VALUES.zero(like,
-                                                                                        *shape)
-    owner = torch.arange(len(functions), device=like.device).repeat_interleave(plan.samples
-                                                                               * plan.steps)
+    box, size = BOXES.zero(like, *shape), VALUES.zero(like, *shape)
+    value = VALUES.zero(like, *shape)
+    owner = torch.arange(len(functions), device=like.device)
+    owner = owner.repeat_interleave(plan.samples * plan.steps)
     chunks = rows.chunks(batch_size, progress, examples) if len(functions) else ()
-    for own, (_, values, perturbations, weight) in zip(owner.split(batch_size), chunks,
-                                                       strict=False):
+    owners = owner.split(batch_size)
+    for own, (_, values, perturbations, weight) in zip(owners, chunks, strict=False):
         part = BOXES.scaled(Box(*engine(values, perturbations, method, functions[own])), weight)
         BOXES.add(box, own, part)
         with torch.no_grad():
@@ -232,8 +232,8 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
         Their examples (B,), values (B, D) and, over the balls, bounds (B, D).
     """
     rows = PlanRows(plan, module, inputs, balls)
-    for row, values, perturbations, weight in rows.chunks(max(1, batch_size // plan.steps)
-                                                          * plan.steps, progress):
+    whole = max(1, batch_size // plan.steps) * plan.steps  # the steps of an example side by side
+    for row, values, perturbations, weight in rows.chunks(whole, progress):
         value = VALUES.grouped(VALUES.scaled(module(*values), weight), plan.steps)
         box = BOXES.grouped(BOXES.scaled(Box(*engine(values, perturbations, method)), weight),
                             plan.steps)

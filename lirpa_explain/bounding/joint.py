@@ -71,8 +71,9 @@ class Joint:
                  examples: Tensor | None = None,
                  partners: tuple[Tensor, ...] | None = None) -> None:
         self.weights, self.inputs, self.balls = weights, inputs, balls
-        self.partners = None if partners is None else [p.reshape(len(inputs[0]), -1)
-                                                       for p in partners]
+        self.partners = None
+        if partners is not None:
+            self.partners = [p.reshape(len(inputs[0]), -1) for p in partners]
         self.examples = None if examples is None else examples.tolist()
         self._waiting: Forms | None = None
         self._done: list[Box] = []

@@ -84,8 +84,8 @@ class Where:
         Raises:
             ValueError: the balls have no radius to vary.
         """
-        given = self.perturbation if isinstance(self.perturbation,
-                                                tuple) else (self.perturbation,) * len(xs)
+        given = self.perturbation
+        given = given if isinstance(given, tuple) else (given,) * len(xs)
         tables = [p for p in given if isinstance(p, TableBox)]
         if tables and len(tables) == sum(p is not None for p in given):
             moved = tuple(p.resized(radii) if isinstance(p, TableBox) else None for p in given)

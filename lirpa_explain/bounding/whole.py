@@ -135,8 +135,8 @@ class AttributionModule(nn.Module):
         if self.plan.combination is not None:
             self._keep_combination(self.plan.combination)
         if self.plan.multiply:
-            added = rows.multiplier()[1] - torch.cat([x.flatten(1) for x in self.example],
-                                                     1).repeat_interleave(samples, 0)
+            flat = torch.cat([x.flatten(1) for x in self.example], 1)
+            added = rows.multiplier()[1] - flat.repeat_interleave(samples, 0)
             for j in range(samples):
                 self.register_buffer(f"added_{j}", added[j::samples].clone())
 

@@ -40,8 +40,9 @@ def rows(value: Any, index: Tensor) -> Any:
         return value[index]
     if isinstance(value, tuple):
         return tuple(rows(part, index) for part in value)
-    return {name: rows(part, index) for name, part in value.items()} if isinstance(value,
-                                                                                   dict) else value
+    if isinstance(value, dict):
+        return {name: rows(part, index) for name, part in value.items()}
+    return value
 
 
 def joined(values: Sequence[Any]) -> Any:

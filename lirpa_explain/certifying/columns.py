@@ -80,8 +80,8 @@ def entry_names(
     """Names of the entries of an attribution with one entry per feature of the inputs, or None."""
     inner = getattr(attribution, "attribution_method", attribution)
     is_alike = [p.shape for p in parts] == [x.shape for x in xs]
-    if isinstance(inner, LayerAttribution) or not is_alike or all(names is None
-                                                                  for names in columns):
+    is_named = any(names is not None for names in columns)
+    if isinstance(inner, LayerAttribution) or not is_alike or not is_named:
         return None
     if len(xs) == 1:
         return columns[0]

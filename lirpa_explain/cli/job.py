@@ -122,8 +122,9 @@ class Job:
 
     def keywords_of(self, rows: slice) -> dict[str, Any]:
         """The keywords of `certify`, and of the attribution, for a chunk."""
-        return self.keywords if self.targets is None else {**self.keywords,
-                                                           "target": self.targets[rows]}
+        if self.targets is None:
+            return self.keywords
+        return {**self.keywords, "target": self.targets[rows]}
 
     @contextmanager
     def seeded(self, rows: slice) -> Iterator[None]:

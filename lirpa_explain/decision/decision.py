@@ -69,8 +69,8 @@ class Decision:
         # it may take gradients itself
         with torch.enable_grad(), in_the_name_of("The model rejects these inputs"):
             result = self.function(*points, *extras)
-        return result if torch.is_grad_enabled() or not isinstance(result,
-                                                                   Tensor) else result.detach()
+        is_kept = torch.is_grad_enabled() or not isinstance(result, Tensor)
+        return result if is_kept else result.detach()
 
     def margin(self, flat: Tensor, index: Tensor) -> Tensor:
         """Score of the own class minus the best other one, (B,): above 0 the decision holds."""

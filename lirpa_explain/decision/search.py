@@ -340,8 +340,8 @@ class _Search:
                 new = self.decision.margin(further, index)
             stay = (margin <= 0)[:, None]
             point, margin = torch.where(stay, point, further), torch.where(stay[:, 0], margin, new)
-        return self._nearest_on_segment(index, x, point, HALVINGS_WITHIN), torch.where(margin <= 0,
-                                                                                       margin, 1.0)
+        nearest = self._nearest_on_segment(index, x, point, HALVINGS_WITHIN)
+        return nearest, torch.where(margin <= 0, margin, 1.0)
 
     def _bisect(self, index: Tensor) -> None:
         """Move the kept points along the segments to their examples, onto the boundary."""
@@ -372,14 +372,16 @@ def as_tuple(additional_forward_args: Any) -> tuple[Any, ...]:
     """Captum's further arguments as a tuple."""
     if additional_forward_args is None:
         return ()
-    return additional_forward_args if isinstance(additional_forward_args,
-                                                 tuple) else (additional_forward_args,)
+    if isinstance(additional_forward_args, tuple):
+        return additional_forward_args
+    return (additional_forward_args,)
 
 
 def shaped_like(points: BoundaryPoints, inputs: Any) -> BoundaryPoints:
     """The same points, a tensor or a tuple as the inputs are."""
-    return points if isinstance(inputs, tuple) else dataclasses.replace(points,
-                                                                        points=points.points[0])
+    if isinstance(inputs, tuple):
+        return points
+    return dataclasses.replace(points, points=points.points[0])
 
 
 def with_certified(points: BoundaryPoints, distance: Tensor) -> BoundaryPoints:

@@ -19,8 +19,8 @@ class Places(NamedTuple):
 def codes(x: Rows, rows: int) -> Tensor:
     """For each entry of a traced tensor its place in the module: (example, place in its row)."""
     count = int(torch.Size(x.shape).numel())
-    return torch.arange(rows * count).reshape(rows,
-                                              *x.shape).movedim(0, x.before).reshape(x.traced(rows))
+    places = torch.arange(rows * count).reshape(rows, *x.shape)
+    return places.movedim(0, x.before).reshape(x.traced(rows))
 
 
 def rows_of(traced: Tensor, x: Rows, rows: int) -> Tensor:

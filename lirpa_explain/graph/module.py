@@ -94,8 +94,8 @@ class GradientModule(nn.Module):
 
     def reads_the_same(self, extras: Iterable[Any], count: int) -> bool:
         """Whether each of `count` examples' further arguments give what the trace read."""
-        return self.arguments is None or self.arguments.same([e for e in extras
-                                                              if has_rows(e, count)])
+        with_rows = [extra for extra in extras if has_rows(extra, count)]
+        return self.arguments is None or self.arguments.same(with_rows)
 
     def run(self, call: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
         """The results (B, D) if `call(step, *tensors)` computes each step."""

@@ -272,7 +272,7 @@ def _sampled(region: Region, norm: float, eps: float) -> Tensor:
     """A point of each row's ball, on its surface but for the cut, (B, D)."""
     step = torch.randn_like(region.center) if norm == 2 else 2 * torch.rand_like(region.center) - 1
     if norm == 1:
-        step = torch.zeros_like(step).scatter(1, step.abs().argmax(1, keepdim=True),
-                                              1.0) * step.sign()
+        steepest = step.abs().argmax(1, keepdim=True)
+        step = torch.zeros_like(step).scatter(1, steepest, 1.0) * step.sign()
     step = step / step.norm(p=norm, dim=1, keepdim=True) if norm != torch.inf else step.sign()
     return Box(region.low, region.high).nearest(region.center + eps * step)

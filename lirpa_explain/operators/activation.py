@@ -100,8 +100,9 @@ class BoundActivationGradient(BoundProduct):
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         is_open = self.operator.traits.open(*boxes[1], **self.settings)
-        return is_open if index == 1 else reaching(is_open, boxes[0][0]) & (boxes[0][1]
-                                                                            > boxes[0][0])
+        if index == 1:
+            return is_open
+        return reaching(is_open, boxes[0][0]) & (boxes[0][1] > boxes[0][0])
 
     def ignored_entries(self, index: int, box: Box) -> Tensor:
         if index == 0:
@@ -153,8 +154,9 @@ class BoundMultiply(BoundProduct):
         return forward_mode.by_relaxation(self, linears)
 
     def start_mixture(self, functions: int) -> Mixture | None:
-        return super().start_mixture(functions) if all(node.perturbed
-                                                       for node in self.inputs) else None
+        if not all(node.perturbed for node in self.inputs):
+            return None
+        return super().start_mixture(functions)
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
                      *nodes: Any) -> Any:

@@ -84,8 +84,9 @@ class BoundAffine(BoundOperator):
     @property
     def weight_moves(self) -> bool:
         """Whether it is a product with a parameter that moves."""
-        return self.traits.magnitude is not None and any(moving_box(node) is not None
-                                                         for node in self.inputs[1:])
+        if self.traits.magnitude is None:
+            return False
+        return any(moving_box(node) is not None for node in self.inputs[1:])
 
     @property
     def takes_local(self) -> bool:  # type: ignore[override]

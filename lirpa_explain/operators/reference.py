@@ -47,8 +47,8 @@ def _pool_slope(z: Tensor, z0: Tensor, rule: str, **pool: Any) -> Tensor:
                                         pool["ceil"], return_indices=True) for x in (z, z0))
 
     def put(values: Tensor, at: Tensor) -> Tensor:
-        return torch.zeros_like(z).flatten(2).scatter(2, at.flatten(2),
-                                                      values.flatten(2)).reshape(z.shape)
+        flat = torch.zeros_like(z).flatten(2).scatter(2, at.flatten(2), values.flatten(2))
+        return flat.reshape(z.shape)
 
     above, below = (float(counts) for counts in POOLS[rule])
     change = above * put((top - top0).clamp(min=0), i) + below * put((top - top0).clamp(max=0), j)
@@ -175,8 +175,8 @@ class BoundReferenceGradient(BoundFromReference):
             c = torch.where(must, 0, torch.where(may, end, c))
             return torch.where(may, 0, a), torch.where(must, one, 0), zero, zero, c
 
-        return plane(slopes.upper, slopes.lower, ends.lower), plane(slopes.lower, slopes.upper,
-                                                                    ends.upper)
+        below = plane(slopes.upper, slopes.lower, ends.lower)
+        return below, plane(slopes.lower, slopes.upper, ends.upper)
 
     def start_mixture(self, functions: int) -> None:
         """There is one plane to choose from."""

@@ -205,8 +205,8 @@ def _rest(operator: BoundRest, boxes: Sequence[Box], sizes: Sequence[Tensor],
 def _log_softmax(operator: BoundLogSoftmax, boxes: Sequence[Box], sizes: Sequence[Tensor],
                  result: Tensor) -> Tensor:
     """x_i - max - log sum_j exp(x_j - max): small terms, such as masks, count for themselves."""
-    largest = Box(*boxes[0].map(lambda side: side.amax(operator.settings["dim"],
-                                                       keepdim=True))).size
+    dim = operator.settings["dim"]
+    largest = Box(*boxes[0].map(lambda side: side.amax(dim, keepdim=True))).size
     return boxes[0].size + 2 * largest + result + 1
 
 

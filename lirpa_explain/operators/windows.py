@@ -59,8 +59,8 @@ class Windows:
     @cached_property
     def index(self) -> Tensor:
         """Place in a flat channel of each position of each window, (K, L); -1 if outside."""
-        places = torch.arange(self.size[0] * self.size[1], dtype=torch.float64).reshape(1, 1,
-                                                                                        *self.size)
+        places = torch.arange(self.size[0] * self.size[1], dtype=torch.float64)
+        places = places.reshape(1, 1, *self.size)
         return self.of(places, -1.0)[0, 0].long()
 
     def read(self, count: Sequence[int]) -> tuple[int, int]:
@@ -191,8 +191,8 @@ class Race:
     @cached_property
     def place(self) -> Tensor:
         """Where the pivots lie in the flattened input, (B, C * L)."""
-        return self._flat(self.windows.index.to(self.pivot.device).expand(*self.pivot.shape[:2], -1,
-                                                                          -1).gather(2, self.pivot))
+        index = self.windows.index.to(self.pivot.device).expand(*self.pivot.shape[:2], -1, -1)
+        return self._flat(index.gather(2, self.pivot))
 
     def few(self) -> tuple[Tensor, Tensor]:
         """The windows of which several may hold the maximum, as (B, M), the largest M of a row; and

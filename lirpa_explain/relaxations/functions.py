@@ -271,6 +271,7 @@ def power(exponent: float) -> Differentiable:
     poles = (0.0,) if n < 0 else ()
     if not whole:
         declared = declare(formula, domain=(0.0, math.inf), poles=poles)
-        return declared if n > 1 else replace(declared,
-                                              derivative=replace(declared.derivative, poles=(0.0,)))
+        if n > 1:
+            return declared
+        return replace(declared, derivative=replace(declared.derivative, poles=(0.0,)))
     return declare(formula, formula, breaks=(0.0,), poles=poles) if n < 0 else declare(formula)

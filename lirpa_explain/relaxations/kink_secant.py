@@ -43,11 +43,11 @@ def kink_secant_range(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
     low, high = kink_secant(lo, z0), kink_secant(hi, z0)
     by = at_a_jump(lo, hi)
     steps = z0.abs() <= by
-    low, high = torch.where(steps & (lo <= 2 * by), 0.0, low), torch.where(steps & (hi >= -2 * by),
-                                                                           1.0, high)
+    low = torch.where(steps & (lo <= 2 * by), 0.0, low)
+    high = torch.where(steps & (hi >= -2 * by), 1.0, high)
     mirror = z0 > 0
-    reached, inside = _raised(torch.where(mirror, -hi, lo), torch.where(mirror, -lo, hi), -z0.abs(),
-                              eps)
+    left, right = torch.where(mirror, -hi, lo), torch.where(mirror, -lo, hi)
+    reached, inside = _raised(left, right, -z0.abs(), eps)
     low, high = torch.where(reached & mirror, 0.0, low), torch.where(reached & ~mirror, 1.0, high)
     return Box(torch.where(inside & ~mirror, 1.0, low), torch.where(inside & mirror, 0.0, high))
 

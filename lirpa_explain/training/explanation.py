@@ -81,8 +81,8 @@ class ExplanationLoss:
         self.terms, self.reduction = _terms(loss, dict(options or {})), reduction
         if attribution is None:
             attribution, keywords = Saliency, {"abs": False, **keywords}
-        self.model, self.eps, self.ball, self.keywords = (model, eps, {"norm": norm, "clip": clip},
-                                                          keywords)
+        self.model, self.eps, self.keywords = model, eps, keywords
+        self.ball = {"norm": norm, "clip": clip}
         self.certifier = Certifier(attribution(model), method=method)
         self.outputs: dict[Any, int] = {}
 
@@ -140,8 +140,8 @@ class ExplanationLoss:
 def _terms(loss: str | Mapping[str, float],
            options: dict[str, Any]) -> list[tuple[Loss, float, dict[str, Any]]]:
     """The losses that are added up, with their weights and settings."""
-    weights, settings = ({loss: 1.0}, {loss: options}) if isinstance(loss, str) else (dict(loss),
-                                                                                      options)
+    weights: dict[str, float] = {loss: 1.0} if isinstance(loss, str) else dict(loss)
+    settings = {loss: options} if isinstance(loss, str) else options
     if not weights or set(settings) - set(weights):
         raise ValueError(f"loss names {', '.join(weights) or 'nothing'}; options has settings of "
                          f"{', '.join(map(str, settings)) or 'nothing'}. Give weights of some "

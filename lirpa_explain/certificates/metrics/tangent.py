@@ -116,8 +116,8 @@ def tangent_basis(decoder: Callable[[Tensor], Tensor], latent: Tensor) -> Tensor
     for i in range(latent.shape[1]):
         direction = torch.zeros_like(latent)
         direction[:, i] = 1
-        columns.append(torch.autograd.functional.jvp(decoder, latent.detach(),
-                                                     direction)[1].flatten(1))
+        column = torch.autograd.functional.jvp(decoder, latent.detach(), direction)[1]
+        columns.append(column.flatten(1))
     return orthonormal(torch.stack(columns, dim=2)).to(latent)
 
 

@@ -140,8 +140,9 @@ def _derivative_plus_one(b: Builder, z: Rows) -> tuple[str, dict[str, Any], floa
     """As `_derivative`, for tan(z)^2 + 1 and expm1(z) + 1, autograd's derivatives of these."""
     bell, step = _square_and_offset(b, z), b.producer(z)
     assert step is not None
-    inner, name = (bell[0], "tan") if bell is not None else (replace(z, name=step.inputs[0]),
-                                                             "expm1")
+    inner, name = replace(z, name=step.inputs[0]), "expm1"
+    if bell is not None:
+        inner, name = bell[0], "tan"
     one = b.tensors.get(step.inputs[1])
     source = b.producer(inner)
     if (one is None or one.numel() != 1 or float(one.detach()) != 1 or source is None

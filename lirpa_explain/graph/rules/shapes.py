@@ -52,8 +52,9 @@ def expand(b: Builder, x: Rows, sizes: Any, *, implicit: bool = False) -> Rows:
     for dim, size in enumerate(sizes):
         if size != -1 and dim != x.batch:
             shape[x.place(dim)] = size
-    return x if tuple(shape) == x.shape else replace(x, name=b.step("expand", x.name, shape=shape),
-                                                     shape=tuple(shape))
+    if tuple(shape) == x.shape:
+        return x
+    return replace(x, name=b.step("expand", x.name, shape=shape), shape=tuple(shape))
 
 
 @rule(aten.repeat.default)
