@@ -1,6 +1,4 @@
-"""The command line: what it writes is what the library computes; it resumes; bad input is one line
-that helps.
-"""
+"""The command line writes what the library computes, resumes, and explains bad input."""
 
 import contextlib
 import csv

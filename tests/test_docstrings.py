@@ -24,9 +24,7 @@ MANY = 4
 
 
 def public_functions(path):
-    """The functions of a file that have no underscore before their names, nor have their
-    classes.
-    """
+    """Functions of a file without an underscore before their or their classes' names."""
     def within(node):
         for child in node.body:
             if isinstance(child, ast.FunctionDef) and not child.name.startswith("_"):

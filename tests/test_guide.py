@@ -1,6 +1,4 @@
-"""The pages for readers are true: their Python runs, their links lead somewhere, their tables are
-the registries'.
-"""
+"""The guide is true: its Python runs, its links lead somewhere, its tables are generated."""
 
 import importlib
 import re
@@ -104,9 +102,7 @@ def test_tables_are_those_of_the_registries_each_in_one_place():
 
 
 def test_modules_and_files_that_are_named_exist():
-    """`lirpa_explain.x.y` can be imported or looked up, `tests/x.py` and `examples/x.py` are
-    there.
-    """
+    """Names such as `lirpa_explain.x.y`, `tests/x.py` and `examples/x.py` are there."""
     for page in PAGES:
         for word in re.findall(r"`(lirpa_explain(?:\.\w+)+)", page.read_text()):
             parts = word.split(".")

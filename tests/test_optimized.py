@@ -1,6 +1,4 @@
-"""CROWN-Optimized: sound for every mixture of planes, nowhere wider than CROWN, and narrower where
-there is room.
-"""
+"""CROWN-Optimized: sound for every mixture, never wider than CROWN, narrower if there is room."""
 
 import json
 

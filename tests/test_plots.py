@@ -1,6 +1,4 @@
-"""Pictures: one scale for all maps, bounds of what is shown, Captum's words, and no global
-state.
-"""
+"""Pictures: one scale for all maps, bounds of what is shown, Captum's words, no global state."""
 
 import subprocess
 import sys

@@ -1,6 +1,4 @@
-"""Reports: what they say is what the certificates say, and they work in a real browser without a
-network.
-"""
+"""Reports say what certificates say, and work in a real browser without a network."""
 
 import ast
 import dataclasses
