@@ -104,8 +104,7 @@ def pieces_of(**parts: Any) -> dict[str, Hashable]:
 
 
 def contents_of(**parts: Any) -> dict[str, str]:
-    """What each of some objects computes with, as digests that other processes and other days find
-    again.
+    """What objects compute with, as digests that other processes and days find again.
 
     As `pieces_of`, but parameters are known by their entries, functions by their code, and what a
     class or a function of the caller's is written in by its file.

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from .errors import TrainingModeError, UnsupportedOperation
 
 CONTAINERS = (dict, OrderedDict, list, set, deque)
-"""Classes, exactly these, of which an attribute's contents are put back, and not only the
-attribute."""
+"""Classes, exactly these, whose contents are put back, and not only the attribute."""
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
 """Layers that draw or read the batch in training mode."""
@@ -36,8 +35,7 @@ def model_of(forward: Any) -> nn.Module | None:
 
 @contextlib.contextmanager
 def isolated(device: torch.device, *owners: Any) -> Iterator[None]:
-    """Leave the random generators of torch, numpy and Python as they were, and inference mode,
-    which forbids gradients.
+    """Keep the random generators of torch, numpy and Python; leave inference mode for gradients.
 
     Args:
         device: of the inputs; of GPUs, the generators of all are left, since a model may draw on
@@ -230,8 +228,7 @@ _ACTIVE: ContextVar[Kept | None] = ContextVar("what is put back", default=None)
 
 
 class KeptTensor:
-    """A tensor's memory, version, `requires_grad` and gradient, and a copy of its entries if it is
-    no parameter.
+    """A tensor's memory, version, `requires_grad` and gradient; a copy if it is no parameter.
 
     To keep parameters' entries would double what a model takes; a forward pass writes them as
     `parameter.data = ...` at most, which leaves the old entries where they were.
@@ -275,8 +272,7 @@ class KeptTensor:
 
 
 def check_has_values(module: Any) -> None:
-    """Refuse parameters and buffers that have no values yet, or that nothing can be differentiated
-    through.
+    """Refuse parameters and buffers that have no values, or none to differentiate through.
 
     Raises:
         ValueError: there are some; the message says what to do.

@@ -1,5 +1,4 @@
-"""Pictures of certificates. Maps that are compared share one scale of colours; matplotlib's global
-state is left alone.
+"""Pictures of certificates: compared maps share a scale; matplotlib's state is left alone.
 
 Functions return (figure, axes) of matplotlib and draw no windows; `figure.savefig(path)` saves.
 """
@@ -54,8 +53,7 @@ PANELS = {
 }
 
 CERTAIN = ("#b2182b", "#e0e0e0", "#2166ac")
-"""Colours of what is certainly negative, open, and certainly positive: the ends of `DIVERGING`, and
-grey."""
+"""Colours of certainly negative, open and certainly positive: `DIVERGING`'s ends, and grey."""
 
 DPI = 100
 
@@ -177,8 +175,7 @@ def plot_grid(
 
 def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] | None = None, *,
               most: int | None = None, title: str | None = None) -> tuple[Figure, Axes]:
-    """Draw a bar for each feature, with its bounds as a whisker, largest first; uncertain signs are
-    faded.
+    """Draw a bar for each feature, largest first, bounds as whiskers, uncertain signs faded.
 
     Args:
         certificate: of rows of a table, (N, D), or anything that is flattened to that.
@@ -238,8 +235,7 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
 def plot_curve(
     eps: Sequence[float], certified: Sequence[float], found: Sequence[float] | None = None, *,
     ylabel: str = "", title: str | None = None, logarithmic: bool = False) -> tuple[Figure, Axes]:
-    """Draw a certified figure against the radius, with what attacks have found, and the gap between
-    them.
+    """Draw a certified figure against the radius, with what attacks found, and the gap.
 
     Args:
         eps: the radii.

@@ -66,8 +66,7 @@ class Derivative:
     def pull_back(self, points: tuple[Tensor, ...], cotangent: Callable[[Tensor], Tensor],
                   call: Callable[..., Tensor] | None = None,
                   parameters: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
-        """The gradient of <c, A(x)> at points, one (N, *S) for each input; memory is that of one
-        chunk.
+        """Gradient of <c, A(x)> at points, (N, *S) for each input, in the memory of one chunk.
 
         Args:
             points: each (N, *S).

@@ -23,8 +23,7 @@ from .metrics import Score, Shapes, mask_rows, worsening
 
 @dataclass(frozen=True)
 class Objective:
-    """One row of the table: a number (N,) of an attribution, 0 where nothing changed or nothing was
-    gained.
+    """A row of the table: a number (N,) of an attribution, 0 where nothing is gained.
 
     Args:
         name: its name.

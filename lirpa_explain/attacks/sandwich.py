@@ -207,8 +207,7 @@ def _width(certificate: Certificate, request: Request, alarm: Watch, settings: S
 
 
 class _Alarm:
-    """Raises SoundnessError as soon as an attribution leaves its certificate, with the
-    counterexample saved.
+    """Raises SoundnessError when an attribution leaves its certificate; saves the counterexample.
 
     Bounds and attributions are rounded: only what the tolerance of the self-check does not explain
     is reported.

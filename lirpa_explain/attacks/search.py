@@ -174,8 +174,7 @@ class Search:
 
     def _gradients(self, derivative: Derivative, soft: Softened, points: Points, values: Values
                    ) -> tuple[Points, Values]:
-        """Ascent directions: the slope of the objective at the change that the smoothed attribution
-        makes.
+        """Ascent directions: the objective's slope at the smoothed attribution's change.
 
         That of the parameters is one for all examples together.
         """

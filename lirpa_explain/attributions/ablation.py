@@ -1,5 +1,4 @@
-"""Attributions that mask features and look at the output: which masks Captum makes is found by
-running it.
+"""Attributions that mask features and look at the output; Captum's masks are found by running it.
 
 The masks depend on shapes and settings alone, so Captum's own class is run on inputs of ones with
 baselines of zeros, and a function that notes what it is called with: these are the masks.
@@ -79,8 +78,7 @@ def baselines_of(tensors: Tensors, given: Any) -> Tensors:
 
 
 def ablated(masks: Tensor, averaged: bool) -> tuple[Tensor, Tensor]:
-    """Weights of sum_j a_j (f(x) - f(x without j)), a_j 1 where window j ablates; averaged over the
-    windows.
+    """Weights of sum_j a_j (f(x) - f(x without j)), a_j 1 where j ablates; averaged over windows.
 
     Args:
         masks: (N, J, D), the first of them of ones.

@@ -1,5 +1,4 @@
-"""Boundary attributions: the gradient at, and the path from, the nearest point where the decision
-changes.
+"""Boundary attributions: gradient at, or path from, the nearest point of another decision.
 
 They are attributions in Captum's manner, which search for the boundary point in each call.
 """
@@ -37,8 +36,7 @@ class _BoundaryAttribution(GradientAttribution):
 
     def boundary_points(self, inputs: Tensor | tuple[Tensor, ...],
                         additional_forward_args: Any = None) -> BoundaryPoints:
-        """The points that `attribute` uses; `lirpa_explain.find_boundary` bounds their distance
-        from below as well.
+        """Points that `attribute` uses; `lirpa_explain.find_boundary` also bounds their distance.
 
         Args:
             inputs: as for `attribute`.
@@ -60,8 +58,7 @@ class _BoundaryAttribution(GradientAttribution):
 
     def found(self, inputs: Tensor | tuple[Tensor, ...], target: Any, additional_forward_args: Any,
               not_found: str = "raise") -> tuple[BoundaryPoints, Any]:
-        """The points, and the target: the caller's, or the predicted class if there is more than
-        one output.
+        """The points, and the target: the caller's, or the predicted class if outputs are several.
 
         Raises:
             BoundaryNotFound: examples have no point, and `not_found` is "raise" or a certificate is

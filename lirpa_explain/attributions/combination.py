@@ -64,8 +64,7 @@ class Combination:
 
 
 class Permuted:
-    """A function of its inputs with masked entries replaced by those of other examples: f(m * x + n
-    * z), n = 1 - m.
+    """f(m * x + n * z), n = 1 - m: masked entries are replaced by those of other examples z.
 
     Args:
         forward: the function.
@@ -89,8 +88,7 @@ class Permuted:
 
 
 class Masked:
-    """A function at masked copies of its inputs: of x, further arguments, masks m and fillings s,
-    f(m * x + s).
+    """f(m * x + s): a function of x, further arguments, masks m and fillings s.
 
     Args:
         forward: the function.
@@ -166,8 +164,7 @@ def copies(inputs: tuple[Tensor, ...], keywords: dict[str, Any], samples: int,
 
 
 def _merged(masks: Tensor, combination: Combination) -> tuple[Tensor, Combination]:
-    """Each mask of an example once, those that nothing is made of left out where that is so for all
-    examples.
+    """Each mask of an example once; those without weight in any example are left out.
 
     The output at a mask that occurs twice is one number: bounded once, what cancels in its weights
     cancels.

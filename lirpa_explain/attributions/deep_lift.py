@@ -121,8 +121,7 @@ def _rescaled(attribution: DeepLift, call: Call, points: Values,
 
 @contextlib.contextmanager
 def captum_hooks(attribution: DeepLift, rule: Rule, to_layer_input: bool = True) -> Iterator[None]:
-    """Captum's own hooks of DeepLift, with another rule in place of Captum's, which needs the
-    baselines in the batch.
+    """Captum's own DeepLift hooks, with a rule in place of Captum's, which needs batched baselines.
 
     Args:
         attribution: whose hooks.

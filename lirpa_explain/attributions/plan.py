@@ -1,5 +1,4 @@
-"""What an attribution sums: a program at points of a path, weights, multipliers, and what is done
-with the sum.
+"""What an attribution sums: a program at points of a path, weights, multipliers, an outer map.
 
 Every attribution here is, for each example x,
 
@@ -34,8 +33,7 @@ REDUCTIONS = ("mean", "mean of squares", "variance")
 
 @dataclass(frozen=True)
 class Plan:
-    """The sum that one call of `attribute` computes. V = N * J samples, J for each of N examples,
-    side by side.
+    """The sum that a call of `attribute` computes: V = N J samples, J for each of N examples.
 
     Args:
         points: x + e_j for each sample, one (V, *S) for each input.
@@ -111,8 +109,7 @@ class Plan:
         return self.reduction != "variance" and (self.outer is None or self.weights is None)
 
     def first_extras(self, count: int, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Additional forward arguments of the first sample of each of so many examples, as a trace
-        is made with them.
+        """Further arguments of the first samples of `count` examples, as a trace is made with.
 
         Args:
             count: N.
@@ -188,8 +185,7 @@ WHY_NOT: dict[str, str] = {
 
 def register(kind: type[Attribution], formula: str, *, overwrite: bool = False, mixes: bool = False
              ) -> Callable[[Planner], Planner]:
-    """Decorator: certify attributions of class `kind` by the decorated planner, which `mixes`
-    examples or does not.
+    """Decorator: the planner of attributions of class `kind`, which `mixes` examples or not.
 
     Raises:
         ValueError: the class is registered and `overwrite` is False.
@@ -226,8 +222,7 @@ def mixes(attribution: Any) -> bool:
 
 
 def refuse_mixed(attribution: Any, what: str) -> None:
-    """Refuse an attribution whose examples depend on each other where each of them is to stand
-    alone.
+    """Refuse an attribution whose examples depend on each other where each must stand alone.
 
     Args:
         attribution: it, or one around it; anything else is passed over.

@@ -52,8 +52,7 @@ def mean_interval(mean: Tensor, variance: Tensor, samples: int | Tensor,
 
 
 def shifted(mean: Tensor, distance: Tensor) -> Tensor:
-    """Phi(Phi^-1(mean) + distance): the largest expectation, of a function in [0, 1] under Gaussian
-    noise, so far away.
+    """Phi(Phi^-1(mean) + distance): the most that an expectation in [0, 1] can be so far away.
 
     Args:
         mean: the expectation here, from 0 to 1.

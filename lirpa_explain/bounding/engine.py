@@ -119,8 +119,7 @@ class Engine:
 
     def lower_bound(self, inputs: tuple[Tensor, ...],
                     perturbations: tuple[Perturbation | None, ...], functions: Tensor) -> Tensor:
-        """CROWN's lower bound of linear functions, the extreme of one linear bound and not improved
-        by any other.
+        """CROWN's lower bound of linear functions: one linear bound's extreme, not improved.
 
         Args:
             inputs: as for calls.

@@ -1,5 +1,4 @@
-"""How far roundings carry: the error of a value computed in floating point, and all that rounding
-may make of it.
+"""How far roundings carry: a value's error, and all that rounding may make of it.
 
 `value_and_error` computes a module several times, each step's result moved at random by a few units
 of the terms that it adds up (stochastic arithmetic, Vignes 1974): what comes of it has the size of

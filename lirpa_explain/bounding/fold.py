@@ -1,5 +1,4 @@
-"""The sum that a plan describes, once, for whatever is summed: values, boxes, intervals, or how far
-roundings carry.
+"""A plan's sum, once, for all that is summed: values, boxes, intervals, rounding errors.
 
     A = reduce over samples j of  outer( m_j * sum_k w_jk P_jk )
 

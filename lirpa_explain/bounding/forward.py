@@ -30,8 +30,7 @@ from ..operators.bound import box_of, moving_box, value_of
 from ..operators.max_pooling import BoundMaxPool
 
 LARGE = 2 ** 24
-"""Entries of the input times neurons of the widest layer from which on the pass is worth it, for
-one row at a time."""
+"""Input entries times the widest layer's neurons from which the pass pays, one row at a time."""
 
 COLUMNS = 2 ** 22
 """Most entries of one tensor of columns that are mapped at once, about: layers are up to ..."""
@@ -44,8 +43,7 @@ FRESH = 512
 layers add up with their signs; at most half as many as the input has, in all."""
 
 LIVE = 2.1
-"""Forms that are alive at once, where two paths meet, and what is mapped: times the largest form,
-memory is taken."""
+"""Memory in largest forms: those alive at once, where two paths meet, and what is mapped."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ class Form:
 
 
 class Forms:
-    """The forms of a network's nodes, made when they are asked for, and dropped when all have read
-    them.
+    """The forms of a network's nodes, made on demand, dropped when all readers have them.
 
     Args:
         nodes: all nodes, each after its inputs.

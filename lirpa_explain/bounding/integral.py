@@ -1,5 +1,4 @@
-"""The integral along a path that a finite sum stands for: each sub-interval of the path is bounded
-as a whole.
+"""The integral that a finite sum stands for: each sub-interval is bounded as a whole.
 
 With K sub-intervals, s in [s_k, s_k+1], the mean gradient over one of them lies between what bound
 propagation gives for all s in it and all x in the ball. Where that is a linear function of x and s,
@@ -56,8 +55,7 @@ class Stretch(PerturbationLpNorm):
 
 
 def integral_plans(plan: Plan, attribution: Any) -> tuple[Plan, Plan]:
-    """Plans of Captum's finite sum and of the integral it stands for, both made of the same
-    program.
+    """Plans of Captum's finite sum and of the integral it stands for, with one program.
 
     Args:
         plan: the plan of an `IntegratedGradients`, or of another sum of gradients along a path.

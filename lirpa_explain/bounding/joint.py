@@ -28,8 +28,7 @@ LARGEST = 2 ** 22
 
 @dataclass(frozen=True)
 class Forms:
-    """Linear bounds of one number of each of B rows: below x + lower, above x + upper, over all
-    inputs side by side.
+    """Linear bounds of a number of each of B rows: below x + lower, above x + upper, flat inputs.
 
     Args:
         below: coefficients, (B, D).

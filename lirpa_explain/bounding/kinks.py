@@ -1,5 +1,4 @@
-"""Interval rules of operators with one kink, from centre and radius to these, with gradients
-written out.
+"""Interval rules of operators with one kink, by centre and radius, with their gradients.
 
 In training on large layers a step spends half of its time between the products, and more of that in
 asking for memory than in computing. So these rules work in place where they can, and keep what
@@ -43,8 +42,7 @@ class _Kink(torch.autograd.Function):
 
 
 class _KinkGradient(torch.autograd.Function):
-    """Centre and radius of g d from those of g, for d anywhere between the slopes of a kink at both
-    ends of z.
+    """Centre and radius of g d from those of g, d between the kink's slopes at both ends of z.
 
     These are 1 where an end of z is above 0, and `slope` elsewhere. The lower end is that of g
     times the slope at the lower end of z if it is positive, at the upper one if it is negative; the

@@ -17,8 +17,7 @@ from .engine import Engine
 from .parameters import Parameters
 
 BISECTIONS = 12
-"""Of the largest radius that is certified: to 1/4096 of the distance of the point that was
-found."""
+"""Bisections of the largest certified radius: to 1/4096 of the distance that was found."""
 
 class _Recording(PerturbationLpNorm):
     """An l2 ball that records the coefficients of the last lower bound it concretized."""

@@ -43,8 +43,7 @@ class Memory:
         return max(1, rows)
 
     def functions_at_once(self, rows: int, method: Method, width: int | None = None) -> int:
-        """How many functions of so many rows are bounded at once, which have so many coefficients
-        at most in a layer.
+        """Functions of `rows` rows to bound at once, with at most `width` coefficients in a layer.
 
         Args:
             rows: how many.

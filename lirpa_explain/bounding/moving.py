@@ -18,8 +18,7 @@ from .region import Region
 from .segments import compose_segments
 
 ROUNDS = 2
-"""How often the region of each rival is made smaller: bounds are tighter within the smaller
-ball."""
+"""Times that each rival's region shrinks: bounds are tighter within the smaller ball."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,7 @@ class Moving:
 
 def nearest_regions(plan: Plan, ends: Region, batch_size: int,
                     moving: Moving) -> tuple[Region, Tensor, Tensor]:
-    """Regions that contain every nearest boundary point b' of every x' in sets around the samples
-    of a plan.
+    """Regions with every nearest boundary point b' of every x' in sets around a plan's samples.
 
     Let b be the point found for x, d = |b - x|, e the l2 radius of the set around x, and S(x') the
     points of the data range where the decision is not that of x', or is tied. x and x' are in the
@@ -160,8 +158,7 @@ class _Branches:
 def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
                    balls: tuple[Ball | None, ...], method: str, batch_size: int, moving: Moving,
                    progress: bool = False) -> tuple[Box, Tensor]:
-    """Bound a boundary attribution for every x' in the balls, at the nearest boundary point of x'
-    itself.
+    """Bound a boundary attribution for every x' in the balls, at its own nearest boundary point.
 
     Args:
         plan: the attribution, with the boundary points found as baselines.

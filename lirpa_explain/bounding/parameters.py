@@ -27,8 +27,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 @dataclass(frozen=True)
 class ParameterBox:
-    """How far each entry of a parameter may move: |W' - W| <= relative |W| + absolute, or as
-    rounding moves it.
+    """How far a parameter's entries may move: |W' - W| <= relative |W| + absolute, or by rounding.
 
     Args:
         relative: share of the entry's own size, at least 0.
@@ -186,8 +185,7 @@ class Parameters:
 
 
 def make_parameters(forward: Any, given: Any) -> Parameters | None:
-    """The boxes of a model's parameters, from whichever of the ways of giving them the caller
-    chose.
+    """The boxes of a model's parameters, from any of the ways of giving them.
 
     Args:
         forward: the model, or a method of it.

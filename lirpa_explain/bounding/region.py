@@ -15,8 +15,7 @@ from .ball import Ball
 
 @dataclass(frozen=True)
 class Region:
-    """For each of B rows, all points that lie in a box and in an l2 ball. Flat: all inputs side by
-    side.
+    """For each of B rows, the points of a box that lie in an l2 ball too; flat inputs side by side.
 
     Args:
         low: smallest entries, (B, D).

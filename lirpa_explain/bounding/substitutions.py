@@ -28,8 +28,7 @@ class Substitutions(PerturbationLpNorm):
 
 def substitutions(layer: Callable[[Tensor], Tensor], ids: Tensor,
                   table: Mapping[int, Iterable[int]]) -> Substitutions:
-    """What a layer returns if tokens are replaced by synonyms, any number of them at once, as a
-    perturbation.
+    """What a layer returns if any number of tokens are replaced by synonyms: a perturbation.
 
     [min_s a(s), max_s a(s)], entry by entry, over the token s = t itself and the substitutes s in
     table[t]: a box that contains the layer's output at every choice of substitutes for all tokens

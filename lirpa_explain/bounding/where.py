@@ -78,8 +78,7 @@ class Where:
         return tuple(None if ball is None else ball.rows(index) for ball in self.balls)
 
     def resized(self, xs: tuple[Tensor, ...], radii: Tensor) -> "Where":
-        """The same set with balls of other radii, (N,), around the inputs, each (N, *S); of a
-        table, multiples of its.
+        """The same set with balls of radii (N,) around inputs (N, *S); of a table, multiples of it.
 
         Raises:
             ValueError: the balls have no radius to vary.

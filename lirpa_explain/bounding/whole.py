@@ -59,8 +59,7 @@ def total(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 class AttributionModule(nn.Module):
-    """An attribution, as a module from the inputs to it: points of a path, weights, multiplier,
-    target and all.
+    """A whole attribution as a module of its inputs: path, weights, multiplier and target.
 
     `module(x)` is `attribution.attribute(x, **attribute_kwargs)`, flat: (N, D). It is an ordinary
     module of bound operators, so `auto_LiRPA.BoundedModule(module, x)` bounds it, for sets, linear

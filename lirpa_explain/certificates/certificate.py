@@ -193,8 +193,7 @@ class Certificate(Refinable, Questions):
         return tensors(self.nominal)[0].device
 
     def sandwich(self, metric: str = "max_change", **options: Any) -> Sandwich:
-        """Set beside a certified number the strongest change that an attack finds; see
-        `lirpa_explain.sandwich`.
+        """Set the strongest change an attack finds beside a number; see `lirpa_explain.sandwich`.
 
         Args:
             metric: A key of `lirpa_explain.SANDWICHES`, or "width".
@@ -215,8 +214,7 @@ class Certificate(Refinable, Questions):
         return self.attacker(self, metric, **named_masks(options, self.features, self.nominal))
 
     def radius(self, holds: Property, *, high: float, steps: int = 10) -> Radius:
-        """Find the largest radius at which a property is certified, by bisection; see
-        `lirpa_explain.radius`.
+        """Find the largest radius with a certified property; see `lirpa_explain.radius`.
 
         All else is as in the call that made this certificate: norm, clip, method, keywords, random
         draws.

@@ -29,8 +29,7 @@ def count(value: Attributions) -> int:
 
 
 def rows(value: Any, index: Tensor) -> Any:
-    """Some examples of a tensor, or of each tensor in a tuple or dictionary; anything else as it
-    is.
+    """Some examples of a tensor, or of those in a tuple or dictionary; others as they are.
 
     Example:
         >>> rows((torch.arange(3), None), torch.tensor([2, 0]))
@@ -46,8 +45,7 @@ def rows(value: Any, index: Tensor) -> Any:
 
 
 def joined(values: Sequence[Any]) -> Any:
-    """The examples of all, one after the other: of tensors, or tuples or dictionaries of them; else
-    the first.
+    """The examples of all tensors (or tuples or dictionaries of them) in turn; else the first.
 
     Example:
         >>> joined([(torch.arange(2), None), (torch.arange(1), None)])

@@ -182,8 +182,7 @@ class Questions:
         return refinement.mass(bound, name, value, settings.get("mask"))
 
     def rank_interval(self, absolute: bool = True) -> tuple[Attributions, Attributions]:
-        """Return the ranks that each feature can have, the largest having rank 1; exact for the
-        box.
+        """Return the ranks that each feature can have, 1 for the largest; exact for the box.
 
         Args:
             absolute: Whether to rank by |attribution| or by the signed attribution.

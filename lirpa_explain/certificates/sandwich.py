@@ -17,8 +17,7 @@ OF_EXAMPLES = ("certified", "found", "worst_inputs", "low", "high", "worst_param
 
 @dataclass(frozen=True, eq=False)
 class Sandwich:
-    """The worst case of a metric, from both sides: found <= worst case <= certified, for each
-    example.
+    """A metric's worst case from both sides: found <= worst case <= certified, per example.
 
     Args:
         metric: its name.

@@ -117,8 +117,7 @@ class Certifier:
                 sense: Sense | None = None, parameters: Any = None, rounding: str | None = None,
                 perturb: str | None = None, fixed: Any = None, features: Any = None,
                 **attribute_kwargs: Any) -> Certificate:
-        """Bound the attribution over every allowed perturbation of these inputs, and of the model's
-        parameters.
+        """Bound the attribution over every allowed change of the inputs and the parameters.
 
         Args:
             inputs: as for `lirpa_explain.certify`, and so all others.

@@ -52,8 +52,7 @@ def is_condition(what: Any) -> bool:
 
 
 def condition(what: Any, nominal: Tensor, flat: Any) -> MetricCondition:
-    """Read "METRIC >= NUMBER" or "METRIC:SETTING=VALUE,... <= NUMBER", or a tuple of that and
-    further settings.
+    """Read "METRIC >= NUMBER" or "METRIC:SETTING=VALUE,... <= NUMBER", or that with settings.
 
     Args:
         what: the text, or the tuple.

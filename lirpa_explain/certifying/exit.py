@@ -1,5 +1,4 @@
-"""The one exit: bounds leave the package through here, held against what was computed at points of
-the set.
+"""The one exit: bounds leave the package here, checked by what was computed in their set.
 
 A contradiction between a bound and a value, or between two ways to compute one, is never widened
 away: it is looked into, as roundings, and what they do not explain raises `SoundnessError`. No
@@ -52,8 +51,7 @@ def issued_estimates(composed: Composed, nominal: Tensor,
 
 def issued_numbers(box: Box, value: Tensor, terms: Tensor, what: str,
                    nominal: Tensor | None = None) -> Box:
-    """Bounds of numbers of any kind, such as margins, linear functions or distances, that may
-    leave.
+    """Issue bounds of numbers of any kind, such as margins, linear functions or distances.
 
     Args:
         box: the bounds.
@@ -146,8 +144,7 @@ def check_value(composed: Composed, nominal: Tensor, around: Callable[[float], C
 
 
 def check_within(box: Box, value: Tensor) -> None:
-    """Bounds of what is computed in floating point must contain what was computed, to the last
-    digit.
+    """Bounds of what floating point computes must contain what it computed, to the last digit.
 
     Raises:
         SoundnessError: they do not.

@@ -13,8 +13,7 @@ from ..version import AUTO_LIRPA_VERSION, __version__
 
 def describe(where: Where, place: str, words: str,
              columns: tuple[Sequence[str] | None, ...] = ()) -> str:
-    """The set that a certificate speaks of: each input's ball, where it lies, the parameters', what
-    its sense adds.
+    """The set of a certificate in words: balls, where they lie, parameters, what the sense adds.
 
     Args:
         where: the set.

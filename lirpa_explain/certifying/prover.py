@@ -38,8 +38,7 @@ from .senses import Proven
 from .traces import Trace, Traces
 
 UNCHECKED, ONCE_CHECKED = 3, 1
-"""Other inputs of the balls at which a trace is compared with the attribution: when it is new, and
-afterwards."""
+"""Other inputs at which a trace is compared with the attribution: when new, and afterwards."""
 
 T = TypeVar("T")
 Balls = tuple[Ball | None, ...]
@@ -192,8 +191,7 @@ class Prover:
     @torch.no_grad()
     def _check_elsewhere(self, plan: Plan, bounded: Plan, box: Box | None,
                          error: Tensor | None) -> None:
-        """The attribution at other inputs of the balls must be the trace's there, and within the
-        bounds.
+        """The attribution at other inputs must be the trace's there, and within the bounds.
 
         Where the model reads values out of tensors, or Captum's hooks do something else than the
         formula, both may agree at the inputs themselves and nowhere else. The same goes for a value

@@ -27,8 +27,7 @@ Points = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Request:
-    """An attribution as a function of what is perturbed: whatever it draws, it draws the same at
-    all points.
+    """An attribution as a function of what is perturbed, with the same draws at all points.
 
     Args:
         posed: the call of Captum's, whose inputs are what is perturbed.

@@ -55,8 +55,7 @@ class Traces:
 
     def of(self, attribution: Any, plan: Plan, xs: tuple[Tensor, ...], keywords: dict[str, Any],
            explained: bool = False) -> tuple[Trace, bool]:
-        """The trace for inputs of these shapes and these constants, and whether it was made just
-        now.
+        """The trace for inputs of these shapes and these constants, and whether it is new.
 
         Args:
             attribution: the Captum object.

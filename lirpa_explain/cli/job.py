@@ -24,8 +24,7 @@ from .model import fingerprint, load_model, make_attribution, predicted, takes_t
 
 RESERVED = ("inputs", "eps", "norm", "clip", "method", "batch_size", "progress", "target",
             "perturbation", "spec", "differentiable")
-"""Arguments of `certify` that --set does not take: they have options of their own, or no use
-here."""
+"""Arguments of `certify` that --set does not take: they have options, or no use here."""
 
 OF_DRAWS = ("inputs", "target", "return_convergence_delta")
 """The same of smoothed certificates, whose own settings all have options."""
@@ -178,8 +177,7 @@ def make_job(given: Namespace) -> Job:
 
 def find_targets(given: Namespace, model: nn.Module, every: Data, data: Data,
                  chosen: slice) -> Tensor | None:
-    """The targets of the chosen examples, as --target says, (N,); None where the model has one
-    output alone.
+    """Targets (N,) of the chosen examples, as --target says; None if the model has one output.
 
     Args:
         given: the arguments.

@@ -15,8 +15,7 @@ from .data import Reading, read
 from .store import DRAWN
 
 CURVE = 20
-"""Steps of the radius of a curve of smoothed certificates, up to twice the deviation of the
-noise."""
+"""Steps of the radius of a smoothed certificate's curve, up to twice the noise's deviation."""
 
 
 def run(given: Namespace) -> int:

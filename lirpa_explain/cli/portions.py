@@ -18,8 +18,7 @@ from .job import Job, make_job
 from .store import Store, once
 
 Write = Callable[[Job, Any, slice, Path], None]
-"""Writes the file of a radius and a chunk; a function of a module, so that other processes find
-it."""
+"""Writes the file of a radius and a chunk; of a module, so that other processes find it."""
 
 
 @dataclass(frozen=True)

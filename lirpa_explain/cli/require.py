@@ -14,8 +14,7 @@ PREDICTION = "prediction"
 
 COMPARISONS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     ">=": (operator.ge, "lower"), "<=": (operator.le, "upper")}
-"""How a number is compared, and the side from which a metric must be bounded for that to be
-certified."""
+"""How a number is compared, and from which side a metric must be bounded for it."""
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,7 @@ ONE_AT_A_TIME = threading.RLock()
 
 
 Chunk = tuple[range, list[Example] | bytes | None]
-"""Numbers of examples, and these, pickled for another process; None where the data set is at
-hand."""
+"""Numbers of examples, with these pickled for another process, or None at hand."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""Further arguments of a model: masks, ids, lengths, labels. They never move, so what is made of
-them is computed.
+"""Further arguments (masks, ids, lengths, labels) never move: what is made of them is computed.
 
 A module has no steps for them. Where a value that moves meets one that is made of arguments alone,
 that one is an input of the module, computed by running this part of the recorded graph on each

@@ -17,8 +17,7 @@ from .module import Step
 
 @dataclass(frozen=True)
 class Rows:
-    """A value that depends on an input: dimension 0 is the batch in the module, and any dimension
-    in the trace.
+    """A value that depends on an input; the batch is dimension 0 in the module, any in the trace.
 
     The trace's tensor is the module's with the batch moved behind the first `before` dimensions of
     a row, and merged with a neighbour where `outer` or `inner` say so: (T, N, C) has `before` = 1;
@@ -115,8 +114,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Indices:
-    """Where an operation on `of` found its maxima, or other ranks; the gradient finds them again
-    from the same input.
+    """Places of maxima, or other ranks, of `of`; gradients find them again from that input.
 
     Args:
         of: the input.
@@ -131,8 +129,7 @@ class Indices:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Where a value lies between two numbers (None: no limit), or where it does not if `inside` is
-    False.
+    """Where a value lies between two numbers (None: no limit); not there if `inside` is False.
 
     With `closed` the numbers themselves lie between.
     """
@@ -223,8 +220,7 @@ class Builder:
         return Rows(name, shape, before, outer, inner)
 
     def view(self, x: Rows, sizes: tuple[int, ...]) -> Rows:
-        """Reshape to a shape of the trace, one dimension of which must be the batch, merged with
-        whole others or not.
+        """Reshape to a shape of the trace, whose batch may be merged with whole other dimensions.
 
         Entries ahead of the batch and behind it keep their order, so that is found by counting
         them.
@@ -314,8 +310,7 @@ class Builder:
         return self._constants.setdefault(key, value)
 
     def operand(self, value: Any, x: Rows) -> Any:
-        """A second operand of an operation entry by entry on x, in the form in which it broadcasts
-        in the module.
+        """A second operand of an entrywise operation on x, in the form that broadcasts to it.
 
         A constant with the trace's batch dimension must be the same for all rows, and loses it.
 

@@ -37,8 +37,7 @@ OUTER: dict[str, tuple[str, dict[str, Any]]] = {
 def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...],
             extras: tuple[Any, ...] = (), *,
             path: bool = False, multiply: bool = False, outer: str | None = None) -> GradientModule:
-    """The gradient of `function(*inputs, *extras)` with respect to `inputs`, as a module of bound
-    operators.
+    """The gradient of `function(*inputs, *extras)` by `inputs`, as a module of bound operators.
 
     Forward and backward pass are recorded by running them once (ATen operations, as autograd
     executes them), then each operation is translated by a table. Data-dependent control flow cannot
@@ -112,8 +111,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
 
 def reads_alike(module: GradientModule, function: Callable[..., Tensor], inputs: tuple[Tensor, ...],
                 extras: tuple[Any, ...]) -> bool:
-    """Whether a function reads of these further arguments what it read when the module of it was
-    captured.
+    """Whether a function reads from these further arguments what it read when captured.
 
     It may read that of each example, or of the whole batch.
     """
@@ -284,8 +282,7 @@ def _needed(steps: list[Step], result: str) -> list[Step]:
 
 
 def _check_rows(module: GradientModule) -> None:
-    """Refuse a module that mixes rows: a NaN in one row must not reach another, whatever the
-    operation.
+    """Refuse a module that mixes rows: a NaN in one row must not reach another.
 
     Each step is tested alone, because a comparison within the module could swallow a NaN. What is
     made of further arguments, such as indices, is made for each row alone, and stays as it is.

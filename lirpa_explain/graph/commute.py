@@ -1,5 +1,4 @@
-"""Max pooling before ReLU where a model has it after: the same function, of which four times as few
-neurons are open.
+"""Max pooling moved before ReLU: the same function with a quarter of the neurons open.
 
 ReLU increases, so the largest of its values is its value at the largest argument; backwards, what
 reaches a window whose largest argument is not positive is 0 wherever it is put. So with p =
@@ -23,8 +22,7 @@ RELU_GRADIENT = ("kink_gradient", {"slope": 0.0})
 
 
 def pooled_first(steps: Iterable[Step], result: str) -> list[Step]:
-    """The steps of a module, with each ReLU whose values only max pooling reads put behind the
-    pooling.
+    """A module's steps, with each ReLU that only max pooling reads put behind the pooling.
 
     Args:
         steps: what is computed, in order.

@@ -1,5 +1,4 @@
-"""What may be read out of tensors while a model is recorded: constants, and further arguments, but
-no moving value.
+"""What may be read out while a model is recorded: constants, further arguments, nothing moving.
 
 A trace holds what was read as a constant. That is right for tensors that no input and no parameter
 moves; where it was read from further arguments, such as lengths, the trace is right for examples of
@@ -25,8 +24,7 @@ from ..errors import UnsupportedOperation
 from .origin import line_of
 
 READOUTS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
-"""Functions that hand out a tensor's values past the trace. (`item` and `bool` are recorded, and
-refused there.)"""
+"""Functions that hand out values past the trace (`item`, `bool` are recorded and refused)."""
 
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """Tags of operations whose result, or its shape, is made of a tensor's values."""

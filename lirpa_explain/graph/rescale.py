@@ -14,15 +14,13 @@ from ..operators.activations import LAYERS
 
 POOLS = (nn.MaxPool1d, nn.MaxPool2d)
 MIXING = (*POOLS, nn.Softmax)
-"""Module types with rules of their own, in which Captum mixes the examples of a batch: not those of
-one example."""
+"""Module types whose rules mix Captum's batch: ours are those of a single example."""
 
 REFUSED = (nn.MaxPool3d,)
 """Module types for which Captum has rules that have no bound."""
 
 Rule = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Maps (module, gradient at what it was fed with, gradient at its result) to what is handed back in
-place of the former."""
+"""(module, gradient at its input, gradient at its result) -> what is handed back instead."""
 
 
 @contextlib.contextmanager
@@ -135,8 +133,7 @@ class _Calls:
         return layer.forward(input, **layer.settings(module))
 
     def _look_behind(self, module: nn.Module, input: Tensor) -> None:
-        """Note which module another stands directly behind, and refuse pairs of which Captum's rule
-        is none.
+        """Note which module another directly follows; refuse pairs for which Captum has no rule.
 
         Where |z - z0| < eps Captum takes the gradient that has passed the second activation's rule,
         and not the one before it that it takes elsewhere. Both are the plain one if |phi(z) -
@@ -232,8 +229,7 @@ def _sides(pool: Any, name: str) -> list[int]:
 
 def softmax_rule(softmax: nn.Softmax, total: Tensor, upstream: Tensor, z: Tensor, z0: Tensor,
                  **given: Any) -> Tensor:
-    """What a softmax module hands back for one example: u less the mean of all u, the reference's
-    among them.
+    """What softmax hands back for one example: u minus the mean of all u, the reference's too.
 
     Args:
         softmax: the module.

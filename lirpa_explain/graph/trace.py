@@ -42,8 +42,7 @@ class Recording(NamedTuple):
 
 def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...],
            arguments: range) -> Recording:
-    """Record a function, and the gradients that it takes, as one graph with these tensors as
-    inputs.
+    """Record a function and the gradients it takes as one graph with these tensors as inputs.
 
     Args:
         function: maps the tensors to a tuple of tensors.

@@ -28,8 +28,7 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
                   additional_forward_args: Any = None, search_options: BoundarySearch | None = None,
                   certified: bool = True, method: str = "CROWN", batch_size: int = 64,
                   progress: bool = False) -> BoundaryPoints:
-    """The nearest points found at which the predicted class changes, and how much nearer the
-    nearest can be.
+    """Nearest points found where the predicted class changes, and how near any can be.
 
     certified_distance <= min { |z - x|_2 : the decision at z is another one, or a tie } <=
     distance. The decision is for the largest output, or by the sign of a single one. Not finding a

@@ -1,5 +1,4 @@
-"""Two claims about boundary attributions as measurements: the gap to the plain attribution, and the
-baseline's weight.
+"""Two measurements of boundary attributions: gap to the plain one, weight of the baseline.
 
 Each number is a pair: what was found, and what is certain not to be exceeded.
 """
@@ -59,8 +58,7 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients,
                  baselines: Any = None, method: str = "CROWN", quadrature: str | None = None,
                  batch_size: int | None = None, memory_limit: int | None = None,
                  progress: bool = False, pieces: int = 1, **attribute_kwargs: Any) -> BoundaryGap:
-    """The distance between a boundary attribution and the plain one: |A_b(x) - A(x)|_2 for each
-    example.
+    """Distance of a boundary attribution from the plain one: |A_b(x) - A(x)|_2, per example.
 
     Compared are BoundarySaliency with Saliency(abs=False), and BoundaryIntegratedGradients with
     IntegratedGradients from `baselines`. The upper bound holds for the nearest boundary point
@@ -171,8 +169,7 @@ def baseline_sensitivity(
     clip: tuple[Any, Any] | None = None, samples: int = 8, method: str = "CROWN",
     quadrature: str | None = None, batch_size: int = ROWS, progress: bool = False,
     **attribute_kwargs: Any) -> BaselineSensitivity:
-    """How far integrated gradients move when their baseline moves: max |A(x; b') - A(x; b)|_2 over
-    |b' - b| <= eps.
+    """How far moving the baseline moves IG: max |A(x; b') - A(x; b)|_2 over |b' - b| <= eps.
 
     The baseline b is that of the attribution: `baselines` of IntegratedGradients, or the boundary
     point.

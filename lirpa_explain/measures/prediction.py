@@ -52,8 +52,7 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
                        clip: tuple[Any, Any] | None = None, additional_forward_args: Any = None,
                        method: str = "CROWN", batch_size: int = 64,
                        parameters: Any = None) -> Prediction:
-    """Bound the margins and the confidence of a prediction over the ball in which its explanation
-    is certified.
+    """Bound margins and confidence of a prediction over the ball of its explanation.
 
     With margins m_j = z_c - z_j of the class c over each other class j, which are bounded by
     propagation as linear functions of the output: the label is certain where all are above 0, and

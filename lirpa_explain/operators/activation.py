@@ -24,8 +24,7 @@ from .weights import changes_sign, product_sides
 
 @dataclass(frozen=True)
 class Curve:
-    """How a function of one variable is bounded on [lo, hi]: each field is a function of (lo, hi,
-    **settings).
+    """Bounds of a function of one variable on [lo, hi], each field f(lo, hi, **settings).
 
     Args:
         range: (lowest value, highest value).

@@ -62,8 +62,7 @@ class Affine:
 
 
 MANY_WEIGHTS = 4
-"""Times the entries of a layer: so many weights it may have for their gradients to be computed, for
-each function."""
+"""Weights that a layer may have, in multiples of its entries, to take their gradients."""
 
 
 class BoundAffine(BoundOperator):

@@ -1,5 +1,4 @@
-"""auto_LiRPA's CROWN-Optimized on our operators: weights of planes, for each function that is
-bounded, are its alphas.
+"""auto_LiRPA's CROWN-Optimized on our operators: weights of planes, per function, are alphas.
 
 An alpha has the shape (2, S, B, K, M): of the lower and of the upper bounds of S functions in B
 rows, how much of each of K planes is mixed at M entries of a node. Every mixture bounds soundly, so

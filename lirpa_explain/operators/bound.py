@@ -1,5 +1,4 @@
-"""The common part of all bound operators: what auto_LiRPA hands a node, in one form for all its
-versions.
+"""What bound operators share: what auto_LiRPA hands a node, alike for all its versions.
 
 A backward coefficient `A` has shape (S, B, *output): S linear functions of the node's output, for
 each of B rows. It is a tensor, or `local.Local` where each function depends on a window of a layer
@@ -37,8 +36,7 @@ class BoundOperator(Bound):
     """What moves its bounds outward by roundings, a `bounding.outward.Outward`, while the engine is
     asked to."""
     decided_by: int | None = None
-    """Index of the input that decides what is chosen, and by which the result jumps, if that is all
-    it does."""
+    """Index of the input that decides what is chosen, if the result jumps only by it."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0,
                  options: Any = None) -> None:
@@ -238,8 +236,7 @@ def both_sides(last_lower: Coefficient | None, last_upper: Coefficient | None, l
 
 
 def nothing_at(node: Bound, *like: Any) -> tuple[Tensor | None, Tensor | None]:
-    """Coefficients of 0 of an input, none if it does not move: they take no memory, and no time
-    from node to node.
+    """Zero coefficients of an input, or None if it is fixed: without memory, or time per node.
 
     auto_LiRPA hands out coefficients of the inputs that it arrives at (`return_A`), so it must
     arrive there.
@@ -294,8 +291,7 @@ last bit, as far as torch does."""
 
 
 class Signed:
-    """Coefficients (S, B, *S) whose positive entries are multiplied by one factor and the others by
-    another.
+    """Coefficients (S, B, *S), to be multiplied by one factor where positive, else by another.
 
     In most layers both factors agree but for a few neurons, and coefficients are large: one
     product, then the few. Else each coefficient has the factor of its own sign.

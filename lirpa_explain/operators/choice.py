@@ -106,8 +106,7 @@ class BoundChoice(BoundPlanes):
 
 
 class BoundRest(BoundOperator):
-    """y = g - p, where p is the share of g that goes elsewhere: what is left is its share where z
-    lies between numbers.
+    """y = g - p: p is the share of g that goes elsewhere, y its share where low <= z <= high.
 
     Linear bounds know that both shares add up to g; the interval is that of g times its own share.
     """

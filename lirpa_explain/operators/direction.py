@@ -36,8 +36,7 @@ INVERSE = Curve(range=lambda lo, hi: univariate.range_of(inverse(lo.dtype), lo, 
 
 
 class BoundDirection(BoundProduct):
-    """y = x s with s at most 1 / |x|, where |x| is over one dimension: |y| <= |x_i| / |x| <= 1,
-    whatever s.
+    """y = x s with s <= 1 / |x|, |x| over one dimension: |y| <= |x_i| / |x| <= 1, whatever s.
 
     Planes of the product where they are lower in the middle than the range; where x may be 0, only
     the range.

@@ -1,5 +1,4 @@
-"""auto_LiRPA's forward mode: linear bounds of a node in the network's inputs, from those of its own
-inputs.
+"""auto_LiRPA's forward mode: a node's linear bounds in the inputs, by those of its own inputs.
 
 `lw` and `uw` are coefficients (B, d, *S) in the d entries of the inputs, `lb` and `ub` what is
 added, (B, *S). In dynamic mode both sides are one affine form, y = lw x + lb, with a fresh variable
@@ -24,8 +23,7 @@ AT_ONCE = 2 ** 22
 
 @dataclass(frozen=True)
 class Side:
-    """One side of an operator's relaxation at entries of its output: sum_i coefficients_i x_i +
-    bias.
+    """One side of a relaxation at entries of the output: sum_i coefficients_i x_i + bias.
 
     Args:
         coefficients: of each input, (S, B, *S_i), or None.
@@ -138,8 +136,7 @@ def _through_plane(plane: tuple[Tensor, ...], nodes: Sequence[Any], inputs: Sequ
 
 def by_map(function: Callable[..., Tensor], magnitude: Callable[[Tensor], Tensor] | None,
            fixed: dict[int, Tensor], inputs: Sequence[Any]) -> LinearBound:
-    """Linear bounds of an affine map's output: its linear part, applied to each entry's
-    coefficients.
+    """Linear bounds of an affine output: its linear part applied to entries' coefficients.
 
     Args:
         function: of all inputs.
@@ -191,8 +188,7 @@ def _mapped(function: Callable[..., Tensor], weights: Sequence[Tensor | None],
 
 
 def window(node: Any, inputs: Sequence[Any], most: int, offset: int) -> LinearBound:
-    """The affine form of any operator's output: its coefficients of `most` variables from `offset`
-    on.
+    """An operator's affine form: its coefficients of `most` variables from `offset` on.
 
     Variables are those of all nodes together, numbered in the order in which nodes are met, so that
     branches which meet again speak of the same ones: the one input that moves keeps the count.

@@ -1,5 +1,4 @@
-"""Groups of a value's entries that are compared with each other: those along a dimension, or those
-of a window.
+"""Groups of entries compared with each other: along a dimension, or in a window.
 
 A group is the last dimension of what `of` makes of a value; `back` is its transpose. What an
 operator computes of each group, (..., R), is made its result by `join`, and taken apart again by

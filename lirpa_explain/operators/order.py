@@ -1,5 +1,4 @@
-"""Entries by their rank in a group: the largest, the k-th largest, all in order; gradients, and
-picks, by rank.
+"""Entries by rank in a group: largest, k-th largest, all in order; gradients, picks by rank.
 
 Ranks count from 0, the largest, or down from -1, the smallest.
 """
@@ -80,8 +79,7 @@ class BoundRanked(BoundGroups):
 
 def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups,
             planes: tuple[Plane, Plane], at: tuple[int, int], fixed: Tensor | None = None) -> Any:
-    """`bound_linear` of an operator whose R results of each group lie between planes in its n
-    entries.
+    """`bound_linear` of an operator whose R results a group lie between planes in n entries.
 
     Args:
         last_lower: coefficients (S, B, *output).
@@ -117,8 +115,7 @@ def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups
 
 
 class BoundPut(BoundGroups):
-    """p = what comes in for each output of a group, put where the output is from: sum_i A_i p_i =
-    sum_r g_r w_r.
+    """p = g put where each output of a group is from: sum_i A_i p_i = sum_r g_r w_r.
 
     w_r lies between the smallest and the largest A_i of the entries that may be output r: one
     unknown factor an output, however many entries there are, and even where g_r is shared by
@@ -280,8 +277,7 @@ CHOICES: dict[str, Callable[..., Tensor]] = {
     "kthvalue": lambda x, dim, k: x.kthvalue(k, dim, keepdim=True)[1],
     "median": lambda x, dim: x.median(dim, keepdim=True)[1],
 }
-"""torch's operations by which entries get their ranks: where entries are tied, each makes its own
-choice."""
+"""torch's operations that rank entries: where entries tie, each makes its own choice."""
 
 
 def _places(x: Tensor, dim: int, choice: list[Any]) -> Tensor:

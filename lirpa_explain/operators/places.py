@@ -106,8 +106,7 @@ class Places:
         return None if bool(mask.all()) else self.to_functions(mask[:, None])
 
     def find(self, x: Tensor) -> Tensor:
-        """What a value (B, C, H, W), in which dimensions may be 1, has in the windows: (S, B, C, h,
-        w), 0 outside.
+        """A value (B, C, H, W), or broadcast to it, in the windows: (S, B, C, h, w), 0 outside.
 
         Remembered until `forget`.
         """

@@ -1,5 +1,4 @@
-"""Products of upstream gradients with slopes from a reference: DeepLift's rules of max pooling and
-softmax.
+"""Upstream gradients times slopes from a reference: DeepLift's max pooling and softmax.
 
 p = g s(z, z0), and t where |z - z0| < eps: Captum takes there the gradient t that has gone the
 plain way.
@@ -184,8 +183,7 @@ class BoundReferenceGradient(BoundFromReference):
 
 
 def _chord(g: Box, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The line through (gl, m(gl)) and (gu, m(gu)), where m is upper * g for g >= 0 and lower * g
-    below.
+    """The line through (gl, m(gl)) and (gu, m(gu)), m = upper * g for g >= 0, else lower * g.
 
     For lower <= upper it lies above g s for all s between them; with both exchanged, below.
     """

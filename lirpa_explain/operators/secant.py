@@ -1,5 +1,4 @@
-"""The product of an upstream gradient with the secant slope of an activation: DeepLift's rescale
-rule.
+"""Upstream gradient times an activation's secant slope: DeepLift's rescale rule.
 
 p = g s(z, z0), with s = (phi(z) - phi(z0)) / (z - z0), and phi'(z) where |z - z0| < eps.
 """

@@ -25,8 +25,7 @@ MOVES = frozenset({
     "gather.default", "tril.default",
     "triu.default", "constant_pad_nd.default", "repeat.default",
 })
-"""ATen operations that move, repeat and leave out entries of their first argument, and increase in
-it."""
+"""ATen operations that move, repeat or drop entries of the first argument, and increase."""
 
 
 INCREASING = frozenset({"exp.default", "tanh.default", "sigmoid.default", "relu.default",

@@ -92,8 +92,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Race:
-    """The positions of windows that may hold the maximum, and by how much they lead one of them,
-    the pivot.
+    """Window positions that may hold the maximum, and their lead over one of them, the pivot.
 
     Args:
         windows: of which pooling.
@@ -110,8 +109,7 @@ class Race:
     @classmethod
     def of(cls, z: Box, windows: Windows, rectified: bool = False,
            known: Comparison | None = None) -> Race:
-        """The race of entries that lie in a box (B, C, H, W) each, and whose differences may be
-        known too.
+        """The race of entries that lie in boxes (B, C, H, W), with known differences if any.
 
         The pivot of what is known stays the pivot, unless it is certainly behind or takes no part.
 
@@ -195,8 +193,7 @@ class Race:
         return self._flat(index.gather(2, self.pivot))
 
     def few(self) -> tuple[Tensor, Tensor]:
-        """The windows of which several may hold the maximum, as (B, M), the largest M of a row; and
-        which count.
+        """Windows with several candidates, (B, M), M the most of any row; and which of these count.
 
         They index the flat windows (B, C * L); rows with fewer have others beside them, which do
         not count.

@@ -1,5 +1,4 @@
-"""Functions of one variable as data: formulas with their derivatives, and the points where they
-change.
+"""Functions of one variable as data: formulas, derivatives, and where they change.
 
 `Function` is what `univariate` bounds. `declare` makes a function and its derivative from formulas.
 """
@@ -17,8 +16,7 @@ from ..rounding import at_a_jump
 
 Elementwise = Callable[[Tensor], Tensor]
 TINY = 1e-8
-"""A jump that is not there mathematically: torch's softplus has one of 2e-9 where it goes on as a
-line."""
+"""A jump that mathematics does not have: torch's softplus has one of 2e-9 at its line."""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ def kink_secant(z: Tensor, z0: Tensor) -> Tensor:
 
 
 def kink_secant_range(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
-    """Range of the slope for z in [lo, hi], where it is 0 or 1, that of the kink's side, at |z -
-    z0| < eps.
+    """Range of the slope for z in [lo, hi]; where |z - z0| < eps, the slope of the kink's side.
 
     An end, or z0, as close to 0 as rounding could have moved it counts as 0, and at a step both
     sides count.

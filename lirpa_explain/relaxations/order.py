@@ -1,5 +1,4 @@
-"""Entries by their rank: which may have it, and planes around the value that has it; along the last
-dimension.
+"""Entries by rank along the last dimension: candidates, and planes around the value.
 
 Ranks count from 0, the largest. All tensors are (*S, n) where nothing else is said.
 """

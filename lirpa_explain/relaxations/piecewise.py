@@ -48,8 +48,7 @@ def kink_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
 
 
 def kink_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
-    """Several lines below and several above; each tensor is (3, *S), the first those of
-    `kink_lines`.
+    """Families (3, *S) of lines below and above, the first those of `kink_lines`.
 
     Both pieces extended are lines on one side, and span all that pass through the kink; the chord
     is the best line on the other.
@@ -74,8 +73,7 @@ def step_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
 
 
 def step_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
-    """Several lines below and several above the derivative; each tensor is (2, *S), the first those
-    of `step_lines`.
+    """Families (2, *S) of lines around the derivative, the first those of `step_lines`.
 
     The second is that from the step to the far end of the lower piece, above, or of the upper
     piece, below: with slope < 1 the lines d <= 1 + (1 - slope) t / |lo| and d >= slope + (1 -
@@ -98,8 +96,7 @@ def step_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
 
 
 def step_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
-    """Range of the derivative of `kink_lines`' function on [lo, hi]; at 0 it is the interval
-    between both sides.
+    """Range of the derivative of `kink_lines`' function; at 0 all between both sides.
 
     A bound of a sum of n products is off by some roundings, and the derivative jumps: an end as
     close to 0 as rounding could have moved it counts as reaching 0.

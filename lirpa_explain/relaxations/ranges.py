@@ -72,8 +72,7 @@ class _ProductRange(torch.autograd.Function):
 
 def _least_product(gl: Tensor, gu: Tensor, dl: Tensor,
                    du: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The least product, with the g and d whose product it is, whether that is dl, and whether it
-    is gu.
+    """The least product, its g and d, whether d is dl, and whether g is gu.
 
     It lies at gl or gu, and there at the end of d that the sign asks for.
     """

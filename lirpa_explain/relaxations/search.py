@@ -164,8 +164,7 @@ class Above:
         return t, self.f.value(t), index
 
     def highest(self, k: Tensor, steps: int) -> Point:
-        """A point `t` of piece `index`, and a slack, with `h(x) = f(x) - k x <= h(t) + slack` on
-        the interval.
+        """Point `t` of piece `index` and slack: `h(x) = f(x) - k x <= h(t) + slack` on [lo, hi].
 
         On a bracket `[a, b]` in a concave span `h(x) <= h(a) + max(h'(a), 0) (b - a)`, and likewise
         from `b`; `h` is lower left of `a` and right of `b`. So the bound is rigorous after any

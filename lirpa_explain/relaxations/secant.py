@@ -69,8 +69,7 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Secant:
 
 
 def secant(f: Secant, z: Tensor, z0: Tensor) -> Tensor:
-    """The secant slope; at z = z0 the derivative, but where that jumps any value between those of
-    both sides.
+    """The secant slope; at z = z0 the derivative, where that jumps a value between both sides'.
 
     Example:
         >>> secant(kink(slope=0.0), torch.tensor([-1.0, 3.0]), torch.tensor(-1.0)).tolist()

@@ -92,8 +92,7 @@ def smooth_range(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> B
 
 def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
                  place: float = 0.5) -> tuple[Line, Line]:
-    """Lines below and above the slope on [lo, hi], nearly the best there are at one place of it,
-    from 0 to 1.
+    """Nearly the best lines around the slope on [lo, hi] at one place of it, from 0 to 1.
 
     Example:
         >>> (kl, bl), (ku, bu) = smooth_lines(TANH, *map(torch.tensor, (0.0, 1.0, 1.0)), 1e-10)
@@ -250,8 +249,7 @@ def _highest(lo: Tensor, hi: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _sigmoid_peak(z0: Tensor) -> Tensor:
-    """Where sigmoid's secant slope from z0 is largest: z on the other side of 0 with phi'(z) =
-    s(z).
+    """Where sigmoid's secant slope from z0 peaks: z beyond 0 with phi'(z) = s(z).
 
     For z0 > 0 there phi' - s changes from negative to positive; |z| <= |z0| / 2, and it grows as
     log |z0| only.
@@ -315,8 +313,7 @@ def EXPONENTIAL(rate: float) -> Smooth:
 
 @lru_cache(maxsize=64)
 def SOFTPLUS(beta: float, threshold: float) -> Smooth:
-    """`log(1 + exp(beta t)) / beta`, from which torch's function falls to t where `beta t >
-    threshold`.
+    """`log(1 + exp(beta t)) / beta`; torch's function drops to t where `beta t > threshold`.
 
     Raises:
         ValueError: `beta` is not positive.

@@ -61,8 +61,7 @@ def range_of(f: Function, lo: Tensor, hi: Tensor) -> Box:
 
 
 class _Range(torch.autograd.Function):
-    """Range of a function: a smallest or largest value moves with an end of the interval or not at
-    all.
+    """Range of a function, differentiable: extremes move with an interval's end, or not at all.
 
     Written out, because in training by intervals smooth nets spend most of their time here and in
     `product_range`.
@@ -211,8 +210,7 @@ def line_family(f: Function, lo: Tensor, hi: Tensor) -> tuple[Family, Family]:
 
 
 def is_straight(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
-    """Where a function is a straight line on the interval: no smaller interval would give tighter
-    lines.
+    """Where a function is straight on the interval: smaller ones would not be tighter.
 
     Example:
         >>> from lirpa_explain.relaxations.functions import hardtanh

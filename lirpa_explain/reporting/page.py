@@ -36,15 +36,13 @@ from .verdict import MOST, Speaker
 from .words import Words
 
 MOST_FEATURES = {True: 10, False: 30}
-"""Features of an example that are listed, those with the largest attribution: of an image, and of
-anything else."""
+"""Features listed for an example, those of largest attribution: of an image, else."""
 
 Reportable = Certificate | Chunks | Mapping[Any, Certificate | Chunks] | SmoothedCertificate
 """What a report can be of."""
 
 SMOOTHED = (0.25, 0.5, 1.0)
-"""Radii at which smoothed certificates are reported where none is of interest, in deviations of the
-noise."""
+"""Radii at which smoothed certificates are reported by default, in the noise's deviations."""
 
 
 @dataclass(frozen=True)

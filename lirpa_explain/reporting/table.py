@@ -18,8 +18,7 @@ from ..measures.prediction import Prediction
 
 Chunks = Sequence[Certificate]
 ByRadius = Mapping[float | None, Chunks]
-"""Certificates by radius, the examples of each in one or several certificates, in order; None: of
-no stated radius."""
+"""Certificates by radius, each the examples in order, in one or several; None: no radius."""
 
 PREDICTED = {
     "classes": ("predicted", "the class predicted at the unperturbed input"),
@@ -100,8 +99,7 @@ class Signs(Measure):
 
 
 SIDES = {"smoothed": Measure("importance_agreement")}
-"""By what a certificate is of: the share of the features that stay on their side; of others, of the
-signs that stay."""
+"""By kind of certificate: the share of features that keep their side; else of signs."""
 
 
 def sides(kind: str) -> Measure:

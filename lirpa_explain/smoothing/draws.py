@@ -30,8 +30,7 @@ STREAM = 0x5D00
 """The second half of the generator's key."""
 
 ALONE = 1e-3
-"""Relative difference of an example's attribution alone and within a batch from which on it is none
-of rounding."""
+"""Relative difference of an attribution alone and in a batch that is no rounding any more."""
 
 
 def normal(seed: int, draw: int, size: int) -> np.ndarray:

@@ -12,8 +12,7 @@ SHARED = {
     "baselines": ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap",
                   "NeuronGradientShap", "NeuronDeepLiftShap"),
 }
-"""Keywords that are a distribution for all examples, and no tensor with a row for each; of these
-classes."""
+"""Keywords of these classes that are distributions for all examples, not rows of each."""
 
 REFUSED = {
     "return_convergence_delta": "a smoothed map has no convergence delta: leave it out",

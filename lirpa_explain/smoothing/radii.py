@@ -1,5 +1,4 @@
-"""How large a radius may be for something to be certain: formulas, since bounds are known at all
-radii.
+"""How large a radius something is certain at: formulas, as bounds are known at all radii.
 
 With bounds p of the smoothed map at the input and z = Phi^-1(p), the bounds at radius r are
 z_low - r / sigma and z_high + r / sigma, so that an entry passes a fixed value, or another entry,

@@ -27,8 +27,7 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": Tensor.mean, "sum":
 
 
 class ExplanationLoss:
-    """A loss on certified bounds of a model's explanations: call it on each batch, and add it to
-    the loss.
+    """A loss on certified bounds of a model's explanations, to be added to that of each batch.
 
     The model may be in training mode. The bounds are those of the model in eval mode, with dropout
     as the identity and the running statistics of batch normalizations; nothing of the model is
@@ -216,5 +215,4 @@ def explanation_loss(
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Any, dict[str, Any]]] = WeakKeyDictionary()
-"""What is known of each model: traces and output shapes, by the function that makes what is
-explained of it."""
+"""What is known of models: traces and output shapes, by what makes the explained function."""

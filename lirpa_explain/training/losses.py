@@ -78,8 +78,7 @@ def register(loss: Loss, *, overwrite: bool = False) -> Loss:
 
 
 def width(bounds: Bounds) -> Tensor:
-    """Mean width of the bounds, mean_i (u_i - l_i), at least 0. Summed over a batch it is the
-    regulariser of the paper.
+    """Mean width mean_i (u_i - l_i), at least 0; summed over a batch it is the paper's regulariser.
 
     Args:
         bounds: of N attributions.
@@ -130,8 +129,7 @@ def metric(bounds: Bounds, name: str, **settings: Any) -> Tensor:
 
 
 def signs(bounds: Bounds, margin: float = 0.1, detach: bool = True) -> Tensor:
-    """By how much signs fail to be certain: mean_i relu(margin - m_i), m_i = (l_i if v_i > 0, else
-    -u_i) / mean |v|.
+    """Open signs: mean_i relu(margin - m_i), m_i = (l_i if v_i > 0 else -u_i) / mean |v|.
 
     Args:
         bounds: of N attributions.

@@ -1,5 +1,4 @@
-"""The smallest cosine between a fixed direction and the points of a box: two one-dimensional
-searches.
+"""The smallest cosine between a direction and a box's points: two searches along a line.
 
 With P(a) = <a, n>, |n| = 1, and S(a) = |a - c|^2 (c = 0 for the cosine, the mean of a for
 correlation), the smallest cos(a) = P(a) / sqrt(S(a)) is looked for. Its sign is that of min P,

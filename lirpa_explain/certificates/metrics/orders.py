@@ -21,8 +21,7 @@ from lirpa_explain.certificates.metrics.surrogates import disorder, margin, rank
 
 
 def rank_intervals(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The ranks that each feature can have, the largest having rank 1, however ties are broken;
-    exact.
+    """The ranks that each feature can have, 1 for the largest, however ties are broken; exact.
 
     Args:
         lower: (N, D).
@@ -62,8 +61,7 @@ def certain_pairs(lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def pair_order(lower: Tensor, upper: Tensor, nominal: Tensor, absolute: bool = True) -> Tensor:
-    """Share of pairs i < j that the attribution orders strictly, as v does: a lower bound, from 0
-    to 1.
+    """Share of pairs i < j that a orders strictly, as v does: a lower bound, from 0 to 1.
 
     Each pair is decided alone; 1 with one feature, which has no pairs.
 
@@ -168,8 +166,7 @@ def spearman(lower: Tensor, upper: Tensor, nominal: Tensor, absolute: bool = Tru
 
 def top_k_overlap(lower: Tensor, upper: Tensor, nominal: Tensor, k: int,
                   absolute: bool = True) -> Tensor:
-    """How many of the nominal's k largest features stay among the k largest: a lower bound, exact,
-    from 0 to k.
+    """How many of the nominal's top k features stay in the top k: a lower bound, exact, 0 to k.
 
     Over all points of the box and all ways of breaking ties; `Certificate.top_k_overlap` is the
     same.

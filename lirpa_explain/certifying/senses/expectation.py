@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 
 ORDINARY = 2 ** 10
-"""Units in the last place, of the mean size of samples, by which their mean may be off before it is
-looked into."""
+"""Units in the last place, of samples' mean size, of the mean's error that need no look."""
 
 
 @dataclass(frozen=True)

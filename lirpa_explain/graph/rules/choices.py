@@ -173,8 +173,7 @@ EXACT = {*MOVE, aten._to_copy.default, aten.cat.default, aten.stack.default}
 
 
 def lower_with_comparisons(b: Builder, target: Any, args: Any, kwargs: Any) -> Any:
-    """Lower an operation on comparisons, as such where it reads them, else as 1 or 0; or on where
-    maxima are.
+    """Lower an operation on comparisons or places of maxima, as such if it reads these.
 
     To use comparisons as numbers is sound: autograd gives them no gradient, and their jumps are
     within the window's bounds.

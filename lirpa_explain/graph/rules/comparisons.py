@@ -1,5 +1,4 @@
-"""Rules of comparisons of a value with a number, or with another value, and of what logic makes of
-them.
+"""Rules of comparisons of a value with a number or another value, and of logic on them.
 
 Two values are compared by the sign of their difference, which rounds to 0 only where they are
 equal.

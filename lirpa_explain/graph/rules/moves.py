@@ -34,8 +34,7 @@ PICKS: dict[Any, tuple[int, ...]] = {
                      aten.diagonal_scatter.default), (0, 1)),
     **dict.fromkeys((aten.scatter.src, aten.index_copy.default), (0, 3)),
 }
-"""Operations each entry of whose result is an entry of an operand, or a constant -> positions of
-operands."""
+"""Operations of which each result entry is an operand's, or constant -> operands' positions."""
 
 STRIDED: dict[Any, tuple[int, ...]] = {aten.as_strided.default: (0,),
                                        aten.as_strided_scatter.default: (0, 1)}

@@ -1,5 +1,4 @@
-"""Gathers from, and scatters to, places that depend on the input: those of maxima, and indices that
-are computed.
+"""Gathers from, and scatters to, places by the input: those of maxima, or computed indices.
 
 At fixed places, and at those of further arguments, the same operations move entries: see `moves`.
 """

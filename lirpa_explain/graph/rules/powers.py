@@ -105,8 +105,7 @@ def _scaled(b: Builder, x: Any, factor: float) -> Any:
 
 
 def product(b: Builder, x: Rows, y: Rows) -> Any:
-    """Lower x * y where it is x ** 2, or where y is the derivative of a function in the table; None
-    elsewhere.
+    """Lower x * y if it is x ** 2, or y is a tabled function's derivative; None elsewhere.
 
     Autograd composes the gradients of elementary functions: that of sin is g * cos(z). As the
     gradient operator of sin it is bounded from the bounds of z alone.

@@ -1,5 +1,4 @@
-"""Rules of operations that are a fixed linear map along each of a few dimensions, and of their
-gradients.
+"""Rules of operations that are fixed linear maps along single dimensions, and gradients.
 
 The matrix is what torch's own operation makes of the unit vectors, so nothing about it is derived
 here.
