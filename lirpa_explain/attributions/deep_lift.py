@@ -201,10 +201,10 @@ def _over_baselines(planner: Callable[[Any, Tensors, dict[str, Any]], Plan], att
     given = drawn_baselines(inputs, keywords)
     count, samples = len(inputs[0]), len(given[0])
     rows = ExpansionTypes.repeat_interleave
+    extras = _expand_additional_forward_args(extras_of(keywords), samples, expansion_type=rows)
     expanded = {
         **keywords, "baselines": tuple(b.repeat(count, *[1] * (b.ndim - 1)) for b in given),
-        "additional_forward_args": _expand_additional_forward_args(extras_of(keywords), samples,
-                                                                   expansion_type=rows),
+        "additional_forward_args": extras,
     }
     if "target" in keywords:  # a neuron has none
         expanded["target"] = _expand_target(keywords["target"], samples, expansion_type=rows)
