@@ -12,7 +12,7 @@ import lirpa_explain as lx
 from lirpa_explain.operators.planes import BoundPlanes
 from tests.cases import CASES, boxes, problem
 from tests.nets import NETS, layers, make, mlp
-from tests.truth import assert_inside, ball, exact_gradient_range, flat, parts, sample_box, values_at
+from tests.truth import assert_inside, ball, exact_gradient_range, parts, sample_box, values_at
 
 RELAXED = [row for row in CASES if issubclass(lx.OPERATORS[row.operator].bound, BoundPlanes)
            and all(arg.role == "moving" for arg in row.args)]
