@@ -63,7 +63,8 @@ def returns_none():
 replace = os.replace
 
 def die_at_second(source, destination):
-    """Stands in for os.replace: the process is killed when the second chunk is written but has no name yet."""
+    """Stands in for os.replace: the process is killed when the second chunk is written but has no
+    name yet."""
     if destination.name.startswith("00002-"):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, destination)
