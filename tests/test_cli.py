@@ -1,5 +1,6 @@
 """The command line: what it writes is what the library computes; it resumes; bad input is one line
-that helps."""
+that helps.
+"""
 
 import contextlib
 import csv

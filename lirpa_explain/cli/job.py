@@ -1,5 +1,6 @@
 """What `certify`, `smooth` and `attack` have in common: a model, inputs, targets, an attribution,
-from arguments."""
+from arguments.
+"""
 
 import inspect
 from argparse import Namespace
