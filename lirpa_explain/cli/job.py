@@ -35,7 +35,7 @@ OF_DRAWS = ("inputs", "target", "return_convergence_delta")
 OF_BALLS = (Certifier.certify, Certifier)
 """What takes --set beside the attribution, where bounds are propagated."""
 
-OF_CERTIFIER = ("memory_limit", "iterations", "lr")
+OF_CERTIFIER = ("memory_limit", "iterations", "lr", "optimize_share")
 """Arguments of `certify` that belong to the certifier and not to the call."""
 
 
