@@ -24,7 +24,7 @@ from ..operators.bound import flat_rows
 from .forward import Forms
 from .gains import KINKS, gains, watching
 from .methods import Method, lookup
-from .network import Readers
+from .network import Network, Readers
 from .optimize import Optimization
 from .schedule import Schedule
 
@@ -49,7 +49,7 @@ class Tightened(Schedule):
         **how: as of `Schedule`.
     """
 
-    def __init__(self, network: Any, method: Method, *how: Any, share: float) -> None:
+    def __init__(self, network: Network, method: Method, *how: Any, share: float) -> None:
         super().__init__(network, lookup("CROWN"), *how)
         self.last, self.share = method, share
         self._known: dict[str, Box] = {}
@@ -57,7 +57,8 @@ class Tightened(Schedule):
 
     def result(self, functions: Tensor | None) -> Box:
         """Bounds of the output or of functions of it, nowhere wider than CROWN's."""
-        operators, seen = self.network.relaxations_before(self.network.result), {}
+        operators = self.network.relaxations_before(self.network.result)
+        seen: dict[str, Tensor] = {}
         with watching(operators, _sums(seen)):
             plain = super().result(functions)
         self._most = self._chosen(gains(operators, seen, True))
