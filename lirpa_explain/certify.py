@@ -104,9 +104,10 @@ def certify(
             wider; bounds hold all the same.
         optimize_share: a number from 0 to 1, for methods "CROWN" and "CROWN-Optimized". Above 0,
             this share of the open pre-activations, those that matter most to the result, is bounded
-            once more after CROWN, by planes chosen in at most 5 steps, and so is what depends on
-            it; CROWN's bounds of gradients become narrower, nowhere wider, for 2 to 4 times the
-            work. It pays in networks with three or more hidden layers.
+            once more after CROWN, by planes chosen in at most 5 steps, and what depends on them by
+            CROWN: gradients are nowhere wider, for two to three times the work. It pays in perceptrons
+            with three or more hidden layers. CROWN-Optimized chooses planes for these and the
+            result alone then, and is faster.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
