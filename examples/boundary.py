@@ -160,9 +160,8 @@ def measure(label: str, model: nn.Module, images: Tensor, accuracy: float,
     points = lx.find_boundary(model, images, search_options=search, progress=progress)
     keywords = {"progress": progress}
     gradients = lx.boundary_gap(lx.BoundarySaliency(model, search=search), images, **keywords)
-    paths = lx.boundary_gap(lx.BoundaryIntegratedGradients(model, multiply_by_inputs=False,
-                                                           search=search), images,
-                            n_steps=STEPS, **keywords)
+    paths = lx.boundary_gap(lx.BoundaryIntegratedGradients(
+        model, multiply_by_inputs=False, search=search), images, n_steps=STEPS, **keywords)
     path = lx.BoundaryIntegratedGradients(model, search=search)
     keywords |= {"eps": EPS, "n_steps": STEPS, "target": points.classes}
     black = lx.baseline_sensitivity(IntegratedGradients(model), images, **keywords)

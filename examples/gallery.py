@@ -35,8 +35,8 @@ class Digits(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2,
-                                                                           padding=1)
+        self.first, self.second = (nn.Conv2d(1, 8, 3, padding=1),
+                                   nn.Conv2d(8, 16, 3, stride=2, padding=1))
         self.relu1, self.relu2, self.pool, self.last = (nn.ReLU(), nn.ReLU(), nn.AvgPool2d(2),
                                                         nn.Linear(64, 10))
 

@@ -270,8 +270,8 @@ class _Contents(_Reader):
         if isinstance(value, Tensor):
             return self._of_tensor(value)
         if isinstance(value, types.CodeType):
-            return value.co_name, value.co_code, value.co_names, tuple(map(self._constant,
-                                                                           value.co_consts))
+            return (value.co_name, value.co_code, value.co_names,
+                    tuple(map(self._constant, value.co_consts)))
         if isinstance(value, types.ModuleType):
             return value.__name__, _written_in(value.__name__)
         kind = value if isinstance(value, type) else type(value)

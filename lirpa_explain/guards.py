@@ -105,8 +105,8 @@ def no_training_layers() -> Iterator[None]:
     def check(module: nn.Module, _: Any) -> None:
         if threading.get_ident() != thread:
             return  # somebody else's model
-        if module.training and isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p",
-                                                                                  1) > 0:
+        if module.training and isinstance(module,
+                                          RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0:
             raise TrainingModeError(
                 f"The model is in training mode, in which its layer {module} is random or depends "
                 "on the other examples: call model.eval() first.")
@@ -265,8 +265,8 @@ class KeptTensor:
         tensor, is_replaced = self.tensor, False
         if self.is_plain:
             if not _is_same_memory(tensor, self.data):
-                is_replaced = isinstance(tensor, nn.Parameter) and not torch.equal(tensor,
-                                                                                   self.data)
+                is_replaced = isinstance(tensor,
+                                         nn.Parameter) and not torch.equal(tensor, self.data)
                 tensor.data = self.data
             if self.copy is not None:
                 if not torch.equal(self.data, self.copy):

@@ -186,8 +186,8 @@ def load_vit(data: Path, weights: Path | None, epochs: int, train_images: int,
              stride: int = 7) -> ViT:
     """The vision transformer in eval mode, trained unless its weights are there."""
     torch.manual_seed(0)
-    net, file = ViT(stride=stride), weights and weights / ("vit.pth"
-                                                           if stride == 7 else f"vit_{stride}.pth")
+    net, file = (ViT(stride=stride),
+                 weights and weights / ("vit.pth" if stride == 7 else f"vit_{stride}.pth"))
     if file and file.exists():
         net.load_state_dict(torch.load(file, weights_only=True))
         return net.eval()

@@ -60,8 +60,8 @@ def measure(row: Row, points: int, file: Path | None = None) -> dict[str, Any]:
     lower, upper = _flat(certificate.lower), _flat(certificate.upper)
     low, high = found(attribution, made, row.eps, keywords, points)
     value = _flat(certificate.nominal).abs()
-    moves, outside = bool((high - low > 1e-6 * value.amax()).any()), common.outside(lower, upper,
-                                                                                    low, high)
+    moves, outside = (bool((high - low > 1e-6 * value.amax()).any()),
+                      common.outside(lower, upper, low, high))
     return result | {
         "/ value": float((upper - lower).sum() / value.sum()),
         "/ sampled": float((upper - lower).sum() / (high - low).sum()) if moves else math.nan,

@@ -221,9 +221,8 @@ def tables(data: Path, records: int, seconds: float) -> list[list[str]]:
                 open_before += int(
                     not unfair and float(certificate.metric("targeted_fairness", **settings)) < 1
                     and float(sandwich.found) == 0)
-                refined, t = seconds_of(lambda c=certificate,
-                                        s=settings: c.refine(("targeted_fairness >= 1", s),
-                                                             seconds=seconds))
+                refined, t = seconds_of(lambda c=certificate, s=settings: c.refine(
+                    ("targeted_fairness >= 1", s), seconds=seconds))
                 times.append(t)
                 certain += int(refined.decided == 1)
                 refuted += int(refined.decided == -1)

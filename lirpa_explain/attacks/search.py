@@ -75,8 +75,8 @@ class Search:
 
     def __init__(self, request: Request, objective: Objective, settings: Settings,
                  watch: Watch | None = None) -> None:
-        self.request, self.objective, self.settings, self.watch = (request, objective, settings,
-                                                                   watch)
+        self.request, self.objective, self.settings, self.watch = (
+            request, objective, settings, watch)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.nominal = request.nominal.flat
         self.output = request.output(request.xs).detach() if settings.output_weight else None
@@ -119,8 +119,8 @@ class Search:
         with self.request.moved(values):
             score = value - self._penalty(points)
         better = score > self.score
-        self.value, self.score = torch.where(better, value, self.value), torch.where(better, score,
-                                                                                     self.score)
+        self.value, self.score = (torch.where(better, value, self.value),
+                                  torch.where(better, score, self.score))
         self.attribution = torch.where(better[:, None], a, self.attribution)
         self.points = tuple(_where(better, p, q) for p, q in zip(points, self.points, strict=True))
         self.values = {name: _where(better, value[None], self.values[name])
@@ -201,8 +201,8 @@ class Search:
         with self.request.moved(values):
             pulled = derivative.pull_back(points, cotangent, soft, tuple(tensors.values()))
         pulled = tuple(g.nan_to_num(0, 0, 0) for g in pulled)
-        gradients, slopes = list(pulled[:len(points)]), dict(zip(tensors, pulled[len(points):],
-                                                                 strict=True))
+        gradients, slopes = (list(pulled[:len(points)]),
+                             dict(zip(tensors, pulled[len(points):], strict=True)))
         if self.output is not None:
             with torch.enable_grad(), self.request.moved(values):
                 leaves = tuple(p.detach().requires_grad_() for p in points)
@@ -220,8 +220,8 @@ class Search:
             return torch.zeros_like(self.nominal[:, 0])
         change = self.request.output(points) - self.output
         penalty = self.settings.output_weight * change.square().sum(1)
-        return penalty if torch.is_grad_enabled() and any(p.requires_grad
-                                                          for p in points) else penalty.detach()
+        return (penalty if torch.is_grad_enabled() and any(p.requires_grad for p in points)
+                else penalty.detach())
 
     def _score(self, score: Callable[..., Tensor], a: Tensor) -> Tensor:
         return score(a, self.nominal, self.request.shapes, **self.objective.options)

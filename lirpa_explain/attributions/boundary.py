@@ -220,8 +220,8 @@ class BoundaryIntegratedGradients(_BoundaryAttribution):
         if not return_convergence_delta:
             return self._like_inputs(inputs, result, points.found)
         parts, delta = result
-        return self._like_inputs(inputs, parts, points.found), torch.where(points.found, delta,
-                                                                           torch.nan)
+        return (self._like_inputs(inputs, parts, points.found),
+                torch.where(points.found, delta, torch.nan))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -208,8 +208,8 @@ def _over_baselines(planner: Callable[[Any, Tensors, dict[str, Any]], Plan], att
     rows = ExpansionTypes.repeat_interleave
     expanded = {
         **keywords, "baselines": tuple(b.repeat(count, *[1] * (b.ndim - 1)) for b in given),
-        "additional_forward_args": _expand_additional_forward_args(extras_of(keywords), samples,
-                                                                   expansion_type=rows),
+        "additional_forward_args": _expand_additional_forward_args(
+            extras_of(keywords), samples, expansion_type=rows),
     }
     if "target" in keywords:  # a neuron has none
         expanded["target"] = _expand_target(keywords["target"], samples, expansion_type=rows)

@@ -128,8 +128,8 @@ def _size(A: Coefficient) -> int:
 def _at_input(node: Bound, lower: Coefficient | None, upper: Coefficient | None) -> tuple[Any, Any]:
     """What the coefficients of an input that moves come to, at least and at most."""
     ball, sides = node.perturbation, (lower, upper)
-    if type(ball) is PerturbationLpNorm and ball.norm == math.inf and all(not isinstance(A, Tensor)
-                                                                          for A in sides):
+    if (type(ball) is PerturbationLpNorm and ball.norm == math.inf
+            and all(not isinstance(A, Tensor) for A in sides)):
         low = node.value - ball.eps if ball.x_L is None else ball.x_L
         high = node.value + ball.eps if ball.x_U is None else ball.x_U
         center, radius = Box(low, high).around

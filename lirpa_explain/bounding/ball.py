@@ -138,8 +138,8 @@ def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, ep
     else:
         if clip is not None or norm != math.inf:
             raise ValueError("clip and norm go with eps; an auto_LiRPA perturbation has its own.")
-        perturbations = carried if perturbation is None else _each(perturbation, len(xs),
-                                                                   "perturbation")
+        perturbations = (carried
+                         if perturbation is None else _each(perturbation, len(xs), "perturbation"))
         balls = tuple(None if p is None else _from_perturbation(plain(x), p)
                       for x, p in zip(xs, perturbations, strict=True))
     if all(ball is None for ball in balls) and not may_be_fixed:
@@ -159,9 +159,8 @@ def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any,
     Raises:
         ValueError: there are none, they are boxes given by x_L and x_U, or of several norms.
     """
-    carried = [getattr(x, "ptb", None)
-               for x in inputs] if perturbation is None else _each(perturbation, len(inputs),
-                                                                   "perturbation")
+    carried = ([getattr(x, "ptb", None) for x in inputs]
+               if perturbation is None else _each(perturbation, len(inputs), "perturbation"))
     if any(getattr(p, end, None) is not None for p in carried for end in ("x_L", "x_U")):
         raise ValueError("The certificate's box was given by x_L and x_U, and so has no radius to "
                          "vary; certify with eps, and with clip for the range of the data.")
@@ -177,8 +176,8 @@ def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any,
 
 def _each(value: Any, count: int, name: str, pair: bool = False) -> Sequence[Any]:
     """One value for each of `count` inputs, from one value or a tuple of them."""
-    is_tuple = isinstance(value, tuple) and not (pair and not any(isinstance(v, tuple) or v is None
-                                                                  for v in value))
+    is_tuple = (isinstance(value, tuple)
+                and not (pair and not any(isinstance(v, tuple) or v is None for v in value)))
     if not is_tuple:
         return [value] * count
     if len(value) != count:

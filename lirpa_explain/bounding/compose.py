@@ -210,10 +210,10 @@ def _row_functions(
     functions: Tensor, examples: Tensor | None, progress: bool) -> tuple[Box, Tensor]:
     """Of a plan that sums rows, each of whose functions is bounded as a whole."""
     plan, like, shape = rows.plan, rows.inputs[0], functions.shape[:2]
-    box, size, value = BOXES.zero(like, *shape), VALUES.zero(like, *shape), VALUES.zero(like,
-                                                                                        *shape)
-    owner = torch.arange(len(functions), device=like.device).repeat_interleave(plan.samples
-                                                                               * plan.steps)
+    box, size, value = (BOXES.zero(like, *shape), VALUES.zero(like, *shape),
+                        VALUES.zero(like, *shape))
+    owner = torch.arange(len(functions),
+                         device=like.device).repeat_interleave(plan.samples * plan.steps)
     chunks = rows.chunks(batch_size, progress, examples) if len(functions) else ()
     for own, (_, values, perturbations, weight) in zip(owner.split(batch_size), chunks,
                                                        strict=False):
@@ -236,8 +236,8 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
         Their examples (B,), values (B, D) and, over the balls, bounds (B, D).
     """
     rows = PlanRows(plan, module, inputs, balls)
-    for row, values, perturbations, weight in rows.chunks(max(1, batch_size // plan.steps)
-                                                          * plan.steps, progress):
+    for row, values, perturbations, weight in rows.chunks(
+        max(1, batch_size // plan.steps) * plan.steps, progress):
         value = VALUES.grouped(VALUES.scaled(module(*values), weight), plan.steps)
         box = BOXES.grouped(BOXES.scaled(Box(*engine(values, perturbations, method)), weight),
                             plan.steps)

@@ -91,5 +91,5 @@ def _chernoff(mean: Tensor, limit: Tensor) -> Box:
 
 def _divergence(m: Tensor, mu: Tensor) -> Tensor:
     """kl(m, mu) = m log(m / mu) + (1 - m) log((1 - m) / (1 - mu))."""
-    return torch.xlogy(m, m) - torch.xlogy(m, mu) + torch.xlogy(1 - m, 1 - m) - torch.xlogy(1 - m,
-                                                                                            1 - mu)
+    return torch.xlogy(m, m) - torch.xlogy(m, mu) + torch.xlogy(1 - m, 1 - m) - torch.xlogy(
+        1 - m, 1 - mu)

@@ -59,8 +59,8 @@ class Terms:
         """
         operator, size = self.operators[step.output], result.size
         sizes = [box.size for box in boxes]
-        added = torch.zeros_like(size) if step.operator in EXACT else terms(operator, boxes, sizes,
-                                                                            size)
+        added = (torch.zeros_like(size)
+                 if step.operator in EXACT else terms(operator, boxes, sizes, size))
         if step.operator not in CARRIED:
             return added, None
         carried = [self._uncancelled.get(name, own)

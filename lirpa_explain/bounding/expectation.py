@@ -249,8 +249,8 @@ def expectation_bounds(samples: Samples, near: Box, far: Box, count: int, confid
         low + (high - low) * shifted(mean.lower.clamp(0, 1), -shift) - LEAVING * (low - floor),
         low + (high - low) * shifted(mean.upper.clamp(0, 1), shift) + LEAVING * (ceiling - high))
     if propagated:
-        below, above = mean_interval(*lowers, count, error)[0], mean_interval(*uppers, count,
-                                                                              error)[1]
+        below, above = mean_interval(*lowers, count,
+                                     error)[0], mean_interval(*uppers, count, error)[1]
         box = box.intersect(Box(low + (high - low) * below - LEAVING * (high - floor),
                                 low + (high - low) * above + LEAVING * (ceiling - low)))
     return box.intersect(Box(floor, ceiling)).map(lambda end: end.to(near.lower))

@@ -51,8 +51,8 @@ class Stretch(PerturbationLpNorm):
         if not self.average:
             return super().concretize(x, A, *args, **kwargs)
         middle = (self.x_L + self.x_U) / 2
-        return PerturbationLpNorm(norm=self.norm, x_L=middle, x_U=middle).concretize(x, A, *args,
-                                                                                     **kwargs)
+        return PerturbationLpNorm(norm=self.norm, x_L=middle,
+                                  x_U=middle).concretize(x, A, *args, **kwargs)
 
 
 def integral_plans(plan: Plan, attribution: Any) -> tuple[Plan, Plan]:

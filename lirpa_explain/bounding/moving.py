@@ -136,8 +136,8 @@ class _Branches:
         # The difference of squares rounds as if it were as large as they are.
         rest = radius.square() * (1 + roundings(SQUARES, radius.dtype)) - height.square()
         center, radius = center + height * normal, rest.sqrt()
-        box = Box(self.region.low, self.region.high).intersect(Box(center - radius,
-                                                                   center + radius))
+        box = Box(self.region.low,
+                  self.region.high).intersect(Box(center - radius, center + radius))
         alive = alive & (box.lower - box.upper <= 1e-5 * self.region.radius).all(1)
         region = Region(*box.ordered(), center, radius).outward()
         return _Branches(region, self.sample, self.rivals).where(alive)

@@ -97,8 +97,8 @@ class Outward:
         error = error * (1 + gamma(error[0].numel() + OWN, error.dtype))
         for i, (A, sign) in enumerate(((lower, -1), (upper, 1))):
             if A is not None:
-                biases[i] = biases[i] + sign * weighted_sum(A.detach().abs(),
-                                                            error).nan_to_num(nan=math.inf)
+                biases[i] = biases[i] + sign * weighted_sum(A.detach().abs(), error).nan_to_num(
+                    nan=math.inf)
         return coefficients, *biases
 
     def planes(self, node: BoundOperator, planes: tuple[Tensor, ...], boxes: list[Box], sign: float

@@ -104,8 +104,8 @@ class Region:
     def is_cut(self) -> Tensor:
         """Where the ball reaches out of the box, (B,): there the box says something of its own."""
         slack = 1e-5 * self.radius
-        return ((self.low > self.center - self.radius + slack) | (self.high < self.center
-                                                                  + self.radius - slack)).any(1)
+        return ((self.low > self.center - self.radius + slack)
+                | (self.high < self.center + self.radius - slack)).any(1)
 
 
 def _radius(x: Tensor, ball: Ball | None) -> Tensor:

@@ -250,8 +250,8 @@ class Schedule:
         current, found = self.network.current, torch.zeros_like(box.lower, dtype=torch.bool)
         for reader, i in readers:
             if not found.all():
-                found = found | reader.open_entries(i, *[box if n is node else current(n)
-                                                         for n in reader.inputs])
+                found = found | reader.open_entries(
+                    i, *[box if n is node else current(n) for n in reader.inputs])
         return found
 
     def _by_sides(self, node: Bound, box: Box, wanted: Tensor,

@@ -96,10 +96,10 @@ def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tup
 def _hulls(box: Box, sample: Tensor, count: int) -> Box:
     """The hull of the boxes (B, D) of each sample's branches: (V, D) each."""
     where = sample[:, None].expand_as(box[0])
-    lower = box[0].new_full((count, box[0].shape[1]), torch.inf).scatter_reduce(0, where, box[0],
-                                                                                "amin")
-    upper = box[1].new_full((count, box[1].shape[1]), -torch.inf).scatter_reduce(0, where, box[1],
-                                                                                 "amax")
+    lower = box[0].new_full((count, box[0].shape[1]),
+                            torch.inf).scatter_reduce(0, where, box[0], "amin")
+    upper = box[1].new_full((count, box[1].shape[1]),
+                            -torch.inf).scatter_reduce(0, where, box[1], "amax")
     return Box(lower, upper)
 
 

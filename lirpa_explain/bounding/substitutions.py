@@ -95,8 +95,8 @@ def _check_alone(layer: Callable[[Tensor], Tensor], ids: Tensor, others: Tensor,
     for stays in (is_even, ~is_even):
         with torch.no_grad():
             moved = plain(layer(torch.where(stays, ids, others)))
-        if first.shape[: ids.ndim] != ids.shape or not torch.allclose(moved[stays], first[stays],
-                                                                      tolerance, tolerance):
+        if (first.shape[: ids.ndim] != ids.shape
+                or not torch.allclose(moved[stays], first[stays], tolerance, tolerance)):
             raise ValueError("The layer's values at a token must depend on that token alone, one "
                              "row (N, T, *E) each; here they change with the tokens beside it. "
                              "Give the embedding itself.")

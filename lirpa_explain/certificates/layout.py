@@ -40,8 +40,8 @@ def rows(value: Any, index: Tensor) -> Any:
         return value[index]
     if isinstance(value, tuple):
         return tuple(rows(part, index) for part in value)
-    return {name: rows(part, index) for name, part in value.items()} if isinstance(value,
-                                                                                   dict) else value
+    return ({name: rows(part, index) for name, part in value.items()}
+            if isinstance(value, dict) else value)
 
 
 def joined(values: Sequence[Any]) -> Any:

@@ -55,8 +55,8 @@ def rivals(bound: Bounder, lower: Tensor, upper: Tensor, nominal: Tensor, k: int
     outside = torch.ones_like(nominal, dtype=torch.bool).scatter(1, top, False)
     beyond = _decided(bound, lower, upper, top, sign, -1.0, outside)
     if absolute:
-        beyond = beyond & _decided(bound, lower, upper, top, sign, 1.0, outside) & (sign
-                                                                                    != 0)[..., None]
+        beyond = beyond & _decided(bound, lower, upper, top, sign, 1.0,
+                                   outside) & (sign != 0)[..., None]
     return outside[:, None] & ~beyond
 
 
@@ -140,5 +140,5 @@ def mass(bound: Bounder | None, name: str, value: Tensor, mask: Tensor | None) -
         raise ValueError("Sums of |a| of this attribution are known from the box alone: it is a "
                          "sum over a path or over samples. Leave refine out.")
     lower, upper = bound(mask[:, None])
-    return torch.maximum(value, lower[:, 0]) if name == "mass_lower" else torch.minimum(value,
-                                                                                        upper[:, 0])
+    return (torch.maximum(value, lower[:, 0])
+            if name == "mass_lower" else torch.minimum(value, upper[:, 0]))

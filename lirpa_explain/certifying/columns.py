@@ -78,8 +78,8 @@ def entry_names(
     """
     inner = getattr(attribution, "attribution_method", attribution)
     is_alike = [p.shape for p in parts] == [x.shape for x in xs]
-    if isinstance(inner, LayerAttribution) or not is_alike or all(names is None
-                                                                  for names in columns):
+    if (isinstance(inner, LayerAttribution) or not is_alike
+            or all(names is None for names in columns)):
         return None
     if len(xs) == 1:
         return columns[0]

@@ -23,8 +23,8 @@ def describe(where: Where, place: str, words: str,
         columns: for each input, the names of its features; None where they have none.
     """
     balls = [_of_ball(*pair) for pair in itertools.zip_longest(where.balls, columns)]
-    text = balls[0] if len(set(balls)) == 1 else "; ".join(f"input {i}: {ball}"
-                                                           for i, ball in enumerate(balls))
+    text = (balls[0] if len(set(balls)) == 1
+            else "; ".join(f"input {i}: {ball}" for i, ball in enumerate(balls)))
     parts = ["inputs held fixed" if set(balls) == {"held fixed"} else text]
     parts += [place] if place else []
     parts += [where.parameters.words] if where.parameters is not None else []

@@ -124,8 +124,8 @@ class Job:
 
     def keywords_of(self, rows: slice) -> dict[str, Any]:
         """The keywords of `certify`, and of the attribution, for a chunk."""
-        return self.keywords if self.targets is None else {**self.keywords,
-                                                           "target": self.targets[rows]}
+        return (self.keywords
+                if self.targets is None else {**self.keywords, "target": self.targets[rows]})
 
     @contextmanager
     def seeded(self, rows: slice) -> Iterator[None]:

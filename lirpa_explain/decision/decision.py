@@ -71,8 +71,8 @@ class Decision:
         # it may take gradients itself
         with torch.enable_grad(), in_the_name_of("The model rejects these inputs"):
             result = self.function(*points, *extras)
-        return result if torch.is_grad_enabled() or not isinstance(result,
-                                                                   Tensor) else result.detach()
+        return (result
+                if torch.is_grad_enabled() or not isinstance(result, Tensor) else result.detach())
 
     def margin(self, flat: Tensor, index: Tensor) -> Tensor:
         """Score of the class of example `index` less the largest other one, (B,): the decision

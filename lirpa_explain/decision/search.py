@@ -348,8 +348,8 @@ class _Search:
                 new = self.decision.margin(further, index)
             stay = (margin <= 0)[:, None]
             point, margin = torch.where(stay, point, further), torch.where(stay[:, 0], margin, new)
-        return self._nearest_on_segment(index, x, point, HALVINGS_WITHIN), torch.where(margin <= 0,
-                                                                                       margin, 1.0)
+        return (self._nearest_on_segment(index, x, point, HALVINGS_WITHIN),
+                torch.where(margin <= 0, margin, 1.0))
 
     def _bisect(self, index: Tensor) -> None:
         """Move the kept points along the segments to their examples, onto the boundary."""
@@ -386,8 +386,8 @@ def as_tuple(additional_forward_args: Any) -> tuple[Any, ...]:
 
 def shaped_like(points: BoundaryPoints, inputs: Any) -> BoundaryPoints:
     """The same points, a tensor or a tuple as the inputs are."""
-    return points if isinstance(inputs, tuple) else dataclasses.replace(points,
-                                                                        points=points.points[0])
+    return (points
+            if isinstance(inputs, tuple) else dataclasses.replace(points, points=points.points[0]))
 
 
 def with_certified(points: BoundaryPoints, distance: Tensor) -> BoundaryPoints:

@@ -55,8 +55,8 @@ class Rows:
     @property
     def merged(self) -> tuple[int, int]:
         """Sizes that the trace has merged with the batch: before it and after it."""
-        return (self.shape[self.before - 1] if self.outer else 1), (self.shape[self.before]
-                                                                    if self.inner else 1)
+        return ((self.shape[self.before - 1] if self.outer else 1),
+                (self.shape[self.before] if self.inner else 1))
 
     @property
     def leads(self) -> bool:
@@ -354,8 +354,8 @@ class Builder:
         """An ATen operation on a value without rows."""
         arguments = tuple(list(a) if isinstance(a, tuple) else a for a in arguments)
         if isinstance(value, Live):
-            return value if arguments == (list(value.value.shape),) else self.live(target, value,
-                                                                                   *arguments)
+            return (value if arguments == (list(value.value.shape),)
+                    else self.live(target, value, *arguments))
         packet, overload = target.split(".")
         return getattr(getattr(torch.ops.aten, packet),
                        overload)(torch.as_tensor(value), *arguments).clone()

@@ -69,8 +69,8 @@ def _needed(graph: fx.GraphModule) -> set[fx.Node]:
 
 def _refuse_random(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags",
-                                                        ()) and not _is_evaluated(node):
+        if (torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+                and not _is_evaluated(node)):
             raise TrainingModeError(
                 f"The model draws random numbers (aten.{base_name(node)}{where(node)}): its "
                 "attribution is not one function of the input. Call model.eval(), or take the "
@@ -109,8 +109,8 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
             args, kwargs = _as_inputs(args, builder), _as_inputs(kwargs, builder)
             leaves = tree_leaves((list(args), dict(kwargs)))
         if any(isinstance(leaf, Comparison | Indices) for leaf in leaves):
-            return _in_full_precision(node, lower_with_comparisons(builder, node.target, args,
-                                                                   kwargs), builder)
+            return _in_full_precision(
+                node, lower_with_comparisons(builder, node.target, args, kwargs), builder)
         if not any(isinstance(leaf, Rows | Indices | Comparison | Given) for leaf in leaves):
             return _live(node, args, kwargs, builder)
         if node.target in PASS_THROUGH:
@@ -133,8 +133,8 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
 
 def _strides(node: fx.Node) -> tuple[int, ...]:
     """Strides of the first operand in the trace."""
-    first = node.args[0].meta.get("val") if node.args and isinstance(node.args[0],
-                                                                     fx.Node) else None
+    first = (node.args[0].meta.get("val")
+             if node.args and isinstance(node.args[0], fx.Node) else None)
     return tuple(first.stride()) if isinstance(first, Tensor) else ()
 
 
@@ -184,8 +184,8 @@ def _live(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> Any:
     """An operation on parameters alone."""
     if node.target in PASS_THROUGH:
         return args[0]
-    target, kwargs = str(node.target).removeprefix("aten."), {k: v for k, v in kwargs.items()
-                                                              if v is not None}
+    target, kwargs = (str(node.target).removeprefix("aten."),
+                      {k: v for k, v in kwargs.items() if v is not None})
     plain = [leaf
              for leaf in tree_leaves((list(args), kwargs)) if not isinstance(leaf, Live | Tensor)]
     if not isinstance(node.meta["val"], Tensor | tuple | list) or not all(

@@ -98,8 +98,8 @@ class GradientModule(nn.Module):
         """Whether the function reads of further arguments of each of `count` examples what it read
         in the trace.
         """
-        return self.arguments is None or self.arguments.same([e for e in extras
-                                                              if has_rows(e, count)])
+        return (self.arguments is None
+                or self.arguments.same([e for e in extras if has_rows(e, count)]))
 
     def run(self, call: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
         """The results (B, D) if `call(step, *tensors)` computes each step."""

@@ -232,9 +232,9 @@ def segment_gradient() -> Program:
     def compute(call: Callable[..., Tensor], points: Values,
                 cotangent: Tensor) -> tuple[Tensor, ...]:
         place, = points["alpha"]
-        zs = leaves(tuple(baseline + place.reshape(-1, *[1] * (difference.ndim - 1)) * difference
-                          for baseline, difference in zip(points["baseline"], points["difference"],
-                                                          strict=True)))
+        zs = leaves(tuple(
+            baseline + place.reshape(-1, *[1] * (difference.ndim - 1)) * difference
+            for baseline, difference in zip(points["baseline"], points["difference"], strict=True)))
         return torch.autograd.grad(call(*zs), zs, cotangent)
 
     return Program(("segment gradient",), ("difference", "baseline"), compute, alpha=True)

@@ -79,8 +79,8 @@ class Readings:
                 stack += waiting
                 continue
             stack.pop()
-            last.meta.setdefault("sources", self._own(last).union(*(s.meta["sources"]
-                                                                    for s in last.all_input_nodes)))
+            last.meta.setdefault("sources", self._own(last).union(
+                *(s.meta["sources"] for s in last.all_input_nodes)))
         return node.meta["sources"]
 
     def _own(self, node: fx.Node) -> frozenset[str]:

@@ -44,8 +44,8 @@ def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> 
 def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *,
           dtype: Any = None) -> Tensor:
     if dim is None or dtype is not None or not input.is_floating_point():
-        return torch.prod(input, dtype=dtype) if dim is None else torch.prod(input, dim, keepdim,
-                                                                             dtype=dtype)
+        return (torch.prod(input, dtype=dtype)
+                if dim is None else torch.prod(input, dim, keepdim, dtype=dtype))
     factors = list(input.unbind(dim))
     while len(factors) > 1:
         pairs = [x * y for x, y in zip(factors[::2], factors[1::2], strict=False)]

@@ -207,8 +207,8 @@ def pool_rule(pool: nn.MaxPool1d | nn.MaxPool2d, total: Tensor, upstream: Tensor
     if isinstance(pool, nn.MaxPool1d):
         parts = (x.unsqueeze(2) for x in (total, upstream, of_reference, z, z0))
         total, upstream, of_reference, z, z0 = parts
-    kernel, stride, padding, dilation = (_sides(pool, name) for name in ("kernel_size", "stride",
-                                                                         "padding", "dilation"))
+    kernel, stride, padding, dilation = (
+        _sides(pool, name) for name in ("kernel_size", "stride", "padding", "dilation"))
     settings = {**given, "kernel": kernel, "stride": stride, "padding": padding,
                 "ceil": pool.ceil_mode}
     if any(s < k or d > 1 for s, k, d in zip(stride, kernel, dilation, strict=True)):

@@ -115,8 +115,8 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients,
                               memory_limit=memory_limit, progress=progress)
         certificate = certifier.certify(inputs, eps=0.0, boundary=Moving(pieces),
                                         quadrature=keywords.pop("method", None), **keywords)
-    value, lower, upper, nominal = (flatten(a) for a in (plain, certificate.lower,
-                                                         certificate.upper, certificate.nominal))
+    value, lower, upper, nominal = (
+        flatten(a) for a in (plain, certificate.lower, certificate.upper, certificate.nominal))
     certified = torch.maximum((upper - value).abs(), (lower - value).abs()).norm(dim=1)
     found = (nominal - value).norm(dim=1)
     possible = Box(torch.zeros_like(found), certified)

@@ -110,8 +110,8 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         box = Box(*(torch.cat(side) for side in zip(*parts, strict=True)))
         outputs, value = _outputs(decision), margins.values()
         nominal = torch.einsum("nrk,nk->nr", margins.rivals, outputs)
-        terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(), outputs.abs()).amax(1,
-                                                                                     keepdim=True)
+        terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(),
+                             outputs.abs()).amax(1, keepdim=True)
         terms = torch.maximum(terms, box.size.nan_to_num(posinf=0))
         check_numbers(Box.point(nominal), value, terms,
                       "Margins of the traced model, beside the model's own,")

@@ -100,8 +100,8 @@ class BoundActivationGradient(BoundProduct):
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         is_open = self.operator.traits.open(*boxes[1], **self.settings)
-        return is_open if index == 1 else reaching(is_open, boxes[0][0]) & (boxes[0][1]
-                                                                            > boxes[0][0])
+        return (is_open
+                if index == 1 else reaching(is_open, boxes[0][0]) & (boxes[0][1] > boxes[0][0]))
 
     def ignored_entries(self, index: int, box: Box) -> Tensor:
         if index == 0:

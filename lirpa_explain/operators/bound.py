@@ -102,8 +102,8 @@ class BoundOperator(Bound):
         if not self.takes_local:
             last_lA, last_uA = dense_sides(last_lA, last_uA)
         result = self.bound_linear(last_lA, last_uA, *x)
-        return result if self.outward is None else self.outward.linear(self, last_lA, last_uA,
-                                                                       result)
+        return (result
+                if self.outward is None else self.outward.linear(self, last_lA, last_uA, result))
 
     def bound_forward(self, dim_in: int, *x: Any, **kwargs: Any) -> Any:
         self.refuse_perturbed_parameters()

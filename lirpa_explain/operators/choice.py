@@ -36,8 +36,8 @@ class BoundLarger(BoundPlanes):
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         lower, upper = boxes[index]
-        return (lower < 0) & (upper > 0) if index == 2 else torch.zeros_like(lower,
-                                                                             dtype=torch.bool)
+        return ((lower < 0) & (upper > 0)
+                if index == 2 else torch.zeros_like(lower, dtype=torch.bool))
 
     def bound_interval(self, *boxes: Box) -> Box:
         u, v, t = boxes

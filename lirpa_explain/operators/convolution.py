@@ -34,8 +34,8 @@ def _convolution_gradient(g: Tensor, weight: Tensor, size: list[int], stride: li
 
 
 def _transposed_convolution(A: Tensor, weight: Tensor, of: Any, **settings: Any) -> Tensor:
-    return _convolution_gradient(A.flatten(0, 1), weight, of[1:], **settings).unflatten(0,
-                                                                                        A.shape[:2])
+    return _convolution_gradient(A.flatten(0, 1), weight, of[1:],
+                                 **settings).unflatten(0, A.shape[:2])
 
 
 def _transposed_gradient(A: Tensor, weight: Tensor, size: list[int], of: Any,

@@ -220,21 +220,18 @@ BROKEN = [
                    "aten": "it is a comparison, with rules of its own in graph.rules.choices"}),
 ]
 ELEMENTARY = [
-    Activation("sin", functions.sin, "torch.sin", "0.7.1: no gradient",
-               aten=(Aten(_in_place("sin")),), primitive=lambda: ("cos", {}, -1.0),
-               without=UNTOUCHED),
-    Activation("cos", functions.cos, "torch.cos", "0.7.1: no gradient",
-               aten=(Aten(_in_place("cos")),), primitive=lambda: ("sin", {}, 1.0),
-               without=UNTOUCHED),
+    Activation("sin", functions.sin, "torch.sin", "0.7.1: no gradient", aten=(
+        Aten(_in_place("sin")),), primitive=lambda: ("cos", {}, -1.0), without=UNTOUCHED),
+    Activation("cos", functions.cos, "torch.cos", "0.7.1: no gradient", aten=(
+        Aten(_in_place("cos")),), primitive=lambda: ("sin", {}, 1.0), without=UNTOUCHED),
     Activation("exp", functions.exp, "torch.exp", primitive=lambda: ("exp", {}, 1.0),
                without=UNTOUCHED | {"aten": "of some arguments it is another function: "
                                     "graph.rules.powers says which"}),
     Activation("log", functions.log, "torch.log", "0.7.1: no gradient",
                aten=(Aten(_in_place("log")),), without=UNTOUCHED),
-    Activation("power", functions.power,
-               "torch.pow, sqrt, rsqrt, reciprocal, division by a value, x * x",
-               primitive=_of_power, without=UNTOUCHED | {"aten": "it has several calls, with rules "
-                                                         "of their own in graph.rules.powers"}),
+    Activation("power", functions.power, "torch.pow, sqrt, rsqrt, reciprocal, division by a value, "
+               "x * x", primitive=_of_power, without=UNTOUCHED
+               | {"aten": "it has several calls, with rules of their own in graph.rules.powers"}),
 ]
 
 OF_POWERS = UNTOUCHED | {"aten": "it is composed of others, and found by graph.rules.powers"}

@@ -65,8 +65,8 @@ class Windows:
         """
         index = self.index.to(x.device)
         flat = x.flatten(-len(self.sizes))
-        taken = flat.index_select(-1, index.clamp(min=0).flatten()).reshape(*flat.shape[:-1],
-                                                                            *self.shape)
+        taken = flat.index_select(-1, index.clamp(min=0).flatten()).reshape(
+            *flat.shape[:-1], *self.shape)
         return torch.where(index >= 0, taken, fill)
 
     def back(self, y: Tensor) -> Tensor:
@@ -74,8 +74,8 @@ class Windows:
         index = self.index.to(y.device)
         inside = torch.where(index >= 0, y, 0.0).flatten(-2)
         flat = y.new_zeros(*y.shape[:-2], math.prod(self.sizes))
-        return flat.index_add(-1, index.clamp(min=0).flatten(), inside).reshape(*y.shape[:-2],
-                                                                                *self.sizes)
+        return flat.index_add(-1, index.clamp(min=0).flatten(),
+                              inside).reshape(*y.shape[:-2], *self.sizes)
 
     def join(self, y: Tensor) -> Tensor:
         """(..., windows, 1) -> (..., *output)."""

@@ -122,8 +122,8 @@ class BoundMaxPool(BoundPooled):
     @staticmethod
     def _read(race: Race, largest: Tensor | None) -> Race:
         """A race of which only maxima that ReLU reads matter: coefficients of others are 0."""
-        return race if largest is None else race.decided_where(largest.reshape(race.undecided.shape)
-                                                               < 0)
+        return (race if largest is None
+                else race.decided_where(largest.reshape(race.undecided.shape) < 0))
 
 
 class _Planes:
@@ -334,8 +334,8 @@ class _Routes:
             return slope, flat.new_zeros(A.shape[:2])
         entries = places.entries(race.open)
         base = (entries.function * flat.shape[2] + entries.channel)[:, None] * flat.shape[3]
-        channel = entries.channel[:, None] * windows.positions + torch.arange(windows.positions,
-                                                                              device=A.device)
+        channel = entries.channel[:, None] * windows.positions + torch.arange(
+            windows.positions, device=A.device)
         candidates = entries.of(race.grid(race.candidates.flatten(1, 2)), channel)
         chord, offset = _chord(flat.flatten()[base + table[:, entries.within].T], candidates,
                                *(entries.of(side) for side in self.g))

@@ -58,8 +58,8 @@ class BoundGroups(BoundOperator):
         """
         possible = self.possible(box)
         several = (possible & (possible.sum(-1, keepdim=True) > 1)).any(-2)
-        return (self.groups(box.lower).back(several.to(box.lower.dtype)) > 0) & (box.upper
-                                                                                 > box.lower)
+        return (self.groups(box.lower).back(several.to(box.lower.dtype)) > 0) & (
+            box.upper > box.lower)
 
 
 class BoundRanked(BoundGroups):
@@ -99,8 +99,8 @@ def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups
 
     def bound(A: Tensor, upper: bool) -> tuple[list[Tensor | None], Tensor]:
         A = groups.split(A)
-        above, below = (A.clamp(min=0), A.clamp(max=0)) if upper else (A.clamp(max=0),
-                                                                       A.clamp(min=0))
+        above, below = ((A.clamp(min=0), A.clamp(max=0))
+                        if upper else (A.clamp(max=0), A.clamp(min=0)))
         if A.shape[-1] == 1:  # many small matrix products are slow
             pulled = groups.back(above * high[..., 0, :] + below * low[..., 0, :])
         else:
@@ -224,8 +224,8 @@ class BoundPick(BoundGroups):
         several = self.possible(boxes[1])
         several = (several & (several.sum(-1, keepdim=True) > 1)).any(-2)
         groups = self.groups(boxes[0].lower)
-        return (groups.back(several.to(boxes[0].lower.dtype)) > 0) & (boxes[0].upper
-                                                                      > boxes[0].lower)
+        return (groups.back(several.to(boxes[0].lower.dtype)) > 0) & (
+            boxes[0].upper > boxes[0].lower)
 
     def bound_interval(self, *boxes: Box) -> Box:
         possible, groups = self.possible(boxes[1]), self.groups(boxes[0].lower)

@@ -40,8 +40,8 @@ class Entries(NamedTuple):
 
     def sums(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """The sums of what entries have, (n,), for each function: (S, B)."""
-        return x.new_zeros(shape[0] * shape[1]).index_add(0, self.function, x).reshape(shape[0],
-                                                                                       shape[1])
+        return x.new_zeros(shape[0] * shape[1]).index_add(0, self.function, x).reshape(
+            shape[0], shape[1])
 
     def of(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
         """What a value (B, X, H, W) has there, (n,), or in several channels each, (n, K)."""
@@ -178,8 +178,8 @@ class Places:
             at = at[:, :, None, :, None] if i == 0 else at[:, :, None, None]
             sizes = list(values.shape)
             sizes[3 + i] = size
-            values = values.gather(3 + i, at.clamp(0, old - 1).expand(sizes)) * ((at >= 0)
-                                                                                 & (at < old))
+            values = values.gather(3 + i,
+                                   at.clamp(0, old - 1).expand(sizes)) * ((at >= 0) & (at < old))
         return values
 
     def _of_groups(self, x: Tensor) -> Tensor:
@@ -220,8 +220,8 @@ class Places:
         last = self.first.new_tensor([outputs[0] - h, outputs[1] - w])
         first = torch.minimum(first.clamp(min=0), last)
         whole = (h - 1) * stride[0] + reach[0], (w - 1) * stride[1] + reach[1]
-        return self._with(first, (h, w), outputs), self._with(first * steps - before, whole,
-                                                              self.plane)
+        return (self._with(first, (h, w), outputs),
+                self._with(first * steps - before, whole, self.plane))
 
     def _hull(self, other: Places) -> Places:
         one, other = self._alike(other)

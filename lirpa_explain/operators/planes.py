@@ -213,8 +213,8 @@ class BoundPlanes(BoundOperator, Alphas):
         mixture = self.mixture
         assert mixture is not None
         columns, share = mixture.columns, mixture.share(int(upper))
-        keep = torch.ones(A[0, 0].numel(), dtype=A.dtype, device=A.device).index_fill(0, columns,
-                                                                                      0.0)
+        keep = torch.ones(A[0, 0].numel(), dtype=A.dtype,
+                          device=A.device).index_fill(0, columns, 0.0)
         keep = keep.reshape(A.shape[2:])
         families = (mixture.above, mixture.below) if upper else (mixture.below, mixture.above)
         signed, few = Signed(A), flat_functions(A)[..., columns]

@@ -181,8 +181,8 @@ class BoundReferenceGradient(BoundFromReference):
             c = torch.where(must, 0, torch.where(may, end, c))
             return torch.where(may, 0, a), torch.where(must, one, 0), zero, zero, c
 
-        return plane(slopes.upper, slopes.lower, ends.lower), plane(slopes.lower, slopes.upper,
-                                                                    ends.upper)
+        return (plane(slopes.upper, slopes.lower, ends.lower),
+                plane(slopes.lower, slopes.upper, ends.upper))
 
     def start_mixture(self, functions: int) -> None:
         """There is one plane to choose from."""

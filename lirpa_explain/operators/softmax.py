@@ -171,8 +171,8 @@ def largest_average(values: Tensor, low: Tensor, high: Tensor, total: float) -> 
 
 
 def _weighted_center(g: Tensor, p: Tensor, dim: int, total: float | None) -> Tensor:
-    return g * (p.sum(dim, keepdim=True) if total is None else total) - (p * g).sum(dim,
-                                                                                    keepdim=True)
+    return g * (p.sum(dim, keepdim=True) if total is None else total) - (p * g).sum(
+        dim, keepdim=True)
 
 
 ROWS = [

@@ -61,8 +61,8 @@ class Windows:
         """Where each position of each window lies in a flat channel, (K, L); -1 outside the
         input.
         """
-        places = torch.arange(self.size[0] * self.size[1], dtype=torch.float64).reshape(1, 1,
-                                                                                        *self.size)
+        places = torch.arange(self.size[0] * self.size[1],
+                              dtype=torch.float64).reshape(1, 1, *self.size)
         return self.of(places, -1.0)[0, 0].long()
 
     def read(self, count: Sequence[int]) -> tuple[int, int]:
@@ -199,8 +199,8 @@ class Race:
     @cached_property
     def place(self) -> Tensor:
         """Where the pivots lie in the flattened input, (B, C * L)."""
-        return self._flat(self.windows.index.to(self.pivot.device).expand(*self.pivot.shape[:2], -1,
-                                                                          -1).gather(2, self.pivot))
+        return self._flat(self.windows.index.to(self.pivot.device).expand(
+            *self.pivot.shape[:2], -1, -1).gather(2, self.pivot))
 
     def few(self) -> tuple[Tensor, Tensor]:
         """The windows of which several may hold the maximum, as (B, M), the largest M of a row; and

@@ -119,8 +119,8 @@ class ConditionSearch:
     def _replace(self, jobs: Sequence[Job]) -> None:
         """Bound all entries on domains, and put what stays open in the place of leaves."""
         started = clock.now()
-        found: dict[Condition, list[tuple[float, Domain, Decision | None]]] = {c: []
-                                                                               for c, _, _ in jobs}
+        found: dict[Condition, list[tuple[float, Domain, Decision | None]]] = {
+            c: [] for c, _, _ in jobs}
         for start in range(0, len(jobs), self.limits.batch):
             part = [(condition, domain)
                     for condition, _, domain in jobs[start:start + self.limits.batch]]
@@ -177,5 +177,5 @@ class ConditionSearch:
         met = torch.cat([self.meets(one[None], one[None], condition.example) for one in a])
         worst = int(met.argmin())
         if float(met[worst]) < min(0.0, condition.value):
-            condition.value, condition.point = float(met[worst]), tuple(part[worst]
-                                                                        for part in points)
+            condition.value, condition.point = (float(met[worst]),
+                                                tuple(part[worst] for part in points))

@@ -50,8 +50,8 @@ def minimum(program: Program, function: np.ndarray, seconds: float | None = None
     objective, constant = program.objective @ function, float(program.constant @ function)
     options = {"time_limit": seconds, "mip_rel_gap": gap, "mip_feasibility_tolerance": TIGHT,
                "primal_feasibility_tolerance": TIGHT, "dual_feasibility_tolerance": TIGHT}
-    constraints = [] if not program.rows else [LinearConstraint(program.matrix(), program.least,
-                                                                program.most)]
+    constraints = ([] if not program.rows
+                   else [LinearConstraint(program.matrix(), program.least, program.most)])
     started = clock.now()
     # scipy warns that it hands the tolerances to the solver as they are
     with warnings.catch_warnings():

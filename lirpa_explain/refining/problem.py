@@ -112,8 +112,8 @@ class Problem:
 
         All must be bounded already, or none.
         """
-        _, values, balls, _ = self.rows.take(torch.tensor([domain.row for domain in domains],
-                                                          device=functions.device))
+        _, values, balls, _ = self.rows.take(
+            torch.tensor([domain.row for domain in domains], device=functions.device))
         if any(d.node == INPUT for domain in domains for d in domain.decisions):
             values, balls = smaller(values, balls, domains)
         bounded = self.schedule.run(values, balls, domains, functions, rounds)

@@ -61,8 +61,9 @@ class Program:
         self.sides: dict[tuple[str, int], int] = {}
         self.fixed = dict(module.named_parameters(recurse=False)) | dict(
             module.named_buffers(recurse=False))
-        self.fixed |= {name: x for name, x, moves in zip(module.input_names, values, moving,
-                                                         strict=True) if not moves}
+        self.fixed |= {name: x
+                       for name, x, moves in zip(module.input_names, values, moving, strict=True)
+                       if not moves}
         self.moving: dict[str, Tensor] = {}
         self._inputs(module, values, ground, moving)
         with torch.no_grad():
@@ -102,8 +103,8 @@ class Program:
             self.moving[step.output] = self._kink(step)
         elif step.operator == "kink_gradient" and step.inputs[1] in self.moving:
             self.moving[step.output] = self._kink_gradient(step)
-        elif step.operator == "kink_gradient" or issubclass(operators.lookup(step.operator).bound,
-                                                            AFFINE):
+        elif (step.operator == "kink_gradient"
+                  or issubclass(operators.lookup(step.operator).bound, AFFINE)):
             self.moving[step.output] = self._affine(step)
         else:
             raise UnsupportedOperation(f"{step.operator}: method='exact' is for piecewise-linear "

@@ -195,8 +195,8 @@ class WithinDomains(Schedule):
         lower, upper = flat_rows(node.lower), flat_rows(node.upper)
         reach = roundings(DECIDED, lower.dtype) * torch.maximum(lower.abs(), upper.abs())
         decided = limits.box(lower.shape[1])
-        low, high = torch.fmax(lower, decided.lower + reach), torch.fmin(upper,
-                                                                         decided.upper - reach)
+        low, high = (torch.fmax(lower, decided.lower + reach),
+                     torch.fmin(upper, decided.upper - reach))
         crossed = low > high  # as good as empty: one of both sides is as right as the other
         low, high = (torch.where(crossed & decided.upper.isfinite(), high, low),
                      torch.where(crossed & ~decided.upper.isfinite(), low, high))

@@ -43,8 +43,8 @@ def kink_secant_range(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
     low, high = kink_secant(lo, z0), kink_secant(hi, z0)
     by = at_a_jump(lo, hi)
     steps = z0.abs() <= by
-    low, high = torch.where(steps & (lo <= 2 * by), 0.0, low), torch.where(steps & (hi >= -2 * by),
-                                                                           1.0, high)
+    low, high = (torch.where(steps & (lo <= 2 * by), 0.0, low),
+                 torch.where(steps & (hi >= -2 * by), 1.0, high))
     mirror = z0 > 0
     reached, inside = _raised(torch.where(mirror, -hi, lo), torch.where(mirror, -lo, hi), -z0.abs(),
                               eps)

@@ -60,8 +60,8 @@ def kink_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
     def members(line: Line, pieces: bool) -> Line:
         slopes = [torch.where(crossing, piece, line[0]) if pieces else line[0]
                   for piece in (slope, 1.0)]
-        return torch.stack([line[0], *slopes]), torch.stack([line[1]]
-                                                            + [zero if pieces else line[1]] * 2)
+        return (torch.stack([line[0], *slopes]),
+                torch.stack([line[1]] + [zero if pieces else line[1]] * 2))
 
     return members(lines[0], slope <= 1), members(lines[1], slope > 1)
 
@@ -89,8 +89,8 @@ def step_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
     (zero, low), (_, high) = step_lines(lo, hi, slope)
     margin = at_a_jump(lo, hi)
     inside = (low < high) & (lo < -margin) & (hi > margin)
-    left, right = torch.where(inside, -lo, torch.ones_like(lo)), torch.where(inside, hi,
-                                                                             torch.ones_like(hi))
+    left, right = (torch.where(inside, -lo, torch.ones_like(lo)),
+                   torch.where(inside, hi, torch.ones_like(hi)))
     far, near = (left, right) if slope <= 1 else (-right, -left)
     above, below = ((high - low) / far, (high - low) / near)
     stacked = [torch.stack([zero, torch.where(inside, line, zero)]) for line in (below, above)]

@@ -69,8 +69,8 @@ class _ProductRange(torch.autograd.Function):
     def backward(ctx: Any, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
         g, d, at_dl, at_gu, minus_g, d_high, high_at_dl, high_at_gl = ctx.saved_tensors
         to_g, to_d, high_to_g, high_to_d = low * d, low * g, high * d_high, -high * minus_g
-        ends = (_split(~at_gu, to_g, high_at_gl, high_to_g) + _split(at_dl, to_d, high_at_dl,
-                                                                     high_to_d))
+        ends = (_split(~at_gu, to_g, high_at_gl, high_to_g)
+                + _split(at_dl, to_d, high_at_dl, high_to_d))
         return tuple(end.sum_to_size(shape) for end, shape in zip(ends, ctx.shapes, strict=True))
 
 

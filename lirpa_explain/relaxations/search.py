@@ -78,8 +78,8 @@ def _supports(above: "Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, P
             best_left, best_right = (_put(best_end, won, _pick(end, lower))
                                      for best_end, end in ((best_left, left), (best_right, right)))
         before = t <= x
-        left, right = _where(before, (t, value, index), left), _where(before, right,
-                                                                      (t, value, index))
+        left, right = (_where(before, (t, value, index), left),
+                       _where(before, right, (t, value, index)))
         k = _slope_between(f, left, right)
         least = torch.maximum(left[1] + k * (x - left[0]), right[1] + k * (x - right[0]))
         excess = best[todo] - at_x
@@ -203,8 +203,8 @@ class Above:
                 height = value - k[index] * (t - self.lo[index]) + slack
                 higher = height > best[index]
                 index = index[higher]
-                best[index], best_t[index], best_slack[index] = (height[higher], t[higher],
-                                                                 slack[higher])
+                best[index], best_t[index], best_slack[index] = (
+                    height[higher], t[higher], slack[higher])
                 best_index[index] = span.index
         return best_t, best_index, best_slack
 

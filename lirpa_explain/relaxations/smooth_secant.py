@@ -114,8 +114,8 @@ def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
     low, high = smooth_range(f, lo, hi, z0, eps)
     x = torch.lerp(lo, hi, place)
     near, least, most, start, stop = _window(f, lo, hi, z0, eps)
-    less, more = f.error(lo, hi, z0, eps) if f.error else (torch.zeros_like(lo),
-                                                           torch.zeros_like(lo))
+    less, more = (f.error(lo, hi, z0, eps)
+                  if f.error else (torch.zeros_like(lo), torch.zeros_like(lo)))
     sides = []
     for sign, end, window, by in ((-1, -low, -least, -less), (1, high, most, more)):
         k, c = _above(z, sign * s, slacks[sign > 0], x)
@@ -203,8 +203,8 @@ def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
         for _ in range(EXCHANGES):
             highest = (s - _chord(z, s, left, right)[None] * (z - x)).argmax(0, keepdim=True)
             before = z.gather(0, highest) <= x
-            new_left, new_right = torch.where(before, highest, left), torch.where(before, right,
-                                                                                  highest)
+            new_left, new_right = (torch.where(before, highest, left),
+                                   torch.where(before, right, highest))
             if torch.equal(new_left, left) and torch.equal(new_right, right):
                 break
             left, right = new_left, new_right

@@ -97,8 +97,8 @@ def faithfulness(certificate: SmoothedCertificate, forward_func: Callable[..., T
             moved = (ranks[i] < counts[:, None]).reshape(-1, *places)
             kept = moved if mode == "insertion" else ~moved
             points = torch.where(kept, x[i], base[i])
-            outputs.append(_outputs(forward_func, points, copies(keywords, i, steps + 1, len(x),
-                                                                 ())))
+            outputs.append(_outputs(forward_func, points,
+                                    copies(keywords, i, steps + 1, len(x), ())))
     certain = (flatten(certificate.labels(radius)) > 0).double().mean(1)
     return FaithfulnessCurve(mode, shares, torch.stack(outputs).cpu(), certain)
 

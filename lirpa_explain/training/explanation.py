@@ -144,8 +144,8 @@ class ExplanationLoss:
 def _terms(loss: str | Mapping[str, float],
            options: dict[str, Any]) -> list[tuple[Loss, float, dict[str, Any]]]:
     """The losses that are added up, with their weights and settings."""
-    weights, settings = ({loss: 1.0}, {loss: options}) if isinstance(loss, str) else (dict(loss),
-                                                                                      options)
+    weights, settings = (({loss: 1.0}, {loss: options})
+                         if isinstance(loss, str) else (dict(loss), options))
     if not weights or set(settings) - set(weights):
         raise ValueError(f"loss names {', '.join(weights) or 'nothing'}; options has settings of "
                          f"{', '.join(map(str, settings)) or 'nothing'}. Give weights of some "

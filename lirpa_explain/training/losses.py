@@ -166,11 +166,11 @@ def top_k(bounds: Bounds, k: int, margin: float = 0.1, absolute: bool = True,
         ValueError: k is out of range.
     """
     check_k(k, bounds.lower.shape[1])
-    low, high = absolute_box(bounds.lower, bounds.upper) if absolute else (bounds.lower,
-                                                                           bounds.upper)
+    low, high = (absolute_box(bounds.lower, bounds.upper)
+                 if absolute else (bounds.lower, bounds.upper))
     value = bounds.value.abs() if absolute else bounds.value
-    inside = torch.zeros_like(value, dtype=torch.bool).scatter(1, value.topk(k, dim=1).indices,
-                                                               True)
+    inside = torch.zeros_like(value,
+                              dtype=torch.bool).scatter(1, value.topk(k, dim=1).indices, True)
     least, largest = (low.masked_fill(~inside, math.inf).amin(1),
                       high.masked_fill(inside, -math.inf).amax(1))
     return (margin - (least - largest) / _scale(bounds, detach)).relu()
@@ -233,8 +233,8 @@ def _rivals(bounds: Bounds, mask: Tensor, k: int, absolute: bool) -> tuple[Tenso
     """
     is_protected = mask.to(bounds.lower.device).bool().expand_as(bounds.lower)
     check_k(k, int((~is_protected).sum(1).min()))
-    low, high = absolute_box(bounds.lower, bounds.upper) if absolute else (bounds.lower,
-                                                                           bounds.upper)
+    low, high = (absolute_box(bounds.lower, bounds.upper)
+                 if absolute else (bounds.lower, bounds.upper))
     kth = low.masked_fill(is_protected, -math.inf).topk(k, dim=1).values[:, -1]
     return kth, high.masked_fill(~is_protected, -math.inf).amax(1)
 

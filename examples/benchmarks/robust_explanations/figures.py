@@ -39,8 +39,8 @@ def draw(results: Sequence[Result], out: Path) -> None:
         picture, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         curves: dict[str, list[Point]] = {}
         for group in grouped(own):
-            curves.setdefault(group[0]["label"], []).append((*reached(group),
-                                                             any(map(failed, group))))
+            curves.setdefault(group[0]["label"],
+                              []).append((*reached(group), any(map(failed, group))))
         for label, points in curves.items():
             color, marker = styles[label]
             line = {"color": color, "lw": 2 if label == OURS else 1}

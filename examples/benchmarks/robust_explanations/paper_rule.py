@@ -98,6 +98,6 @@ def _forward(layer: nn.Module) -> Product:
 
 def _backward(layer: nn.Module, shape: torch.Size) -> Product:
     if isinstance(layer, nn.Conv2d):
-        return lambda value, weight: torch.nn.grad.conv2d_input(shape, weight, value,
-                                                                stride=layer.stride)
+        return lambda value, weight: torch.nn.grad.conv2d_input(
+            shape, weight, value, stride=layer.stride)
     return torch.matmul

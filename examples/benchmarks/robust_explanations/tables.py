@@ -75,8 +75,8 @@ def reached(group: Sequence[Result]) -> tuple[float, float]:
 
 def first_columns(group: list[Result]) -> tuple[str, ...]:
     """How the nets were trained and how well they predict."""
-    verdict = f"**FAILED** ({sum(map(failed, group))} of {len(group)})" if any(map(failed,
-                                                                                   group)) else ""
+    verdict = (f"**FAILED** ({sum(map(failed, group))} of {len(group)})"
+               if any(map(failed, group)) else "")
     return (group[0]["label"], group[0]["recipe"], str(len(group)),
             mean([r["accuracy"] for r in group]), verdict)
 

@@ -68,8 +68,8 @@ def _in_place() -> Any:
 
 
 def _scattered() -> Any:
-    net, head, to = nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 3), torch.tensor([0, 2,
-                                                                                              0, 1])
+    net, head, to = (nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 3),
+                     torch.tensor([0, 2, 0, 1]))
 
     def forward(x: Tensor) -> Tensor:
         h = net(x)
@@ -113,8 +113,8 @@ class Block(nn.Module):
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.norm = nn.LayerNorm(channels)
-        self.first, self.second = nn.Linear(channels, 2 * channels), nn.Linear(2 * channels,
-                                                                               channels)
+        self.first, self.second = (nn.Linear(channels, 2 * channels),
+                                   nn.Linear(2 * channels, channels))
         self.scale = nn.Parameter(torch.full((channels,), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:

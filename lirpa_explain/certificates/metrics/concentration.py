@@ -103,8 +103,8 @@ def gini(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
     features = low.shape[1]
     few, many, mid = under.double(), features - over.double(), over.double() - under
     sum_low, spread_low = _prefix(below, under)
-    total_high, spread_all = above.sum(1, keepdim=True), _prefix(above,
-                                                                 torch.full_like(over, features))[1]
+    total_high, spread_all = (above.sum(1, keepdim=True),
+                              _prefix(above, torch.full_like(over, features))[1])
     head, spread_head = _prefix(above, over)
     sum_high = total_high - head
     spread_high = spread_all - spread_head - (over * sum_high - many * head)

@@ -226,8 +226,8 @@ def mid_ranks(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     size, fixed = lower.shape[1], (lower == upper).double()
 
     def rank(mine: Tensor, others: Tensor, self_counts: Tensor) -> Tensor:
-        below, not_above = _count(others, mine, including=False), _count(others, mine,
-                                                                         including=True)
+        below, not_above = (_count(others, mine, including=False),
+                            _count(others, mine, including=True))
         return 1 + (size - not_above) + (not_above - below) / 2 - self_counts
 
     return rank(upper, lower, fixed / 2), rank(lower, upper, 1 - fixed / 2)

@@ -147,8 +147,8 @@ def _inside_and_outside(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Ten
     weights = as_weights(mask, nominal, binary=True)
     if part not in ("absolute", "positive"):
         raise ValueError(f"part is {part!r}; pass 'absolute' or 'positive'.")
-    low, high = absolute_box(lower, upper) if part == "absolute" else (lower.clamp(min=0),
-                                                                       upper.clamp(min=0))
+    low, high = (absolute_box(lower, upper)
+                 if part == "absolute" else (lower.clamp(min=0), upper.clamp(min=0)))
     return (((weights * low).sum(1), (weights * high).sum(1)),
             (((1 - weights) * low).sum(1), ((1 - weights) * high).sum(1)))
 

@@ -60,8 +60,8 @@ class Expectation(Sense):
         if self.kind not in EXPECTATIONS:
             raise ValueError(f"expectation must be one of {', '.join(EXPECTATIONS)}, or None for "
                              f"the noise that was drawn; given: {self.kind!r}.")
-        is_number = isinstance(self.confidence, int | float) and not isinstance(self.confidence,
-                                                                                bool)
+        is_number = isinstance(self.confidence,
+                               int | float) and not isinstance(self.confidence, bool)
         if not is_number or not 0 < self.confidence < 1:
             raise ValueError("confidence must be a number between 0 and 1, such as 0.999; given: "
                              f"{self.confidence!r}.")

@@ -46,5 +46,5 @@ class Integral(Sense):
         facts = {"integral": self.kind, "quadrature_error": nominal.shaped(error.detach()),
                  "completeness": completeness(request.attribution, request.xs, whole.baselines
                                               or (), request.keywords, nominal.parts)}
-        return dataclasses.replace(proven, meaning=Meaning("integral", f", {self.kind} integral",
-                                                           SAYS, False, facts))
+        return dataclasses.replace(
+            proven, meaning=Meaning("integral", f", {self.kind} integral", SAYS, False, facts))

@@ -48,8 +48,8 @@ def _masked_fill(b: Builder, x: Any, mask: Any, value: Any) -> Rows:
 
 def _times_mask(b: Builder, mask: Any, x: Any) -> Any:
     """A value times 1 or 0; numbers stay numbers."""
-    return multiply(b, mask, x) if isinstance(mask, Rows) or isinstance(x,
-                                                                        Rows | Live) else mask * x
+    return (multiply(b, mask, x)
+            if isinstance(mask, Rows) or isinstance(x, Rows | Live) else mask * x)
 
 
 def _is_zero(x: Any) -> bool:
@@ -113,8 +113,8 @@ def _masked(b: Builder, x: Any, mask: Comparison) -> Rows:
     # of a number, torch would make one of single precision
     constant = torch.as_tensor(x, dtype=b.dtype)
     number = b.emit("window", z, **window)
-    return multiply(b, number, float(constant)) if constant.numel() == 1 else multiply(b, number,
-                                                                                       constant)
+    return (multiply(b, number, float(constant))
+            if constant.numel() == 1 else multiply(b, number, constant))
 
 
 def _selected(b: Builder, x: Rows, mask: Comparison) -> Rows:

@@ -126,8 +126,8 @@ def as_number(b: Builder, x: Any) -> Any:
     """1 where it is true, 0 elsewhere."""
     if not isinstance(x, Comparison):
         return x if isinstance(x, Rows) else x.to(b.dtype)
-    if (x.low, x.high, x.closed, x.inside) == (HALF, None, True, True) and ("truth",
-                                                                            x.of.name) in b.notes:
+    if (x.low, x.high, x.closed,
+        x.inside) == (HALF, None, True, True) and ("truth", x.of.name) in b.notes:
         return x.of
     return b.emit("window", x.of, low=x.low, high=x.high, closed=x.closed, inside=x.inside)
 

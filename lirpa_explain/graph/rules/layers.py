@@ -34,8 +34,8 @@ def _convolution(b: Builder, x: Rows, w: Any, bias: Any, stride: Any, padding: A
 def channels(b: Builder, vector: Any, spatial: int) -> Any:
     """A vector of one number a channel, shaped to broadcast over the dimensions behind."""
     size = [-1, *[1] * spatial]
-    return b.live("view.default", vector, size) if isinstance(vector,
-                                                              Live) else vector.reshape(size)
+    return (b.live("view.default", vector, size)
+            if isinstance(vector, Live) else vector.reshape(size))
 
 
 @rule(aten.convolution_backward.default)

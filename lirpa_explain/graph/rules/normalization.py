@@ -105,8 +105,8 @@ def _layer_norm(b: Builder, x: Rows, sizes: list[int], w: Any, bias: Any,
     dims = _last(x, len(sizes))
     y = _standardized(b, x, dims, epsilon)
     y = y if w is None else multiply(b, y, w)
-    return y if bias is None else add(b, y, bias), _mean(b, x, dims), _deviation(b, x, dims,
-                                                                                 epsilon)[1]
+    return (y if bias is None else add(b, y, bias), _mean(b, x, dims),
+            _deviation(b, x, dims, epsilon)[1])
 
 
 @rule(aten.native_layer_norm_backward.default)

@@ -148,8 +148,8 @@ def _derivative_plus_one(b: Builder, z: Rows) -> tuple[str, dict[str, Any], floa
     """
     bell, step = _square_and_offset(b, z), b.producer(z)
     assert step is not None
-    inner, name = (bell[0], "tan") if bell is not None else (replace(z, name=step.inputs[0]),
-                                                             "expm1")
+    inner, name = ((bell[0], "tan")
+                   if bell is not None else (replace(z, name=step.inputs[0]), "expm1"))
     one = b.tensors.get(step.inputs[1])
     source = b.producer(inner)
     if (one is None or one.numel() != 1 or float(one.detach()) != 1 or source is None

@@ -68,8 +68,8 @@ def _interpolation(operation: Any, spatial: int, sizes: Sequence[int],
         def along(u: Tensor) -> Tensor:
             shape = [2] * spatial
             shape[i] = u.shape[1]
-            lines = u.reshape(len(u), 1, *[1] * i, -1, *[1] * (spatial - 1 - i)).expand(len(u), 1,
-                                                                                        *shape)
+            lines = u.reshape(len(u), 1, *[1] * i, -1,
+                              *[1] * (spatial - 1 - i)).expand(len(u), 1, *shape)
             result = operation(lines.contiguous(), output, *fixed, *factors)[:, 0]
             return result.movedim(i + 1, 1).flatten(2)[..., 0] if spatial > 1 else result
 
