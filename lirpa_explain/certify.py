@@ -105,9 +105,9 @@ def certify(
         optimize_share: a number from 0 to 1, for methods "CROWN" and "CROWN-Optimized". Above 0,
             this share of the open pre-activations, those that matter most to the result, is bounded
             once more after CROWN, by planes chosen in at most 5 steps, and what depends on them by
-            CROWN: gradients are nowhere wider, for two to three times the work. It pays in perceptrons
-            with three or more hidden layers. CROWN-Optimized chooses planes for these and the
-            result alone then, and is faster.
+            CROWN: gradients are nowhere wider, at two to three times the work. It pays in deep
+            perceptrons, of three or more hidden layers. CROWN-Optimized chooses planes for these
+            and the result alone then, and is faster.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
