@@ -73,6 +73,13 @@ class Method:
         return self.is_linear_within or self.has_linear_result
 
     @property
+    def is_linear_throughout(self) -> bool:
+        """Whether there are linear bounds of all that a relaxation reads and of the result, in the
+        order of `schedule.Schedule`.
+        """
+        return self.is_linear_within and self.has_linear_result and self.schedule is None
+
+    @property
     def is_interval_pass(self) -> bool:
         """Whether `intervals.IntervalPass` computes the same, but for roundings."""
         return not self.is_linear and self.schedule is None

@@ -59,6 +59,7 @@ class Certifier:
         slack: a number from 0 to below 1. Neurons that make up at most this share of a layer's
             relaxation gaps together keep interval or other cheap bounds: faster, and a little
             wider; bounds hold all the same.
+        optimize_share: a number from 0 to 1, see `certify`.
         **attribute_kwargs: keywords of `attribution.attribute`, the defaults of `certify`.
 
     Raises:
@@ -81,12 +82,12 @@ class Certifier:
         method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
         progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
         rounding: str = "default", perturb: str | None = None, features: Any = None,
-        slack: float = 0.0, **attribute_kwargs: Any) -> None:
+        slack: float = 0.0, optimize_share: float = 0.0, **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
         check_known(attribution, attribute_kwargs, Certifier, Certifier.certify)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
         self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress,
-                                 differentiable, rounding, slack)
+                                 differentiable, rounding, slack, optimize_share)
         check_seam(attribution)
         self.attribution = attribution
         self.attribute_kwargs = attribute_kwargs

@@ -80,7 +80,7 @@ class Traces:
                     forward=forward)
             how = self.bounding
             engine = Engine(module, module.example, how.optimization, how.memory_limit,
-                            float(how.slack))
+                            float(how.slack), float(how.optimize_share))
             trace = Trace(module, engine, made_with)
         self._kept[key] = trace
         while len(self._kept) > KEPT:

@@ -22,7 +22,7 @@ from ..guards import isolated
 from .data import Data, Reading, read, read_labels
 from .model import fingerprint, load_model, make_attribution, predicted, takes_target
 
-RESERVED = ("inputs", "eps", "norm", "clip", "method", "batch_size", "progress", "target",
+RESERVED = ("inputs", "eps", "norm", "clip", "method", "slack", "batch_size", "progress", "target",
             "perturbation", "spec", "differentiable")
 """Arguments of `certify` that --set does not take: they have options, or no use here."""
 
@@ -32,7 +32,7 @@ OF_DRAWS = ("inputs", "target", "return_convergence_delta")
 OF_BALLS = (Certifier.certify, Certifier)
 """What takes --set beside the attribution, where bounds are propagated."""
 
-OF_CERTIFIER = ("memory_limit", "iterations", "lr")
+OF_CERTIFIER = ("memory_limit", "iterations", "lr", "optimize_share")
 """Arguments of `certify` that belong to the certifier and not to the call."""
 
 
@@ -98,14 +98,14 @@ class Job:
     def _ball_settings(self) -> dict[str, Any]:
         given = self.arguments
         return {"--norm": given.norm, "--clip": None if given.clip is None else str(given.clip),
-                "--method": given.method}
+                "--method": given.method, "--slack": given.slack}
 
     @cached_property
     def certifier(self) -> Certifier:
         """One that traces the model once for all chunks."""
-        return Certifier(self.attribution, method=self.arguments.method,
-                         batch_size=self.arguments.batch_size,
-                         features=self.feature_names, **self.for_certifier)
+        return Certifier(
+            self.attribution, method=self.arguments.method, batch_size=self.arguments.batch_size,
+            slack=self.arguments.slack, features=self.feature_names, **self.for_certifier)
 
     @property
     def feature_names(self) -> Any:

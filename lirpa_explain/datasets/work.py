@@ -28,7 +28,8 @@ from .rows import RADII, Part, write_rows
 OF_MODEL = (UnsupportedAttribution, UnsupportedOperation, TrainingModeError)
 """Errors that speak of the model and not of an example: they end the run."""
 
-OF_CERTIFIER = ("batch_size", "memory_limit", "iterations", "lr", "slack")
+OF_CERTIFIER = ("batch_size", "memory_limit", "iterations", "lr", "slack",
+                "optimize_share")
 """Settings that a certifier is made with."""
 
 ONE_AT_A_TIME = threading.RLock()
