@@ -20,6 +20,7 @@ from lirpa_explain.refining.ground import Ground, Part
 from lirpa_explain.refining.problem import Problem
 from lirpa_explain.refining.search import Limits, Search
 from lirpa_explain.refining.tree import Objective, Tree
+from tests import metric_cases as cases
 from tests.reference import exact_gradient_range, sample_ball, sample_box
 
 EPS = 0.3
@@ -413,6 +414,36 @@ def test_conditions_hold_or_are_refuted(text, settings):
             assert not met(saliency.attribute(at.requires_grad_(), target=0, abs=False), n).item()
     already = certificate.metric(name, **settings)
     assert bool((refined.decided[:, 0][better * (already - float(bound)) >= 0] == 1).all())
+
+
+@pytest.mark.parametrize("name", lx.METRICS)
+def test_conditions_on_every_metric_are_refined_or_refused(name):
+    net, x = mlp(6, 8, 8, 3, seed=2), inputs((6,), 2)
+    saliency, metric = Saliency(net), lx.METRICS[name]
+    certificate = lx.certify(saliency, x, eps=0.1, target=0, abs=False)
+    settings = cases.settings_of(cases.CASES[name][-1], 2, 6)
+    if name in ("importance_agreement", "localisation"):
+        settings["threshold"] = float(certificate.nominal.median())
+    sign, start = (1, -1)[metric.direction == "upper"], certificate.metric(name, **settings).double()
+    values = values_at(saliency, x, box_points(x, 100, 0.1), target=0, abs=False)
+    found = sign * torch.tensor([[float(cases.REFERENCES[name](
+        a, certificate.nominal[n].numpy(), **cases.row_of(settings, n))) for a in values[n].numpy()]
+        for n in range(2)], dtype=torch.float64)
+    bound = float((start + (0.4 * (sign * found.min(1).values - start))).mean())
+    text = f"{name} {'<=' if sign < 0 else '>='} {bound}"
+    if metric.of_two:
+        with pytest.raises(ValueError, match="two attributions"):
+            certificate.refine((text, settings))
+        return
+    refined = certificate.refine((text, settings), domains=24)
+    met, before = refined.lower_rows[:, 0], sign * (start - bound)
+    least = found - sign * bound
+    assert bool((met[:, None] <= least + 1e-9).all()) and bool((met >= before - 1e-9).all())
+    assert bool(((met > before + 1e-12) | (before >= 0) | (refined.found_lower[:, 0] < 0)).all())
+    assert bool(((refined.decided[:, 0] == 1) == (met >= 0)).all())
+    assert bool((refined.lower >= certificate.lower).all() & (refined.upper <= certificate.upper).all())
+    for n in range(2):
+        assert bool(((values[n] >= refined.lower[n] - 1e-9) & (values[n] <= refined.upper[n] + 1e-9)).all())
 
 
 def test_a_condition_that_cannot_be_certified_is_refused():

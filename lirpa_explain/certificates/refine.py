@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lirpa_explain.boxes import Box
 from lirpa_explain.certificates.metrics import METRICS, lookup
-from lirpa_explain.certificates.metrics.sums import Bounder
+from lirpa_explain.certificates.metrics.sums import Bounder, Whole
 
 FUNCTIONS = 512
 """Most functions handed over at once: each is as long as an example."""
@@ -108,6 +108,12 @@ def least_overlap(reach: Tensor, k: int) -> Tensor:
     return overlap
 
 
+def whole_of(name: str, nominal: Tensor, settings: Mapping[str, Any]) -> Whole | None:
+    """A metric as sums of convex functions of the entries; None if it is none."""
+    sums = lookup(name).sums
+    return None if sums is None else sums(nominal, **settings)
+
+
 def propagated(bound: Bounder, name: str, box: Box, nominal: Tensor, value: Tensor,
                settings: Mapping[str, Any]) -> Tensor:
     """A bound of a metric by propagation as well, (N,): nowhere worse than what the box gives.
@@ -123,8 +129,7 @@ def propagated(bound: Bounder, name: str, box: Box, nominal: Tensor, value: Tens
     Raises:
         ValueError: the metric follows from no sums of convex functions of the entries.
     """
-    metric = lookup(name)
-    whole = None if metric.sums is None else metric.sums(nominal, **settings)
+    whole = whole_of(name, nominal, settings)
     if whole is None:
         raise ValueError(f"refine='spec' is for metrics that follow from sums of convex functions of the entries: "
                          f"{', '.join(n for n, row in METRICS.items() if row.sums is not None)} (norms 1 and 2, one "
@@ -134,7 +139,7 @@ def propagated(bound: Bounder, name: str, box: Box, nominal: Tensor, value: Tens
     if not bool(known.any()):
         return value
     finite = Box(*(torch.where(known[:, None], side, 0.0) for side in box))
-    above = metric.direction == "upper"
+    above = lookup(name).direction == "upper"
     found = whole.bound(bound, finite, torch.where(known, value, 0.0), above)
     better = torch.fmin(found, value) if above else torch.fmax(found, value)
     return torch.where(known, better, value)

@@ -160,4 +160,4 @@ register(Metric("targeted_fairness", targeted_fairness, "lower", True, "0 or 1",
 register(Metric("targeted_region", targeted_region, "upper", True, "[0, inf)", "mean_p (sum_c |a_cp - v_cp|)^2",
                 _SOURCE, worst=math.inf, sums=_squares))
 register(Metric("untargeted", untargeted, "upper", True, "[0, inf)", "mean |a - a'|, a and a' any two points",
-                _SOURCE, worst=math.inf, at=lambda a, nominal: (a - nominal).abs().mean(1)))
+                _SOURCE, worst=math.inf, at=lambda a, nominal: (a - nominal).abs().mean(1), of_two=True))

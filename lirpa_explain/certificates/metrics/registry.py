@@ -42,6 +42,7 @@ class Metric:
             gets worse; by default the metric itself.
         sums: `sums(nominal, **settings)`, the metric as sums of convex functions of the entries (see `sums`), so that
             propagation bounds it; None where settings make it something else. By default it is none.
+        of_two: whether it is a number of two attributions: small on each part of a ball, it may be large on the whole.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Metric:
     at: Callable[..., Tensor] | None = None
     surrogate: Callable[..., Tensor] | None = None
     sums: Callable[..., Whole | None] | None = None
+    of_two: bool = False
 
     @property
     def settings(self) -> tuple[str, ...]:

@@ -55,7 +55,8 @@ CONVEX: dict[str, Convex] = {
 
 class Line(NamedTuple):
     """Linear functions of a, all of which lie on one side of a sum: functions (N, K, D), and (N, K)
-    constants that are added to them, with the sizes of what they are sums of."""
+    constants that are added to them, with the sizes of what they are sums of.
+    """
 
     functions: Tensor
     constants: Tensor
