@@ -145,6 +145,16 @@ class Problem:
             parts.append(own)
         return tuple(parts)
 
+    def flat(self, example: int, point: tuple[Tensor, ...] | None = None) -> Tensor:
+        """The inputs of an example that move, or those of a point with parts (*S), as one vector (M,)."""
+        parts = tuple(x[example] for x in self.inputs) if point is None else point
+        return torch.cat([part.flatten() for part, ball in zip(parts, self.balls, strict=True) if ball is not None])
+
+    def drawn(self, example: int, flat: Tensor) -> Tensor:
+        """Points (P, M) of the inputs that move, drawn into the balls."""
+        parts = self.point(example, flat)
+        return torch.cat([flat_rows(p) for p, ball in zip(parts, self.balls, strict=True) if ball is not None], 1)
+
     def _remembered(self, domain: Domain) -> Domain:
         """The domain of equal decisions that is known already, or this one."""
         found = self.known.setdefault(domain.key, domain)

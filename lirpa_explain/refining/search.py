@@ -15,6 +15,7 @@ from . import clock
 from .choose import decisions
 from .cuts import ROUNDS
 from .domains import Domain
+from .patterns import Patterns
 from .problem import Problem, point_in
 from .tree import Leaf, Objective, Part, Tree
 from .within import Bounded
@@ -34,6 +35,10 @@ PATIENCE = (16, 64, 256, 1024, 4096, 16384, 1 << 62)
 
 PROGRAMS = 4
 """Linear programs a batch for points of leaves that are not split up yet."""
+
+
+FEW = 8
+"""Objectives of an example for which patterns are searched at once; else after the second of these turns."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Search:
             self.by_example.setdefault(objective.example, []).append(objective)
         self.points: list[tuple[int, tuple[Tensor, ...]]] = []
         self.owner = {tree: objective for objective in objectives for tree in objective.trees}
+        self.patterns: dict[int, Patterns] = {}
+        self.descended: dict[Objective, float] = {}
 
     @property
     def is_late(self) -> bool:
@@ -85,6 +92,7 @@ class Search:
             try:
                 self.plant()
                 for patience in PATIENCE:
+                    self.descend(patience)
                     self.grow(patience)
             except KeyboardInterrupt:
                 self.interrupted = True
@@ -100,6 +108,35 @@ class Search:
             if self.problem.splits_inputs:
                 self._replace([(tree, None, domain, tree.start) for tree in trees
                                for domain in self.problem.grid(tree.row)])
+
+    def descend(self, patience: int) -> None:
+        """Search the patterns of kinks from the best input that is known of each objective, if that is a new one."""
+        if self.problem.splits_inputs:
+            return
+        for objective in self.objectives:
+            example, is_first = objective.example, objective not in self.descended
+            if len(self.by_example[example]) > FEW and patience <= PATIENCE[1]:
+                continue
+            if self.is_late or objective.is_done or self.descended.get(objective) == objective.found:
+                continue
+            if example not in self.patterns:
+                self.patterns[example] = Patterns(self.problem, example)
+            started, start = clock.now(), self._best(objective)
+            for keeps in (False, True):
+                begin = self.problem.flat(example) if is_first else start
+                self.look(example, self.patterns[example].descend(
+                    objective.function, begin, keeps, lambda low, o=objective: self._is_enough(o, low)))
+            self.descended[objective] = objective.found
+            objective.seconds += clock.now() - started
+
+    def _best(self, objective: Objective) -> Tensor:
+        """The best input that is known of an objective, (M,), or its example's own."""
+        point = None if objective.point is None else self.points[objective.point][1]
+        return self.problem.flat(objective.example, point)
+
+    def _is_enough(self, objective: Objective, value: float) -> bool:
+        """Whether there is no use in a lower value than this one."""
+        return self.is_late or objective.threshold is not None and value <= objective.threshold
 
     def grow(self, patience: int) -> None:
         """Give each objective so many domains in all."""
@@ -212,6 +249,8 @@ class Search:
 
     def look(self, example: int, flat: Tensor) -> None:
         """Evaluate the attribution of an example at points (P, M) of what moves, for all objectives."""
+        if not len(flat):
+            return
         points = self.problem.point(example, flat)
         values = {row: self.problem.values(row, points) for row in self.problem.rows_of(example)}
         total = torch.stack([self.problem.weight(row) * value for row, value in values.items()]).sum(0)
