@@ -1,5 +1,6 @@
 """Refining by domains: sound on every domain, exact in the end, and decided as the truth is."""
 
+import itertools
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from lirpa_explain.operators.bound import flat_rows
 from lirpa_explain.refining.cuts import Cuts, least
 from lirpa_explain.refining.domains import INPUT
 from lirpa_explain.refining.ground import Ground, Part
+from lirpa_explain.refining.patterns import Patterns
 from lirpa_explain.refining.problem import Problem
 from lirpa_explain.refining.search import Limits, Search
 from lirpa_explain.refining.tree import Objective, Tree
@@ -41,6 +43,14 @@ NETS = {
     "leaky": (lambda: mlp(4, 6, 6, 3, act=leaky), (4,)),
     "residual": (lambda: Residual(), (4,)),
     "conv": (lambda: convolutional(), (1, 4, 4)),
+}
+
+
+ATTRIBUTIONS = {
+    "Saliency": (Saliency, {"abs": False}),
+    "|Saliency|": (Saliency, {}),
+    "InputXGradient": (InputXGradient, {}),
+    "IntegratedGradients": (IntegratedGradients, {"n_steps": 4}),
 }
 
 
@@ -163,6 +173,41 @@ def grown(problem, functions, domains):
     return objectives
 
 
+# Patterns
+
+
+@pytest.mark.parametrize("name", ["Saliency", "InputXGradient", "IntegratedGradients"])
+@pytest.mark.parametrize("norm", [math.inf, 2])
+def test_patterns_descend_within_the_ball(name, norm):
+    kind, keywords = ATTRIBUTIONS[name]
+    net, x = mlp(6, 10, 10, 3, seed=4), inputs((6,))
+    attribution, keywords = kind(net), {"target": 1, **keywords}
+    problem = problem_of(net, x, norm=norm, attribution=attribution, **keywords)
+    function = torch.eye(6, dtype=torch.float64)[2]
+    problem.bound([problem.whole(row) for row in range(problem.count)], function.expand(problem.count, 1, 6), 4)
+    count = 0
+    for example, sign, keeps in itertools.product(range(2), (1, -1), (False, True)):
+        start = problem.flat(example)
+        moves = Patterns(problem, example).descend(sign * function, start, keeps, lambda value: False)
+        points = torch.cat([start[None], moves]).requires_grad_()
+        values = sign * attribution.attribute(points, **keywords)[:, 2]
+        assert bool((values[1:] < values[:-1]).all())
+        assert bool((torch.linalg.vector_norm(moves - x[example], ord=norm, dim=1) <= EPS + 1e-9).all())
+        count += len(moves)
+    assert count > 1
+
+
+def test_patterns_come_near_the_exact_range():
+    shares = []
+    for seed in range(3):
+        net, x = mlp(5, 8, 8, 3, seed=seed), inputs((5,), 1)
+        certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
+        mask = torch.arange(5)[None] < 2
+        exact, quick = certificate.refine(mask, method="exact"), certificate.refine(mask, domains=2)
+        shares += ((quick.found_upper - quick.found_lower) / (exact.upper_rows - exact.lower_rows))[0].tolist()
+    assert max(shares) <= 1 + 1e-6 and sorted(shares)[len(shares) // 2] > 0.97
+
+
 SMOOTH = {"tanh": (lambda: mlp(3, 5, 5, 2, act=nn.Tanh), (3,)), "sigmoid": (lambda: mlp(3, 5, 2, act=nn.Sigmoid), (3,))}
 
 
@@ -226,14 +271,6 @@ def test_refined_entries_are_the_exact_ones(sizes, method):
     if method == "branch":
         width = refined.upper_rows - refined.lower_rows
         assert bool((width <= refined.found_upper - refined.found_lower + 1e-8).all())
-
-
-ATTRIBUTIONS = {
-    "Saliency": (Saliency, {"abs": False}),
-    "|Saliency|": (Saliency, {}),
-    "InputXGradient": (InputXGradient, {}),
-    "IntegratedGradients": (IntegratedGradients, {"n_steps": 4}),
-}
 
 
 @pytest.mark.parametrize("name, net", [("Saliency", "conv"), ("|Saliency|", "leaky"), ("InputXGradient", "relu"),

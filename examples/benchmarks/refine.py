@@ -101,8 +101,9 @@ def rows(data: Path, images: int) -> list[list[str]]:
         shares.append(t / t_exact)
         wrong = max(float(refined.lower_rows - exact.found_lower), float(exact.found_upper - refined.upper_rows))
         lines.append([str(i), f"{float(certificate.width.max()) / width:.3f}", f"{ratios[-1]:.4f}",
-                      f"{founds[-1]:.4f}", f"{quick[-1]:.4f}", f"{attack / width:.3f}", f"{int(refined.domains)}", f"{t:.2f}",
-                      f"{t_exact:.2f}", f"{t_attack:.2f}", f"{max(0.0, wrong):.0e}"])
+                      f"{founds[-1]:.4f}", f"{quick[-1]:.4f}", f"{attack / width:.3f}",
+                      f"{int(refined.domains)}", f"{t:.2f}", f"{t_exact:.2f}",
+                      f"{t_attack:.2f}", f"{max(0.0, wrong):.0e}"])
         common.progress(" ".join(lines[-1]))
     middle = [f"{statistics.median(numbers):.4f}" for numbers in (ratios, founds, quick, attacked)]
     lines.append(["median", "", *middle, "", f"{statistics.median(shares):.2f} of HiGHS", "", "", ""])
@@ -306,8 +307,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[list[str]]]:
     clock.now = time.process_time
     print(f"{common.versions()}\n")
     work = {
-        "rows": (("image", "CROWN / exact", "width", "found", "at once", "attack", "domains", "s", "s, HiGHS", "s, attack",
-                  "wrong"), lambda: rows(args.data, args.images)),
+        "rows": (("image", "CROWN / exact", "width", "found", "at once", "attack", "domains", "s",
+                  "s, HiGHS", "s, attack", "wrong"), lambda: rows(args.data, args.images)),
         "signs": (("net", "eps", "open before", *(f"{s:g} s" for s in args.seconds)),
                   lambda: signs(args.data, args.images, args.seconds, args.nets)),
         "tables": (("table", "records", "open before", "certain", "refuted", "open", "mean s", "most s"),

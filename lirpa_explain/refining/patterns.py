@@ -99,8 +99,10 @@ class Patterns:
             if enough(best):
                 break
             points = self._with_patterns(x, self._kinks(x, function), keeps)
+            if not len(points):
+                break
             values = (self._values(points) @ function).nan_to_num(nan=torch.inf)
-            if not len(values) or not float(values.min()) < best - 1e-12 * abs(best):
+            if not float(values.min()) < best - 1e-12 * abs(best):
                 break
             x, best = points[int(values.argmin())], float(values.min())
             found.append(x)

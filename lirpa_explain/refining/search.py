@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -111,21 +112,21 @@ class Search:
 
     def descend(self, patience: int) -> None:
         """Search the patterns of kinks from the best input that is known of each objective, if that is a new one."""
-        if self.problem.splits_inputs:
-            return
         for objective in self.objectives:
             example, is_first = objective.example, objective not in self.descended
             if len(self.by_example[example]) > FEW and patience <= PATIENCE[1]:
                 continue
             if self.is_late or objective.is_done or self.descended.get(objective) == objective.found:
                 continue
+            if self.problem.splits_inputs:
+                return
             if example not in self.patterns:
                 self.patterns[example] = Patterns(self.problem, example)
-            started, start = clock.now(), self._best(objective)
+            started = clock.now()
+            start = self.problem.flat(example) if is_first else self._best(objective)
             for keeps in (False, True):
-                begin = self.problem.flat(example) if is_first else start
                 self.look(example, self.patterns[example].descend(
-                    objective.function, begin, keeps, lambda low, o=objective: self._is_enough(o, low)))
+                    objective.function, start, keeps, functools.partial(self._is_enough, objective)))
             self.descended[objective] = objective.found
             objective.seconds += clock.now() - started
 
