@@ -171,7 +171,7 @@ class Patterns:
         side[each, best] *= -1
         counts = torch.ones_like(side) if keeps else (kinks.gain < 0).to(side).repeat(len(best), 1)
         counts[each, best] = 1
-        steep = torch.linalg.matrix_norm(kinks.slope, 2).square()
+        steep = torch.linalg.eigvalsh(kinks.slope @ kinks.slope.T).amax()
         points = ahead = x.repeat(len(best), 1)
         pace = 1.0
         for _ in range(ROUNDS if len(best) else 0):

@@ -16,12 +16,13 @@ from ..bounding.methods import lookup
 from ..bounding.rows import PlanRows
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
+from .asked import AskedDomains
 from .cuts import Cuts
 from .domains import INPUT, Decision, Domain
 from .ground import Ground
 from .inputs import pieces, smaller
 from .inside import inside, is_empty
-from .within import Bounded, WithinDomains
+from .within import Bounded
 
 KEPT = 20000
 """Bounded domains that are remembered for other functions; the oldest go first."""
@@ -51,7 +52,7 @@ class Problem:
         self.by_inputs = by_inputs
         self.plan, self.module, self.inputs, self.balls = plan, module, inputs, balls
         self.rows = PlanRows(plan, module, inputs, balls)
-        self.schedule = WithinDomains(engine.network, lookup("CROWN"), engine.memory, engine.options)
+        self.schedule = AskedDomains(engine.network, lookup("CROWN"), engine.memory, engine.options)
         self.known: OrderedDict[tuple[int, frozenset[Decision]], Domain] = OrderedDict()
         self.kinks: dict[str, bool] = {}
         self.feels_inputs = False
