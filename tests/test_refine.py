@@ -68,12 +68,13 @@ class Residual(nn.Module):
 
 def convolutional():
     torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(),
-                         nn.Linear(5, 3)).double()
+    return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)).double()
 
 
 def inputs(shape, count=2):
-    return torch.rand(count, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    return torch.rand(count, *shape, dtype=torch.float64,
+                      generator=torch.Generator().manual_seed(5))
 
 
 def values_at(attribution, x, points, **keywords):
@@ -95,7 +96,8 @@ def test_bounds_over_cut_boxes_are_sound_and_near_the_linear_program(count):
     generator = torch.Generator().manual_seed(count)
     rand = torch.rand(3, 5 + count, 40, generator=generator, dtype=torch.float64) * 2 - 1
     A, G = rand[:, :5], rand[:, 5:]
-    center, radius = torch.rand(3, 40, generator=generator, dtype=torch.float64), torch.full((3, 40), 0.2).double()
+    center, radius = (torch.rand(3, 40, generator=generator, dtype=torch.float64),
+                      torch.full((3, 40), 0.2).double())
     h = -(G @ center[..., None])[..., 0] - 0.05 * G.abs().sum(2)
     c = torch.rand(3, 5, generator=generator, dtype=torch.float64)
     ground = Ground((Part(math.inf, center, radius),))
@@ -112,7 +114,8 @@ def test_bounds_over_cut_boxes_are_sound_and_near_the_linear_program(count):
 @pytest.mark.parametrize("norm", [math.inf, 2, 1])
 def test_bounds_over_cut_balls_hold_at_points(norm):
     generator = torch.Generator().manual_seed(3)
-    A, G = torch.randn(1, 3, 6, generator=generator).double(), torch.randn(1, 2, 6, generator=generator).double()
+    A, G = (torch.randn(1, 3, 6, generator=generator).double(),
+            torch.randn(1, 2, 6, generator=generator).double())
     center = torch.zeros(1, 6, dtype=torch.float64)
     radius = torch.full((1, 6 if norm == math.inf else 1), 0.5).double()
     h, c = torch.full((1, 2), -0.2).double(), torch.zeros(1, 3).double()
@@ -131,7 +134,8 @@ def test_an_empty_domain_has_a_bound_beyond_what_is_possible():
     center, radius = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
     G, h = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]]]).double(), torch.tensor([[-0.5, 0.4]]).double()
     ground = Ground((Part(math.inf, center, radius),))  # x + y >= 0.5 and x + y <= 0.4
-    assert float(least(ground, -G[:, :1], -h[:, :1], Cuts(G, h), rounds=20)) > 0  # so x + y - 0.5 < 0 everywhere
+    # so x + y - 0.5 < 0 everywhere
+    assert float(least(ground, -G[:, :1], -h[:, :1], Cuts(G, h), rounds=20)) > 0
 
 
 # Domains
@@ -141,8 +145,10 @@ def problem_of(net, x, eps=EPS, norm=math.inf, attribution=None, **keywords):
     attribution = Saliency(net) if attribution is None else attribution
     certifier = lx.Certifier(attribution, x, **keywords)
     plan = attributions.make_plan(attribution, (x,), certifier.attribute_kwargs)
-    trace, _ = certifier.traces.of(attribution, plan, (x,), certifier.attribute_kwargs, explained=True)
-    return Problem(plan, trace.module, trace.engine, (x,), Where.of(net, x, eps=eps, norm=norm).balls)
+    trace, _ = certifier.traces.of(attribution, plan, (x,), certifier.attribute_kwargs,
+                                   explained=True)
+    return Problem(plan, trace.module, trace.engine, (x,),
+                   Where.of(net, x, eps=eps, norm=norm).balls)
 
 
 def holds(domain, problem, points):
@@ -184,15 +190,18 @@ def test_patterns_descend_within_the_ball(name, norm):
     attribution, keywords = kind(net), {"target": 1, **keywords}
     problem = problem_of(net, x, norm=norm, attribution=attribution, **keywords)
     function = torch.eye(6, dtype=torch.float64)[2]
-    problem.bound([problem.whole(row) for row in range(problem.count)], function.expand(problem.count, 1, 6), 4)
+    problem.bound([problem.whole(row) for row in range(problem.count)],
+                  function.expand(problem.count, 1, 6), 4)
     count = 0
     for example, sign, keeps in itertools.product(range(2), (1, -1), (False, True)):
         start = problem.flat(example)
-        moves = Patterns(problem, example).descend(sign * function, start, keeps, lambda value: False)
+        moves = Patterns(problem, example).descend(sign * function, start, keeps,
+                                                   lambda value: False)
         points = torch.cat([start[None], moves]).requires_grad_()
         values = sign * attribution.attribute(points, **keywords)[:, 2]
         assert bool((values[1:] < values[:-1]).all())
-        assert bool((torch.linalg.vector_norm(moves - x[example], ord=norm, dim=1) <= EPS + 1e-9).all())
+        assert bool(
+            (torch.linalg.vector_norm(moves - x[example], ord=norm, dim=1) <= EPS + 1e-9).all())
         count += len(moves)
     assert count > 1
 
@@ -204,14 +213,17 @@ def test_patterns_come_near_the_exact_range():
         certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
         mask = torch.arange(5)[None] < 2
         exact, quick = certificate.refine(mask, method="exact"), certificate.refine(mask, domains=2)
-        shares += ((quick.found_upper - quick.found_lower) / (exact.upper_rows - exact.lower_rows))[0].tolist()
+        shares += ((quick.found_upper - quick.found_lower)
+                   / (exact.upper_rows - exact.lower_rows))[0].tolist()
     assert max(shares) <= 1 + 1e-6 and sorted(shares)[len(shares) // 2] > 0.97
 
 
-SMOOTH = {"tanh": (lambda: mlp(3, 5, 5, 2, act=nn.Tanh), (3,)), "sigmoid": (lambda: mlp(3, 5, 2, act=nn.Sigmoid), (3,))}
+SMOOTH = {"tanh": (lambda: mlp(3, 5, 5, 2, act=nn.Tanh), (3,)),
+          "sigmoid": (lambda: mlp(3, 5, 2, act=nn.Sigmoid), (3,))}
 
 
-@pytest.mark.parametrize("name, norm", [*((name, math.inf) for name in (*NETS, *SMOOTH)), ("leaky", 2), ("sigmoid", 2)])
+@pytest.mark.parametrize("name, norm", [*((name, math.inf) for name in (*NETS, *SMOOTH)),
+                                        ("leaky", 2), ("sigmoid", 2)])
 def test_points_lie_in_leaves_and_within_their_bounds(name, norm):
     make, shape = {**NETS, **SMOOTH}[name]
     net, x = make(), inputs(shape, 1)
@@ -263,18 +275,20 @@ def test_refined_entries_are_the_exact_ones(sizes, method):
     refined = certificate.refine("width", tolerance=0.0, method=method)
     layers = [(m.weight, m.bias) for m in net if isinstance(m, nn.Linear)]
     for n in range(len(x)):
-        low, high = exact_gradient_range(layers, x[n], EPS, nn.functional.one_hot(torch.tensor(1), sizes[-1]).double())
+        low, high = exact_gradient_range(layers, x[n], EPS,
+                                         nn.functional.one_hot(torch.tensor(1), sizes[-1]).double())
         slack = 3e-6 * max(1.0, float(certificate.upper.abs().max()))
         torch.testing.assert_close(refined.lower[n], low, atol=slack, rtol=0)
         torch.testing.assert_close(refined.upper[n], high, atol=slack, rtol=0)
-    assert bool((refined.lower >= certificate.lower).all() and (refined.upper <= certificate.upper).all())
+    assert bool((refined.lower >= certificate.lower).all()
+                and (refined.upper <= certificate.upper).all())
     if method == "branch":
         width = refined.upper_rows - refined.lower_rows
         assert bool((width <= refined.found_upper - refined.found_lower + 1e-8).all())
 
 
-@pytest.mark.parametrize("name, net", [("Saliency", "conv"), ("|Saliency|", "leaky"), ("InputXGradient", "relu"),
-                                       ("IntegratedGradients", "relu")])
+@pytest.mark.parametrize("name, net", [("Saliency", "conv"), ("|Saliency|", "leaky"),
+                                       ("InputXGradient", "relu"), ("IntegratedGradients", "relu")])
 def test_sound_and_narrower_for_every_sum_of_gradients(name, net):
     kind, keywords = ATTRIBUTIONS[name]
     make, shape = NETS[net]
@@ -351,7 +365,8 @@ def test_a_saved_certificate_knows_its_rows_and_cannot_be_refined_again(tmp_path
     refined = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False).refine("width", domains=4)
     refined.save(tmp_path / "certificate.npz")
     loaded = lx.Certificate.load(tmp_path / "certificate.npz")
-    assert torch.equal(loaded.lower_rows, refined.lower_rows) and torch.equal(loaded.domains, refined.domains)
+    assert torch.equal(loaded.lower_rows,
+                       refined.lower_rows) and torch.equal(loaded.domains, refined.domains)
     with pytest.raises(ValueError, match="cannot be refined"):
         loaded.refine()
 
@@ -361,10 +376,12 @@ def test_parts_and_joined_certificates_keep_the_tightened_box():
     certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
     refined = certificate.refine("width", domains=8)
     part = refined[1]
-    assert torch.equal(part.lower[0], refined.lower[1]) and torch.equal(part.decided[0], refined.decided[1])
+    assert torch.equal(part.lower[0],
+                       refined.lower[1]) and torch.equal(part.decided[0], refined.decided[1])
     assert torch.equal(part.found_inputs, refined.found_inputs)
     both = lx.join([refined, certificate])
-    assert torch.equal(both.lower, torch.cat([refined.lower, certificate.lower])) and both.rows is None
+    assert torch.equal(both.lower,
+                       torch.cat([refined.lower, certificate.lower])) and both.rows is None
     with pytest.raises(ValueError, match="part of another"):
         part.refine()
 
@@ -387,7 +404,8 @@ def test_no_time_and_an_interruption_leave_what_is_proven(monkeypatch):
     refined = certificate.refine("width", batch_size=4)
     assert refined.refinement_interrupted and bool((refined.width <= certificate.width).all())
     values = values_at(Saliency(net), x, box_points(x, 300), target=0, abs=False)
-    assert bool(((values >= refined.lower[:, None] - 1e-9) & (values <= refined.upper[:, None] + 1e-9)).all())
+    assert bool(((values >= refined.lower[:, None] - 1e-9)
+                 & (values <= refined.upper[:, None] + 1e-9)).all())
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -406,16 +424,19 @@ def test_bad_arguments_are_named(arguments, words):
 
 
 def test_exact_says_what_it_cannot_solve():
-    certificate = lx.certify(Saliency(mlp(3, 5, 2, act=nn.Tanh)), inputs((3,), 1), eps=EPS, target=0, abs=False)
+    certificate = lx.certify(Saliency(mlp(3, 5, 2, act=nn.Tanh)), inputs((3,), 1), eps=EPS,
+                             target=0, abs=False)
     with pytest.raises(UnsupportedOperation, match="piecewise-linear"):
         certificate.refine("width", method="exact")
-    certificate = lx.certify(Saliency(mlp(4, 8, 8, 3)), inputs((4,), 1), eps=1.0, norm=2, target=0, abs=False)
+    certificate = lx.certify(Saliency(mlp(4, 8, 8, 3)), inputs((4,), 1), eps=1.0, norm=2, target=0,
+                             abs=False)
     with pytest.raises(UnsupportedOperation, match="boxes"):
         certificate.refine("width", method="exact")
 
 
 def test_outward_bounds_are_not_refined():
-    certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0, rounding="outward")
+    certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0,
+                             rounding="outward")
     with pytest.raises(ValueError, match="outward"):
         certificate.refine()
 
@@ -423,8 +444,9 @@ def test_outward_bounds_are_not_refined():
 # Conditions
 
 
-@pytest.mark.parametrize("text, settings", [("cosine >= 0.9", {}), ("top_k_overlap >= 2", {"k": 2}),
-                                            ("targeted_fairness >= 1", {"k": 1, "mask": True}), ("l2 <= 0.2", {})])
+@pytest.mark.parametrize("text, settings",
+                         [("cosine >= 0.9", {}), ("top_k_overlap >= 2", {"k": 2}),
+                          ("targeted_fairness >= 1", {"k": 1, "mask": True}), ("l2 <= 0.2", {})])
 def test_conditions_hold_or_are_refuted(text, settings):
     net, x = mlp(4, 8, 8, 3, seed=2), inputs((4,), 6)
     saliency = Saliency(net)
@@ -461,7 +483,8 @@ def test_conditions_on_every_metric_are_refined_or_refused(name):
     settings = cases.settings_of(cases.CASES[name][-1], 2, 6)
     if name in ("importance_agreement", "localisation"):
         settings["threshold"] = float(certificate.nominal.median())
-    sign, start = (1, -1)[metric.direction == "upper"], certificate.metric(name, **settings).double()
+    sign, start = (1,
+                   -1)[metric.direction == "upper"], certificate.metric(name, **settings).double()
     values = values_at(saliency, x, box_points(x, 100, 0.1), target=0, abs=False)
     found = sign * torch.tensor([[float(cases.REFERENCES[name](
         a, certificate.nominal[n].numpy(), **cases.row_of(settings, n))) for a in values[n].numpy()]
@@ -478,14 +501,17 @@ def test_conditions_on_every_metric_are_refined_or_refused(name):
     assert bool((met[:, None] <= least + 1e-9).all()) and bool((met >= before - 1e-9).all())
     assert bool(((met > before + 1e-12) | (before >= 0) | (refined.found_lower[:, 0] < 0)).all())
     assert bool(((refined.decided[:, 0] == 1) == (met >= 0)).all())
-    assert bool((refined.lower >= certificate.lower).all() & (refined.upper <= certificate.upper).all())
+    assert bool((refined.lower >= certificate.lower).all()
+                & (refined.upper <= certificate.upper).all())
     for n in range(2):
-        assert bool(((values[n] >= refined.lower[n] - 1e-9) & (values[n] <= refined.upper[n] + 1e-9)).all())
+        assert bool(
+            ((values[n] >= refined.lower[n] - 1e-9) & (values[n] <= refined.upper[n] + 1e-9)).all())
 
 
 def test_a_condition_that_cannot_be_certified_is_refused():
     certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0)
-    for text, words in (("cosine <= 0.5", "from below"), ("beauty >= 1", "metric"), ("cosine >= much", "number")):
+    for text, words in (("cosine <= 0.5", "from below"), ("beauty >= 1", "metric"),
+                        ("cosine >= much", "number")):
         with pytest.raises(ValueError, match=words):
             certificate.refine(text)
 

@@ -1,4 +1,5 @@
-"""What bounds of differences decide where the box cannot: the box forgets that features move together.
+"""What bounds of differences decide where the box cannot: the box forgets that features move
+together.
 
 `bound` maps linear functions (N, K, D) of the features to bounds of them, each (N, K).
 """
@@ -30,11 +31,12 @@ def entries(bound: Bounder, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tenso
             upper.index_copy(1, is_open, torch.minimum(upper[:, is_open], high)))
 
 
-def rivals(bound: Bounder, lower: Tensor, upper: Tensor, nominal: Tensor, k: int, absolute: bool) -> Tensor:
+def rivals(bound: Bounder, lower: Tensor, upper: Tensor, nominal: Tensor, k: int,
+           absolute: bool) -> Tensor:
     """Which features outside the nominal's k largest may be as large as which of the k.
 
-    Feature o cannot reach feature i if a_i - a_o > 0 is certain; for absolute values, where the sign s of a_i is
-    certain, if s a_i - a_o > 0 and s a_i + a_o > 0 both are.
+    Feature o cannot reach feature i if a_i - a_o > 0 is certain; for absolute values, where the
+    sign s of a_i is certain, if s a_i - a_o > 0 and s a_i + a_o > 0 both are.
 
     Args:
         bound: bounds of linear functions of the features.
@@ -45,22 +47,26 @@ def rivals(bound: Bounder, lower: Tensor, upper: Tensor, nominal: Tensor, k: int
         absolute: whether absolute values are ranked.
 
     Returns:
-        (N, k, D), bool: whether feature o may reach the i-th largest; False for o among the k largest themselves.
+        (N, k, D), bool: whether feature o may reach the i-th largest; False for o among the k
+        largest themselves.
     """
     top = nominal.topk(k).indices
-    sign = torch.where(lower.gather(1, top) > 0, 1.0, torch.where(upper.gather(1, top) < 0, -1.0, 0.0)).to(lower)
+    sign = torch.where(lower.gather(1, top) > 0, 1.0,
+                       torch.where(upper.gather(1, top) < 0, -1.0, 0.0)).to(lower)
     if not absolute:
         sign = torch.ones_like(sign)
     outside = torch.ones_like(nominal, dtype=torch.bool).scatter(1, top, False)
     beyond = _decided(bound, lower, upper, top, sign, -1.0, outside)
     if absolute:
-        beyond = beyond & _decided(bound, lower, upper, top, sign, 1.0, outside) & (sign != 0)[..., None]
+        beyond = beyond & _decided(bound, lower, upper, top, sign, 1.0,
+                                   outside) & (sign != 0)[..., None]
     return outside[:, None] & ~beyond
 
 
-def _decided(bound: Bounder, lower: Tensor, upper: Tensor, top: Tensor, sign: Tensor, other: float, outside: Tensor
-             ) -> Tensor:
-    """Where sign * a_i + other * a_o > 0 is certain, (N, k, D): by the box, else by bounds of that very function."""
+def _decided(bound: Bounder, lower: Tensor, upper: Tensor, top: Tensor, sign: Tensor, other: float,
+             outside: Tensor) -> Tensor:
+    """Where sign * a_i + other * a_o > 0 is certain, (N, k, D): by the box, else by bounds of that
+    very function."""
     floor = torch.where(sign > 0, lower.gather(1, top), -upper.gather(1, top))
     decided = floor[..., None] + torch.where(torch.tensor(other > 0), lower, -upper)[:, None] > 0
     wanted = ~decided & outside[:, None] & (sign != 0)[..., None]
@@ -68,19 +74,22 @@ def _decided(bound: Bounder, lower: Tensor, upper: Tensor, top: Tensor, sign: Te
     if not counts.any():
         return decided
     rows, k, size = wanted.shape
-    index = wanted.flatten(1).to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    index = wanted.flatten(1).to(torch.int8).argsort(dim=1, descending=True,
+                                                     stable=True)[:, : int(counts.max())]
     proven = torch.zeros_like(wanted.flatten(1))
     for part in index.split(FUNCTIONS, 1):
         first, second = part // size, part % size
         functions = lower.new_zeros(rows, part.shape[1], size)
         functions.scatter_(2, top.gather(1, first)[..., None], sign.gather(1, first)[..., None])
-        functions.scatter_add_(2, second[..., None], torch.full_like(second[..., None], other, dtype=lower.dtype))
+        functions.scatter_add_(2, second[..., None],
+                               torch.full_like(second[..., None], other, dtype=lower.dtype))
         proven.scatter_(1, part, bound(functions)[0] > 0)
     return decided | proven.reshape(wanted.shape) & wanted
 
 
 def certain_top_k(reach: Tensor, nominal: Tensor, k: int) -> Tensor:
-    """Features among the k largest that no other feature can reach, (N, D): `reach` is that of `rivals`.
+    """Features among the k largest that no other feature can reach, (N, D): `reach` is that of
+    `rivals`.
 
     To leave the k largest, a feature must be reached by one from outside.
     """
@@ -91,9 +100,9 @@ def certain_top_k(reach: Tensor, nominal: Tensor, k: int) -> Tensor:
 def least_overlap(reach: Tensor, k: int) -> Tensor:
     """A lower bound of how many of the k largest stay, (N,): `reach` is that of `rivals`.
 
-    If t of them leave, t others come, and each that comes reaches each that leaves. So there are t that leave,
-    each reached by at least t of those that come, and the reverse; the largest t for which taking away all that
-    have fewer leaves t of both is an upper bound.
+    If t of them leave, t others come, and each that comes reaches each that leaves. So there are t
+    that leave, each reached by at least t of those that come, and the reverse; the largest t for
+    which taking away all that have fewer leaves t of both is an upper bound.
     """
     rows = reach.shape[0]
     overlap = torch.full((rows,), k, dtype=torch.int64, device=reach.device)
@@ -131,10 +140,11 @@ def propagated(bound: Bounder, name: str, box: Box, nominal: Tensor, value: Tens
     """
     whole = whole_of(name, nominal, settings)
     if whole is None:
-        raise ValueError(f"refine='spec' is for metrics that follow from sums of convex functions of the entries: "
-                         f"{', '.join(n for n, row in METRICS.items() if row.sums is not None)} (norms 1 and 2, one "
-                         f"channel); given: {name!r}. Refine the certificate itself: "
-                         "certificate.refine('METRIC >= NUMBER').")
+        raise ValueError("refine='spec' is for metrics that follow from sums of convex functions "
+                         "of the entries: "
+                         f"{', '.join(n for n, row in METRICS.items() if row.sums is not None)} "
+                         f"(norms 1 and 2, one channel); given: {name!r}. Refine the certificate "
+                         "itself: certificate.refine('METRIC >= NUMBER').")
     known = (box.lower.isfinite() & box.upper.isfinite() & nominal.isfinite()).all(1)
     if not bool(known.any()):
         return value

@@ -46,10 +46,12 @@ class MetricCondition:
         metric, settings = lookup(self.name), self._settings_of(examples)
         if metric.at is None:
             return self(Box.point(attributions), examples)
-        return self._met(metric.at(attributions, self.nominal[examples], **settings).to(attributions))
+        return self._met(
+            metric.at(attributions, self.nominal[examples], **settings).to(attributions))
 
     def by_sums(self, bounder: Bounder, box: Box, met: Tensor, examples: Tensor) -> Tensor | None:
-        """The same by bounds of linear functions as well, given what it is by the box; None if these say nothing."""
+        """The same by bounds of linear functions as well, given what it is by the box; None if
+        these say nothing."""
         settings, nominal = self._settings_of(examples), self.nominal[examples]
         if whole_of(self.name, nominal, settings) is None:
             return None
@@ -74,12 +76,14 @@ class MetricCondition:
 
 def is_condition(what: Any) -> bool:
     """Whether something is a condition's text, alone or with settings."""
-    text = what[0] if isinstance(what, tuple) and len(what) == 2 and isinstance(what[1], dict) else what
+    text = (what[0]
+            if isinstance(what, tuple) and len(what) == 2 and isinstance(what[1], dict) else what)
     return isinstance(text, str) and any(sign in text for sign in SIDES)
 
 
 def condition(what: Any, nominal: Tensor, flat: Any) -> MetricCondition:
-    """Read "METRIC >= NUMBER" or "METRIC:SETTING=VALUE,... <= NUMBER", or a tuple of that and further settings.
+    """Read "METRIC >= NUMBER" or "METRIC:SETTING=VALUE,... <= NUMBER", or a tuple of that and
+    further settings.
 
     Args:
         what: the text, or the tuple.
@@ -92,18 +96,21 @@ def condition(what: Any, nominal: Tensor, flat: Any) -> MetricCondition:
     text, given = what if isinstance(what, tuple) else (what, {})
     match = re.fullmatch(r"\s*(\w+)\s*(?::\s*(.*?))?\s*(>=|<=)\s*(\S+)\s*", text)
     if match is None:
-        raise ValueError(f"{text!r} is not of the form 'METRIC >= NUMBER' or 'METRIC:SETTING=VALUE <= NUMBER'.")
+        raise ValueError(f"{text!r} is not of the form 'METRIC >= NUMBER' or 'METRIC:SETTING=VALUE "
+                         "<= NUMBER'.")
     name, pairs, comparison, number = match.groups()
     metric = lookup(name)
     if metric.direction != SIDES[comparison]:
         other = next(sign for sign, side in SIDES.items() if side == metric.direction)
         raise ValueError(f"{text!r} cannot be certified: {name} is bounded from "
-                         f"{'above' if metric.direction == 'upper' else 'below'} only; ask for {name} {other} NUMBER.")
+                         f"{'above' if metric.direction == 'upper' else 'below'} only; ask for "
+                         f"{name} {other} NUMBER.")
     if metric.of_two:
-        raise ValueError(f"{text!r} cannot be refined: {name} is a number of two attributions, and a ball is refined "
-                         "in parts, of which each holds one. Refine the entries, what='width', and ask for the "
-                         "metric then.")
-    settings = {**dict(_setting(pair) for pair in (pairs or "").split(",") if pair.strip()), **given}
+        raise ValueError(f"{text!r} cannot be refined: {name} is a number of two attributions, and "
+                         "a ball is refined in parts, of which each holds one. Refine the entries, "
+                         "what='width', and ask for the metric then.")
+    settings = {**dict(_setting(pair) for pair in (pairs or "").split(",") if pair.strip()),
+                **given}
     for feature in set(metric.features) & set(settings):
         settings[feature] = flat(settings[feature])
     try:

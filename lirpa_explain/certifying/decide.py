@@ -29,15 +29,19 @@ def draws(prover: Prover, example: int) -> Tensor:
                       for i, ball in enumerate(request.balls) if ball is not None], 1)
 
 
-def decided_condition(prover: Prover, certificate: Certificate, problem: Problem, meets: MetricCondition, box: Box,
+def decided_condition(prover: Prover, certificate: Certificate, problem: Problem,
+                      meets: MetricCondition, box: Box,
                       error: Tensor, limits: Limits, progress: bool) -> Certificate:
-    """The certificate with what is known of a condition: `decided`, `domains` and `seconds`, (N, 1) each."""
+    """The certificate with what is known of a condition: `decided`, `domains` and `seconds`, (N, 1)
+    each."""
     if problem.plan.steps * problem.plan.samples > 1:
-        raise UnsupportedAttribution("A condition on an attribution that is a sum over a path or over samples cannot "
-                                     "be refined as a whole. Refine its entries, what='width', and ask for the metric "
-                                     "then, with refine='spec' if its row in METRICS has sums.")
+        raise UnsupportedAttribution("A condition on an attribution that is a sum over a path or "
+                                     "over samples cannot be refined as a whole. Refine its "
+                                     "entries, what='width', and ask for the metric then, with "
+                                     "refine='spec' if its row in METRICS has sums.")
     every = meets(box, torch.arange(len(error))).tolist()
-    conditions = [Condition(n, Box(box.lower[n], box.upper[n]), error[n], met) for n, met in enumerate(every)]
+    conditions = [Condition(n, Box(box.lower[n], box.upper[n]), error[n], met)
+                  for n, met in enumerate(every)]
     search = ConditionSearch(problem, conditions, meets, limits, progress)
     for condition in conditions:
         if not condition.is_done:
@@ -46,12 +50,15 @@ def decided_condition(prover: Prover, certificate: Certificate, problem: Problem
     new = _tightened(conditions, box)
     found, place, inputs = _confirmed(prover, conditions, meets, new)
     lower = torch.tensor([c.lower for c in conditions], dtype=found.dtype)
-    check_numbers(Box(lower, torch.full_like(lower, torch.inf)), found, found.abs() + abs(meets.bound),
+    check_numbers(Box(lower, torch.full_like(lower, torch.inf)), found,
+                  found.abs() + abs(meets.bound),
                   f"Values of {meets.name} at inputs that were found")
     lower = torch.minimum(lower, found)
     decided = (lower >= 0).to(torch.int8) - (found < 0).to(torch.int8)
-    facts = {"decided": decided[:, None], "domains": torch.tensor([[c.domains] for c in conditions]),
-             "lower_rows": lower[:, None], "found_lower": found[:, None], "found_lower_at": place[:, None],
+    facts = {"decided": decided[:, None],
+             "domains": torch.tensor([[c.domains] for c in conditions]),
+             "lower_rows": lower[:, None], "found_lower": found[:, None],
+             "found_lower_at": place[:, None],
              "found_inputs": inputs, "seconds": torch.tensor([[c.seconds] for c in conditions]),
              "refinement_interrupted": search.interrupted}
     nominal, meaning = certificate.nominal, certificate.meaning
@@ -72,7 +79,8 @@ def _tightened(conditions: list[Condition], box: Box) -> Box:
 
 def _confirmed(prover: Prover, conditions: list[Condition], meets: MetricCondition, box: Box
                ) -> tuple[Tensor, Tensor, Tensor | tuple[Tensor, ...]]:
-    """By how much Captum's attributions meet the condition at the points that were found, (N,), and these points.
+    """By how much Captum's attributions meet the condition at the points that were found, (N,), and
+    these points.
 
     At the inputs themselves where none was looked at.
     """

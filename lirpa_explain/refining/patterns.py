@@ -65,16 +65,20 @@ class Patterns:
     def __init__(self, problem: Problem, example: int) -> None:
         self.problem, self.example = problem, example
         self.rows = torch.tensor(problem.rows_of(example))
-        self.weights = problem.inputs[0].new_tensor([problem.weight(row) for row in self.rows.tolist()])
+        self.weights = problem.inputs[0].new_tensor(
+            [problem.weight(row) for row in self.rows.tolist()])
         self.names, owners = self._open_kinks()
         self.name, self.place, self.entry = torch.tensor(owners, dtype=torch.long).reshape(-1, 3).T
         _, values, balls, _ = problem.rows.take(self.rows[:1])
         self.ground = Ground.of(values, balls)
 
     def _open_kinks(self) -> tuple[list[str], list[list[int]]]:
-        """Names of pre-activations that gradients read, and for each open kink: name, row and entry, by number."""
-        reads = {step.inputs[1] for step in self.problem.module.steps if step.operator == "kink_gradient"}
-        nodes = {node: name for node, name in self.problem.schedule.network.values.items() if name in reads}
+        """Names of pre-activations that gradients read, and for each open kink: name, row and
+        entry, by number."""
+        reads = {step.inputs[1]
+                 for step in self.problem.module.steps if step.operator == "kink_gradient"}
+        nodes = {node: name
+                 for node, name in self.problem.schedule.network.values.items() if name in reads}
         names, owners = sorted(set(nodes.values())), list[list[int]]()
         for place, row in enumerate(self.rows.tolist()):
             whole = self.problem.whole(row)
@@ -82,16 +86,20 @@ class Patterns:
                 box = whole.box(node)
                 if box is not None:
                     is_open = (box.lower < 0) & (box.upper > 0)
-                    owners += [[names.index(name), place, i] for i in is_open.nonzero()[:, 0].tolist()]
+                    owners += [[names.index(name), place, i]
+                               for i in is_open.nonzero()[:, 0].tolist()]
         return names, owners
 
-    def descend(self, function: Tensor, start: Tensor, keeps: bool, enough: Callable[[float], bool]) -> Tensor:
-        """Inputs (P, M) of what moves at which a function of the attribution is ever lower; P may be 0.
+    def descend(self, function: Tensor, start: Tensor, keeps: bool,
+                enough: Callable[[float], bool]) -> Tensor:
+        """Inputs (P, M) of what moves at which a function of the attribution is ever lower; P may
+        be 0.
 
         Args:
             function: (D,).
             start: where the search starts, (M,).
-            keeps: whether all other kinks are to stay where they are, or those alone that gain nothing.
+            keeps: whether all other kinks are to stay where they are, or those alone that gain
+                nothing.
             enough: whether a value is low enough, or time is up.
         """
         found, x, best = list[Tensor](), start, float(self._values(start[None]) @ function)
@@ -135,8 +143,10 @@ class Patterns:
         return [(self.names[i], place, entry) for i, place, entry in
                 zip(self.name.tolist(), self.place.tolist(), self.entry.tolist(), strict=True)]
 
-    def _run(self, flat: Tensor, rows: Tensor, changed: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """What rows compute at inputs (B, M), and pre-activations; in each row one kink's side may be changed.
+    def _run(self, flat: Tensor, rows: Tensor,
+             changed: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """What rows compute at inputs (B, M), and pre-activations; in each row one kink's side may
+        be changed.
 
         Args:
             flat: the inputs.

@@ -1,4 +1,5 @@
-"""Growing trees of many functions side by side: domains are rows of a batch, and equal ones are bounded once."""
+"""Growing trees of many functions side by side: domains are rows of a batch, and equal ones are
+bounded once."""
 
 from __future__ import annotations
 
@@ -32,14 +33,16 @@ FUNCTIONS = 16
 """Most functions that one row of a batch bounds."""
 
 PATIENCE = (16, 64, 256, 1024, 4096, 16384, 1 << 62)
-"""Domains that an objective gets before the next one's turn, the first time, the second, ...: easy ones come first."""
+"""Domains that an objective gets before the next one's turn, the first time, the second, ...: easy
+ones come first."""
 
 PROGRAMS = 4
 """Linear programs a batch for points of leaves that are not split up yet."""
 
 
 FEW = 8
-"""Objectives of an example for which patterns are searched at once; else after the second of these turns."""
+"""Objectives of an example for which patterns are searched at once; else after the second of these
+turns."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Search:
         progress: show a bar.
     """
 
-    def __init__(self, problem: Problem, objectives: Sequence[Objective], limits: Limits, progress: bool = False
-                 ) -> None:
+    def __init__(self, problem: Problem, objectives: Sequence[Objective], limits: Limits,
+                 progress: bool = False) -> None:
         self.problem, self.objectives, self.limits = problem, objectives, limits
         self.started, self.interrupted = clock.now(), False
         self.bar = tqdm(total=len(objectives), disable=not progress, unit="bound", leave=False)
@@ -100,23 +103,26 @@ class Search:
 
     def plant(self) -> None:
         """Bound the whole balls, or a grid of their inputs."""
-        wanted = [tree for objective in self.objectives if not objective.is_done for tree in objective.trees]
+        wanted = [tree for objective in self.objectives if not objective.is_done
+                  for tree in objective.trees]
         for trees in _parts(wanted, self.limits.batch * FUNCTIONS):
             if self.is_late:
                 return
-            self._replace([(tree, None, self.problem.whole(tree.row), tree.start) for tree in trees],
-                          keep=lambda: not self.problem.splits_inputs)
+            self._replace([(tree, None, self.problem.whole(tree.row), tree.start)
+                           for tree in trees], keep=lambda: not self.problem.splits_inputs)
             if self.problem.splits_inputs:
                 self._replace([(tree, None, domain, tree.start) for tree in trees
                                for domain in self.problem.grid(tree.row)])
 
     def descend(self, patience: int) -> None:
-        """Search the patterns of kinks from the best input that is known of each objective, if that is a new one."""
+        """Search the patterns of kinks from the best input that is known of each objective, if that
+        is a new one."""
         for objective in self.objectives:
             example, is_first = objective.example, objective not in self.descended
             if len(self.by_example[example]) > FEW and patience <= PATIENCE[1]:
                 continue
-            if self.is_late or objective.is_done or self.descended.get(objective) == objective.found:
+            if (self.is_late or objective.is_done
+                    or self.descended.get(objective) == objective.found):
                 continue
             if self.problem.splits_inputs:
                 return
@@ -126,7 +132,8 @@ class Search:
             start = self.problem.flat(example) if is_first else self._best(objective)
             for keeps in (False, True):
                 self.look(example, self.patterns[example].descend(
-                    objective.function, start, keeps, functools.partial(self._is_enough, objective)))
+                    objective.function, start, keeps,
+                    functools.partial(self._is_enough, objective)))
             self.descended[objective] = objective.found
             objective.seconds += clock.now() - started
 
@@ -154,13 +161,15 @@ class Search:
             if not pairs:
                 return
             self._split(pairs)
-            waiting = [o for o in waiting if not o.is_done and o.domains < patience and any(t.leaves for t in o.trees)]
+            waiting = [o for o in waiting
+                       if not o.is_done and o.domains < patience and any(t.leaves for t in o.trees)]
             self.bar.update(sum(o.is_done for o in self.objectives) - self.bar.n)
 
     def _split(self, pairs: list[tuple[Tree, Leaf]]) -> None:
         """Put the halves of leaves in their place."""
         started = clock.now()
-        self._replace([(tree, number, half, lower) for tree, (lower, number, domain, decision) in pairs
+        self._replace([(tree, number, half, lower)
+                       for tree, (lower, number, domain, decision) in pairs
                        for half in self.problem.halves(domain, decision)])
         for tree, _ in pairs:
             self.owner[tree].seconds += (clock.now() - started) / len(pairs)
@@ -169,7 +178,8 @@ class Search:
         """Bound the functions of trees on domains, and put these in the place of leaves.
 
         Args:
-            jobs: trees, numbers of the leaves that are parted, their parts, and lower bounds that are known of these.
+            jobs: trees, numbers of the leaves that are parted, their parts, and lower bounds that
+                are known of these.
             keep: whether to do so, asked when they are bounded.
         """
         by_domain: dict[Domain, list[tuple[Tree, float]]] = {}
@@ -185,7 +195,8 @@ class Search:
             tree.replace(numbers, found[tree])
 
     def _bounded(self, by_domain: dict[Domain, list[tuple[Tree, float]]]) -> dict[Tree, list[Part]]:
-        """Bound functions of trees on domains, of which lower bounds are known: the parts of each tree."""
+        """Bound functions of trees on domains, of which lower bounds are known: the parts of each
+        tree."""
         found: dict[Tree, list[Part]] = {}
         again, fresh = list[Line](), dict[Domain, Sequence[tuple[Tree, float]]]()
         for domain, trees in by_domain.items():
@@ -217,7 +228,8 @@ class Search:
         bounded = self.problem.bound(domains, functions, self.limits.rounds)
         chosen = decisions(bounded, domains, self.problem.kinks, self.problem.splits_inputs)
         found = [(tree, (max(lower, value), domain, decision))
-                 for (domain, trees), values, ways in zip(lines, bounded.lower.tolist(), chosen, strict=True)
+                 for (domain, trees), values, ways in zip(lines, bounded.lower.tolist(), chosen,
+                                                          strict=True)
                  for (tree, lower), value, decision in zip(trees, values, ways, strict=False)]
         if self.problem.splits_inputs:
             self._look_at_boxes(domains, bounded)
@@ -230,10 +242,12 @@ class Search:
         wanted = torch.where(bounded.at[:, 0] > 0, *bounded.box)
         owners = torch.tensor([self.problem.example(domain.row) for domain in domains])
         for example in owners.unique().tolist():
-            self.look(example, torch.cat([bounded.box.center, wanted])[(owners == example).repeat(2)])
+            self.look(example,
+                      torch.cat([bounded.box.center, wanted])[(owners == example).repeat(2)])
 
     def _find(self, domains: Sequence[Domain], parts: Sequence[tuple[Tree, Part]]) -> None:
-        """Points of the domains that promise most, or are not split further: evaluated, or proven not to exist."""
+        """Points of the domains that promise most, or are not split further: evaluated, or proven
+        not to exist."""
         if not self.problem.cuts.count:
             return
         wanted: dict[Domain, float] = {}
@@ -249,12 +263,14 @@ class Search:
                 self.look(self.problem.example(domain.row), point[None])
 
     def look(self, example: int, flat: Tensor) -> None:
-        """Evaluate the attribution of an example at points (P, M) of what moves, for all objectives."""
+        """Evaluate the attribution of an example at points (P, M) of what moves, for all
+        objectives."""
         if not len(flat):
             return
         points = self.problem.point(example, flat)
         values = {row: self.problem.values(row, points) for row in self.problem.rows_of(example)}
-        total = torch.stack([self.problem.weight(row) * value for row, value in values.items()]).sum(0)
+        total = torch.stack([self.problem.weight(row) * value
+                             for row, value in values.items()]).sum(0)
         kept: dict[int, int] = {}
         for objective in self.by_example.get(example, []):
             best = (total @ objective.function).nan_to_num(nan=torch.inf).min(0)

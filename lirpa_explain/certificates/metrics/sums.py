@@ -1,4 +1,5 @@
-"""Metrics that follow from sums of convex functions of the entries, bounded as functions of the model.
+"""Metrics that follow from sums of convex functions of the entries, bounded as functions of the
+model.
 
 Over a box a convex function lies below its chord, and above every line that touches it. So
 
@@ -113,7 +114,8 @@ class Sum:
             slopes = slopes[:, :1] if bool(is_chord.all()) else slopes
             wide = (weights != 0)[:, None]
             functions = (linear[:, None] + weights[:, None] * slopes).to(self.weights.dtype)
-            slopes = (functions.double() - linear[:, None]) / torch.where(wide, weights[:, None], 1.0)
+            slopes = (functions.double() - linear[:, None]) / torch.where(
+                wide, weights[:, None], 1.0)
             slopes = torch.where(wide, slopes, 0.0)
         ends = (convex.value(t)[:, None] - slopes * t[:, None] for t in (low, high))
         offset = torch.where(is_chord[:, None], torch.maximum(*ends), -convex.conjugate(slopes))
