@@ -32,15 +32,17 @@ class Refinable:
     lower_rows = fact("lower_rows", """(N, K): certified lower bounds of these. Of a condition: by how much it is met at
     least, in units of its metric; below 0 by how much it may be missed.""")
     upper_rows = fact("upper_rows", "(N, K): certified upper bounds.")
-    found_lower = fact("found_lower", """(N, K): the smallest value that was found, attained by the attribution at
-    `found_inputs[found_lower_at]`.""")
+    found_lower = fact("found_lower",
+                "(N, K): the smallest value that was found, attained by the attribution at "
+                "`found_inputs[found_lower_at]`.")
     found_upper = fact("found_upper", "(N, K): the largest value that was found, likewise.")
     found_inputs = fact("found_inputs",
                         "The inputs where these are attained, (P, *S), or a tuple of them.")
     found_lower_at = fact("found_lower_at", "(N, K), int64: which of these inputs.")
     found_upper_at = fact("found_upper_at", "(N, K), int64: likewise.")
-    decided = fact("decided", """(N, K), int8: 1 where the row exceeds 0 at every input, -1 where it does not at one
-    that was found, 0 where that is open. Of a condition: whether it holds.""")
+    decided = fact("decided",
+                "(N, K), int8: 1 where the row exceeds 0 at every input, -1 where it does not at "
+                "one that was found, 0 where that is open. Of a condition: whether it holds.")
     domains = fact("domains", "(N, K): how many domains were bounded for each row.")
     seconds = fact("seconds", "(N, K): about how long that took.")
     refinement_interrupted = fact("refinement_interrupted", "Whether refining was stopped early.")

@@ -19,18 +19,20 @@ NARROW = 1e-7
 """Width of an interval, relative to its ends, below which it is not cut again."""
 
 
-def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, bool], inputs: bool = False
-              ) -> list[list[Decision | None]]:
-    """The most promising decision for each domain, of B, and each of K functions; None where there is none.
+def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, bool],
+              inputs: bool = False) -> list[list[Decision | None]]:
+    """The most promising decision for each domain, of B, and each of K functions; None where there
+    is none.
 
-    An entry promises what a function can gain from knowing it, times how evenly it can be cut: 4 u |l| / (u - l)^2 of
-    an interval [l, u] that a kink at 0 cuts. Others are cut in the middle.
+    An entry promises what a function can gain from knowing it, times how evenly it can be cut: 4 u
+    |l| / (u - l)^2 of an interval [l, u] that a kink at 0 cuts. Others are cut in the middle.
 
     Args:
         bounded: what is known of the functions.
         domains: one a row.
         kinks: the nodes that can be cut by name, and whether that is at 0.
-        inputs: whether inputs are cut, and nothing else; of functions that gain from none, the one cut least often.
+        inputs: whether inputs are cut, and nothing else; of functions that gain from none, the one
+            cut least often.
     """
     kinks = {**kinks, INPUT: False}
     names = [INPUT] if inputs else sorted(bounded.gains.keys() - {INPUT})
@@ -54,7 +56,9 @@ def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, b
 
 
 def _input_gains(bounded: Bounded, domains: Sequence[Domain]) -> Tensor:
-    """What functions gain from inputs, (B, K, D); where that is nothing, more for those cut less often."""
+    """What functions gain from inputs, (B, K, D); where that is nothing, more for those cut less
+    often.
+    """
     gains = bounded.gains.get(INPUT, torch.zeros_like(bounded.at))
     counts = gains.new_zeros(len(domains), gains.shape[2])
     for row, domain in zip(counts, domains, strict=True):

@@ -4,12 +4,14 @@ For multipliers m >= 0 and half-spaces G x + h >= 0 that hold in a domain,
 
     min { a.x : x in ball, G x + h >= 0 }  >=  min { (a - m G).x : x in ball } - m.h
 
-so any multipliers give a sound bound. In coordinates in which the ball is a unit ball, the right side is
+so any multipliers give a sound bound. In coordinates in which the ball is a unit ball, the right
+side is
 
     -|a - m G|_* - m.h + (a.center)
 
-with the dual norm: concave in m, and nearly smooth where the ball has many dimensions. It is climbed by reweighting:
-|t| <= (t^2 / w + w) / 2, whose right side is a quadratic function of as many variables as there are half-spaces.
+with the dual norm: concave in m, and nearly smooth where the ball has many dimensions. It is
+climbed by reweighting: |t| <= (t^2 / w + w) / 2, whose right side is a quadratic function of as
+many variables as there are half-spaces.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ STRIDE = 1.9
 """Times the way to that function's minimum that is gone: it lies above what is minimised."""
 
 THIN = 4
-"""Of so many entries one is looked at in each reweighting, another each time: multipliers may be any."""
+"""Of so many entries one is looked at in each reweighting, another each time: multipliers may be
+any."""
 
 ENOUGH = 64
 """Entries that are looked at at least."""
@@ -40,7 +43,8 @@ SWEEPS = 3
 
 @dataclass(frozen=True)
 class Cuts:
-    """Half-spaces G x + h >= 0, M for each of B rows; a row with fewer has others that hold everywhere.
+    """Half-spaces G x + h >= 0, M for each of B rows; a row with fewer has others that hold
+    everywhere.
 
     Args:
         G: (B, M, D).
@@ -77,7 +81,8 @@ def least(ground: Ground, A: Tensor, c: Tensor, cuts: Cuts, rounds: int = ROUNDS
         rounds: reweightings; more come nearer to the extreme.
 
     Returns:
-        (B, S), moved outward by roundings; never below the bound over the whole balls by more than these.
+        (B, S), moved outward by roundings; never below the bound over the whole balls by more than
+        these.
     """
     center, radius = ground.center, ground.radius
     at_center = torch.einsum("bsd,bd->bs", A, center) + c
@@ -99,7 +104,9 @@ def least(ground: Ground, A: Tensor, c: Tensor, cuts: Cuts, rounds: int = ROUNDS
 
 
 def multipliers(ground: Ground, A: Tensor, G: Tensor, h: Tensor, rounds: int) -> Tensor:
-    """Multipliers (B, S, M) that nearly maximise -|A - m G|_* - m.h, for scaled A (B, S, D) and G (B, M, D)."""
+    """Multipliers (B, S, M) that nearly maximise -|A - m G|_* - m.h, for scaled A (B, S, D) and G
+    (B, M, D).
+    """
     dtype = A.dtype
     A, G, h = A.float(), G.float(), h.float()
     rows, functions, entries = A.shape

@@ -1,4 +1,6 @@
-"""Domains: parts of a ball, each given by decisions on which side of a place some pre-activations lie."""
+"""Domains: parts of a ball, each given by decisions on which side of a place some pre-activations
+lie.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,9 @@ class Domain:
         row: of the plan.
         decisions: what holds.
         whole: the domain of the whole ball, None if this is it.
-        boxes: bounds of each node that a relaxation reads, by name: of the entries in `Domain.columns` of the whole
-            ball's domain, or all of them there. Until a domain is bounded, those of a larger one.
+        boxes: bounds of each node that a relaxation reads, by name: of the entries in
+            `Domain.columns` of the whole ball's domain, or all of them there. Until a domain is
+            bounded, those of a larger one.
         columns: for the whole ball: entries (M,) of each node of which domains can know more.
         is_empty: whether it is proven that there is no such input.
         is_bounded: whether `boxes` are its own.
@@ -76,7 +79,8 @@ class Domain:
         if known is None or whole is self or name not in self.boxes:
             return known
         columns = whole.columns[name]
-        return Box(*(side.index_copy(0, columns, part) for side, part in zip(known, self.boxes[name], strict=True)))
+        return Box(*(side.index_copy(0, columns, part)
+                     for side, part in zip(known, self.boxes[name], strict=True)))
 
     def settle(self, boxes: dict[str, Box], is_open: dict[str, Tensor], is_empty: bool) -> None:
         """Keep own bounds (n,) of the nodes, and that there may be no input."""
@@ -84,9 +88,11 @@ class Domain:
             return
         if self.whole is None:
             self.boxes = boxes
-            self.columns = self.columns or {name: mask.nonzero()[:, 0] for name, mask in is_open.items()}
+            self.columns = self.columns or {name: mask.nonzero()[:, 0]
+                                            for name, mask in is_open.items()}
         else:
-            self.boxes = {name: Box(*(side[self.whole.columns[name]] for side in box)) for name, box in boxes.items()}
+            self.boxes = {name: Box(*(side[self.whole.columns[name]] for side in box))
+                          for name, box in boxes.items()}
         self.is_bounded, self.is_empty = True, self.is_empty or is_empty
 
 
@@ -110,9 +116,10 @@ class Limits:
         chosen = [sorted(d for d in domain.decisions if d.node == node) for domain in domains]
         most = max(map(len, chosen))
         filled = [[*ds, *[Decision(node, 0, 0.0, 0)] * (most - len(ds))] for ds in chosen]
-        entry = torch.tensor([[d.entry for d in ds] for ds in filled], device=like.device).reshape(len(filled), most)
-        place, side = (torch.tensor([[float(v) for v in map(get, ds)] for ds in filled], dtype=like.dtype,
-                                    device=like.device).reshape(entry.shape)
+        entry = torch.tensor([[d.entry for d in ds] for ds in filled],
+                             device=like.device).reshape(len(filled), most)
+        place, side = (torch.tensor([[float(v) for v in map(get, ds)] for ds in filled],
+                                    dtype=like.dtype, device=like.device).reshape(entry.shape)
                        for get in (lambda d: d.place, lambda d: d.side))
         return cls(entry.long(), place, side)
 
@@ -124,7 +131,8 @@ class Limits:
     def box(self, size: int, reach: float = 0.0) -> Box:
         """What the decisions leave of each of so many entries, (B, size); shrunk by a reach."""
         inf = torch.inf
-        low, high = (torch.where(self.side == side, self.place + side * reach, -side * inf) for side in (1, -1))
+        low, high = (torch.where(self.side == side, self.place + side * reach, -side * inf)
+                     for side in (1, -1))
         empty = low.new_zeros(len(low), size)
         return Box((empty - inf).scatter_reduce(1, self.entry, low, "amax"),
                    (empty + inf).scatter_reduce(1, self.entry, high, "amin"))

@@ -18,7 +18,9 @@ LARGEST = 8.0
 
 @dataclass(frozen=True)
 class Part:
-    """The balls of one input: |x - center|_norm <= 1 after division by `radius`, (B, D) or (B, 1)."""
+    """The balls of one input: |x - center|_norm <= 1 after division by `radius`, (B, D) or (B,
+    1).
+    """
 
     norm: float
     center: Tensor
@@ -45,7 +47,8 @@ class Part:
         return a.abs().amax(-1) if self.norm == 1 else torch.linalg.vector_norm(a, dim=-1)
 
     def curvature(self, a: Tensor) -> Tensor:
-        """Q with spread(a) ~ sum q a^2, where another a' near has spread(a') <= (sum q a'^2 + spread(a)) / 2.
+        """Q with spread(a) ~ sum q a^2, where another a' near has spread(a') <= (sum q a'^2 +
+        spread(a)) / 2.
 
         For norm 1 that holds about, which is enough: multipliers may be any.
         """
@@ -69,7 +72,8 @@ class Ground:
     @classmethod
     def of(cls, values: tuple[Tensor, ...], balls: tuple[Perturbation | None, ...]) -> Ground:
         """The balls of an engine's inputs, of which some are held fixed."""
-        return cls(tuple(Part.of(x, ball) for x, ball in zip(values, balls, strict=False) if ball is not None))
+        return cls(tuple(Part.of(x, ball)
+                         for x, ball in zip(values, balls, strict=False) if ball is not None))
 
     def rows(self, index: Tensor) -> Ground:
         """The balls of these rows."""

@@ -1,9 +1,10 @@
-"""Bounds within domains: a schedule whose rows are domains, and whose linear bounds feel the half-spaces.
+"""Bounds within domains: a schedule whose rows are domains, and whose linear bounds feel the
+half-spaces.
 
-Front to back, every node that a relaxation reads is bounded as for CROWN, with its linear bounds kept as functions of
-the inputs: their extremes are those over the ball cut by the half-spaces of all decisions before. A node's own
-decisions then add theirs, made of its linear bounds, and narrow its box. Where what is known of a node is empty, beyond
-roundings, the domain is.
+Front to back, every node that a relaxation reads is bounded as for CROWN, with its linear bounds
+kept as functions of the inputs: their extremes are those over the ball cut by the half-spaces of
+all decisions before. A node's own decisions then add theirs, made of its linear bounds, and narrow
+its box. Where what is known of a node is empty, beyond roundings, the domain is.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Bounded:
         lower: (B, K), lower bounds.
         at: coefficients of the inputs in these bounds, (B, K, D): where the bounds want the inputs.
         box: of the inputs that move, (B, D) each.
-        gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can gain from knowing an
-            entry exactly.
+        gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can
+            gain from knowing an entry exactly.
     """
 
     lower: Tensor
@@ -59,7 +60,8 @@ class Bounded:
 class WithinDomains(Schedule):
     """CROWN within domains."""
 
-    def run(self, inputs: tuple[Tensor, ...], balls: tuple[Perturbation | None, ...], domains: Sequence[Domain],
+    def run(self, inputs: tuple[Tensor, ...], balls: tuple[Perturbation | None, ...],
+            domains: Sequence[Domain],
             functions: Tensor | None, rounds: int = ROUNDS) -> Bounded | None:
         """Bound domains that are not bounded yet, and functions on all of them.
 
@@ -72,16 +74,18 @@ class WithinDomains(Schedule):
         """
         self.ground, self.rounds = Ground.of(inputs, balls), rounds
         with torch.no_grad(), self.network.at(inputs, balls):
-            self.moving = [node for ball in balls if ball is not None for node in self.network.moving_inputs
-                           if node.perturbation is ball]
-            self.cuts, self.effects = Cuts.none(self.ground.center), dict[str, tuple[Tensor, Tensor]]()
+            self.moving = [node for ball in balls if ball is not None
+                           for node in self.network.moving_inputs if node.perturbation is ball]
+            self.cuts, self.effects = (Cuts.none(self.ground.center),
+                                       dict[str, tuple[Tensor, Tensor]]())
             self.empty = torch.zeros(len(domains), dtype=torch.bool, device=inputs[0].device)
             fresh = not all(domain.is_bounded for domain in domains)
             boxes, self.open = dict[str, Box](), dict[str, Tensor]()
             for node, readers in self.network.read_nodes(True):
                 boxes[node.name] = self._bound(node, readers, domains, fresh)
             for i, (domain, is_empty) in enumerate(zip(domains, self.empty.tolist(), strict=True)):
-                domain.settle({name: Box(box.lower[i], box.upper[i]) for name, box in boxes.items()},
+                domain.settle({name: Box(box.lower[i], box.upper[i])
+                               for name, box in boxes.items()},
                               {name: mask[i] for name, mask in self.open.items()}, is_empty)
             self.kinks = self._splittable()
             return None if functions is None else self._functions(functions)
@@ -106,7 +110,8 @@ class WithinDomains(Schedule):
         margin = flat_rows(self.network.rounding_margin(node)).expand_as(box.lower)
         known = [k for k in (domain.box(node.name) for domain in domains) if k is not None]
         if len(known) == len(domains):
-            box = box.intersect(Box(*(torch.stack([k[i] for k in known]) for i in (0, 1)))).ordered()
+            box = box.intersect(Box(*(torch.stack([k[i] for k in known])
+                                      for i in (0, 1)))).ordered()
         self._compare(node, box.map(lambda side: side.reshape(shape)), readers)
         if fresh:
             self.open[node.name] = is_open = flat_rows(
@@ -118,7 +123,9 @@ class WithinDomains(Schedule):
         return box
 
     def _cut(self, node: Bound, box: Box, is_open: Tensor, limits: Limits, margin: Tensor) -> Box:
-        """The box cut to linear bounds of open and decided entries; half-spaces are added for the latter."""
+        """The box cut to linear bounds of open and decided entries; half-spaces are added for the
+        latter.
+        """
         wanted = is_open | limits.mask(is_open.shape[1])
         most = int(wanted.sum(1).max())
         if not most:
@@ -128,21 +135,27 @@ class WithinDomains(Schedule):
         if limits.count:
             self._add_cuts(sides, index, limits, margin)
         (A_low, c_low), (A_high, c_high) = sides
-        if all(part.norm == math.inf for part in self.ground.parts) and sum(self.ground.sizes) <= MOST_INPUTS:
+        if (all(part.norm == math.inf for part in self.ground.parts)
+                and sum(self.ground.sizes) <= MOST_INPUTS):
             reach = ((A_low.abs() + A_high.abs()) / 2) * self.ground.radius[:, None]
             least_width = torch.finfo(reach.dtype).tiny ** 0.5
-            self.effects[node.name] = index, reach / reach.sum(2, keepdim=True).clamp(min=least_width)
+            self.effects[node.name] = (index,
+                                       reach / reach.sum(2, keepdim=True).clamp(min=least_width))
         A, c = torch.cat([A_low, -A_high], 1), torch.cat([c_low, -c_high], 1)
         both = least(self.ground, A, c, self.cuts, self.rounds)
         old = box.map(lambda side: side.gather(1, index))
         new = old.intersect(Box(both[:, :most], -both[:, most:]))
-        possible = new.intersect(limits.box(is_open.shape[1]).map(lambda side: side.gather(1, index)))
+        possible = new.intersect(
+            limits.box(is_open.shape[1]).map(lambda side: side.gather(1, index)))
         self.empty |= (possible.lower - possible.upper > 2 * margin.gather(1, index)).any(1)
         new = new.ordered()
         return Box(*(side.scatter(1, index, part) for side, part in zip(box, new, strict=True)))
 
-    def _linear(self, node: Bound, index: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Linear bounds of entries (B, K) of a node as functions of the inputs: coefficients and constants."""
+    def _linear(self, node: Bound,
+                index: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Linear bounds of entries (B, K) of a node as functions of the inputs: coefficients and
+        constants.
+        """
         chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
         sides = []
         for part in index.split(chunk, 1):
@@ -153,7 +166,9 @@ class WithinDomains(Schedule):
         return (lower[0], lower[1]), (upper[0], upper[1])
 
     def _flat(self, linear: Linear, side: int, count: int) -> tuple[Tensor, Tensor]:
-        """Coefficients (B, K, D) and constants (B, K) of one side of linear bounds, over all inputs that move."""
+        """Coefficients (B, K, D) and constants (B, K) of one side of linear bounds, over all inputs
+        that move.
+        """
         constant = (linear.upper if side else linear.lower).expand(count, len(self.ground.center)).T
         parts = []
         for node, size in zip(self.moving, self.ground.sizes, strict=True):
@@ -164,23 +179,29 @@ class WithinDomains(Schedule):
                 parts.append((A.dense() if isinstance(A, Local) else A).transpose(0, 1).flatten(2))
         return torch.cat(parts, 2), constant
 
-    def _add_cuts(self, sides: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], index: Tensor, limits: Limits,
-                  margin: Tensor) -> None:
-        """Half-spaces: where z >= place, its upper linear bound is; where z <= place, its lower one."""
+    def _add_cuts(self, sides: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], index: Tensor,
+                  limits: Limits, margin: Tensor) -> None:
+        """Half-spaces: where z >= place, its upper linear bound is; where z <= place, its lower
+        one.
+        """
         at = (index[:, None] == limits.entry[:, :, None]).to(torch.int8).argmax(2)
-        (A_low, c_low), (A_high, c_high) = ((A.gather(1, at[..., None].expand(-1, -1, A.shape[2])), c.gather(1, at))
-                                            for A, c in sides)
+        (A_low, c_low), (A_high, c_high) = ((A.gather(1, at[..., None].expand(-1, -1, A.shape[2])),
+                                             c.gather(1, at)) for A, c in sides)
         up = limits.side > 0
         G = torch.where(up[..., None], A_high, -A_low) * limits.side.abs()[..., None]
-        h = torch.where(up, c_high, -c_low) - limits.side * limits.place + margin.gather(1, limits.entry)
+        h = torch.where(up, c_high,
+                        -c_low) - limits.side * limits.place + margin.gather(1, limits.entry)
         self.cuts = self.cuts.and_also(G, torch.where(limits.side == 0, torch.ones_like(h), h))
 
     def _decide(self, node: Bound, box: Box, limits: Limits, shape: torch.Size) -> None:
-        """Narrow a settled node to what is decided, so that relaxations see it on the right side of the place."""
+        """Narrow a settled node to what is decided, so that relaxations see it on the right side of
+        the place.
+        """
         lower, upper = flat_rows(node.lower), flat_rows(node.upper)
         reach = roundings(DECIDED, lower.dtype) * torch.maximum(lower.abs(), upper.abs())
         decided = limits.box(lower.shape[1])
-        low, high = torch.fmax(lower, decided.lower + reach), torch.fmin(upper, decided.upper - reach)
+        low, high = (torch.fmax(lower, decided.lower + reach),
+                     torch.fmin(upper, decided.upper - reach))
         crossed = low > high  # as good as empty: one of both sides is as right as the other
         low, high = (torch.where(crossed & decided.upper.isfinite(), high, low),
                      torch.where(crossed & ~decided.upper.isfinite(), low, high))
@@ -201,14 +222,17 @@ class WithinDomains(Schedule):
                         for parts in (gains, others))
         lower, A = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
         box = self.network.of_interval(functions, self.network.interval(node))
-        inputs = Box(self.ground.center - self.ground.radius, self.ground.center + self.ground.radius)
+        inputs = Box(self.ground.center - self.ground.radius,
+                     self.ground.center + self.ground.radius)
         if self.effects:
             shared = [gain for gain in map(self._input_gains, (joined, rest)) if len(gain)]
             joined |= {INPUT: sum(shared[1:], shared[0])} if shared else {}
         return Bounded(torch.fmax(lower, box.lower), A, inputs, joined)
 
     def _input_gains(self, gains: dict[str, Tensor]) -> Tensor:
-        """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals is due to each."""
+        """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals
+        is due to each.
+        """
         found = []
         for name, (index, share) in self.effects.items():
             if name in gains:
@@ -226,7 +250,8 @@ class WithinDomains(Schedule):
             operator.watch = watch
 
     def _gains(self, seen: dict[str, Tensor], by_one: bool) -> dict[str, Tensor]:
-        """Sizes of coefficients times the gaps of relaxations, by the nodes whose values decide them.
+        """Sizes of coefficients times the gaps of relaxations, by the nodes whose values decide
+        them.
 
         Args:
             seen: the coefficients, by operator.
@@ -239,7 +264,8 @@ class WithinDomains(Schedule):
             if operator.name not in seen or (place is not None) != by_one:
                 continue
             gain = seen[operator.name].abs() * operator.gap().abs()
-            nodes = [operator.inputs[i] for i in (operator.relaxed_inputs() if place is None else [place])]
+            nodes = [operator.inputs[i]
+                     for i in (operator.relaxed_inputs() if place is None else [place])]
             for node in (node for node in nodes if node.perturbed):
                 own = flat_functions(to_shape(gain, node)).transpose(0, 1)
                 gains[node.name] = gains[node.name] + own if node.name in gains else own
@@ -247,7 +273,9 @@ class WithinDomains(Schedule):
 
 
 def splittable(operator: BoundPlanes) -> int | None:
-    """Which of an operator's inputs decides its relaxation by itself, being cut in two; None if none does."""
+    """Which of an operator's inputs decides its relaxation by itself, being cut in two; None if
+    none does.
+    """
     if isinstance(operator, BoundActivation):
         return 0
     return 1 if isinstance(operator, BoundActivationGradient) else None
