@@ -27,7 +27,8 @@ _RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 
 class Questions:
     """Signs, ranks, sums, distances and metrics of every attribution between `lower` and
-    `upper`."""
+    `upper`.
+    """
 
     lower: Attributions
     upper: Attributions

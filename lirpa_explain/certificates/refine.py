@@ -66,7 +66,8 @@ def rivals(bound: Bounder, lower: Tensor, upper: Tensor, nominal: Tensor, k: int
 def _decided(bound: Bounder, lower: Tensor, upper: Tensor, top: Tensor, sign: Tensor, other: float,
              outside: Tensor) -> Tensor:
     """Where sign * a_i + other * a_o > 0 is certain, (N, k, D): by the box, else by bounds of that
-    very function."""
+    very function.
+    """
     floor = torch.where(sign > 0, lower.gather(1, top), -upper.gather(1, top))
     decided = floor[..., None] + torch.where(torch.tensor(other > 0), lower, -upper)[:, None] > 0
     wanted = ~decided & outside[:, None] & (sign != 0)[..., None]

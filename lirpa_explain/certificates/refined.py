@@ -23,14 +23,15 @@ OF_ALL = ("found_inputs",)
 
 class Refinable:
     """The part of a certificate that is about its refinement; all but `refine` is None until it was
-    refined."""
+    refined.
+    """
 
     brancher: Callable[..., Certificate] | None
 
-    rows = fact("rows", """(N, K, D): the linear functions of the flattened attribution that were refined; an example
-    with fewer than K has rows of zeros.""")
-    lower_rows = fact("lower_rows", """(N, K): certified lower bounds of these. Of a condition: by how much it is met at
-    least, in units of its metric; below 0 by how much it may be missed.""")
+    rows = fact("rows", """(N, K, D): the linear functions of the flattened attribution that were
+    refined; an example with fewer than K has rows of zeros.""")
+    lower_rows = fact("lower_rows", """(N, K): certified lower bounds of these. Of a condition: by
+    how much it is met at least, in units of its metric; below 0 by how much it may be missed.""")
     upper_rows = fact("upper_rows", "(N, K): certified upper bounds.")
     found_lower = fact("found_lower",
                 "(N, K): the smallest value that was found, attained by the attribution at "

@@ -51,7 +51,8 @@ class MetricCondition:
 
     def by_sums(self, bounder: Bounder, box: Box, met: Tensor, examples: Tensor) -> Tensor | None:
         """The same by bounds of linear functions as well, given what it is by the box; None if
-        these say nothing."""
+        these say nothing.
+        """
         settings, nominal = self._settings_of(examples), self.nominal[examples]
         if whole_of(self.name, nominal, settings) is None:
             return None

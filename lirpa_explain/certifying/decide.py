@@ -33,7 +33,8 @@ def decided_condition(prover: Prover, certificate: Certificate, problem: Problem
                       meets: MetricCondition, box: Box,
                       error: Tensor, limits: Limits, progress: bool) -> Certificate:
     """The certificate with what is known of a condition: `decided`, `domains` and `seconds`, (N, 1)
-    each."""
+    each.
+    """
     if problem.plan.steps * problem.plan.samples > 1:
         raise UnsupportedAttribution("A condition on an attribution that is a sum over a path or "
                                      "over samples cannot be refined as a whole. Refine its "

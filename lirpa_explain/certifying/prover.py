@@ -1,5 +1,6 @@
 """Bounds of one request, checked: what a certificate claims is held against what Captum
-computes."""
+computes.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -98,7 +99,8 @@ class Prover:
 
     def functions(self, proven: Proven, functions: Tensor, examples: Tensor | None = None) -> Box:
         """Bounds of linear functions (N, K, D) of what is proven, each (N, K); or of some examples
-        (B,)."""
+        (B,).
+        """
         bounding, proven = self.bounding, proven.of(examples)
         with torch.inference_mode(False), torch.set_grad_enabled(bounding.differentiable):
             functions = functions.to(proven.traced)
@@ -118,7 +120,8 @@ class Prover:
     def _propagated(self, proven: Proven, functions: Tensor, value: Tensor, sizes: Tensor,
                     examples: Tensor | None) -> Box:
         """Bounds of linear functions by propagation, through a trace that is compared with that of
-        the attribution."""
+        the attribution.
+        """
         request, plan, bounding = self.request, proven.plan, self.bounding
         module, engine, rows = self.traced(plan, bounding.method, explained=True)
         engine = engine.over(request.parameters, bounding.rounded)
@@ -136,7 +139,8 @@ class Prover:
                 points: Points | None = None, rounded: bool = False,
                 evaluate: bool = True) -> Composed:
         """Bounds of a plan over balls, and its value; at points in place of the inputs, if they are
-        given."""
+        given.
+        """
         module, engine, rows = self.traced(plan, method)
         if rounded:
             check_rounded(module)
@@ -145,7 +149,8 @@ class Prover:
 
     def _reach(self, plan: Plan, radius: float, points: Points | None = None) -> Composed:
         """All that roundings may make of an attribution on balls of a radius around the inputs, or
-        around points."""
+        around points.
+        """
         module, _, rows = self.traced(plan, "IBP")
         xs = points or self.request.xs
         return compose(plan, module, Reach(module), xs, around(xs, radius), "IBP", rows,
@@ -154,7 +159,8 @@ class Prover:
     def traced(self, plan: Plan, method: str,
                explained: bool = False) -> tuple[GradientModule, Engine, int]:
         """The module that computes a row of a plan, its bounds, and how many rows these take at
-        once."""
+        once.
+        """
         trace, _ = self._trace(plan, explained)
         return trace.module, trace.engine, trace.engine.rows_at_once(self.bounding.rows, method)
 
@@ -165,7 +171,8 @@ class Prover:
 
     def _unless_outgrown(self, plan: Plan, prove: Callable[[], T]) -> T:
         """What `prove` returns; should a trace from an earlier call contradict Captum, by a new
-        one."""
+        one.
+        """
         is_new = self._trace(plan)[1]
         try:
             proven = prove()
@@ -180,7 +187,8 @@ class Prover:
     def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor,
                  bounds: Callable[[], Composed] | None) -> Proven:
         """Bounds of `bounded`, compared with Captum's value, or with their own where they are of
-        something else."""
+        something else.
+        """
         rounded, request = self.bounding.rounded, self.request
         composed = bounds() if bounds is not None else self.compose(
             bounded, request.balls, self.bounding.method, request.parameters, rounded=rounded)
@@ -253,7 +261,8 @@ class Prover:
     def _agrees(self, plan: Plan, points: Points, nominal: Tensor, box: Box | None,
                 error: Tensor) -> bool:
         """Whether Captum's value at points is the trace's, up to an error, and lies within the
-        bounds."""
+        bounds.
+        """
         ends = self.compose(plan, self.fixed, "IBP", points=points, evaluate=False).box
         agrees = all(bool(((end - nominal).abs() <= error).all()) for end in ends)
         return agrees and (box is None or not bool((Box(*box).outside(nominal) > 0).any()))

@@ -29,7 +29,8 @@ class AskedDomains(WithinDomains):
             domains: Sequence[Domain],
             functions: Tensor | None, rounds: int = ROUNDS) -> Bounded | None:
         """As of `WithinDomains`; entries of the factors on which no function depends keep interval
-        bounds."""
+        bounds.
+        """
         self.asked = None if functions is None else (functions != 0).any(1)
         return super().run(inputs, balls, domains, functions, rounds)
 

@@ -1,5 +1,6 @@
 """Conditions on an explanation as a whole, such as "cosine >= 0.9", by domains on each of which the
-box decides."""
+box decides.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +31,16 @@ class Meets(Protocol):
 
     def __call__(self, box: Box, examples: Tensor) -> Tensor:
         """By how much bounds (B, D) of attributions of these examples (B,) meet it, (B,): from 0 on
-        they do."""
+        they do.
+        """
 
     def at(self, attributions: Tensor, examples: Tensor) -> Tensor:
         """The same of attributions (B, D) themselves, exactly."""
 
     def by_sums(self, bounder: Bounder, box: Box, met: Tensor, examples: Tensor) -> Tensor | None:
         """The same by bounds of linear functions as well, given what it is by the box; None if
-        these say nothing."""
+        these say nothing.
+        """
 
 
 Job = tuple["Condition", int, Domain]
@@ -46,7 +49,8 @@ Job = tuple["Condition", int, Domain]
 
 class Left(NamedTuple):
     """What is known of a domain that is not empty: by how much its box (D,) meets a condition, and
-    what splits it."""
+    what splits it.
+    """
 
     met: float
     domain: Domain
@@ -178,7 +182,8 @@ class ConditionSearch:
 
     def _left(self, part: Sequence[tuple[Condition, Domain]]) -> list[tuple[Condition, Left]]:
         """Of a batch of domains, those that are not empty, by how much they meet it, and how to
-        split them."""
+        split them.
+        """
         domains, like = [domain for _, domain in part], part[0][0].margin
         for domain in domains:
             domain.is_bounded = False
@@ -203,7 +208,8 @@ class ConditionSearch:
     def _find(self, part: Sequence[tuple[Condition, Domain]], bounded: Bounded,
               met: Sequence[float], ways: Sequence[Decision | None]) -> None:
         """Points of domains on which the box does not decide: of all that are not split, and of the
-        worst others."""
+        worst others.
+        """
         if self.problem.splits_inputs:
             for (condition, _), middle in zip(part, bounded.box.center, strict=True):
                 self.look(condition, middle[None])

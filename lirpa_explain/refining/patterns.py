@@ -74,7 +74,8 @@ class Patterns:
 
     def _open_kinks(self) -> tuple[list[str], list[list[int]]]:
         """Names of pre-activations that gradients read, and for each open kink: name, row and
-        entry, by number."""
+        entry, by number.
+        """
         reads = {step.inputs[1]
                  for step in self.problem.module.steps if step.operator == "kink_gradient"}
         nodes = {node: name

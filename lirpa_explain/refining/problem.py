@@ -81,7 +81,8 @@ class Problem:
     @property
     def splits_inputs(self) -> bool:
         """Whether balls are split by their inputs and not by pre-activations: boxes of few
-        dimensions."""
+        dimensions.
+        """
         if self.by_inputs is not None:
             return self.by_inputs
         ground = self.schedule.ground
@@ -140,7 +141,8 @@ class Problem:
 
     def point(self, example: int, flat: Tensor) -> tuple[Tensor, ...]:
         """Points (P, M) of the inputs that move, drawn into the balls, as points (P, *S) of all
-        inputs."""
+        inputs.
+        """
         parts, start = [], 0
         for x, ball in zip(self.inputs, self.balls, strict=True):
             own = x[example:example + 1].expand(len(flat), *x.shape[1:])
@@ -156,7 +158,8 @@ class Problem:
 
     def flat(self, example: int, point: tuple[Tensor, ...] | None = None) -> Tensor:
         """The inputs of an example that move, or those of a point with parts (*S), as one vector
-        (M,)."""
+        (M,).
+        """
         parts = tuple(x[example] for x in self.inputs) if point is None else point
         return torch.cat([part.flatten() for part, ball in zip(parts, self.balls, strict=True)
                           if ball is not None])

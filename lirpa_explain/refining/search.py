@@ -1,5 +1,6 @@
 """Growing trees of many functions side by side: domains are rows of a batch, and equal ones are
-bounded once."""
+bounded once.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ class Search:
 
     def descend(self, patience: int) -> None:
         """Search the patterns of kinks from the best input that is known of each objective, if that
-        is a new one."""
+        is a new one.
+        """
         for objective in self.objectives:
             example, is_first = objective.example, objective not in self.descended
             if len(self.by_example[example]) > FEW and patience <= PATIENCE[1]:
@@ -196,7 +198,8 @@ class Search:
 
     def _bounded(self, by_domain: dict[Domain, list[tuple[Tree, float]]]) -> dict[Tree, list[Part]]:
         """Bound functions of trees on domains, of which lower bounds are known: the parts of each
-        tree."""
+        tree.
+        """
         found: dict[Tree, list[Part]] = {}
         again, fresh = list[Line](), dict[Domain, Sequence[tuple[Tree, float]]]()
         for domain, trees in by_domain.items():
@@ -247,7 +250,8 @@ class Search:
 
     def _find(self, domains: Sequence[Domain], parts: Sequence[tuple[Tree, Part]]) -> None:
         """Points of the domains that promise most, or are not split further: evaluated, or proven
-        not to exist."""
+        not to exist.
+        """
         if not self.problem.cuts.count:
             return
         wanted: dict[Domain, float] = {}
@@ -264,7 +268,8 @@ class Search:
 
     def look(self, example: int, flat: Tensor) -> None:
         """Evaluate the attribution of an example at points (P, M) of what moves, for all
-        objectives."""
+        objectives.
+        """
         if not len(flat):
             return
         points = self.problem.point(example, flat)
