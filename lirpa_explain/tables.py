@@ -66,7 +66,7 @@ def _metrics() -> list[tuple[str, ...]]:
 
 
 def _sides(row: Metric) -> str:
-    """From which side a metric is bounded, whether the box attains that, and whether `spec` helps."""
+    """From which side a metric is bounded, whether a box attains that, and whether `spec` helps."""
     side = "above" if row.direction == "upper" else "below"
     return side + (", exact" if row.exact else "") + (", spec" if row.sums is not None else "")
 
