@@ -215,6 +215,8 @@ class Search:
                     fresh[domain] = part
         for group in (list(fresh.items()), again):
             for lines in _parts(group, self.limits.batch):
+                for domain, _ in lines if self.problem.feels_inputs else ():
+                    domain.is_bounded = False  # half-spaces, and entries of other functions, anew
                 for tree, bounded in self._rows(lines):
                     found.setdefault(tree, []).append(bounded)
         return found
