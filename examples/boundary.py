@@ -48,9 +48,7 @@ COLUMNS = ("network", "accuracy", "distance", "gap", "gap / |grad|", "gap of pat
 
 
 class Row(NamedTuple):
-    """A line of the table: means over the examples, pairs of what was found and what is
-    certified.
-    """
+    """A line of the table: means over examples, and pairs of what is found and certified."""
 
     label: str
     accuracy: float
@@ -79,9 +77,7 @@ class Smoothed(nn.Module):
 
 
 def load(mnist: Path | None) -> list[Tensor]:
-    """Train and test images, (N, 1, H, W) with pixels in [0, 1], then train and test labels,
-    (N,).
-    """
+    """Train and test images (N, 1, H, W) in [0, 1], then train and test labels (N,)."""
     if mnist is None:
         digits = load_digits()
         images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
@@ -111,9 +107,7 @@ def network(size: int) -> nn.Sequential:
 
 def train(images: Tensor, labels: Tensor, epochs: int, attack: float = 0.0,
           noise: float = 0.0) -> nn.Module:
-    """Train a network: on l2 attacks of radius `attack` if it is not 0, else with noise of
-    deviation `noise`.
-    """
+    """Train on l2 attacks of radius `attack`, or, if that is 0, with noise of deviation `noise`."""
     torch.manual_seed(0)
     model = network(images.shape[-1])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
@@ -178,9 +172,7 @@ def measure(label: str, model: nn.Module, images: Tensor, accuracy: float,
 
 
 def draw(models: dict[str, nn.Module], image: Tensor, search: lx.BoundarySearch) -> Figure:
-    """A line of pictures for each network: image, boundary point, and attributions with how certain
-    they are.
-    """
+    """A line of pictures for each network: image, boundary point, attributions and certainty."""
     figure = Figure(figsize=(16, 2.6 * len(models)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(models), 7, squeeze=False)

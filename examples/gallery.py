@@ -115,9 +115,7 @@ def draw(certificates: dict[str, lx.Certificate], image: Tensor) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, lx.Certificate]:
-    """Train, certify, print a line for each attribution, save the picture; returns the
-    certificates.
-    """
+    """Train, certify, print a line per attribution, save the picture; returns the certificates."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="gallery.png", help="file for the picture")

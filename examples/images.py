@@ -33,9 +33,7 @@ ATTRIBUTIONS = {"Saliency": {"abs": False}, "InputXGradient": {},
 
 
 def load(mnist: Path | None) -> list[Tensor]:
-    """Train and test images, (N, 1, H, W) with pixels in [0, 1], then train and test labels,
-    (N,).
-    """
+    """Train and test images (N, 1, H, W) in [0, 1], then train and test labels (N,)."""
     if mnist is None:
         digits = load_digits()
         images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16

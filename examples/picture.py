@@ -41,9 +41,7 @@ def image(out: Path, examples: int, epochs: int) -> lx.Certificate:
 
 
 def table(out: Path, patients: int) -> tuple[list[float], list[float]]:
-    """A patient as bars, and several by the radius; returns the means of what is certified and
-    found.
-    """
+    """Draw a patient as bars, and several by radius; returns means of certified and found."""
     torch.manual_seed(0)
     data = load_breast_cancer()
     order = torch.randperm(len(data.data))
@@ -71,9 +69,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> tuple[lx.Certificate, list[float], list[float]]:
-    """Train, certify and draw; returns the digit's certificate, and what is certified and found by
-    the radius.
-    """
+    """Train, certify, draw; returns the digit's certificate, and (certified, found) by radius."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=20,

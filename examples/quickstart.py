@@ -45,9 +45,7 @@ class Row(NamedTuple):
 
 
 def load() -> list[Tensor]:
-    """Train and test images, (N, 1, 8, 8) with pixels in [0, 1], then train and test labels,
-    (N,).
-    """
+    """Train and test images (N, 1, 8, 8) in [0, 1], then train and test labels (N,)."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     return train_test_split(images, torch.tensor(digits.target), test_size=0.3, random_state=0)
@@ -71,9 +69,7 @@ def train(images: Tensor, labels: Tensor, epochs: int = 20) -> nn.Module:
 
 def sampled_change(explainer: IntegratedGradients, nominal: Tensor, images: Tensor,
                    target: Tensor) -> Tensor:
-    """The largest change of each attribution (l2) at random points and corners of the ball:
-    (N,).
-    """
+    """Largest l2 change (N,) of each attribution at random points and corners of the ball."""
     largest = torch.zeros(len(images))
     for i in range(40):
         step = 2 * torch.rand_like(images) - 1
@@ -97,9 +93,7 @@ def tabulate(certificate: lx.Certificate, sampled: Tensor, labels: Tensor) -> li
 
 
 def draw(certificate: lx.Certificate, image: Tensor, example: int, title: str) -> Figure:
-    """A picture of one example: image, attribution between its bounds, and the signs that are
-    certain.
-    """
+    """A picture of one example: image, attribution between bounds, and certain signs."""
     figure = Figure(figsize=(13, 3), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 5)
@@ -144,14 +138,14 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
 
     sampled = sampled_change(explainer, certificate.nominal, images, target)
     rows = tabulate(certificate, sampled, labels)
+    title = (f"IntegratedGradients of class {int(target[0])}, for every image within 2/255 of this "
+             "one")
+    draw(certificate, images[0], 0, title).savefig(args.out, dpi=120)
+    print(f"\nThe first digit, its bounds and certain signs are drawn in {args.out}.")
     print("\nFor comparison, the attributions' l2 norms are "
           f"{certificate.nominal.flatten(1).norm(dim=1).mean():.1f} on average.\n\n{HEADER}")
     for row in rows:
         print("{:>5}{:>10}{:>11.1%}{:>21}{:>16.4f}{:>16.4f}".format(*row))
-
-    title = (f"IntegratedGradients of class {int(target[0])}, for every image within 2/255 of this "
-             "one")
-    draw(certificate, images[0], 0, title).savefig(args.out, dpi=120)
     return rows
 
 

@@ -40,9 +40,7 @@ RADII = (0.01, 0.03, 0.1)
 
 
 class Table(NamedTuple):
-    """Records as numbers, numerical columns in standard deviations from their mean, one column for
-    each category.
-    """
+    """Records as numbers: numerical columns standardized, one column for each category."""
 
     names: list[str]
     numerical: Tensor  # (D,), bool
@@ -98,9 +96,7 @@ def read_breast_cancer() -> Table:
 
 
 def scaled(table: Table) -> Table:
-    """The table with its numerical columns in standard deviations from the mean of the training
-    data.
-    """
+    """The table with numerical columns standardized by the training data."""
     x = table.training[0]
     mean = torch.where(table.numerical, x.mean(0), 0.0)
     deviation = torch.where(table.numerical & (x.std(0) > 0), x.std(0), 1.0)
@@ -110,9 +106,7 @@ def scaled(table: Table) -> Table:
 
 
 def train(x: Tensor, labels: Tensor) -> nn.Module:
-    """A network with one hidden layer, of smooth units: its gradient changes little under small
-    changes.
-    """
+    """A network with one hidden layer of smooth units, whose gradient changes little."""
     model = nn.Sequential(nn.Linear(x.shape[1], 16), nn.Softplus(), nn.Linear(16, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=1e-3)
     for _ in range(max(2, 20_000 // len(x))):

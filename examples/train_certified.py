@@ -37,9 +37,7 @@ def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train(x: Tensor, y: Tensor, eps: float, alpha: float, epochs: int) -> nn.Module:
-    """A network trained by Adam; alpha weighs the width of the certified bounds, eps rises from
-    0.
-    """
+    """A network trained by Adam; alpha weighs the certified widths, eps rises from 0."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)

@@ -86,8 +86,7 @@ class Box(NamedTuple):
         return torch.maximum(self.lower.abs(), self.upper.abs())
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Box:
-        """The range of a function that increases in every entry, or moves entries: its values at
-        both ends.
+        """Range of a function that increases in, or moves, entries: its values at both ends.
 
         Example:
             >>> Box(torch.tensor(0.0), torch.tensor(2.0)).map(torch.square)
@@ -175,8 +174,7 @@ class Box(NamedTuple):
         return self.absolute().map(torch.square)
 
     def scaled(self, weight: Tensor) -> Box:
-        """All of a known weight of any sign, which broadcasts, times a; infinite where that is 0
-        times infinity.
+        """A known broadcast weight of any sign times a; infinite where that is 0 times infinity.
 
         Example:
             >>> Box(torch.tensor(-1.0), torch.tensor(2.0)).scaled(torch.tensor(-2.0))

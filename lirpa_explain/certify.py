@@ -1,6 +1,4 @@
-"""certify(): from a Captum object and an input to bounds that hold for every allowed
-perturbation.
-"""
+"""certify(): a Captum object and an input in, bounds for every allowed perturbation out."""
 
 import math
 from typing import Any
@@ -26,7 +24,7 @@ def certify(
     expectation: str | None = None, confidence: float = 0.999,
     boundary: str | Moving | None = None, sense: Sense | None = None, parameters: Any = None,
     rounding: str = "default", perturb: str | None = None, fixed: Any = None, features: Any = None,
-    slack: float = 0.0, **attribute_kwargs: Any) -> Certificate:
+    slack: float = 0.0, optimize_share: float = 0.0, **attribute_kwargs: Any) -> Certificate:
     """Bound a Captum attribution over every allowed perturbation of its input.
 
     lower <= attribution.attribute(x', **attribute_kwargs) <= upper for every x' in the ball around
@@ -102,6 +100,12 @@ def certify(
         slack: a number from 0 to below 1. Neurons that make up at most this share of a layer's
             relaxation gaps together keep interval or other cheap bounds: faster, and a little
             wider; bounds hold all the same.
+        optimize_share: a number from 0 to 1, for methods "CROWN" and "CROWN-Optimized". Above 0,
+            this share of the open pre-activations, those that matter most to the result, is bounded
+            once more after CROWN, by planes chosen in at most 5 steps, and what depends on them by
+            CROWN: gradients are nowhere wider, at two to three times the work. It pays in deep
+            perceptrons, of three or more hidden layers. CROWN-Optimized chooses planes for these
+            and the result alone then, and is faster.
         **attribute_kwargs: every keyword of `attribution.attribute`, unchanged.
 
     Returns:
@@ -134,7 +138,8 @@ def certify(
     certifier = Certifier(
         attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
         progress=progress, differentiable=differentiable, iterations=iterations, lr=lr,
-        rounding=rounding, perturb=perturb, slack=slack)
+        rounding=rounding, perturb=perturb, slack=slack,
+        optimize_share=optimize_share)
     return certifier.certify(
         inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip, method=method,
         quadrature=quadrature, spec=spec, integral=integral, expectation=expectation,

@@ -42,9 +42,7 @@ def exporter_globals() -> Any:
 
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Settings under which auto_LiRPA may parse a module that contains custom operators; restored
-    afterwards.
-    """
+    """Settings under which auto_LiRPA can parse custom operators; restored afterwards."""
     settings = exporter_globals()
     saved = {name: getattr(settings, name)
              for name in ("autograd_inlining", "_export_onnx_opset_version")
@@ -103,9 +101,7 @@ def _named_members(self: Any, get_members: Any, prefix: str = "", recurse: bool 
 
 
 def optimizable_operator() -> type:
-    """auto_LiRPA's class of operators whose relaxations its CROWN-Optimized chooses; before 0.7, of
-    any operator.
-    """
+    """auto_LiRPA's base class of operators with optimized relaxations, or before 0.7 of any."""
     bound_ops = importlib.import_module("auto_LiRPA.bound_ops")
     kind = bound_ops.BoundOptimizableActivation
     return kind if hasattr(kind, "dump_alpha") else bound_ops.Bound

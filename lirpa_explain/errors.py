@@ -19,15 +19,11 @@ class UnsupportedAttribution(LirpaExplainError, TypeError):
 
 
 class TrainingModeError(LirpaExplainError, ValueError):
-    """The model contains a layer whose output is random or depends on the batch in training
-    mode.
-    """
+    """A layer in training mode makes the output random, or dependent on the batch."""
 
 
 class BoundaryNotFound(LirpaExplainError, ValueError):
-    """No point where the decision changes was found for some examples, so that no boundary
-    attribution exists.
-    """
+    """No point where the decision changes was found for some examples: no attribution exists."""
 
 
 class SoundnessError(LirpaExplainError, AssertionError):
@@ -57,9 +53,7 @@ class MemoryLimitTooSmall(LirpaExplainError, ValueError):
 
 
 class WorkerDied(LirpaExplainError, RuntimeError):
-    """A process that certified part of a data set ended before it was done, and nobody else took
-    its part.
-    """
+    """A worker ended before its part of a data set was certified, and nobody took it over."""
 
 
 class CaptumWarning(UserWarning):

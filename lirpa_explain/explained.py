@@ -1,6 +1,4 @@
-"""What to explain in place of a class's output: modules that Captum takes as its model, certified
-like any other.
-"""
+"""Modules to explain in place of a class's output: Captum takes them as its model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +10,7 @@ from .errors import UnsupportedOperation
 
 
 def label_free(encoder: nn.Module, reference: Tensor | None = None) -> nn.Module:
-    """The similarity of an encoder's features to those of a reference: a scalar to explain where
-    there is no class.
+    """Similarity of an encoder's features to a reference's: a scalar where there is no class.
 
     g(x) = <f(x0), f(x)>, with f(x0) held constant.
 
@@ -72,8 +69,7 @@ class _LabelFree(nn.Module):
 
 
 def subspace(model: nn.Module, layer: nn.Module, basis: Tensor, dim: int = 1) -> nn.Module:
-    """A model whose gradient flows through a linear subspace of a layer only; its outputs are
-    unchanged.
+    """A model whose gradient passes only a linear subspace of a layer; outputs are unchanged.
 
     The gradient with respect to the layer's output a is projected: U (U^T U)^-1 U^T d f / d a. What
     a gradient-based attribution of the input then explains is the part of the prediction that
@@ -119,8 +115,7 @@ def subspace(model: nn.Module, layer: nn.Module, basis: Tensor, dim: int = 1) ->
 
 
 def channels(model: nn.Module, layer: nn.Module, ids: Sequence[int], dim: int = 1) -> nn.Module:
-    """A model whose gradient flows through chosen channels of a layer only; its outputs are
-    unchanged.
+    """A model whose gradient passes only chosen channels of a layer; outputs are unchanged.
 
     d f / d a is set to 0 at all other channels: the gradient conditional on the concepts that these
     channels stand for.
@@ -168,8 +163,7 @@ def channels(model: nn.Module, layer: nn.Module, ids: Sequence[int], dim: int = 
 
 def from_layer(model: Callable[..., Tensor], layer: nn.Module | Sequence[nn.Module],
                to_input: bool = False, count: int | None = None) -> nn.Module:
-    """A model as a function of a layer's output: g(h, *inputs) is f(*inputs) with h in place of
-    what the layer returns.
+    """A model by a layer's output: g(h, *inputs) is f(*inputs) with h for what the layer returns.
 
     Token ids, which cannot move, become arguments beside the embeddings h, which can; any
     attribution of g with respect to h is one at the layer. `certify(..., perturb="layer")` makes it

@@ -72,9 +72,7 @@ class Fingerprint:
 
 
 def fingerprinted(make: Callable[[], T], **parts: Any) -> tuple[T, Fingerprint]:
-    """What `make` returns, and the fingerprint of some objects, by names of the caller's, that it
-    was made with.
-    """
+    """Result of `make`, and the fingerprint of the named `parts` that it was made with."""
     before = pieces_of(**parts)
     made = make()
     return made, Fingerprint(before, frozenset(changed(before, pieces_of(**parts))))
@@ -106,8 +104,7 @@ def pieces_of(**parts: Any) -> dict[str, Hashable]:
 
 
 def contents_of(**parts: Any) -> dict[str, str]:
-    """What each of some objects computes with, as digests that other processes and other days find
-    again.
+    """What objects compute with, as digests that other processes and days find again.
 
     As `pieces_of`, but parameters are known by their entries, functions by their code, and what a
     class or a function of the caller's is written in by its file.
@@ -245,9 +242,7 @@ class _Reader:
             self.read(f"{name}.{key}", part)
 
     def _known(self, value: Any) -> Hashable:
-        """What has parts of its own, or is read whenever a trace runs, as what it is compared
-        by.
-        """
+        """Known by identity if it has parts of its own or is read whenever a trace runs."""
         return Same(value)
 
     def _of_tensor(self, value: Tensor) -> Hashable:
@@ -270,8 +265,8 @@ class _Contents(_Reader):
         if isinstance(value, Tensor):
             return self._of_tensor(value)
         if isinstance(value, types.CodeType):
-            return (value.co_name, value.co_code, value.co_names,
-                    tuple(map(self._constant, value.co_consts)))
+            constants = tuple(map(self._constant, value.co_consts))
+            return value.co_name, value.co_code, value.co_names, constants
         if isinstance(value, types.ModuleType):
             return value.__name__, _written_in(value.__name__)
         kind = value if isinstance(value, type) else type(value)
@@ -295,9 +290,7 @@ class _Contents(_Reader):
 
 
 def _read_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function reads besides its arguments: what it closes over, its defaults, and the
-    globals it names.
-    """
+    """What a function reads besides its arguments: closure, defaults, and globals it names."""
     for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield key, cell.cell_contents
@@ -334,9 +327,7 @@ def _is_installed(module: str) -> bool:
 
 @functools.cache
 def _written_in(module: str) -> str:
-    """Digest of the file of a module that belongs to no installed package; of these the versions
-    speak.
-    """
+    """Digest of a module's source file; "" for installed packages, known by their versions."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or _is_installed(module) or not os.path.isfile(file):
         return ""
@@ -345,9 +336,7 @@ def _written_in(module: str) -> str:
 
 
 def _of_tensor(value: Tensor) -> Hashable:
-    """A parameter, or what is computed from some, is read whenever a trace runs; of others the
-    entries count.
-    """
+    """A tensor by its contents; a parameter, or what depends on one, by its identity."""
     if nn.parameter.is_lazy(value):  # it has no shape yet
         return Same(value)
     kind = type(value), tuple(value.shape), value.dtype, value.device

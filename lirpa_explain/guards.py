@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from .errors import TrainingModeError, UnsupportedOperation
 
 CONTAINERS = (dict, OrderedDict, list, set, deque)
-"""Classes, exactly these, of which an attribute's contents are put back, and not only the
-attribute."""
+"""Classes, exactly these, whose contents are put back, and not only the attribute."""
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
 """Layers that draw or read the batch in training mode."""
@@ -36,8 +35,7 @@ def model_of(forward: Any) -> nn.Module | None:
 
 @contextlib.contextmanager
 def isolated(device: torch.device, *owners: Any) -> Iterator[None]:
-    """Leave the random generators of torch, numpy and Python as they were, and inference mode,
-    which forbids gradients.
+    """Keep the random generators of torch, numpy and Python; leave inference mode for gradients.
 
     Args:
         device: of the inputs; of GPUs, the generators of all are left, since a model may draw on
@@ -97,16 +95,14 @@ def untouched(*owners: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_training_layers() -> Iterator[None]:
-    """Refuse layers that are random or depend on the batch in training mode, before they run and
-    change anything.
-    """
+    """Within, layers in training mode that are random, or mix the batch, raise before they run."""
     thread = threading.get_ident()
 
     def check(module: nn.Module, _: Any) -> None:
         if threading.get_ident() != thread:
             return  # somebody else's model
-        if module.training and isinstance(module,
-                                          RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0:
+        is_random = isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0
+        if module.training and is_random:
             raise TrainingModeError(
                 f"The model is in training mode, in which its layer {module} is random or depends "
                 "on the other examples: call model.eval() first.")
@@ -120,9 +116,7 @@ def no_training_layers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(forward: Any) -> Iterator[None]:
-    """Put a function's model and all its modules into eval mode, and each back into its own mode
-    afterwards.
-    """
+    """Put a function's model into eval mode, and each module back into its own afterwards."""
     model = model_of(forward)
     training = [] if model is None else [module for module in model.modules() if module.training]
     try:
@@ -136,9 +130,7 @@ def evaluating(forward: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_written(models: list[Any]) -> Iterator[None]:
-    """Run what torch.compile has compiled as it was written, which can be recorded, and leaves
-    hooks alone.
-    """
+    """Run models that torch.compile compiled as they were written: recordable, hooks intact."""
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is None:
         yield
@@ -175,9 +167,7 @@ class Kept:
         return id(part) in self._met
 
     def add(self, owner: Any) -> None:
-        """Keep the state of a model, a Captum object, or a method of one; nothing of what was added
-        before.
-        """
+        """Remember the state of a model, Captum object or method; not of what was added."""
         owner = owner if isinstance(owner, nn.Module | Attribution) else model_of(owner)
         if owner is None or owner in self:
             return
@@ -238,8 +228,7 @@ _ACTIVE: ContextVar[Kept | None] = ContextVar("what is put back", default=None)
 
 
 class KeptTensor:
-    """A tensor's memory, version, `requires_grad` and gradient, and a copy of its entries if it is
-    no parameter.
+    """A tensor's memory, version, `requires_grad` and gradient; a copy if it is no parameter.
 
     To keep parameters' entries would double what a model takes; a forward pass writes them as
     `parameter.data = ...` at most, which leaves the old entries where they were.
@@ -265,8 +254,8 @@ class KeptTensor:
         tensor, is_replaced = self.tensor, False
         if self.is_plain:
             if not _is_same_memory(tensor, self.data):
-                is_replaced = isinstance(tensor,
-                                         nn.Parameter) and not torch.equal(tensor, self.data)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                is_replaced = is_parameter and not torch.equal(tensor, self.data)
                 tensor.data = self.data
             if self.copy is not None:
                 if not torch.equal(self.data, self.copy):
@@ -283,8 +272,7 @@ class KeptTensor:
 
 
 def check_has_values(module: Any) -> None:
-    """Refuse parameters and buffers that have no values yet, or that nothing can be differentiated
-    through.
+    """Refuse parameters and buffers that have no values, or none to differentiate through.
 
     Raises:
         ValueError: there are some; the message says what to do.
@@ -316,5 +304,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def _is_same_memory(a: Tensor, b: Tensor) -> bool:
-    return (a.data_ptr(), a.dtype, a.shape, a.stride()) == (b.data_ptr(), b.dtype, b.shape,
-                                                            b.stride())
+    def place(x: Tensor) -> tuple[Any, ...]:
+        return x.data_ptr(), x.dtype, x.shape, x.stride()
+
+    return place(a) == place(b)

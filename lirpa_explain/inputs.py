@@ -102,8 +102,7 @@ INSTEAD: tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...] = (
     (lambda a: isinstance(a, Tensor | np.ndarray | tuple) or is_frame(a),
      lambda a: f"a {type(a).__name__}. The attribution comes first, the inputs second"),
 )
-"""What is passed in place of a Captum object: how to tell, and what it is and what to write
-instead."""
+"""What is passed in place of a Captum object: how to tell, what it is, what to write."""
 
 
 def check_explains(attribution: Any) -> None:
@@ -137,8 +136,7 @@ def check_attribution(attribution: Any) -> None:
 
 def check_known(attribution: Attribution, keywords: dict[str, Any], own: Callable[..., Any],
                 later: Callable[..., Any] | None = None) -> None:
-    """Refuse keywords that neither a function of ours nor the attribution takes, and name those
-    that are like them.
+    """Refuse keywords that neither we nor the attribution take, naming similar ones.
 
     Args:
         attribution: a Captum object.

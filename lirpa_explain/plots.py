@@ -1,5 +1,4 @@
-"""Pictures of certificates. Maps that are compared share one scale of colours; matplotlib's global
-state is left alone.
+"""Pictures of certificates: compared maps share a scale; matplotlib's state is left alone.
 
 Functions return (figure, axes) of matplotlib and draw no windows; `figure.savefig(path)` saves.
 """
@@ -54,8 +53,7 @@ PANELS = {
 }
 
 CERTAIN = ("#b2182b", "#e0e0e0", "#2166ac")
-"""Colours of what is certainly negative, open, and certainly positive: the ends of `DIVERGING`, and
-grey."""
+"""Colours of certainly negative, open and certainly positive: `DIVERGING`'s ends, and grey."""
 
 DPI = 100
 
@@ -155,8 +153,12 @@ def plot_grid(
         The figure, and for each example the axes of its panels.
 
     Raises:
+        TypeError: images are no tensor.
         ValueError: there are not as many titles as images; and as `plot_image`.
     """
+    if images is not None and not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W); given: {type(images).__name__}. "
+                        "Which examples are drawn is said by examples=[0, 1].")
     chosen = list(range(len(_first(certificate.nominal)))) if examples is None else list(examples)
     if titles is not None and len(titles) != len(chosen):
         raise ValueError(f"titles must be one for each of the {len(chosen)} examples; given: "
@@ -173,8 +175,7 @@ def plot_grid(
 
 def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] | None = None, *,
               most: int | None = None, title: str | None = None) -> tuple[Figure, Axes]:
-    """Draw a bar for each feature, with its bounds as a whisker, largest first; uncertain signs are
-    faded.
+    """Draw a bar for each feature, largest first, bounds as whiskers, uncertain signs faded.
 
     Args:
         certificate: of rows of a table, (N, D), or anything that is flattened to that.
@@ -234,8 +235,7 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
 def plot_curve(
     eps: Sequence[float], certified: Sequence[float], found: Sequence[float] | None = None, *,
     ylabel: str = "", title: str | None = None, logarithmic: bool = False) -> tuple[Figure, Axes]:
-    """Draw a certified figure against the radius, with what attacks have found, and the gap between
-    them.
+    """Draw a certified figure against the radius, with what attacks found, and the gap.
 
     Args:
         eps: the radii.
@@ -289,9 +289,7 @@ def data_url(figure: Any, dpi: int = DPI) -> str:
 
 @drawn
 def picture(certificate: Certificate, most: int) -> str | None:
-    """The first examples of images, as a `data:` address; None of anything else, or without
-    matplotlib.
-    """
+    """First examples as one picture's `data:` address; None without images or matplotlib."""
     if not is_image(certificate) or len(certificate) == 0 or certificate.meaning.threshold != 0:
         return None
     try:
@@ -359,9 +357,7 @@ def _maps(raw: list[Tensor], sign: str) -> Maps:
 
 
 def _scale(maps: list[Map], outlier_perc: float) -> float:
-    """The entry up to which all but some per cent of the total lie, as Captum's scale, but over all
-    maps.
-    """
+    """Value below which all but `outlier_perc` % of the total over all maps lie, as in Captum."""
     values = np.sort(np.abs(np.concatenate([m.ravel() for m in maps])))
     values = values[np.isfinite(values)]
     total = np.cumsum(values)

@@ -106,10 +106,14 @@ class Table(MutableMapping[Key, Row], Generic[Key, Row]):
     def unknown(self, key: Any) -> str:
         """The message about a key that there is not."""
         names = sorted(self._spell(name) for name in self)
-        words = f"there are {', '.join(names)}"
+        near = difflib.get_close_matches(self._spell(key), names, 5, 0.4)
+        meant = difflib.get_close_matches(self._spell(key), near, 1, 0.8)
         if len(names) > MOST:
-            near = difflib.get_close_matches(self._spell(key), names, 5, 0.4)
             words = f"nearest of the {len(names)} there are: {', '.join(near) or 'none'}"
+        elif meant:
+            words = f"did you mean {meant[0]!r}? There are {', '.join(names)}"
+        else:
+            words = f"there are {', '.join(names)}"
         return f"There is no {self.kind} {self._spell(key)!r}; {words}. Add one with {self.call}."
 
     def lint(self) -> list[str]:

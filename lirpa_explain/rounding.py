@@ -1,5 +1,4 @@
-"""Roundings of floating-point numbers: their unit, how they add up, and how many of them are
-allowed for where.
+"""Roundings of floating-point numbers: unit, how they add up, how many are allowed where.
 
 With u the unit roundoff, half of `eps`, every operation of IEEE arithmetic that rounds to nearest
 gives x (1 + d) + t with |d| <= u, and |t| <= half of the smallest subnormal number where it
@@ -23,8 +22,7 @@ PROBES = 4
 """Times that a value is computed with random roundings, to see how far these carry."""
 
 FAR_PROBES = 2
-"""The same where the inputs are as large as they can be, which shows whether roundings are of
-another size there."""
+"""The same at the largest inputs, where roundings may be of another size."""
 
 SPREAD = 4
 """Units by which such a rounding moves each result at most, relative to its terms: several times
@@ -36,12 +34,10 @@ REACH = 32
 depends on it: it only decides what counts as rounding there."""
 
 LAST = 16
-"""Units by which a certificate's ends are moved outward relative to themselves: what computing them
-rounds last."""
+"""Units by which ends are moved outward relative to themselves, for their own roundings."""
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""Alarm: by how much of their terms' sizes numbers may lie outside of their bounds where no running
-error is known."""
+"""Alarm: relative to terms, how far numbers may be outside where no error is known."""
 
 OWN = 64
 """Roundings of an entry's own, beyond those of its sum, that outward bounds allow for: those of
@@ -60,8 +56,7 @@ def unit(dtype: torch.dtype) -> float:
 
 
 def gamma(count: int, dtype: torch.dtype) -> float:
-    """What so many roundings may add up to, relative to the sum of the sizes of all terms; infinite
-    if not bounded.
+    """Relative to the sum of all terms' sizes, what `count` roundings add up to; maybe infinite.
 
     Example:
         >>> gamma(2**52, torch.float64), gamma(2**53, torch.float64)
@@ -77,9 +72,7 @@ def underflow(dtype: torch.dtype) -> float:
 
 
 def rounded(terms: Tensor, count: int) -> Tensor:
-    """What so many roundings of a sum may add up to, from the sum of the sizes of its terms; for
-    itself rounds too.
-    """
+    """Bound on `count` roundings of a sum whose terms' sizes add up to `terms`; safely rounded."""
     return (terms * (1.01 * gamma(count, terms.dtype)) + count * underflow(terms.dtype)).nan_to_num(
         nan=torch.inf)
 
@@ -106,12 +99,10 @@ SECOND_DERIVATIVE = 64
 """Roundings of the terms of a secant's second derivative within which its sign is not known."""
 
 PRODUCT = 64
-"""Roundings of a product's size by which planes around it are compared: of equally high ones, any
-is right."""
+"""Roundings of a product's size within which planes around it count as equally high."""
 
 SLOPE = 4
-"""Roundings below which a coefficient that is a difference counts as 0: another one would be as
-right."""
+"""Roundings below which a coefficient that is a difference counts as 0."""
 
 REGION = 64
 """Roundings of its entries and of its centre's length by which a region of points grows."""
@@ -129,8 +120,7 @@ DIRECTION = 4
 """Roundings, of a vector's entries, below which its length after centering is none."""
 
 FOUND = 64
-"""Roundings of the largest bound that an attack's alarm allows an attribution beside its
-tolerance."""
+"""Roundings of the largest bound that an attack's alarm allows beside its tolerance."""
 
 STEADY = 256
 """Stop: roundings of bounds below which they count as having stopped to change."""
@@ -152,8 +142,7 @@ def at_a_jump(lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def narrow(dtype: torch.dtype, order: float) -> float:
-    """Stop: a width, relative to its place, below which a quotient of differences rounds more than
-    it says.
+    """Relative width below which a quotient of differences rounds more than it says.
 
     With a remainder of the width to the power n - 1 against roundings divided by it, `order` is 1 /
     n.

@@ -78,9 +78,7 @@ def _losses() -> list[tuple[str, ...]]:
 
 
 def _operators() -> list[tuple[str, ...]]:
-    """One line for each operator; a gradient of which the same is said stands beside its
-    function.
-    """
+    """A line for each operator, with its gradient beside it if the same is said of both."""
     lines: dict[tuple[str, str], list[str]] = {}
     for name, row in OPERATORS.items():
         of_function = OPERATORS.get(name.removesuffix("_gradient"), row)
@@ -107,9 +105,7 @@ def fill(text: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the tables, or write them into the files, and the Markdown files of the folders,
-    given.
-    """
+    """Print the tables, or write them into the given files and folders' Markdown files."""
     for path in map(Path, arguments):
         for page in sorted(path.glob("*.md")) if path.is_dir() else [path]:
             page.write_text(fill(page.read_text()))

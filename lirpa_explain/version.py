@@ -1,6 +1,4 @@
-"""Versions of this package and of the auto_LiRPA that it runs with, which is made to run on today's
-torch first.
-"""
+"""Versions of this package and of auto_LiRPA, first made to run on today's torch."""
 
 from . import compat
 

@@ -67,9 +67,7 @@ def inverse_length() -> Arg:
 
 @dataclass(frozen=True)
 class Case:
-    """One problem; `spread` is the size of its numbers, and boxes reach no further than
-    `largest`.
-    """
+    """One problem: `spread` is the size of its numbers, `largest` the limit of its boxes."""
 
     operator: str
     label: str
@@ -517,9 +515,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """A case as a module: its inputs' shapes and which of them move; the other inputs have given
-    values.
-    """
+    """A case as a module: shapes of the inputs, which of them move, and values of the others."""
 
     case: Case
     module: GradientModule
@@ -625,9 +621,7 @@ KINDS = {
 
 
 def boxes(problem: Problem, *kinds: str, dtype: torch.dtype = torch.float64) -> list[Box]:
-    """A box (lower, upper) for each moving input; rows 3 i, 3 i + 1, 3 i + 2 are of the i-th of
-    these kinds.
-    """
+    """A box for each moving input; rows 3 i to 3 i + 2 are of the i-th of these kinds."""
     generator = torch.Generator().manual_seed(1)
 
     def uniform(shape: Shape) -> Tensor:

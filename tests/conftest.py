@@ -1,6 +1,4 @@
-"""For all tests: auto_LiRPA made importable, and one thread, because the tensors are small and
-machines are shared.
-"""
+"""For all tests: auto_LiRPA is importable; one thread, since tensors are small, machines shared."""
 
 import torch
 

@@ -110,9 +110,7 @@ def _flat(value: Any) -> Tensor:
 
 
 def _excess(certificate: Any, value: Any, dtype: torch.dtype) -> float:
-    """How far a value lies outside, relative to its example's largest number; at most 0 if by
-    rounding alone.
-    """
+    """How far a value lies outside, relative to its example's size; at most 0 up to rounding."""
     low, high, value = _flat(certificate.lower), _flat(certificate.upper), _flat(value)
     size = torch.stack([low.abs(), high.abs(), value.abs()]).amax((0, 2))[:, None].clamp(min=TINY)
     return float((torch.maximum(low - value, value - high) / size - ROUNDING[dtype]).max())
@@ -183,9 +181,7 @@ def _is_boundary(problem: Problem) -> bool:
 
 
 def _at_fixed_points(problem: Problem) -> Problem | None:
-    """The boundary points of the input are part of the attribution, as a baseline is; None in a
-    noise tunnel.
-    """
+    """The same with boundary points as fixed as baselines are; None in a noise tunnel."""
     if isinstance(problem.attribution, NoiseTunnel):
         return None
     attribution, model = problem.attribution, problem.architecture.model
@@ -252,9 +248,7 @@ def _one(job: tuple[int, int]) -> Result:
 
 
 def results_of(jobs: list[tuple[int, int]], workers: int) -> Iterator[Result]:
-    """All results, in processes of their own: where one of these ends, what it was at runs again
-    alone.
-    """
+    """All results, from processes of their own; a job at which one ends runs again alone."""
     waiting, context = collections.deque(jobs), multiprocessing.get_context("fork")
     while waiting:
         running: dict[Any, tuple[int, int]] = {}

@@ -333,9 +333,7 @@ class Branches(nn.Module):
 
 
 class Net(nn.Module):
-    """Steps and a head; a second input is added to, or multiplied with, the value after the first
-    step.
-    """
+    """Steps and a head; a second input is added to, or multiplied with, the first step's value."""
 
     def __init__(self, steps: list[nn.Module], head: nn.Module, beside: nn.Module | None,
                  multiplied: bool) -> None:
@@ -376,9 +374,7 @@ class Architecture:
 
 
 def shape_after(module: nn.Module, shape: Shape) -> Shape | None:
-    """Shape of an example behind a module, or None where it does not fit, or pools nothing but
-    padding.
-    """
+    """An example's shape behind a module; None if it does not fit or pools only padding."""
     try:
         with torch.no_grad():
             ids = (torch.zeros(2, LONGEST).long(),) * isinstance(module, WithIds)

@@ -142,9 +142,7 @@ OPERATIONS = MOVES | ORDER | SMOOTH | NORMS
 
 
 def mask_of(x: Tensor, ids: Tensor) -> Tensor:
-    """True at the first place of dimension 1 and at some others, in a shape that broadcasts to
-    x.
-    """
+    """True at place 0 of dimension 1 and some others, in a shape that broadcasts to x."""
     mask = ids[:, : x.shape[1]] > 1
     mask = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)
     return mask.reshape(*mask.shape, *[1] * (x.ndim - 2))

@@ -76,9 +76,7 @@ Draw = random.Random
 
 
 def _baselines(draw: Draw, inputs: Any, many: bool = False) -> dict[str, Any]:
-    """Rows to draw from if there are many; else none, a number, one row or a row for each
-    example.
-    """
+    """Rows to draw from if `many`; else none, a number, one row or a row per example."""
     xs = parts(inputs)
     if not many and draw.random() < 0.4:
         return draw.choice(({}, {"baselines": 0.3}))
@@ -167,9 +165,7 @@ def _neuron(draw: Draw, layer: Any, model: Any, inputs: tuple, to_input: bool) -
 
 
 def draw_problem(seed: int, which: int) -> Problem:
-    """The problem of a seed: one of its architecture's attributions, all of which come around in
-    turn.
-    """
+    """The problem of a seed: its architecture's attributions come around in turn."""
     draw = Draw(f"{seed}-{which}")
     torch.manual_seed(draw.randrange(2**31))
     kind = KINDS[(2 * seed + which) % len(KINDS)]

@@ -1,6 +1,4 @@
-"""A run of its own for test_datasets: a data set certified by two workers, of which one is killed
-on the way.
-"""
+"""Run by test_datasets: a data set certified by two workers, one of them killed on the way."""
 
 import os
 import signal

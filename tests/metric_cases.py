@@ -1,6 +1,4 @@
-"""Every metric once more, slowly and at single points, and the points of a box where extremes
-lie.
-"""
+"""Every metric again, slowly and at single points, and the points of a box with extremes."""
 
 import itertools
 import math
@@ -222,9 +220,7 @@ def row_of(settings, n):
 
 
 def points_of(lower, upper):
-    """Points of one box, (P, D): corners, zeros where possible, all at one level, all |a| at one
-    level, random ones.
-    """
+    """Points (P, D) of a box: corners, zeros, all at one level, all |a| at one level, random."""
     ends = torch.stack([lower, upper, torch.zeros_like(lower).clamp(lower, upper)])
     grid = torch.tensor(list(itertools.product(range(3), repeat=len(lower))))
     corners = ends[grid, torch.arange(len(lower))]

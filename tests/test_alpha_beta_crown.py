@@ -60,9 +60,7 @@ def test_it_answers_questions_about_attributions(name, configuration, questions,
 
 @pytest.mark.slow
 def test_the_questions_are_what_captum_computes(questions):
-    """Whatever answers them: the margins, with torch's ReLUs, are those of Captum's attribution at
-    any point.
-    """
+    """The margins with torch's ReLUs are those of Captum's attribution, at any point."""
     for asked in questions.QUESTIONS.values():
         x, model = asked.inputs, questions.trained(asked.network)[0]
         module = asked.module()

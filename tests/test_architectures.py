@@ -1,6 +1,4 @@
-"""Models that people explain: the table of examples/benchmarks/models.py, of which two rows are
-tried each time.
-"""
+"""Models that people explain: examples/benchmarks/models.py's table, two rows each time."""
 
 import importlib
 import math

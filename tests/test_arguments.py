@@ -36,9 +36,7 @@ NAN, INF = math.nan, math.inf
 
 
 def net(middle=None):
-    """A seeded net 3 -> 2 in float64, in evaluation mode, with a layer of the caller's choice in
-    its middle.
-    """
+    """A seeded float64 net 3 -> 2 in eval mode, with the given layer in its middle."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = nn.Linear(3, 4), nn.Tanh(), middle or nn.Identity(), nn.Linear(4, 2)

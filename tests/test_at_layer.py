@@ -71,9 +71,7 @@ CASES = {
 
 @contextlib.contextmanager
 def replaced(layer, inputs, value):
-    """Calls of the layer at these inputs, alone or before baselines, return a value; all others
-    what they do.
-    """
+    """The layer returns `value` at these inputs, alone or before baselines, else its own."""
 
     def hook(_, given, result):
         rows = len(inputs)

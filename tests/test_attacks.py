@@ -1,6 +1,4 @@
-"""Attacks: what is found never exceeds what is certified, is the truth where that is known, and an
-alarm rings.
-"""
+"""Attacks: found never exceeds certified, is the truth where known, and the alarm rings."""
 
 import contextlib
 import copy
@@ -112,9 +110,7 @@ def test_found_is_within_certified(name, model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_derivative_is_that_of_captum(model):
-    """Sums over paths, samples and multipliers, differentiated; against finite differences of
-    Captum's values.
-    """
+    """Derivatives of sums over paths, samples and multipliers, by Captum's finite differences."""
     attribution, keywords = NoiseTunnel(
         IntegratedGradients(nn.Sequential(MODELS[model], nn.Softplus()))), {
             "target": 1, "n_steps": 4, "nt_samples": 3, "stdevs": 0.3, "nt_type": "vargrad"}
@@ -412,9 +408,7 @@ def certificates():
 @pytest.mark.parametrize("metric", lx.METRICS)
 def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, model,
                                                                         certificates):
-    """Found is the metric's own number, as its slow reference computes it, at an attribution that
-    Captum gives.
-    """
+    """Found is the metric's number, by its slow reference, at an attribution Captum gives."""
     certificate, sign = certificates[model], 1 if lx.METRICS[metric].direction == "upper" else -1
     nominal = certificate.nominal
     for case in metric_cases.CASES[metric]:
@@ -433,9 +427,7 @@ def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, 
 
 @pytest.mark.parametrize("metric", lx.METRICS)
 def test_the_alarm_rings_on_every_metric_of_a_wrong_box(metric, monkeypatch, tmp_path):
-    """What is certified of a box without width, on an attack whose attributions the true box
-    holds.
-    """
+    """Certified of a box without width, attacked with attributions of the true box."""
     certificate = lx.certify(Saliency(MODELS["tanh"]), X, eps=0.8, target=0, abs=False)
     row = lx.SANDWICHES[metric]
 
@@ -450,9 +442,7 @@ def test_the_alarm_rings_on_every_metric_of_a_wrong_box(metric, monkeypatch, tmp
 
 
 def test_rounding_rings_no_alarm():
-    """Features of equal gradient: bounds moved by roundings, within the tolerance, change every
-    rank.
-    """
+    """Features of equal gradient: bounds moved within the tolerance change every rank."""
     model = mlp(4, 3, seed=None)
     with torch.no_grad():
         model[0].weight.fill_(0.3)
@@ -590,9 +580,7 @@ SETTINGS = {"kink": {"slope": 0.1}, "clamp": {"low": -1.0, "high": 2.0},
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_sharp_surrogates_are_the_function(name):
-    """At high sharpness values and slopes agree away from the jumps, and in between they are
-    smooth.
-    """
+    """At high sharpness values and slopes agree away from jumps, and are smooth between."""
     z = torch.linspace(0.05, 2.95, 30, dtype=torch.float64)[:, None] * torch.tensor([[1.0, -1.0]])
     z = z.abs() if name in ("log",) else z
     for operator, inputs in ((name, ("z",)), (f"{name}_gradient", ("g", "z"))):

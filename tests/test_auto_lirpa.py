@@ -1,6 +1,4 @@
-"""Inside auto_LiRPA code: its own optimisation, its coefficients, its intermediate bounds and its
-branches.
-"""
+"""In auto_LiRPA code: its optimisation, coefficients, intermediate bounds and branches."""
 
 import math
 
@@ -128,9 +126,7 @@ def test_alphas_may_be_kept_and_taken_up_again():
 
 @pytest.mark.parametrize("name", NETS)
 def test_coefficients_are_linear_bounds_in_the_input(name):
-    """Also where a gradient's relaxation does not depend on the input, which is not left out
-    then.
-    """
+    """Also where a gradient's relaxation does not depend on the input, which stays there."""
     bounded = Bounded(net(*NETS[name][:1]))
     result, x = bounded.module.output_name[0], bounded.module.input_name[0]
     lower, upper, found = bounded.bounds("CROWN", return_A=True, needed_A_dict={result: [x]})
@@ -166,9 +162,7 @@ def test_intermediate_bounds_are_saved_and_taken(method, tmp_path):
 
 @SINCE_0_7
 def test_branches_split_pre_activations_of_both_passes():
-    """A decision clips what forward and backward pass read; its half-space, by beta, holds in all
-    other bounds.
-    """
+    """A decision clips what both passes read; its half-space, by beta, holds elsewhere."""
     model = net(nn.ReLU(), nn.ReLU())
     bounded = Bounded(model, eps=0.3)
     whole = [side.detach() for side in bounded.bounds("CROWN")]

@@ -1,6 +1,4 @@
-"""Training methods: each is the formula in its docstring, in value and in the gradient of the
-parameters.
-"""
+"""Training methods: each is its docstring's formula, in value and gradient."""
 
 import copy
 import math

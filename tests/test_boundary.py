@@ -28,9 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor . did not already r
 
 
 class Wave(nn.Module):
-    """Classes of the plane between curves, as a net that was never trained: smooth, and bent enough
-    to have corners.
-    """
+    """Classes of the plane between curves, as a smooth untrained net with corners."""
 
     def forward(self, x):
         a, b = x[:, 0], x[:, 1]
@@ -64,9 +62,7 @@ def decide(model, x):
 
 
 def nearest_by_scan(model, point, reach, rays=720, stations=200):
-    """The nearest point (2,) at which the decision is another than at `point` (2,), no further than
-    `reach`.
-    """
+    """The nearest point (2,) where the decision differs from that at `point`, within `reach`."""
     own = decide(model, point[None])
     turns, width = torch.linspace(0, 2 * math.pi, rays, dtype=DTYPE), 2 * math.pi / rays
     best = None
@@ -385,9 +381,7 @@ def test_moving_holds_for_neighbours_and_their_own_nearest_points(case, kind, ep
 
 @pytest.mark.parametrize(("clip", "pieces"), [(None, 8), ((-1, 1), 1)])
 def test_regions_contain_every_point_that_may_be_nearest_in_more_dimensions(clip, pieces):
-    """Any point of the data at which the class of x does not win, and no further from x' than d +
-    e.
-    """
+    """Points where x's class does not win, no further from x' than d + e, lie in a region."""
     model = net(7, 4, inputs=8, scale=1.5)
     x = 0.7 * (2 * torch.rand(4, 8, generator=torch.Generator().manual_seed(0), dtype=DTYPE) - 1)
     attribution = lx.BoundarySaliency(model, search=dataclasses.replace(QUICK, clip=clip))

@@ -41,9 +41,7 @@ def seeded(function, *args, **keywords):
 
 
 def same(first, second):
-    """Whether two attributions are the same, bit by bit, and both of one tensor or both of
-    several.
-    """
+    """Whether two attributions are equal, bit by bit, and in how many tensors they come."""
     pairs = zip(parts(first), parts(second), strict=True)
     return (isinstance(first, torch.Tensor) is isinstance(second, torch.Tensor)
             and all(torch.equal(*p) for p in pairs))
@@ -58,9 +56,7 @@ def neighbours(inputs, eps, pairs):
 
 
 def check(attribution, inputs, keywords, eps, methods=("CROWN",), batch_size=None, pairs=3):
-    """The three properties of the module's docstring; that of the width in float64 only, and by the
-    first method.
-    """
+    """The module docstring's three properties; the width's in float64 and the first method only."""
     value, *others = [seeded(attribution.attribute, point, **copy.deepcopy(keywords))
                       for point in (inputs, *neighbours(inputs, eps, pairs))]
     given = {name: keyword for name, keyword in keywords.items() if name != "method"}

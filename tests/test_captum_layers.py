@@ -1,6 +1,4 @@
-"""Attributions at layers, of neurons and with other backward rules: hand-checked numbers, and every
-keyword.
-"""
+"""Attributions at layers, of neurons, by other backward rules: hand-checked, every keyword."""
 
 import warnings
 
@@ -323,9 +321,7 @@ SPECS = {name: CASES[name]
 
 @pytest.mark.parametrize("name", SPECS)
 def test_linear_functions(name):
-    """Bounds of linear functions hold at other points, and are never wider than those of the
-    box.
-    """
+    """Bounds of linear functions hold at other points, and are no wider than the box's."""
     from tests.test_captum import neighbours, seeded
 
     attribution, inputs, keywords = SPECS[name]

@@ -1,6 +1,4 @@
-"""Certificates answer for every point of their box: the truth here is enumeration, not the formula
-again.
-"""
+"""Certificates answer for every point of their box: the truth is enumeration."""
 
 import itertools
 import json
@@ -39,9 +37,7 @@ def generic_box(n, d):
 
 
 def integer_box(n, d):
-    """Few values, so that bounds, nominals and zeros tie; about a third of the features have width
-    0.
-    """
+    """Few values, so that bounds, nominals and zeros tie; a third of the widths are 0."""
     lower = torch.randint(-3, 3, (n, d))
     width = torch.randint(0, 3, (n, d))
     nominal = lower + (torch.rand(n, d) * (width + 1)).long()
@@ -76,9 +72,7 @@ def box(request):
 
 
 def points_of(lower, upper):
-    """Return points of one box (P, D): every corner, zeros where possible, ties, and random
-    ones.
-    """
+    """Return points of one box (P, D): all corners, zeros where possible, ties, random ones."""
     ends = torch.stack([lower, upper, torch.zeros_like(lower).clamp(lower, upper)])  # (3, D)
     grid = torch.tensor(list(itertools.product(range(3), repeat=len(lower))))  # (3^D, D)
     corners = ends[grid, torch.arange(len(lower))]
@@ -115,9 +109,7 @@ def test_ranks_are_exactly_those_of_all_points(box, d, absolute):
 
 
 def test_ranks_against_a_dense_grid():
-    """No corner is singled out here: every feature takes 13 values of its interval, in all
-    combinations.
-    """
+    """Corners are not special here: features take 13 values each, in all combinations."""
     torch.manual_seed(1)
     lower, upper, nominal = integer_box(25, 4)
     steps = torch.linspace(0, 1, 13, dtype=torch.float64)[:, None]  # with ends, middles and thirds
@@ -319,7 +311,7 @@ def test_repr_says_what_is_certified():
         "  method        CROWN, float64, 1.25 s",
         "  perturbation  every x' with |x' - x|_inf ≤ 0.01",
         "  shape         (1, 4)",
-        "  mean width    2",
+        "  mean width    2, of attributions of mean size 1.125",
         "  signs         66.7% of the entries that are not 0 certified",
     ]
     pair = (nominal, nominal[:, None])

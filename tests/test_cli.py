@@ -1,6 +1,4 @@
-"""The command line: what it writes is what the library computes; it resumes; bad input is one line
-that helps.
-"""
+"""The command line writes what the library computes, resumes, and explains bad input."""
 
 import contextlib
 import csv
@@ -346,6 +344,24 @@ def test_a_changed_setting_is_refused_and_restart_replaces(folder, nets, capsys,
     assert Path("out/metrics.csv").read_bytes() != before
 
 
+def test_slack_is_the_librarys_and_a_setting_of_the_folder(folder, nets, monkeypatch, capsys):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 20),
+                              torch.nn.ReLU(), torch.nn.Linear(20, 3))
+    monkeypatch.setattr(nets, "deep", lambda: net, raising=False)
+    arguments = [*BASE[:2], "cli_nets:deep", *BASE[3:], "--inputs", "x.npy", "--eps", "0.2",
+                 "--target", "1", "--dtype", "float64", "--out", "out", "--slack", "0.3"]
+    assert main(arguments) == 0
+    x = torch.from_numpy(np.load("x.npy"))
+    tight, loose = (lx.certify(Saliency(net), x, eps=0.2, target=1, abs=False, slack=slack)
+                    for slack in (0.0, 0.3))
+    saved, = load("out", 0.2, "00000-00004")
+    torch.testing.assert_close(saved.width, loose.width)
+    assert float(loose.width.mean()) > 1.001 * float(tight.width.mean())
+    assert main([*arguments[:-1], "0.2"]) == 2
+    assert "--slack (0.3 there, 0.2 now)" in capsys.readouterr().err
+
+
 def test_a_damaged_folder_is_refused(folder, capsys):
     arguments = [*BASE, "--inputs", "x.npy", "--eps", "0.1", "--out", "out"]
     assert main(arguments) == 0
@@ -369,6 +385,7 @@ GOOD = {"--model": "cli_nets:table", "--inputs": "x.npy", "--attribution": "Sali
 @pytest.mark.parametrize(("change", "message"), [
     ({"--model": "cli_nets"}, "module:function"),
     ({"--model": "no_such_nets:table"}, "No module named 'no_such_nets'"),
+    ({"--model": "cli_nets.py:table"}, "without .py: cli_nets:table"),
     ({"--model": "cli_nets:tabel"}, "has no 'tabel'"),
     ({"--model": "cli_nets:number"}, "is a int"),
     ({"--model": "cli_nets:fails"}, "RuntimeError: no weights here (cli_nets.py, line"),
@@ -399,6 +416,8 @@ GOOD = {"--model": "cli_nets:table", "--inputs": "x.npy", "--attribution": "Sali
     ({"--attribution": "LayerActivation", "--layer": "0", "--target": "1"}, "has no target"),
     ({"--set": "n_steps=5"}, "Saliency has no keyword 'n_steps'; it has abs"),
     ({"--set": "method=CROWN"}, "give --method"),
+    ({"--set": "slack=0.1"}, "give --slack"),
+    ({"--slack": "1"}, "a slack is below 1"),
     ({"--set": "abs=__import__('os').mkdir('evaluated')"}, "is not a value"),
     ({"--set": "abs"}, "NAME=VALUE"),
     ({"--eps": "-1"}, "--eps"),
@@ -407,7 +426,7 @@ GOOD = {"--model": "cli_nets:table", "--inputs": "x.npy", "--attribution": "Sali
     ({"--method": "alpha"}, "CROWN-IBP"),
     ({"--chunk": "0"}, "at least 1"),
     ({"--device": "abacus"}, "no device of this machine"),
-    ({"--metric": "cosin"}, "no metric 'cosin'; there are"),
+    ({"--metric": "cosin"}, "no metric 'cosin'; did you mean 'cosine'? There are"),
     ({"--metric": "top_k_overlap"}, "settings are: k, absolute"),
     ({"--require": "cosine"}, "'METRIC >= NUMBER'"),
     ({"--require": "cosine <= 0.5"}, "bounded from below only; ask for cosine >= NUMBER"),

@@ -141,9 +141,7 @@ LINEAR = {
                          [*((name, "inf") for name in LINEAR), ("occlusion", "l2"),
                           ("kernel_shap", "l1"), ("shapley", "clipped")])
 def test_of_a_linear_model_bounds_are_exact(name, ball, x):
-    """All of them are w_i (x_i - b_i), which moves by |w_i| eps and not by what the outputs move
-    by.
-    """
+    """Each is w_i (x_i - b_i), which moves by |w_i| eps, not by what outputs move by."""
     model = nn.Linear(4, 3).double()
     make, keywords = LINEAR[name]
     certificate = seeded(lx.certify, make(model), x, target=1, baselines=0.2, **BALLS[ball],
@@ -171,9 +169,7 @@ def test_a_batch_gives_what_its_rows_give_and_no_ball_gives_no_width(name, x):
 
 
 def test_outputs_meet_in_x(x):
-    """The difference of f and its ablation, by CROWN, is near to what is attained, and not twice
-    the range of f.
-    """
+    """CROWN's f minus its ablation is nearly attained, not twice the range of f."""
     model = net()
     certificate = lx.certify(FeatureAblation(model), x, eps=EPS, target=0)
     points = x + EPS * (
@@ -241,9 +237,7 @@ def test_weights_are_captums():
 
 
 def test_permuted_features_of_a_linear_model_are_exact_in_both_examples(x):
-    """w_i (x_i - z_i) with z another example: where it is the example itself, nothing is left of
-    either.
-    """
+    """w_i (x_i - z_i) with z another example, which cancels where z is the example itself."""
     model = nn.Linear(4, 3).double()
     x = torch.cat([x, x.flip(0) + 0.3])
     radius = torch.linspace(0.01, 0.06, 6, dtype=torch.float64)[:, None]
@@ -332,9 +326,7 @@ def test_what_is_not_linear_in_the_outputs_is_refused(name, x):
 
 
 def test_other_ways_of_bounding(x):
-    """Outward roundings where Captum's are known; training's bounds; a module; an attack within the
-    bounds.
-    """
+    """Outward roundings where Captum's are known; training's bounds; a module; an attack."""
     model = net()
     for kind in (FeatureAblation, FeaturePermutation):
         proven = lx.certify(kind(model.float()), x.float(), eps=EPS, target=0, rounding="outward")

@@ -1,6 +1,4 @@
-"""Comparisons used as numbers, norms, and models that take gradients of their own: bounds hold at
-sampled points.
-"""
+"""Comparisons as numbers, norms, models that take gradients: bounds hold at samples."""
 
 import pytest
 import torch
@@ -54,9 +52,7 @@ NORMS = {
 
 
 def assert_holds(model, x, points, eps, target=0, **options):
-    """A certificate of the signed gradient contains autograd's at these points, each (N, *S) within
-    the ball.
-    """
+    """The signed gradient's certificate holds autograd's at points (N, *S) of the ball."""
     certificate = lx.certify(Saliency(model), x, eps=eps, abs=False, target=target, **options)
     for point in points:
         assert ((point - x).abs() <= eps + 1e-12).all()
@@ -70,9 +66,7 @@ def assert_holds(model, x, points, eps, target=0, **options):
 
 
 def around(x, eps, count=12):
-    """Points of the ball, its corners, and those at which entries are exactly 0 where the ball has
-    these.
-    """
+    """Points of the ball, its corners, and points with exact zeros where it has these."""
     for i in range(count):
         step = 2 * torch.rand(x.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(i)) - 1
         point = x + eps * (step.sign() if i % 3 == 0 else step)

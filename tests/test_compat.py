@@ -37,9 +37,7 @@ def test_without_auto_lirpa_the_import_says_how_to_get_it():
 
 
 def test_the_import_leaves_the_process_as_it_was():
-    """Neither stand-ins for removed modules nor changed warning filters, and nothing on the
-    terminal.
-    """
+    """No stand-ins for removed modules, no changed warning filters, no output."""
     result = run("import warnings, sys, torch, numpy, captum.attr\nbefore = "
                  "list(warnings.filters)\nimport lirpa_explain\nassert warnings.filters == before, "
                  "warnings.filters\nimport torch.onnx.symbolic_helper as s\nassert not hasattr(s, "

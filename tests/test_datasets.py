@@ -1,6 +1,4 @@
-"""Whole data sets: what is stored is what certify computes; runs resume, record failures, and
-refuse to mix.
-"""
+"""Whole data sets: stored is what certify computes; runs resume, record failures, do not mix."""
 
 import concurrent.futures
 import multiprocessing
@@ -86,9 +84,7 @@ class Unpicklable(Items):
 
 
 class Copied(concurrent.futures.Executor):
-    """An executor that shares no memory with the caller, as far as one process can; dies as often
-    as it is told.
-    """
+    """An executor that shares no memory, as far as one process can; dies as told."""
 
     def __init__(self, deaths=0):
         self.deaths, self.seen = deaths, []
@@ -275,9 +271,7 @@ def test_what_is_drawn_depends_on_the_seed_and_the_example_alone(data, tmp_path)
 
 @pytest.mark.parametrize("executor", [None, "copied"])
 def test_failing_examples_are_recorded(executor, data, tmp_path):
-    """Of a chunk in which others are certified; damaged ones, ones with NaN, of another shape, of
-    no class.
-    """
+    """Others of a chunk are certified; failing: damaged, NaN, of another shape, of no class."""
     x, y = data
     broken = x.clone()
     broken[1, 2] = torch.nan
@@ -538,9 +532,7 @@ def test_the_guides_python_runs(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pool", "dask"])
 def test_a_worker_that_is_killed_costs_its_chunk_and_no_more(kind, data, tmp_path):
-    """Two workers, one killed in the middle; every example is there in the end, with certify's
-    bounds.
-    """
+    """Two workers, one killed in the middle; in the end all examples have certify's bounds."""
     x = torch.cat([data[0]] * 40)
     y = torch.cat([data[1]] * 40)
     script = Path(__file__).with_name("killed.py")

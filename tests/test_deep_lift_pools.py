@@ -1,6 +1,4 @@
-"""DeepLift through max pooling and softmax modules: Captum's values for one example, at points of a
-ball.
-"""
+"""DeepLift through max pooling and softmax modules: Captum's values of single examples."""
 
 import pytest
 import torch

@@ -1,6 +1,4 @@
-"""One regression test for each defect, a to i, found in auto_LiRPA's own bounds of Jacobians. Ours
-must be right.
-"""
+"""One regression test for each defect, a to i, of auto_LiRPA's own bounds of Jacobians."""
 
 import importlib.util
 import math
@@ -73,9 +71,7 @@ def certifier_of(model: nn.Module, x: Tensor, targets: list[int]) -> Certifier:
 
 def assert_holds(model: nn.Module, x: Tensor, eps: float, targets: list[int],
                  certifier: Certifier | None = None, **options):
-    """The certificate of the plain gradient contains it at sampled points; returns the
-    certificate.
-    """
+    """Assert that the plain gradient's certificate holds sampled ones, and return it."""
     certificate = (certifier or certifier_of(model, x, targets)).certify(x, eps=eps, **options)
     assert_inside(certificate, sampled_gradients(model, x, eps, targets).flatten(2))
     return certificate
@@ -372,9 +368,7 @@ CANCELLING = {
 @pytest.mark.parametrize("eps", [0.0, 1e-12, 0.1])
 @pytest.mark.parametrize("name", CANCELLING)
 def test_numbers_that_cancel(name, eps, method):
-    """The certificate holds at the point, where autograd may have taken either side, and is not
-    refused.
-    """
+    """The certificate holds at a point where autograd may have taken either side."""
     point, *layers = CANCELLING[name]
     assert_holds(decimal_net(*layers), torch.tensor([point], dtype=torch.float64), eps, [0],
                  method=method)
@@ -406,9 +400,7 @@ class Applied(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("first", [nn.Identity(), nn.Flatten(), nn.Linear(3, 3)], ids=str)
 def test_an_attribution_that_is_the_input_itself(first, method, norm):
-    """In l1 and l2 balls it had no width: at the input of the first layer, or behind an
-    identity.
-    """
+    """In l1 and l2 balls it had no width: at the first layer's input, behind an identity."""
     model, x = randomised(nn.Sequential(first, mlp(3, 4, 2))), inputs(2, 3)
     certificate = certify(LayerActivation(model, first), x, eps=0.1, norm=norm, method=method,
                           attribute_to_layer_input=isinstance(first, nn.Linear))
@@ -430,9 +422,7 @@ def test_lrp_of_a_model_that_begins_with_an_activation(first):
 
 @pytest.mark.parametrize("before", [[], [nn.Linear(3, 3)]], ids=str)
 def test_lrp_of_tanh_behind_a_dropout_is_refused(before):
-    """Captum multiplies relevance by the derivative there, once or not at all by the number of
-    dropouts.
-    """
+    """There Captum multiplies relevance by the derivative once, or never, by the dropouts."""
     model = randomised(nn.Sequential(*before, nn.Dropout(), nn.Tanh(), nn.Linear(3, 2)))
     with pytest.raises(UnsupportedAttribution, match="Dropout"):
         certify(LRP(model), inputs(4, 3), eps=0.1, target=1)

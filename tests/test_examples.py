@@ -36,9 +36,7 @@ def test_an_activation_of_ones_own(monkeypatch):
 
 
 def without_arguments(name):
-    """What the main function of an example returns that takes no options, and the lines it
-    prints.
-    """
+    """What the main function of an example without options returns, and the lines it prints."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         result = runpy.run_path(str(EXAMPLES / name))["main"]()
     return result, printed.getvalue().splitlines()
@@ -164,9 +162,7 @@ def test_the_picture_is_saved(quickstart):
 
 @pytest.fixture(scope="module")
 def boundary(tmp_path_factory):
-    """What the example of boundary attributions returns, prints and saves, for a few examples and
-    little training.
-    """
+    """What the boundary example returns, prints and saves, with few examples and steps."""
     main = runpy.run_path(str(EXAMPLES / "boundary.py"))["main"]
     out = tmp_path_factory.mktemp("boundary") / "figure.png"
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(
@@ -292,9 +288,7 @@ PEOPLE = """\
 
 @pytest.fixture
 def adult(tmp_path):
-    """A folder with a few invented records in UCI's format, whose test file starts with a comment
-    and ends in dots.
-    """
+    """A folder of invented records in UCI's format: a comment first, dots at the end."""
     (tmp_path / "adult.data.gz").write_bytes(gzip.compress((PEOPLE * 8 + "\n").encode()))
     dotted = "|1x3 Cross validator\n" + PEOPLE.replace("50K\n", "50K.\n")
     (tmp_path / "adult.test.gz").write_bytes(gzip.compress(dotted.encode()))

@@ -1,6 +1,4 @@
-"""expectation="gaussian": expected attributions under noise, against closed forms and quadrature of
-the density.
-"""
+"""expectation="gaussian": expected attributions under noise, by closed forms and quadrature."""
 
 import itertools
 import math
@@ -151,9 +149,7 @@ def test_intervals_use_the_variance():
 
 
 def test_a_step_is_the_worst_case_of_smoothing():
-    """For relu(x) the gradient is a step, whose expectation Phi(x / sigma) moves as far as any
-    can.
-    """
+    """The gradient of relu is a step: its expectation Phi(x / sigma) moves as far as any can."""
     x, r, sigma = (torch.tensor(v, dtype=torch.float64) for v in (0.3, 0.2, 0.5))
     step = torch.special.ndtr(x / sigma)
     torch.testing.assert_close(shifted(step, -r / sigma), torch.special.ndtr((x - r) / sigma))
@@ -221,9 +217,7 @@ def test_certificate_says_what_it_is(tmp_path):
 
 
 def test_several_inputs_of_different_noise():
-    """The second input's neurons are a one-layer net by themselves; the first moves nothing of
-    theirs.
-    """
+    """The second input's neurons are a net by themselves, which the first does not move."""
     torch.manual_seed(4)
     model = TwoVectors().double()
     factor, y = torch.randn(2, 1, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
@@ -240,9 +234,7 @@ def test_several_inputs_of_different_noise():
 
 
 def test_a_batch_gives_what_its_rows_give():
-    """The noise of a batch is drawn for all of its rows, so the drawn samples differ: the certified
-    range does not.
-    """
+    """A batch's noise is drawn for all rows, so samples differ: the certified range does not."""
     model = ONE_LAYER["tanh"]
     both = certify(model, X, target=TARGET, samples=1)
     rows = [certify(model, X[i:i + 1], target=TARGET[i], samples=1) for i in range(2)]
@@ -254,9 +246,7 @@ def test_a_batch_gives_what_its_rows_give():
     [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Softsign, nn.Hardswish,
      nn.Hardtanh, nn.LogSigmoid, nn.Tanhshrink], [torch.float32, torch.float64], [0.5, 30.0]))
 def test_ranges_over_all_inputs(activation, dtype, sigma):
-    """Noise as large as this reaches every part of the activation; samples beyond the range would
-    be an error.
-    """
+    """This noise reaches all parts of the activation; samples beyond the range are errors."""
     model = mlp(3, 6, 5, 3, activation=activation, seed=1).to(dtype)
     certificate = certify(model, X.to(dtype), sigma=sigma, target=TARGET, samples=100)
     assert certificate.lower.dtype == dtype and torch.isfinite(certificate.width).all()

@@ -1,6 +1,4 @@
-"""Functions to explain in place of a class's output: their values and gradients, and certificates
-of these.
-"""
+"""Functions explained in place of a class's output: values, gradients, certificates."""
 
 import pytest
 import torch
@@ -24,9 +22,7 @@ with torch.random.fork_rng():
 
 
 def tail_gradient(image, target):
-    """The gradient with respect to the channels after the first convolution, and the input's
-    gradient of each.
-    """
+    """Gradients by the first convolution's channels, and the input's gradient of each."""
     image = image.clone().requires_grad_()
     hidden = MODEL[0](image)
     above, = torch.autograd.grad(MODEL[1:](hidden)[:, target].sum(), hidden, retain_graph=True)

@@ -1,6 +1,4 @@
-"""Affine forms carried forward: what they say of each layer holds, and what is bounded with them
-too.
-"""
+"""Affine forms carried forward hold at each layer, as does what is bounded with them."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""auto_LiRPA's forward modes: linear bounds of every operator carried forward hold, as those
-carried back do.
-"""
+"""auto_LiRPA's forward modes: linear bounds of every operator, carried forward, hold."""
 
 import math
 

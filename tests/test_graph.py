@@ -1,6 +1,4 @@
-"""capture(): the module's value is autograd's, for any batch; what cannot be captured is refused
-with a reason.
-"""
+"""capture(): autograd's value for any batch; what cannot be captured is refused with a reason."""
 
 import copy
 import itertools

@@ -32,9 +32,7 @@ Scalar = Callable[[Tensor], Tensor]
 
 
 def bends(function: Scalar, low: float = -REACH, high: float = REACH) -> Tensor:
-    """Where second differences of a function change sign: its inflection points, kinks and
-    jumps.
-    """
+    """Where second differences change sign: inflection points, kinks and jumps."""
 
     def second(t: Tensor) -> Tensor:
         y = function(t + torch.tensor([[-STEP], [0.0], [STEP]], dtype=torch.float64))
@@ -55,9 +53,7 @@ def bends(function: Scalar, low: float = -REACH, high: float = REACH) -> Tensor:
 
 
 def intervals(points: Tensor, low: float = -math.inf) -> tuple[Tensor, Tensor, Tensor]:
-    """(lower ends, upper ends, grids (P, N)) of intervals of all radii around all points, right of
-    `low`.
-    """
+    """(lower ends, upper ends, grids (P, N)) of intervals around all points right of `low`."""
     radius, shift, point = (x.flatten()
                             for x in torch.meshgrid(RADII, SHIFTS, points, indexing="ij"))
     middle = point + shift * radius
@@ -68,9 +64,7 @@ def intervals(points: Tensor, low: float = -math.inf) -> tuple[Tensor, Tensor, T
 
 def assert_bounded(t: Tensor, y: Tensor, box: tuple[Tensor, Tensor], sides: tuple,
                    rounding: Tensor | float) -> None:
-    """The numbers y at points t (P, N) lie in the ranges (N) and between the lines, (N) or (K,
-    N).
-    """
+    """Numbers y at points t (P, N) are in the ranges (N) and between lines, (N) or (K, N)."""
     size = 1 + y.abs()
     assert (box[0] - rounding * size <= y).all() and (y <= box[1] + rounding * size).all()
     for sign, (k, b) in zip((-1, 1), sides, strict=True):
@@ -141,9 +135,7 @@ REFERENCES = torch.tensor([-3.0, -1.5, -0.66, 0.0, 0.3, 1.32], dtype=torch.float
 @pytest.mark.parametrize(("name", "settings"), [row[:2] for row in cases.SECANTS],
                          ids=[f"{row[0]}-{cases.label_of(row[1])}" for row in cases.SECANTS])
 def test_secant_lines_and_ranges_around_inflections(name, settings):
-    """Inflection points of the slope from each reference, the reference itself, and those of the
-    derivative.
-    """
+    """Inflections of the slope from each reference, the reference, those of the derivative."""
     derivative = truth(f"{name}_gradient", settings)
 
     def slope(z: Tensor, z0: Tensor) -> Tensor:

@@ -1,6 +1,4 @@
-"""integral="exact": the path integral itself, against adaptive quadrature of autograd's gradients,
-and completeness.
-"""
+"""integral="exact": the integral itself, by adaptive quadrature, and its completeness."""
 
 import math
 
@@ -142,9 +140,7 @@ def test_baselines_of_all_kinds(baselines):
 
 
 def test_functions_are_bounded_by_propagation():
-    """The sum of all entries is f(x') - f(b); the others keep the sums of the integral's
-    entries.
-    """
+    """All entries sum to f(x') - f(b); others keep the sums of the integral's entries."""
     model, ones = MODELS["relu"], torch.ones(1, 4, dtype=torch.float64)
     functions = torch.cat(
         [ones, torch.eye(4, dtype=torch.float64)[:2] - torch.eye(4, dtype=torch.float64)[2:]])
@@ -171,9 +167,7 @@ def test_a_batch_gives_what_its_rows_give():
 
 
 def test_several_inputs_move_along_one_path():
-    """One input is held fixed in the second certificate; each example has an argument of its
-    own.
-    """
+    """One input is held fixed in the second certificate; arguments differ by example."""
     xs = X[:, :3].clone(), Y
     for eps in ((0.03, 0.05), (None, 0.05)):
         certificate = lx.certify(IntegratedGradients(TWO), xs, eps=eps, target=TARGET, n_steps=4,

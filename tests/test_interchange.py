@@ -1,6 +1,4 @@
-"""ONNX and VNN-LIB files say what Captum computes, and what the property is; what verifiers return
-is looked at.
-"""
+"""ONNX and VNN-LIB files say what Captum computes and what the property is; answers are read."""
 
 import builtins
 import re

@@ -1,6 +1,4 @@
-"""Layers in small nets: captured with autograd's value, and certified with bounds that no sampled
-gradient leaves.
-"""
+"""Layers in small nets: captured with autograd's value, certified bounds hold at samples."""
 
 import math
 
@@ -20,9 +18,7 @@ METHODS = "IBP", "CROWN-IBP", "CROWN"
 
 
 class Net(nn.Module):
-    """A linear map of the input, which brings its entries together, the layer, and a nonlinear
-    head.
-    """
+    """A linear map that mixes the input's entries, the layer, and a nonlinear head."""
 
     def __init__(self, layer, shape: tuple[int, ...], function=None) -> None:
         super().__init__()
@@ -67,9 +63,7 @@ class Attention(nn.Module):
 
 
 class Vit(nn.Module):
-    """A small vision transformer: patches, class token, positions, one encoder layer, head on the
-    class token.
-    """
+    """A small vision transformer: patches, class token, positions, one encoder layer, head."""
 
     def __init__(self) -> None:
         super().__init__()

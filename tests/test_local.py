@@ -126,9 +126,7 @@ def test_sums_of_windows_that_differ():
 
 
 class Branches(nn.Module):
-    """Paths of unequal windows that meet, one of which drops every other pixel and pads
-    channels.
-    """
+    """Paths of unequal windows that meet; one drops every other pixel and pads channels."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,4 @@
-"""Networks of many steps: passes end at linear bounds that are known, which hold, and are hardly
-wider.
-"""
+"""Networks of many steps: passes end at known linear bounds, hold, are hardly wider."""
 
 import pytest
 import torch
@@ -67,9 +65,7 @@ def test_one_number_an_example_may_end_a_pass(monkeypatch):
 
 
 def test_examples_with_different_open_entries_keep_their_own_lines(monkeypatch):
-    """All that the first leaves open is bounded; of the second, some, and each line is that of its
-    entry.
-    """
+    """All that is open of the first is bounded; of the second some, each line its entry's."""
     for module in (backward, network):
         monkeypatch.setattr(module, "FAR", 5)
     torch.manual_seed(0)

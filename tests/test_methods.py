@@ -23,9 +23,7 @@ EPS = 0.1
 
 
 class Halves(Schedule):
-    """Bounds over both halves of the first input's box, cut across its first entry, and their
-    hull.
-    """
+    """Bounds over both halves of the first input's box, cut at its first entry; their hull."""
 
     def bounds(self, inputs, perturbations, functions):
         first, over = perturbations[0], super().bounds

@@ -1,6 +1,4 @@
-"""Metrics bound what they say over every point of a box: the truth is enumeration, search and other
-formulas.
-"""
+"""Metrics bound all points of a box: the truth is enumeration, search and other formulas."""
 
 import math
 import time
@@ -169,9 +167,7 @@ def test_rank_correlations_are_those_of_scipy_without_ties():
 @pytest.mark.parametrize("name", ["cosine", "pearson"])
 @pytest.mark.parametrize("width", [0.01, 0.5, 1.5])
 def test_the_smallest_cosine_is_nearly_attained_with_many_features(name, width):
-    """Corners that are long for what they lose of the inner product are nearly as bad as the bound
-    says.
-    """
+    """Corners long for what they lose of the inner product are nearly as bad as the bound."""
     torch.manual_seed(0)
     nominal = torch.randn(1, 200, dtype=torch.float64)
     lower, upper = (nominal - width * torch.rand_like(nominal),

@@ -1,6 +1,4 @@
-"""Operations that move entries, and what is made of further arguments: values are autograd's,
-bounds hold.
-"""
+"""Operations that move entries, also by further arguments: autograd's values, bounds hold."""
 
 import pytest
 import torch
@@ -215,9 +213,7 @@ READ_OF_THE_BATCH = {
 @pytest.mark.parametrize("lengths", [[3, 3, 3, 2], [2, 3], [1, 1, 2, 2, 1]], ids=str)
 @pytest.mark.parametrize("name", READ_OF_THE_BATCH)
 def test_what_is_read_of_the_whole_batch(name, lengths):
-    """As Captum calls it, the model reads something of all examples that it would not read of
-    each.
-    """
+    """Called with all examples, the model reads what it would not read of each alone."""
     function, given = READ_OF_THE_BATCH[name], torch.tensor(lengths)
     x, = rows([(3, 4)], len(lengths))
     certifier = lx.Certifier(Saliency(function), abs=False, target=1,

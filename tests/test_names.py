@@ -1,6 +1,4 @@
-"""Arrays and DataFrames as inputs, and the names of columns on their way into all that shows a
-certificate.
-"""
+"""Arrays and DataFrames as inputs; names of columns on their way to all that shows them."""
 
 import dataclasses
 import math

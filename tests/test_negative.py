@@ -1,6 +1,4 @@
-"""One of several outputs is negative over a box: proven, refuted by a point, or open where it may
-not be so.
-"""
+"""One of several outputs is negative over a box: proven, refuted by a point, or open."""
 
 import pytest
 import torch

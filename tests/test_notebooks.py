@@ -1,6 +1,4 @@
-"""The notebooks of the guide: their code runs, and what is stored in them is small, whole, and of
-no machine.
-"""
+"""The notebooks run; what is stored in them is small, whole, and of no machine."""
 
 import json
 import re

@@ -131,9 +131,7 @@ def gradients(f, x: Tensor) -> Tensor:
 
 
 def assert_holds(f, x: Tensor, radii: tuple[float, ...], generator: torch.Generator) -> None:
-    """The value is autograd's, no sampled gradient is outside, a batch is its rows, and a point has
-    no width.
-    """
+    """Autograd's value; no sampled gradient outside; a batch is its rows; points have no width."""
     module = capture(f, (x,))
     one = torch.ones(len(x), 1, dtype=x.dtype)
     torch.testing.assert_close(module(x, one), gradients(f, x))
@@ -241,9 +239,7 @@ def test_ranked_planes_hold_and_are_exact_where_the_order_is_known(n):
 
 
 def test_the_plane_above_two_entries_is_that_of_a_rectifier():
-    """max(u, v) = v + relu(u - v), with relu's chord; and no plane of slopes from 0 to 1 is lower
-    in the middle.
-    """
+    """max(u, v) = v + relu(u - v) by relu's chord; no plane of slopes in [0, 1] is lower."""
     box = boxes(400, 2, 9)
     (_, _), (slopes, offset) = ranked_planes(box, torch.tensor([0]))
     (u, v), (w, z) = box.lower.T, box.upper.T

@@ -1,6 +1,4 @@
-"""Every bound operator, alone and behind affine maps: its value, its bounds, their derivatives,
-their limits.
-"""
+"""Every bound operator, alone and behind affine maps: value, bounds, derivatives, limits."""
 
 import math
 from collections.abc import Iterable
@@ -167,9 +165,7 @@ def window(z: Tensor, low: float | None, high: float | None, closed: bool, insid
 
 
 def reference_gradient(g, t, z, z0, rule, eps, dim=None, **windows):
-    """Captum's rule for max pooling, of one row at a time, and none of the reference's or of the
-    input's windows.
-    """
+    """Captum's rule for max pooling, a row at a time, without windows of z0 or z."""
     if rule == "softmax":
         slope = (z.softmax(dim) - z0.softmax(dim)) / (z - z0)
         return torch.where((z - z0).abs() < eps, t, g * slope)
@@ -346,9 +342,7 @@ def values_at(p: Problem, points: list[Tensor]) -> Tensor:
 
 
 def vertices(p: Problem, sides: list[Box], C: Tensor) -> list[Tensor]:
-    """The corners (2 K, B, *S) towards which K functionals (B, K, D) of the output fall and rise at
-    the centre.
-    """
+    """Corners (2 K, B, *S) to which K functionals (B, K, D) fall and rise at the centre."""
     moved = [((low + high) / 2).requires_grad_() for low, high in sides]
     sums = torch.einsum("bkd,bd->k", C, p.module(*p.inputs(*moved))) + 0 * sum(x.sum()
                                                                                for x in moved)
@@ -370,9 +364,7 @@ def scale(*tensors: Tensor) -> Tensor:
 @each_case
 @alone_and_meeting
 def test_no_point_is_outside_its_bounds(row, meet):
-    """The engine's boxes, a plain BoundedModule's, and its bounds of functionals, by points and
-    corners.
-    """
+    """Boxes of the engine and a plain BoundedModule, and bounds of functionals, hold points."""
     p = problem(row, meet=meet, backwards=True)
     sides = boxes(p, *KINDS)
     points = [sample_box(low, high, 40, seeded()) for low, high in sides]
@@ -405,9 +397,7 @@ def test_no_point_is_outside_its_bounds(row, meet):
 
 
 def methods_of(row: Case) -> list[str]:
-    """Optimised bounds take longest: of functions of one variable they are tried on kinks, and on
-    all for soundness.
-    """
+    """Methods to try: optimised ones on kinks only, of functions of one variable."""
     curved = row.operator.removesuffix("_gradient") in {*ACTIVATIONS, "select", "secant"} - {"kink"}
     return [method for method in METHODS if not (curved and method == "CROWN-Optimized")]
 
@@ -559,9 +549,7 @@ def test_equal_entries_are_chosen_among_as_torch_does(row):
 
 
 def test_max_pool_gradient_is_exact_where_windows_do_not_overlap():
-    """Every position may hold the maximum, so a functional's extremes are at an end of g, put on
-    one position.
-    """
+    """Any position may be the maximum, so extremes put an end of g on one position."""
     p = problem(next(c for c in CASES if str(c) == "max_pool_gradient-plain"))
     g, z = boxes(p, "wide")
     z = (-torch.ones_like(z[0]), torch.ones_like(z[0]))

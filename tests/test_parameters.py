@@ -1,6 +1,4 @@
-"""Certificates under changes of the parameters, against attributions of models that were really
-changed.
-"""
+"""Certificates under changed parameters, by attributions of models really changed."""
 
 import ctypes
 import dataclasses
@@ -45,9 +43,7 @@ BOX = lx.ParameterBox(relative=0.03, absolute=0.003)
 
 
 def changed(attribution, x, eps: float, given, keywords, draws: int = 24) -> Tensor:
-    """Captum's attributions of models with other parameters, at other inputs, corners among both:
-    (n, N, D).
-    """
+    """Captum's attributions (n, N, D) with other parameters at other inputs, corners too."""
     parameters = make_parameters(attribution.forward_func, given)
     generator = torch.Generator().manual_seed(0)
     xs = x if isinstance(x, tuple) else (x,)
@@ -131,9 +127,7 @@ def test_operators_whose_weight_moves(row):
     ("mlp", "relu"), ("mlp", "tanh"), ("mlp", "prelu"), ("mlp", "gelu"), ("cnn", "relu"),
     ("cnn", "prelu"), ("residual", "softplus"), ("residual", "leaky_relu"), ("two inputs", "relu")])
 def test_models(name, activation):
-    """All methods; a batch is its rows; linear bounds lie within interval bounds; nothing of the
-    user's is changed.
-    """
+    """All methods: batches are rows, linear within interval bounds, the user's kept as is."""
     model, x = make(name, activation)
     before = [(p, p.clone(), p.grad, p._version) for p in model.parameters()]
     keywords = {"target": 1}
@@ -184,9 +178,7 @@ def test_attributions(name):
 
 
 def test_parameters_alone():
-    """Inputs may be held fixed, also where the gradient does not depend on them, and given as a
-    ball of radius 0.
-    """
+    """Inputs held fixed, also where nothing depends on them, or given as balls of radius 0."""
     torch.manual_seed(0)
     x = torch.randn(2, 4, dtype=torch.float64)
     keywords = {"target": 0, "abs": False}
@@ -202,9 +194,7 @@ def test_parameters_alone():
 
 
 def test_exact_optimum():
-    """Where no neuron changes sides, the gradient is multilinear in the weights: its extremes lie
-    at corners.
-    """
+    """Where no neuron switches, gradients are multilinear in weights: extremes at corners."""
     model = mlp(2, 2, 1)
     model[0].bias.data = torch.tensor([10.0, 8.0], dtype=torch.float64)
     x = torch.rand(1, 2, dtype=torch.float64)
@@ -223,9 +213,7 @@ def test_exact_optimum():
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_weights_used_at_many_places(groups):
-    """What a kernel's entry does at all places is bounded as a whole: no kernel exceeds it, and one
-    attains it.
-    """
+    """All that a kernel's entry does is bounded as a whole: none exceeds it, one attains it."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -249,9 +237,7 @@ def test_weights_used_at_many_places(groups):
 
 
 def test_nested_and_without_width():
-    """A larger box has wider bounds; one of width 0 has those of the ball of inputs alone, to the
-    last bit.
-    """
+    """Larger boxes have wider bounds; width 0 has those of the inputs' ball, to the last bit."""
     model, x = make("cnn", "relu")
     certifier = lx.Certifier(Saliency(model), x, target=1, abs=False)
     for method in METHODS:
@@ -442,9 +428,7 @@ def test_the_explanation_of_the_quantized_model_lies_inside(given):
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_half_a_step_is_what_rounding_can_take(name):
-    """Every rounding lies inside, some reach the radius, and subnormal numbers have their own
-    step.
-    """
+    """Every rounding is inside, some reach the radius; subnormals have their own step."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
     torch.manual_seed(0)
     weight = torch.randn(20000).sign() * torch.exp2(torch.rand(20000) * 40 - 30)
@@ -538,9 +522,7 @@ def test_reparametrised_weights_are_refused_by_name():
 
 
 class Normed(nn.Linear):
-    """A layer whose weight is scaled by a number that no trace sees: it is read out of the weight's
-    memory.
-    """
+    """A layer whose weight is scaled by a number read out of its memory, unseen by traces."""
 
     def forward(self, x: Tensor) -> Tensor:
         numbers = (ctypes.c_double * self.weight.numel()).from_address(self.weight.data_ptr())
@@ -558,9 +540,7 @@ def test_parameters_that_are_read_unseen_are_found_out():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_predictions(method):
-    """The label of a model that was really changed is the certified one, and its confidence within
-    the bounds.
-    """
+    """A really changed model keeps the certified label, its confidence within bounds."""
     model = mlp(4, 8, 3)
     model[2].weight.data.mul_(3)
     x = torch.randn(40, 4, dtype=torch.float64)
@@ -582,9 +562,7 @@ def test_predictions(method):
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_attacks_move_parameters(activation):
-    """What is found is of a model that lies in the box, beats random models, and stays below what
-    is certified.
-    """
+    """Found models lie in the box, beat random ones, stay below what is certified."""
     model, x = make("mlp", activation)
     model[0].bias.requires_grad_(False)
     before = [p.clone() for p in model.parameters()]

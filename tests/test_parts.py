@@ -1,6 +1,4 @@
-"""A certificate is a sequence of its examples: parts have the numbers of the whole, and joined they
-are it.
-"""
+"""A certificate is a sequence of examples: parts agree with the whole and join to it."""
 
 import builtins
 import dataclasses

@@ -1,6 +1,4 @@
-"""Max pooling: which positions may hold the maximum, the planes between which it lies, and ReLU put
-behind it.
-"""
+"""Max pooling: possible maxima, the planes around them, and ReLU put behind it."""
 
 import itertools
 

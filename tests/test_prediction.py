@@ -1,6 +1,4 @@
-"""Predictions over a ball: samples never contradict what is certified, and linear models are
-exact.
-"""
+"""Predictions over a ball: samples never contradict them; linear models are exact."""
 
 import math
 

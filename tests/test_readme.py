@@ -1,6 +1,4 @@
-"""README is true: its Python runs, and commands, its own and the guide's, are the ones that are
-tested.
-"""
+"""README is true: its Python runs, its and the guide's commands are those that are tested."""
 
 import re
 import shlex
@@ -61,9 +59,7 @@ def test_the_console_script_is_that_main():
 
 
 def test_shell_blocks_are_the_commands_that_are_run_elsewhere():
-    """.ci/run executes the test command; the examples are run by test_examples; auto_LiRPA's are
-    the error's.
-    """
+    """.ci/run runs the test command, test_examples the examples; auto_LiRPA's is the error's."""
     assert {language for language, _ in blocks(README)} == {"sh", "python"}
     quickstart, test = shell(README)
     auto_lirpa = shell((GUIDE / "supported.md").read_text())

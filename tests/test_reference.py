@@ -1,6 +1,4 @@
-"""The truth of the tests is checked itself: against enumeration, by hand, and against sampled
-points.
-"""
+"""The tests' truth is checked itself: by enumeration, by hand, and by sampled points."""
 
 import itertools
 import math
@@ -40,9 +38,7 @@ def random_net(sizes, seed):
 
 
 def enumerated_gradient_range(layers, x, eps, cotangent):
-    """(low, high, number of patterns) over every activation pattern that some point of the box
-    takes.
-    """
+    """(low, high, number of patterns) over all activation patterns of points in the box."""
     widths = [len(b) for _, b in layers[:-1]]
     box = list(zip(x - eps, x + eps, strict=True))
     gradients = []

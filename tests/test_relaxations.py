@@ -1,6 +1,4 @@
-"""Lines, planes and ranges as plain tensor functions: against dense samples, corners and an
-optimiser.
-"""
+"""Lines, planes and ranges as tensor functions: by dense samples, corners, an optimiser."""
 
 import itertools
 
@@ -98,9 +96,7 @@ FACTORS = {"tanh": tanh().function, "tanh_slope": tanh().derivative, "sigmoid": 
 
 @pytest.mark.parametrize("factor", [IDENTITY, "step", *FACTORS])
 def test_planes_hold_on_the_whole_box(factor):
-    """A product g d(t), with d the identity (McCormick's own case), a step, or a smooth
-    function.
-    """
+    """A product g d(t), where d is the identity (McCormick), a step, or smooth."""
     g, t = random_boxes(1500, 2), random_boxes(1500, 3)
     zero, one = torch.zeros_like(t[0]), torch.ones_like(t[0])
     if factor == IDENTITY:
@@ -125,9 +121,7 @@ def test_planes_hold_on_the_whole_box(factor):
 
 
 def test_planes_of_a_product_touch_two_corners():
-    """Each of McCormick's planes meets x y in three of the four corners; mixtures of two, in the
-    two they share.
-    """
+    """Each McCormick plane meets x y at three of four corners; mixtures at the shared two."""
     g, t = (Box(low.clamp(-10, 10), low.clamp(-10, 10) + 0.1 + (high - low).clamp(max=10))
             for low, high in (random_boxes(800, seed) for seed in (4, 5)))
     one = torch.ones_like(t[0]), torch.zeros_like(t[0])
@@ -173,9 +167,7 @@ def variance_of(points: np.ndarray) -> float:
 
 
 def test_variance_range_holds_and_its_lower_end_is_attained():
-    """Lower end: an optimiser finds a point with that variance. Upper end: above all corners, never
-    above chance.
-    """
+    """Lower end: attained by an optimiser. Upper: above all corners, never above chance."""
     generator = torch.Generator().manual_seed(11)
     centers = torch.randn(25, 5, 1, generator=generator, dtype=torch.float64)
     radii = torch.rand(25, 5, 1, generator=generator,
@@ -234,9 +226,7 @@ def test_a_factor_that_is_fixed_leaves_no_roundings_of_the_other():
 
 @pytest.mark.parametrize("sign", [0, 1, -1])
 def test_product_ranges_lie_at_corners_and_move_with_them(sign):
-    """Of factors of any sign, of one that is at least 0, and of one that is at most 0; with one row
-    for many.
-    """
+    """Factors of any sign, at least 0, or at most 0; and one row for many."""
     def boxes(generator: torch.Generator) -> list[Tensor]:
         g, d = torch.randn(2, 1, 7, generator=generator), torch.randn(2, 50, 7, generator=generator)
         return [end.double() for x in (g, sign * d.abs() if sign else d)

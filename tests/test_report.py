@@ -1,6 +1,4 @@
-"""Reports: what they say is what the certificates say, and they work in a real browser without a
-network.
-"""
+"""Reports say what certificates say, and work in a real browser without a network."""
 
 import ast
 import dataclasses
@@ -286,14 +284,14 @@ def test_assumptions_are_those_of_the_certificate():
 
 
 @pytest.mark.parametrize(("change", "error", "message"), [
-    ({"names": ["a"]}, ValueError, "names must be 12; given: 1"),
-    ({"features": ["a"]}, ValueError, "features must be 4; given: 1"),
-    ({"targets": [0]}, ValueError, "targets must be 12"),
-    ({"inputs": torch.zeros(3, 4)}, ValueError, "inputs must be 12"),
+    ({"names": ["a"]}, ValueError, "names must be one for each of the 12 examples; given: 1"),
+    ({"features": ["a"]}, ValueError, "features must be one for each of the 4 features; given: 1"),
+    ({"targets": [0]}, ValueError, "targets must be one for each of the 12"),
+    ({"inputs": torch.zeros(3, 4)}, ValueError, "inputs must be one for each of the 12"),
     ({"certificates": {}}, ValueError, "no certificates"),
     ({"certificates": {0.1: []}}, ValueError, "no certificates"),
     ({"certificates": [3]}, TypeError, "holds a int"),
-    ({"metrics": ["cosin"]}, ValueError, "no metric 'cosin'"),
+    ({"metrics": "cosin"}, ValueError, "no metric 'cosin'; did you mean 'cosine'"),
 ])
 def test_wrong_arguments(rows, tmp_path, change, error, message):
     with pytest.raises(error, match=message):

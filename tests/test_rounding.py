@@ -1,6 +1,4 @@
-"""Roundings raise no alarm and lie within; outward bounds hold for what is computed, as longer
-arithmetic shows.
-"""
+"""Roundings raise no alarm and lie within; outward bounds hold in longer arithmetic."""
 
 import copy
 import math
@@ -38,9 +36,7 @@ def points(x, eps, count=10):
 
 
 def test_what_sums_round_is_within_gamma():
-    """N terms of both signs whose sum nearly cancels: the error of every order against the exact
-    sum.
-    """
+    """N terms that nearly cancel: the error of every order, against the exact sum."""
     generator = torch.Generator().manual_seed(0)
     terms = torch.randn(1000, generator=generator)
     terms = torch.cat([terms, -terms + 1e-7 * torch.randn(1000, generator=generator)])
@@ -90,9 +86,7 @@ def test_neither_alarms_nor_narrow_bounds(name, dtype, scale):
 
 
 def test_widths_are_roundings():
-    """A smooth net, which no kink widens: at radius 0 only roundings are between the bounds, and
-    they are few.
-    """
+    """A smooth net, which no kink widens: at radius 0 only a few roundings separate bounds."""
     for dtype, most in ((torch.float32, 3e-5), (torch.float64, 5e-14)):
         model, x = net("softmax", dtype, 1.0)
         certificate = lx.certify(Saliency(model), x, eps=0.0, target=0, abs=False)
@@ -128,9 +122,7 @@ def test_dead_windows_of_power_pooling_have_no_gradient():
 
 
 def test_infinite_bounds_times_nothing_are_no_contradiction():
-    """LPPool on a ball that contains 0 has no bound; a multiplier or weight of 0 must not make NaN
-    of that.
-    """
+    """LPPool on a ball around 0 has no bound; a factor 0 must not make NaN of that."""
     model = nn.Sequential(nn.LPPool2d(2, 2), nn.Flatten(), nn.Linear(4, 2)).double()
     x = torch.randn(1, 1, 4, 4).double()
     for attribution in (InputXGradient(model), IntegratedGradients(model)):
@@ -139,9 +131,7 @@ def test_infinite_bounds_times_nothing_are_no_contradiction():
 
 
 def test_an_exact_zero_explains_no_jump():
-    """Captum's derivative at 0 is taken at 0; another one there is a contradiction, however near
-    the kink.
-    """
+    """Captum's derivative at 0 is that at 0; another is a contradiction, near as it is."""
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1)).double()
     x = torch.zeros(1, 2).double()
     module = capture(model, (x,))
@@ -191,9 +181,7 @@ def within(certificate, values):
 
 @pytest.mark.parametrize("method", lx.METHODS)
 def test_outward_bounds_hold_for_exact_numbers_and_computed_ones(method):
-    """In float64 on a point, where bounds are all rounding, mpmath's value and Captum's lie within,
-    digit by digit.
-    """
+    """In float64 on a point mpmath's and Captum's values lie within, digit by digit."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     x = torch.randn(1, 3).double()
@@ -223,9 +211,7 @@ def _quadrature():
 @pytest.mark.parametrize("method", ["IBP", "CROWN"])
 @pytest.mark.parametrize("name", NETS)
 def test_outward_bounds_of_float32_hold_in_float64(name, method, norm):
-    """The value of the same float32 numbers in float64 is as good as exact; it, and what float32
-    makes, lie within.
-    """
+    """float32 numbers in float64 are as good as exact; both values lie within."""
     model, x = net(name, torch.float32, 1.0)
     double = copy.deepcopy(model).double()
     attribution, exact = (Saliency(m) for m in (model, double))
@@ -238,9 +224,7 @@ def test_outward_bounds_of_float32_hold_in_float64(name, method, norm):
 
 
 def test_outward_bounds_of_sums_and_functions():
-    """Noise, paths, reductions and linear functions are rounded too, and lie within all the
-    same.
-    """
+    """Noise, paths, reductions and linear functions round too, and lie within."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 6), nn.Softplus(), nn.Linear(6, 2))
     x, spec = torch.randn(2, 3), torch.tensor([[1.0, -1.0, 0.0], [1.0, 1.0, 1.0]])
@@ -315,9 +299,7 @@ def test_nothing_is_drawn_from_the_callers_generator():
 
 
 def test_a_secant_rounds_as_the_values_that_it_is_the_difference_of():
-    """Sigmoid is 1/2 at tiny arguments: Captum's quotient of differences is off by a millionth
-    there.
-    """
+    """Sigmoid is 1/2 at tiny arguments: Captum's quotient is off by a millionth there."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 1)).double()
     with torch.no_grad():

@@ -1,6 +1,4 @@
-"""Backward rules of Captum's DeepLift and LRP: the values are Captum's, plain and recorded, and
-what is refused.
-"""
+"""Backward rules of DeepLift and LRP: Captum's values, recorded ones, and what is refused."""
 
 import copy
 import functools

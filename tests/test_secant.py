@@ -1,6 +1,4 @@
-"""Ranges of secant slopes and lines around them: against dense samples, at kinks, near the fixed
-point, far away.
-"""
+"""Ranges of and lines around secant slopes: by dense samples, at kinks, near z0, far away."""
 
 import json
 
@@ -22,9 +20,7 @@ each_function = pytest.mark.parametrize(("name", "settings", "size"), FUNCTIONS,
 
 
 def problems(size, seed):
-    """Intervals of every width, and fixed points inside, outside, at an end, at 0 and next to an
-    end.
-    """
+    """Intervals of all widths; fixed points inside, outside, at an end, at 0, next to an end."""
     generator = torch.Generator().manual_seed(seed)
 
     def numbers():

@@ -1,6 +1,4 @@
-"""Every certificate checks itself: contradictions raise SoundnessError, roundings at a kink do
-not.
-"""
+"""Certificates check themselves: contradictions raise SoundnessError, roundings do not."""
 
 import dataclasses
 
@@ -70,9 +68,7 @@ def composed(value, width=0.0):
 
 
 def test_what_rounding_explains_is_no_contradiction():
-    """Captum's value differs from the module's by a kink, and moving the input by roundings reaches
-    it.
-    """
+    """Captum's value differs by a kink that moving the input by roundings reaches."""
     nominal = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
     check_value(composed([1.0, 2.0]), nominal, lambda radius: composed([1.0, 2.5], width=0.5))
     with pytest.raises(lx.SoundnessError, match="The traced gradient gives"):
@@ -82,9 +78,7 @@ def test_what_rounding_explains_is_no_contradiction():
 
 
 def test_roundings_at_dead_and_tied_neurons_are_no_contradiction():
-    """Weights and inputs on a coarse grid: many pre-activations are 0, or would be but for
-    rounding.
-    """
+    """Weights and inputs on a grid: many pre-activations are 0, but for rounding."""
     torch.manual_seed(0)
     for _ in range(8):
         model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2), nn.ReLU(),
@@ -99,9 +93,7 @@ def test_roundings_at_dead_and_tied_neurons_are_no_contradiction():
 
 
 def test_the_bounds_are_closed_around_the_nominal_value():
-    """At a kink that rounding decides, float32 bounds of a ball of radius 0 still contain Captum's
-    value.
-    """
+    """At a kink that rounding decides, float32 bounds at radius 0 hold Captum's value."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 200, bias=False), nn.ReLU(), nn.Linear(200, 1))
     x = torch.randn(50, 20)

@@ -72,9 +72,7 @@ class Scaled(Sense):
 
 
 def test_a_sense_of_ones_own(tmp_path, monkeypatch):
-    """It is given as an object, or by a keyword once it has a row, and its facts travel with the
-    certificate.
-    """
+    """Given as an object, or by keyword with a row; its facts travel with the certificate."""
     monkeypatch.setitem(SENSES, "factor", (Scaled, ()))
     assert sense_of({"factor": 3.0}) == Scaled(3.0)
     plain = lx.certify(Saliency(net()), X, eps=0.1, target=0)

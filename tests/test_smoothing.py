@@ -1,6 +1,4 @@
-"""Smoothed certificates: truth is closed forms, many draws, and Captum's own attributions at the
-noisy inputs.
-"""
+"""Smoothed certificates: by closed forms, many draws, and Captum at the noisy inputs."""
 
 import dataclasses
 import math
@@ -61,9 +59,7 @@ WRAPPED = {
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", WRAPPED)
 def test_draws_are_captums_attributions_at_noisy_inputs(name):
-    """Each example with its own target, baselines and masks, beside calls of Captum for one row at
-    a time.
-    """
+    """Each example has its own target, baselines and masks, as in Captum's single calls."""
     make, keywords = WRAPPED[name]
     attribution, settings = make(net()), Smoothing(sigma=0.3)
     drawer = Drawer(attribution, (X,), False, keywords, settings)
@@ -176,9 +172,7 @@ def test_arrays_tables_and_names(tmp_path):
 
 @pytest.mark.parametrize("radius", [None, 0.1])
 def test_a_linear_model_of_two_features_is_known_in_closed_form(radius):
-    """Of w x, entry 0 is the larger where w_0 x_0 > w_1 x_1: a half-space, of which the radius is
-    the distance.
-    """
+    """For w x, entry 0 leads where w_0 x_0 > w_1 x_1: the radius is a distance to a plane."""
     model = nn.Linear(2, 1, bias=False).double()
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[2.0, 1.0]]))
@@ -206,9 +200,7 @@ def test_a_linear_model_of_two_features_is_known_in_closed_form(radius):
 
 
 def test_no_attack_on_the_smoothed_map_leaves_a_certified_radius():
-    """Climbing along directions that the noise itself suggests: of a Gaussian mean, E[e h(x + e)]
-    is the gradient.
-    """
+    """Climb along directions of the noise: E[e h(x + e)] is a Gaussian mean's gradient."""
     model, sigma, count = net(1, outputs=1).double(), 0.5, 8000
     x = torch.tensor([[0.4, -0.3, 0.6, 0.2]], dtype=torch.float64)
     attribution = attr.InputXGradient(model)
@@ -581,9 +573,7 @@ def truth_of(attribution, x, settings, count=10**6, **keywords):
 @pytest.mark.parametrize("how", [{}, {"radius": 0.1}, {"levels": 3, "keep": 0.4},
                                  {"radius": 0.1, "more": True}])
 def test_coverage_of_200_seeds(how):
-    """All bounds of an example at once, at confidence 0.9: failures stay within what that
-    allows.
-    """
+    """All bounds of an example at confidence 0.9: failures stay within what that allows."""
     how = dict(how)
     more = how.pop("more", False)
     torch.manual_seed(0)

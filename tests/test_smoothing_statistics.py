@@ -1,6 +1,4 @@
-"""Bounds of many expectations from draws: beside other implementations, and counted how often they
-hold.
-"""
+"""Bounds of many expectations: by other implementations, and by counting failures."""
 
 import math
 
@@ -52,9 +50,7 @@ def test_no_draws_say_nothing():
 
 
 def holm_reference(p_values, error):
-    """The textbook's: from the smallest p-value on, until one exceeds error / (how many are
-    left).
-    """
+    """The textbook's: from the smallest p-value on, until one exceeds error / (those left)."""
     won = set()
     for place, i in enumerate(np.argsort(p_values)):
         if p_values[i] > error / (len(p_values) - place):
@@ -84,9 +80,7 @@ def test_holm_is_the_step_down_of_p_values():
 @pytest.mark.parametrize("levels", [1, 3])
 @pytest.mark.parametrize("radius", [None, 0.05, 0.2])
 def test_all_bounds_of_an_example_hold_together_as_often_as_stated(radius, levels):
-    """4,000 examples of 15 entries whose expectations are known; entries of one example depend on
-    one another.
-    """
+    """4,000 examples of 15 dependent entries whose expectations are known."""
     rng = np.random.default_rng(1)
     settings = Smoothing(sigma=0.25, confidence=0.9, radius=radius, levels=levels)
     shares = np.concatenate([np.linspace(0.02, 0.98, 9), [0.5, threshold(settings)] * 3])

@@ -1,6 +1,4 @@
-"""certify() against truth from elsewhere: sampled attributions, exact optima, finite
-differences.
-"""
+"""certify() against sampled attributions, exact optima, finite differences."""
 
 import math
 
@@ -122,9 +120,7 @@ def test_a_batch_equals_its_rows(net):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_interval_bounds_nest_and_linear_ones_stay_inside_them(activation):
-    """Interval bounds nest as the ball grows; the final linear bounds are cut by interval
-    bounds.
-    """
+    """Interval bounds nest as the ball grows; linear bounds are cut by them."""
     model, x = make("mlp", activation, seed=4)
     certifier = lx.Certifier(Saliency(model), x, target=0, abs=False)
     previous = None
@@ -141,9 +137,7 @@ def test_interval_bounds_nest_and_linear_ones_stay_inside_them(activation):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("hidden", [(8,), (7, 7), (6, 6, 6)], ids=str)
 def test_exact_optima_lie_inside(hidden, seed):
-    """The true range of every entry, by mixed-integer programming; also how far from it the bounds
-    are.
-    """
+    """The true range of each entry by mixed-integer programs, and how far bounds are."""
     model = mlp(4, *hidden, 2, seed=seed)
     x = torch.randn(1, 4, dtype=torch.float64)
     layers = [(layer.weight.detach(), layer.bias.detach()) for layer in model[::2]]
@@ -193,9 +187,7 @@ class Block(nn.Module):
 
 
 def test_stable_neurons_add_no_roundings_of_loose_intervals():
-    """In a deep net the intervals of upstream gradients are huge; at a neuron that is certain they
-    must not matter.
-    """
+    """Deep nets' upstream intervals are huge; at certain neurons they must not matter."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), *[Block() for _ in range(8)], nn.Flatten(),
                         nn.Linear(216, 2))

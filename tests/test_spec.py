@@ -22,9 +22,7 @@ EPS, TOLERANCE = 0.03, ROUNDING[torch.float64]
 
 @functools.lru_cache
 def case(kind, name="mlp", activation="tanh"):
-    """Inputs, the certifier of an attribution, and Captum's values at points of the ball, the
-    inputs first.
-    """
+    """Inputs, an attribution's certifier, and Captum's values at points, inputs first."""
     model, x = make(name, activation)
     attribution, keywords = attributions_of(model)[kind]
     keywords["target"] = [0, 2, 1]
@@ -156,9 +154,7 @@ def test_the_noise_that_was_drawn_is_refined():
 
 
 def test_least_overlap_is_below_the_true_one():
-    """All relations of 2 leaders with 3 others: the true one by enumerating who may come and who
-    may leave.
-    """
+    """All relations of 2 leaders with 3 others: the truth by who may come and who may leave."""
     size, k = 5, 2
     for bits in itertools.product([False, True], repeat=k * (size - k)):
         reach = torch.zeros(1, k, size, dtype=torch.bool)

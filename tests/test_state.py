@@ -293,9 +293,7 @@ def test_progress(progress, capfd):
 
 
 class Restless(nn.Module):
-    """Counts its calls in every way, keeps what it saw, draws what it does not use, and adds hooks
-    and attributes.
-    """
+    """Counts its calls, keeps what it saw, draws in vain, adds hooks and attributes."""
 
     def __init__(self):
         super().__init__()

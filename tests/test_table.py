@@ -1,6 +1,4 @@
-"""Radii by column in the data's own units: against the data that they allow, scaled by sklearn in
-exact order.
-"""
+"""Radii by column in the data's units, by data they allow, scaled by sklearn exactly."""
 
 import itertools
 
@@ -28,9 +26,7 @@ def scaled(dtype="float64"):
 
 
 def allowed(row, moved=True):
-    """All ends of what RADII and JOBS allow of a record: whole ages, the ends of its income, every
-    job.
-    """
+    """All ends of what RADII and JOBS allow: whole ages, ends of income, every job."""
     ages = [row["age"] + step for step in (-2, -1, 0, 1, 2)]
     incomes = [row["income"] - 150, row["income"], row["income"] + 150]
     jobs = np.eye(3).tolist() if moved else [row[COLUMNS[3:]].tolist()]
@@ -57,9 +53,7 @@ def test_the_box_holds_all_allowed_records_and_little_more(dtype, fixed):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_bounds_hold_at_all_allowed_records(dtype):
-    """Captum's own value at each record that the words allow; the certificate is of the
-    DataFrame.
-    """
+    """Captum's value at each record that the words allow; certified is the DataFrame."""
     scaler, z = scaled(dtype)
     model = mlp(6, 8, 3).to(z.dtype)
     frame = pandas.DataFrame(scaler.transform(DATA), columns=COLUMNS)

@@ -72,9 +72,7 @@ def made(net):
 @pytest.mark.parametrize("name", [name for name in ADJACENT if name != "and once more"])
 @pytest.mark.filterwarnings("ignore::lirpa_explain.CaptumWarning")
 def test_deep_lift_where_activations_stand_behind_each_other(name):
-    """Captum's hooks give the first of them the plain derivative of the second, and not its
-    secant.
-    """
+    """Captum's hooks give the first the plain derivative of the second, not its secant."""
     attribution, baselines = DeepLift(made(ADJACENT[name])), torch.randn(1, 2).double().expand(2, 2)
     for eps in (0.01, EPS):
         certificate = lx.certify(attribution, X, eps=eps, baselines=baselines, target=0)

@@ -1,6 +1,4 @@
-"""Training on bounds: the interval pass, gradients through the user's parameters, losses,
-schedules, and loops.
-"""
+"""Training on bounds: interval pass, gradients by parameters, losses, schedules, loops."""
 
 import copy
 import gc

@@ -1,6 +1,4 @@
-"""Lines and ranges of every function of one variable, against dense grids, finite differences and
-torch itself.
-"""
+"""Lines and ranges of all functions of one variable: dense grids, differences, torch."""
 
 import math
 
@@ -92,9 +90,7 @@ def defined(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
 
 def intervals(f: Function, count: int = 200, seed: int = 0, widest: float = 3.0,
               largest: float = 1e3) -> tuple[Tensor, Tensor]:
-    """Narrow to wide intervals, some at breaks, turns and extrema, some that begin or end there,
-    some of width 0.
-    """
+    """Intervals of all widths, 0 too; some at breaks, turns and extrema, or ending there."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float, n: int = count) -> Tensor:
@@ -120,9 +116,7 @@ def apart(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
 
 
 def grid(f: Function, lo: Tensor, hi: Tensor, count: int = 200) -> Tensor:
-    """Points of every interval (P, N): evenly spaced, ends, and the special points and both sides
-    of them.
-    """
+    """Points (P, N) of intervals: evenly spaced, ends, special points and their sides."""
     steps = torch.linspace(0, 1, count, dtype=lo.dtype)[:, None]
     bends = torch.tensor(special(f), dtype=lo.dtype)[:, None]
     near = torch.cat([bends, bends - 1e-9, bends + 1e-9, bends * (1 + 3e-7)]).expand(-1, len(lo))
@@ -192,9 +186,7 @@ def test_slopes_turns_and_extrema_are_all_there_are(name):
 
 
 def best_area(t: numpy.ndarray, y: numpy.ndarray) -> float:
-    """Height at the middle of the interval of the concave envelope of the points, from their convex
-    hull.
-    """
+    """Concave envelope of the points at the interval's middle, by their convex hull."""
     size = max(y.max() - y.min(), 1e-300)
     t, y = (t - t[0]) / (t[-1] - t[0]), (y - y.min()) / size
     hull = ConvexHull(numpy.stack([numpy.append(t, [0.0, 1.0]), numpy.append(y, [-1.0, -1.0])], 1))
@@ -264,9 +256,7 @@ def test_at_a_point_lines_pass_through_it(name):
 
 @each_function
 def test_gradients_equal_finite_differences(name):
-    """Of the lines, at fixed points, by both ends, wherever the choice of the slope does not change
-    near.
-    """
+    """Of lines at fixed points, by both ends, where the choice of slope does not change."""
     f = CASES[name]
     generator = torch.Generator().manual_seed(3)
     lo = 8 * torch.rand(200, generator=generator, dtype=torch.float64) - 6
@@ -368,9 +358,7 @@ def test_where_a_function_is_straight():
 
 
 def test_families_span_the_useful_lines():
-    """Of a concave function: tangents at, or near, five places; mixtures reach the function from
-    above anywhere.
-    """
+    """Tangents of a concave function near five places; mixtures reach it anywhere."""
     f = CASES["log-/function"]
     lo, hi = torch.tensor(0.5, dtype=torch.float64), torch.tensor(4.0, dtype=torch.float64)
     _, (k, b) = line_family(f, lo, hi)
@@ -391,9 +379,7 @@ def test_any_shape_and_negative_beta():
 
 @each_function
 def test_ranges_by_shorter_ways_are_those_of_all_pieces(name):
-    """Where a function is monotone, or some of its pieces are reached by no interval of a
-    tensor.
-    """
+    """Where a function is monotone, or no interval of a tensor reaches some of its pieces."""
     f = CASES[name]
     generator = torch.Generator().manual_seed(5)
     for center, width in ((0.0, 5.0), (-3.0, 0.5), (3.0, 0.5), (25.0, 1.0)):
@@ -432,9 +418,7 @@ def test_what_is_monotone_and_what_kind_extrema_are():
 
 
 def test_pieces_are_known_by_what_they_are_on_their_own_interval():
-    """A parabola that falls up to 1 and is used from 5 on, and one with its minimum inside of a
-    short piece.
-    """
+    """A parabola falling up to 1 but used from 5 on; one with its minimum in a short piece."""
     square = Formula(lambda t: (t - 1) ** 2, lambda t: 2 * (t - 1),
                      lambda t: torch.full_like(t, 2.0))
     rising = declare(line(0.0, 0.0), square, breaks=(5.0,)).function
@@ -454,9 +438,7 @@ def test_pieces_are_known_by_what_they_are_on_their_own_interval():
 @pytest.mark.parametrize("beta", [1e2, 1e4, 1e8])
 @pytest.mark.parametrize("part", ["function", "derivative"])
 def test_steep_functions_are_bounded_where_they_bend(beta, part):
-    """A softplus of large beta and its derivative are flat in floating point but for a small part
-    of the line.
-    """
+    """A softplus of large beta and its derivative: flat but for a small part of the line."""
     f = getattr(softplus(beta), part)
     generator = torch.Generator().manual_seed(0)
     for scale in (0.5, 5.0, 25.0, 1e3):

@@ -138,9 +138,7 @@ def test_what_was_found_stands_beside_what_is_certified(certificates, tmp_path):
 
 
 def test_every_text_can_be_said_otherwise(certificates, tmp_path):
-    """A page in capitals: what is left of the English is names, numbers, and what certificates
-    themselves say.
-    """
+    """A page in capitals: of the English are left names, numbers, and certificates' words."""
     names = re.compile(r"\{\w+\}")
     loud = {key: "".join(part if names.fullmatch(part) else part.upper()
                          for part in re.split(r"(\{\w+\})", text))

@@ -1,6 +1,4 @@
-"""AttributionModule: a whole attribution in auto_LiRPA's own code is Captum's, and bounds of it
-hold.
-"""
+"""AttributionModule: a whole attribution in auto_LiRPA code is Captum's, its bounds hold."""
 
 import numpy as np
 import pytest

@@ -45,9 +45,7 @@ Units = list[tuple[Tensor, Tensor, Tensor]]
 
 
 def hidden_units(net: nn.Sequential, image: Tensor, target: Tensor) -> Units:
-    """Of each ReLU layer: pre-activations z (U,), their gradients dz/dx (U, 784), and df/dh (U,)
-    for h = relu(z).
-    """
+    """Per ReLU layer: pre-activations z (U,), their gradients dz/dx (U, 784), and df/dh (U,)."""
     x = h = image.clone().requires_grad_()
     before, after = [], []
     for layer in net:
@@ -80,9 +78,7 @@ def directed_steps(units: Units, eps: float) -> Tensor:
 
 def ascent(net: nn.Sequential, image: Tensor, target: Tensor, eps: float, units: Units, steps: int
            ) -> Iterator[Tensor]:
-    """Points (1568, 1, 28, 28) after each step: one for each entry and side of the softened net's
-    gradient.
-    """
+    """Points (1568, 1, 28, 28) after each step, one for each entry and side of the gradient."""
     size = image.numel()
     row = torch.arange(2 * size)
     side = torch.where(row < size, 1.0, -1.0)

@@ -61,9 +61,7 @@ def load_mnist(data: Path, count: int, train: bool = False) -> tuple[Tensor, Ten
 
 
 def load_pneumonia(data: Path, split: str) -> tuple[Tensor, Tensor]:
-    """PneumoniaMNIST's images (N, 1, 28, 28) of a split (train, val, test), in [0, 1], and their
-    classes (N,).
-    """
+    """PneumoniaMNIST's images (N, 1, 28, 28) of train, val or test, in [0, 1], and classes (N,)."""
     import numpy as np
 
     arrays = np.load(next((data / "medmnist").glob("pneumoniamnist*.npz")))
@@ -72,9 +70,7 @@ def load_pneumonia(data: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def load_cifar(data: Path, count: int, part: int = 50) -> Tensor:
-    """The first images (N, 3, 32, 32) of a file in [0, 1], in the default type; those of part 50
-    are for testing.
-    """
+    """The first images (N, 3, 32, 32) of a file, in [0, 1]; those of part 50 are for testing."""
     import numpy as np
     from PIL import Image
 
@@ -121,9 +117,7 @@ def peak() -> float:
 
 
 def in_process(script: str, arguments: Sequence[Any]) -> dict[str, Any]:
-    """What `script` with these arguments and --one FILE saves in FILE; a process of its own, for
-    its memory.
-    """
+    """What `script` with --one FILE saves in FILE, run as a process of its own for its memory."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.pt"
         subprocess.run([sys.executable, "-W", "ignore", script, *map(str, arguments), "--one",

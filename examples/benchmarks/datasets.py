@@ -75,9 +75,7 @@ def memory(pid: int) -> float:
 
 
 class Watch(threading.Thread):
-    """Notes when the first file is there and how large workers grow; kills a worker when enough is
-    there.
-    """
+    """Notes when the first file is there and how workers grow; kills one when enough is there."""
 
     def __init__(self, out: Path, kill_at: int | None) -> None:
         super().__init__(daemon=True)

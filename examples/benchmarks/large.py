@@ -41,9 +41,7 @@ F = nn.functional
 
 
 class Block(nn.Module):
-    """A basic block: two convolutions, and a shortcut that drops every other pixel and pads
-    channels.
-    """
+    """A basic block: two convolutions, and a shortcut of every other pixel, with more channels."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -81,9 +79,7 @@ class ResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """ResNet-18's block: two convolutions, and a 1x1 convolution beside them where the shape
-    changes.
-    """
+    """ResNet-18's block: two convolutions, beside a 1x1 convolution where the shape changes."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -143,9 +139,7 @@ def load_resnet(data: Path) -> ResNet:
 
 
 def load_images64(data: Path, count: int, part: int = 50) -> tuple[Tensor, Tensor]:
-    """The first images of a file of CIFAR-10, enlarged to 3x64x64, and their classes; part 50 holds
-    test images.
-    """
+    """First CIFAR-10 images of a file, enlarged to 3x64x64, and classes; part 50 is for testing."""
     import numpy as np
 
     labels = np.load(data / "cifar10" / ("labels_first1000_test.npy"
@@ -156,9 +150,7 @@ def load_images64(data: Path, count: int, part: int = 50) -> tuple[Tensor, Tenso
 
 
 def load_resnet18(data: Path, weights: Path | None, steps: int) -> ResNet18:
-    """The ResNet-18 in eval mode: random weights with statistics of its own, or trained for so many
-    steps.
-    """
+    """A ResNet-18 in eval mode: random weights with their statistics, or trained for `steps`."""
     torch.manual_seed(0)
     net, file = ResNet18(), weights and weights / f"resnet18_{steps}.pth"
     if file and file.exists():

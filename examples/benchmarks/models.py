@@ -36,9 +36,7 @@ COLUMNS = ("model", "library", "cut", "attribution", "method", "eps", "trace", "
 
 
 def measure(row: Row, points: int, file: Path | None = None) -> dict[str, Any]:
-    """One line's numbers; what is known before the certificate is saved first, for the case that it
-    takes too long.
-    """
+    """Numbers of one row; those known before the certificate are saved first, as it may be slow."""
     torch.manual_seed(0)
     made = row.make()
     attribution = getattr(attr, row.attribution)(made.function)
@@ -88,9 +86,7 @@ def _flat(values: Any) -> Tensor:
 
 
 def in_process(name: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
-    """The numbers of one model, measured in a process of its own that is ended when its time is
-    up.
-    """
+    """Numbers of one model, from a process of its own that is ended when its time is up."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.pt"
         command = [sys.executable, "-W", "ignore", __file__, "--only", name, "--method", row.method,
@@ -117,9 +113,7 @@ def line(name: str, row: Row, numbers: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> list[list[str]]:
-    """Run the benchmark, or with the hidden option --one a single measurement of it; returns the
-    table's lines.
-    """
+    """Run the benchmark, or one measurement (hidden option --one); returns the table's lines."""
     parser = common.parser(__doc__)
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of names")
     parser.add_argument("--method", choices=lx.METHODS,

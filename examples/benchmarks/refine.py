@@ -126,9 +126,7 @@ def rows(data: Path, images: int) -> list[list[str]]:
 
 
 def span(net: nn.Module, x: Tensor, target: Tensor, entry: int) -> float:
-    """The range of an entry that today's attack finds: 60 points, 3 ascents of 20 steps for each
-    side.
-    """
+    """Range of an entry that an attack finds: 60 points, 3 ascents of 20 steps for each side."""
     ends = [lx.attack(Saliency(net), x, eps=2 / 255, objective=side, options={"entry": entry},
                       target=target, abs=False) for side in ("increase", "decrease")]
     return float(ends[0].value + ends[1].value)
@@ -185,9 +183,7 @@ def adult(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def german(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The same of German credit: protected are the columns of sex and status, age, and foreign
-    worker.
-    """
+    """German credit, likewise; protected: columns of sex and status, age, foreign worker."""
     with open(data / "german_credit" / "german.csv") as file:
         records = list(csv.reader(file))
     columns, numerical, protected = [], [], []

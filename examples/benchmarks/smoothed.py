@@ -166,9 +166,7 @@ def smooth(case: Case, name: str, images: Tensor, target: Tensor, sigma: float, 
 
 
 def mosaic(net: nn.Module, images: Tensor, shrink: bool) -> tuple[Tensor, int]:
-    """The 2 x 2 grid of the images that a net is surest of, of four classes, and the class of the
-    first.
-    """
+    """A 2 x 2 grid of the images of four classes that a net is surest of; class of the first."""
     with torch.no_grad():
         sure, classes = net(images).softmax(1).max(1)
     chosen: list[int] = []
@@ -212,9 +210,7 @@ def measure(title: str, net: nn.Module, last: nn.Module | None, images: Tensor, 
 
 
 def located(wide: lx.SmoothedCertificate) -> str:
-    """The share of a mosaic's certainly important pixels in its first cell, and how many these
-    are.
-    """
+    """Share of certainly important pixels that lie in the mosaic's first cell, and their number."""
     labels = wide.labels()[0]
     count = int((labels > 0).sum())
     inside = lx.smoothing.localisation(wide, lx.smoothing.grid_cell(labels.shape, 0)).item()

@@ -24,9 +24,7 @@ LOSSES = {"plain": None, "width": {}, "width, data cut to [0, 1]": {"clip": (0, 
 
 
 def nets() -> dict[str, tuple[nn.Module, tuple[int, ...], int]]:
-    """Nets, shapes of a batch and numbers of classes, of Robust Explanation Constraints for Neural
-    Networks.
-    """
+    """Nets, batch shapes and classes of Robust Explanation Constraints for Neural Networks."""
     return {
         "63-256-256-2, batch 32": (fully_connected(63, 256, 256, 2)(nn.ReLU), (32, 63), 2),
         "784-128-10, batch 100": (fully_connected(784, 128, 10)(nn.ReLU), (100, 784), 10),

@@ -1,6 +1,4 @@
-"""Attacks on explanations: the strongest change found, beside which every certified number
-stands.
-"""
+"""Attacks on explanations: the strongest change found, shown beside what is certified."""
 
 from .attack import AttackResult as AttackResult
 from .attack import attack as attack

@@ -1,6 +1,4 @@
-"""attack(): the strongest change of an attribution that is found within a ball, and the input that
-makes it.
-"""
+"""attack(): the strongest change of an attribution found within a ball, and where it happens."""
 
 import math
 from dataclasses import dataclass, field

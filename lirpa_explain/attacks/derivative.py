@@ -20,9 +20,7 @@ from ..operators.bound import flat_rows
 
 
 def derivative_of(request: Request, batch_size: int) -> "Derivative | str":
-    """The traced attribution of a call, which can be differentiated, or the reason why there is
-    none.
-    """
+    """The differentiable traced attribution of a request, or the reason why there is none."""
     attribution = request.attribution
     try:
         with request.replayed(), torch.no_grad():
@@ -51,9 +49,7 @@ class Derivative:
         self.rows = PlanRows(plan, module, inputs, (None,) * len(inputs))
 
     def chunks(self, points: tuple[Tensor, ...]) -> list[tuple[Tensor, tuple[Tensor, ...], Tensor]]:
-        """Sample (B,), inputs of the module, and weights (B, 1) of all rows, at points in place of
-        the inputs.
-        """
+        """For batches of rows at `points`: sample (B,), the module's inputs, weights (B, 1)."""
         def moved(sample: Tensor) -> tuple[Tensor, ...]:
             own = tuple(x[self.rows.example[sample]] for x in points)
             partners = range(self.rows.moving - len(points))
@@ -70,8 +66,7 @@ class Derivative:
     def pull_back(self, points: tuple[Tensor, ...], cotangent: Callable[[Tensor], Tensor],
                   call: Callable[..., Tensor] | None = None,
                   parameters: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
-        """The gradient of <c, A(x)> at points, one (N, *S) for each input; memory is that of one
-        chunk.
+        """Gradient of <c, A(x)> at points, (N, *S) for each input, in the memory of one chunk.
 
         Args:
             points: each (N, *S).
@@ -110,9 +105,7 @@ class Derivative:
         return sums
 
     def _finish(self, sums: Tensor, points: tuple[Tensor, ...]) -> Tensor:
-        """The attribution (N, D) from the sums of its samples, (V, D), and their multiplier x + e_j
-        - b_j at points.
-        """
+        """Attributions (N, D) at `points`, from the sums (V, D) over each sample's rows."""
 
         def factor() -> Tensor:
             moved = (flat_rows((p - x)[self.rows.example])

@@ -23,8 +23,7 @@ from .metrics import Score, Shapes, mask_rows, worsening
 
 @dataclass(frozen=True)
 class Objective:
-    """One row of the table: a number (N,) of an attribution, 0 where nothing changed or nothing was
-    gained.
+    """A row of the table: a number (N,) of an attribution, 0 where nothing is gained.
 
     Args:
         name: its name.
@@ -210,9 +209,7 @@ def sign_flips(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
 
 
 def _centre(a: Tensor, shapes: Shapes) -> Tensor:
-    """Mass centre of |a| in the last two dimensions (the last, if there is one), in pixels: (N, 2)
-    or (N, 1).
-    """
+    """Centre of mass of |a| over the last one or two dimensions, in pixels: (N, 1) or (N, 2)."""
     if len(shapes) != 1 or not shapes[0]:
         raise ValueError("mass_centre is defined for an attribution of one tensor with at least "
                          "one feature dimension.")

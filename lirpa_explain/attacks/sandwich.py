@@ -1,6 +1,4 @@
-"""Certified beside found: the two sides between which the worst case lies, and the alarm if they
-cross.
-"""
+"""Certified beside found: the worst case lies between them, and they must not cross."""
 
 import dataclasses
 import functools
@@ -190,9 +188,7 @@ def attacked(request: Request, certificate: Certificate, metric: str, *,
 
 def _width(certificate: Certificate, request: Request, alarm: Watch, settings: Settings,
            entries: int) -> Sandwich:
-    """Widths: what the extremes of all entries span that were met while the widest ones were
-    pushed.
-    """
+    """Sandwich of the mean width: found are extremes while pushing the `entries` widest."""
     widths = flatten(certificate.upper) - flatten(certificate.lower)
     order = widths.topk(min(entries, widths.shape[1]), 1).indices
     goals = [objective(name, {"entry": entry}) for entry in order.T
@@ -211,8 +207,7 @@ def _width(certificate: Certificate, request: Request, alarm: Watch, settings: S
 
 
 class _Alarm:
-    """Raises SoundnessError as soon as an attribution leaves its certificate, with the
-    counterexample saved.
+    """Raises SoundnessError when an attribution leaves its certificate; saves the counterexample.
 
     Bounds and attributions are rounded: only what the tolerance of the self-check does not explain
     is reported.
@@ -236,9 +231,7 @@ class _Alarm:
                              "model was changed; certify again.")
 
     def __call__(self, points: Points, a: Tensor, values: Values) -> None:
-        """Compare the attributions (N, D) at points, and at values of the parameters, with the
-        bounds.
-        """
+        """Check attributions (N, D), found at points and parameter values, against the bounds."""
         outside = Box(self.lower, self.upper).outside(a) - self.slack
         if bool((outside <= 0).all()):
             return
@@ -250,25 +243,21 @@ class _Alarm:
                   f"{float(self.upper[example, entry]):.9g}].", points, a, example, values)
 
     def widened(self, certificate: Certificate) -> Certificate:
-        """The certificate, its bounds moved out by the tolerance: what may be found for all that
-        rounding explains.
-        """
+        """The certificate with bounds moved out by the tolerance, all that rounding explains."""
         lower, upper = (unflatten(certificate.nominal, side)
                         for side in (self.lower - self.slack, self.upper + self.slack))
         return dataclasses.replace(certificate, lower=lower, upper=upper)
 
     def compare(self, metric: str, certified: Tensor, at_most: Tensor,
                 result: AttackResult) -> None:
-        """Compare the numbers (N,) of a metric; at_most are those certified of the widened
-        bounds.
-        """
+        """Check a metric's found numbers against `at_most`, certified from widened bounds."""
         rounding = roundings(FOUND, self.lower.dtype)
         excess = result.value - at_most - self.rtol * at_most.abs() - rounding
         if bool((excess <= 0).all()):
             return
         example = int(excess.nan_to_num(torch.inf).argmax())
-        points = result.worst_inputs if isinstance(result.worst_inputs,
-                                                   tuple) else (result.worst_inputs,)
+        worst = result.worst_inputs
+        points = worst if isinstance(worst, tuple) else (worst,)
         self.ring(f"{metric} is {float(result.value[example]):.9g} at an input of the ball of "
                   f"example {example}, certified is at most {float(certified[example]):.9g}.",
                   points, flatten(result.attribution), example,

@@ -1,6 +1,4 @@
-"""The search for the worst input: random points, corners, and projected gradient ascent with
-restarts.
-"""
+"""Search for the worst input: random points, corners, projected gradient ascent with restarts."""
 
 import warnings
 from collections.abc import Callable
@@ -75,8 +73,8 @@ class Search:
 
     def __init__(self, request: Request, objective: Objective, settings: Settings,
                  watch: Watch | None = None) -> None:
-        self.request, self.objective, self.settings, self.watch = (
-            request, objective, settings, watch)
+        self.request, self.objective = request, objective
+        self.settings, self.watch = settings, watch
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.nominal = request.nominal.flat
         self.output = request.output(request.xs).detach() if settings.output_weight else None
@@ -107,9 +105,7 @@ class Search:
                               stacklevel=3)
 
     def evaluate(self, points: Points, values: Values) -> Tensor:
-        """The attribution (N, D) at points and at values of the parameters; the best of each
-        example is kept.
-        """
+        """Attribution (N, D) at points and parameter values; keeps the best of each example."""
         a = self.request.attribute(points, values).flat
         self.steps += 1
         self.bar.update()
@@ -119,8 +115,8 @@ class Search:
         with self.request.moved(values):
             score = value - self._penalty(points)
         better = score > self.score
-        self.value, self.score = (torch.where(better, value, self.value),
-                                  torch.where(better, score, self.score))
+        self.value = torch.where(better, value, self.value)
+        self.score = torch.where(better, score, self.score)
         self.attribution = torch.where(better[:, None], a, self.attribution)
         self.points = tuple(_where(better, p, q) for p, q in zip(points, self.points, strict=True))
         self.values = {name: _where(better, value[None], self.values[name])
@@ -136,9 +132,7 @@ class Search:
         return self.request.draw(extreme, self.generator)
 
     def ascend(self) -> None:
-        """Ascent from the best point so far, and from random ones: towards corners and along
-        gradients, in turn.
-        """
+        """Ascend from the best point and from random ones, by corner steps and gradient steps."""
         settings = self.settings
         derivative = derivative_of(self.request, settings.batch_size)
         if isinstance(derivative, str):
@@ -172,16 +166,15 @@ class Search:
         soft = Softened(derivative.module, len(xs[0]))
         for extreme in (True, False):
             points, values = self.draw(extreme)
-            for (sample, start, _), (_, moved, _) in zip(derivative.chunks(xs),
-                                                         derivative.chunks(points), strict=True):
+            chunks = zip(derivative.chunks(xs), derivative.chunks(points), strict=True)
+            for (sample, start, _), (_, moved, _) in chunks:
                 soft.measure(derivative.rows.example[sample], start, moved,
                              self.request.moved(values))
         return soft
 
     def _gradients(self, derivative: Derivative, soft: Softened, points: Points, values: Values
                    ) -> tuple[Points, Values]:
-        """Ascent directions: the slope of the objective at the change that the smoothed attribution
-        makes.
+        """Ascent directions: the objective's slope at the smoothed attribution's change.
 
         That of the parameters is one for all examples together.
         """
@@ -201,8 +194,8 @@ class Search:
         with self.request.moved(values):
             pulled = derivative.pull_back(points, cotangent, soft, tuple(tensors.values()))
         pulled = tuple(g.nan_to_num(0, 0, 0) for g in pulled)
-        gradients, slopes = (list(pulled[:len(points)]),
-                             dict(zip(tensors, pulled[len(points):], strict=True)))
+        gradients = list(pulled[:len(points)])
+        slopes = dict(zip(tensors, pulled[len(points):], strict=True))
         if self.output is not None:
             with torch.enable_grad(), self.request.moved(values):
                 leaves = tuple(p.detach().requires_grad_() for p in points)
@@ -213,15 +206,13 @@ class Search:
         return tuple(_where(still, self._noise(g), g) for g in gradients), slopes
 
     def _penalty(self, points: Points) -> Tensor:
-        """What Dombrowski et al. subtract: a multiple of the squared change of the model's output,
-        (N,).
-        """
+        """Dombrowski et al.'s penalty: a multiple of the output's squared change, (N,)."""
         if self.output is None:
             return torch.zeros_like(self.nominal[:, 0])
         change = self.request.output(points) - self.output
         penalty = self.settings.output_weight * change.square().sum(1)
-        return (penalty if torch.is_grad_enabled() and any(p.requires_grad for p in points)
-                else penalty.detach())
+        is_asked = torch.is_grad_enabled() and any(p.requires_grad for p in points)
+        return penalty if is_asked else penalty.detach()
 
     def _score(self, score: Callable[..., Tensor], a: Tensor) -> Tensor:
         return score(a, self.nominal, self.request.shapes, **self.objective.options)

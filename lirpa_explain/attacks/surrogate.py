@@ -61,8 +61,7 @@ class Softened:
     @torch.no_grad()
     def measure(self, example: Tensor, start: tuple[Tensor, ...], moved: tuple[Tensor, ...],
                 there: AbstractContextManager[None]) -> None:
-        """Note how far the argument of each jump moves, for each example, from one set of rows to
-        another.
+        """Note how far each jump's argument moves, per example, from one set of rows to another.
 
         `there` is entered for the second: the module may have other parameters there.
         """

@@ -1,6 +1,4 @@
-"""Which Captum attributions can be certified, and the sum of gradients, or of outputs, that each
-is.
-"""
+"""Which Captum attributions can be certified, and the sum of gradients or outputs each is."""
 
 from . import (  # noqa: F401  (each fills the table)
     ablation,

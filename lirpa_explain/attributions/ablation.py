@@ -1,5 +1,4 @@
-"""Attributions that mask features and look at the output: which masks Captum makes is found by
-running it.
+"""Attributions that mask features and look at the output; Captum's masks are found by running it.
 
 The masks depend on shapes and settings alone, so Captum's own class is run on inputs of ones with
 baselines of zeros, and a function that notes what it is called with: these are the masks.
@@ -53,9 +52,7 @@ class Recorder:
         return inputs[0].new_zeros(len(inputs[0]))
 
     def rows(self, count: int) -> Tensor:
-        """What the calls were given of each of N examples, (N, J, D); a call may have had several
-        copies of all.
-        """
+        """What the recorded calls were given, for each of `count` examples: (N, J, D)."""
         return torch.stack([part for seen in self.seen for part in seen.split(count)], 1)
 
 
@@ -81,8 +78,7 @@ def baselines_of(tensors: Tensors, given: Any) -> Tensors:
 
 
 def ablated(masks: Tensor, averaged: bool) -> tuple[Tensor, Tensor]:
-    """Weights of sum_j a_j (f(x) - f(x without j)), a_j 1 where window j ablates; averaged over the
-    windows.
+    """Weights of sum_j a_j (f(x) - f(x without j)), a_j 1 where j ablates; averaged over windows.
 
     Args:
         masks: (N, J, D), the first of them of ones.

@@ -40,9 +40,7 @@ Rebuild = Callable[[Any, nn.Module, nn.Module], Any]
 
 
 def _with_eps(deep_lift: Any, eps: float) -> Any:
-    """An attribution with the guard of another, which Captum's constructors at layers do not
-    take.
-    """
+    """Set `eps`, which Captum's constructors of DeepLift at layers do not take."""
     deep_lift.eps = eps
     return deep_lift
 
@@ -109,8 +107,8 @@ class FromLayer:
     @property
     def words(self) -> str:
         """The layer, for people."""
-        layers = self.attribution.layer if isinstance(self.attribution.layer,
-                                                      list) else [self.attribution.layer]
+        layer = self.attribution.layer
+        layers = layer if isinstance(layer, list) else [layer]
         names = {m: n for n, m in self.attribution.forward_func.named_modules()} \
             if isinstance(self.attribution.forward_func, nn.Module) else {}
         kinds = [type(layer).__name__ for layer in layers]
@@ -159,9 +157,7 @@ class FromLayer:
 
 def _common(evaluate: Callable[[Tensors, tuple[Any, ...]], Tensors], baselines: Tensors,
             extras: tuple[Any, ...], count: int) -> Tensors:
-    """The layer's output at baselines (M, *S), which must not depend on which of the N examples
-    they are used for.
-    """
+    """The layer's output at baselines (M, *S), which must be the same for all `count` examples."""
     samples, rows = len(baselines[0]), ExpansionTypes.repeat_interleave
     pairs = tuple(b.repeat(count, *[1] * (b.ndim - 1)) for b in baselines)
     values = evaluate(pairs,

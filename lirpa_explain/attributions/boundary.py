@@ -1,5 +1,4 @@
-"""Boundary attributions: the gradient at, and the path from, the nearest point where the decision
-changes.
+"""Boundary attributions: gradient at, or path from, the nearest point of another decision.
 
 They are attributions in Captum's manner, which search for the boundary point in each call.
 """
@@ -26,9 +25,7 @@ from .plan import Plan, common_fields, register
 
 
 class _BoundaryAttribution(GradientAttribution):
-    """What both share: the search, the target it implies, and what happens where nothing was
-    found.
-    """
+    """Base class: the search for boundary points, the target it implies, and failed searches."""
 
     def __init__(self, forward_func: Callable[..., Tensor],
                  search: BoundarySearch | None = None) -> None:
@@ -39,8 +36,7 @@ class _BoundaryAttribution(GradientAttribution):
 
     def boundary_points(self, inputs: Tensor | tuple[Tensor, ...],
                         additional_forward_args: Any = None) -> BoundaryPoints:
-        """The points that `attribute` uses; `lirpa_explain.find_boundary` bounds their distance
-        from below as well.
+        """Points that `attribute` uses; `lirpa_explain.find_boundary` also bounds their distance.
 
         Args:
             inputs: as for `attribute`.
@@ -62,8 +58,7 @@ class _BoundaryAttribution(GradientAttribution):
 
     def found(self, inputs: Tensor | tuple[Tensor, ...], target: Any, additional_forward_args: Any,
               not_found: str = "raise") -> tuple[BoundaryPoints, Any]:
-        """The points, and the target: the caller's, or the predicted class if there is more than
-        one output.
+        """The points, and the target: the caller's, or the predicted class if outputs are several.
 
         Raises:
             BoundaryNotFound: examples have no point, and `not_found` is "raise" or a certificate is
@@ -220,8 +215,8 @@ class BoundaryIntegratedGradients(_BoundaryAttribution):
         if not return_convergence_delta:
             return self._like_inputs(inputs, result, points.found)
         parts, delta = result
-        return (self._like_inputs(inputs, parts, points.found),
-                torch.where(points.found, delta, torch.nan))
+        found = points.found
+        return self._like_inputs(inputs, parts, found), torch.where(found, delta, torch.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,9 +244,7 @@ def boundary_saliency(attribution: BoundarySaliency, inputs: tuple[Tensor, ...],
           "point found where the decision changes")
 def boundary_integrated_gradients(attribution: BoundaryIntegratedGradients,
                                   inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
-    """Plan of BoundaryIntegratedGradients: that of IntegratedGradients with the boundary points as
-    baselines.
-    """
+    """Plan of BoundaryIntegratedGradients: IntegratedGradients from the boundary points."""
     points, target = attribution.found(inputs, keywords.get("target"),
                                        keywords.get("additional_forward_args"))
     plan = integrated_gradients(attribution, inputs,

@@ -1,6 +1,4 @@
-"""Attributions that are linear functions of outputs: sum_j w_j f(m_j * x + (1 - m_j) * b) for masks
-m_j.
-"""
+"""Linear functions of outputs: sum_j w_j f(m_j * x + (1 - m_j) * b) for masks m_j."""
 
 from __future__ import annotations
 
@@ -66,8 +64,7 @@ class Combination:
 
 
 class Permuted:
-    """A function of its inputs with masked entries replaced by those of other examples: f(m * x + n
-    * z), n = 1 - m.
+    """f(m * x + n * z), n = 1 - m: masked entries are replaced by those of other examples z.
 
     Args:
         forward: the function.
@@ -80,9 +77,7 @@ class Permuted:
         self.key = ("permuted", inputs, extras)
 
     def __call__(self, *arguments: Tensor) -> Tensor:
-        """The output, for inputs x and z, further arguments, masks m and n; where z is left out, it
-        is x.
-        """
+        """Output for (x, z, *further arguments, masks m, masks n); where z is left out it is x."""
         count = self.inputs
         kept, away = arguments[-2 * count:-count], arguments[-count:]
         given = arguments[:-2 * count]
@@ -93,8 +88,7 @@ class Permuted:
 
 
 class Masked:
-    """A function at masked copies of its inputs: of x, further arguments, masks m and fillings s,
-    f(m * x + s).
+    """f(m * x + s): a function of x, further arguments, masks m and fillings s.
 
     Args:
         forward: the function.
@@ -123,9 +117,7 @@ class Masked:
 
 
 def selected_output(*points: str) -> Program:
-    """The output that is explained: what the cotangent makes of the model's, at these points side
-    by side.
-    """
+    """Program of the explained output, <cotangent, f(points side by side)>: one number a row."""
 
     def compute(call: Callable[..., Tensor], at: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
         output = call(*(x for point in points for x in at[point])) * cotangent
@@ -161,9 +153,7 @@ def combined(inputs: tuple[Tensor, ...], keywords: dict[str, Any], function: Mas
 
 def copies(inputs: tuple[Tensor, ...], keywords: dict[str, Any], samples: int,
            further: tuple[Tensor, ...]) -> dict[str, Any]:
-    """The fields of a plan of so many copies of each example, with further arguments that have a
-    row for each copy.
-    """
+    """Fields of a plan of `samples` copies of each example; `further` has a row for each copy."""
     count, target = len(inputs[0]), keywords.get("target")
     extras = tuple(e.repeat_interleave(samples, 0) if isinstance(e, Tensor) and e.ndim
                    and len(e) == count else e for e in extras_of(keywords))
@@ -174,8 +164,7 @@ def copies(inputs: tuple[Tensor, ...], keywords: dict[str, Any], samples: int,
 
 
 def _merged(masks: Tensor, combination: Combination) -> tuple[Tensor, Combination]:
-    """Each mask of an example once, those that nothing is made of left out where that is so for all
-    examples.
+    """Each mask of an example once; those without weight in any example are left out.
 
     The output at a mask that occurs twice is one number: bounded once, what cancels in its weights
     cancels.
@@ -222,9 +211,7 @@ def averaged(plans: Sequence[Plan], examples: int) -> Combination:
 
 
 def distinct(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (N, D, J) of each entry as those of distinct numbers, (N, G, J), and which each entry
-    is, (N, D).
-    """
+    """Split weights (N, D, J) into their distinct rows (N, G, J) and each entry's row (N, D)."""
     found = [torch.unique(own, dim=0, return_inverse=True) for own in weights]
     most = max(len(numbers) for numbers, _ in found)
     padded = [torch.cat([numbers, numbers[:1].expand(most - len(numbers), -1)])

@@ -1,6 +1,4 @@
-"""DeepLift: gradients in which the slope of each activation is the secant to its value at the
-baseline.
-"""
+"""DeepLift: each activation's slope becomes the secant to its value at the baseline."""
 
 import contextlib
 import copy
@@ -38,9 +36,7 @@ from .unseen import warn_of_unseen
 @register(DeepLift,
           "(x - b) * grad f(x) in which activations have the slope (s(z) - s(z_b)) / (z - z_b)")
 def deep_lift(attribution: DeepLift, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
-    """Plan of DeepLift with the rescale rule, and for max pooling and softmax modules the rules for
-    one example.
-    """
+    """Plan of DeepLift: rescale rule, and for max pooling and softmax the rules of one example."""
     _refuse_mixed(DeepLift(attribution.model, attribution.multiplies_by_inputs, attribution.eps),
                   inputs, keywords)
     return Plan(**_fields(inputs, keywords), program=_program(attribution),
@@ -125,8 +121,7 @@ def _rescaled(attribution: DeepLift, call: Call, points: Values,
 
 @contextlib.contextmanager
 def captum_hooks(attribution: DeepLift, rule: Rule, to_layer_input: bool = True) -> Iterator[None]:
-    """Captum's own hooks of DeepLift, with another rule in place of Captum's, which needs the
-    baselines in the batch.
+    """Captum's own DeepLift hooks, with a rule in place of Captum's, which needs batched baselines.
 
     Args:
         attribution: whose hooks.
@@ -206,10 +201,10 @@ def _over_baselines(planner: Callable[[Any, Tensors, dict[str, Any]], Plan], att
     given = drawn_baselines(inputs, keywords)
     count, samples = len(inputs[0]), len(given[0])
     rows = ExpansionTypes.repeat_interleave
+    extras = _expand_additional_forward_args(extras_of(keywords), samples, expansion_type=rows)
     expanded = {
         **keywords, "baselines": tuple(b.repeat(count, *[1] * (b.ndim - 1)) for b in given),
-        "additional_forward_args": _expand_additional_forward_args(
-            extras_of(keywords), samples, expansion_type=rows),
+        "additional_forward_args": extras,
     }
     if "target" in keywords:  # a neuron has none
         expanded["target"] = _expand_target(keywords["target"], samples, expansion_type=rows)

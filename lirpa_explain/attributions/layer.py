@@ -31,13 +31,11 @@ Tensors = tuple[Tensor, ...]
 
 
 class Layer:
-    """One or more layers of a model, as an attribution names them: their input or output is looked
-    at.
-    """
+    """The layers of a model that an attribution names, and whether it reads input or output."""
 
     def __init__(self, attribution: Any, keywords: dict[str, Any], suffix: str = "layer") -> None:
-        self.layers = attribution.layer if isinstance(attribution.layer,
-                                                      list) else [attribution.layer]
+        layer = attribution.layer
+        self.layers = layer if isinstance(layer, list) else [layer]
         self.to_input = bool(keywords.get(f"attribute_to_{suffix}_input", False))
         self.grad_kwargs = keywords.get("grad_kwargs") or {}
         self.key = (tuple(map(id, self.layers)), self.to_input, repr(self.grad_kwargs))
@@ -186,9 +184,7 @@ def layer_conductance(attribution: LayerConductance, inputs: Tensors,
           "a(b)); no factor if multiply_by_inputs=False")
 def layer_integrated_gradients(attribution: LayerIntegratedGradients, inputs: Tensors,
                                keywords: dict[str, Any]) -> Plan:
-    """Plan of LayerIntegratedGradients, whose path is one of activations; what goes past the layer
-    sees x.
-    """
+    """Plan of LayerIntegratedGradients: a path of activations; what bypasses the layer sees x."""
     layer, multiply = Layer(attribution, keywords), attribution.multiplies_by_inputs
 
     def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:

@@ -1,6 +1,4 @@
-"""Attributions that fit a linear model to outputs at masked inputs: its coefficients are linear in
-the outputs.
-"""
+"""Attributions that fit a linear model to outputs at masked inputs: linear in the outputs."""
 
 import copy
 import warnings
@@ -20,15 +18,13 @@ from .combination import Combination, Masked, combined
 from .plan import Plan, register
 
 REGRESSIONS = {SkLearnLinearRegression: "LinearRegression", SkLearnRidge: "Ridge"}
-"""Interpretable models whose coefficients are linear in what they are fitted to, and their classes
-in scikit-learn."""
+"""Interpretable models with coefficients linear in what they fit -> scikit-learn's classes."""
 
 SETTINGS = {"alpha", "fit_intercept"}
 """Settings of these that leave them linear."""
 
 PROBES, SAFETY = 8, 4.0
-"""How many random outputs Captum's fit is tried on for its roundings, and by how much what is found
-is multiplied."""
+"""Random outputs that Captum's fit is tried on for its roundings, and the factor for safety."""
 
 ADVICE = "give interpretable_model=SkLearnLinearRegression() or SkLearnRidge(alpha=...) of " \
          "captum._utils.models.linear_model, or use KernelShap"

@@ -25,9 +25,7 @@ from .shap import gradient_shap
 
 
 class Neuron:
-    """A neuron of a layer, or a function of its neurons, as a function of the model's inputs and
-    further arguments.
-    """
+    """A neuron of a layer, or a function of its neurons, as a function of the model's inputs."""
 
     def __init__(self, attribution: Any, keywords: dict[str, Any]) -> None:
         self.forward = attribution.forward_func

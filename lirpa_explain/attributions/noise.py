@@ -39,8 +39,11 @@ class _Recorder(GradientAttribution):
           "mean, mean of squares or variance over drawn e_j of an attribution at x + e_j")
 def noise_tunnel(attribution: NoiseTunnel, inputs: tuple[Tensor, ...],
                  keywords: dict[str, Any]) -> Plan:
-    """Plan of NoiseTunnel over any class that is certified; draws from the random generators as
-    Captum does.
+    """Plan of NoiseTunnel around a supported class; draws noise exactly as Captum does.
+
+    Raises:
+        UnsupportedAttribution: A NoiseTunnel within another, or means of squares of an attribution
+            that is a mean itself.
     """
     inner = attribution.attribution_method
     if isinstance(inner, NoiseTunnel):

@@ -54,8 +54,8 @@ def _origins(attribution: FeaturePermutation, inputs: Tensors, keywords: dict[st
     settings = {name: value for name, value in keywords.items() if name not in IGNORED}
     many = len(inputs) > 1 or isinstance(settings.get("feature_mask"), tuple)
     with in_the_name_of("Captum's FeaturePermutation.attribute rejects these arguments"):
-        FeaturePermutation(recorder, attribution.perm_func).attribute(
-            numbers if many else numbers[0], **settings)
+        permuted = FeaturePermutation(recorder, attribution.perm_func)
+        permuted.attribute(numbers if many else numbers[0], **settings)
     found = recorder.rows(count)
     if not bool(((found == found.round()) & (found >= 0) & (found < count)).all()):
         raise UnsupportedAttribution("FeaturePermutation cannot be certified with a perm_func that "

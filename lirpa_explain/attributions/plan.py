@@ -1,5 +1,4 @@
-"""What an attribution sums: a program at points of a path, weights, multipliers, and what is done
-with the sum.
+"""What an attribution sums: a program at points of a path, weights, multipliers, an outer map.
 
 Every attribution here is, for each example x,
 
@@ -34,8 +33,7 @@ REDUCTIONS = ("mean", "mean of squares", "variance")
 
 @dataclass(frozen=True)
 class Plan:
-    """The sum that one call of `attribute` computes. V = N * J samples, J for each of N examples,
-    side by side.
+    """The sum that a call of `attribute` computes: V = N J samples, J for each of N examples.
 
     Args:
         points: x + e_j for each sample, one (V, *S) for each input.
@@ -100,23 +98,18 @@ class Plan:
 
     @property
     def outer(self) -> str | None:
-        """The map of each sample's sum before they are averaged, as `graph.capture` names it; None
-        for the identity.
-        """
+        """Map of each sample's sum before averaging (as `graph.capture` names it), or None."""
         if self.reduction == "mean of squares":
             return "square"
         return "absolute" if self.absolute else None
 
     @property
     def is_row_linear(self) -> bool:
-        """Whether A is a weighted mean, over samples and steps, of a function of single
-        gradients.
-        """
+        """Whether A is a weighted mean over samples and steps of a function of one gradient."""
         return self.reduction != "variance" and (self.outer is None or self.weights is None)
 
     def first_extras(self, count: int, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Additional forward arguments of the first sample of each of so many examples, as a trace
-        is made with them.
+        """Further arguments of the first samples of `count` examples, as a trace is made with.
 
         Args:
             count: N.
@@ -129,9 +122,7 @@ class Plan:
                      for e in self.extras)
 
     def moved_to(self, inputs: tuple[Tensor, ...], points: tuple[Tensor, ...]) -> "Plan":
-        """The same sum, with the same draws and baselines, at points in place of the inputs, all
-        (N, *S).
-        """
+        """The same plan, draws and baselines included, at `points` (N, *S) instead of `inputs`."""
         moved = tuple(p.repeat_interleave(self.samples, 0) for p in points)
         if self.noisy:
             noise = (own - x.repeat_interleave(self.samples, 0)
@@ -140,9 +131,7 @@ class Plan:
         return replace(self, points=moved)
 
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
-        """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for
-        outputs (V, *shape).
-        """
+        """Gradient of the explained target by the output: (V, *shape) for outputs (V, *shape)."""
         known: dict[tuple[int, str], Tensor] = {}
         parts: list[Tensor] = []
         for count, target in self.targets:
@@ -196,8 +185,7 @@ WHY_NOT: dict[str, str] = {
 
 def register(kind: type[Attribution], formula: str, *, overwrite: bool = False, mixes: bool = False
              ) -> Callable[[Planner], Planner]:
-    """Decorator: certify attributions of class `kind` by the decorated planner, which `mixes`
-    examples or does not.
+    """Decorator: the planner of attributions of class `kind`, which `mixes` examples or not.
 
     Raises:
         ValueError: the class is registered and `overwrite` is False.
@@ -228,16 +216,13 @@ def lookup(attribution: Any) -> Supported:
 
 
 def mixes(attribution: Any) -> bool:
-    """Whether the attribution of one example, or of what an object is around, depends on the others
-    of its batch.
-    """
+    """Whether one example's attribution, or that of what is wrapped, depends on its batch."""
     inner = getattr(attribution, "attribution_method", attribution)
     return type(inner) in ATTRIBUTIONS and ATTRIBUTIONS[type(inner)].mixes
 
 
 def refuse_mixed(attribution: Any, what: str) -> None:
-    """Refuse an attribution whose examples depend on each other where each of them is to stand
-    alone.
+    """Refuse an attribution whose examples depend on each other where each must stand alone.
 
     Args:
         attribution: it, or one around it; anything else is passed over.

@@ -1,6 +1,4 @@
-"""Attributions whose backward pass follows other rules: what Captum's own hooks make of it is
-recorded.
-"""
+"""Attributions with other backward rules: what Captum's own hooks compute is recorded."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,9 +16,7 @@ from .unseen import warn_of_unseen
 @register(GuidedBackprop, "grad f(x) in which each nn.ReLU hands back relu(g) * [z > 0]")
 @register(Deconvolution, "grad f(x) in which each nn.ReLU hands back relu(g)")
 def modified_relu(attribution: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
-    """Plan of GuidedBackprop and Deconvolution. Captum's hooks do not see functional ReLUs, and
-    neither do we.
-    """
+    """Plan of GuidedBackprop and Deconvolution, whose hooks see ReLU modules and not functions."""
     return Plan(**common_fields(inputs, keywords), program=hooked_gradient(attribution))
 
 

@@ -1,6 +1,4 @@
-"""Gradients at random points between baselines and noisy inputs: GradientShap and what it is made
-of.
-"""
+"""Gradients at random points between baselines and noisy inputs: GradientShap and its parts."""
 
 from typing import Any
 
@@ -41,17 +39,13 @@ def drawn_point(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> dict[st
 
 
 def drawn_baselines(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> tuple[Tensor, ...]:
-    """Captum's `baselines` to draw from, each (M, *S), given as tensors or as a function, perhaps
-    of the inputs.
-    """
+    """Captum's baselines to draw from, (M, *S) each: given as tensors, or by a function."""
     return _format_callable_baseline(keywords["baselines"],
                                      inputs if len(inputs) > 1 else inputs[0])
 
 
 def tunnelled(inner: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
-    """Plan of an attribution at drawn points, each sample with a baseline drawn from those
-    given.
-    """
+    """Plan of gradients at drawn points, each sample with a baseline drawn from those given."""
     baselines = drawn_baselines(inputs, keywords)
     shared = "target", "additional_forward_args", "attribute_to_layer_input"
     passed: dict[str, Any] = {name: keywords[name] for name in shared if name in keywords}

@@ -1,6 +1,4 @@
-"""Warnings where Captum computes something else than its documentation says: certified is what it
-computes.
-"""
+"""Warnings where Captum computes something else than it documents; certified is what it does."""
 
 import contextlib
 import warnings
@@ -29,8 +27,7 @@ class _Calls(TorchFunctionMode):
 
 @contextlib.contextmanager
 def warn_of_unseen(name: str, kinds: tuple[type[nn.Module], ...]) -> Iterator[None]:
-    """Warn if functions are called while it is active that hooks on modules of these kinds do not
-    see.
+    """Warn of functions called within that hooks on modules of these kinds do not see.
 
     Args:
         name: the attribution's.

@@ -1,6 +1,4 @@
-"""The set of inputs a certificate speaks of: a ball around each example, one for each input
-tensor.
-"""
+"""The set of inputs a certificate speaks of: a ball around each example, for each input."""
 
 import math
 import numbers
@@ -55,12 +53,12 @@ class Ball:
             return PerturbationLpNorm(norm=self.norm, eps=self.radius[index])
 
     def held(self, x: Tensor, fixed: Tensor) -> "Ball":
-        """The points of the ball around x, (N, *S), that agree with it where `fixed`, (N, *S), is
-        True.
-        """
+        """The points of the ball around x (N, *S) that equal x where `fixed` (N, *S) is True."""
         low, high = (torch.where(fixed, x, side) for side in (self.low, self.high))
         count, named = f", {int(fixed.sum())} of {fixed.numel()} entries held fixed", self.named
-        free = None if self.radius is None else ~fixed if self.free is None else ~fixed & self.free
+        free = None
+        if self.radius is not None:
+            free = ~fixed if self.free is None else ~fixed & self.free
         return replace(self, low=low, high=high, words=self.words + count, common=None, free=free,
                        named=None if named is None else lambda names: named(names) + count)
 
@@ -81,9 +79,7 @@ class HeldPerturbation(PerturbationLpNorm):
         self.free = free
 
     def concretize(self, x: Tensor, A: Any, sign: int = -1, *rest: Any, **keywords: Any) -> Any:
-        """As auto_LiRPA's, where coefficients of entries that are held fixed reach their values
-        alone.
-        """
+        """As auto_LiRPA's, but coefficients of held entries only meet the values held."""
         if not isinstance(A, Tensor):
             return super().concretize(x, A, sign, *rest, **keywords)
         flat, free = A.flatten(2), self.free.flatten(1)[:, None]
@@ -138,8 +134,9 @@ def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, ep
     else:
         if clip is not None or norm != math.inf:
             raise ValueError("clip and norm go with eps; an auto_LiRPA perturbation has its own.")
-        perturbations = (carried
-                         if perturbation is None else _each(perturbation, len(xs), "perturbation"))
+        perturbations: Sequence[Any] = carried
+        if perturbation is not None:
+            perturbations = _each(perturbation, len(xs), "perturbation")
         balls = tuple(None if p is None else _from_perturbation(plain(x), p)
                       for x, p in zip(xs, perturbations, strict=True))
     if all(ball is None for ball in balls) and not may_be_fixed:
@@ -159,8 +156,9 @@ def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any,
     Raises:
         ValueError: there are none, they are boxes given by x_L and x_U, or of several norms.
     """
-    carried = ([getattr(x, "ptb", None) for x in inputs]
-               if perturbation is None else _each(perturbation, len(inputs), "perturbation"))
+    carried: Sequence[Any] = [getattr(x, "ptb", None) for x in inputs]
+    if perturbation is not None:
+        carried = _each(perturbation, len(inputs), "perturbation")
     if any(getattr(p, end, None) is not None for p in carried for end in ("x_L", "x_U")):
         raise ValueError("The certificate's box was given by x_L and x_U, and so has no radius to "
                          "vary; certify with eps, and with clip for the range of the data.")
@@ -176,8 +174,9 @@ def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any,
 
 def _each(value: Any, count: int, name: str, pair: bool = False) -> Sequence[Any]:
     """One value for each of `count` inputs, from one value or a tuple of them."""
-    is_tuple = (isinstance(value, tuple)
-                and not (pair and not any(isinstance(v, tuple) or v is None for v in value)))
+    is_tuple = isinstance(value, tuple)
+    if is_tuple and pair:
+        is_tuple = any(isinstance(v, tuple) or v is None for v in value)
     if not is_tuple:
         return [value] * count
     if len(value) != count:
@@ -247,9 +246,7 @@ def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tenso
 
 
 def _like(value: Any, x: Tensor) -> Tensor:
-    """A number or tensor in the type of x at once: torch's own default would round float64 numbers
-    to float32.
-    """
+    """A number or tensor with x's type at once: torch's default would round float64 to float32."""
     if isinstance(value, Tensor):
         check_kind(value, "eps, clip, x_L and x_U")
     try:

@@ -1,6 +1,4 @@
-"""Bounds of an attribution for training: differentiable, and nothing computed that is not asked
-for.
-"""
+"""Bounds of an attribution for training: differentiable, with nothing computed in vain."""
 
 from __future__ import annotations
 
@@ -70,9 +68,7 @@ class Bounds:
         return self._value()
 
     def shaped(self, flat: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """One of these, (N, D), in the shape of the attribution; a tuple if it has several
-        parts.
-        """
+        """One bound (N, D) in the attribution's shape; a tuple if the attribution is one."""
         parts = self._split(flat)
         return parts if len(parts) > 1 else parts[0]
 
@@ -109,9 +105,7 @@ def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
 def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
                   balls: tuple[Ball | None, ...], method: str, batch_size: int,
                   parameters: Parameters | None = None) -> Bounds:
-    """Bounds by the engine, `batch_size` rows at a time; other arguments as for
-    `interval_bounds`.
-    """
+    """Bounds by linear propagation, `batch_size` rows at a time; see `interval_bounds`."""
     composed = compose(plan, module, engine.over(parameters), inputs, balls, method, batch_size,
                        evaluate=False)
     rows = PlanRows(plan, module, inputs, balls)
@@ -120,9 +114,7 @@ def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
 
 
 def input_interval(x: Tensor, ball: Ball | None, example: Tensor | None = None) -> Interval | None:
-    """Where an input (N, *S) lies, for each example, or for rows of these examples, (B,); None if
-    it is fixed.
-    """
+    """Interval of an input (N, *S), or of the rows of examples (B,); None if it is fixed."""
     if ball is None:
         return None
     box = Interval(Box(ball.low,

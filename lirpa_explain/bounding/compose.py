@@ -95,9 +95,7 @@ def _with_fewer_rows(bound: Callable[[int], T], batch_size: int) -> T:
 
 def _composed(rows: PlanRows, module: GradientModule, engine: Engine | Reach, method: str,
               batch_size: int, progress: bool, evaluate: bool) -> Composed:
-    """Bounds, value and error of the attribution of a plan's rows, so many at a time; see
-    `compose`.
-    """
+    """Bounds, value and error of a plan's attribution, `batch_size` rows at a time."""
     plan, inputs, rounded = rows.plan, rows.inputs, rows.rounded
     like, shape = inputs[0], (len(plan.points[0]), module.size)
     joint = _joint(plan, engine, inputs, rows.balls, method, rounded)
@@ -134,9 +132,7 @@ def _composed(rows: PlanRows, module: GradientModule, engine: Engine | Reach, me
 
 def _joint(plan: Plan, engine: Engine | Reach, inputs: tuple[Tensor, ...],
            balls: tuple[Ball | None, ...], method: str, rounded: bool) -> Joint | None:
-    """Where linear bounds of a plan's outputs are joined; None where it combines none, or there are
-    no such bounds.
-    """
+    """Where the linear bounds of all rows of a plan are joined, or None if they cannot be."""
     if (plan.combination is None or rounded or not isinstance(engine, Engine)
             or not engine.joins(method)):
         return None
@@ -164,8 +160,8 @@ def _combined_functions(
     joint = Joint(weights, rows.inputs, rows.balls, examples,
                   rows.plan.partners) if engine.joins(method) else None
     parts = []
-    for _, values, perturbations, _ in rows.chunks(batch_size, progress,
-                                                   every if examples is None else examples):
+    chosen = every if examples is None else examples
+    for _, values, perturbations, _ in rows.chunks(batch_size, progress, chosen):
         box = _bounds(engine, values, perturbations, method, joint, rows.moving)
         with torch.no_grad():
             parts.append((*box, module(*values)))
@@ -210,13 +206,13 @@ def _row_functions(
     functions: Tensor, examples: Tensor | None, progress: bool) -> tuple[Box, Tensor]:
     """Of a plan that sums rows, each of whose functions is bounded as a whole."""
     plan, like, shape = rows.plan, rows.inputs[0], functions.shape[:2]
-    box, size, value = (BOXES.zero(like, *shape), VALUES.zero(like, *shape),
-                        VALUES.zero(like, *shape))
-    owner = torch.arange(len(functions),
-                         device=like.device).repeat_interleave(plan.samples * plan.steps)
+    box, size = BOXES.zero(like, *shape), VALUES.zero(like, *shape)
+    value = VALUES.zero(like, *shape)
+    owner = torch.arange(len(functions), device=like.device)
+    owner = owner.repeat_interleave(plan.samples * plan.steps)
     chunks = rows.chunks(batch_size, progress, examples) if len(functions) else ()
-    for own, (_, values, perturbations, weight) in zip(owner.split(batch_size), chunks,
-                                                       strict=False):
+    owners = owner.split(batch_size)
+    for own, (_, values, perturbations, weight) in zip(owners, chunks, strict=False):
         part = BOXES.scaled(Box(*engine(values, perturbations, method, functions[own])), weight)
         BOXES.add(box, own, part)
         with torch.no_grad():
@@ -236,8 +232,8 @@ def sample_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tu
         Their examples (B,), values (B, D) and, over the balls, bounds (B, D).
     """
     rows = PlanRows(plan, module, inputs, balls)
-    for row, values, perturbations, weight in rows.chunks(
-        max(1, batch_size // plan.steps) * plan.steps, progress):
+    whole = max(1, batch_size // plan.steps) * plan.steps  # the steps of an example side by side
+    for row, values, perturbations, weight in rows.chunks(whole, progress):
         value = VALUES.grouped(VALUES.scaled(module(*values), weight), plan.steps)
         box = BOXES.grouped(BOXES.scaled(Box(*engine(values, perturbations, method)), weight),
                             plan.steps)

@@ -1,6 +1,4 @@
-"""Where the mean of a random variable in [0, 1] lies, from independent samples, and how far
-Gaussian noise moves it.
-"""
+"""Where the mean of a variable in [0, 1] lies, by samples, and how Gaussian noise moves it."""
 
 import math
 
@@ -54,8 +52,7 @@ def mean_interval(mean: Tensor, variance: Tensor, samples: int | Tensor,
 
 
 def shifted(mean: Tensor, distance: Tensor) -> Tensor:
-    """Phi(Phi^-1(mean) + distance): the largest expectation, of a function in [0, 1] under Gaussian
-    noise, so far away.
+    """Phi(Phi^-1(mean) + distance): the most that an expectation in [0, 1] can be so far away.
 
     Args:
         mean: the expectation here, from 0 to 1.
@@ -74,9 +71,7 @@ def shifted(mean: Tensor, distance: Tensor) -> Tensor:
 
 
 def _chernoff(mean: Tensor, limit: Tensor) -> Box:
-    """The outermost mu below and above `mean` with kl(mean, mu) <= limit, rounded outward by
-    bisection.
-    """
+    """Ends of all mu with kl(mean, mu) <= limit, by bisection, rounded outward."""
     lower, inner_low = torch.zeros_like(mean), mean.clone()
     upper, inner_high = torch.ones_like(mean), mean.clone()
     for _ in range(60):
@@ -91,5 +86,5 @@ def _chernoff(mean: Tensor, limit: Tensor) -> Box:
 
 def _divergence(m: Tensor, mu: Tensor) -> Tensor:
     """kl(m, mu) = m log(m / mu) + (1 - m) log((1 - m) / (1 - mu))."""
-    return torch.xlogy(m, m) - torch.xlogy(m, mu) + torch.xlogy(1 - m, 1 - m) - torch.xlogy(
-        1 - m, 1 - mu)
+    own = torch.xlogy(m, m) - torch.xlogy(m, mu)
+    return own + torch.xlogy(1 - m, 1 - m) - torch.xlogy(1 - m, 1 - mu)

@@ -1,6 +1,4 @@
-"""Bounds of a gradient module's output by any method: the network, the budget of memory, and the
-schedule.
-"""
+"""Bounds of a gradient module's output by any method: network, memory budget, schedule."""
 
 import copy
 
@@ -19,6 +17,7 @@ from .network import Network
 from .optimize import Optimization
 from .parameters import Parameters
 from .schedule import Schedule
+from .tightened import Tightened
 
 
 class Engine:
@@ -30,17 +29,20 @@ class Engine:
         options: how methods that choose planes do that.
         memory_limit: bytes that tensors may take, or None.
         slack: share of a layer's gaps that neurons without linear bounds may have.
+        optimize_share: share of the open kinks that are bounded by chosen planes; 0: as the method
+            has it.
     """
 
     def __init__(self, module: GradientModule, example: tuple[Tensor, ...],
                  options: Optimization | None = None,
-                 memory_limit: int | None = None, slack: float = 0.0) -> None:
+                 memory_limit: int | None = None, slack: float = 0.0,
+                 optimize_share: float = 0.0) -> None:
         self.module = module
         self.options = options or Optimization()
         self.network = Network(module, example)
         self.memory = Memory(self.network.width, example[0].element_size(), memory_limit)
         self.parameters: Parameters | None = None
-        self.rounded, self.slack = False, slack
+        self.rounded, self.slack, self.optimize_share = False, slack, optimize_share
 
     def over(self, parameters: Parameters | None, rounded: bool = False) -> "Engine":
         """The engine of the same network whose bounds hold for all values of these parameters.
@@ -121,8 +123,7 @@ class Engine:
 
     def lower_bound(self, inputs: tuple[Tensor, ...],
                     perturbations: tuple[Perturbation | None, ...], functions: Tensor) -> Tensor:
-        """CROWN's lower bound of linear functions, the extreme of one linear bound and not improved
-        by any other.
+        """CROWN's lower bound of linear functions: one linear bound's extreme, not improved.
 
         Args:
             inputs: as for calls.
@@ -135,14 +136,14 @@ class Engine:
         return self._schedule("CROWN").lower_bound(inputs, perturbations, functions)
 
     def rows_at_once(self, batch_size: int, method: str) -> int:
-        """Rows a batch, at most `batch_size`, so that coefficients of one function of each fit the
-        limit of memory.
-        """
+        """Rows per batch, at most `batch_size`, whose coefficients fit the memory limit."""
         return self.memory.rows_at_once(batch_size, lookup(method))
 
     def _schedule(self, name: str) -> Schedule:
         """A method at work on the network."""
         method = lookup(name)
+        how = (self.memory, self.options, self.parameters, self.rounded, self.slack)
+        if self.optimize_share and method.is_linear_throughout:
+            return Tightened(self.network, method, *how, share=self.optimize_share)
         kind = Schedule if method.schedule is None else method.schedule
-        return kind(self.network, method, self.memory, self.options, self.parameters, self.rounded,
-                    self.slack)
+        return kind(self.network, method, *how)

@@ -1,5 +1,4 @@
-"""How far roundings carry: the error of a value computed in floating point, and all that rounding
-may make of it.
+"""How far roundings carry: a value's error, and all that rounding may make of it.
 
 `value_and_error` computes a module several times, each step's result moved at random by a few units
 of the terms that it adds up (stochastic arithmetic, Vignes 1974): what comes of it has the size of
@@ -59,8 +58,8 @@ class Terms:
         """
         operator, size = self.operators[step.output], result.size
         sizes = [box.size for box in boxes]
-        added = (torch.zeros_like(size)
-                 if step.operator in EXACT else terms(operator, boxes, sizes, size))
+        added = (torch.zeros_like(size) if step.operator in EXACT
+                 else terms(operator, boxes, sizes, size))
         if step.operator not in CARRIED:
             return added, None
         carried = [self._uncancelled.get(name, own)
@@ -89,9 +88,7 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...],
     generator = torch.Generator(inputs[0].device).manual_seed(0)
 
     def probes(value: Tensor, error: Tensor | None) -> Tensor:
-        """Rows of a value (B, *S) and of its probes, each moved by up to the error; alike in all
-        rows of a batch.
-        """
+        """A value (B, *S) and its probes, moved by up to the error; the same in each row."""
         if error is None:
             return value.repeat(1 + count, *[1] * (value.ndim - 1)) if len(value) == rows else value
         value = value if len(value) > rows else value.repeat(1 + count, *[1] * (value.ndim - 1))
@@ -189,9 +186,7 @@ class Reach:
 
 
 def _range(operator: BoundOperator, boxes: list[Box]) -> Box:
-    """Interval of a result; where an argument is known exactly, with the very derivative that is
-    taken there.
-    """
+    """Interval of an operator's result; at exactly known arguments, by torch's own derivative."""
     if all(box.is_point for box in boxes):
         return Box.point(operator.forward(*[box.lower for box in boxes]))
     if isinstance(operator, BoundMaxPoolGradient | BoundPut):

@@ -1,5 +1,4 @@
-"""The expected attribution under Gaussian noise, of which a NoiseTunnel's value is the mean of some
-samples.
+"""Expected attributions under Gaussian noise, which a NoiseTunnel's value estimates.
 
 For noise e with deviation sigma in each entry, and an attribution a(x + e) with values in [l, u]
 entry by entry,
@@ -132,8 +131,7 @@ def shift_of(inputs: tuple[Tensor, ...], balls: tuple[Ball | None, ...],
 def certified_range(bound: Callable[[tuple[Ball | None, ...], str | None], Box],
                     inputs: tuple[Tensor, ...],
                     balls: tuple[Ball | None, ...], sigmas: list[float]) -> tuple[Box, Box]:
-    """Range of a sample over the box that noise leaves with probability `LEAVING`, and over all
-    inputs: (N, D) each.
+    """Ranges (N, D) of a sample: over a box the noise leaves with `LEAVING`, and over all inputs.
 
     Args:
         bound: `bound(balls, method)` bounds one sample over balls; method None is the caller's.
@@ -249,8 +247,8 @@ def expectation_bounds(samples: Samples, near: Box, far: Box, count: int, confid
         low + (high - low) * shifted(mean.lower.clamp(0, 1), -shift) - LEAVING * (low - floor),
         low + (high - low) * shifted(mean.upper.clamp(0, 1), shift) + LEAVING * (ceiling - high))
     if propagated:
-        below, above = mean_interval(*lowers, count,
-                                     error)[0], mean_interval(*uppers, count, error)[1]
+        below = mean_interval(*lowers, count, error)[0]
+        above = mean_interval(*uppers, count, error)[1]
         box = box.intersect(Box(low + (high - low) * below - LEAVING * (high - floor),
                                 low + (high - low) * above + LEAVING * (ceiling - low)))
     return box.intersect(Box(floor, ceiling)).map(lambda end: end.to(near.lower))

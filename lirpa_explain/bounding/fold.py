@@ -1,5 +1,4 @@
-"""The sum that a plan describes, once, for whatever is summed: values, boxes, intervals, or how far
-roundings carry.
+"""A plan's sum, once, for all that is summed: values, boxes, intervals, rounding errors.
 
     A = reduce over samples j of  outer( m_j * sum_k w_jk P_jk )
 
@@ -214,9 +213,7 @@ class Intervals(Algebra[Interval, Box]):
 
 
 class Sized(NamedTuple):
-    """A box of what is computed in floating point, and the sizes of the terms that it will be
-    averaged from.
-    """
+    """A box computed in floating point, and the sizes of the terms it is averaged from."""
 
     box: Box
     size: Tensor
@@ -225,9 +222,7 @@ class Sized(NamedTuple):
 
 
 class OutwardBoxes(Algebra[Sized, Box]):
-    """Boxes that are moved outward by what each operation may round; multipliers are moved
-    already.
-    """
+    """Boxes moved outward by each operation's roundings; multipliers come already moved."""
 
     def times(self, x: Sized, factor: Box) -> Sized:
         return x._replace(box=moved_out(product_range(x.box, factor).or_nothing(),
@@ -310,9 +305,7 @@ class Errors(Algebra[Rounded, Multiplier]):
 
 
 def combination_error(of: Combination, outputs: Tensor, count: float) -> Tensor:
-    """By how much Captum's way from outputs (N, J) to an attribution (N, D) rounds, as `count`
-    roundings add up.
-    """
+    """Rounding error (N, D) of Captum's way from outputs (N, J) to an attribution."""
     error = unit(of.dtype) * (LAST + count) * of.sizes(outputs)
     if of.error is not None:
         error = error + of.error * outputs.abs().amax(1, keepdim=True)

@@ -30,8 +30,7 @@ from ..operators.bound import box_of, moving_box, value_of
 from ..operators.max_pooling import BoundMaxPool
 
 LARGE = 2 ** 24
-"""Entries of the input times neurons of the widest layer from which on the pass is worth it, for
-one row at a time."""
+"""Input entries times the widest layer's neurons from which the pass pays, one row at a time."""
 
 COLUMNS = 2 ** 22
 """Most entries of one tensor of columns that are mapped at once, about: layers are up to ..."""
@@ -44,8 +43,7 @@ FRESH = 512
 layers add up with their signs; at most half as many as the input has, in all."""
 
 LIVE = 2.1
-"""Forms that are alive at once, where two paths meet, and what is mapped: times the largest form,
-memory is taken."""
+"""Memory in largest forms: those alive at once, where two paths meet, and what is mapped."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ class Form:
 
 
 class Forms:
-    """The forms of a network's nodes, made when they are asked for, and dropped when all have read
-    them.
+    """The forms of a network's nodes, made on demand, dropped when all readers have them.
 
     Args:
         nodes: all nodes, each after its inputs.
@@ -166,9 +163,7 @@ def _sum(node: BoundAffine, forms: list[Form | None], is_last: list[bool]) -> Fo
 
 
 def _together(node: BoundAffine, forms: list[Form | None]) -> Form:
-    """Of several values side by side: what belongs to one of them is 0 at the places of the
-    others.
-    """
+    """Form of several values side by side, as concatenation makes them: each in its own place."""
     centers = [value_of(n) if form is None else form.center
                for n, form in zip(node.inputs, forms, strict=True)]
 
@@ -187,9 +182,7 @@ def _together(node: BoundAffine, forms: list[Form | None]) -> Form:
 
 
 def _affine(node: BoundAffine, forms: list[Form | None], is_last: bool) -> Form | None:
-    """Of an affine step of its first input: columns without its constant, and errors by its
-    magnitude.
-    """
+    """Form of an affine step of its first input; None if another input moves as well."""
     form = forms[0]
     if (form is None or any(forms[1:])
             or node.traits.magnitude is None and not node.traits.homogeneous):
@@ -201,9 +194,7 @@ def _affine(node: BoundAffine, forms: list[Form | None], is_last: bool) -> Form 
 
 
 def _between_lines(node: BoundActivation, form: Form, is_last: bool) -> Form:
-    """Of a function of one variable: what lies between its lines is a column for each of a few
-    entries.
-    """
+    """Form of a function of one variable: the band between its lines is an error, or a column."""
     box = box_of(node.inputs[0])
     (below, low), (above, high) = node.planes(box)
     slope = (below + above) / 2
@@ -230,9 +221,7 @@ def _largest(node: BoundMaxPool, form: Form, is_last: bool) -> Form:
 
 def _with_errors(node: Bound, center: Tensor, columns: dict[Hashable, Tensor], error: Tensor,
                  new: Tensor) -> Form:
-    """A form with new errors of its entries, (1, *S): the largest are columns, which later layers
-    add up by sign.
-    """
+    """Add an error (1, *S) of each entry; the largest become columns, which may cancel later."""
     flat = new.flatten()
     inputs, fresh = (sum(len(part) for key, part in columns.items()
                          if isinstance(key, tuple) is of_input) for of_input in (True, False))

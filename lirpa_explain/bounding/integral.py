@@ -1,5 +1,4 @@
-"""The integral along a path that a finite sum stands for: each sub-interval of the path is bounded
-as a whole.
+"""The integral that a finite sum stands for: each sub-interval is bounded as a whole.
 
 With K sub-intervals, s in [s_k, s_k+1], the mean gradient over one of them lies between what bound
 propagation gives for all s in it and all x in the ball. Where that is a linear function of x and s,
@@ -51,13 +50,12 @@ class Stretch(PerturbationLpNorm):
         if not self.average:
             return super().concretize(x, A, *args, **kwargs)
         middle = (self.x_L + self.x_U) / 2
-        return PerturbationLpNorm(norm=self.norm, x_L=middle,
-                                  x_U=middle).concretize(x, A, *args, **kwargs)
+        point = PerturbationLpNorm(norm=self.norm, x_L=middle, x_U=middle)
+        return point.concretize(x, A, *args, **kwargs)
 
 
 def integral_plans(plan: Plan, attribution: Any) -> tuple[Plan, Plan]:
-    """Plans of Captum's finite sum and of the integral it stands for, both made of the same
-    program.
+    """Plans of Captum's finite sum and of the integral it stands for, with one program.
 
     Args:
         plan: the plan of an `IntegratedGradients`, or of another sum of gradients along a path.

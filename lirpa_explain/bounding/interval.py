@@ -81,9 +81,7 @@ class Interval:
 
     @property
     def width(self) -> Tensor:
-        """Upper less lower end; the centre is not computed for it where all rows have radii of
-        their own.
-        """
+        """Upper minus lower end, without computing centres where rows have their own radii."""
         if self._radius is None:
             return self.ends.width
         return 2 * (self._radius

@@ -1,5 +1,4 @@
-"""Interval bounds of a gradient module in one walk over its steps, fast enough for every step of a
-training.
+"""Interval bounds of a gradient module in one walk over its steps, fast enough for training.
 
 What `Engine` computes by method IBP, without auto_LiRPA's `BoundedModule`: each operator's own
 interval rule, front to back. Affine operators keep centre and radius, so that ends are formed only
@@ -57,8 +56,7 @@ class IntervalPass:
 
     def linear(self, inputs: Sequence[Tensor], perturbed: Sequence[Interval | None],
                functions: Tensor) -> Interval:
-        """Bound linear functions of the output; a last layer is merged with them: C (W h + b) = (C
-        W) h + C b.
+        """Bound functions of the output; a last layer is merged: C (W h + b) = (C W) h + C b.
 
         Args:
             inputs: as for calls.

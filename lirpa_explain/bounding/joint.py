@@ -28,8 +28,7 @@ LARGEST = 2 ** 22
 
 @dataclass(frozen=True)
 class Forms:
-    """Linear bounds of one number of each of B rows: below x + lower, above x + upper, over all
-    inputs side by side.
+    """Linear bounds of a number of each of B rows: below x + lower, above x + upper, flat inputs.
 
     Args:
         below: coefficients, (B, D).
@@ -71,17 +70,16 @@ class Joint:
                  examples: Tensor | None = None,
                  partners: tuple[Tensor, ...] | None = None) -> None:
         self.weights, self.inputs, self.balls = weights, inputs, balls
-        self.partners = None if partners is None else [p.reshape(len(inputs[0]), -1)
-                                                       for p in partners]
+        self.partners = None
+        if partners is not None:
+            self.partners = [p.reshape(len(inputs[0]), -1) for p in partners]
         self.examples = None if examples is None else examples.tolist()
         self._waiting: Forms | None = None
         self._done: list[Box] = []
         self._count = 0
 
     def add(self, forms: Forms) -> None:
-        """Take the next rows; examples of which all rows are there are bounded, and their rows
-        forgotten.
-        """
+        """Take the next rows; bound each example once its rows are complete, then drop them."""
         samples = self.weights.shape[2]
         waiting = forms if self._waiting is None else self._waiting.beside(forms)
         complete = len(waiting.lower) // samples
@@ -122,9 +120,7 @@ class Joint:
         return ends.or_nothing()
 
     def _reads(self, i: int, example: int) -> dict[int, list[tuple[int, Any]]]:
-        """Whose input i the outputs of an example read: for each of these blocks of coefficients,
-        and their rows.
-        """
+        """Blocks of coefficients that read input i of an example, and the rows of each block."""
         places: dict[int, list[tuple[int, Any]]] = {example: [(i, slice(None))]}
         if self.partners is not None:
             partner = self.partners[i][example]

@@ -1,5 +1,4 @@
-"""Interval rules of operators with one kink, from centre and radius to these, with gradients
-written out.
+"""Interval rules of operators with one kink, by centre and radius, with their gradients.
 
 In training on large layers a step spends half of its time between the products, and more of that in
 asking for memory than in computing. So these rules work in place where they can, and keep what
@@ -43,8 +42,7 @@ class _Kink(torch.autograd.Function):
 
 
 class _KinkGradient(torch.autograd.Function):
-    """Centre and radius of g d from those of g, for d anywhere between the slopes of a kink at both
-    ends of z.
+    """Centre and radius of g d from those of g, d between the kink's slopes at both ends of z.
 
     These are 1 where an end of z is above 0, and `slope` elsewhere. The lower end is that of g
     times the slope at the lower end of z if it is positive, at the upper one if it is negative; the
@@ -76,9 +74,7 @@ class _KinkGradient(torch.autograd.Function):
 
 def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, slope: float
             ) -> tuple[Tensor, Tensor]:
-    """Centre and radius of ends that are scaled: by 1 where another tensor is above 0, by slope
-    elsewhere; in place.
-    """
+    """Centre and radius of ends scaled in place: by 1 where `at_...` is > 0, else by slope."""
     for end, at in ((lower, at_lower), (upper, at_upper)):
         leaky_relu_backward.grad_input(end, at, slope, False, grad_input=end)
     middle = lower.lerp_(upper, 0.5)
@@ -86,9 +82,7 @@ def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, sl
 
 
 def kink(z: Interval, slope: float) -> Interval:
-    """Interval of leaky_relu(z), which is z where z >= 0 and slope * z elsewhere, from that of
-    z.
-    """
+    """Interval of leaky_relu(z) = z where z >= 0, slope * z elsewhere, from that of z."""
     return Interval(around=_Kink.apply(*z.around, slope))
 
 

@@ -1,6 +1,4 @@
-"""What bound propagation proves of a decision: how near no boundary is, and beyond which planes it
-must lie.
-"""
+"""What linear bounds prove of a decision: a distance without boundary, and half-spaces."""
 
 from typing import Any
 
@@ -19,13 +17,10 @@ from .engine import Engine
 from .parameters import Parameters
 
 BISECTIONS = 12
-"""Of the largest radius that is certified: to 1/4096 of the distance of the point that was
-found."""
+"""Bisections of the largest certified radius: to 1/4096 of the distance that was found."""
 
 class _Recording(PerturbationLpNorm):
-    """An l2 ball that notes the coefficients of the last lower bound it was asked to make a
-    number.
-    """
+    """An l2 ball that records the coefficients of the last lower bound it concretized."""
 
     def __init__(self, radius: Tensor) -> None:
         super().__init__(eps=radius, norm=2)

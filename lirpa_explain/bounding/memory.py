@@ -36,17 +36,14 @@ class Memory:
     limit: int | None = None
 
     def rows_at_once(self, batch_size: int, method: Method) -> int:
-        """Rows a batch, at most `batch_size`, so that the coefficients of one function of each fit
-        the budget.
-        """
+        """Rows per batch, at most `batch_size`, whose coefficients fit the budget."""
         rows = min(batch_size, self.entries(method) // self.width)
         if method.is_linear_within:
             rows = min(rows, TOGETHER // self.width)
         return max(1, rows)
 
     def functions_at_once(self, rows: int, method: Method, width: int | None = None) -> int:
-        """How many functions of so many rows are bounded at once, which have so many coefficients
-        at most in a layer.
+        """Functions of `rows` rows to bound at once, with at most `width` coefficients in a layer.
 
         Args:
             rows: how many.

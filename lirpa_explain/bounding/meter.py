@@ -18,9 +18,7 @@ SMALL, LARGE = 2 ** 12, 2 ** 20
 
 
 def _convolved(result: Any, x: Tensor, weight: Tensor, *others: Any) -> int:
-    """What a convolution works in: its patches, or, in single precision, other layouts of what it
-    reads and makes.
-    """
+    """Bytes of a convolution: its patches, or in single precision other memory layouts."""
     if x.dtype == torch.float32 or others[4]:  # transposed: one example after the other
         return _bytes(x) + _bytes(result)
     return _bytes(result) // weight.shape[0] * weight[0].numel()

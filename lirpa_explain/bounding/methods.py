@@ -73,15 +73,20 @@ class Method:
         return self.is_linear_within or self.has_linear_result
 
     @property
+    def is_linear_throughout(self) -> bool:
+        """Whether there are linear bounds of all that a relaxation reads and of the result, in the
+        order of `schedule.Schedule`.
+        """
+        return self.is_linear_within and self.has_linear_result and self.schedule is None
+
+    @property
     def is_interval_pass(self) -> bool:
         """Whether `intervals.IntervalPass` computes the same, but for roundings."""
         return not self.is_linear and self.schedule is None
 
     @property
     def gains_by_functions(self) -> bool:
-        """Whether a function of the result, bounded as a whole, can be narrower than that function
-        of the bounds.
-        """
+        """Whether bounding a function of the result directly can beat the bounds' own range."""
         return self.has_linear_result or self.schedule is not None
 
 

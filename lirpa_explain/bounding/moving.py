@@ -1,6 +1,4 @@
-"""Where the nearest boundary point can be while the input moves, and the attributions that it can
-have then.
-"""
+"""Where the nearest boundary point can be while the input moves, and its attributions."""
 
 from dataclasses import dataclass
 
@@ -20,8 +18,7 @@ from .region import Region
 from .segments import compose_segments
 
 ROUNDS = 2
-"""How often the region of each rival is made smaller: bounds are tighter within the smaller
-ball."""
+"""Times that each rival's region shrinks: bounds are tighter within the smaller ball."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,7 @@ class Moving:
 
 def nearest_regions(plan: Plan, ends: Region, batch_size: int,
                     moving: Moving) -> tuple[Region, Tensor, Tensor]:
-    """Regions that contain every nearest boundary point b' of every x' in sets around the samples
-    of a plan.
+    """Regions with every nearest boundary point b' of every x' in sets around a plan's samples.
 
     Let b be the point found for x, d = |b - x|, e the l2 radius of the set around x, and S(x') the
     points of the data range where the decision is not that of x', or is tied. x and x' are in the
@@ -109,9 +105,7 @@ def nearest_regions(plan: Plan, ends: Region, batch_size: int,
 
 @dataclass(frozen=True)
 class _Branches:
-    """Where a rival of a sample may win: B regions, the samples (B,), and the rivals' margins (B,
-    1, K).
-    """
+    """B regions where a rival may win, with their samples (B,) and rival margins (B, 1, K)."""
 
     region: Region
     sample: Tensor
@@ -122,9 +116,7 @@ class _Branches:
         return _Branches(self.region.rows(mask), self.sample[mask], self.rivals[mask])
 
     def capped(self, margins: Margins, batch_size: int) -> "_Branches":
-        """Balls that contain what the balls have in common with the half-spaces; branches that are
-        empty are gone.
-        """
+        """Balls around the intersections with the margins' half-spaces; empty ones are dropped."""
         if not len(self.sample):
             return self
         rows = torch.arange(len(self.sample), device=self.sample.device).split(batch_size)
@@ -136,16 +128,14 @@ class _Branches:
         # The difference of squares rounds as if it were as large as they are.
         rest = radius.square() * (1 + roundings(SQUARES, radius.dtype)) - height.square()
         center, radius = center + height * normal, rest.sqrt()
-        box = Box(self.region.low,
-                  self.region.high).intersect(Box(center - radius, center + radius))
+        around = Box(center - radius, center + radius)
+        box = Box(self.region.low, self.region.high).intersect(around)
         alive = alive & (box.lower - box.upper <= 1e-5 * self.region.radius).all(1)
         region = Region(*box.ordered(), center, radius).outward()
         return _Branches(region, self.sample, self.rivals).where(alive)
 
     def halved(self, x: Tensor, radius: Tensor) -> "_Branches":
-        """Each branch cut in two across its longest side, but for what lies outside of the balls
-        around samples x.
-        """
+        """Cut each branch across its longest side; drop what lies outside the balls around x."""
         region, (x, radius) = self.region, (x[self.sample], radius[self.sample])
         side = (region.high - region.low).argmax(1, keepdim=True)
         middle = (region.low + region.high) / 2
@@ -168,8 +158,7 @@ class _Branches:
 def compose_moving(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
                    balls: tuple[Ball | None, ...], method: str, batch_size: int, moving: Moving,
                    progress: bool = False) -> tuple[Box, Tensor]:
-    """Bound a boundary attribution for every x' in the balls, at the nearest boundary point of x'
-    itself.
+    """Bound a boundary attribution for every x' in the balls, at its own nearest boundary point.
 
     Args:
         plan: the attribution, with the boundary points found as baselines.

@@ -284,11 +284,22 @@ class Network:
                 if self._outward is None else torch.zeros_like(self.current(node).lower))
         return roundings(RELAXED, size.dtype) * size
 
-    def average_stretches(self) -> None:
+    def average_stretches(self, average: bool = True) -> None:
         """Bound averages along stretches of a path from now on, and relax for all of each."""
         for node in self._nodes.values():
             if isinstance(getattr(node, "perturbation", None), Stretch):
-                node.perturbation.average = True
+                node.perturbation.average = average
+
+    def reopen(self) -> None:
+        """Forget the bounds of all nodes but inputs, so that they are bounded once more."""
+        self.average_stretches(False)
+        self._loose = []
+        for node in self._nodes.values():
+            if node.perturbed and not _is_input(node):
+                node.lower = node.upper = node.rounding_margin = None
+                vars(node).pop("interval", None)
+            if isinstance(node, BoundPooled):
+                node.forget()
 
     def relaxations_before(self, node: Bound) -> list[BoundPlanes]:
         """The relaxed operators that a node depends on, itself included."""

@@ -87,9 +87,7 @@ class Outward:
 
     def linear(self, node: BoundOperator, lower: Tensor | None, upper: Tensor | None,
                result: Any) -> Any:
-        """What a backward step returns, with the biases of coefficients (S, B, *output) moved
-        outward.
-        """
+        """The result of a backward step, with biases of coefficients (S, B, *output) moved out."""
         if isinstance(node, BoundUnperturbed):
             return result
         coefficients, *biases = result
@@ -97,15 +95,13 @@ class Outward:
         error = error * (1 + gamma(error[0].numel() + OWN, error.dtype))
         for i, (A, sign) in enumerate(((lower, -1), (upper, 1))):
             if A is not None:
-                biases[i] = biases[i] + sign * weighted_sum(A.detach().abs(), error).nan_to_num(
-                    nan=math.inf)
+                moved = weighted_sum(A.detach().abs(), error).nan_to_num(nan=math.inf)
+                biases[i] = biases[i] + sign * moved
         return coefficients, *biases
 
     def planes(self, node: BoundOperator, planes: tuple[Tensor, ...], boxes: list[Box], sign: float
                ) -> tuple[Tensor, ...]:
-        """Planes of a node, or families of them, with their constants moved outward: down for sign
-        -1, up for 1.
-        """
+        """A node's planes, or families of them, with constants moved down (sign -1) or up (1)."""
         with torch.no_grad():
             parts = [torch.where(a == 0, 0.0, a.abs() * box.size)
                      for a, box in zip(planes, boxes, strict=False)]

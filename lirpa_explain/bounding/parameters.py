@@ -1,6 +1,4 @@
-"""The set of parameters a certificate speaks of: a box around each parameter of the model that may
-change.
-"""
+"""The set of parameters a certificate speaks of: a box around each one that may change."""
 
 import fnmatch
 import math
@@ -29,8 +27,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 @dataclass(frozen=True)
 class ParameterBox:
-    """How far each entry of a parameter may move: |W' - W| <= relative |W| + absolute, or as
-    rounding moves it.
+    """How far a parameter's entries may move: |W' - W| <= relative |W| + absolute, or by rounding.
 
     Args:
         relative: share of the entry's own size, at least 0.
@@ -147,9 +144,7 @@ class Parameters:
         return {name: parameter for name, parameter in found.items() if parameter is not None}
 
     def draw(self, extreme: bool, generator: torch.Generator) -> dict[str, Tensor]:
-        """A random point of all boxes: a corner, or one from the inside; the same on all
-        devices.
-        """
+        """A random point of all boxes, a corner if `extreme`; the same on all devices."""
         values = {}
         for name, (lower, upper) in self.boxes.items():
             share = torch.rand(lower.shape, generator=generator, dtype=torch.float64,
@@ -176,9 +171,7 @@ class Parameters:
 
     @contextmanager
     def set_to(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """While it is active, the model's own parameters have these values, and can be
-        differentiated by.
-        """
+        """Give the model's parameters these values, differentiably, within the context."""
         own = {name: (self.tensors[name].data, self.tensors[name].requires_grad) for name in values}
         try:
             for name, value in values.items():
@@ -192,8 +185,7 @@ class Parameters:
 
 
 def make_parameters(forward: Any, given: Any) -> Parameters | None:
-    """The boxes of a model's parameters, from whichever of the ways of giving them the caller
-    chose.
+    """The boxes of a model's parameters, from any of the ways of giving them.
 
     Args:
         forward: the model, or a method of it.

@@ -12,15 +12,13 @@ from .meter import Meter
 from .methods import Method
 
 FIRST = 0.5
-"""Share of what the widths of layers allow that is measured first, where nothing is known of
-functions, ..."""
+"""Share of what widths allow that is measured first, where nothing is known of functions."""
 
 GROWTH = 4
 """... and by how many times later portions may be larger than the one before."""
 
 COUNTED = 0.8
-"""Share of a limit that counted tensors may take; the rest is for what is not counted, and for
-memory in pieces."""
+"""Share of a limit for counted tensors; the rest is for what is not counted or fragmented."""
 
 RESERVED = 0.1
 """Share of a limit that a portion may take in any case, while what is kept leaves so much."""
@@ -29,8 +27,7 @@ HELD = 0.2
 """Share of a limit that freed memory may take before it is given back to the system."""
 
 PLENTY = 4
-"""Nothing is measured, which takes time, where a limit has room for so many functions of each
-neuron of a layer."""
+"""Nothing is measured where a limit has room for so many functions of each neuron of a layer."""
 
 SPARE = 1.1
 """By this a limit that would do exceeds what was counted."""

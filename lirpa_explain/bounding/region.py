@@ -1,6 +1,4 @@
-"""Sets of points for rows of flat inputs, and of the segments between them: a box, and an l2
-ball.
-"""
+"""Sets of points for rows of flat inputs, and for segments between them: a box and an l2 ball."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from .ball import Ball
 
 @dataclass(frozen=True)
 class Region:
-    """For each of B rows, all points that lie in a box and in an l2 ball. Flat: all inputs side by
-    side.
+    """For each of B rows, the points of a box that lie in an l2 ball too; flat inputs side by side.
 
     Args:
         low: smallest entries, (B, D).
@@ -104,14 +101,12 @@ class Region:
     def is_cut(self) -> Tensor:
         """Where the ball reaches out of the box, (B,): there the box says something of its own."""
         slack = 1e-5 * self.radius
-        return ((self.low > self.center - self.radius + slack)
-                | (self.high < self.center + self.radius - slack)).any(1)
+        inner = self.radius - slack
+        return ((self.low > self.center - inner) | (self.high < self.center + inner)).any(1)
 
 
 def _radius(x: Tensor, ball: Ball | None) -> Tensor:
-    """Radius of an l2 ball around x, (N, 1), that contains a ball of whatever norm: |v|_2 <=
-    |v|_1.
-    """
+    """Radius (N, 1) of an l2 ball around x that contains the ball of any norm: |v|_2 <= |v|_1."""
     if ball is None:
         return flat_rows(x)[:, :1].new_zeros(len(x), 1)
     if ball.radius is not None:

@@ -1,6 +1,4 @@
-"""Memory of the process that is held for nothing: freed pieces that the C library keeps for
-later.
-"""
+"""Freed memory that the C library keeps for later and the process still holds."""
 
 from __future__ import annotations
 

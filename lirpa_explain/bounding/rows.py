@@ -24,9 +24,7 @@ from .integral import Stretch
 
 
 class Multiplier(NamedTuple):
-    """The multiplier of each sample as it rounds: its value, sizes of its terms, by what errors
-    grow; (V, D) each.
-    """
+    """Each sample's multiplier, the sizes of its terms, and how errors grow by it: (V, D) each."""
 
     value: Tensor
     terms: Tensor
@@ -52,8 +50,10 @@ class PlanRows:
 
     def chunks(self, size: int, progress: bool, chosen: Tensor | None = None
                ) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
-        """All rows, or those of chosen examples (B,) in their order, so many at a time; see
-        `take`.
+        """All rows, or those of chosen examples (B,), in order.
+
+        Yields:
+            At most `size` rows at a time, as `take` gives them.
         """
         every = torch.arange(len(self.example) * self.plan.steps, device=self.example.device)
         if chosen is not None:
@@ -64,9 +64,7 @@ class PlanRows:
                 bar.update(len(index))
 
     def take(self, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]:
-        """Sample of each row, the engine's inputs and perturbations for them, and their weights (B,
-        1).
-        """
+        """Of rows by number: sample, the engine's inputs, their perturbations, weights (B, 1)."""
         sample, step = index // self.plan.steps, index % self.plan.steps
         values = self.values(sample, step)
         return (sample, values, self._perturbations(sample, step, values),
@@ -99,9 +97,7 @@ class PlanRows:
 
     @property
     def moving(self) -> int:
-        """How many of the engine's inputs, the first ones, are inputs of examples, which may be
-        perturbed.
-        """
+        """How many of the engine's inputs, from the first, are the examples' own."""
         return len(self.inputs) * (1 if self.plan.partners is None else 2)
 
     @property
@@ -122,9 +118,7 @@ class PlanRows:
                      for value, end in itertools.zip_longest(values, ends))
 
     def errors(self, values: tuple[Tensor, ...], sample: Tensor) -> list[Tensor | None]:
-        """How far each of the engine's inputs may be off: Captum computes points in an order of its
-        own.
-        """
+        """Rounding error of each engine input: Captum computes points in another order."""
         found: list[Tensor | None] = []
         for (kind, i), value in zip(self._kinds, values, strict=True):
             if not kind.summed:

@@ -96,15 +96,23 @@ class Schedule:
         for node, readers in self.network.read_nodes(self.method.is_linear):
             for reader, _ in readers:
                 reader.refuse_perturbed_parameters()
-            box = self.network.interval(node)
-            if self.method.is_linear_within:
-                box = box if forms is None else self._first_pass(node, box, readers, forms)
-                self._compare(node, box, readers)
-                wanted = self._wanted(node, box, readers)
-                if not self._is_kept(node):
-                    box, wanted = self._by_sides(node, box, wanted, readers)
-                box = self._tightened(node, box, wanted)
-            self.network.settle(node, box)
+            self.network.settle(node, self._bounded(node, readers, forms))
+
+    def _bounded(self, node: Bound, readers: Readers, forms: Forms | None) -> Box:
+        """Bounds of a node, once all that relaxations before it read is settled."""
+        box = self._start(node)
+        if not self.method.is_linear_within:
+            return box
+        box = box if forms is None else self._first_pass(node, box, readers, forms)
+        self._compare(node, box, readers)
+        wanted = self._wanted(node, box, readers)
+        if not self._is_kept(node):
+            box, wanted = self._by_sides(node, box, wanted, readers)
+        return self._tightened(node, box, wanted)
+
+    def _start(self, node: Bound) -> Box:
+        """What is known of a node before linear bounds of it."""
+        return self.network.interval(node)
 
     def _forms(self) -> Forms | None:
         """Affine forms, where the network is large and one row is bounded for what its parameters

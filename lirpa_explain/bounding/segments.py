@@ -69,9 +69,7 @@ def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts:
 
 def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tuple[Tensor, ...],
                method: str) -> Box:
-    """Bounds of the gradient over regions: over their balls, and over the boxes of those where it
-    says more.
-    """
+    """Bounds of the gradient over regions, by their balls, and by their boxes where that helps."""
     def bounds(center: Tensor, balls: list[PerturbationLpNorm], rest: tuple[Any, ...]) -> Box:
         return Box(*engine((*module.split(center), *rest), tuple(balls), method))
 
@@ -96,10 +94,9 @@ def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tup
 def _hulls(box: Box, sample: Tensor, count: int) -> Box:
     """The hull of the boxes (B, D) of each sample's branches: (V, D) each."""
     where = sample[:, None].expand_as(box[0])
-    lower = box[0].new_full((count, box[0].shape[1]),
-                            torch.inf).scatter_reduce(0, where, box[0], "amin")
-    upper = box[1].new_full((count, box[1].shape[1]),
-                            -torch.inf).scatter_reduce(0, where, box[1], "amax")
+    shape = count, box[0].shape[1]
+    lower = box[0].new_full(shape, torch.inf).scatter_reduce(0, where, box[0], "amin")
+    upper = box[1].new_full(shape, -torch.inf).scatter_reduce(0, where, box[1], "amax")
     return Box(lower, upper)
 
 

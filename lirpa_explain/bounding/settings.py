@@ -29,6 +29,9 @@ class Bounding:
         rounding: a key of `rounding.GUARANTEES`.
         slack: from 0 to below 1: the share of a layer's relaxation gaps that neurons may have
             together which are left at interval or other cheap bounds.
+        optimize_share: from 0 to 1: the share of the open kinks, those that matter most to the
+            result, which are bounded by chosen planes after a pass of CROWN; 0: as the method has
+            it.
 
     Raises:
         ValueError: a setting is none of its kind.
@@ -48,6 +51,7 @@ class Bounding:
     differentiable: bool = False
     rounding: str = "default"
     slack: float = 0.0
+    optimize_share: float = 0.0
 
     def __post_init__(self) -> None:
         check_method(self.method)
@@ -63,11 +67,17 @@ class Bounding:
         if (isinstance(self.lr, bool) or not isinstance(self.lr, int | float)
                 or not 0 < self.lr <= 1):
             raise ValueError(f"lr must be a number above 0 and at most 1; given: {self.lr!r}.")
-
         if (isinstance(self.slack, bool) or not isinstance(self.slack, int | float)
                 or not 0 <= self.slack < 1):
             raise ValueError("slack must be a number of at least 0 and below 1; given: "
                              f"{self.slack!r}.")
+        share = self.optimize_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"optimize_share must be a number from 0 to 1; given: {share!r}.")
+        if share and not self.row.is_linear_throughout:
+            able = [name for name, row in METHODS.items() if row.is_linear_throughout]
+            raise ValueError("optimize_share is of methods that bound everything linearly, which "
+                             f"are {', '.join(able)}; given: {self.method!r}.")
 
     @property
     def row(self) -> Method:
@@ -91,7 +101,11 @@ class Bounding:
 
 
 def check_method(method: Any) -> None:
-    """Refuse what is no method."""
+    """Refuse what is no method.
+
+    Raises:
+        ValueError: It is none of `METHODS`.
+    """
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}. "
                          "(Quadratures of IntegratedGradients are "

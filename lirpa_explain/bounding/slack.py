@@ -1,5 +1,4 @@
-"""Which neurons need no tighter bounds: those whose relaxations make little of a layer's gap with
-the bounds they have.
+"""Which neurons need no tighter bounds: their relaxations make little of a layer's gap.
 
 What linear bounds of a neuron can gain is at most the gap of its relaxation: how far the planes
 above and below are apart. Neurons that make up a given share of a layer's gaps together are left as
@@ -22,8 +21,7 @@ from .network import Readers
 
 def negligible(node: Bound, box: Box, readers: Readers, current: Callable[[Bound], Box],
                share: float) -> Tensor:
-    """Entries of a node, in this box, that have no more than a share of the gaps of each reader
-    together.
+    """Entries of a node that together have no more than a share of each reader's gaps.
 
     Args:
         node: the node.

@@ -28,8 +28,7 @@ class Substitutions(PerturbationLpNorm):
 
 def substitutions(layer: Callable[[Tensor], Tensor], ids: Tensor,
                   table: Mapping[int, Iterable[int]]) -> Substitutions:
-    """What a layer returns if tokens are replaced by synonyms, any number of them at once, as a
-    perturbation.
+    """What a layer returns if any number of tokens are replaced by synonyms: a perturbation.
 
     [min_s a(s), max_s a(s)], entry by entry, over the token s = t itself and the substitutes s in
     table[t]: a box that contains the layer's output at every choice of substitutes for all tokens
@@ -95,8 +94,9 @@ def _check_alone(layer: Callable[[Tensor], Tensor], ids: Tensor, others: Tensor,
     for stays in (is_even, ~is_even):
         with torch.no_grad():
             moved = plain(layer(torch.where(stays, ids, others)))
-        if (first.shape[: ids.ndim] != ids.shape
-                or not torch.allclose(moved[stays], first[stays], tolerance, tolerance)):
+        is_by_token = first.shape[: ids.ndim] == ids.shape and torch.allclose(
+            moved[stays], first[stays], tolerance, tolerance)
+        if not is_by_token:
             raise ValueError("The layer's values at a token must depend on that token alone, one "
                              "row (N, T, *E) each; here they change with the tokens beside it. "
                              "Give the embedding itself.")

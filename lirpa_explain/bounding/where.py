@@ -78,14 +78,13 @@ class Where:
         return tuple(None if ball is None else ball.rows(index) for ball in self.balls)
 
     def resized(self, xs: tuple[Tensor, ...], radii: Tensor) -> "Where":
-        """The same set with balls of other radii, (N,), around the inputs, each (N, *S); of a
-        table, multiples of its.
+        """The same set with balls of radii (N,) around inputs (N, *S); of a table, multiples of it.
 
         Raises:
             ValueError: the balls have no radius to vary.
         """
-        given = self.perturbation if isinstance(self.perturbation,
-                                                tuple) else (self.perturbation,) * len(xs)
+        given = self.perturbation
+        given = given if isinstance(given, tuple) else (given,) * len(xs)
         tables = [p for p in given if isinstance(p, TableBox)]
         if tables and len(tables) == sum(p is not None for p in given):
             moved = tuple(p.resized(radii) if isinstance(p, TableBox) else None for p in given)

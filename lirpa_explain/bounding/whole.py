@@ -59,8 +59,7 @@ def total(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 class AttributionModule(nn.Module):
-    """An attribution, as a module from the inputs to it: points of a path, weights, multiplier,
-    target and all.
+    """A whole attribution as a module of its inputs: path, weights, multiplier and target.
 
     `module(x)` is `attribution.attribute(x, **attribute_kwargs)`, flat: (N, D). It is an ordinary
     module of bound operators, so `auto_LiRPA.BoundedModule(module, x)` bounds it, for sets, linear
@@ -123,9 +122,7 @@ class AttributionModule(nn.Module):
             self._keep(PlanRows(plan, self.row, xs, (None,) * len(xs)))
 
     def _keep(self, rows: PlanRows) -> None:
-        """Hold what rows are given beside the inputs: one buffer for each sample, step and input of
-        a row.
-        """
+        """Store what rows get beside the inputs: a buffer per sample, step and further input."""
         count, samples = len(self.example[0]), self.plan.samples
         self.weights = rows.weights.tolist()
         every = torch.arange(count, device=self.example[0].device)
@@ -137,15 +134,13 @@ class AttributionModule(nn.Module):
         if self.plan.combination is not None:
             self._keep_combination(self.plan.combination)
         if self.plan.multiply:
-            added = rows.multiplier()[1] - torch.cat([x.flatten(1) for x in self.example],
-                                                     1).repeat_interleave(samples, 0)
+            flat = torch.cat([x.flatten(1) for x in self.example], 1)
+            added = rows.multiplier()[1] - flat.repeat_interleave(samples, 0)
             for j in range(samples):
                 self.register_buffer(f"added_{j}", added[j::samples].clone())
 
     def _keep_combination(self, of: Combination) -> None:
-        """Hold the weight of each output in each entry: (J, D) if all examples have the same, else
-        J of (N, D).
-        """
+        """Store each output's weight in each entry: (J, D) if examples agree, else J of (N, D)."""
         count = max(len(of.weights), len(of.index))
         index = of.index.expand(count, -1)[..., None].expand(-1, -1, of.weights.shape[2])
         weights = of.weights.expand(count, -1, -1).gather(1, index).to(self.example[0])

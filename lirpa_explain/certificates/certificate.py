@@ -1,6 +1,4 @@
-"""The result of certifying an explanation: its bounds, where they hold, and what follows from
-them.
-"""
+"""The result of certifying an explanation: its bounds, where they hold, what follows from them."""
 
 from __future__ import annotations
 
@@ -100,7 +98,7 @@ class Certificate(Refinable, Questions):
           method        CROWN, float32, 0.25 s
           perturbation  every x' with |x' - x|_inf <= 0.01
           shape         (1, 3)
-          mean width    0.8333
+          mean width    0.8333, of attributions of mean size 1.167
           signs         66.7% of the entries that are not 0 certified
         >>> cert.width
         tensor([[1.0000, 0.5000, 1.0000]])
@@ -195,8 +193,7 @@ class Certificate(Refinable, Questions):
         return tensors(self.nominal)[0].device
 
     def sandwich(self, metric: str = "max_change", **options: Any) -> Sandwich:
-        """Set beside a certified number the strongest change that an attack finds; see
-        `lirpa_explain.sandwich`.
+        """Set the strongest change an attack finds beside a number; see `lirpa_explain.sandwich`.
 
         Args:
             metric: A key of `lirpa_explain.SANDWICHES`, or "width".
@@ -217,8 +214,7 @@ class Certificate(Refinable, Questions):
         return self.attacker(self, metric, **named_masks(options, self.features, self.nominal))
 
     def radius(self, holds: Property, *, high: float, steps: int = 10) -> Radius:
-        """Find the largest radius at which a property is certified, by bisection; see
-        `lirpa_explain.radius`.
+        """Find the largest radius with a certified property; see `lirpa_explain.radius`.
 
         All else is as in the call that made this certificate: norm, clip, method, keywords, random
         draws.
@@ -289,10 +285,13 @@ class Certificate(Refinable, Questions):
 
     def __repr__(self) -> str:
         lower, upper = flatten(self.lower).detach(), flatten(self.upper).detach()
-        mean_width = (upper - lower).float().mean().item()
-        return (f"Certificate of {self.attribution}{self.meaning.title}\n  method        "
-                f"{self.method}, {self.dtype}{', rounded outward' * (self.rounding == 'outward')}, "
-                f"{self.elapsed_s:.3g} s\n  perturbation  {self.perturbation}\n  shape         "
-                f"{describe(self.nominal)}\n  mean width    {mean_width:.4g}\n  "
-                f"{self.meaning.certain(lower, upper, flatten(self.nominal))}")
+        nominal = flatten(self.nominal)
+        width, size = (upper - lower).float().mean().item(), nominal.float().abs().mean().item()
+        outward = ", rounded outward" if self.rounding == "outward" else ""
+        return (f"Certificate of {self.attribution}{self.meaning.title}\n"
+                f"  method        {self.method}, {self.dtype}{outward}, {self.elapsed_s:.3g} s\n"
+                f"  perturbation  {self.perturbation}\n"
+                f"  shape         {describe(self.nominal)}\n"
+                f"  mean width    {width:.4g}, of attributions of mean size {size:.4g}\n"
+                f"  {self.meaning.certain(lower, upper, nominal)}")
 

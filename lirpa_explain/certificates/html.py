@@ -65,8 +65,8 @@ def _table(certificate: Certificate) -> str:
         flatten(side).detach().double().cpu() for side in (part.lower, part.nominal, part.upper)
     )
     threshold = certificate.meaning.threshold
-    certain, names = (signs(lower - threshold, upper - threshold),
-                      labels(part.features, part.nominal))
+    certain = signs(lower - threshold, upper - threshold)
+    names = labels(part.features, part.nominal)
     largest = nominal.abs().argsort(dim=1, descending=True, stable=True)[:, :ENTRIES].tolist()
     rows = [
         [

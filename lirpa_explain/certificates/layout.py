@@ -29,8 +29,7 @@ def count(value: Attributions) -> int:
 
 
 def rows(value: Any, index: Tensor) -> Any:
-    """Some examples of a tensor, or of each tensor in a tuple or dictionary; anything else as it
-    is.
+    """Some examples of a tensor, or of those in a tuple or dictionary; others as they are.
 
     Example:
         >>> rows((torch.arange(3), None), torch.tensor([2, 0]))
@@ -40,13 +39,13 @@ def rows(value: Any, index: Tensor) -> Any:
         return value[index]
     if isinstance(value, tuple):
         return tuple(rows(part, index) for part in value)
-    return ({name: rows(part, index) for name, part in value.items()}
-            if isinstance(value, dict) else value)
+    if isinstance(value, dict):
+        return {name: rows(part, index) for name, part in value.items()}
+    return value
 
 
 def joined(values: Sequence[Any]) -> Any:
-    """The examples of all, one after the other: of tensors, or tuples or dictionaries of them; else
-    the first.
+    """The examples of all tensors (or tuples or dictionaries of them) in turn; else the first.
 
     Example:
         >>> joined([(torch.arange(2), None), (torch.arange(1), None)])

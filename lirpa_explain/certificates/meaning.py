@@ -1,6 +1,4 @@
-"""What the bounds of a certificate are bounds of: the attribution itself, or something that it
-stands for.
-"""
+"""What a certificate's bounds are bounds of: the attribution, or what it stands for."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ class Meaning:
     below: str = "negative"
 
     def certain(self, lower: Tensor, upper: Tensor, nominal: Tensor) -> str:
-        """Return how many entries are certainly on a side, for the line of a certificate: of bounds
-        (N, D).
-        """
+        """Return how many entries certainly stay on a side, as words, from bounds (N, D)."""
         above, below = lower > self.threshold, upper < self.threshold
         if self.threshold == 0:
             nonzero = nominal != 0
@@ -60,9 +56,7 @@ class Meaning:
 
 
 def fact(name: str, words: str) -> Any:
-    """Return a property of certificates: what its meaning knows under a name; None in another
-    sense.
-    """
+    """Return a property of certificates that reads a fact of their meaning, or None."""
     return property(lambda certificate: certificate.meaning.facts.get(name), doc=words)
 
 

@@ -26,9 +26,7 @@ _RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 
 
 class Questions:
-    """Signs, ranks, sums, distances and metrics of every attribution between `lower` and
-    `upper`.
-    """
+    """Questions to bounds: signs, ranks, sums, distances and metrics of what lies between them."""
 
     lower: Attributions
     upper: Attributions
@@ -183,8 +181,7 @@ class Questions:
         return refinement.propagated(bound, name, box, nominal, value, settings)
 
     def rank_interval(self, absolute: bool = True) -> tuple[Attributions, Attributions]:
-        """Return the ranks that each feature can have, the largest having rank 1; exact for the
-        box.
+        """Return the ranks that each feature can have, 1 for the largest; exact for the box.
 
         Args:
             absolute: Whether to rank by |attribution| or by the signed attribution.

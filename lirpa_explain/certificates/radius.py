@@ -1,6 +1,4 @@
-"""Bisection on the radius of a ball, between a certificate that has a property and one that has
-not.
-"""
+"""Bisection on a ball's radius, between a certificate with a property and one without it."""
 
 from __future__ import annotations
 

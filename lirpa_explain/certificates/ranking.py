@@ -13,8 +13,7 @@ from torch import Tensor
 
 
 def certain_top_k(lower: Tensor, upper: Tensor, k: int) -> Tensor:
-    """Return which features are among the k largest at every point of the box, however ties are
-    broken.
+    """Return which features are among the k largest at every point, however ties are broken.
 
     Feature i is certain when fewer than k other features j have upper_j >= lower_i.
 
@@ -39,8 +38,7 @@ def certain_top_k(lower: Tensor, upper: Tensor, k: int) -> Tensor:
 
 
 def top_k_overlap(lower: Tensor, upper: Tensor, nominal: Tensor, k: int) -> Tensor:
-    """Return how many of the nominal's k largest features stay among the k largest in the worst
-    case.
+    """Return how many of the nominal's top k features stay in the top k in the worst case.
 
     With T the nominal's top k (where it ties, torch.topk's choice): the minimum of
     |top k of a, intersected with T| over all points a of the box and all ways of breaking ties.

@@ -17,8 +17,7 @@ OF_EXAMPLES = ("certified", "found", "worst_inputs", "low", "high", "worst_param
 
 @dataclass(frozen=True, eq=False)
 class Sandwich:
-    """The worst case of a metric, from both sides: found <= worst case <= certified, for each
-    example.
+    """A metric's worst case from both sides: found <= worst case <= certified, per example.
 
     Args:
         metric: its name.
@@ -64,9 +63,7 @@ class Sandwich:
 
     @property
     def ratio(self) -> Tensor:
-        """Certified / found, at least 1 up to rounding; 1 where both are 0, infinite where only
-        `found` is: (N,).
-        """
+        """Certified / found, (N,): 1 where both are 0, infinite where only `found` is."""
         return torch.where(self.certified == self.found, torch.ones_like(self.found),
                            self.certified / self.found)
 

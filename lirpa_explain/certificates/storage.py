@@ -1,6 +1,4 @@
-"""How certificates are written to disk: a numpy .npz archive of arrays, and a header of words,
-without pickles.
-"""
+"""How certificates are stored: a numpy .npz archive with a header of words, without pickles."""
 
 from __future__ import annotations
 
@@ -94,9 +92,7 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header and the arrays of a saved certificate, or raise a ValueError if it is
-    none.
-    """
+    """Return header and arrays of a saved certificate; ValueError if the file is not one."""
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)

@@ -1,3 +1,1 @@
-"""From a call to a certificate: what is certified, by which traces, how it is proven, and how that
-is checked.
-"""
+"""From a call to a certificate: what is certified, by which traces, how proven and checked."""

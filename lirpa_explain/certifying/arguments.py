@@ -16,7 +16,11 @@ from ..tensors import check_kind
 
 def split_method(method: Any, quadrature: str | None,
                  kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """`method` names bounds here and a quadrature in Captum; the names do not overlap."""
+    """`method` names bounds here and a quadrature in Captum; the names do not overlap.
+
+    Raises:
+        ValueError: Two quadratures were given.
+    """
     if isinstance(method, str) and method in SUPPORTED_METHODS:
         if quadrature is not None:
             raise ValueError(f"Two quadratures were given: method={method!r} and "
@@ -26,7 +30,11 @@ def split_method(method: Any, quadrature: str | None,
 
 
 def check_seam(attribution: Any) -> None:
-    """A replaced `gradient_func` would make the attribution a sum of something else."""
+    """A replaced `gradient_func` would make the attribution a sum of something else.
+
+    Raises:
+        UnsupportedAttribution: It has a `gradient_func` of its own.
+    """
     inner = getattr(attribution, "attribution_method", attribution)
     attributions.lookup(inner)
     if getattr(inner, "gradient_func", compute_gradients) is not compute_gradients:
@@ -35,8 +43,10 @@ def check_seam(attribution: Any) -> None:
 
 
 def check_parameters(parameters: Parameters | None, plan: attributions.Plan) -> None:
-    """Refuse parameters that move where something is read from the model outside of what is
-    bounded.
+    """Refuse moving parameters where something is read from the model apart from its bounds.
+
+    Raises:
+        UnsupportedAttribution: A boundary attribution, whose boundary points would move with them.
     """
     if parameters is not None and plan.nearest is not None:
         raise UnsupportedAttribution("A boundary attribution cannot be certified under changes of "
@@ -51,6 +61,11 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
         spec: one tensor for each part of the attribution, in a tuple if there are several: (K, *S),
             or (N, K, *S) for functions that differ from example to example.
         xs: the attribution's parts, each (N, *S).
+
+    Raises:
+        TypeError: Not one tensor for each part of the attribution.
+        ValueError: Another shape, values that are not finite, or not equally many functions for
+            each part.
     """
     parts = spec if isinstance(spec, tuple) else (spec,)
     if len(parts) != len(xs) or not all(isinstance(part, Tensor) for part in parts):
@@ -76,7 +91,11 @@ def check_spec(spec: Any, xs: tuple[Tensor, ...]) -> Tensor:
 
 
 def check_rounded(module: GradientModule) -> None:
-    """Refuse a module whose roundings have no bound."""
+    """Refuse a module whose roundings have no bound.
+
+    Raises:
+        ValueError: The module contains DeepLift's slopes, or a GPU computes its products in TF32.
+    """
     if any(step.operator in ("secant_gradient", "reference_gradient") for step in module.steps):
         raise ValueError("rounding='outward' does not bound DeepLift: where an activation hardly "
                          "differs from its reference, the quotient of both differences is all "

@@ -59,6 +59,7 @@ class Certifier:
         slack: a number from 0 to below 1. Neurons that make up at most this share of a layer's
             relaxation gaps together keep interval or other cheap bounds: faster, and a little
             wider; bounds hold all the same.
+        optimize_share: a number from 0 to 1, see `certify`.
         **attribute_kwargs: keywords of `attribution.attribute`, the defaults of `certify`.
 
     Raises:
@@ -81,12 +82,12 @@ class Certifier:
         method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
         progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
         rounding: str = "default", perturb: str | None = None, features: Any = None,
-        slack: float = 0.0, **attribute_kwargs: Any) -> None:
+        slack: float = 0.0, optimize_share: float = 0.0, **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
         check_known(attribution, attribute_kwargs, Certifier, Certifier.certify)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
         self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress,
-                                 differentiable, rounding, slack)
+                                 differentiable, rounding, slack, optimize_share)
         check_seam(attribution)
         self.attribution = attribution
         self.attribute_kwargs = attribute_kwargs
@@ -117,8 +118,7 @@ class Certifier:
                 sense: Sense | None = None, parameters: Any = None, rounding: str | None = None,
                 perturb: str | None = None, fixed: Any = None, features: Any = None,
                 **attribute_kwargs: Any) -> Certificate:
-        """Bound the attribution over every allowed perturbation of these inputs, and of the model's
-        parameters.
+        """Bound the attribution over every allowed change of the inputs and the parameters.
 
         Args:
             inputs: as for `lirpa_explain.certify`, and so all others.
@@ -231,9 +231,7 @@ class Certifier:
 
     def _at_radii(self, request: Request, bounding: Bounding, sense: Sense, spec: Any,
                   radii: Tensor) -> Certificate:
-        """The certificate of a request at radii (N,), with the random draws that were made for
-        it.
-        """
+        """The certificate at radii (N,), with the random draws that the request has made."""
         attributions.refuse_mixed(request.attribution, "radius")
         resized = dataclasses.replace(request, where=request.where.resized(request.xs, radii))
         with request.replayed():
@@ -335,9 +333,7 @@ class Certifier:
 
     def _settings(self, method: str | None, quadrature: str | None, given: dict[str, Any],
                   rounding: str | None = None) -> tuple[Bounding, dict[str, Any]]:
-        """How to bound, and the keywords of `attribution.attribute`, those given before those of
-        the certifier.
-        """
+        """How to bound, and the keywords of `attribute`; arguments win over the certifier's own."""
         method, keywords = split_method(self.bounding.method if method is None else method,
                                         quadrature, {**self.attribute_kwargs, **given})
         check_keywords(keywords)

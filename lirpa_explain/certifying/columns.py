@@ -56,7 +56,11 @@ def given_tensors(
 
 
 def check_columns(columns: tuple[Names | None, ...], xs: tuple[Tensor, ...]) -> None:
-    """Refuse names that are not one for each feature of their input."""
+    """Refuse names that are not one for each feature of their input.
+
+    Raises:
+        ValueError: There are more or fewer names than features.
+    """
     for i, (names, x) in enumerate(zip(columns, xs, strict=True)):
         count = math.prod(x.shape[1:])
         if names is not None and len(names) != count:
@@ -73,13 +77,11 @@ def entry_names(
     xs: tuple[Tensor, ...],
     parts: tuple[Tensor, ...],
 ) -> Names | None:
-    """Names of the entries of an attribution that has one for each feature of the inputs; or
-    None.
-    """
+    """Names of the entries of an attribution with one entry per feature of the inputs, or None."""
     inner = getattr(attribution, "attribution_method", attribution)
     is_alike = [p.shape for p in parts] == [x.shape for x in xs]
-    if (isinstance(inner, LayerAttribution) or not is_alike
-            or all(names is None for names in columns)):
+    is_named = any(names is not None for names in columns)
+    if isinstance(inner, LayerAttribution) or not is_alike or not is_named:
         return None
     if len(xs) == 1:
         return columns[0]

@@ -77,8 +77,8 @@ class MetricCondition:
 
 def is_condition(what: Any) -> bool:
     """Whether something is a condition's text, alone or with settings."""
-    text = (what[0]
-            if isinstance(what, tuple) and len(what) == 2 and isinstance(what[1], dict) else what)
+    has_settings = isinstance(what, tuple) and len(what) == 2 and isinstance(what[1], dict)
+    text = what[0] if has_settings else what
     return isinstance(text, str) and any(sign in text for sign in SIDES)
 
 

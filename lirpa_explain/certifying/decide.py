@@ -32,8 +32,10 @@ def draws(prover: Prover, example: int) -> Tensor:
 def decided_condition(prover: Prover, certificate: Certificate, problem: Problem,
                       meets: MetricCondition, box: Box,
                       error: Tensor, limits: Limits, progress: bool) -> Certificate:
-    """The certificate with what is known of a condition: `decided`, `domains` and `seconds`, (N, 1)
-    each.
+    """The certificate with a condition's `decided`, `lower_rows` and costs, (N, 1) each.
+
+    Raises:
+        UnsupportedAttribution: The attribution is a sum over a path or over samples.
     """
     if problem.plan.steps * problem.plan.samples > 1:
         raise UnsupportedAttribution("A condition on an attribution that is a sum over a path or "

@@ -1,5 +1,4 @@
-"""The one exit: bounds leave the package through here, held against what was computed at points of
-the set.
+"""The one exit: bounds leave the package here, checked by what was computed in their set.
 
 A contradiction between a bound and a value, or between two ways to compute one, is never widened
 away: it is looked into, as roundings, and what they do not explain raises `SoundnessError`. No
@@ -37,9 +36,7 @@ def issued(composed: Composed, nominal: Tensor,
 
 
 def issued_outward(composed: Composed, nominal: Tensor, around: Callable[[float], Composed]) -> Box:
-    """Bounds of what is computed in floating point, which hold the value to the last digit; else as
-    `issued`.
-    """
+    """Issue bounds that hold in floating point and contain the value exactly; else as `issued`."""
     check_value(composed, nominal, around)
     check_within(composed.box, nominal)
     return composed.box
@@ -47,17 +44,14 @@ def issued_outward(composed: Composed, nominal: Tensor, around: Callable[[float]
 
 def issued_estimates(composed: Composed, nominal: Tensor,
                      around: Callable[[float], Composed]) -> Box:
-    """Bounds of what samples estimate, whose mean is Captum's value; else as `issued`, and not
-    moved outward.
-    """
+    """Issue bounds of an estimate whose mean is Captum's value; else as `issued`, not moved out."""
     check_value(composed, nominal, around)
     return _enclose(composed.box, nominal)
 
 
 def issued_numbers(box: Box, value: Tensor, terms: Tensor, what: str,
                    nominal: Tensor | None = None) -> Box:
-    """Bounds of numbers of any kind, such as margins, linear functions or distances, that may
-    leave.
+    """Issue bounds of numbers of any kind, such as margins, linear functions or distances.
 
     Args:
         box: the bounds.
@@ -77,8 +71,10 @@ def issued_numbers(box: Box, value: Tensor, terms: Tensor, what: str,
 
 
 def check_numbers(box: Box, value: Tensor, terms: Tensor, what: str) -> None:
-    """Raise SoundnessError where numbers lie outside of their bounds by more than roundings; see
-    `issued_numbers`.
+    """Refuse numbers that leave their bounds by more than roundings explain.
+
+    Raises:
+        SoundnessError: A number is further outside of its bounds than roundings explain.
     """
     outside = box.outside(value)
     tolerance = TOLERANCE[value.dtype] * terms
@@ -90,11 +86,13 @@ def check_numbers(box: Box, value: Tensor, terms: Tensor, what: str) -> None:
 
 
 def check_holds(holds: Tensor, words: str) -> None:
-    """Raise SoundnessError, with these words, unless something that a proof implies holds
-    everywhere.
+    """Refuse, with these words, what contradicts a proof: what it implies must hold everywhere.
+
+    Raises:
+        SoundnessError: It does not hold.
     """
     if not bool(holds.all()):
-        raise contradicted(f"{words} This is a defect: please report the model and the input.")
+        raise SoundnessError(f"{words} This is a defect: please report the model and the input.")
 
 
 def contradicted(words: str) -> SoundnessError:
@@ -146,8 +144,7 @@ def check_value(composed: Composed, nominal: Tensor, around: Callable[[float], C
 
 
 def check_within(box: Box, value: Tensor) -> None:
-    """Bounds of what is computed in floating point must contain what was computed, to the last
-    digit.
+    """Bounds of what floating point computes must contain what it computed, to the last digit.
 
     Raises:
         SoundnessError: they do not.
@@ -162,25 +159,19 @@ def check_within(box: Box, value: Tensor) -> None:
 
 
 def around(xs: tuple[Tensor, ...], radius: float) -> tuple[Ball | None, ...]:
-    """Balls around the inputs, of a radius relative to their largest entry, or to 1 if that is
-    smaller.
-    """
+    """Balls around the inputs, of a radius relative to max(1, largest entry of all inputs)."""
     return make_balls(xs, eps=tuple(radius * x.detach().abs().max().clamp(min=1) for x in xs))
 
 
 def end_error(composed: Composed) -> Tensor:
-    """By how much bounds are moved outward in the end: what roundings move the value by, and their
-    own last ones.
-    """
+    """How far bounds are moved outward at last: the value's roundings and the bounds' own."""
     size = composed.box.size.detach().nan_to_num(posinf=0)
     error = composed.error if composed.margin is None else composed.margin
     return error.nan_to_num(posinf=0) + LAST * unit(size.dtype) * size
 
 
 def _enclose(box: Box, nominal: Tensor) -> Box:
-    """Bounds that contain a value that was compared with them, exactly; their derivatives are as
-    before.
-    """
+    """Bounds widened to contain the value they were compared with; derivatives unchanged."""
     lower, upper = box
     return Box(torch.where(lower > nominal, nominal + (lower - lower.detach()), lower),
                torch.where(upper < nominal, nominal + (upper - upper.detach()), upper))

@@ -39,7 +39,12 @@ class Nominal:
 
 def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...],
               kwargs: dict[str, Any]) -> Nominal:
-    """Captum's own attributions, and its convergence delta if the caller asked for it."""
+    """Captum's own attributions, and its convergence delta if the caller asked for it.
+
+    Raises:
+        UnsupportedAttribution: The result does not have a row for each example.
+        ValueError: Captum rejects the arguments, or its result is not finite.
+    """
     # models write into inputs
     given = tuple(x.detach().clone().requires_grad_(x.is_floating_point()) for x in xs)
     name = type(attribution).__name__
@@ -81,9 +86,7 @@ def _by_example(delta: Tensor, count: int, kwargs: dict[str, Any]) -> Tensor:
 
 def completeness(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...],
                  kwargs: dict[str, Any], parts: tuple[Tensor, ...]) -> Tensor | None:
-    """Captum's convergence delta of attributions, sum_i a_i - (f(x) - f(b)), (N,); None where
-    Captum defines none.
-    """
+    """Captum's convergence delta sum_i a_i - (f(x) - f(b)), (N,); None where it has none."""
     if not isinstance(attribution, IntegratedGradients) or not attribution.multiplies_by_inputs:
         return None
     with torch.no_grad():

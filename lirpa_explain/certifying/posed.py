@@ -1,6 +1,4 @@
-"""What a call is about: an attribution as a function of what is perturbed, its inputs or its
-layer's output.
-"""
+"""What a call is about: an attribution as a function of its inputs or of a layer's output."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +61,7 @@ class Posed:
         return () if self.original is None else self.original.xs
 
     def names_of(self, columns: tuple[Names | None, ...]) -> tuple[Names | None, ...]:
-        """The names of the features of what is perturbed, given those of the inputs: a layer's have
-        none.
-        """
+        """Names of the perturbed features, given the inputs' names: a layer's have none."""
         return columns if self.original is None else (None,) * len(self.call.xs)
 
     @property
@@ -113,6 +109,9 @@ class Poser:
             perturb: as for the class, and before what it was made with.
             as_input: whether an attribution of a layer's output shall be one to inputs, if there is
                 such a one.
+
+        Raises:
+            UnsupportedAttribution: The layer's output does not have a row for each example.
         """
         check_perturb(perturb)
         perturb = self.perturb if perturb is None else perturb
@@ -155,7 +154,11 @@ class Poser:
 
 
 def check_perturb(perturb: Any) -> None:
-    """Refuse what cannot be perturbed."""
+    """Refuse what cannot be perturbed.
+
+    Raises:
+        ValueError: It is none of `PERTURB`.
+    """
     if perturb is not None and perturb not in PERTURB:
         raise ValueError(f"perturb must be one of {', '.join(PERTURB)}; given: {perturb!r}.")
 

@@ -13,8 +13,7 @@ from ..version import AUTO_LIRPA_VERSION, __version__
 
 def describe(where: Where, place: str, words: str,
              columns: tuple[Sequence[str] | None, ...] = ()) -> str:
-    """The set that a certificate speaks of: each input's ball, where it lies, the parameters', what
-    its sense adds.
+    """The set of a certificate in words: balls, where they lie, parameters, what the sense adds.
 
     Args:
         where: the set.
@@ -23,8 +22,8 @@ def describe(where: Where, place: str, words: str,
         columns: for each input, the names of its features; None where they have none.
     """
     balls = [_of_ball(*pair) for pair in itertools.zip_longest(where.balls, columns)]
-    text = (balls[0] if len(set(balls)) == 1
-            else "; ".join(f"input {i}: {ball}" for i, ball in enumerate(balls)))
+    numbered = "; ".join(f"input {i}: {ball}" for i, ball in enumerate(balls))
+    text = balls[0] if len(set(balls)) == 1 else numbered
     parts = ["inputs held fixed" if set(balls) == {"held fixed"} else text]
     parts += [place] if place else []
     parts += [where.parameters.words] if where.parameters is not None else []

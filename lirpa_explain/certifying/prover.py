@@ -1,6 +1,4 @@
-"""Bounds of one request, checked: what a certificate claims is held against what Captum
-computes.
-"""
+"""Bounds of one request, checked: a certificate's claims against what Captum computes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -40,8 +38,7 @@ from .senses import Proven
 from .traces import Trace, Traces
 
 UNCHECKED, ONCE_CHECKED = 3, 1
-"""Other inputs of the balls at which a trace is compared with the attribution: when it is new, and
-afterwards."""
+"""Other inputs at which a trace is compared with the attribution: when new, and afterwards."""
 
 T = TypeVar("T")
 Balls = tuple[Ball | None, ...]
@@ -98,9 +95,7 @@ class Prover:
         return self._unless_outgrown(plan, checked)
 
     def functions(self, proven: Proven, functions: Tensor, examples: Tensor | None = None) -> Box:
-        """Bounds of linear functions (N, K, D) of what is proven, each (N, K); or of some examples
-        (B,).
-        """
+        """Bounds (N, K) of linear functions (N, K, D) of what is proven; or of examples (B,)."""
         bounding, proven = self.bounding, proven.of(examples)
         with torch.inference_mode(False), torch.set_grad_enabled(bounding.differentiable):
             functions = functions.to(proven.traced)
@@ -119,9 +114,7 @@ class Prover:
 
     def _propagated(self, proven: Proven, functions: Tensor, value: Tensor, sizes: Tensor,
                     examples: Tensor | None) -> Box:
-        """Bounds of linear functions by propagation, through a trace that is compared with that of
-        the attribution.
-        """
+        """Bounds of linear functions by propagation, their trace checked by the attribution."""
         request, plan, bounding = self.request, proven.plan, self.bounding
         module, engine, rows = self.traced(plan, bounding.method, explained=True)
         engine = engine.over(request.parameters, bounding.rounded)
@@ -138,9 +131,7 @@ class Prover:
     def compose(self, plan: Plan, balls: Balls, method: str, parameters: Parameters | None = None,
                 points: Points | None = None, rounded: bool = False,
                 evaluate: bool = True) -> Composed:
-        """Bounds of a plan over balls, and its value; at points in place of the inputs, if they are
-        given.
-        """
+        """Bounds of a plan over balls, and its value: at the inputs, or at `points` if given."""
         module, engine, rows = self.traced(plan, method)
         if rounded:
             check_rounded(module)
@@ -148,9 +139,7 @@ class Prover:
                        balls, method, rows, self.bounding.progress, rounded, evaluate)
 
     def _reach(self, plan: Plan, radius: float, points: Points | None = None) -> Composed:
-        """All that roundings may make of an attribution on balls of a radius around the inputs, or
-        around points.
-        """
+        """What roundings may make of an attribution: its bounds on balls of a tiny `radius`."""
         module, _, rows = self.traced(plan, "IBP")
         xs = points or self.request.xs
         return compose(plan, module, Reach(module), xs, around(xs, radius), "IBP", rows,
@@ -158,9 +147,7 @@ class Prover:
 
     def traced(self, plan: Plan, method: str,
                explained: bool = False) -> tuple[GradientModule, Engine, int]:
-        """The module that computes a row of a plan, its bounds, and how many rows these take at
-        once.
-        """
+        """The module that computes a plan's row, its engine, and how many rows it takes at once."""
         trace, _ = self._trace(plan, explained)
         return trace.module, trace.engine, trace.engine.rows_at_once(self.bounding.rows, method)
 
@@ -170,9 +157,7 @@ class Prover:
         return self.traces.of(request.attribution, plan, request.xs, request.keywords, explained)
 
     def _unless_outgrown(self, plan: Plan, prove: Callable[[], T]) -> T:
-        """What `prove` returns; should a trace from an earlier call contradict Captum, by a new
-        one.
-        """
+        """Call `prove`; if a kept trace contradicts Captum, once more with a new trace."""
         is_new = self._trace(plan)[1]
         try:
             proven = prove()
@@ -186,9 +171,7 @@ class Prover:
 
     def _checked(self, plan: Plan, bounded: Plan, nominal: Tensor,
                  bounds: Callable[[], Composed] | None) -> Proven:
-        """Bounds of `bounded`, compared with Captum's value, or with their own where they are of
-        something else.
-        """
+        """Bounds of `bounded`, checked with Captum's value if it is `plan`, else with its own."""
         rounded, request = self.bounding.rounded, self.request
         composed = bounds() if bounds is not None else self.compose(
             bounded, request.balls, self.bounding.method, request.parameters, rounded=rounded)
@@ -208,8 +191,7 @@ class Prover:
     @torch.no_grad()
     def _check_elsewhere(self, plan: Plan, bounded: Plan, box: Box | None,
                          error: Tensor | None) -> None:
-        """The attribution at other inputs of the balls must be the trace's there, and within the
-        bounds.
+        """The attribution at other inputs must be the trace's there, and within the bounds.
 
         Where the model reads values out of tensors, or Captum's hooks do something else than the
         formula, both may agree at the inputs themselves and nowhere else. The same goes for a value
@@ -260,9 +242,7 @@ class Prover:
 
     def _agrees(self, plan: Plan, points: Points, nominal: Tensor, box: Box | None,
                 error: Tensor) -> bool:
-        """Whether Captum's value at points is the trace's, up to an error, and lies within the
-        bounds.
-        """
+        """Whether Captum's value at `points` is the trace's up to `error`, and within the box."""
         ends = self.compose(plan, self.fixed, "IBP", points=points, evaluate=False).box
         agrees = all(bool(((end - nominal).abs() <= error).all()) for end in ends)
         return agrees and (box is None or not bool((Box(*box).outside(nominal) > 0).any()))

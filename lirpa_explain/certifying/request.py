@@ -1,6 +1,4 @@
-"""What is certified and attacked: an attribution, its inputs and arguments, the ball, and the draws
-to replay.
-"""
+"""What is certified or attacked: attribution, inputs, arguments, ball, and draws to replay."""
 
 import functools
 import inspect
@@ -29,8 +27,7 @@ Points = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Request:
-    """An attribution as a function of what is perturbed: whatever it draws, it draws the same at
-    all points.
+    """An attribution as a function of what is perturbed, with the same draws at all points.
 
     Args:
         posed: the call of Captum's, whose inputs are what is perturbed.
@@ -86,9 +83,7 @@ class Request:
         return tuple(tuple(part.shape[1:]) for part in self.nominal.parts)
 
     def attribute(self, points: Points, values: dict[str, Tensor] | None = None) -> Nominal:
-        """Captum's own attribution at points, each (N, *S), of the model with values of the
-        parameters that move.
-        """
+        """Captum's attribution at points (N, *S), the model's parameters set to `values`."""
         keywords = {k: v for k, v in self.keywords.items() if k != "return_convergence_delta"}
         if callable(keywords.get("baselines")):
             keywords["baselines"] = self._constant(keywords["baselines"])
@@ -96,9 +91,7 @@ class Request:
             return attribute(self.attribution, self.inputs, points, keywords)
 
     def draw(self, extreme: bool, generator: torch.Generator) -> tuple[Points, dict[str, Tensor]]:
-        """Random points of the balls, each (N, *S), and values of the parameters that move; corners
-        if `extreme`.
-        """
+        """Random points (N, *S) of the balls and values of moving parameters; or corners."""
         points = tuple(draw(ball, x, extreme, generator)
                        for x, ball in zip(self.xs, self.balls, strict=True))
         return points, self.parameters.draw(extreme,
@@ -110,15 +103,11 @@ class Request:
         return self.attribution.forward_func(*points, *extras).reshape(len(points[0]), -1)
 
     def shaped(self, points: tuple[Any, ...]) -> Any:
-        """What there is one of for each input, such as points, in the form in which the caller gave
-        the inputs.
-        """
+        """One thing for each input, such as points: a tuple if the caller gave a tuple."""
         return points if isinstance(self.inputs, tuple) else points[0]
 
     def _constant(self, baselines: Callable[..., Any]) -> Callable[..., Any]:
-        """A function for baselines that draws as it does at the unperturbed inputs, whatever the
-        inputs.
-        """
+        """A function for baselines that always draws as it does at the unperturbed inputs."""
         given = self.shaped(self.xs)
 
         @functools.wraps(baselines)

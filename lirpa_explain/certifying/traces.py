@@ -1,6 +1,4 @@
-"""Traces of one model: what is captured and parsed once for inputs of one shape, and when that is
-outgrown.
-"""
+"""Traces of one model: captured and parsed once for inputs of one shape, until outgrown."""
 
 import functools
 from collections import OrderedDict
@@ -57,8 +55,7 @@ class Traces:
 
     def of(self, attribution: Any, plan: Plan, xs: tuple[Tensor, ...], keywords: dict[str, Any],
            explained: bool = False) -> tuple[Trace, bool]:
-        """The trace for inputs of these shapes and these constants, and whether it was made just
-        now.
+        """The trace for inputs of these shapes and these constants, and whether it is new.
 
         Args:
             attribution: the Captum object.
@@ -83,7 +80,7 @@ class Traces:
                     forward=forward)
             how = self.bounding
             engine = Engine(module, module.example, how.optimization, how.memory_limit,
-                            float(how.slack))
+                            float(how.slack), float(how.optimize_share))
             trace = Trace(module, engine, made_with)
         self._kept[key] = trace
         while len(self._kept) > KEPT:
@@ -96,9 +93,7 @@ class Traces:
 
 
 def _described(extra: Any, count: int) -> Hashable:
-    """What a trace holds of a further argument: the shape of one with rows, the contents of any
-    other.
-    """
+    """What a trace knows of a further argument: its shape if it has rows, else its contents."""
     if isinstance(extra, Tensor) and extra.ndim and len(extra) == count:
         return "rows", extra.shape[1:], extra.dtype
     return frozenset(pieces_of(argument=extra).items())

@@ -1,6 +1,4 @@
-"""Attacks beside certificates: what `lirpa-explain certify --attack` searches for, a file for each
-chunk.
-"""
+"""Attacks beside certificates, for `lirpa-explain certify --attack`: a file for each chunk."""
 
 import functools
 from collections.abc import Sequence
@@ -41,8 +39,7 @@ def attacked(job: Job, store: Store,
 
 
 def write_attacks(goals: Sequence[Measure], job: Job, eps: float, rows: slice, path: Path) -> None:
-    """Attack the certificate of a chunk, which raises SoundnessError if anything that is tried
-    leaves it.
+    """Attack the certificate of a chunk; SoundnessError if anything that is tried leaves it.
 
     Raises:
         KeyboardInterrupt: stopped by the user: half a search is none.

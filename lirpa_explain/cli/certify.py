@@ -1,6 +1,4 @@
-"""`lirpa-explain certify`: certificates, a table of metrics, attacks beside them, a report, and
-requirements.
-"""
+"""`lirpa-explain certify`: certificates, metrics, attacks beside them, report, requirements."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -56,8 +54,7 @@ def run(given: Namespace) -> int:
 
 
 def chosen_measures(given: Namespace) -> list[Measure]:
-    """The metrics that are asked for, once it is certain that these, the required ones and the
-    report can be made.
+    """The metrics asked for, once these, the required ones and the report are known to be possible.
 
     Raises:
         ValueError: there is no such metric.

@@ -1,6 +1,4 @@
-"""Inputs for the command line: arrays, tables, folders of images; and the targets that go with
-them.
-"""
+"""Inputs of the command line: arrays, tables, folders of images; and their targets."""
 
 import csv
 from collections.abc import Callable

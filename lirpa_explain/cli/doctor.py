@@ -1,6 +1,4 @@
-"""`lirpa-explain doctor`: what is installed, what is missing, and whether a small certificate is
-right.
-"""
+"""`lirpa-explain doctor`: what is installed, what is missing, is a small certificate right."""
 
 import importlib
 import importlib.util
@@ -31,8 +29,7 @@ OPTIONAL = {
     "onnx2torch": ("onnx2torch", "onnx", "models from ONNX files"),
     "sklearn": ("scikit-learn", "examples", "the examples"),
 }
-"""Modules that some commands need: what pip installs, the extra that it belongs to, and what
-for."""
+"""Modules that some commands need: the pip package, its extra, and what for."""
 
 
 def run(given: Namespace) -> int:

@@ -1,6 +1,4 @@
-"""What `certify`, `smooth` and `attack` have in common: a model, inputs, targets, an attribution,
-from arguments.
-"""
+"""What `certify`, `smooth` and `attack` share: model, inputs, targets, attribution."""
 
 import inspect
 from argparse import Namespace
@@ -24,10 +22,9 @@ from ..guards import isolated
 from .data import Data, Reading, read, read_labels
 from .model import fingerprint, load_model, make_attribution, predicted, takes_target
 
-RESERVED = ("inputs", "eps", "norm", "clip", "method", "batch_size", "progress", "target",
+RESERVED = ("inputs", "eps", "norm", "clip", "method", "slack", "batch_size", "progress", "target",
             "perturbation", "spec", "differentiable")
-"""Arguments of `certify` that --set does not take: they have options of their own, or no use
-here."""
+"""Arguments of `certify` that --set does not take: they have options, or no use here."""
 
 OF_DRAWS = ("inputs", "target", "return_convergence_delta")
 """The same of smoothed certificates, whose own settings all have options."""
@@ -35,7 +32,7 @@ OF_DRAWS = ("inputs", "target", "return_convergence_delta")
 OF_BALLS = (Certifier.certify, Certifier)
 """What takes --set beside the attribution, where bounds are propagated."""
 
-OF_CERTIFIER = ("memory_limit", "iterations", "lr")
+OF_CERTIFIER = ("memory_limit", "iterations", "lr", "optimize_share")
 """Arguments of `certify` that belong to the certifier and not to the call."""
 
 
@@ -101,14 +98,14 @@ class Job:
     def _ball_settings(self) -> dict[str, Any]:
         given = self.arguments
         return {"--norm": given.norm, "--clip": None if given.clip is None else str(given.clip),
-                "--method": given.method}
+                "--method": given.method, "--slack": given.slack}
 
     @cached_property
     def certifier(self) -> Certifier:
         """One that traces the model once for all chunks."""
-        return Certifier(self.attribution, method=self.arguments.method,
-                         batch_size=self.arguments.batch_size,
-                         features=self.feature_names, **self.for_certifier)
+        return Certifier(
+            self.attribution, method=self.arguments.method, batch_size=self.arguments.batch_size,
+            slack=self.arguments.slack, features=self.feature_names, **self.for_certifier)
 
     @property
     def feature_names(self) -> Any:
@@ -124,8 +121,9 @@ class Job:
 
     def keywords_of(self, rows: slice) -> dict[str, Any]:
         """The keywords of `certify`, and of the attribution, for a chunk."""
-        return (self.keywords
-                if self.targets is None else {**self.keywords, "target": self.targets[rows]})
+        if self.targets is None:
+            return self.keywords
+        return {**self.keywords, "target": self.targets[rows]}
 
     @contextmanager
     def seeded(self, rows: slice) -> Iterator[None]:
@@ -179,8 +177,7 @@ def make_job(given: Namespace) -> Job:
 
 def find_targets(given: Namespace, model: nn.Module, every: Data, data: Data,
                  chosen: slice) -> Tensor | None:
-    """The targets of the chosen examples, as --target says, (N,); None where the model has one
-    output alone.
+    """Targets (N,) of the chosen examples, as --target says; None if the model has one output.
 
     Args:
         given: the arguments.

@@ -9,8 +9,7 @@ from ..errors import LirpaExplainError, SoundnessError
 from .parser import make_parser
 
 DONE, NOT_CERTIFIED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; a requirement is not certified; something must be changed; stopped by
-Ctrl-C."""
+"""Exit codes: done; a requirement not certified; something must be changed; Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -48,7 +48,9 @@ def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = t
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's code may raise anything, here and below
-        raise ValueError(f"{module_name} cannot be imported: {_where(error)}") from error
+        hint = f" Name the module without .py: {module_name[:-3]}:{attribute}."
+        raise ValueError(f"{module_name} cannot be imported: {_where(error)}"
+                         f"{hint if module_name.endswith('.py') else ''}") from error
     found = getattr(module, attribute, None)
     if found is None:
         raise ValueError(f"{module_name} has no {attribute!r}; name a model in it, or a function "
@@ -172,9 +174,7 @@ def predicted(model: nn.Module, inputs: Tensor, batch_size: int) -> Tensor | Non
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
-    """What a model's outputs depend on: its parameters and buffers, its modules, and the files
-    these are written in.
-    """
+    """What a model's outputs depend on: its tensors, its modules, and their source files."""
     modules = {type(part).__module__
                for part in model.modules() if not type(part).__module__.startswith("torch.")}
     files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}

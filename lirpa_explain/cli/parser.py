@@ -137,8 +137,9 @@ def _common(parser: argparse.ArgumentParser, has_ball: bool = True) -> None:
     group.add_argument("--state-dict", type=Path, metavar="FILE",
                        help="weights to load into it, and nothing else")
     group.add_argument("--inputs", required=True, type=Path, metavar="PATH",
-                       help=".npy, .npz, .csv, or a folder of images, which become numbers from 0 "
-                       "to 1 (what normalises them belongs to the model)")
+                       help=".npy, .npz, .csv (every column but that of --target is a feature), "
+                       "or a folder of images, which become numbers from 0 to 1 (what normalises "
+                       "them belongs to the model)")
     group.add_argument("--array", metavar="NAME",
                        help="of the array in a .npz file that has several")
     group.add_argument("--shape", type=_typed(_numbers), metavar="N,...",
@@ -197,6 +198,9 @@ def _ball(group: Any) -> None:
                        help="the range of the data")
     group.add_argument("--method", choices=METHODS, default="CROWN",
                        help="of bounding (default: CROWN)")
+    group.add_argument("--slack", type=_typed(_slack), default=0.0, metavar="SHARE",
+                       help="of a layer's relaxation gaps that neurons may have which are left at "
+                       "cheap bounds: faster, a little wider (default: 0)")
 
 
 def _plot(parser: argparse.ArgumentParser) -> None:
@@ -312,6 +316,13 @@ def _share(text: str) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"{text!r} is not a share from 0 to 1.")
     return share
+
+
+def _slack(text: str) -> float:
+    slack = _share(text)
+    if slack == 1:
+        raise ValueError("a slack is below 1: something must be bounded.")
+    return slack
 
 
 def _table(text: str) -> str:

@@ -15,8 +15,7 @@ from .data import Reading, read
 from .store import DRAWN
 
 CURVE = 20
-"""Steps of the radius of a curve of smoothed certificates, up to twice the deviation of the
-noise."""
+"""Steps of the radius of a smoothed certificate's curve, up to twice the noise's deviation."""
 
 
 def run(given: Namespace) -> int:
@@ -76,9 +75,7 @@ def loaded(path: Path, radius: float | None) -> Certificate:
 
 
 def first_of(path: Path) -> int:
-    """The number of the first example of a certificate in an output folder, which is its file's
-    name; else 0.
-    """
+    """Number of a certificate's first example, by its file name in an output folder; else 0."""
     start = path.stem.split("-")[0]
     return int(start) if start.isdigit() else 0
 

@@ -1,6 +1,4 @@
-"""The work of a command in portions, a radius and a chunk each, done here, by processes, or by a
-cluster.
-"""
+"""A command's work in portions (a radius and a chunk): done here, by processes, or a cluster."""
 
 import functools
 import os
@@ -20,8 +18,7 @@ from .job import Job, make_job
 from .store import Store, once
 
 Write = Callable[[Job, Any, slice, Path], None]
-"""Writes the file of a radius and a chunk; a function of a module, so that other processes find
-it."""
+"""Writes the file of a radius and a chunk; of a module, so that other processes find it."""
 
 
 @dataclass(frozen=True)

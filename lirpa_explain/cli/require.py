@@ -14,8 +14,7 @@ PREDICTION = "prediction"
 
 COMPARISONS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     ">=": (operator.ge, "lower"), "<=": (operator.le, "upper")}
-"""How a number is compared, and the side from which a metric must be bounded for that to be
-certified."""
+"""How a number is compared, and from which side a metric must be bounded for it."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,7 @@ def requirement(text: str) -> Requirement:
 
 
 def complaints(requirements: Sequence[Requirement], table: Table, share: float) -> list[str]:
-    """A line for each requirement and radius at which it is certified for too few of the
-    examples.
-    """
+    """A line for each requirement and radius that too few examples are certified to meet."""
     lines = []
     count = 1 + max(table.column("example").values)
     for wanted in requirements:

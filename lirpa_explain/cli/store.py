@@ -1,6 +1,4 @@
-"""An output folder in which work is done once: what it was done with, and files that are whole or
-not there.
-"""
+"""An output folder where work is done once: its settings, and files that are whole or absent."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

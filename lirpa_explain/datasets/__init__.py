@@ -1,6 +1,4 @@
-"""Certificates of whole data sets: read, certified by workers, written as a folder of Parquet
-files, read again.
-"""
+"""Certificates of data sets: read, certified by workers, kept as Parquet files, read again."""
 
 from .certify import DatasetRun as DatasetRun
 from .certify import certify_dataset as certify_dataset

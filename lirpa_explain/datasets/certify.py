@@ -48,8 +48,7 @@ from .work import (
 )
 
 ENOUGH = 16
-"""So many examples that fail, all for one reason and with none certified, are the settings'
-fault."""
+"""So many failed examples, all for one reason and none certified, are the settings' fault."""
 
 
 @dataclass
@@ -96,8 +95,7 @@ def certify_dataset(
     features: Sequence[str] | None = None, report: str | os.PathLike[str] | None = None,
     seed: int = 0, restart: bool = False, progress: bool | None = None,
     **settings: Any) -> DatasetRun:
-    """Certify an attribution of every example of a data set, and write the results to a folder as
-    they come.
+    """Certify an attribution of all examples of a data set, writing results to a folder.
 
     The folder has a Parquet file for each chunk, with a row for each example: its bounds and
     nominal value as lists, metrics, seconds, or why it could not be certified. The same call
@@ -231,9 +229,7 @@ def _missing(examples: Indexed | Streamed, size: int, results: Results, run: Dat
 
 @contextmanager
 def _calls(work: Work, crew: Crew) -> Iterator[Callable[[Chunk], Outcome]]:
-    """What does a chunk, for the time of a run: the work itself, or its pickled copy in the
-    folder.
-    """
+    """The function that workers call for each chunk: the work itself, or its pickled copy."""
     if crew.shares_memory:
         yield lambda chunk: work.do(*chunk)
         return
@@ -248,8 +244,7 @@ def _calls(work: Work, crew: Crew) -> Iterator[Callable[[Chunk], Outcome]]:
 
 
 def pickled(work: Work) -> bytes:
-    """The work for another process; by cloudpickle, which takes a notebook's classes along, if it
-    is installed.
+    """The work for another process, by cloudpickle (for notebooks' classes) if installed.
 
     Raises:
         ValueError: it cannot be pickled; the message says what, and what to do.

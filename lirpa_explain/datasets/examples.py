@@ -1,6 +1,4 @@
-"""Data sets in any form as examples: inputs without a batch dimension, and what is to be explained
-of each.
-"""
+"""Data sets of any form as examples: inputs without batch dimension, and what to explain."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -186,8 +184,7 @@ def _target(value: Any) -> Target:
 
 def batch(examples: Sequence[Example],
           device: torch.device) -> tuple[Tensor | tuple[Tensor, ...], Any]:
-    """Examples as a batch of inputs, and their targets as Captum takes them; None where there are
-    none.
+    """Examples as a batch of inputs, with targets as Captum takes them, or None.
 
     Raises:
         ValueError: the examples differ in shape, in their number of inputs or in the kind of their

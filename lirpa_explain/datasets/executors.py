@@ -1,6 +1,4 @@
-"""Who does the work: this process, a pool of processes of our own, or an executor of the
-caller's.
-"""
+"""Who does the work: this process, a pool of processes, or an executor of the caller's."""
 
 import multiprocessing
 import os
@@ -57,8 +55,7 @@ class Crew:
         return self.executor is None or isinstance(self.executor, ThreadPoolExecutor)
 
     def do(self, call: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
-        """What `call` returns for each task, as they are done; those that have not begun at the end
-        are given up.
+        """Results of `call` for each task, as they are done; those not begun at the end are lost.
 
         Yields:
             What a task returned.

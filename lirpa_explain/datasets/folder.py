@@ -47,9 +47,7 @@ def _feed(sha: Any, value: Any) -> None:
 
 
 def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name beside its own and then rename it, so that it is whole or
-    not there.
-    """
+    """Write to a temporary name and rename, so that the file is whole or not there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         write(temporary)

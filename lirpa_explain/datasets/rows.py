@@ -23,8 +23,7 @@ KNOWN = ("example", "target", *SIDES, "seconds", "error")
 """Columns that every file has."""
 
 RADII = "radii"
-"""The column of smoothed certificates that says within which l2 radius each entry stays on its
-side."""
+"""Column of smoothed certificates: the l2 radius within which each entry keeps its side."""
 
 SPECIFIED = ("spec_lower", "spec_nominal", "spec_upper")
 WORDS = ("attribution", "method", "perturbation", "dtype", "versions", "rounding", "features")

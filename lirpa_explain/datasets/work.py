@@ -28,7 +28,8 @@ from .rows import RADII, Part, write_rows
 OF_MODEL = (UnsupportedAttribution, UnsupportedOperation, TrainingModeError)
 """Errors that speak of the model and not of an example: they end the run."""
 
-OF_CERTIFIER = ("batch_size", "memory_limit", "iterations", "lr", "slack")
+OF_CERTIFIER = ("batch_size", "memory_limit", "iterations", "lr", "slack",
+                "optimize_share")
 """Settings that a certifier is made with."""
 
 ONE_AT_A_TIME = threading.RLock()
@@ -36,8 +37,7 @@ ONE_AT_A_TIME = threading.RLock()
 
 
 Chunk = tuple[range, list[Example] | bytes | None]
-"""Numbers of examples, and these, pickled for another process; None where the data set is at
-hand."""
+"""Numbers of examples, with these pickled for another process, or None at hand."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,7 @@ class Work:
 
     def _certify(self, rows: range, examples: list[Example], first: int, last: int,
                  parts: list[Part], failed: dict[int, str]) -> None:
-        """Certify the examples from one place up to another; where that fails, each half of
-        them.
-        """
+        """Certify examples first..last - 1; where that fails, each half of them alone."""
         try:
             parts.append(self._part(rows[first], first, examples[first:last]))
         except OF_MODEL:

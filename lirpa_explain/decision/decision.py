@@ -62,22 +62,18 @@ class Decision:
                      for part, shape in zip(flat.split(sizes, 1), self.shapes, strict=True))
 
     def output(self, flat: Tensor, index: Tensor) -> Tensor:
-        """The function's output at points (B, D), with the further arguments of the examples
-        `index` (B,).
-        """
+        """Output at points (B, D), with the further arguments of examples `index` (B,)."""
         extras = [e[index] if isinstance(e, Tensor) and e.ndim and len(e) == self.count else e
                   for e in self.extras]
         points = (point.clone() for point in self.split(flat))  # which the function may overwrite
         # it may take gradients itself
         with torch.enable_grad(), in_the_name_of("The model rejects these inputs"):
             result = self.function(*points, *extras)
-        return (result
-                if torch.is_grad_enabled() or not isinstance(result, Tensor) else result.detach())
+        is_kept = torch.is_grad_enabled() or not isinstance(result, Tensor)
+        return result if is_kept else result.detach()
 
     def margin(self, flat: Tensor, index: Tensor) -> Tensor:
-        """Score of the class of example `index` less the largest other one, (B,): the decision
-        holds above 0.
-        """
+        """Score of the own class minus the best other one, (B,): above 0 the decision holds."""
         own, others = self._own_and_others(flat, index)
         return own - others.amax(1)
 
@@ -88,9 +84,7 @@ class Decision:
 
     def gradient(self, flat: Tensor, index: Tensor,
                  rival: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The margin, (B,), and its gradient, (B, D), or that of the margin over a given rival,
-        (B,).
-        """
+        """Margin (B,) and its gradient (B, D); over a given rival (B,), or over the best one."""
         point = flat.detach().requires_grad_()
         with torch.enable_grad():
             own, others = self._own_and_others(point, index)
@@ -107,9 +101,7 @@ class Decision:
         return others.argsort(1, descending=True)[:, :-1]
 
     def rivals(self) -> Tensor:
-        """Margins over single classes as linear functions of the output, (N, R, K): R = 1 for a
-        sign, else K - 1.
-        """
+        """Margins over other classes, by outputs: (N, K - 1, K), or (N, 1, 1) of a sign."""
         if self.has_sign:
             return torch.where(self.classes == 1, 1.0, -1.0).to(self.x)[:, None, None]
         with torch.no_grad():

@@ -149,9 +149,7 @@ _MEMORY: ContextVar[list[tuple[Any, ...]] | None] = ContextVar("boundary searche
 
 @contextlib.contextmanager
 def remembered(memory: list[tuple[Any, ...]]) -> Iterator[None]:
-    """Within, a search that is in the memory is not run again, and examples without a boundary
-    point are refused.
-    """
+    """Within, searches are remembered, and examples without a boundary point are refused."""
     outer = _MEMORY.get()
     token = _MEMORY.set(memory if outer is None else outer)
     try:
@@ -293,9 +291,7 @@ class _Search:
             self._polish(index[closer])
 
     def _carlini_wagner(self, index: Tensor) -> None:
-        """Adam on |x' - x|^2 + c * max(margin, 0), c growing while the decision holds and falling
-        while not.
-        """
+        """Adam on |x' - x|^2 + c max(margin, 0); c grows while the decision holds, else falls."""
         x, start = self.x[index], self.best[index]
         found = self.distance[index].isfinite()
         point = torch.where(found[:, None], start, x)
@@ -320,9 +316,7 @@ class _Search:
         self._bisect(index)
 
     def _polish(self, index: Tensor) -> None:
-        """Where the boundary is a plane, the foot of the perpendicular from the example onto it is
-        nearest.
-        """
+        """Try the foot of the perpendicular onto the boundary's tangent plane at the point."""
         index = index[self.distance[index].isfinite()]
         for step in range(self.settings.polish_steps):
             self.bar.update()
@@ -337,9 +331,7 @@ class _Search:
         self._bisect(index)
 
     def _pushed(self, index: Tensor, point: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """Points pushed along the normal until the decision has changed, then back onto the
-        boundary.
-        """
+        """Points pushed along the normal until the decision changes, then back to the boundary."""
         x, reach = self.x[index], self.distance[index]
         margin = self.decision.margin(point, index).detach()
         for share in (1e-4, 1e-3, 1e-2, 1e-1):
@@ -348,8 +340,8 @@ class _Search:
                 new = self.decision.margin(further, index)
             stay = (margin <= 0)[:, None]
             point, margin = torch.where(stay, point, further), torch.where(stay[:, 0], margin, new)
-        return (self._nearest_on_segment(index, x, point, HALVINGS_WITHIN),
-                torch.where(margin <= 0, margin, 1.0))
+        nearest = self._nearest_on_segment(index, x, point, HALVINGS_WITHIN)
+        return nearest, torch.where(margin <= 0, margin, 1.0)
 
     def _bisect(self, index: Tensor) -> None:
         """Move the kept points along the segments to their examples, onto the boundary."""
@@ -380,14 +372,16 @@ def as_tuple(additional_forward_args: Any) -> tuple[Any, ...]:
     """Captum's further arguments as a tuple."""
     if additional_forward_args is None:
         return ()
-    return additional_forward_args if isinstance(additional_forward_args,
-                                                 tuple) else (additional_forward_args,)
+    if isinstance(additional_forward_args, tuple):
+        return additional_forward_args
+    return (additional_forward_args,)
 
 
 def shaped_like(points: BoundaryPoints, inputs: Any) -> BoundaryPoints:
     """The same points, a tensor or a tuple as the inputs are."""
-    return (points
-            if isinstance(inputs, tuple) else dataclasses.replace(points, points=points.points[0]))
+    if isinstance(inputs, tuple):
+        return points
+    return dataclasses.replace(points, points=points.points[0])
 
 
 def with_certified(points: BoundaryPoints, distance: Tensor) -> BoundaryPoints:

@@ -1,5 +1,4 @@
-"""Further arguments of a model: masks, ids, lengths, labels. They never move, so what is made of
-them is computed.
+"""Further arguments (masks, ids, lengths, labels) never move: what is made of them is computed.
 
 A module has no steps for them. Where a value that moves meets one that is made of arguments alone,
 that one is an input of the module, computed by running this part of the recorded graph on each
@@ -19,9 +18,7 @@ from .masks import finite
 
 @dataclass(frozen=True)
 class Given:
-    """A value that depends on further arguments, and on no input or parameter; `value` is that of
-    the trace.
-    """
+    """A value that depends on further arguments alone; `value` is what the trace had."""
 
     node: fx.Node
     value: Any
@@ -60,9 +57,7 @@ class Arguments:
         return len(self._entries)
 
     def number(self, given: Given) -> int:
-        """The input that holds a value as numbers: truth as 1 and 0, masks of -inf as finite
-        ones.
-        """
+        """Number of the input with a value as numbers: truth as 0 and 1, -inf as finite."""
 
         def make(value: Tensor) -> Tensor:
             return finite(value.to(self.dtype))
@@ -70,8 +65,10 @@ class Arguments:
         return self.add((given,), make, "number")
 
     def add(self, given: Sequence[Given], make: Callable[..., Tensor], key: Any) -> int:
-        """An input made of values by a function of them; the number of one there is of that key and
-        these values.
+        """Number of the input that `make` makes of values; the same key and values share one.
+
+        Raises:
+            UnsupportedOperation: A value is made of further arguments of several examples.
         """
         if not all(value.leads(self.size) for value in given):
             raise UnsupportedOperation("a value that is made of further arguments of several "
@@ -108,9 +105,7 @@ class Arguments:
         return [torch.stack([found[key][0][k] for key in keys]) for k in range(self.count)]
 
     def same(self, arguments: Sequence[Tensor]) -> bool:
-        """Whether the model would read of the arguments of all these rows what it read in the
-        trace.
-        """
+        """Whether the model would read from these rows' arguments what the trace read."""
         if not self._read:
             return True
         distinct = {_key(arguments, i): i for i in range(len(arguments[0]))}

@@ -1,6 +1,4 @@
-"""What a trace is lowered to: values that have rows, values that do not, and the steps that compute
-them.
-"""
+"""What a trace is lowered to: values with and without rows, and the steps between them."""
 
 import json
 import math
@@ -19,8 +17,7 @@ from .module import Step
 
 @dataclass(frozen=True)
 class Rows:
-    """A value that depends on an input: dimension 0 is the batch in the module, and any dimension
-    in the trace.
+    """A value that depends on an input; the batch is dimension 0 in the module, any in the trace.
 
     The trace's tensor is the module's with the batch moved behind the first `before` dimensions of
     a row, and merged with a neighbour where `outer` or `inner` say so: (T, N, C) has `before` = 1;
@@ -55,8 +52,8 @@ class Rows:
     @property
     def merged(self) -> tuple[int, int]:
         """Sizes that the trace has merged with the batch: before it and after it."""
-        return ((self.shape[self.before - 1] if self.outer else 1),
-                (self.shape[self.before] if self.inner else 1))
+        outer = self.shape[self.before - 1] if self.outer else 1
+        return outer, self.shape[self.before] if self.inner else 1
 
     @property
     def leads(self) -> bool:
@@ -64,13 +61,15 @@ class Rows:
         return self.before == 0 and not self.inner
 
     def place(self, dim: int) -> int:
-        """Index in `shape` of dimension `dim` of the trace, or of a new dimension there; not of the
-        batch itself.
-        """
+        """Index in `shape` of the trace's dimension `dim`, or of a new one; never the batch."""
         return dim if dim <= self.batch else dim - 1 + self.outer + self.inner
 
     def dim(self, dim: int) -> int:
-        """Dimension in the module of dimension `dim` in the trace, which must not be the batch."""
+        """Dimension in the module of dimension `dim` in the trace, which must not be the batch.
+
+        Raises:
+            UnsupportedOperation: It is the batch dimension.
+        """
         dim = dim % self.ndim
         if dim == self.batch:
             raise UnsupportedOperation("an operation along the batch dimension")
@@ -115,8 +114,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Indices:
-    """Where an operation on `of` found its maxima, or other ranks; the gradient finds them again
-    from the same input.
+    """Places of maxima, or other ranks, of `of`; gradients find them again from that input.
 
     Args:
         of: the input.
@@ -131,8 +129,7 @@ class Indices:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Where a value lies between two numbers (None: no limit), or where it does not if `inside` is
-    False.
+    """Where a value lies between two numbers (None: no limit); not there if `inside` is False.
 
     With `closed` the numbers themselves lie between.
     """
@@ -193,9 +190,7 @@ class Builder:
         return Rows(f"argument{self.arguments.number(value)}", tuple(value.value.shape[1:]))
 
     def step(self, operator: str, *inputs: str, **settings: Any) -> str:
-        """Append a call and return the name of its result; the result of the same call is the
-        same.
-        """
+        """Append a call and return its result's name; equal calls share one result."""
         key = operator, inputs, json.dumps(settings)
         if key not in self._made:
             self._made[key] = f"v{len(self.steps)}"
@@ -204,9 +199,7 @@ class Builder:
 
     def emit(self, operator: str, x: Any, *inputs: Any, shape: tuple[int, ...] | None = None,
              before: int | None = None, **settings: Any) -> Rows:
-        """Append a call of which an input has rows; `shape` and `before` are those of the result,
-        if they differ.
-        """
+        """Append a call with rows as input; `shape` and `before`: the result's, if not x's."""
         if not isinstance(x, Rows):
             x = self._as_rows(x, inputs)
         name = self.step(operator, *[self.name(i) for i in (x, *inputs)], **settings)
@@ -214,9 +207,7 @@ class Builder:
                        before=x.before if before is None else before)
 
     def _as_rows(self, value: Any, inputs: tuple[Any, ...]) -> Rows:
-        """A first input that is the same for all rows, such as a gradient that a model takes of a
-        sum of its own.
-        """
+        """Rows that all hold a first input, such as a gradient that the model takes of a sum."""
         like = next((i for i in inputs if isinstance(i, Rows)), None)
         if like is None:
             raise UnsupportedOperation("it is taken of values that do not depend on the input")
@@ -229,11 +220,13 @@ class Builder:
         return Rows(name, shape, before, outer, inner)
 
     def view(self, x: Rows, sizes: tuple[int, ...]) -> Rows:
-        """Reshape to a shape of the trace, one dimension of which must be the batch, merged with
-        whole others or not.
+        """Reshape to a shape of the trace, whose batch may be merged with whole other dimensions.
 
         Entries ahead of the batch and behind it keep their order, so that is found by counting
         them.
+
+        Raises:
+            UnsupportedOperation: The shape splits the examples of a batch.
         """
         ahead, behind = math.prod(x.shape[: x.before]), math.prod(x.shape[x.before:])
         if -1 in sizes:
@@ -304,9 +297,7 @@ class Builder:
         return self._named[id(value)][1]
 
     def line_up(self, x: Rows, y: Any) -> tuple[Rows, Any]:
-        """Two factors of an operation entry by entry, x with rows, in a form in which they
-        broadcast in the module.
-        """
+        """Two factors of an entrywise operation, brought to shapes that broadcast in the module."""
         ndim = (y.ndim if isinstance(y, Rows)
                 else (y.value if isinstance(y, Live) else torch.as_tensor(y)).ndim)
         while x.ndim < ndim:
@@ -319,10 +310,13 @@ class Builder:
         return self._constants.setdefault(key, value)
 
     def operand(self, value: Any, x: Rows) -> Any:
-        """A second operand of an operation entry by entry on x, in the form in which it broadcasts
-        in the module.
+        """A second operand of an entrywise operation on x, in the form that broadcasts to it.
 
         A constant with the trace's batch dimension must be the same for all rows, and loses it.
+
+        Raises:
+            UnsupportedOperation: Batch dimensions do not line up, or a constant differs between
+                examples.
         """
         if isinstance(value, Rows):
             while value.ndim < x.ndim:
@@ -354,8 +348,8 @@ class Builder:
         """An ATen operation on a value without rows."""
         arguments = tuple(list(a) if isinstance(a, tuple) else a for a in arguments)
         if isinstance(value, Live):
-            return (value if arguments == (list(value.value.shape),)
-                    else self.live(target, value, *arguments))
+            has_shape = arguments == (list(value.value.shape),)
+            return value if has_shape else self.live(target, value, *arguments)
         packet, overload = target.split(".")
         return getattr(getattr(torch.ops.aten, packet),
                        overload)(torch.as_tensor(value), *arguments).clone()

@@ -37,8 +37,7 @@ OUTER: dict[str, tuple[str, dict[str, Any]]] = {
 def capture(function: Callable[..., Tensor], inputs: tuple[Tensor, ...],
             extras: tuple[Any, ...] = (), *,
             path: bool = False, multiply: bool = False, outer: str | None = None) -> GradientModule:
-    """The gradient of `function(*inputs, *extras)` with respect to `inputs`, as a module of bound
-    operators.
+    """The gradient of `function(*inputs, *extras)` by `inputs`, as a module of bound operators.
 
     Forward and backward pass are recorded by running them once (ATen operations, as autograd
     executes them), then each operation is translated by a table. Data-dependent control flow cannot
@@ -88,6 +87,10 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
         The module. Its inputs are x0, x1, ...; the tensors that the program's points read, such as
         scale0, scale1, shift0, shift1; alpha if the program reads it; argument0, ...; cotangent if
         the program differentiates.
+
+    Raises:
+        UnsupportedOperation: An operation has no bounds, or examples of the batch are treated
+            differently.
     """
     rows = [min(i, len(inputs[0]) - 1) for i in range(TRACED_ROWS)]
     module = _captured(program, function, inputs, extras, outer, rows)
@@ -108,8 +111,7 @@ def capture_program(program: Program, function: Callable[..., Tensor], inputs: t
 
 def reads_alike(module: GradientModule, function: Callable[..., Tensor], inputs: tuple[Tensor, ...],
                 extras: tuple[Any, ...]) -> bool:
-    """Whether a function reads of these further arguments what it read when the module of it was
-    captured.
+    """Whether a function reads from these further arguments what it read when captured.
 
     It may read that of each example, or of the whole batch.
     """
@@ -235,9 +237,7 @@ def _refuse_conversion(x: Tensor, output: Tensor) -> None:
 
 def _output(call: Callable[..., Tensor], example: tuple[Tensor, ...],
             arguments: list[Tensor]) -> Tensor:
-    """The function's output for TRACED_ROWS rows, of which it must return one tensor with as
-    many.
-    """
+    """The function's output for TRACED_ROWS rows: one tensor with as many rows."""
     try:
         with torch.enable_grad():  # which the function may need for gradients of its own
             output = call(tuple(arguments), *(x.clone() for x in example))
@@ -282,8 +282,7 @@ def _needed(steps: list[Step], result: str) -> list[Step]:
 
 
 def _check_rows(module: GradientModule) -> None:
-    """Refuse a module that mixes rows: a NaN in one row must not reach another, whatever the
-    operation.
+    """Refuse a module that mixes rows: a NaN in one row must not reach another.
 
     Each step is tested alone, because a comparison within the module could swallow a NaN. What is
     made of further arguments, such as indices, is made for each row alone, and stays as it is.

@@ -1,5 +1,4 @@
-"""Max pooling before ReLU where a model has it after: the same function, of which four times as few
-neurons are open.
+"""Max pooling moved before ReLU: the same function with a quarter of the neurons open.
 
 ReLU increases, so the largest of its values is its value at the largest argument; backwards, what
 reaches a window whose largest argument is not positive is 0 wherever it is put. So with p =
@@ -23,8 +22,7 @@ RELU_GRADIENT = ("kink_gradient", {"slope": 0.0})
 
 
 def pooled_first(steps: Iterable[Step], result: str) -> list[Step]:
-    """The steps of a module, with each ReLU whose values only max pooling reads put behind the
-    pooling.
+    """A module's steps, with each ReLU that only max pooling reads put behind the pooling.
 
     Args:
         steps: what is computed, in order.
@@ -58,9 +56,7 @@ def pooled_first(steps: Iterable[Step], result: str) -> list[Step]:
 
 
 def _is_pooled(relu: Step, readers: dict[str, list[Step]], result: str) -> bool:
-    """Whether the values of a ReLU are read by max poolings alone, and what these send back by its
-    gradient alone.
-    """
+    """Whether only max poolings read a ReLU, and only its gradient reads what they send back."""
     z, a = relu.inputs[0], relu.output
     backward = [step for step in readers[a]
                 if step.operator == "max_pool_gradient" and step.inputs[0] != a]

@@ -1,5 +1,4 @@
-"""A recorded graph as one of pure functions: nothing is written in place, and what has no rule is
-taken apart by torch.
+"""A recorded graph of pure functions: no in-place writes, what has no rule taken apart.
 
 Writes become new values of all that looks at the same memory (`torch.func.functionalize`), and an
 operation without a rule becomes those that torch's own table of decompositions makes of it.
@@ -35,8 +34,7 @@ FILLS: dict[Any, Callable[..., Any]] = {
 
 
 def functional(graph: fx.GraphModule, tensors: tuple[Tensor, ...]) -> fx.GraphModule:
-    """The same graph without writes in place, of operations that have rules as far as torch knows
-    how.
+    """The same graph without in-place writes, of operations with rules as far as possible.
 
     Args:
         graph: of ATen operations.
@@ -83,9 +81,7 @@ class _Again(fx.Interpreter):
         self._written = _written_constants(graph)
 
     def run_node(self, n: fx.Node) -> Any:
-        """Compute one node, and hand what it says of its origin to the nodes that were recorded for
-        it.
-        """
+        """Compute a node, and pass its origin on to the nodes recorded for it."""
         mode = get_proxy_mode()
         assert mode is not None
         nodes = mode.tracer.graph.nodes

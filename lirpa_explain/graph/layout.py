@@ -10,21 +10,17 @@ from .builder import Rows
 
 
 class Places(NamedTuple):
-    """Some entries of a traced tensor: their coordinates in each dimension, and the examples they
-    belong to.
-    """
+    """Some entries of a traced tensor: their coordinates, and the examples they belong to."""
 
     coordinates: Sequence[Tensor]
     rows: Tensor
 
 
 def codes(x: Rows, rows: int) -> Tensor:
-    """For each entry of a traced tensor, its flat place (example, place in its row) in the
-    module.
-    """
+    """For each entry of a traced tensor its place in the module: (example, place in its row)."""
     count = int(torch.Size(x.shape).numel())
-    return torch.arange(rows * count).reshape(rows,
-                                              *x.shape).movedim(0, x.before).reshape(x.traced(rows))
+    places = torch.arange(rows * count).reshape(rows, *x.shape)
+    return places.movedim(0, x.before).reshape(x.traced(rows))
 
 
 def rows_of(traced: Tensor, x: Rows, rows: int) -> Tensor:
@@ -34,9 +30,7 @@ def rows_of(traced: Tensor, x: Rows, rows: int) -> Tensor:
 
 
 def layout_of(sizes: Sequence[int], places: Places, rows: int) -> Rows | None:
-    """How a traced tensor of this shape holds its rows, as one without a name; None if no dimension
-    is the batch.
-    """
+    """The rows of a traced tensor of this shape, not yet named; None if it has no batch."""
     for d, size in enumerate(sizes):
         if size % rows:
             continue

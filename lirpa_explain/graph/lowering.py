@@ -57,9 +57,7 @@ def lower(graph: fx.GraphModule, builder: Builder, inputs: list[Rows | Tensor]) 
 
 
 def _needed(graph: fx.GraphModule) -> set[fx.Node]:
-    """The nodes whose values the outputs depend on; the others stay in the graph, to say where
-    things came from.
-    """
+    """Nodes that the outputs depend on; the others stay, to say where things came from."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.graph.nodes):
         if node.op == "output" or any(user in needed for user in node.users):
@@ -69,8 +67,8 @@ def _needed(graph: fx.GraphModule) -> set[fx.Node]:
 
 def _refuse_random(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
-        if (torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-                and not _is_evaluated(node)):
+        is_random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if is_random and not _is_evaluated(node):
             raise TrainingModeError(
                 f"The model draws random numbers (aten.{base_name(node)}{where(node)}): its "
                 "attribution is not one function of the input. Call model.eval(), or take the "
@@ -87,8 +85,8 @@ def _refuse_anywhere(graph: fx.GraphModule) -> None:
 
 def _is_evaluated(node: fx.Node) -> bool:
     """Whether a random operation is not random, because it is told not to be training."""
-    return "rrelu" in base_name(node) and not (node.args[4:5] == (True,)
-                                               or node.kwargs.get("training"))
+    is_training = node.args[4:5] == (True,) or node.kwargs.get("training")
+    return "rrelu" in base_name(node) and not is_training
 
 
 def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
@@ -109,8 +107,8 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
             args, kwargs = _as_inputs(args, builder), _as_inputs(kwargs, builder)
             leaves = tree_leaves((list(args), dict(kwargs)))
         if any(isinstance(leaf, Comparison | Indices) for leaf in leaves):
-            return _in_full_precision(
-                node, lower_with_comparisons(builder, node.target, args, kwargs), builder)
+            result = lower_with_comparisons(builder, node.target, args, kwargs)
+            return _in_full_precision(node, result, builder)
         if not any(isinstance(leaf, Rows | Indices | Comparison | Given) for leaf in leaves):
             return _live(node, args, kwargs, builder)
         if node.target in PASS_THROUGH:
@@ -133,8 +131,8 @@ def _call(node: fx.Node, values: dict[fx.Node, Any], builder: Builder) -> Any:
 
 def _strides(node: fx.Node) -> tuple[int, ...]:
     """Strides of the first operand in the trace."""
-    first = (node.args[0].meta.get("val")
-             if node.args and isinstance(node.args[0], fx.Node) else None)
+    operand = node.args[0] if node.args else None
+    first = operand.meta.get("val") if isinstance(operand, fx.Node) else None
     return tuple(first.stride()) if isinstance(first, Tensor) else ()
 
 
@@ -164,9 +162,7 @@ def _leads_still(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> boo
 
 
 def _in_full_precision(node: fx.Node, result: Any, builder: Builder) -> Any:
-    """Refuse arithmetic of comparisons whose results the model rounds, or cuts to few bits, and
-    bounds would not.
-    """
+    """Refuse arithmetic in a type that rounds or cuts as bounds do not, such as uint8 or half."""
     first = result[0] if isinstance(result, tuple | list) and result else result
     if isinstance(first, Rows) and node.target not in EXACT:
         traced = node.meta["val"]
@@ -184,8 +180,8 @@ def _live(node: fx.Node, args: Any, kwargs: Any, builder: Builder) -> Any:
     """An operation on parameters alone."""
     if node.target in PASS_THROUGH:
         return args[0]
-    target, kwargs = (str(node.target).removeprefix("aten."),
-                      {k: v for k, v in kwargs.items() if v is not None})
+    target = str(node.target).removeprefix("aten.")
+    kwargs = {k: v for k, v in kwargs.items() if v is not None}
     plain = [leaf
              for leaf in tree_leaves((list(args), kwargs)) if not isinstance(leaf, Live | Tensor)]
     if not isinstance(node.meta["val"], Tensor | tuple | list) or not all(

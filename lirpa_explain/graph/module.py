@@ -87,19 +87,15 @@ class GradientModule(nn.Module):
                         *tensors: operators.call(step.operator, *tensors, **step.settings), inputs)
 
     def further(self, extras: Iterable[Any], count: int) -> tuple[Tensor, ...]:
-        """The inputs that are made of further arguments of the function: of those, the tensors with
-        `count` rows.
-        """
+        """The inputs made of further arguments: tensors among these with `count` rows."""
         if self.arguments is None:
             return ()
         return tuple(self.arguments.rows([e for e in extras if has_rows(e, count)]))
 
     def reads_the_same(self, extras: Iterable[Any], count: int) -> bool:
-        """Whether the function reads of further arguments of each of `count` examples what it read
-        in the trace.
-        """
-        return (self.arguments is None
-                or self.arguments.same([e for e in extras if has_rows(e, count)]))
+        """Whether each of `count` examples' further arguments give what the trace read."""
+        with_rows = [extra for extra in extras if has_rows(extra, count)]
+        return self.arguments is None or self.arguments.same(with_rows)
 
     def run(self, call: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
         """The results (B, D) if `call(step, *tensors)` computes each step."""

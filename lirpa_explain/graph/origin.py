@@ -35,9 +35,7 @@ def where(node: fx.Node) -> str:
 
 
 def line_of(frames: Iterable[traceback.FrameSummary]) -> str:
-    """The innermost line of the user's code among frames of a stack, the innermost of which comes
-    last.
-    """
+    """Innermost line of the user's code in a stack whose innermost frame comes last."""
     own = [frame for frame in frames if is_of_the_user(frame.filename)]
     return f' (File "{own[-1].filename}", line {own[-1].lineno}: `{own[-1].line}`)' if own else ""
 
@@ -48,9 +46,7 @@ def is_of_the_user(filename: str) -> bool:
 
 
 def _forward_of(node: fx.Node) -> fx.Node:
-    """Best guess of the forward operation of a backward one: one that shares a tensor with it, of
-    its name first.
-    """
+    """Best guess of a backward operation's forward one: it shares a tensor, by name first."""
     if "module" in node.meta:
         return node
     name = base_name(node).removesuffix("_backward")

@@ -1,5 +1,4 @@
-"""What is recorded for one row: torch code that computes gradients at points which depend on the
-perturbed inputs.
+"""What is recorded for a row: torch code of gradients at points that depend on the input.
 
 A row has the inputs x, which may be perturbed, and tensors of its own, which may not. Points are
 affine in x, entry by entry, so a ball of any kind around x stays exact.
@@ -17,9 +16,7 @@ Compute = Callable[[Callable[..., Tensor], Values, Any], tuple[Tensor, ...]]
 
 
 class Places(Protocol):
-    """Where B rows of a plan lie: what their tensors are made of. Each method is asked for one
-    input of the model.
-    """
+    """Where B rows of a plan lie; each method returns a tensor for one input of the model."""
 
     @property
     def scale(self) -> Tensor:
@@ -177,9 +174,7 @@ class Program:
 
     @property
     def identity(self) -> Hashable:
-        """Equal for programs that are equal, and without their function, which may hold the
-        model.
-        """
+        """Equal for equal programs; leaves out their function, which may hold the model."""
         return self.key, self.points, self.alpha, self.differentiates
 
     def tensors(self) -> dict[str, RowTensor]:
@@ -222,8 +217,7 @@ def multiplied(program: Program) -> Program:
 
 
 def segment_gradient() -> Program:
-    """The gradient at b + s (x - b) with respect to it, where the place s on the path may be
-    perturbed too.
+    """The gradient at b + s (x - b), where the place s on the path may be perturbed too.
 
     That point is a product of what may move, so it is bounded by planes in x and s and not by a box
     around the path.

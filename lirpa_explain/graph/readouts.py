@@ -1,5 +1,4 @@
-"""What may be read out of tensors while a model is recorded: constants, and further arguments, but
-no moving value.
+"""What may be read out while a model is recorded: constants, further arguments, nothing moving.
 
 A trace holds what was read as a constant. That is right for tensors that no input and no parameter
 moves; where it was read from further arguments, such as lengths, the trace is right for examples of
@@ -25,8 +24,7 @@ from ..errors import UnsupportedOperation
 from .origin import line_of
 
 READOUTS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
-"""Functions that hand out a tensor's values past the trace. (`item` and `bool` are recorded, and
-refused there.)"""
+"""Functions that hand out values past the trace (`item`, `bool` are recorded and refused)."""
 
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """Tags of operations whose result, or its shape, is made of a tensor's values."""
@@ -79,8 +77,8 @@ class Readings:
                 stack += waiting
                 continue
             stack.pop()
-            last.meta.setdefault("sources", self._own(last).union(
-                *(s.meta["sources"] for s in last.all_input_nodes)))
+            read = (source.meta["sources"] for source in last.all_input_nodes)
+            last.meta.setdefault("sources", self._own(last).union(*read))
         return node.meta["sources"]
 
     def _own(self, node: fx.Node) -> frozenset[str]:
@@ -92,9 +90,7 @@ class Readings:
 
 
 class Reading(TorchDispatchMode):
-    """While it is active, operations that read constants and further arguments are evaluated and
-    not recorded.
-    """
+    """Mode in which operations on constants and further arguments are evaluated, not recorded."""
 
     def __init__(self, readings: Readings) -> None:
         super().__init__()
@@ -111,9 +107,7 @@ class Reading(TorchDispatchMode):
 
 
 class NoReadouts(TorchFunctionMode):
-    """While it is active and something is recorded, values of inputs and parameters are not read
-    out.
-    """
+    """Mode in which, while recording, values of inputs and parameters cannot be read out."""
 
     def __init__(self, readings: Readings) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""Layer-wise relevance propagation by Captum's epsilon rule, as the gradient of a model with other
-activations.
+"""Layer-wise relevance propagation (Captum's epsilon rule) as a gradient with other activations.
 
 The rule takes the relevance R of a layer's output z to its input a as `a * J^T (R / (z + eps
 sign(z)))`, with J the layer's Jacobian and sign(0) = 1; activations hand it on unchanged. With u =
@@ -34,8 +33,7 @@ MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "T", "Squ
 """Autograd nodes that move entries and change none."""
 
 SCALES = ("Mul", "Div", "Neg")
-"""Autograd nodes that, with one input that has a gradient, multiply entries by constants; allowed
-behind the model."""
+"""Autograd nodes that multiply their one differentiable input by constants; may end a model."""
 
 
 @dataclass
@@ -87,8 +85,7 @@ class Place:
 
 @contextlib.contextmanager
 def relevance(model: nn.Module, place: Place | None = None) -> Iterator[None]:
-    """While it is active, the gradient of the model by its input is Captum's LRP: nothing is left
-    to multiply it by.
+    """Within, the model's gradient by its input is Captum's LRP, without any multiplication.
 
     The cotangent must be 1 at one output of each example and 0 elsewhere.
 
@@ -232,8 +229,7 @@ def _refuse_both(output: Output) -> None:
 
 
 def _sources(x: Tensor, to: str, scaled: list[str] | None = None) -> list[Output | str]:
-    """The layers' outputs, and the names of activations, whose entries a value consists of; none if
-    it is an input.
+    """Layers' outputs, and activations' names, that a value's entries come from; none if an input.
 
     With a list `scaled`, products with constants are allowed and noted there.
     """
@@ -301,9 +297,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _Activation(torch.autograd.Function):
-    """An activation with the factor as gradient; on an input, where no layer is before it, its
-    result is that.
-    """
+    """Activation whose gradient is LRP's factor; on an input, the relevance itself."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, name: str, function: str, eps: float | None,

@@ -1,5 +1,4 @@
-"""A gradient module whose ReLUs are torch's own: verifiers that branch on ReLUs find those of both
-passes.
+"""A gradient module with torch's own ReLUs, those of both passes, for branching verifiers.
 
 Branch and bound of others looks for ReLU nodes, and clips what they read. The gradient of a ReLU
 reads that too, and is exact where it has a sign. A pre-activation that only a gradient reads gets a

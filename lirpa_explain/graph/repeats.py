@@ -1,6 +1,4 @@
-"""Refuse what is no fixed function of its inputs: it draws random numbers past torch, or changes
-with each call.
-"""
+"""Refuse what is no fixed function of its inputs: hidden randomness, or change with each call."""
 
 import pickle
 import random

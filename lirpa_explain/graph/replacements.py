@@ -44,8 +44,8 @@ def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> 
 def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *,
           dtype: Any = None) -> Tensor:
     if dim is None or dtype is not None or not input.is_floating_point():
-        return (torch.prod(input, dtype=dtype)
-                if dim is None else torch.prod(input, dim, keepdim, dtype=dtype))
+        over = () if dim is None else (dim, keepdim)
+        return torch.prod(input, *over, dtype=dtype)
     factors = list(input.unbind(dim))
     while len(factors) > 1:
         pairs = [x * y for x, y in zip(factors[::2], factors[1::2], strict=False)]
@@ -79,9 +79,7 @@ def _lp_pool(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = No
 
 
 def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The first product as a linear layer: its sums are bounded before they are multiplied by the
-    other input.
-    """
+    """Bilinear map as a linear layer first: its sums are bounded before the second product."""
     outputs, first, second = weight.shape
     weighted = F.linear(input1, weight.transpose(1, 2).reshape(outputs * second, first))
     result = (weighted.unflatten(-1, (outputs, second)) * input2.unsqueeze(-2)).sum(-1)
@@ -121,9 +119,7 @@ REPLACEMENTS.add(F.one_hot, _one_hot)
 
 
 class Replacements(TorchFunctionMode):
-    """While it is active, functions of the table are replaced; within a replacement they are
-    torch's own.
-    """
+    """Mode that replaces the functions of a table; within a replacement they are torch's own."""
 
     def __init__(self) -> None:
         super().__init__()

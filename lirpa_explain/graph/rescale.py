@@ -1,6 +1,4 @@
-"""DeepLift's rescale rule: the gradient of an activation module becomes the secant slope from its
-reference input.
-"""
+"""DeepLift's rescale rule: an activation's gradient is its secant from the reference input."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,15 +14,13 @@ from ..operators.activations import LAYERS
 
 POOLS = (nn.MaxPool1d, nn.MaxPool2d)
 MIXING = (*POOLS, nn.Softmax)
-"""Module types with rules of their own, in which Captum mixes the examples of a batch: not those of
-one example."""
+"""Module types whose rules mix Captum's batch: ours are those of a single example."""
 
 REFUSED = (nn.MaxPool3d,)
 """Module types for which Captum has rules that have no bound."""
 
 Rule = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Maps (module, gradient at what it was fed with, gradient at its result) to what is handed back in
-place of the former."""
+"""(module, gradient at its input, gradient at its result) -> what is handed back instead."""
 
 
 @contextlib.contextmanager
@@ -59,9 +55,7 @@ def rescaled(model: nn.Module, reference: Callable[[], Any],
 
 
 class _Calls:
-    """The calls of a model's activation modules: what they are fed with, and the rule of their
-    gradients.
-    """
+    """Calls of a model's activation modules: their inputs, and the rule of their gradients."""
 
     def __init__(self, model: nn.Module, eps: float) -> None:
         self.eps = eps
@@ -104,9 +98,7 @@ class _Calls:
         return forward
 
     def rule(self, module: nn.Module, total: Tensor, upstream: Tensor) -> Tensor:
-        """What an activation module hands back; `total` is the gradient at what it is fed with, by
-        all who read it.
-        """
+        """The gradient a module sends back; `total`: the one at its input, by all its readers."""
         if total is not self._plain.pop(module):
             raise _shared(self.names[module])
         z, z0 = self._inputs[module]
@@ -141,8 +133,7 @@ class _Calls:
         return layer.forward(input, **layer.settings(module))
 
     def _look_behind(self, module: nn.Module, input: Tensor) -> None:
-        """Note which module another stands directly behind, and refuse pairs of which Captum's rule
-        is none.
+        """Note which module another directly follows; refuse pairs for which Captum has no rule.
 
         Where |z - z0| < eps Captum takes the gradient that has passed the second activation's rule,
         and not the one before it that it takes elsewhere. Both are the plain one if |phi(z) -
@@ -207,8 +198,8 @@ def pool_rule(pool: nn.MaxPool1d | nn.MaxPool2d, total: Tensor, upstream: Tensor
     if isinstance(pool, nn.MaxPool1d):
         parts = (x.unsqueeze(2) for x in (total, upstream, of_reference, z, z0))
         total, upstream, of_reference, z, z0 = parts
-    kernel, stride, padding, dilation = (
-        _sides(pool, name) for name in ("kernel_size", "stride", "padding", "dilation"))
+    kernel, stride = _sides(pool, "kernel_size"), _sides(pool, "stride")
+    padding, dilation = _sides(pool, "padding"), _sides(pool, "dilation")
     settings = {**given, "kernel": kernel, "stride": stride, "padding": padding,
                 "ceil": pool.ceil_mode}
     if any(s < k or d > 1 for s, k, d in zip(stride, kernel, dilation, strict=True)):
@@ -238,8 +229,7 @@ def _sides(pool: Any, name: str) -> list[int]:
 
 def softmax_rule(softmax: nn.Softmax, total: Tensor, upstream: Tensor, z: Tensor, z0: Tensor,
                  **given: Any) -> Tensor:
-    """What a softmax module hands back for one example: u less the mean of all u, the reference's
-    among them.
+    """What softmax hands back for one example: u minus the mean of all u, the reference's too.
 
     Args:
         softmax: the module.

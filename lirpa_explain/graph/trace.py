@@ -34,9 +34,7 @@ REFUSED = {
 
 
 class Recording(NamedTuple):
-    """What a function computes: a graph whose results are followed by what was read of further
-    arguments.
-    """
+    """A recorded graph: its results are followed by what was read of further arguments."""
 
     graph: fx.GraphModule
     results: int
@@ -44,8 +42,7 @@ class Recording(NamedTuple):
 
 def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...],
            arguments: range) -> Recording:
-    """Record a function, and the gradients that it takes, as one graph with these tensors as
-    inputs.
+    """Record a function and the gradients it takes as one graph with these tensors as inputs.
 
     Args:
         function: maps the tensors to a tuple of tensors.
@@ -71,18 +68,14 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
 
 
 def pure(recording: Recording, tensors: tuple[Tensor, ...]) -> Recording:
-    """The recording without writes in place, and of operations that have rules as far as torch
-    knows how.
-    """
+    """The recording without in-place writes, decomposed where an operation has no rule."""
     with _plainly():
         return recording._replace(graph=functional(recording.graph, tensors))
 
 
 @contextlib.contextmanager
 def _plainly() -> Iterator[None]:
-    """Have torch call its plain operations: fused attention and mkldnn's kernels would be opaque
-    single ones.
-    """
+    """Have torch call plain operations: fused attention and mkldnn kernels would be opaque."""
     with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(
         SDPBackend.MATH), _named_reasons():
         yield
@@ -111,9 +104,7 @@ def _named_reasons() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Switching mkldnn off warns about hardware that is not there; our own warnings are let
-    through.
-    """
+    """Hide torch's warning that hardware for mkldnn is missing; pass our own warnings on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", CaptumWarning)

@@ -1,6 +1,4 @@
-"""What a function reads out of its tensors when it is called with a whole batch, as by an `if` or
-by tolist().
-"""
+"""What a function reads out of its tensors (by `if`, tolist(), ...) for a whole batch."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -35,8 +33,7 @@ def transcript(function: Callable[..., Any], xs: Sequence[Tensor],
 
 def rows_that_read_alike(function: Callable[..., Any], xs: Sequence[Tensor], extras: Sequence[Any],
                          size: int) -> list[int] | None:
-    """So many rows of a batch of which a function reads what it reads of the whole; None if none
-    were found.
+    """`size` rows of a batch that a function reads as it reads the whole; None if not found.
 
     Args:
         function: takes the inputs and the further arguments.

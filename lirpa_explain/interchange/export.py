@@ -1,6 +1,4 @@
-"""An attribution, and the question whether a property of it holds, as standard ONNX and VNN-LIB
-files.
-"""
+"""An attribution, and whether a property of it holds, as standard ONNX and VNN-LIB files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +38,7 @@ def export(attribution: Any, inputs: Tensor, path: str | Path, *, property: Prop
            eps: Any = None, perturbation: Any = None, norm: float = torch.inf,
            clip: tuple[Any, Any] | None = None,
            version: str = "1.0", **attribute_kwargs: Any) -> Exported:
-    """Write an attribution, forward and gradient pass and all, as an ONNX model of standard
-    operators.
+    """Write an attribution, forward and gradient pass and all, as a standard ONNX model.
 
     With a property, the model's outputs are its margins, and beside it lies the VNN-LIB query
     whether one of them can be 0 or less in the box of inputs: what a verifier proves impossible

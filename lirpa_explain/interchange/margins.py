@@ -13,8 +13,7 @@ from .vnnlib import vnnlib
 
 
 class MarginModule(nn.Module):
-    """The margins of a property: `module(x)`, (B, K), is above 0 in all entries exactly where it
-    holds.
+    """Margins of a property: `module(x)`, (B, K), is above 0 exactly where it holds.
 
     What a verifier bounds, branches on and attacks. It is made for one example, and takes any
     number of rows near it.

@@ -51,8 +51,8 @@ def _of_known_version(proto: Any) -> Any:
     if newest in OPSETS:
         return proto
     nearest = OPSETS[0] if newest < OPSETS[0] else OPSETS[-1]
-    return imported("onnx.version_converter", "onnx",
-                    "reading ONNX files").convert_version(proto, nearest)
+    converter = imported("onnx.version_converter", "onnx", "reading ONNX files")
+    return converter.convert_version(proto, nearest)
 
 
 def _compare(model: nn.Module, proto: object, path: str) -> None:

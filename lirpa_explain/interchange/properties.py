@@ -1,6 +1,4 @@
-"""Properties of an attribution as margins: numbers all of which are above 0 exactly where the
-property holds.
-"""
+"""Properties of an attribution as margins: all are above 0 exactly where it holds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,3 +1,1 @@
-"""What can be certified beside an attribution: labels, radii, boundary points and distances to
-other attributions.
-"""
+"""What else can be certified: labels, radii, boundary points, distances to other attributions."""

@@ -28,8 +28,7 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
                   additional_forward_args: Any = None, search_options: BoundarySearch | None = None,
                   certified: bool = True, method: str = "CROWN", batch_size: int = 64,
                   progress: bool = False) -> BoundaryPoints:
-    """The nearest points found at which the predicted class changes, and how much nearer the
-    nearest can be.
+    """Nearest points found where the predicted class changes, and how near any can be.
 
     certified_distance <= min { |z - x|_2 : the decision at z is another one, or a tie } <=
     distance. The decision is for the largest output, or by the sign of a single one. Not finding a
@@ -87,9 +86,7 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
 
 def _check(margins: Margins, found: BoundaryPoints, distance: Tensor, reach: Tensor, method: str,
            batch_size: int) -> None:
-    """Certified distances are at most those found, and bounds within them hold the margins at the
-    examples.
-    """
+    """Check that certified distances are below those found, and that bounds hold the margins."""
     possible = Box(torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf))
     check_numbers(possible, distance, reach, "Certified distances")
     every = torch.arange(len(distance), device=distance.device)

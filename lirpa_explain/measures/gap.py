@@ -1,5 +1,4 @@
-"""Two claims about boundary attributions as measurements: the gap to the plain attribution, and the
-baseline's weight.
+"""Two measurements of boundary attributions: gap to the plain one, weight of the baseline.
 
 Each number is a pair: what was found, and what is certain not to be exceeded.
 """
@@ -59,8 +58,7 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients,
                  baselines: Any = None, method: str = "CROWN", quadrature: str | None = None,
                  batch_size: int | None = None, memory_limit: int | None = None,
                  progress: bool = False, pieces: int = 1, **attribute_kwargs: Any) -> BoundaryGap:
-    """The distance between a boundary attribution and the plain one: |A_b(x) - A(x)|_2 for each
-    example.
+    """Distance of a boundary attribution from the plain one: |A_b(x) - A(x)|_2, per example.
 
     Compared are BoundarySaliency with Saliency(abs=False), and BoundaryIntegratedGradients with
     IntegratedGradients from `baselines`. The upper bound holds for the nearest boundary point
@@ -171,8 +169,7 @@ def baseline_sensitivity(
     clip: tuple[Any, Any] | None = None, samples: int = 8, method: str = "CROWN",
     quadrature: str | None = None, batch_size: int = ROWS, progress: bool = False,
     **attribute_kwargs: Any) -> BaselineSensitivity:
-    """How far integrated gradients move when their baseline moves: max |A(x; b') - A(x; b)|_2 over
-    |b' - b| <= eps.
+    """How far moving the baseline moves IG: max |A(x; b') - A(x; b)|_2 over |b' - b| <= eps.
 
     The baseline b is that of the attribution: `baselines` of IntegratedGradients, or the boundary
     point.
@@ -246,9 +243,7 @@ def baseline_sensitivity(
 
 def _segment_bounds(function: Any, xs: tuple[Tensor, ...], plan: Plan, starts: Region, method: str,
                     batch_size: int, progress: bool) -> Box:
-    """Bounds of integrated gradients whose path starts anywhere in regions, and ends in the
-    inputs.
-    """
+    """Bounds of integrated gradients along paths from anywhere in regions to the inputs."""
     module = capture(function, xs, plan.extras)
     engine = Engine(module, module.example)
     every = torch.arange(len(xs[0]), device=xs[0].device)
@@ -274,7 +269,7 @@ def _sampled(region: Region, norm: float, eps: float) -> Tensor:
     """A point of each row's ball, on its surface but for the cut, (B, D)."""
     step = torch.randn_like(region.center) if norm == 2 else 2 * torch.rand_like(region.center) - 1
     if norm == 1:
-        step = torch.zeros_like(step).scatter(1, step.abs().argmax(1, keepdim=True),
-                                              1.0) * step.sign()
+        steepest = step.abs().argmax(1, keepdim=True)
+        step = torch.zeros_like(step).scatter(1, steepest, 1.0) * step.sign()
     step = step / step.norm(p=norm, dim=1, keepdim=True) if norm != torch.inf else step.sign()
     return Box(region.low, region.high).nearest(region.center + eps * step)

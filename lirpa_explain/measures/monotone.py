@@ -1,6 +1,4 @@
-"""certify_monotone(): in which direction a model's output moves with some of its inputs, over a
-whole domain.
-"""
+"""certify_monotone(): does the output rise or fall with an input over a whole domain?"""
 
 import math
 from collections.abc import Sequence

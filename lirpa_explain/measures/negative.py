@@ -1,6 +1,4 @@
-"""certify_negative(): whether one of a model's outputs is negative, whichever, at every point of a
-box.
-"""
+"""certify_negative(): is, at every point of a box, at least one output of a model negative?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

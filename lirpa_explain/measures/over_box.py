@@ -1,6 +1,4 @@
-"""What certificates over a whole box share: functions whose signs are decided by splitting it along
-its inputs.
-"""
+"""What certificates over a box share: signs decided by splitting the box along its inputs."""
 
 from __future__ import annotations
 
@@ -84,9 +82,7 @@ def search_box(plan: Plan, module: GradientModule, engine: Engine, low: Tensor, 
 
 def open_boxes(objective: Objective, low: Tensor, high: Tensor, is_decided: bool
                ) -> tuple[Tensor, Tensor]:
-    """Ends, (P, D) each, of boxes that hold all inputs at which a function is not proven to be
-    above 0.
-    """
+    """Ends (P, D) of boxes with all inputs at which a function is not proven to be above 0."""
     grown, least = objective.trees[0].grown, objective.margin
     leaves = [domain for lower, _, domain, _ in grown.leaves if lower <= least]
     if is_decided:

@@ -1,6 +1,4 @@
-"""certify_prediction(): what the same ball leaves of the prediction that an attribution
-explains.
-"""
+"""certify_prediction(): does the prediction that is explained hold within the same ball?"""
 
 import math
 from collections.abc import Callable
@@ -54,8 +52,7 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
                        clip: tuple[Any, Any] | None = None, additional_forward_args: Any = None,
                        method: str = "CROWN", batch_size: int = 64,
                        parameters: Any = None) -> Prediction:
-    """Bound the margins and the confidence of a prediction over the ball in which its explanation
-    is certified.
+    """Bound margins and confidence of a prediction over the ball of its explanation.
 
     With margins m_j = z_c - z_j of the class c over each other class j, which are bounded by
     propagation as linear functions of the output: the label is certain where all are above 0, and
@@ -110,8 +107,8 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         box = Box(*(torch.cat(side) for side in zip(*parts, strict=True)))
         outputs, value = _outputs(decision), margins.values()
         nominal = torch.einsum("nrk,nk->nr", margins.rivals, outputs)
-        terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(),
-                             outputs.abs()).amax(1, keepdim=True)
+        sizes = torch.einsum("nrk,nk->nr", margins.rivals.abs(), outputs.abs())
+        terms = sizes.amax(1, keepdim=True)
         terms = torch.maximum(terms, box.size.nan_to_num(posinf=0))
         check_numbers(Box.point(nominal), value, terms,
                       "Margins of the traced model, beside the model's own,")

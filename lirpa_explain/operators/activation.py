@@ -24,8 +24,7 @@ from .weights import changes_sign, product_sides
 
 @dataclass(frozen=True)
 class Curve:
-    """How a function of one variable is bounded on [lo, hi]: each field is a function of (lo, hi,
-    **settings).
+    """Bounds of a function of one variable on [lo, hi], each field f(lo, hi, **settings).
 
     Args:
         range: (lowest value, highest value).
@@ -100,8 +99,9 @@ class BoundActivationGradient(BoundProduct):
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         is_open = self.operator.traits.open(*boxes[1], **self.settings)
-        return (is_open
-                if index == 1 else reaching(is_open, boxes[0][0]) & (boxes[0][1] > boxes[0][0]))
+        if index == 1:
+            return is_open
+        return reaching(is_open, boxes[0][0]) & (boxes[0][1] > boxes[0][0])
 
     def ignored_entries(self, index: int, box: Box) -> Tensor:
         if index == 0:
@@ -114,9 +114,7 @@ class BoundActivationGradient(BoundProduct):
 
 
 def reaching(mask: Tensor, factor: Tensor) -> Tensor:
-    """Of which entries of a factor, that may be broadcast, some entry of a mask of the product is
-    made.
-    """
+    """Entries of a (broadcast) factor that take part in any marked entry of the product."""
     mask = torch.broadcast_tensors(mask, factor)[0]
     for dim, size in enumerate(factor.shape):
         mask = mask.any(dim, keepdim=True) if size == 1 else mask
@@ -124,9 +122,7 @@ def reaching(mask: Tensor, factor: Tensor) -> Tensor:
 
 
 class BoundMultiply(BoundProduct):
-    """p = x * y, entry by entry, either or both perturbed; one of them may be a parameter that
-    moves.
-    """
+    """p = x * y, entry by entry; either or both perturbed, or one a moving parameter."""
 
     takes_parameters = True
 
@@ -157,8 +153,9 @@ class BoundMultiply(BoundProduct):
         return forward_mode.by_relaxation(self, linears)
 
     def start_mixture(self, functions: int) -> Mixture | None:
-        return super().start_mixture(functions) if all(node.perturbed
-                                                       for node in self.inputs) else None
+        if not all(node.perturbed for node in self.inputs):
+            return None
+        return super().start_mixture(functions)
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
                      *nodes: Any) -> Any:

@@ -62,8 +62,7 @@ class Affine:
 
 
 MANY_WEIGHTS = 4
-"""Times the entries of a layer: so many weights it may have for their gradients to be computed, for
-each function."""
+"""Weights that a layer may have, in multiples of its entries, to take their gradients."""
 
 
 class BoundAffine(BoundOperator):
@@ -84,8 +83,9 @@ class BoundAffine(BoundOperator):
     @property
     def weight_moves(self) -> bool:
         """Whether it is a product with a parameter that moves."""
-        return self.traits.magnitude is not None and any(moving_box(node) is not None
-                                                         for node in self.inputs[1:])
+        if self.traits.magnitude is None:
+            return False
+        return any(moving_box(node) is not None for node in self.inputs[1:])
 
     @property
     def takes_local(self) -> bool:  # type: ignore[override]
@@ -124,16 +124,12 @@ class BoundAffine(BoundOperator):
                                    dict(enumerate(weights, 1)), linears)
 
     def added(self, *sizes: Tensor) -> Tensor:
-        """Sum of the sizes of all that is added up for an entry, from the sizes of the inputs'
-        entries.
-        """
+        """Sum of the sizes of all terms of each entry, from the sizes of the inputs' entries."""
         return (self.magnitude(*sizes)
                 if self.traits.added is None else self.traits.added(*sizes, **self.settings))
 
     def magnitude(self, *sizes: Tensor) -> Tensor:
-        """By how much an entry can change at most where the inputs' entries change by these
-        sizes.
-        """
+        """Largest change of each entry if the inputs' entries change by these sizes."""
         if self.traits.magnitude is None:
             return self.forward(*sizes)
         return self.traits.magnitude(*sizes, **self.settings)
@@ -188,9 +184,7 @@ class BoundAffine(BoundOperator):
 
     def _shared_reach(self, weights: list[Tensor],
                       reach: list[Tensor]) -> Callable[[Tensor], Tensor] | None:
-        """`shared_reach` where a weight is used at several places, and its gradients are not too
-        large for memory.
-        """
+        """`shared_reach` if a weight is used at several places and its gradients fit memory."""
         x, y = self.inputs[0].output_shape[1:], self.output_shape[1:]
         if len(x) < 2 or weights[0].numel() > MANY_WEIGHTS * max(math.prod(x), math.prod(y)):
             return None
@@ -198,9 +192,7 @@ class BoundAffine(BoundOperator):
                             box_of(self.inputs[0]), weights[0], reach[0])
 
     def _weights(self) -> tuple[list[Tensor], list[Tensor] | None]:
-        """The weights, or their centres; and with the radius in place of one that moves, None if
-        none does.
-        """
+        """The weights (centres of moving ones), and their radii; None if none moves."""
         weights, reach = [], []
         for node in self.inputs[1:]:
             box = moving_box(node)

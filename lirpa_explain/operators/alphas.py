@@ -1,5 +1,4 @@
-"""auto_LiRPA's CROWN-Optimized on our operators: weights of planes, for each function that is
-bounded, are its alphas.
+"""auto_LiRPA's CROWN-Optimized on our operators: weights of planes, per function, are alphas.
 
 An alpha has the shape (2, S, B, K, M): of the lower and of the upper bounds of S functions in B
 rows, how much of each of K planes is mixed at M entries of a node. Every mixture bounds soundly, so
@@ -29,9 +28,7 @@ class Alphas(Optimizable):
     """The entries of the flattened node, (M,), that have alphas."""
 
     def mark_splittable(self) -> None:
-        """Say whether a domain may be split where an input is 0: where the function, or its slope,
-        jumps there.
-        """
+        """Set whether domains may be split at input 0: where the function or its slope jumps."""
         breaks = self.operator.breaks
         self.splittable = breaks is not None and breaks(**self.settings) == (0.0,)
 
@@ -44,9 +41,7 @@ class Alphas(Optimizable):
         return (lower < 0) & (upper > 0)
 
     def init_opt_parameters(self, start_nodes: Sequence[Any]) -> None:
-        """Begin with CROWN's own planes, for the functions of each node that bounds are asked
-        of.
-        """
+        """Begin with CROWN's own planes, for each node whose functions are bounded."""
         self.alpha: dict[str, Tensor] = {}
         for name, size, *_ in start_nodes:
             mixture = self.start_mixture(size if isinstance(size, int) else math.prod(size))

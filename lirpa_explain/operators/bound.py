@@ -1,5 +1,4 @@
-"""The common part of all bound operators: what auto_LiRPA hands a node, in one form for all its
-versions.
+"""What bound operators share: what auto_LiRPA hands a node, alike for all its versions.
 
 A backward coefficient `A` has shape (S, B, *output): S linear functions of the node's output, for
 each of B rows. It is a tensor, or `local.Local` where each function depends on a window of a layer
@@ -26,9 +25,7 @@ Coefficients = tuple[Coefficient | None, Coefficient | None]
 
 
 class BoundOperator(Bound):
-    """Base class of the bound operators; `operator` is the row of the table that a subclass was
-    made for.
-    """
+    """Base class of the bound operators; `operator` is the table's row of a subclass."""
 
     operator: Any
     takes_parameters = False
@@ -39,8 +36,7 @@ class BoundOperator(Bound):
     """What moves its bounds outward by roundings, a `bounding.outward.Outward`, while the engine is
     asked to."""
     decided_by: int | None = None
-    """Index of the input that decides what is chosen, and by which the result jumps, if that is all
-    it does."""
+    """Index of the input that decides what is chosen, if the result jumps only by it."""
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0,
                  options: Any = None) -> None:
@@ -65,9 +61,7 @@ class BoundOperator(Bound):
         raise NotImplementedError(f"{type(self).__name__} relaxes none of its inputs")
 
     def ignored_entries(self, index: int, box: Box) -> Tensor:
-        """Entries of input `index` on which the output does not depend while that input is in its
-        box.
-        """
+        """Entries of input `index` that do not affect the output anywhere in the box."""
         return torch.zeros_like(box.lower, dtype=torch.bool)
 
     def bound_interval(self, *boxes: Box) -> Box:
@@ -102,8 +96,9 @@ class BoundOperator(Bound):
         if not self.takes_local:
             last_lA, last_uA = dense_sides(last_lA, last_uA)
         result = self.bound_linear(last_lA, last_uA, *x)
-        return (result
-                if self.outward is None else self.outward.linear(self, last_lA, last_uA, result))
+        if self.outward is None:
+            return result
+        return self.outward.linear(self, last_lA, last_uA, result)
 
     def bound_forward(self, dim_in: int, *x: Any, **kwargs: Any) -> Any:
         self.refuse_perturbed_parameters()
@@ -122,8 +117,10 @@ class BoundOperator(Bound):
         return forward_mode.window(self, x, max_dim, offset)
 
     def refuse_perturbed_parameters(self) -> None:
-        """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it
-        must not.
+        """Refuse a moving parameter where only a fixed one may be.
+
+        Raises:
+            UnsupportedOperation: There is one.
         """
         if any(node.perturbed and not node.from_input for node in self.inputs):
             raise UnsupportedOperation(f"{self.operator.name}: a parameter is perturbed as an "
@@ -139,6 +136,9 @@ def box_of_interval(interval: Any) -> Box:
 
     For an input in an l1 or l2 ball auto_LiRPA's interval is the centre twice, with the
     perturbation beside it; the smallest box around such a ball is centre +- eps.
+
+    Raises:
+        TypeError: The norm of the ball is neither inf nor 2 nor 1.
     """
     lower, upper = interval[0], interval[1]
     if isinstance(interval, Interval) and interval.ptb is not None:
@@ -177,7 +177,11 @@ def moving_box(node: Bound) -> Box | None:
 
 
 def refuse_parameter(node: Bound, operator: str) -> None:
-    """Raise UnsupportedOperation if a node is a parameter that moves."""
+    """Refuse a node that is a parameter that moves.
+
+    Raises:
+        UnsupportedOperation: It is one.
+    """
     if moving_box(node) is not None:
         names = node.moving_parameter.names
         raise UnsupportedOperation(
@@ -232,8 +236,7 @@ def both_sides(last_lower: Coefficient | None, last_upper: Coefficient | None, l
 
 
 def nothing_at(node: Bound, *like: Any) -> tuple[Tensor | None, Tensor | None]:
-    """Coefficients of 0 of an input, none if it does not move: they take no memory, and no time
-    from node to node.
+    """Zero coefficients of an input, or None if it is fixed: without memory, or time per node.
 
     auto_LiRPA hands out coefficients of the inputs that it arrives at (`return_A`), so it must
     arrive there.
@@ -270,9 +273,7 @@ def flat_functions(A: Tensor) -> Tensor:
 
 
 def weighted_sum(coefficients: Coefficient, values: Tensor) -> Tensor:
-    """Sum over a row's entries of A * values, which may be broadcast: (S, B, *S) and (B, *S) -> (S,
-    B).
-    """
+    """Sum of A * values over a row's entries: (S, B, *S), broadcast (B, *S) -> (S, B)."""
     if isinstance(coefficients, Local):
         return coefficients.weighted_sum(values)
     if values.ndim < coefficients.ndim - 1 or len(values) == 1:  # the same for all rows
@@ -290,8 +291,7 @@ last bit, as far as torch does."""
 
 
 class Signed:
-    """Coefficients (S, B, *S) whose positive entries are multiplied by one factor and the others by
-    another.
+    """Coefficients (S, B, *S), to be multiplied by one factor where positive, else by another.
 
     In most layers both factors agree but for a few neurons, and coefficients are large: one
     product, then the few. Else each coefficient has the factor of its own sign.
@@ -332,9 +332,7 @@ class Signed:
 
 
 class LocalSigned:
-    """The same of local coefficients, of which those of few neurons are not worth telling from the
-    others.
-    """
+    """`Signed` for local coefficients, of too few neurons to treat some of them apart."""
 
     def __init__(self, A: Local) -> None:
         self.A = A
@@ -349,9 +347,7 @@ class LocalSigned:
 
 
 def signed(A: Coefficient) -> Signed | LocalSigned:
-    """Coefficients whose positive entries are multiplied by one factor and the others by
-    another.
-    """
+    """Coefficients, to be multiplied by one factor where positive and by another elsewhere."""
     return LocalSigned(A) if isinstance(A, Local) else Signed(A)
 
 

@@ -36,8 +36,8 @@ class BoundLarger(BoundPlanes):
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         lower, upper = boxes[index]
-        return ((lower < 0) & (upper > 0)
-                if index == 2 else torch.zeros_like(lower, dtype=torch.bool))
+        is_open = (lower < 0) & (upper > 0)
+        return is_open if index == 2 else torch.zeros_like(is_open)
 
     def bound_interval(self, *boxes: Box) -> Box:
         u, v, t = boxes
@@ -62,9 +62,7 @@ class BoundLarger(BoundPlanes):
 
 
 class BoundChoice(BoundPlanes):
-    """y = a where z lies between two numbers, b elsewhere, as a function of a, b, t = a - b and
-    z.
-    """
+    """y = a where low <= z <= high, else b: a function of a, b, t = a - b and z."""
 
     decided_by = 3
     takes_parameters = True
@@ -108,8 +106,7 @@ class BoundChoice(BoundPlanes):
 
 
 class BoundRest(BoundOperator):
-    """y = g - p, where p is the share of g that goes elsewhere: what is left is its share where z
-    lies between numbers.
+    """y = g - p: p is the share of g that goes elsewhere, y its share where low <= z <= high.
 
     Linear bounds know that both shares add up to g; the interval is that of g times its own share.
     """

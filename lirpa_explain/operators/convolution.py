@@ -17,9 +17,7 @@ def _convolution(x: Tensor, weight: Tensor, **settings: Any) -> Tensor:
 
 def _convolution_gradient(g: Tensor, weight: Tensor, size: list[int], stride: list[int],
                           padding: list[int], dilation: list[int], groups: int) -> Tensor:
-    """Transposed convolution whose output padding restores the input's `size`, which strides leave
-    open.
-    """
+    """Transposed convolution with the output padding that restores `size`, which strides hide."""
     is_traced = torch.jit.is_tracing()  # sizes are no numbers then
     if not is_traced and len(size) == 2 and groups == 1 and weight.shape[1] <= FEW_CHANNELS:
         patches = torch.bmm(weight.flatten(1).T.expand(len(g), -1, -1), g.flatten(2))
@@ -34,8 +32,8 @@ def _convolution_gradient(g: Tensor, weight: Tensor, size: list[int], stride: li
 
 
 def _transposed_convolution(A: Tensor, weight: Tensor, of: Any, **settings: Any) -> Tensor:
-    return _convolution_gradient(A.flatten(0, 1), weight, of[1:],
-                                 **settings).unflatten(0, A.shape[:2])
+    pulled = _convolution_gradient(A.flatten(0, 1), weight, of[1:], **settings)
+    return pulled.unflatten(0, A.shape[:2])
 
 
 def _transposed_gradient(A: Tensor, weight: Tensor, size: list[int], of: Any,

@@ -14,9 +14,7 @@ from .registry import Operator, register
 
 
 def shortest(dtype: torch.dtype) -> float:
-    """The length below which a vector has no direction here: the square of its inverse must not
-    overflow.
-    """
+    """Length below which a vector has no direction: its inverse square must not overflow."""
     return least(dtype, 0.25)
 
 
@@ -38,8 +36,7 @@ INVERSE = Curve(range=lambda lo, hi: univariate.range_of(inverse(lo.dtype), lo, 
 
 
 class BoundDirection(BoundProduct):
-    """y = x s with s at most 1 / |x|, where |x| is over one dimension: |y| <= |x_i| / |x| <= 1,
-    whatever s.
+    """y = x s with s <= 1 / |x|, |x| over one dimension: |y| <= |x_i| / |x| <= 1, whatever s.
 
     Planes of the product where they are lower in the middle than the range; where x may be 0, only
     the range.
@@ -59,9 +56,7 @@ class BoundDirection(BoundProduct):
                    torch.minimum(product.upper, self._share(x))).ordered()
 
     def _share(self, x: Box) -> Tensor:
-        """Upper bound of x_i / |x|: at the upper end of x_i, with all others as near to 0 as they
-        come.
-        """
+        """Upper bound of x_i / |x|: x_i at its upper end, all others nearest to 0."""
         dim = self.settings["dim"]
         nearest = x.absolute().lower.square()
         others = (nearest.sum(dim, keepdim=True) - nearest).clamp(min=0)

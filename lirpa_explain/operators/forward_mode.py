@@ -1,5 +1,4 @@
-"""auto_LiRPA's forward mode: linear bounds of a node in the network's inputs, from those of its own
-inputs.
+"""auto_LiRPA's forward mode: a node's linear bounds in the inputs, by those of its own inputs.
 
 `lw` and `uw` are coefficients (B, d, *S) in the d entries of the inputs, `lb` and `ub` what is
 added, (B, *S). In dynamic mode both sides are one affine form, y = lw x + lb, with a fresh variable
@@ -24,8 +23,7 @@ AT_ONCE = 2 ** 22
 
 @dataclass(frozen=True)
 class Side:
-    """One side of an operator's relaxation at entries of its output: sum_i coefficients_i x_i +
-    bias.
+    """One side of a relaxation at entries of the output: sum_i coefficients_i x_i + bias.
 
     Args:
         coefficients: of each input, (S, B, *S_i), or None.
@@ -138,8 +136,7 @@ def _through_plane(plane: tuple[Tensor, ...], nodes: Sequence[Any], inputs: Sequ
 
 def by_map(function: Callable[..., Tensor], magnitude: Callable[[Tensor], Tensor] | None,
            fixed: dict[int, Tensor], inputs: Sequence[Any]) -> LinearBound:
-    """Linear bounds of an affine map's output: its linear part, applied to each entry's
-    coefficients.
+    """Linear bounds of an affine output: its linear part applied to entries' coefficients.
 
     Args:
         function: of all inputs.
@@ -191,8 +188,7 @@ def _mapped(function: Callable[..., Tensor], weights: Sequence[Tensor | None],
 
 
 def window(node: Any, inputs: Sequence[Any], most: int, offset: int) -> LinearBound:
-    """The affine form of any operator's output: its coefficients of `most` variables from `offset`
-    on.
+    """An operator's affine form: its coefficients of `most` variables from `offset` on.
 
     Variables are those of all nodes together, numbered in the order in which nodes are met, so that
     branches which meet again speak of the same ones: the one input that moves keeps the count.
@@ -260,9 +256,7 @@ def _between(node: Any, low: Side, high: Side) -> Tensor:
 
 
 def _ends(node: Any, low: Side, high: Side) -> tuple[Tensor, Tensor]:
-    """Least and largest difference of the sides to their mean slope, in the bounds of the inputs:
-    (B, S).
-    """
+    """Least and largest difference (B, S) of both sides from their mean, over the input boxes."""
     least, most = low.bias, high.bias
     for a, b, n in zip(low.coefficients, high.coefficients, node.inputs, strict=True):
         if a is None or b is None or a is b or torch.equal(a, b):
@@ -284,9 +278,7 @@ def _padded(weights: Tensor | None, width: int, dim: int, value: float = 0.0) ->
 
 
 def _diagonal(values: Tensor, start: int, width: int) -> Tensor:
-    """Coefficients (B, width, S) of an own variable for each entry, the first of which has the
-    number `start`.
-    """
+    """Coefficients (B, width, S): a variable per entry, of which the first is number `start`."""
     result = values.new_zeros(len(values), width, values.shape[1])
     first, last = max(0, -start), min(values.shape[1], width - start)
     if first < last:

@@ -36,9 +36,11 @@ class BoundKnown(BoundOperator):
 
         def side(for_positive: float,
                  for_negative: float) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
-            return lambda A: ([A * itself], flat_functions(
-                (A.clamp(min=0) * for_positive + A.clamp(max=0) * for_negative) * (1 - itself)).sum(
-                    2))
+            def bounds(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
+                by_sign = A.clamp(min=0) * for_positive + A.clamp(max=0) * for_negative
+                return [A * itself], flat_functions(by_sign * (1 - itself)).sum(2)
+
+            return bounds
 
         return both_sides(last_lower, last_upper, side(low, high), side(high, low))
 

@@ -71,8 +71,7 @@ class BoundPooled(BoundOperator):
 
 
 class BoundMaxPool(BoundPooled):
-    """y = max over a window of z, which is z_p for the pivot p where no other position may hold the
-    maximum.
+    """y = max over a window of z: z_p for the pivot p if nothing else may be the maximum.
 
     Lower plane: the position that is ahead in the middle. Upper planes, for any weights a_k in [0,
     1] of candidates:
@@ -122,13 +121,13 @@ class BoundMaxPool(BoundPooled):
     @staticmethod
     def _read(race: Race, largest: Tensor | None) -> Race:
         """A race of which only maxima that ReLU reads matter: coefficients of others are 0."""
-        return (race if largest is None
-                else race.decided_where(largest.reshape(race.undecided.shape) < 0))
+        if largest is None:
+            return race
+        return race.decided_where(largest.reshape(race.undecided.shape) < 0)
 
 
 class _Planes:
-    """Planes below and above the maxima: the pivot, but for those windows of which several may hold
-    the maximum.
+    """Planes around the maxima: the pivot, but for windows with several candidates.
 
     Args:
         z: the box.
@@ -200,8 +199,7 @@ class _Planes:
 
 
 def _planes(z: Box, lead: Box, candidates: Tensor, only: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (B, M, K) of positions below and above the maximum of windows, and the offset above,
-    (B, M).
+    """Weights (B, M, K) of positions below and above maxima, and the offset above, (B, M).
 
     Args:
         z: of the entries, (B, M, K).
@@ -221,8 +219,7 @@ def _planes(z: Box, lead: Box, candidates: Tensor, only: Tensor) -> tuple[Tensor
 
 
 def _weights(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights a and offset c of the plane above max(0, max_k d_k) that is lowest in the middle of a
-    box.
+    """Weights a and offset c of the plane above max(0, max_k d_k) lowest in a box's middle.
 
     Args:
         upper: of d, (..., K); no d above 0 counts for nothing.
@@ -261,9 +258,7 @@ class BoundMaxPoolGradient(BoundPooled):
         return many.reshape(g[0].shape) & (g[1] > g[0])
 
     def bound_interval(self, *boxes: Box, ties: bool = True) -> Box:
-        """As for any operator; without `ties`, of entries that are known to be equal torch's choice
-        has the maximum.
-        """
+        """As for any operator; without `ties`, torch's own choice counts among equal entries."""
         (gl, gu), z = boxes[0], boxes[1]
         race = self.race(z)
         windows, candidates = race.windows, race.candidates
@@ -297,8 +292,7 @@ class BoundMaxPoolGradient(BoundPooled):
 
 
 class _Routes:
-    """The relaxation above: what is sent to a pivot alone, and windows whose maximum may be at
-    several positions.
+    """The relaxation above: what only goes to a pivot, and windows with several candidates.
 
     Args:
         g: bounds of what is sent back.
@@ -334,8 +328,8 @@ class _Routes:
             return slope, flat.new_zeros(A.shape[:2])
         entries = places.entries(race.open)
         base = (entries.function * flat.shape[2] + entries.channel)[:, None] * flat.shape[3]
-        channel = entries.channel[:, None] * windows.positions + torch.arange(
-            windows.positions, device=A.device)
+        positions = torch.arange(windows.positions, device=A.device)
+        channel = entries.channel[:, None] * windows.positions + positions
         candidates = entries.of(race.grid(race.candidates.flatten(1, 2)), channel)
         chord, offset = _chord(flat.flatten()[base + table[:, entries.within].T], candidates,
                                *(entries.of(side) for side in self.g))
@@ -344,8 +338,7 @@ class _Routes:
 
 
 def _chord(spread: Tensor, candidates: Tensor, gl: Tensor, gu: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and offset of the line above g * w for g in [gl, gu] and w anywhere between candidates'
-    coefficients.
+    """Slope and offset of the line above g * w, g in [gl, gu], w between candidates' coefficients.
 
     g * w is convex in g: at most high * g for g >= 0, low * g for g < 0, and the chord between.
 

@@ -1,6 +1,4 @@
-"""Normalizations: batch normalization in eval mode, an affine map of each channel, and the variance
-of an example.
-"""
+"""Batch normalization in eval mode (affine per channel), and the variance of an example."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +14,7 @@ from .registry import Operator, register
 
 
 def _scale(weight: Tensor, variance: Tensor, epsilon: float, ndim: int) -> Tensor:
-    """The factor weight / sqrt(variance + epsilon), shaped to multiply the channels of an
-    `ndim`-dimensional tensor.
-    """
+    """Factor weight / sqrt(variance + epsilon) of channels, for tensors of `ndim` dimensions."""
     return (weight * torch.rsqrt(variance + epsilon)).reshape(1, -1, *[1] * (ndim - 2))
 
 

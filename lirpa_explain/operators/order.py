@@ -1,5 +1,4 @@
-"""Entries by their rank in a group: the largest, the k-th largest, all in order; gradients, and
-picks, by rank.
+"""Entries by rank in a group: largest, k-th largest, all in order; gradients, picks by rank.
 
 Ranks count from 0, the largest, or down from -1, the smallest.
 """
@@ -47,19 +46,15 @@ class BoundGroups(BoundOperator):
         return box.map(partial(groups.of, fill=-torch.inf))
 
     def possible(self, box: Box) -> Tensor:
-        """Which entries of each group may be an output's, (B, ..., R, n), from the box of what
-        decides it.
-        """
+        """Entries of each group that may be an output's, (B, ..., R, n), by the deciding box."""
         return may_have(self.boxes_of_groups(box), self.ranks(box.lower))
 
     def competing(self, box: Box) -> Tensor:
-        """Which entries of what decides it may be an output's beside others, and are not known
-        exactly.
-        """
+        """Deciding entries that may be an output's beside others, and are not known exactly."""
         possible = self.possible(box)
         several = (possible & (possible.sum(-1, keepdim=True) > 1)).any(-2)
-        return (self.groups(box.lower).back(several.to(box.lower.dtype)) > 0) & (
-            box.upper > box.lower)
+        competing = self.groups(box.lower).back(several.to(box.lower.dtype)) > 0
+        return competing & (box.upper > box.lower)
 
 
 class BoundRanked(BoundGroups):
@@ -84,8 +79,7 @@ class BoundRanked(BoundGroups):
 
 def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups,
             planes: tuple[Plane, Plane], at: tuple[int, int], fixed: Tensor | None = None) -> Any:
-    """`bound_linear` of an operator whose R results of each group lie between planes in its n
-    entries.
+    """`bound_linear` of an operator whose R results a group lie between planes in n entries.
 
     Args:
         last_lower: coefficients (S, B, *output).
@@ -99,8 +93,8 @@ def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups
 
     def bound(A: Tensor, upper: bool) -> tuple[list[Tensor | None], Tensor]:
         A = groups.split(A)
-        above, below = ((A.clamp(min=0), A.clamp(max=0))
-                        if upper else (A.clamp(max=0), A.clamp(min=0)))
+        above, below = A.clamp(min=0), A.clamp(max=0)
+        above, below = (above, below) if upper else (below, above)
         if A.shape[-1] == 1:  # many small matrix products are slow
             pulled = groups.back(above * high[..., 0, :] + below * low[..., 0, :])
         else:
@@ -121,8 +115,7 @@ def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups
 
 
 class BoundPut(BoundGroups):
-    """p = what comes in for each output of a group, put where the output is from: sum_i A_i p_i =
-    sum_r g_r w_r.
+    """p = g put where each output of a group is from: sum_i A_i p_i = sum_r g_r w_r.
 
     w_r lies between the smallest and the largest A_i of the entries that may be output r: one
     unknown factor an output, however many entries there are, and even where g_r is shared by
@@ -142,9 +135,7 @@ class BoundPut(BoundGroups):
         return self.groups(boxes[1].lower).join(several).reshape(lower.shape) & (upper > lower)
 
     def bound_interval(self, *boxes: Box, ties: bool = True) -> Box:
-        """As for any operator; without `ties`, among entries that are known the operator's own
-        choice is made.
-        """
+        """As for any operator; without `ties`, the own choice counts among known entries."""
         groups = self.groups(boxes[1].lower)
         g = boxes[0].map(groups.split)
         box = self.put_range(g, boxes[1])
@@ -153,9 +144,7 @@ class BoundPut(BoundGroups):
         return box.map(groups.back)
 
     def chosen(self, g: Box, decides: Box, box: Box) -> Box:
-        """A range of each group, (B, ..., n), with that of the operator's own choice where all
-        entries are known.
-        """
+        """Range (B, ..., n) of each group; exact where all of its deciding entries are known."""
         entries = self.boxes_of_groups(decides)
         known = (entries.lower == entries.upper).all(-1, keepdim=True)
         choice = {"ranks": [0], "choice": ["max"]} | self.settings
@@ -164,9 +153,7 @@ class BoundPut(BoundGroups):
         return Box(*(torch.where(known, a, b) for a, b in zip(exact, box, strict=True)))
 
     def put_range(self, g: Box, decides: Box) -> Box:
-        """Range of what each entry of each group gets: an entry has at most one rank, and surely
-        one of some.
-        """
+        """Range of what each entry gets: it has at most one rank, and surely one of some."""
         grouped = self.boxes_of_groups(decides)
         possible = self.possible(decides)
         first, last = rank_range(grouped)
@@ -209,9 +196,7 @@ class BoundPut(BoundGroups):
 
 
 class BoundPick(BoundGroups):
-    """y = the entries of a value at places that another value decides, between planes of those that
-    may be there.
-    """
+    """y = entries of a value where another one decides, between planes of the candidates."""
 
     decided_by = 1
 
@@ -223,9 +208,9 @@ class BoundPick(BoundGroups):
             return self.competing(boxes[1])
         several = self.possible(boxes[1])
         several = (several & (several.sum(-1, keepdim=True) > 1)).any(-2)
-        groups = self.groups(boxes[0].lower)
-        return (groups.back(several.to(boxes[0].lower.dtype)) > 0) & (
-            boxes[0].upper > boxes[0].lower)
+        g = boxes[0]
+        read = self.groups(g.lower).back(several.to(g.lower.dtype)) > 0
+        return read & (g.upper > g.lower)
 
     def bound_interval(self, *boxes: Box) -> Box:
         possible, groups = self.possible(boxes[1]), self.groups(boxes[0].lower)
@@ -292,8 +277,7 @@ CHOICES: dict[str, Callable[..., Tensor]] = {
     "kthvalue": lambda x, dim, k: x.kthvalue(k, dim, keepdim=True)[1],
     "median": lambda x, dim: x.median(dim, keepdim=True)[1],
 }
-"""torch's operations by which entries get their ranks: where entries are tied, each makes its own
-choice."""
+"""torch's operations that rank entries: where entries tie, each makes its own choice."""
 
 
 def _places(x: Tensor, dim: int, choice: list[Any]) -> Tensor:

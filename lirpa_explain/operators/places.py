@@ -40,8 +40,8 @@ class Entries(NamedTuple):
 
     def sums(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """The sums of what entries have, (n,), for each function: (S, B)."""
-        return x.new_zeros(shape[0] * shape[1]).index_add(0, self.function, x).reshape(
-            shape[0], shape[1])
+        sums = x.new_zeros(shape[0] * shape[1]).index_add(0, self.function, x)
+        return sums.reshape(shape[0], shape[1])
 
     def of(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
         """What a value (B, X, H, W) has there, (n,), or in several channels each, (n, K)."""
@@ -106,17 +106,14 @@ class Places:
         return None if bool(mask.all()) else self.to_functions(mask[:, None])
 
     def find(self, x: Tensor) -> Tensor:
-        """What a value (B, C, H, W), in which dimensions may be 1, has in the windows: (S, B, C, h,
-        w), 0 outside.
+        """A value (B, C, H, W), or broadcast to it, in the windows: (S, B, C, h, w), 0 outside.
 
         Remembered until `forget`.
         """
         return self.remembered((x,), lambda x: self.to_functions(self._of_groups(x)), "values")
 
     def find_index(self, choice: Tensor, table: Tensor) -> Tensor:
-        """What a table (K, h * w) says of the choice, (B, C, H, W), made at each entry: (S, B, C, h
-        * w); likewise.
-        """
+        """Look a table (K, h * w) up at the choice (B, C, H, W) of each entry; remembered."""
         def found(choice: Tensor) -> Tensor:
             chosen = self._of_groups(choice).flatten(2)
             columns = torch.arange(table.shape[1], device=choice.device)
@@ -129,9 +126,7 @@ class Places:
         return self.remembered((mask,), self._entries, "entries")
 
     def remembered(self, tensors: tuple[Tensor, ...], find: Callable[..., Any], kind: str) -> Any:
-        """What is found of some tensors, in either order, the first time that this kind is asked
-        for.
-        """
+        """What `find` finds of tensors, in either order; computed once for each `kind`."""
         key = kind, frozenset(map(id, tensors))
         if key not in self._found:
             self._found[key] = tensors, find(*tensors)
@@ -151,9 +146,7 @@ class Places:
 
     def met(self, reach: Sequence[int], stride: Sequence[int], padding: Sequence[int], outputs: Pair
             ) -> tuple[Places, Places]:
-        """Those outputs of a map by windows that meet these, and all entries that they read; see
-        `local.met`.
-        """
+        """Outputs of a windowed map that meet these, and what they read; see `local.met`."""
         key = "met", tuple(reach), tuple(stride), tuple(padding), outputs
         return self._once(key, lambda: self._met(reach, stride, padding, outputs))
 
@@ -162,9 +155,7 @@ class Places:
         return self._once(("hull", id(other)), lambda: (self._hull(other), other))[0]
 
     def move(self, values: Tensor, to: Places) -> Tensor:
-        """Values (S, B, C, h, w) of these windows, for others of the same functions, 0 outside of
-        these.
-        """
+        """Values (S, B, C, h, w) of these windows as those of `to`: 0 outside of these."""
         one, other = self._alike(to)
         shift = other.first - one.first
         for i, size in enumerate(to.window):
@@ -178,8 +169,8 @@ class Places:
             at = at[:, :, None, :, None] if i == 0 else at[:, :, None, None]
             sizes = list(values.shape)
             sizes[3 + i] = size
-            values = values.gather(3 + i,
-                                   at.clamp(0, old - 1).expand(sizes)) * ((at >= 0) & (at < old))
+            is_inside = (at >= 0) & (at < old)
+            values = values.gather(3 + i, at.clamp(0, old - 1).expand(sizes)) * is_inside
         return values
 
     def _of_groups(self, x: Tensor) -> Tensor:
@@ -220,8 +211,8 @@ class Places:
         last = self.first.new_tensor([outputs[0] - h, outputs[1] - w])
         first = torch.minimum(first.clamp(min=0), last)
         whole = (h - 1) * stride[0] + reach[0], (w - 1) * stride[1] + reach[1]
-        return (self._with(first, (h, w), outputs),
-                self._with(first * steps - before, whole, self.plane))
+        read = self._with(first * steps - before, whole, self.plane)
+        return self._with(first, (h, w), outputs), read
 
     def _hull(self, other: Places) -> Places:
         one, other = self._alike(other)

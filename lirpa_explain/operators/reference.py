@@ -1,5 +1,4 @@
-"""Products of upstream gradients with slopes from a reference: DeepLift's rules of max pooling and
-softmax.
+"""Upstream gradients times slopes from a reference: DeepLift's max pooling and softmax.
 
 p = g s(z, z0), and t where |z - z0| < eps: Captum takes there the gradient t that has gone the
 plain way.
@@ -47,8 +46,8 @@ def _pool_slope(z: Tensor, z0: Tensor, rule: str, **pool: Any) -> Tensor:
                                         pool["ceil"], return_indices=True) for x in (z, z0))
 
     def put(values: Tensor, at: Tensor) -> Tensor:
-        return torch.zeros_like(z).flatten(2).scatter(2, at.flatten(2),
-                                                      values.flatten(2)).reshape(z.shape)
+        flat = torch.zeros_like(z).flatten(2).scatter(2, at.flatten(2), values.flatten(2))
+        return flat.reshape(z.shape)
 
     above, below = (float(counts) for counts in POOLS[rule])
     change = above * put((top - top0).clamp(min=0), i) + below * put((top - top0).clamp(max=0), j)
@@ -56,9 +55,7 @@ def _pool_slope(z: Tensor, z0: Tensor, rule: str, **pool: Any) -> Tensor:
 
 
 class _Share(NamedTuple):
-    """The slopes of one side, (B, C, K, L): their range, and whether an entry may, or must, have
-    one.
-    """
+    """One side's slopes (B, C, K, L): their range, and if an entry may, or must, have one."""
 
     box: Box
     may: Tensor
@@ -77,9 +74,7 @@ def _pool_slopes(z: Box, z0: Tensor, eps: float, rule: str, **pool: Any) -> Box:
     must_i, must_j = (may & (may.sum(2, keepdim=True) == 1) for may in (may_i, may_j))
 
     def ratio(part: Tensor, whole: Tensor, otherwise: float, sign: float) -> Tensor:
-        """A share moved outward by its roundings, and what is known without computing one where it
-        is all rounding.
-        """
+        """The ratio moved outward by its roundings; `otherwise` where all is rounding."""
         is_clear = whole > margin
         share = part / torch.where(is_clear, whole, 1) * (1 + sign * roundings(4, low.dtype))
         return torch.where(is_clear, share.clamp(0, 1), otherwise)
@@ -110,9 +105,7 @@ def _softmax_slope(z: Tensor, z0: Tensor, rule: str, dim: int) -> Tensor:
 
 
 def _softmax_slopes(z: Box, z0: Tensor, eps: float, rule: str, dim: int) -> Box:
-    """Range of the slopes over a box of inputs, but for those nearer to their reference than
-    eps.
-    """
+    """Range of softmax's slopes over a box of inputs, at least eps away from the reference."""
     logs = log_softmax_range(*z.map(lambda side: side.movedim(dim, -1)))
     own = z0.expand_as(z[0]).softmax(dim)
     change = Box(*(side.exp().movedim(-1, dim) - own for side in logs))
@@ -181,8 +174,8 @@ class BoundReferenceGradient(BoundFromReference):
             c = torch.where(must, 0, torch.where(may, end, c))
             return torch.where(may, 0, a), torch.where(must, one, 0), zero, zero, c
 
-        return (plane(slopes.upper, slopes.lower, ends.lower),
-                plane(slopes.lower, slopes.upper, ends.upper))
+        below = plane(slopes.upper, slopes.lower, ends.lower)
+        return below, plane(slopes.lower, slopes.upper, ends.upper)
 
     def start_mixture(self, functions: int) -> None:
         """There is one plane to choose from."""
@@ -190,8 +183,7 @@ class BoundReferenceGradient(BoundFromReference):
 
 
 def _chord(g: Box, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The line through (gl, m(gl)) and (gu, m(gu)), where m is upper * g for g >= 0 and lower * g
-    below.
+    """The line through (gl, m(gl)) and (gu, m(gu)), m = upper * g for g >= 0, else lower * g.
 
     For lower <= upper it lies above g s for all s between them; with both exchanged, below.
     """

@@ -78,8 +78,10 @@ def register(operator: Operator, *, overwrite: bool = False) -> Operator:
 
 
 def refuse_taken(*names: str) -> None:
-    """Raise ValueError if one of the names is taken, in the table or as an operation of
-    auto_LiRPA.
+    """Refuse names that are taken, in the table or by an operation of auto_LiRPA.
+
+    Raises:
+        ValueError: One of them is.
     """
     OPERATORS.refuse_taken(*names)
     known = [name for name in names if f"{DOMAIN}::{name}" in bound_op_map]
@@ -99,9 +101,7 @@ def lookup(name: str) -> Operator:
 
 
 def call(name: str, *tensors: Tensor, **settings: Any) -> Tensor:
-    """Apply an operator; under a graph trace it is recorded as one node,
-    `lirpa_explain::<name>`.
-    """
+    """Apply an operator; a graph trace records it as one node, `lirpa_explain::<name>`."""
     operator = lookup(name)
     if torch.jit.is_tracing():
         return _Recorded.apply(operator, json.dumps(settings), [], *tensors)

@@ -1,5 +1,4 @@
-"""The product of an upstream gradient with the secant slope of an activation: DeepLift's rescale
-rule.
+"""Upstream gradient times an activation's secant slope: DeepLift's rescale rule.
 
 p = g s(z, z0), with s = (phi(z) - phi(z0)) / (z - z0), and phi'(z) where |z - z0| < eps.
 """
@@ -27,7 +26,11 @@ class BoundFromReference(BoundPlanes):
     reference = 2
 
     def refuse_perturbed_parameters(self) -> None:
-        """Raise UnsupportedOperation also if the reference is perturbed."""
+        """Refuse a perturbed reference as well.
+
+        Raises:
+            UnsupportedOperation: The reference is, or a parameter where only a fixed one may be.
+        """
         super().refuse_perturbed_parameters()
         if self.inputs[self.reference].perturbed:
             raise UnsupportedOperation(

@@ -1,6 +1,4 @@
-"""Softmax along one dimension: its logarithm, and the weighted averages that its gradient
-contains.
-"""
+"""Softmax along one dimension: its logarithm, and the weighted means in its gradient."""
 
 import functools
 from collections.abc import Callable
@@ -40,9 +38,7 @@ class BoundLogSoftmax(BoundOperator):
 
         def side(for_positive: list[Tensor], for_negative: list[Tensor]
                  ) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
-            """Bound of A * (x - L) that uses one plane of L where A > 0 and the other where A <
-            0.
-            """
+            """Bound A * (x - L), by one plane of L where A > 0 and the other elsewhere."""
 
             def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
                 positive, negative = (A.clamp(min=0).sum(dim, keepdim=True),
@@ -57,9 +53,7 @@ class BoundLogSoftmax(BoundOperator):
 
 
 class BoundLogSumExp(BoundOperator):
-    """L = log sum_j exp(x_j) along a dimension, between the planes of `log_sum_exp_planes`; it
-    increases in all x_j.
-    """
+    """L = log sum_j exp(x_j) along a dimension, between planes; it increases in all x_j."""
 
     def relaxed_inputs(self) -> list[int]:
         return [0]
@@ -171,8 +165,8 @@ def largest_average(values: Tensor, low: Tensor, high: Tensor, total: float) -> 
 
 
 def _weighted_center(g: Tensor, p: Tensor, dim: int, total: float | None) -> Tensor:
-    return g * (p.sum(dim, keepdim=True) if total is None else total) - (p * g).sum(
-        dim, keepdim=True)
+    mean = (p * g).sum(dim, keepdim=True)
+    return g * (p.sum(dim, keepdim=True) if total is None else total) - mean
 
 
 ROWS = [

@@ -1,6 +1,4 @@
-"""Staircases such as floor and round, and what they leave of their argument; tangent, which has one
-branch a period.
-"""
+"""Staircases (floor, round, ...), their remainders, and tan, which has one branch a period."""
 
 import math
 from collections.abc import Callable

@@ -1,5 +1,4 @@
-"""The terms that an operator adds up for each entry of its result: what the roundings there are
-relative to.
+"""Terms that an operator adds up for each entry, which its roundings are relative to.
 
 A size is an upper bound of a value's absolute value, or, where values cancel, of the sum of the
 sizes of what it was made of: kernels of normalizations and softmax add up in other orders than the
@@ -35,8 +34,7 @@ EXACT = frozenset({"reshape", "expand", "permute", "slice", "place", "concatenat
 """Operators that round nothing."""
 
 CARRIED = EXACT | {"put", "add", "sum", "mean", "scale", "divide", "center", "multiply", "known"}
-"""Operators whose result's size is that of its terms: what comes next may have been computed from
-these."""
+"""Operators whose result is of its terms' size: the next may be computed from these."""
 
 RELATIVE = frozenset({
     "kink", "kink_gradient", "select", "stabilized_gradient", "power", "power_gradient", "exp",
@@ -54,8 +52,7 @@ their argument, and in gradients to the upstream gradient, as in 1 - tanh(z)^2."
 @singledispatch
 def terms(operator: BoundOperator, boxes: Sequence[Box], sizes: Sequence[Tensor],
           result: Tensor) -> Tensor:
-    """Upper bound of the sum of the sizes of all terms of each entry: of the value, and of what
-    bounds it.
+    """Upper bound of the sum of sizes of each entry's terms: of the value, and of its bounds.
 
     Args:
         operator: the operator.
@@ -111,9 +108,7 @@ def _direction(operator: BoundDirection, boxes: Sequence[Box], sizes: Sequence[T
 @terms.register
 def _secant(operator: BoundSecantGradient, boxes: Sequence[Box], sizes: Sequence[Tensor],
             result: Tensor) -> Tensor:
-    """(phi(z) - phi(z0)) / (z - z0): values of phi, of size |phi(0)| + |z| about, round by
-    themselves.
-    """
+    """(phi(z) - phi(z0)) / (z - z0): rounds by the values of phi, about |phi(0)| + |z|."""
     distance = (boxes[1][0] - boxes[2][0]).abs().clamp(min=operator.eps)
     values = boxes[1].size + boxes[2].size + 2 * operator.at_zero
     return result + boxes[0].size * (1 + values / distance)
@@ -206,11 +201,9 @@ def _rest(operator: BoundRest, boxes: Sequence[Box], sizes: Sequence[Tensor],
 @terms.register
 def _log_softmax(operator: BoundLogSoftmax, boxes: Sequence[Box], sizes: Sequence[Tensor],
                  result: Tensor) -> Tensor:
-    """x_i - max_j x_j - log sum_j exp(x_j - max): what is far below the maximum, such as a mask,
-    counts for itself.
-    """
-    largest = Box(*boxes[0].map(lambda side: side.amax(operator.settings["dim"],
-                                                       keepdim=True))).size
+    """x_i - max - log sum_j exp(x_j - max): small terms, such as masks, count for themselves."""
+    dim = operator.settings["dim"]
+    largest = Box(*boxes[0].map(lambda side: side.amax(dim, keepdim=True))).size
     return boxes[0].size + 2 * largest + result + 1
 
 

@@ -1,6 +1,4 @@
-"""Functions of parameters alone, such as a transposed weight: their values, and their ranges where
-parameters move.
-"""
+"""Functions of parameters alone, such as a transposed weight: values, and moving ranges."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,8 +25,7 @@ MOVES = frozenset({
     "gather.default", "tril.default",
     "triu.default", "constant_pad_nd.default", "repeat.default",
 })
-"""ATen operations that move, repeat and leave out entries of their first argument, and increase in
-it."""
+"""ATen operations that move, repeat or drop entries of the first argument, and increase."""
 
 
 INCREASING = frozenset({"exp.default", "tanh.default", "sigmoid.default", "relu.default",
@@ -94,9 +91,7 @@ class BoundUnperturbed(BoundOperator):
         return Box.point(self.forward(*[box.lower for box in boxes]))
 
     def moving(self) -> MovingParameter | None:
-        """What the engine needs to know of the value; None if no parameter among the inputs
-        moves.
-        """
+        """What the engine needs of a moving value; None if no parameter among inputs moves."""
         moving = [node.moving_parameter for node in self.inputs if moving_box(node) is not None]
         names = tuple(name for parameter in moving for name in parameter.names)
         return MovingParameter(self.parameter_range(*map(box_of, self.inputs)),
@@ -131,9 +126,7 @@ def _filled(tensors: Sequence[Any], arguments: Any) -> Any:
 
 def call_aten(*tensors: Tensor, target: str, arguments: list[Any],
               keywords: dict[str, Any] | None = None, output: int | None = None) -> Any:
-    """Call an ATen operation, such as "cat.default", on tensors in their places among its
-    arguments.
-    """
+    """Call an ATen operation, such as "cat.default", with tensors placed among `arguments`."""
     packet, overload = target.split(".")
     positional, named = _filled(tensors, (arguments, keywords or {}))
     result = getattr(getattr(torch.ops.aten, packet), overload)(*positional, **named)

@@ -23,8 +23,7 @@ Pull = Callable[[Tensor], Tensor]
 
 
 CANCELS = 0.9
-"""Share of the chord's reach below which a constant is the better bound, although it does not
-follow x."""
+"""Share of the chord's reach below which a constant is better, though it ignores x."""
 
 
 def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,8 +48,7 @@ def changes_sign(lower: Tensor, upper: Tensor) -> Tensor:
 
 def shared_reach(function: Callable[[Tensor, Tensor], Tensor], x: Box, center: Tensor,
                  radius: Tensor) -> Pull:
-    """Bounds (S, B) of |A op(x, D)| over both boxes, for a weight that is used at many places of a
-    row.
+    """Bounds (S, B) of |A op(x, D)| over both boxes, for a weight used at many places of a row.
 
     With G(A, x) the gradient of A op(x, W) by W, which is linear in x and in A, it is |G(A, x) D|,
     at most

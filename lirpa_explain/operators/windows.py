@@ -58,24 +58,18 @@ class Windows:
 
     @cached_property
     def index(self) -> Tensor:
-        """Where each position of each window lies in a flat channel, (K, L); -1 outside the
-        input.
-        """
-        places = torch.arange(self.size[0] * self.size[1],
-                              dtype=torch.float64).reshape(1, 1, *self.size)
+        """Place in a flat channel of each position of each window, (K, L); -1 if outside."""
+        places = torch.arange(self.size[0] * self.size[1], dtype=torch.float64)
+        places = places.reshape(1, 1, *self.size)
         return self.of(places, -1.0)[0, 0].long()
 
     def read(self, count: Sequence[int]) -> tuple[int, int]:
-        """How many rows and columns so many windows, one after the other in each dimension, reach
-        over.
-        """
+        """Rows and columns spanned by so many neighbouring windows in each dimension."""
         h, w = ((n - 1) * s + r for n, s, r in zip(count, self.steps[0], self.reach, strict=True))
         return h, w
 
     def places_in(self, count: Sequence[int]) -> Tensor:
-        """Where in the flattened entries that so many windows read each position of each window is:
-        (K, h * w).
-        """
+        """Places, (K, h * w), of window positions in the flat entries that they all read."""
         _, width = self.read(count)
         rows, columns = (torch.arange(n) * s for n, s in zip(count, self.steps[0], strict=True))
         first = (rows[:, None] * width + columns).flatten()
@@ -98,8 +92,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Race:
-    """The positions of windows that may hold the maximum, and by how much they lead one of them,
-    the pivot.
+    """Window positions that may hold the maximum, and their lead over one of them, the pivot.
 
     Args:
         windows: of which pooling.
@@ -116,8 +109,7 @@ class Race:
     @classmethod
     def of(cls, z: Box, windows: Windows, rectified: bool = False,
            known: Comparison | None = None) -> Race:
-        """The race of entries that lie in a box (B, C, H, W) each, and whose differences may be
-        known too.
+        """The race of entries that lie in boxes (B, C, H, W), with known differences if any.
 
         The pivot of what is known stays the pivot, unless it is certainly behind or takes no part.
 
@@ -186,9 +178,7 @@ class Race:
         return self.candidates.scatter(2, self.pivot, False)
 
     def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Of positions (B, M) in the flattened (C, K, L): where they and the pivots lie in the
-        flattened input.
-        """
+        """For positions (B, M) in flat (C, K, L): flat input places of them and their pivots."""
         positions, count = self.candidates.shape[2:]
         window = index // (positions * count) * count + index % count
         places = self.places[window]
@@ -199,12 +189,11 @@ class Race:
     @cached_property
     def place(self) -> Tensor:
         """Where the pivots lie in the flattened input, (B, C * L)."""
-        return self._flat(self.windows.index.to(self.pivot.device).expand(
-            *self.pivot.shape[:2], -1, -1).gather(2, self.pivot))
+        index = self.windows.index.to(self.pivot.device).expand(*self.pivot.shape[:2], -1, -1)
+        return self._flat(index.gather(2, self.pivot))
 
     def few(self) -> tuple[Tensor, Tensor]:
-        """The windows of which several may hold the maximum, as (B, M), the largest M of a row; and
-        which count.
+        """Windows with several candidates, (B, M), M the most of any row; and which of these count.
 
         They index the flat windows (B, C * L); rows with fewer have others beside them, which do
         not count.
@@ -225,9 +214,7 @@ class Race:
 
     @cached_property
     def places(self) -> Tensor:
-        """Where each position lies in the flattened input, (C * L, K); that of another for those
-        outside of it.
-        """
+        """Flat input place of each position, (C * L, K); outside ones borrow a neighbour's."""
         index = self.windows.index.to(self.pivot.device)
         index = torch.where(index < 0, index.amax(0, keepdim=True), index).clamp(min=0)
         area = self.windows.size[0] * self.windows.size[1]
@@ -263,9 +250,7 @@ def _lead(entries: Box, pivot: Tensor) -> Box:
 
 
 def _argmax(x: Tensor) -> Tensor:
-    """The first position of the largest entry along dimension 2, which is kept; faster than torch's
-    for few.
-    """
+    """First position of the maximum along dimension 2 (kept); faster than torch for few."""
     largest, position = x[:, :, :1], torch.zeros_like(x[:, :, :1], dtype=torch.long)
     for k in range(1, x.shape[2]):
         is_larger = x[:, :, k:k + 1] > largest

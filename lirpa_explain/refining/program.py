@@ -30,7 +30,6 @@ from ..operators.bound import flat_rows
 from ..operators.unperturbed import BoundUnperturbed
 from .ground import Ground
 
-KINKS = ("kink", "kink_gradient")
 AFFINE = (BoundAffine, BoundUnperturbed)
 
 

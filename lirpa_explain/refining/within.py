@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from auto_LiRPA.bound_ops import Bound
@@ -20,13 +19,12 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 from ..bounding.backward import Linear
+from ..bounding.gains import KINKS, gains, splittable, watching
 from ..bounding.network import Readers
 from ..bounding.schedule import Schedule
 from ..boxes import Box
-from ..operators.activation import BoundActivation, BoundActivationGradient
-from ..operators.bound import flat_functions, flat_rows
+from ..operators.bound import flat_rows
 from ..operators.local import Local
-from ..operators.planes import BoundPlanes, to_shape
 from ..rounding import DECIDED, roundings
 from .cuts import ROUNDS, Cuts, least
 from .domains import INPUT, Domain, Limits
@@ -34,9 +32,6 @@ from .ground import Ground
 
 MOST_INPUTS = 64
 """Entries of inputs up to which it is noted what they have to do with each pre-activation."""
-
-KINKS = ("kink", "kink_gradient")
-"""Operators whose one break is a kink at 0, so that both sides of it are straight."""
 
 
 @dataclass
@@ -210,16 +205,18 @@ class WithinDomains(Schedule):
     def _functions(self, functions: Tensor) -> Bounded:
         """Lower bounds of functions of the result."""
         node = self.network.result
-        parts, gains, others = [], list[dict[str, Tensor]](), list[dict[str, Tensor]]()
+        operators = self.network.relaxations_before(node)
+        parts, by_one, others = [], list[dict[str, Tensor]](), list[dict[str, Tensor]]()
         for part in functions.split(self.memory.functions_at_once(len(functions), self.method), 1):
             seen: dict[str, Tensor] = {}
-            self._watch(seen)
-            A, c = self._flat(self.network.in_inputs(node, part, lower_only=True), 0, part.shape[1])
+            with watching(operators, seen.__setitem__):
+                linear = self.network.in_inputs(node, part, lower_only=True)
+            A, c = self._flat(linear, 0, part.shape[1])
             parts.append((least(self.ground, A, c, self.cuts, self.rounds), A))
-            gains.append(self._gains(seen, True))
-            others.append(self._gains(seen, False))
+            by_one.append(gains(operators, seen, True))
+            others.append(gains(operators, seen, False))
         joined, rest = ({name: torch.cat([some[name] for some in parts], 1) for name in parts[0]}
-                        for parts in (gains, others))
+                        for parts in (by_one, others))
         lower, A = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
         box = self.network.of_interval(functions, self.network.interval(node))
         inputs = Box(self.ground.center - self.ground.radius,
@@ -239,43 +236,3 @@ class WithinDomains(Schedule):
                 at = gains[name].gather(2, index[:, None].expand(-1, gains[name].shape[1], -1))
                 found.append(torch.einsum("bki,bij->bkj", at, share))
         return torch.stack(found).sum(0) if found else torch.zeros(0)
-
-    def _watch(self, seen: dict[str, Tensor]) -> None:
-        """Have relaxed operators say which coefficients arrive at them."""
-
-        def watch(operator: BoundPlanes, A: Any) -> None:
-            seen[operator.name] = A.dense() if isinstance(A, Local) else A
-
-        for operator in self.network.relaxations_before(self.network.result):
-            operator.watch = watch
-
-    def _gains(self, seen: dict[str, Tensor], by_one: bool) -> dict[str, Tensor]:
-        """Sizes of coefficients times the gaps of relaxations, by the nodes whose values decide
-        them.
-
-        Args:
-            seen: the coefficients, by operator.
-            by_one: of relaxations that one node decides; else of the others, as products.
-        """
-        gains: dict[str, Tensor] = {}
-        for operator in self.network.relaxations_before(self.network.result):
-            operator.watch = None
-            place = splittable(operator)
-            if operator.name not in seen or (place is not None) != by_one:
-                continue
-            gain = seen[operator.name].abs() * operator.gap().abs()
-            nodes = [operator.inputs[i]
-                     for i in (operator.relaxed_inputs() if place is None else [place])]
-            for node in (node for node in nodes if node.perturbed):
-                own = flat_functions(to_shape(gain, node)).transpose(0, 1)
-                gains[node.name] = gains[node.name] + own if node.name in gains else own
-        return gains
-
-
-def splittable(operator: BoundPlanes) -> int | None:
-    """Which of an operator's inputs decides its relaxation by itself, being cut in two; None if
-    none does.
-    """
-    if isinstance(operator, BoundActivation):
-        return 0
-    return 1 if isinstance(operator, BoundActivationGradient) else None

@@ -1,3 +1,1 @@
-"""Linear bounds of elementary functions on boxes: plain tensor functions, no knowledge of
-auto_LiRPA.
-"""
+"""Linear bounds of elementary functions on boxes: tensors alone, without auto_LiRPA."""

@@ -1,5 +1,4 @@
-"""Functions of one variable as data: formulas with their derivatives, and the points where they
-change.
+"""Functions of one variable as data: formulas, derivatives, and where they change.
 
 `Function` is what `univariate` bounds. `declare` makes a function and its derivative from formulas.
 """
@@ -17,8 +16,7 @@ from ..rounding import at_a_jump
 
 Elementwise = Callable[[Tensor], Tensor]
 TINY = 1e-8
-"""A jump that is not there mathematically: torch's softplus has one of 2e-9 where it goes on as a
-line."""
+"""A jump that mathematics does not have: torch's softplus has one of 2e-9 at its line."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,7 @@ class Function:
         return [formula(self.clamp(i, t)) for i, formula in enumerate(formulas)]
 
     def select(self, values: list[Tensor], t: Tensor, left: bool = True) -> Tensor:
-        """Of values for each piece those of the piece in which t lies; at a break the left one, or
-        the right one.
-        """
+        """The value of the piece in which t lies; at a break the left piece's, or the right's."""
         result = values[-1]
         for stop, value in zip(reversed(self.breaks), reversed(values[:-1]), strict=True):
             result = torch.where(t <= stop if left else t < stop, value, result)
@@ -133,9 +129,7 @@ class Function:
         return self if last - first == len(self.breaks) else _some_pieces(self, first, last)
 
     def shifts(self, lo: Tensor) -> list[Tensor]:
-        """Multiples of the period: with `start` the first turn, `start + shift` is lo or before,
-        then 1 and 2 on.
-        """
+        """Multiples of the period: first the last that moves the first turn to lo or before."""
         first = torch.floor((lo - self.pieces[0].turns[0]) / self.period)
         return [(first + copy) * self.period for copy in range(3)]
 
@@ -156,9 +150,7 @@ class Function:
 
     @cached_property
     def monotone(self) -> int:
-        """1 if it never falls, -1 if it never rises, but for a tiny jump at an only break; 0
-        otherwise or unknown.
-        """
+        """1 if it never falls, -1 if it never rises (tiny jumps aside), 0 if neither is known."""
         if not self.is_total or self.period or any(piece.extrema for piece in self.pieces):
             return 0
         signs = set().union(*(span.directions for span in self._spans()))
@@ -179,9 +171,7 @@ class Function:
 
     @cached_property
     def kinds(self) -> tuple[tuple[int, ...], ...]:
-        """Of the extrema of each piece 1 for a maximum, -1 for a minimum, 0 where that is not
-        known.
-        """
+        """Each piece's extrema: 1 for a maximum, -1 for a minimum, 0 where that is unknown."""
         found = []
         for i, piece in enumerate(self.pieces):
             start, stop = self._ends(i)
@@ -227,9 +217,7 @@ class Span:
 
     @cached_property
     def _grid(self) -> tuple[Tensor, Tensor]:
-        """Points of the span, dense near finite ends, and these, ascending, and the slopes there,
-        all finite (N).
-        """
+        """Ascending points of the span, dense near finite ends, and the finite slopes there."""
         near = torch.logspace(-6, 6, 481, dtype=torch.float64)
         a, b = self.start, self.stop
         if a > -math.inf and b < math.inf:
@@ -243,36 +231,28 @@ class Span:
 
     @cached_property
     def directions(self) -> set[int]:
-        """The signs of its slopes but for roundings, which are next to an extremum; 0 if there are
-        no others.
-        """
+        """Signs that the slope takes, roundings aside; {0} if the function is constant."""
         slopes = self._grid[1]
         rounding = 1e-9 * slopes.abs().max()
         return {sign for sign in (1, -1) if bool((sign * slopes > rounding).any())} or {0}
 
     @cached_property
     def curvature(self) -> float:
-        """Sign of the change of the slope, from end to end: a steep function may be flat on most of
-        the span.
-        """
+        """Sign of the slope's change between the ends: most of a steep function may be flat."""
         slopes = self._grid[1]
         change = (slopes[-1] - slopes[0]).item()
         return math.copysign(1.0, change) if change else 0.0
 
     @cached_property
     def _table(self) -> tuple[Tensor, Tensor]:
-        """Points of the span from end to end (N + 2), and minus the slopes at the inner ones,
-        ascending (N).
-        """
+        """Ascending points of the span, ends included (N + 2); minus the inner slopes (N)."""
         points, slopes = self._grid
         inner = (points > self.start) & (points < self.stop)
         return (torch.cat([points.new_tensor([self.start]), points[inner],
                            points.new_tensor([self.stop])]), (-slopes[inner]).cummax(0).values)
 
     def bracket(self, k: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Neighbouring points of the span between which its slope, that falls, becomes less than
-        k.
-        """
+        """Neighbouring points between which the span's falling slope drops below k."""
         points, keys = (x.to(k) for x in self._table)
         index = torch.searchsorted(keys, -k)
         a, b = points[index], points[index + 1]

@@ -133,8 +133,7 @@ def gaussian(rate: float = 1.0) -> Differentiable:
 
 
 def bell(exponent: float, offset: float) -> Differentiable:
-    """`(offset + t ** 2) ** exponent` for a positive offset, such as `sqrt(1 + t ** 2)` and `1 / (1
-    + t ** 2)`.
+    """`(offset + t ** 2) ** exponent`, offset > 0: `sqrt(1 + t ** 2)`, `1 / (1 + t ** 2)`, ...
 
     Raises:
         ValueError: `offset` is not positive.

@@ -146,9 +146,7 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Differentiable:
 
 
 def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Differentiable:
-    """`scale t` for `t > 0`, `scale alpha (exp(input_scale t) - 1)` for `t < 0`: also SELU and
-    CELU.
-    """
+    """`scale t` for `t > 0`, else `scale alpha (exp(input_scale t) - 1)`: also SELU, CELU."""
     size = scale * alpha
     curve = Formula(lambda t: size * torch.expm1(input_scale * t),
                     lambda t: size * input_scale * torch.exp(input_scale * t),
@@ -176,9 +174,7 @@ def clamp(low: float | None = None, high: float | None = None) -> Differentiable
 
 
 def window(low: float | None, high: float | None, closed: bool, inside: bool) -> Differentiable:
-    """1 between `low` and `high` (None: no limit), with them if `closed`, 0 elsewhere; not
-    `inside`: 0 and 1.
-    """
+    """Indicator of low..high (None: no limit; ends included if `closed`), or of its complement."""
     breaks = tuple(b for b in (low, high) if b is not None)
     levels = ([] if low is None else [0.0]) + [1.0] + ([] if high is None else [0.0])
     at_breaks = (float(closed == inside),) * len(breaks)
@@ -275,6 +271,7 @@ def power(exponent: float) -> Differentiable:
     poles = (0.0,) if n < 0 else ()
     if not whole:
         declared = declare(formula, domain=(0.0, math.inf), poles=poles)
-        return declared if n > 1 else replace(declared,
-                                              derivative=replace(declared.derivative, poles=(0.0,)))
+        if n > 1:
+            return declared
+        return replace(declared, derivative=replace(declared.derivative, poles=(0.0,)))
     return declare(formula, formula, breaks=(0.0,), poles=poles) if n < 0 else declare(formula)

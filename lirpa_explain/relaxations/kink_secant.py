@@ -28,8 +28,7 @@ def kink_secant(z: Tensor, z0: Tensor) -> Tensor:
 
 
 def kink_secant_range(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
-    """Range of the slope for z in [lo, hi], where it is 0 or 1, that of the kink's side, at |z -
-    z0| < eps.
+    """Range of the slope for z in [lo, hi]; where |z - z0| < eps, the slope of the kink's side.
 
     An end, or z0, as close to 0 as rounding could have moved it counts as 0, and at a step both
     sides count.
@@ -43,11 +42,11 @@ def kink_secant_range(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
     low, high = kink_secant(lo, z0), kink_secant(hi, z0)
     by = at_a_jump(lo, hi)
     steps = z0.abs() <= by
-    low, high = (torch.where(steps & (lo <= 2 * by), 0.0, low),
-                 torch.where(steps & (hi >= -2 * by), 1.0, high))
+    low = torch.where(steps & (lo <= 2 * by), 0.0, low)
+    high = torch.where(steps & (hi >= -2 * by), 1.0, high)
     mirror = z0 > 0
-    reached, inside = _raised(torch.where(mirror, -hi, lo), torch.where(mirror, -lo, hi), -z0.abs(),
-                              eps)
+    left, right = torch.where(mirror, -hi, lo), torch.where(mirror, -lo, hi)
+    reached, inside = _raised(left, right, -z0.abs(), eps)
     low, high = torch.where(reached & mirror, 0.0, low), torch.where(reached & ~mirror, 1.0, high)
     return Box(torch.where(inside & ~mirror, 1.0, low), torch.where(inside & mirror, 0.0, high))
 
@@ -88,9 +87,7 @@ def kink_secant_lines(lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
 
 
 def _raised(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """For z0 <= 0: whether the slope is 1 instead, for |z - z0| < eps and z >= 0, somewhere; and
-    whether everywhere.
-    """
+    """For z0 <= 0: is slope 1 taken (|z - z0| < eps, z >= 0) somewhere, and is it everywhere?"""
     stop = z0 + eps
     reached = (stop > 0) & (lo < stop) & (hi >= -at_a_jump(lo, hi))
     return reached, reached & (lo > 0) & (hi < stop)
@@ -140,9 +137,7 @@ def _left_lines(lo: Tensor, hi: Tensor, z0: Tensor, x: Tensor, eps: float) -> tu
 
 
 def _root(lo: Tensor, z0: Tensor) -> Tensor:
-    """sqrt(lo z0) where both are negative, without overflow, and with a finite derivative
-    elsewhere.
-    """
+    """sqrt(lo z0) of two negative numbers without overflow; finite derivative elsewhere."""
     usable = (lo < 0) & (z0 < 0)
     return torch.where(usable, torch.where(usable, -lo, 1.0).sqrt()
                        * torch.where(usable, -z0, 1.0).sqrt(), 0.0)

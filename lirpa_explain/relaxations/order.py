@@ -1,5 +1,4 @@
-"""Entries by their rank: which may have it, and planes around the value that has it; along the last
-dimension.
+"""Entries by rank along the last dimension: candidates, and planes around the value.
 
 Ranks count from 0, the largest. All tensors are (*S, n) where nothing else is said.
 """
@@ -32,8 +31,8 @@ def rank_range(box: Box) -> tuple[Tensor, Tensor]:
         ([1, 1, 0], [2, 2, 0])
     """
     lower, upper = (side.detach().contiguous() for side in box)
-    margin = (roundings(JUMP, lower.dtype)
-              * box.size.detach().masked_fill(upper == -torch.inf, 0).amax(-1, keepdim=True))
+    size = box.size.detach().masked_fill(upper == -torch.inf, 0)
+    margin = roundings(JUMP, lower.dtype) * size.amax(-1, keepdim=True)
     n = lower.shape[-1]
     first = n - torch.searchsorted(lower.sort(-1).values, upper + margin, right=True)
     last = n - 1 - torch.searchsorted(upper.sort(-1).values, lower - margin)
@@ -51,8 +50,8 @@ def may_have(box: Box, ranks: Tensor) -> Tensor:
         bool, (*S, R, n); true somewhere for each rank, if not all entries are none.
     """
     first, last = (side[..., None, :] for side in rank_range(box))
-    return (first <= ranks[:, None]) & (ranks[:, None] <= last) & (
-        box.upper > -torch.inf)[..., None, :]
+    is_entry = (box.upper > -torch.inf)[..., None, :]
+    return (first <= ranks[:, None]) & (ranks[:, None] <= last) & is_entry
 
 
 def ranked_planes(box: Box, ranks: Tensor) -> tuple[Plane, Plane]:

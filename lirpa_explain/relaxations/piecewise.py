@@ -40,16 +40,15 @@ def kink_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
     piece = torch.where(lo >= 0, torch.ones_like(lo), torch.full_like(lo, slope))
     chord = torch.where(crossing, (hi - slope * lo) / width, piece)
     offset = torch.where(crossing, hi - chord * hi, torch.zeros_like(hi))
-    supporting = torch.where(crossing, torch.where(hi > -lo, torch.ones_like(hi),
-                                                   torch.full_like(hi, slope)), piece)
+    nearer = torch.where(hi > -lo, torch.ones_like(hi), torch.full_like(hi, slope))
+    supporting = torch.where(crossing, nearer, piece)
     zero = torch.zeros_like(hi)
     lines = (supporting, zero), (chord, offset)
     return lines if slope <= 1 else lines[::-1]
 
 
 def kink_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
-    """Several lines below and several above; each tensor is (3, *S), the first those of
-    `kink_lines`.
+    """Families (3, *S) of lines below and above, the first those of `kink_lines`.
 
     Both pieces extended are lines on one side, and span all that pass through the kink; the chord
     is the best line on the other.
@@ -60,8 +59,8 @@ def kink_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
     def members(line: Line, pieces: bool) -> Line:
         slopes = [torch.where(crossing, piece, line[0]) if pieces else line[0]
                   for piece in (slope, 1.0)]
-        return (torch.stack([line[0], *slopes]),
-                torch.stack([line[1]] + [zero if pieces else line[1]] * 2))
+        offsets = [zero if pieces else line[1]] * 2
+        return torch.stack([line[0], *slopes]), torch.stack([line[1], *offsets])
 
     return members(lines[0], slope <= 1), members(lines[1], slope > 1)
 
@@ -74,8 +73,7 @@ def step_lines(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
 
 
 def step_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
-    """Several lines below and several above the derivative; each tensor is (2, *S), the first those
-    of `step_lines`.
+    """Families (2, *S) of lines around the derivative, the first those of `step_lines`.
 
     The second is that from the step to the far end of the lower piece, above, or of the upper
     piece, below: with slope < 1 the lines d <= 1 + (1 - slope) t / |lo| and d >= slope + (1 -
@@ -89,8 +87,8 @@ def step_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
     (zero, low), (_, high) = step_lines(lo, hi, slope)
     margin = at_a_jump(lo, hi)
     inside = (low < high) & (lo < -margin) & (hi > margin)
-    left, right = (torch.where(inside, -lo, torch.ones_like(lo)),
-                   torch.where(inside, hi, torch.ones_like(hi)))
+    left = torch.where(inside, -lo, torch.ones_like(lo))
+    right = torch.where(inside, hi, torch.ones_like(hi))
     far, near = (left, right) if slope <= 1 else (-right, -left)
     above, below = ((high - low) / far, (high - low) / near)
     stacked = [torch.stack([zero, torch.where(inside, line, zero)]) for line in (below, above)]
@@ -98,8 +96,7 @@ def step_family(lo: Tensor, hi: Tensor, slope: float) -> tuple[Line, Line]:
 
 
 def step_range(lo: Tensor, hi: Tensor, slope: float) -> Box:
-    """Range of the derivative of `kink_lines`' function on [lo, hi]; at 0 it is the interval
-    between both sides.
+    """Range of the derivative of `kink_lines`' function; at 0 all between both sides.
 
     A bound of a sum of n products is off by some roundings, and the derivative jumps: an end as
     close to 0 as rounding could have moved it counts as reaching 0.

@@ -1,5 +1,4 @@
-"""Planes below and above a product of two bounded factors: McCormick's envelopes and their
-mixtures.
+"""Planes around a product of two bounded factors: McCormick's envelopes and mixtures.
 
 For p = g * d with g in [gl, gu], d in [dl, du], and any lam in [0, 1], the mixture of the two upper
 planes

@@ -1,6 +1,4 @@
-"""Ranges of products, linear functions and variances over boxes, with gradients where training
-needs them.
-"""
+"""Ranges of products, linear functions and variances over boxes, differentiable for training."""
 
 from typing import Any
 
@@ -30,9 +28,7 @@ def product_range(g: Box, d: Box) -> Box:
 
 
 class _ScaledRange(torch.autograd.Function):
-    """For d >= 0: the lower end is gl * (dl if gl >= 0 else du), the upper one gu * (du if gu >= 0
-    else dl).
-    """
+    """For d >= 0: from gl * (dl if gl >= 0 else du) to gu * (du if gu >= 0 else dl)."""
 
     @staticmethod
     def forward(ctx: Any, gl: Tensor, gu: Tensor, dl: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,15 +65,14 @@ class _ProductRange(torch.autograd.Function):
     def backward(ctx: Any, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
         g, d, at_dl, at_gu, minus_g, d_high, high_at_dl, high_at_gl = ctx.saved_tensors
         to_g, to_d, high_to_g, high_to_d = low * d, low * g, high * d_high, -high * minus_g
-        ends = (_split(~at_gu, to_g, high_at_gl, high_to_g)
-                + _split(at_dl, to_d, high_at_dl, high_to_d))
+        ends = (*_split(~at_gu, to_g, high_at_gl, high_to_g),
+                *_split(at_dl, to_d, high_at_dl, high_to_d))
         return tuple(end.sum_to_size(shape) for end, shape in zip(ends, ctx.shapes, strict=True))
 
 
 def _least_product(gl: Tensor, gu: Tensor, dl: Tensor,
                    du: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The least product, with the g and d whose product it is, whether that is dl, and whether it
-    is gu.
+    """The least product, its g and d, whether d is dl, and whether g is gu.
 
     It lies at gl or gu, and there at the end of d that the sign asks for.
     """
@@ -128,9 +123,7 @@ def variance_range(box: Box, iterations: int = 60) -> Box:
     lower, upper = box
 
     def residual(c: Tensor, nearest: bool) -> Tensor:
-        """Distance c - a_j for the nearest, or the farthest, a_j of each interval; its mean is half
-        the derivative.
-        """
+        """Distance c - a_j to the nearest or farthest a_j; its mean is half the derivative."""
         if nearest:
             return c - box.nearest(c)
         return torch.where(c - lower > upper - c, c - lower, c - upper)

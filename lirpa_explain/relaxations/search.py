@@ -1,6 +1,4 @@
-"""The search for the line above a function that is lowest at one place of an interval, and for its
-exact offset.
-"""
+"""Search for the line above a function that is lowest at a place, and its exact offset."""
 
 import math
 from functools import lru_cache
@@ -20,9 +18,7 @@ ROUGH, FINE = 3, 6
 
 
 def line_above(f: Function, lo: Tensor, hi: Tensor, high: Tensor, place: Tensor | float) -> Line:
-    """The line above `f` on `[lo, hi]` that is lowest at one place of it; `high` is the maximum of
-    `f` there.
-    """
+    """The line above `f` on `[lo, hi]` that is lowest at `place`; `high` is f's maximum there."""
     x = torch.lerp(lo, hi, place)
     with torch.no_grad():
         above = Above(f, lo.reshape(-1), hi.reshape(-1))
@@ -31,9 +27,7 @@ def line_above(f: Function, lo: Tensor, hi: Tensor, high: Tensor, place: Tensor 
         kind = kind.reshape(lo.shape)
 
     def seen(end: Point) -> Point:
-        """For autograd a touching point is a constant: rightly, the chord has no slope by it
-        there.
-        """
+        """A touching point as autograd sees it: constant, since the chord's slope is."""
         t, index = _moving(end[0].reshape(lo.shape), lo, hi), end[2].reshape(lo.shape)
         return t, f.of_piece(index, t), index
 
@@ -78,8 +72,8 @@ def _supports(above: "Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, P
             best_left, best_right = (_put(best_end, won, _pick(end, lower))
                                      for best_end, end in ((best_left, left), (best_right, right)))
         before = t <= x
-        left, right = (_where(before, (t, value, index), left),
-                       _where(before, right, (t, value, index)))
+        point = t, value, index
+        left, right = _where(before, point, left), _where(before, right, point)
         k = _slope_between(f, left, right)
         least = torch.maximum(left[1] + k * (x - left[0]), right[1] + k * (x - right[0]))
         excess = best[todo] - at_x
@@ -97,9 +91,7 @@ def _supports(above: "Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, P
 
 def _polished(above: "Above", x: Tensor, kind: Tensor, left: Point,
               right: Point) -> tuple[Point, Point]:
-    """The supporting points of chords once more, to the last digit: autograd takes them as
-    given.
-    """
+    """Touching points of chords to the last digit; autograd treats them as constants."""
     index = (kind == CHORD).nonzero()[:, 0]
     if len(index) == 0:
         return left, right
@@ -135,9 +127,7 @@ def _finite(k: Tensor) -> Tensor:
 
 
 def _slope_between(f: Function, a: Point, b: Point) -> Tensor:
-    """Slope of the chord; where rounding would spoil it the slope in the middle, equal to second
-    order.
-    """
+    """Slope of the chord; where that would round badly, the slope in the middle."""
     width = b[0] - a[0]
     narrow = width <= narrow_width(width.dtype, 1 / 3) * (1 + a[0].abs())
     chord = (b[1] - a[1]) / torch.where(narrow, 1.0, width)
@@ -147,9 +137,7 @@ def _slope_between(f: Function, a: Point, b: Point) -> Tensor:
 
 
 class Above:
-    """The problem `max over t in [lo, hi] of f(t) - k t` for any slopes k, on flat tensors
-    `(N)`.
-    """
+    """Maximise `f(t) - k t` over t in [lo, hi], for any slopes k; flat tensors (N)."""
 
     def __init__(self, f: Function, lo: Tensor, hi: Tensor) -> None:
         self.f, self.lo, self.hi = f, lo.detach(), hi.detach()
@@ -176,8 +164,7 @@ class Above:
         return t, self.f.value(t), index
 
     def highest(self, k: Tensor, steps: int) -> Point:
-        """A point `t` of piece `index`, and a slack, with `h(x) = f(x) - k x <= h(t) + slack` on
-        the interval.
+        """Point `t` of piece `index` and slack: `h(x) = f(x) - k x <= h(t) + slack` on [lo, hi].
 
         On a bracket `[a, b]` in a concave span `h(x) <= h(a) + max(h'(a), 0) (b - a)`, and likewise
         from `b`; `h` is lower left of `a` and right of `b`. So the bound is rigorous after any
@@ -203,15 +190,13 @@ class Above:
                 height = value - k[index] * (t - self.lo[index]) + slack
                 higher = height > best[index]
                 index = index[higher]
-                best[index], best_t[index], best_slack[index] = (
-                    height[higher], t[higher], slack[higher])
+                best[index], best_t[index] = height[higher], t[higher]
+                best_slack[index] = slack[higher]
                 best_index[index] = span.index
         return best_t, best_index, best_slack
 
     def touching(self, k: Tensor) -> Point:
-        """As `highest`, to the last digit, and of points equally high the one that rounding makes
-        the highest.
-        """
+        """As `highest`, to the last digit; of equal points the one that rounding favours."""
         best_t, best_index, best_slack = self.highest(k, FINE)
         best = self.f.of_piece(best_index, best_t) - k * best_t + best_slack
         for i, (t, value) in enumerate(self.ends):
@@ -224,9 +209,7 @@ class Above:
 
     def _stationary(self, span: Span, shift: Tensor, k: Tensor,
                     steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Entries with a stationary point in a span: their index, and there a point, the value and
-        the slack.
-        """
+        """Stationary points in a span: index of the entry, point, value and slack of each."""
         a, b = span.bracket(k, shift if self.f.period else None)
         start, stop = span.start + shift, span.stop + shift
         a, b = (torch.maximum(torch.maximum(a, start), self.lo),

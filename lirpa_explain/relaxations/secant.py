@@ -69,8 +69,7 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Secant:
 
 
 def secant(f: Secant, z: Tensor, z0: Tensor) -> Tensor:
-    """The secant slope; at z = z0 the derivative, but where that jumps any value between those of
-    both sides.
+    """The secant slope; at z = z0 the derivative, where that jumps a value between both sides'.
 
     Example:
         >>> secant(kink(slope=0.0), torch.tensor([-1.0, 3.0]), torch.tensor(-1.0)).tolist()
@@ -155,9 +154,7 @@ def secant_lines(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
 
 
 def secant_family(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Line, Line]:
-    """Several lines below and several above: those of every place, then the range; each tensor is
-    (K, *S).
-    """
+    """Families (K, *S) of lines below and above: one of every place, then the range."""
     lines = [secant_lines(f, lo, hi, z0, eps, place) for place in PLACES]
     low, high = secant_range(f, lo, hi, z0, eps)
     lines.append(((torch.zeros_like(low), low), (torch.zeros_like(high), high)))

@@ -92,8 +92,7 @@ def smooth_range(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> B
 
 def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
                  place: float = 0.5) -> tuple[Line, Line]:
-    """Lines below and above the slope on [lo, hi], nearly the best there are at one place of it,
-    from 0 to 1.
+    """Nearly the best lines around the slope on [lo, hi] at one place of it, from 0 to 1.
 
     Example:
         >>> (kl, bl), (ku, bu) = smooth_lines(TANH, *map(torch.tensor, (0.0, 1.0, 1.0)), 1e-10)
@@ -114,8 +113,8 @@ def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
     low, high = smooth_range(f, lo, hi, z0, eps)
     x = torch.lerp(lo, hi, place)
     near, least, most, start, stop = _window(f, lo, hi, z0, eps)
-    less, more = (f.error(lo, hi, z0, eps)
-                  if f.error else (torch.zeros_like(lo), torch.zeros_like(lo)))
+    zero = torch.zeros_like(lo)
+    less, more = f.error(lo, hi, z0, eps) if f.error else (zero, zero)
     sides = []
     for sign, end, window, by in ((-1, -low, -least, -less), (1, high, most, more)):
         k, c = _above(z, sign * s, slacks[sign > 0], x)
@@ -127,9 +126,7 @@ def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
 
 
 def _window(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Whether [lo, hi] reaches points at which s is phi', the range of phi' there, and where they
-    begin and end.
-    """
+    """Whether s is phi' anywhere on [lo, hi], its range there, and the ends of that part."""
     start, stop = torch.maximum(lo, z0 - eps), torch.minimum(hi, z0 + eps)
     near = (start <= stop) & (eps > 0)
     start, stop = torch.minimum(start, hi), torch.maximum(stop, lo)
@@ -203,8 +200,8 @@ def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
         for _ in range(EXCHANGES):
             highest = (s - _chord(z, s, left, right)[None] * (z - x)).argmax(0, keepdim=True)
             before = z.gather(0, highest) <= x
-            new_left, new_right = (torch.where(before, highest, left),
-                                   torch.where(before, right, highest))
+            new_left = torch.where(before, highest, left)
+            new_right = torch.where(before, right, highest)
             if torch.equal(new_left, left) and torch.equal(new_right, right):
                 break
             left, right = new_left, new_right
@@ -217,9 +214,7 @@ def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
 
 
 def _chord(z: Tensor, s: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Slope of the chord between two points by their indices (1, *S); 0 where rounding would spoil
-    it.
-    """
+    """Slope of the chord between points by index (1, *S); 0 where rounding would spoil it."""
     width, rise = (part.gather(0, right)[0] - part.gather(0, left)[0] for part in (z, s))
     narrow = width <= narrow_width(z.dtype, 2 / 3) * (1 + z[0].abs())
     return torch.where(narrow, 0.0, rise / torch.where(narrow, 1.0, width))
@@ -254,8 +249,7 @@ def _highest(lo: Tensor, hi: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _sigmoid_peak(z0: Tensor) -> Tensor:
-    """Where sigmoid's secant slope from z0 is largest: z on the other side of 0 with phi'(z) =
-    s(z).
+    """Where sigmoid's secant slope from z0 peaks: z beyond 0 with phi'(z) = s(z).
 
     For z0 > 0 there phi' - s changes from negative to positive; |z| <= |z0| / 2, and it grows as
     log |z0| only.
@@ -319,8 +313,7 @@ def EXPONENTIAL(rate: float) -> Smooth:
 
 @lru_cache(maxsize=64)
 def SOFTPLUS(beta: float, threshold: float) -> Smooth:
-    """`log(1 + exp(beta t)) / beta`, from which torch's function falls to t where `beta t >
-    threshold`.
+    """`log(1 + exp(beta t)) / beta`; torch's function drops to t where `beta t > threshold`.
 
     Raises:
         ValueError: `beta` is not positive.
@@ -350,9 +343,7 @@ def SOFTPLUS(beta: float, threshold: float) -> Smooth:
         return F.softplus(-beta * t, threshold=50.0) / beta
 
     def error(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
-        """For z beyond the limit alone -rest(z) / (z - z0), for z0 alone -rest(z0) / (z0 - z); both
-        rise with |z|.
-        """
+        """What torch's threshold adds to the slope where z or z0 alone is beyond it: a range."""
         tiny, zero = least(lo.dtype), torch.zeros_like(lo + z0)
         first, last = (torch.where(z0 > limit, hi.clamp(max=limit), lo.clamp(min=limit)),
                        torch.where(z0 > limit, lo, hi))

@@ -1,5 +1,4 @@
-"""Bounds of the logarithm of a softmax, l_i = x_i - log sum_j exp(x_j), over a box, along the last
-dimension.
+"""Bounds of log-softmax l_i = x_i - log sum_j exp(x_j) over a box, along the last dimension.
 
 l_i rises with x_i and falls with every other entry, so its range is taken at two corners. It is
 concave in x: planes above are tangents, planes below replace every exp by its chord.
@@ -39,8 +38,7 @@ def _log_sum_of_others(x: Tensor) -> Tensor:
 
 
 def log_sum_exp_planes(lo: Tensor, hi: Tensor) -> tuple[Plane, Plane]:
-    """Planes below and above log sum_j exp(x_j): slopes of the shape of `lo`, offsets with last
-    dimension 1.
+    """Planes around log sum_j exp(x_j): slopes like `lo`, offsets with last dimension 1.
 
     Below: the tangent at the centre. Above: with the chords of exp, the logarithm of a linear
         function, and its

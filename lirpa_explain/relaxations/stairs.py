@@ -1,5 +1,4 @@
-"""Ranges of, and lines around, staircases such as floor and round, and what they leave of their
-argument.
+"""Ranges of, and lines around, staircases such as floor and round, and their remainders.
 
 A line is a pair (slope, offset): t -> slope * t + offset. All functions work entry by entry.
 """
@@ -23,8 +22,7 @@ STAIRS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
 
 
 def stair_range(lo: Tensor, hi: Tensor, kind: str) -> Box:
-    """Smallest and largest value; an end as close to a jump as rounding could have moved it is on
-    both sides of it.
+    """Least and largest value; an end within roundings of a jump is on both sides of it.
 
     Example:
         >>> import torch
@@ -37,8 +35,7 @@ def stair_range(lo: Tensor, hi: Tensor, kind: str) -> Box:
 
 
 def stair_family(lo: Tensor, hi: Tensor, kind: str) -> tuple[Line, Line]:
-    """Several lines below and several above; each tensor is (3, *S): that of the two which is
-    nearer, and both.
+    """Families (3, *S) of lines below and above: the nearer of the two, and both.
 
     They are the constant ends of the range, and the argument itself moved by the most it differs.
     """
@@ -66,8 +63,7 @@ def stair_open(lo: Tensor, hi: Tensor, kind: str) -> Tensor:
 
 
 def rest_range(lo: Tensor, hi: Tensor, divisor: float, kind: str) -> Box:
-    """Of t - divisor * stairs(t / divisor): within one step as wide as the argument's, else all
-    that can be left.
+    """Range of t - divisor * stairs(t / divisor): exact within one step, else all that can be.
 
     Example:
         >>> import torch

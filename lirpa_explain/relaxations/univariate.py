@@ -61,8 +61,7 @@ def range_of(f: Function, lo: Tensor, hi: Tensor) -> Box:
 
 
 class _Range(torch.autograd.Function):
-    """Range of a function: a smallest or largest value moves with an end of the interval or not at
-    all.
+    """Range of a function, differentiable: extremes move with an interval's end, or not at all.
 
     Written out, because in training by intervals smooth nets spend most of their time here and in
     `product_range`.
@@ -97,9 +96,7 @@ class _Range(torch.autograd.Function):
 
 
 def _monotone_range(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
-    """Range of a monotone function: its values at the ends, or beyond a break that roundings of an
-    end may reach.
-    """
+    """Range of a monotone function: its end values, or beyond a break an end may have crossed."""
     if f.monotone < 0:
         low, high = _monotone_range(f.negative, lo, hi)
         return -high, -low
@@ -213,8 +210,7 @@ def line_family(f: Function, lo: Tensor, hi: Tensor) -> tuple[Family, Family]:
 
 
 def is_straight(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
-    """Where a function is a straight line on the interval: no smaller interval would give tighter
-    lines.
+    """Where a function is straight on the interval: smaller ones would not be tighter.
 
     Example:
         >>> from lirpa_explain.relaxations.functions import hardtanh
@@ -254,9 +250,7 @@ def _wide(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
 
 def _extrema(f: Function, i: int, lo: Tensor, hi: Tensor
              ) -> Iterator[tuple[Tensor | float, Tensor, Tensor | float, int]]:
-    """Extrema of a piece, the values there, how far rounding may have moved them, and of which kind
-    they are.
-    """
+    """Extrema of piece i: place, value, how far rounding may move the value, kind."""
     piece = f.pieces[i]
     for point, kind in zip(piece.extrema, f.kinds[i], strict=True):
         extreme = piece.value(lo.new_tensor(point))
@@ -271,9 +265,7 @@ def _extrema(f: Function, i: int, lo: Tensor, hi: Tensor
 
 
 def _both(f: Function, lo: Tensor, hi: Tensor, place: Tensor | float) -> tuple[Line, Line]:
-    """The lines below and above that are lowest (below: highest) at that place of the interval,
-    from 0 to 1.
-    """
+    """The tightest lines below and above at `place`, from 0 (lower end) to 1 (upper end)."""
     low, high = range_of(f, lo, hi)
     usable = low.isfinite() & high.isfinite()
     known = None if usable.all() else usable

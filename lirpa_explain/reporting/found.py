@@ -1,6 +1,4 @@
-"""What attacks found, beside what is certified: sandwiches of a report's certificates, in the scale
-of its metrics.
-"""
+"""What attacks found beside what is certified, in the scale of a report's metrics."""
 
 from __future__ import annotations
 
@@ -82,9 +80,7 @@ def of_measure(sides: Iterable[Reached], name: str, settings: Mapping[str, Any])
 
 
 def reached(measure: Measure, chunks: Sequence[Certificate], side: Reached) -> Tensor:
-    """The metric at the worst input that was found, (N,): the number at the nominal attribution,
-    and how much worse.
-    """
+    """Metric at the worst input found, (N,): at the nominal attribution, moved by `found`."""
     stills = []
     for chunk in chunks:
         nominal = flatten(chunk.nominal)
@@ -95,9 +91,7 @@ def reached(measure: Measure, chunks: Sequence[Certificate], side: Reached) -> T
 
 
 def columns(found: Found, chunks: ByRadius, measures: Sequence[Measure]) -> dict[str, Column]:
-    """What was found of those measures of which there is a sandwich at every radius, by their
-    labels.
-    """
+    """Columns, by label, of the measures that have a sandwich at every radius."""
     made = {}
     for measure in measures:
         sides = [of_measure(found.get(eps, ()), measure.name, measure.settings) for eps in chunks]

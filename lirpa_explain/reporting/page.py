@@ -1,6 +1,4 @@
-"""report(): certificates as one page to read in a browser, without any other file and without a
-network.
-"""
+"""report(): certificates as one page for a browser, without other files or a network."""
 
 from __future__ import annotations
 
@@ -38,15 +36,13 @@ from .verdict import MOST, Speaker
 from .words import Words
 
 MOST_FEATURES = {True: 10, False: 30}
-"""Features of an example that are listed, those with the largest attribution: of an image, and of
-anything else."""
+"""Features listed for an example, those of largest attribution: of an image, else."""
 
 Reportable = Certificate | Chunks | Mapping[Any, Certificate | Chunks] | SmoothedCertificate
 """What a report can be of."""
 
 SMOOTHED = (0.25, 0.5, 1.0)
-"""Radii at which smoothed certificates are reported where none is of interest, in deviations of the
-noise."""
+"""Radii at which smoothed certificates are reported by default, in the noise's deviations."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ def report(
     certificates: Reportable, path: str | os.PathLike[str], *,
     inputs: Attributions | None = None, names: Sequence[str] | None = None,
     features: Sequence[str] | None = None, targets: Sequence[int] | Tensor | None = None,
-    metrics: Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
+    metrics: str | Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
     predictions: Prediction | Mapping[Any, Prediction] | None = None, title: str | None = None,
     found: Any = None, unit: str = "", words: Mapping[str, str] | None = None, details: int = 200,
     failures: Mapping[str, str] | None = None, progress: bool = False) -> None:
@@ -105,8 +101,8 @@ def report(
         names: of the examples, N.
         features: of the columns of a table; default: the certificates' own.
         targets: the outputs explained, N.
-        metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings; default: some
-            that suit anything.
+        metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings, or one key;
+            default: some that suit anything.
         predictions: what `certify_prediction` gave, for each radius if these are several.
         title: of the page; default: the attribution's name.
         found: what attacks found: a `Sandwich` of these examples, several, or a mapping from radii
@@ -145,12 +141,14 @@ def report(
     if set(counts.values()) != {count}:
         raise ValueError(f"All radii must have the same examples; given: {counts}.")
     width = flatten(first.nominal).shape[1]
-    for what, given, expected in (("names", names, count), ("targets", targets, count),
-                                  ("features", features, width),
-                                  ("inputs", None if inputs is None else tensors(inputs)[0],
-                                   count)):
+    images = None if inputs is None else tensors(inputs)[0]
+    for what, given, expected, each in (
+            ("names", names, count, "examples"), ("targets", targets, count, "examples"),
+            ("features", features, width, "features"), ("inputs", images, count, "examples")):
         if given is not None and len(given) != expected:
-            raise ValueError(f"{what} must be {expected}; given: {len(given)}.")
+            raise ValueError(f"{what} must be one for each of the {expected} {each}; given: "
+                             f"{len(given)}.")
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     measures = [as_measure(metric) for metric in metrics] if metrics is not None \
         else default_measures(width, first.meaning.kind)
     say, sides_found = Words(words), of_radii(found, chunks)
@@ -299,9 +297,7 @@ def _find(chunks: Chunks, example: int) -> tuple[Certificate, int]:
 
 def _features(certificate: Certificate, row: int, names: Sequence[str] | None,
               say: Words) -> list[Feature]:
-    """The features of an example with the largest attribution, largest first; one that is 0 has no
-    sign to be open.
-    """
+    """An example's features of largest attribution, in order; zeros have no open sign."""
     low, value, high = (
         torch.cat([part[row].detach().flatten() for part in tensors(side)]).double().cpu()
         for side in (certificate.lower, certificate.nominal, certificate.upper))

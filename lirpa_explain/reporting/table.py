@@ -18,8 +18,7 @@ from ..measures.prediction import Prediction
 
 Chunks = Sequence[Certificate]
 ByRadius = Mapping[float | None, Chunks]
-"""Certificates by radius, the examples of each in one or several certificates, in order; None: of
-no stated radius."""
+"""Certificates by radius, each the examples in order, in one or several; None: no radius."""
 
 PREDICTED = {
     "classes": ("predicted", "the class predicted at the unperturbed input"),
@@ -80,9 +79,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Signs(Measure):
-    """The share of the entries that are not 0 whose sign is certain; a 0 has no sign that could be
-    open.
-    """
+    """Share of nonzero entries with a certain sign; a 0 has no sign that could be open."""
 
     name: str = "certain_signs"
 
@@ -102,14 +99,11 @@ class Signs(Measure):
 
 
 SIDES = {"smoothed": Measure("importance_agreement")}
-"""By what a certificate is of: the share of the features that stay on their side; of others, of the
-signs that stay."""
+"""By kind of certificate: the share of features that keep their side; else of signs."""
 
 
 def sides(kind: str) -> Measure:
-    """The share of the features that stay on the side where they are: of 0, or of what makes them
-    important.
-    """
+    """Measure of a kind: the share of features that stay on their side of its threshold."""
     return SIDES.get(kind, Signs())
 
 

@@ -1,6 +1,4 @@
-"""What a report says first: for each radius, in plain words, what is proven, refuted and open for
-how many examples.
-"""
+"""What a report says first: per radius, what is proven, refuted and open, in plain words."""
 
 from __future__ import annotations
 
@@ -123,9 +121,7 @@ class Speaker:
 
     def _verdict(self, text: str, certain: Tensor, refuted: Tensor, searched: bool,
                  more: str = "") -> Verdict:
-        """Of a property that is proven, and refuted if that was searched for, for some examples
-        (N,).
-        """
+        """Verdict on a property that is proven, or refuted if searched, for examples (N,)."""
         total, proven, broken = len(certain), int(certain.sum()), int(refuted.sum())
         start = self.words("in so many", certain=proven, total=total,
                            examples=self.words.count(total, "example", "examples"))
@@ -140,9 +136,7 @@ class Speaker:
         return Verdict(f"{start} {text}.", f"{more} {said}".strip(), proven, broken, total)
 
     def _sides(self, parts: Sequence[Certificate], sides: Sequence[Reached]) -> Verdict:
-        """Of the sides on which entries stay; entries whose attribution is 0 have no sign to
-        keep.
-        """
+        """Verdict on entries that stay on their sides; zeros have no sign to keep."""
         certain, counts = (torch.cat(list(column))
                            for column in zip(*map(decided_sides, parts), strict=True))
         whole = (certain | ~counts).all(1)
@@ -156,9 +150,7 @@ class Speaker:
 
 
 def decided_sides(certificate: Certificate) -> tuple[Tensor, Tensor]:
-    """Which entries certainly stay on their side, and which have one: all but zeros of a signed
-    attribution, (N, D).
-    """
+    """Which entries certainly keep their side, and which count, (N, D): nonzero signed ones."""
     lower, nominal, upper = (flatten(side).detach().cpu()
                              for side in (certificate.lower, certificate.nominal,
                                           certificate.upper))

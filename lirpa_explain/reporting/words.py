@@ -1,5 +1,4 @@
-"""All that a report says beside numbers and names, as a table, so that it can be said in another
-language.
+"""All that a report says beside numbers and names, as a table, to be translated.
 
 `report(..., words={...})` replaces texts by their keys. Braces hold what is filled in, by the same
 names.

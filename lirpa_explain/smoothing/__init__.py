@@ -1,6 +1,4 @@
-"""Smoothed certificates: what of any attribution's map under Gaussian noise an l2 ball cannot
-change.
-"""
+"""Smoothed certificates: what an l2 ball cannot change of a map under Gaussian noise."""
 
 from .certificate import SmoothedCertificate as SmoothedCertificate
 from .certify import certify_smoothed as certify_smoothed

@@ -27,8 +27,7 @@ from .settings import Smoothing
 from .statistics import shift
 
 UNCHANGED = 1e-3
-"""Relative difference of two attributions at the same input up to which they are of the same
-model."""
+"""Relative difference of two attributions up to which they are of the same model."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,8 +122,7 @@ class SmoothedCertificate:
         return (flatten(self.labels(radius)) != 0).double().mean(1)
 
     def at(self, radius: float | Tensor | None = None) -> Certificate:
-        """The certificate of the smoothed map at every x' within an l2 radius: all metrics,
-        pictures, reports.
+        """The certificate of the smoothed map over an l2 ball: metrics, pictures, reports.
 
         Its bounds are Phi(Phi^-1(p) -+ radius / sigma), for bounds p at the input itself. All that
         follows from the box holds of the map at each x', at the confidence stated, and so do the

@@ -25,8 +25,7 @@ def certify_smoothed(attribution: Any, inputs: Any, *, sigma: float,
                      progress: bool = False, features: Any = None,
                      attribute_keywords: dict[str, Any] | None = None, **attribute_kwargs: Any
                      ) -> SmoothedCertificate:
-    """Certify which entries of an attribution stay important under noise, at every x' of an l2
-    ball.
+    """Certify which entries of an attribution stay important under noise, over an l2 ball.
 
     Smoothed is the map that says how often each entry is among the `keep` share that is largest, at
     x + e with e ~ N(0, sigma^2 I). Nothing need be known of the model or of the attribution, which

@@ -30,8 +30,7 @@ STREAM = 0x5D00
 """The second half of the generator's key."""
 
 ALONE = 1e-3
-"""Relative difference of an example's attribution alone and within a batch from which on it is none
-of rounding."""
+"""Relative difference of an attribution alone and in a batch that is no rounding any more."""
 
 
 def normal(seed: int, draw: int, size: int) -> np.ndarray:
@@ -75,16 +74,12 @@ class Drawer:
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Leave models and random generators as they are, and refuse layers that draw in training
-        mode.
-        """
+        """Within, leave models and generators alone, and refuse random layers in training mode."""
         with isolated(self.xs[0].device, self.attribution), no_training_layers():
             yield
 
     def at_input(self) -> Attributions:
-        """The attribution at the unperturbed inputs, as it is ranked; a tuple where Captum's is
-        one.
-        """
+        """Attribution at the unperturbed inputs, as it is ranked; a tuple if Captum's is."""
         refuse_mixed(self.attribution, "smoothed map")
         still = tuple(torch.zeros_like(x[:1]) for x in self.xs)
         with self.undisturbed():

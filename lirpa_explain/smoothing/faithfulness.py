@@ -41,9 +41,7 @@ class FaithfulnessCurve:
 
     @property
     def area(self) -> Tensor:
-        """(N,), below the curve, by trapezoids: small for deletion, large for insertion if
-        faithful.
-        """
+        """Area under the curve, (N,): if faithful, small for deletion, large for insertion."""
         return torch.trapezoid(self.outputs, self.shares.to(self.outputs), dim=1)
 
 
@@ -97,8 +95,8 @@ def faithfulness(certificate: SmoothedCertificate, forward_func: Callable[..., T
             moved = (ranks[i] < counts[:, None]).reshape(-1, *places)
             kept = moved if mode == "insertion" else ~moved
             points = torch.where(kept, x[i], base[i])
-            outputs.append(_outputs(forward_func, points,
-                                    copies(keywords, i, steps + 1, len(x), ())))
+            own = copies(keywords, i, steps + 1, len(x), ())
+            outputs.append(_outputs(forward_func, points, own))
     certain = (flatten(certificate.labels(radius)) > 0).double().mean(1)
     return FaithfulnessCurve(mode, shares, torch.stack(outputs).cpu(), certain)
 

@@ -12,8 +12,7 @@ SHARED = {
     "baselines": ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap",
                   "NeuronGradientShap", "NeuronDeepLiftShap"),
 }
-"""Keywords that are a distribution for all examples, and no tensor with a row for each; of these
-classes."""
+"""Keywords of these classes that are distributions for all examples, not rows of each."""
 
 REFUSED = {
     "return_convergence_delta": "a smoothed map has no convergence delta: leave it out",
@@ -61,9 +60,10 @@ def copies(keywords: dict[str, Any], example: int, count: int, examples: int, ki
         >>> copies({"target": [2, 0], "n_steps": 8}, 1, 3, 2, ("IntegratedGradients",))
         {'target': [0, 0, 0], 'n_steps': 8}
     """
-    return {name: value if set(SHARED.get(name, ())) & set(kinds)
-            else _target(value, example, count, examples) if name == "target"
-            else _rows(value, example, count, examples) for name, value in keywords.items()}
+    own = {name: value for name, value in keywords.items()
+           if not set(SHARED.get(name, ())) & set(kinds)}
+    return keywords | {name: (_target if name == "target" else _rows)(
+        value, example, count, examples) for name, value in own.items()}
 
 
 def kinds_of(attribution: Any) -> tuple[str, ...]:

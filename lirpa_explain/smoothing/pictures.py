@@ -22,8 +22,7 @@ from ..plots import (
 )
 
 IMPORTANCE = "RdBu_r", 0.1, 0.9
-"""Colours of smoothed maps, from 0 to 1: unimportant, open, important; of matplotlib, without the
-darkest ends."""
+"""matplotlib's colours from 0 to 1: unimportant, open, important; without dark ends."""
 
 PALE = -0.8
 """Brightness that is drawn black below what is certain: the image is a light grey there."""
@@ -32,8 +31,7 @@ PALE = -0.8
 def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | None = None, *,
                     alpha_overlay: float = 0.8, title: str | None = None, figure: Any = None
                     ) -> tuple[Any, list[Any]]:
-    """Draw a smoothed map between its bounds, and what is certainly important, unimportant, or
-    open, on one scale.
+    """Draw a smoothed map between its bounds, and what is important, unimportant, or open.
 
     Where the map has channels, a pixel is drawn as its most important one.
 

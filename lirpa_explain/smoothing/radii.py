@@ -1,5 +1,4 @@
-"""How large a radius may be for something to be certain: formulas, since bounds are known at all
-radii.
+"""How large a radius something is certain at: formulas, as bounds are known at all radii.
 
 With bounds p of the smoothed map at the input and z = Phi^-1(p), the bounds at radius r are
 z_low - r / sigma and z_high + r / sigma, so that an entry passes a fixed value, or another entry,
@@ -68,9 +67,7 @@ def find(certificate: SmoothedCertificate, holds: str | Property,
 
 
 def search(holds: Property) -> Callable[..., Tensor]:
-    """The radius of a property that has no formula, by bisection on certificates that cost no
-    draws.
-    """
+    """A function that finds a property's radius by bisection on certificates, without draws."""
 
     def radius(certificate: SmoothedCertificate, high: float | None = None, steps: int = 40
                ) -> Tensor:

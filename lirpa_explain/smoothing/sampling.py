@@ -1,6 +1,4 @@
-"""The draws of a smoothed certificate, made in batches, looked at as planned, and interrupted at
-will.
-"""
+"""Draws of a smoothed certificate: in batches, looked at as planned, interruptible."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Training for certified explanations: losses on bounds, schedules, the methods they compete with,
-optimizers.
-"""
+"""Training for certified explanations: losses on bounds, schedules, rivals, optimizers."""
 
 from .bort import BORT_MODES as BORT_MODES
 from .bort import BortAdamW as BortAdamW

@@ -41,8 +41,7 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, *, eps: float = 0.0,
 def pgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int = 7,
         clip: Clip | None = None,
         task: Task = F.cross_entropy, generator: Generator | None = None) -> Tensor:
-    """Adversarial training: max over |x' - x| <= eps of task(f(x'), y), sought by projected
-    gradient ascent.
+    """Adversarial training: max over |x' - x| <= eps of task(f(x'), y), by projected ascent.
 
     Args:
         model: the classifier.
@@ -64,8 +63,7 @@ def ig_sum_norm(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, beta: float = 0.1, power: int = 1,
     path_steps: int = 5, steps: int = 3, clip: Clip | None = None, task: Task = F.cross_entropy,
     generator: Generator | None = None) -> Tensor:
-    """Robust attribution regularisation, IG-SUM-NORM: max over x' of task(f(x'), y) + beta sum_i
-    |IG_i(x, x')|^power.
+    """IG-SUM-NORM: max over x' of task(f(x'), y) + beta sum_i |IG_i(x, x')|^power.
 
     IG attributes the change of the loss from x to x': IG_i = (x'_i - x_i) mean_k d task / d x_i at
     the points x + (k - 1/2) / m (x' - x), k = 1 .. m.
@@ -122,8 +120,7 @@ def smoothing(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, sigma: floa
 
 def softplus(model: nn.Module, x: Tensor, y: Tensor, *, eps: float = 0.0, beta: float = 10.0,
              decay: float = 1e-4, task: Task = F.cross_entropy) -> Tensor:
-    """A smooth net of small weights: task(f_beta(x), y) + decay / 2 sum |W|^2, f_beta with softplus
-    for ReLU.
+    """A smooth net of small weights: task(f_beta(x), y) + decay / 2 sum |W|^2, softplus for ReLU.
 
     The net so trained is f_beta: use the model under `smooth_relu(beta)`, or give it
     nn.Softplus(beta) from the start, which this function leaves as it is.
@@ -151,8 +148,7 @@ def softplus(model: nn.Module, x: Tensor, y: Tensor, *, eps: float = 0.0, beta: 
 
 def hessian(model: nn.Module, x: Tensor, y: Tensor, *, eps: float = 0.0, beta: float | None = 10.0,
             step: float | None = None, generator: Generator | None = None) -> Tensor:
-    """Curvature of the target's logit: mean over examples of |H v|^2, v ~ N(0, I), which estimates
-    |H|_F^2.
+    """Curvature of the target's logit: mean |H v|^2, v ~ N(0, I), which estimates |H|_F^2.
 
     The Hessian of a ReLU net is 0 wherever it exists. So it is that of f with softplus_beta for
     ReLU; or, with `step`, of f itself by finite differences, (grad f(x + step v) - grad f(x)) /
@@ -231,8 +227,7 @@ def cosine_alignment(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, deta
 def atex(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, smooth: int = 4,
          temperature: float = 4.0,
          teacher: nn.Module | None = None, generator: Generator | None = None) -> Tensor:
-    """Adversarial training on explanations (ATEX): predictions stay the same across the direction
-    that explains them.
+    """Adversarial training on explanations (ATEX): predictions stay across what explains them.
 
     With s the SmoothGrad explanation of x scaled to max |s_i| = eps, a point p = x + t s along it,
     t ~ U(-1/2, 1/2), and a noise r ~ U(-eps, eps) without its part along s: the mean of
@@ -278,18 +273,14 @@ def _uniform(x: Tensor, eps: float, generator: Generator | None) -> Tensor:
 
 def _pair(model: nn.Module, x: Tensor, y: Tensor, eps: float, detach: bool,
           generator: Generator | None) -> tuple[Tensor, Tensor]:
-    """Gradients at x and at a random point of the ball, (N, D) each; the second is differentiable
-    in the parameters.
-    """
+    """Gradients (N, D) at x and at a random point of the ball; the second differentiable."""
     before = input_gradient(model, x, y, create_graph=not detach)
     return before.flatten(1), input_gradient(model, x + _uniform(x, eps, generator), y).flatten(1)
 
 
 def _worst(objective: Callable[[Tensor], Tensor], x: Tensor, eps: float, steps: int,
            clip: Clip | None, generator: Generator | None) -> Tensor:
-    """A point of the ball where an objective, a mean over examples, is large: signed ascent from a
-    random start.
-    """
+    """A point where an objective (mean over examples) is large: signed ascent in the ball."""
     low, high = x - eps, x + eps
     if clip is not None:
         low, high = low.clamp(*clip), high.clamp(*clip)

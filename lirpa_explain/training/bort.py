@@ -17,8 +17,7 @@ WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class BortMode:
-    """One row of the table: a constraint on a matrix W (out, in), and the descent direction of its
-    violation.
+    """A row of the table: a constraint on W (out, in), and its violation's descent direction.
 
     Args:
         delta: `delta(W, a) -> (out, in)`, a (sub)gradient of the objective.
@@ -88,8 +87,7 @@ def bort_delta(weight: Tensor, amplitude: Amplitude = 1.0, mode: str = "l2-full"
 
 
 def bort_groups(model: nn.Module, gamma: float, **options: Any) -> list[dict[str, Any]]:
-    """The paper's parameter groups: weights of linear layers and convolutions constrained,
-    everything else not.
+    """The paper's parameter groups: weights of linear and convolutional layers are constrained.
 
     Args:
         model: its parameters are grouped, each once.
@@ -121,9 +119,7 @@ class _Bort(Optimizer):
         self.defaults.update(self._bort)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as `torch.optim.Optimizer.add_param_group` does; a wrong one is not
-        added.
-        """
+        """As `torch.optim.Optimizer.add_param_group`; a wrong group is refused, not added."""
         super().add_param_group({**self._bort, **param_group})
         group = self.param_groups[-1]
         try:
@@ -182,8 +178,7 @@ class BortSGD(_Bort, SGD):
 
 
 class BortAdamW(_Bort, AdamW):
-    """AdamW with a decoupled constraint: W *= 1 - lr * decay; W -= lr * gamma * Delta(W); then the
-    step of Adam.
+    """AdamW with a decoupled constraint: W *= 1 - lr decay; W -= lr gamma Delta(W); Adam's step.
 
     Options of a parameter group beside torch's own: `gamma`, `amplitude`, `mode`. With gamma = 0
     every step is that of `torch.optim.AdamW`, bit by bit, and its checkpoints can be loaded.

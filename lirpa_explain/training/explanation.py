@@ -1,6 +1,4 @@
-"""explanation_loss(): certified bounds of a model's own explanations as a term of its training
-loss.
-"""
+"""explanation_loss(): certified bounds of a model's own explanations as a training loss."""
 
 from __future__ import annotations
 
@@ -29,8 +27,7 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": Tensor.mean, "sum":
 
 
 class ExplanationLoss:
-    """A loss on certified bounds of a model's explanations: call it on each batch, and add it to
-    the loss.
+    """A loss on certified bounds of a model's explanations, to be added to that of each batch.
 
     The model may be in training mode. The bounds are those of the model in eval mode, with dropout
     as the identity and the running statistics of batch normalizations; nothing of the model is
@@ -83,8 +80,8 @@ class ExplanationLoss:
         self.terms, self.reduction = _terms(loss, dict(options or {})), reduction
         if attribution is None:
             attribution, keywords = Saliency, {"abs": False, **keywords}
-        self.model, self.eps, self.ball, self.keywords = (model, eps, {"norm": norm, "clip": clip},
-                                                          keywords)
+        self.model, self.eps, self.keywords = model, eps, keywords
+        self.ball = {"norm": norm, "clip": clip}
         self.certifier = Certifier(attribution(model), method=method)
         self.outputs: dict[Any, int] = {}
 
@@ -124,9 +121,7 @@ class ExplanationLoss:
         return row.function(bounds, **{**options, **masks})
 
     def _has_one_output(self, x: Tensor | tuple[Tensor, ...], keywords: dict[str, Any]) -> bool:
-        """Whether there is nothing to choose a target from; found out by running the model on
-        inputs of a new shape.
-        """
+        """Whether no target can be chosen; runs the model on inputs of each new shape."""
         xs = check_inputs(x)
         forward, key = self.certifier.attribution.forward_func, tuple(part.shape[1:] for part in xs)
         if key not in self.outputs:
@@ -144,8 +139,8 @@ class ExplanationLoss:
 def _terms(loss: str | Mapping[str, float],
            options: dict[str, Any]) -> list[tuple[Loss, float, dict[str, Any]]]:
     """The losses that are added up, with their weights and settings."""
-    weights, settings = (({loss: 1.0}, {loss: options})
-                         if isinstance(loss, str) else (dict(loss), options))
+    weights: dict[str, float] = {loss: 1.0} if isinstance(loss, str) else dict(loss)
+    settings = {loss: options} if isinstance(loss, str) else options
     if not weights or set(settings) - set(weights):
         raise ValueError(f"loss names {', '.join(weights) or 'nothing'}; options has settings of "
                          f"{', '.join(map(str, settings)) or 'nothing'}. Give weights of some "
@@ -220,5 +215,4 @@ def explanation_loss(
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Any, dict[str, Any]]] = WeakKeyDictionary()
-"""What is known of each model: traces and output shapes, by the function that makes what is
-explained of it."""
+"""What is known of models: traces and output shapes, by what makes the explained function."""

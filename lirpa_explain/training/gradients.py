@@ -1,6 +1,4 @@
-"""Gradients of a target logit that are differentiable in the parameters, and a smooth stand-in for
-ReLU.
-"""
+"""Gradients of a logit, differentiable in the parameters, and a smooth stand-in for ReLU."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""certified_cross_entropy(): robustness of the label, to be trained together with that of the
-explanation.
-"""
+"""certified_cross_entropy(): a robust label, trained together with a robust explanation."""
 
 from __future__ import annotations
 
@@ -77,9 +75,7 @@ def certified_cross_entropy(
 
 
 def _intervals(model: nn.Module, xs: tuple[Tensor, ...]) -> IntervalPass:
-    """The pass over a model, traced for inputs of these shapes and kept for as long as the model
-    lives.
-    """
+    """The interval pass of a model for inputs of these shapes, kept as long as the model lives."""
     known = _PASSES.setdefault(model, {})
     key = tuple((x.shape[1:], x.dtype, x.device) for x in xs)
     with evaluating(model):
@@ -94,9 +90,7 @@ def _intervals(model: nn.Module, xs: tuple[Tensor, ...]) -> IntervalPass:
 
 
 def _rivals(y: Tensor, x: Tensor, classes: int) -> Tensor:
-    """Margins over the other classes as linear functions of the output, (N, R, K): R = 1 for one
-    output, else K - 1.
-    """
+    """Margins over other classes, by outputs: (N, K - 1, K), or (N, 1, 1) of a sign."""
     if not isinstance(y, Tensor):
         raise TypeError(f"y must be a tensor of labels; given: {type(y).__name__}.")
     check_kind(y, "y")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..bounding.bounds import Bounds
+from ..boxes import Box
 from ..certificates.box import absolute_box
 from ..certificates.metrics import evaluate
 from ..certificates.metrics import lookup as metric_row
@@ -77,8 +78,7 @@ def register(loss: Loss, *, overwrite: bool = False) -> Loss:
 
 
 def width(bounds: Bounds) -> Tensor:
-    """Mean width of the bounds, mean_i (u_i - l_i), at least 0. Summed over a batch it is the
-    regulariser of the paper.
+    """Mean width mean_i (u_i - l_i), at least 0; summed over a batch it is the paper's regulariser.
 
     Args:
         bounds: of N attributions.
@@ -129,8 +129,7 @@ def metric(bounds: Bounds, name: str, **settings: Any) -> Tensor:
 
 
 def signs(bounds: Bounds, margin: float = 0.1, detach: bool = True) -> Tensor:
-    """By how much signs fail to be certain: mean_i relu(margin - m_i), m_i = (l_i if v_i > 0, else
-    -u_i) / mean |v|.
+    """Open signs: mean_i relu(margin - m_i), m_i = (l_i if v_i > 0 else -u_i) / mean |v|.
 
     Args:
         bounds: of N attributions.
@@ -166,11 +165,10 @@ def top_k(bounds: Bounds, k: int, margin: float = 0.1, absolute: bool = True,
         ValueError: k is out of range.
     """
     check_k(k, bounds.lower.shape[1])
-    low, high = (absolute_box(bounds.lower, bounds.upper)
-                 if absolute else (bounds.lower, bounds.upper))
+    low, high = _ends(bounds, absolute)
     value = bounds.value.abs() if absolute else bounds.value
-    inside = torch.zeros_like(value,
-                              dtype=torch.bool).scatter(1, value.topk(k, dim=1).indices, True)
+    largest = value.topk(k, dim=1).indices
+    inside = torch.zeros_like(value, dtype=torch.bool).scatter(1, largest, True)
     least, largest = (low.masked_fill(~inside, math.inf).amin(1),
                       high.masked_fill(inside, -math.inf).amax(1))
     return (margin - (least - largest) / _scale(bounds, detach)).relu()
@@ -227,14 +225,17 @@ def protected_ratio(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.3) -
     return (margin + torch.log(largest + SMALL) - torch.log(kth + SMALL)).relu()
 
 
+def _ends(bounds: Bounds, absolute: bool) -> Box:
+    """Bounds of the attribution, or of its absolute value, (N, D) each."""
+    ends = absolute_box if absolute else Box
+    return ends(bounds.lower, bounds.upper)
+
+
 def _rivals(bounds: Bounds, mask: Tensor, k: int, absolute: bool) -> tuple[Tensor, Tensor]:
-    """K-th largest lower end among features that are not protected, and largest upper end of those
-    that are, (N,).
-    """
+    """K-th largest lower end of unprotected features, largest upper end of protected ones, (N,)."""
     is_protected = mask.to(bounds.lower.device).bool().expand_as(bounds.lower)
     check_k(k, int((~is_protected).sum(1).min()))
-    low, high = (absolute_box(bounds.lower, bounds.upper)
-                 if absolute else (bounds.lower, bounds.upper))
+    low, high = _ends(bounds, absolute)
     kth = low.masked_fill(is_protected, -math.inf).topk(k, dim=1).values[:, -1]
     return kth, high.masked_fill(~is_protected, -math.inf).amax(1)
 

@@ -61,8 +61,7 @@ def register(name: str, function: Callable[..., Tensor], words: str, source: str
 def training_loss(name: str, model: nn.Module, x: Tensor, y: Tensor, *, eps: float,
                   weight: float = 1.0, task: Task = F.cross_entropy,
                   base: Callable[..., Tensor] | None = None, **settings: Any) -> Tensor:
-    """What a method minimises: task(f(x), y) + weight * penalty, or the loss that it puts in the
-    task's place.
+    """What a method minimises: task(f(x), y) + weight * penalty, or its own loss instead.
 
     With a `base`, such as adversarial training of the prediction: base(f, x, y) + weight * penalty.
 

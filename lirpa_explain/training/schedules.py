@@ -1,6 +1,4 @@
-"""Schedules of radii and weights: numbers that are functions of the step, so that a checkpoint
-resumes exactly.
-"""
+"""Schedules of radii and weights as functions of the step, so that training resumes exactly."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ SHAPES: dict[str, Callable[[float, float, float], float]] = {
 
 
 class Ramp:
-    """A number that rises, or falls, over a stretch of steps: a radius eps or gamma, or the weight
-    of a loss.
+    """A number that ramps over a stretch of steps: a radius eps or gamma, or a loss's weight.
 
     `ramp(step)` is a function of the step alone; `ramp.value` that of the steps counted so far by
     `ramp.step()`.

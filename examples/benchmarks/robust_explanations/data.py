@@ -42,9 +42,7 @@ class Data:
 
     @property
     def majority(self) -> float:
-        """The share of the most frequent class in the test data: the accuracy of a constant
-        answer.
-        """
+        """Share of the test data's most frequent class: the accuracy of a constant answer."""
         return float(self.test_y.bincount().max() / len(self.test_y))
 
     def subset(self, train: int, test: int) -> "Data":
@@ -83,9 +81,7 @@ def one_hot(train: Rows, test: Rows, numeric: Sequence[int], protected: Sequence
 
 
 def split(rows: Rows, labels: list[int]) -> tuple[Rows, Rows, tuple[list[int], list[int]]]:
-    """The paper's split: a fifth for testing, as scikit-learn's train_test_split draws it with
-    random_state=42.
-    """
+    """The paper's split: a fifth for testing, drawn as sklearn does with random_state=42."""
     order = np.random.RandomState(42).permutation(len(rows))
     cut = -(-len(rows) // 5)
     test, train = order[:cut], order[cut:]
@@ -108,9 +104,7 @@ def openml(number: int) -> Rows:
 
 
 def adult(folder: Path | None) -> Data:
-    """Census income, 63 features, without native country and rows with "?". Protected: race and sex
-    (7 features).
-    """
+    """Census income, 63 features, no "?" or native country. Protected: race, sex (7 features)."""
     if folder is None:
         rows = openml(1590)
         parts = rows[ADULT_TEST:], rows[:ADULT_TEST]
@@ -140,9 +134,7 @@ def german(folder: Path | None) -> Data:
 
 
 def credit_default(folder: Path | None) -> Data:
-    """Credit card clients of Taiwan; age and months of delay are categories, as in the paper's
-    code. Protected: sex.
-    """
+    """Credit cards of Taiwan (protected: sex); age and delays are categories, as in the paper."""
     if folder is None:
         rows = openml(42477)
     else:

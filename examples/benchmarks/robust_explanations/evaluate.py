@@ -70,9 +70,7 @@ FIGURES: dict[str, tuple[str, Callable[[Tensor, Tensor, Explained], Tensor]]] = 
 
 
 def evaluate(net: nn.Sequential, data: Data, setup: Setup, activation: str) -> dict[str, Any]:
-    """All figures of a net: its accuracy, and a row for each perturbation, size and source of
-    bounds.
-    """
+    """All figures of a net: accuracy, and a row for each perturbation, size and bound."""
     with torch.no_grad():
         accuracy = (net(data.test_x).argmax(1) == data.test_y).double().mean().item()
     x, y = data.test_x[:setup.points], data.test_y[:setup.points]
@@ -168,9 +166,7 @@ def attacked(e: Explained, eps: float, gamma: float) -> tuple[Tensor, Tensor, di
 
 
 def intrusion(mask: Tensor, absolute: bool) -> Objective:
-    """By how much the largest protected feature exceeds the last of the top of the others; below 0
-    it stays out.
-    """
+    """How far the largest protected feature exceeds the k-th other one; below 0 it stays out."""
     def value(a: Tensor, nominal: Tensor, shapes: Any) -> Tensor:
         size = a.abs() if absolute else a
         return size[:, mask].amax(1) - size[:, ~mask].topk(TOP, 1).values[:, -1]

@@ -12,9 +12,7 @@ Point = tuple[float, float, bool]
 
 
 def front(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    """Shares and accuracies of the points than which no other is better in one of the two and as
-    good in the other.
-    """
+    """Shares and accuracies of the points that no other beats in one and equals in the other."""
     best: list[Point] = []
     for point in sorted(points, reverse=True):
         if not best or point[1] > best[-1][1]:

@@ -66,9 +66,7 @@ def paper_explanation(net: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
 
 def share_outside(net: nn.Sequential, x: Tensor, y: Tensor, eps: float, bounds: Box,
                   samples: int = 20) -> float:
-    """The share of examples at which the true explanation at some sampled point of the ball leaves
-    bounds.
-    """
+    """Share of examples whose true explanation leaves the bounds at a sampled point of the ball."""
     slack = 1e-5 * (bounds[0].abs().amax() + bounds[1].abs().amax())
     found = torch.zeros(len(x), dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
@@ -80,9 +78,7 @@ def share_outside(net: nn.Sequential, x: Tensor, y: Tensor, eps: float, bounds: 
 
 
 def _product(apply: Product, weight: Tensor, box: Box, gamma: float) -> Box:
-    """Interval times interval by centre and radius, for an apply(value, weight) that is linear in
-    both.
-    """
+    """Interval product by centre and radius, for an apply(value, weight) linear in both."""
     centre, radius = (box[1] + box[0]) / 2, (box[1] - box[0]) / 2
     change = gamma / 2 * weight.abs()
     middle = apply(centre, weight)

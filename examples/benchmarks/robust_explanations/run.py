@@ -1,6 +1,4 @@
-"""Runs: one net for each data set, recipe and seed, trained, evaluated and saved; none is done
-twice.
-"""
+"""Runs: a net for each data set, recipe and seed: trained, evaluated, saved, never twice."""
 
 import csv
 import itertools

@@ -36,9 +36,7 @@ def figure(result: Result, name: str, bounds: str, perturbation: str, size: floa
 
 
 def certified_share(result: Result, name: str, perturbation: str, size: float) -> float | None:
-    """The share that is certified at a size: at least that at any larger one, which contains all it
-    has to cover.
-    """
+    """Certified share at a size: at least that of any larger size, which covers more."""
     shares = [figure(result, name, CERTIFIED, perturbation, row["size"])
               for row in result["figures"]
               if row["perturbation"] == perturbation and row["size"] >= size]
@@ -114,9 +112,7 @@ def size_table(results: Sequence[Result], data_set: str, perturbation: str,
 
 
 def unmatched(results: Sequence[Result]) -> list[str]:
-    """Recipes of other methods that certify something and of which no recipe of ours is as good in
-    both respects.
-    """
+    """Other methods' certifying recipes that none of ours matches in both share and accuracy."""
     rows = [(group[0]["label"], group[0]["recipe"], *reached(group)) for group in grouped(results)]
     ours = [(share, accuracy) for label, _, share, accuracy in rows if label == OURS]
     return [f"`{label}` ({recipe}): accuracy {accuracy:.3f}, certified {share:.3f}"

@@ -68,9 +68,7 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int,
 
 
 def with_mask(recipe: Recipe, data: Data) -> dict[str, Any]:
-    """The options of a recipe's loss on bounds, with the data's protected features for the loss
-    that wants a mask.
-    """
+    """Options of a recipe's loss, with the data's protected features if the loss wants a mask."""
     options = recipe.settings.get("options", {})
     if "protected_ratio" not in options:
         return {}

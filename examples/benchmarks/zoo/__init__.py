@@ -1,6 +1,4 @@
-"""Models that people explain, at small sizes and with random weights: `MODELS` is the table of
-all.
-"""
+"""Models that people explain, small and with random weights: `MODELS` is the table."""
 
 from .kinds import KINDS
 from .language import LANGUAGE

@@ -1,6 +1,4 @@
-"""Small models of the kinds that people ask about: masks, ids, lengths, writes in place,
-recurrences, losses.
-"""
+"""Small models with what people ask about: masks, ids, lengths, in-place writes, recurrences."""
 
 from collections.abc import Callable
 from typing import Any
@@ -105,9 +103,7 @@ def _one_example() -> Made:
 
 
 class Block(nn.Module):
-    """ConvNeXt's: depthwise convolution, permute, norm over channels, two linear layers, layer
-    scale.
-    """
+    """ConvNeXt's block: depthwise convolution, norm over channels, linear layers, layer scale."""
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__()

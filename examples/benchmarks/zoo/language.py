@@ -1,6 +1,4 @@
-"""transformers' models of language at hidden size 32, explained at their embeddings, with attention
-masks.
-"""
+"""transformers' language models at hidden size 32, explained at embeddings, with masks."""
 
 from collections.abc import Callable
 from typing import Any

@@ -12,9 +12,7 @@ EDGES = torch.tensor([[0, 1, 1, 2, 2, 3, 3, 4, 4, 0], [1, 0, 2, 1, 3, 2, 4, 3, 0
 
 
 class MessagePassing(nn.Module):
-    """Two rounds of messages along fixed edges, added up where they arrive; graphs (N, nodes,
-    features).
-    """
+    """Two rounds of messages, summed where fixed edges end; graphs (N, nodes, features)."""
 
     def __init__(self) -> None:
         super().__init__()

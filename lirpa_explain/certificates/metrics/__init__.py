@@ -1,6 +1,4 @@
-"""Numbers about an explanation that are bounded over every perturbation, one row of a table
-each.
-"""
+"""Numbers about an explanation, bounded over every perturbation: a table with a row for each."""
 
 from . import (  # noqa: F401  (each fills the table)
     center,

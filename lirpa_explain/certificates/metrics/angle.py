@@ -1,5 +1,4 @@
-"""The smallest cosine between a fixed direction and the points of a box: two one-dimensional
-searches.
+"""The smallest cosine between a direction and a box's points: two searches along a line.
 
 With P(a) = <a, n>, |n| = 1, and S(a) = |a - c|^2 (c = 0 for the cosine, the mean of a for
 correlation), the smallest cos(a) = P(a) / sqrt(S(a)) is looked for. Its sign is that of min P,
@@ -154,9 +153,7 @@ def _smallest_negative(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> 
 
 @torch.no_grad()
 def _center(nearest: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """Offset c, (N, 1), with c = mean(nearest(c)), by bisection: the residual sum(nearest(c) - c)
-    falls in c.
-    """
+    """Solve c = mean(nearest(c)) by bisection, (N, 1): sum(nearest(c) - c) decreases in c."""
     left, right = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
     for _ in range(_CENTRE_STEPS):
         middle = (left + right) / 2

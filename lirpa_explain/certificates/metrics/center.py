@@ -12,8 +12,7 @@ from lirpa_explain.certificates.metrics.registry import Metric, register
 
 
 def center_of_mass(lower: Tensor, upper: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The range of each coordinate of the centre of mass of |a|: sum_i |a_i| p_i / sum_i |a_i|;
-    exact.
+    """Range of each coordinate of the centre of mass sum_i |a_i| p_i / sum_i |a_i|; exact.
 
     One coordinate is largest when all mass beyond some position is largest and all before it
     smallest. The centre of nothing (a = 0) is the middle.
@@ -53,8 +52,7 @@ def center_of_mass(lower: Tensor, upper: Tensor, shape: tuple[int, ...]) -> tupl
 
 
 def center_shift(lower: Tensor, upper: Tensor, nominal: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """How far the centre of mass of |a| can move from that of |v|: an upper bound of their
-    distance, at least 0.
+    """Largest distance between the centres of mass of |a| and |v|: an upper bound, at least 0.
 
     The farthest corner of the box of `center_of_mass`; exact in one dimension.
 
@@ -87,9 +85,7 @@ def _farthest(least: Tensor, most: Tensor) -> Tensor:
     zero = least.new_zeros(len(least), 1)
 
     def sums(least: Tensor, most: Tensor) -> Tensor:
-        """Prefix sums of `least` up to t plus suffix sums of `most` from t, for every split t =
-        0..P.
-        """
+        """For each split t = 0..P: prefix sums of `least` plus suffix sums of `most`."""
         before = torch.cat([zero, least.cumsum(1)], dim=1)
         beyond = torch.cat([most.flip(1).cumsum(1).flip(1), zero], dim=1)
         return before + beyond

@@ -13,8 +13,7 @@ from lirpa_explain.certificates.metrics.surrogates import exceeding, opposed
 
 
 def sign_agreement(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Share of the features that have the nominal's sign (-1, 0 or 1): a lower bound, exact, from 0
-    to 1.
+    """Share of features with the nominal's sign (-1, 0 or 1): a lower bound, exact, 0 to 1.
 
     Exact where the nominal lies between the bounds.
 
@@ -41,8 +40,7 @@ def sign_agreement(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
 
 def effective_complexity(lower: Tensor, upper: Tensor, nominal: Tensor,
                          threshold: float = 0.0) -> Tensor:
-    """Number of features that may matter: an upper bound of #{i: |a_i| > threshold}, exact, from 0
-    to D.
+    """Features that may matter: an upper bound of #{i: |a_i| > threshold}, exact, 0 to D.
 
     Args:
         lower: (N, D).
@@ -70,8 +68,7 @@ def effective_complexity(lower: Tensor, upper: Tensor, nominal: Tensor,
 
 
 def gini(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Sparsity: a lower bound of the Gini index of |a|, exact, from 0 (all alike) to 1 - 1 / D (one
-    feature alone).
+    """Sparsity: a lower bound of |a|'s Gini index, exact, 0 (all alike) to 1 - 1 / D (one feature).
 
     G = sum over i < j of ||a_i| - |a_j|| / (D sum |a_i|), and 0 for a = 0. G >= t means that a
     convex function is not negative; it is smallest at clip(c) for some level c: what is above it
@@ -103,8 +100,8 @@ def gini(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
     features = low.shape[1]
     few, many, mid = under.double(), features - over.double(), over.double() - under
     sum_low, spread_low = _prefix(below, under)
-    total_high, spread_all = (above.sum(1, keepdim=True),
-                              _prefix(above, torch.full_like(over, features))[1])
+    total_high = above.sum(1, keepdim=True)
+    spread_all = _prefix(above, torch.full_like(over, features))[1]
     head, spread_head = _prefix(above, over)
     sum_high = total_high - head
     spread_high = spread_all - spread_head - (over * sum_high - many * head)

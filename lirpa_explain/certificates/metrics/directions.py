@@ -15,8 +15,7 @@ from ...rounding import DIRECTION, roundings
 
 
 def cosine(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Cosine similarity with the nominal attribution: a lower bound of <a, v> / (|a| |v|), from -1
-    to 1.
+    """Cosine with the nominal attribution: a lower bound of <a, v> / (|a| |v|), from -1 to 1.
 
     Exact where negative; else below the minimum by a gap that falls with the number of features
     (see `angle`). 0 where v = 0, and no more than 0 where a = 0 is possible: the cosine with a zero
@@ -68,8 +67,7 @@ def pearson(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
 
 
 def cosine_distance(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Normalised cosine distance of local gradient alignment: an upper bound of (1 - cos(a, v)) /
-    2, from 0 to 1.
+    """Cosine distance of local gradient alignment: an upper bound of (1 - cos(a, v)) / 2, 0 to 1.
 
     Args:
         lower: (N, D).

@@ -14,8 +14,7 @@ from lirpa_explain.certificates.metrics.sums import Sum
 
 
 def l1(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Largest l1 distance from the nominal attribution: max |a - v|_1, an upper bound, exact, at
-    least 0.
+    """Largest l1 distance from the nominal: an upper bound of |a - v|_1, exact, at least 0.
 
     Args:
         lower: (N, D).
@@ -34,8 +33,7 @@ def l1(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
 
 
 def l2(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Largest l2 distance from the nominal attribution: max |a - v|_2, an upper bound, exact, at
-    least 0.
+    """Largest l2 distance from the nominal: an upper bound of |a - v|_2, exact, at least 0.
 
     Args:
         lower: (N, D).
@@ -73,8 +71,7 @@ def linf(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
 
 
 def relative(lower: Tensor, upper: Tensor, nominal: Tensor, norm: float = 2) -> Tensor:
-    """Largest relative change: max |a - v| / |v|, an upper bound, exact, at least 0; divided by 1
-    where v = 0.
+    """Largest relative change: an upper bound of |a - v| / |v| (|a| if v = 0), exact, at least 0.
 
     Captum's `sensitivity_max`, and Quantus' `MaxSensitivity` since 0.5, with the largest change in
     place of the largest one sampled.
@@ -106,8 +103,7 @@ def _size(nominal: Tensor, norm: float) -> Tensor:
 
 def input_relative(lower: Tensor, upper: Tensor, nominal: Tensor,
                    inputs: Tensor | tuple[Tensor, ...], norm: float = 2) -> Tensor:
-    """Largest change beside the size of the input: max |a - v| / |x|, an upper bound, exact, at
-    least 0.
+    """Largest change beside the input's size: an upper bound of |a - v| / |x|, exact, at least 0.
 
     The norm of the input x is what older versions of Quantus' `MaxSensitivity` divided by. Where x
     = 0: 0 if nothing changes, else inf.
@@ -146,8 +142,7 @@ def _beside(change: Tensor, nominal: Tensor, inputs: Tensor | tuple[Tensor, ...]
 
 def lipschitz(lower: Tensor, upper: Tensor, nominal: Tensor, distance: float | Tensor,
               norm: float = 2) -> Tensor:
-    """Local Lipschitz estimate: max |a - v| / |x' - x|, an upper bound for x' no nearer than
-    `distance`.
+    """Local Lipschitz estimate: an upper bound of |a - v| / |x' - x| for |x' - x| >= `distance`.
 
     A box says nothing of how fast the attribution moves near x: the bound holds for those x' of the
     certified ball with |x' - x| >= distance. Certificates of growing radii, each with the radius

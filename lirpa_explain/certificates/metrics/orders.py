@@ -21,8 +21,7 @@ from lirpa_explain.certificates.metrics.surrogates import disorder, margin, rank
 
 
 def rank_intervals(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The ranks that each feature can have, the largest having rank 1, however ties are broken;
-    exact.
+    """The ranks that each feature can have, 1 for the largest, however ties are broken; exact.
 
     Args:
         lower: (N, D).
@@ -62,8 +61,7 @@ def certain_pairs(lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def pair_order(lower: Tensor, upper: Tensor, nominal: Tensor, absolute: bool = True) -> Tensor:
-    """Share of pairs i < j that the attribution orders strictly, as v does: a lower bound, from 0
-    to 1.
+    """Share of pairs i < j that a orders strictly, as v does: a lower bound, from 0 to 1.
 
     Each pair is decided alone; 1 with one feature, which has no pairs.
 
@@ -168,8 +166,7 @@ def spearman(lower: Tensor, upper: Tensor, nominal: Tensor, absolute: bool = Tru
 
 def top_k_overlap(lower: Tensor, upper: Tensor, nominal: Tensor, k: int,
                   absolute: bool = True) -> Tensor:
-    """How many of the nominal's k largest features stay among the k largest: a lower bound, exact,
-    from 0 to k.
+    """How many of the nominal's top k features stay in the top k: a lower bound, exact, 0 to k.
 
     Over all points of the box and all ways of breaking ties; `Certificate.top_k_overlap` is the
     same.
@@ -220,14 +217,12 @@ def _ties(one: Tensor, other: Tensor) -> Tensor:
 
 
 def mid_ranks(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest mid-rank of each feature, float64: larger features count 1, equal ones
-    1/2.
-    """
+    """Least and largest mid-rank of each feature, float64: one per larger, 1/2 per equal one."""
     size, fixed = lower.shape[1], (lower == upper).double()
 
     def rank(mine: Tensor, others: Tensor, self_counts: Tensor) -> Tensor:
-        below, not_above = (_count(others, mine, including=False),
-                            _count(others, mine, including=True))
+        below = _count(others, mine, including=False)
+        not_above = _count(others, mine, including=True)
         return 1 + (size - not_above) + (not_above - below) / 2 - self_counts
 
     return rank(upper, lower, fixed / 2), rank(lower, upper, 1 - fixed / 2)
@@ -242,9 +237,7 @@ def _share(count: Tensor, like: Tensor) -> Tensor:
 
 
 def _pairs(a: Tensor, nominal: Tensor, count: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean over pairs of a function of sign(a_i - a_j) sign(v_i - v_j); a row at a time takes 8 D^2
-    bytes.
-    """
+    """Mean over pairs of count(sign(a_i - a_j) sign(v_i - v_j)); 8 D^2 bytes, a row at a time."""
     size = a.shape[1]
     if size == 1:
         return torch.ones_like(a[:, 0])

@@ -1,5 +1,4 @@
-"""The three certificates of Robust Explanation Constraints for Neural Networks, and protected
-features.
+"""Certificates of Robust Explanation Constraints for Neural Networks; protected features.
 
 Wicker, Heo, Costabello and Weller, ICLR 2023: an explanation that cannot be moved at all
 (untargeted), that cannot be made to rest on given features (targeted, fairness), or to look like a
@@ -65,8 +64,7 @@ def protected_top_k(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
 
 def targeted_fairness(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, k: int = 5,
                       absolute: bool = False) -> Tensor:
-    """Whether no protected feature can be among the k largest: 1 if certain, else 0; a lower bound,
-    exact.
+    """1 if no protected feature can be among the k largest, else 0: a lower bound, exact.
 
     Args:
         lower: (N, D).
@@ -96,8 +94,7 @@ def targeted_fairness(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tenso
 
 
 def targeted_region(lower: Tensor, upper: Tensor, nominal: Tensor, channels: int = 1) -> Tensor:
-    """Largest mean square change of a map: an upper bound of mean_p (sum_c |a_cp - v_cp|)^2, exact,
-    at least 0.
+    """Largest mean square change of a map: an upper bound of mean_p (sum_c |a_cp - v_cp|)^2, exact.
 
     The paper calls an explanation certified where this is at most 0.03.
 
@@ -130,8 +127,7 @@ def targeted_region(lower: Tensor, upper: Tensor, nominal: Tensor, channels: int
 
 
 def untargeted(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Mean width: an upper bound of the mean difference of any two explanations, mean |a - a'|,
-    exact, at least 0.
+    """Mean width: an upper bound of any two explanations' mean |a - a'|, exact, at least 0.
 
     Args:
         lower: (N, D).

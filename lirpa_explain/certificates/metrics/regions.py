@@ -60,8 +60,7 @@ def mass_upper(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
 
 def share_lower(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
                 part: str = "absolute") -> Tensor:
-    """Least share of the attribution inside a region: a lower bound of sum_mask p_i / sum_all p_i,
-    exact, 0 to 1.
+    """Least share of the attribution in a region: a lower bound, exact, from 0 to 1.
 
     p is |a|, or max(a, 0), the positive relevance. The share of nothing is 0.
 
@@ -92,8 +91,7 @@ def share_lower(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
 
 def share_upper(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
                 part: str = "absolute") -> Tensor:
-    """Largest share of the attribution that a perturbation can put in a region: an upper bound,
-    exact, 0 to 1.
+    """Largest share of the attribution that can be in a region: an upper bound, exact, 0 to 1.
 
     Args:
         lower: (N, D).
@@ -148,8 +146,9 @@ def _inside_and_outside(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Ten
     weights = as_weights(mask, nominal, binary=True)
     if part not in ("absolute", "positive"):
         raise ValueError(f"part is {part!r}; pass 'absolute' or 'positive'.")
-    low, high = (absolute_box(lower, upper)
-                 if part == "absolute" else (lower.clamp(min=0), upper.clamp(min=0)))
+    low, high = lower.clamp(min=0), upper.clamp(min=0)
+    if part == "absolute":
+        low, high = absolute_box(lower, upper)
     return (((weights * low).sum(1), (weights * high).sum(1)),
             (((1 - weights) * low).sum(1), ((1 - weights) * high).sum(1)))
 

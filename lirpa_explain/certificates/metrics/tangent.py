@@ -16,8 +16,7 @@ from ...rounding import roundings
 
 
 def tangent_lower(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
-    """Least share of the attribution in a subspace T: a lower bound of |proj_T a| / |a|, from 0 to
-    1.
+    """Least share of the attribution in a subspace T: a lower bound of |proj_T a| / |a|, 0 to 1.
 
     |proj_T a| >= <a, w> for every unit w of T: the share is at least the cosine of a with the
     nominal's projection. It is also at least the smallest |proj_T a| that the ranges of its
@@ -52,8 +51,7 @@ def tangent_lower(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) 
 
 
 def tangent_upper(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
-    """Largest share of the attribution in a subspace T: an upper bound of |proj_T a| / |a|, from 0
-    to 1.
+    """Largest share of the attribution in a subspace T: an upper bound of |proj_T a| / |a|, 0 to 1.
 
     With s the least share in the orthogonal complement, bounded as in `tangent_lower` by a cosine:
     sqrt(1 - s^2); also no more than the largest |proj_T a| over the smallest |a|. The share of a =
@@ -88,8 +86,7 @@ def tangent_upper(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) 
 
 
 def tangent_basis(decoder: Callable[[Tensor], Tensor], latent: Tensor) -> Tensor:
-    """The tangent space of the images of a decoder: an orthonormal basis of the columns of its
-    Jacobian.
+    """The tangent space of a decoder's images: an orthonormal basis of its Jacobian's columns.
 
     Args:
         decoder: maps (N, k) to (N, *S), each row by itself.
@@ -116,14 +113,13 @@ def tangent_basis(decoder: Callable[[Tensor], Tensor], latent: Tensor) -> Tensor
     for i in range(latent.shape[1]):
         direction = torch.zeros_like(latent)
         direction[:, i] = 1
-        columns.append(torch.autograd.functional.jvp(decoder, latent.detach(),
-                                                     direction)[1].flatten(1))
+        column = torch.autograd.functional.jvp(decoder, latent.detach(), direction)[1]
+        columns.append(column.flatten(1))
     return orthonormal(torch.stack(columns, dim=2)).to(latent)
 
 
 def orthonormal(basis: Tensor) -> Tensor:
-    """An orthonormal basis (..., D, k) of the span of the columns, float64; columns beyond its rank
-    are 0.
+    """Orthonormal basis (..., D, k) of the columns' span, float64; beyond its rank 0.
 
     Singular values below max(D, k) roundings of the largest count as 0, as in scipy.linalg.orth.
     """

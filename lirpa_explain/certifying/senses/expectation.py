@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 
 ORDINARY = 2 ** 10
-"""Units in the last place, of the mean size of samples, by which their mean may be off before it is
-looked into."""
+"""Units in the last place, of samples' mean size, of the mean's error that need no look."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,20 @@ class Expectation(Sense):
         if self.kind not in EXPECTATIONS:
             raise ValueError(f"expectation must be one of {', '.join(EXPECTATIONS)}, or None for "
                              f"the noise that was drawn; given: {self.kind!r}.")
-        is_number = isinstance(self.confidence,
-                               int | float) and not isinstance(self.confidence, bool)
+        confidence = self.confidence
+        is_number = isinstance(confidence, int | float) and not isinstance(confidence, bool)
         if not is_number or not 0 < self.confidence < 1:
             raise ValueError("confidence must be a number between 0 and 1, such as 0.999; given: "
                              f"{self.confidence!r}.")
 
     def check(self, request: Request, plan: Plan, bounding: Bounding) -> None:
-        """Refuse what is not the expectation of something bounded under noise."""
+        """Refuse what is not the expectation of something bounded under noise.
+
+        Raises:
+            UnsupportedAttribution: A boundary attribution, or one that is no mean of what is
+                bounded under noise.
+            ValueError: It is combined with `differentiable=True` or `parameters`.
+        """
         super().check(request, plan, bounding)
         if bounding.differentiable:
             raise ValueError("expectation goes neither with integral nor with differentiable=True: "

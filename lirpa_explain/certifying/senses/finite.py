@@ -1,6 +1,4 @@
-"""The plain sense: what Captum computes at every allowed input, its finite sums and drawn noise
-included.
-"""
+"""The plain sense: what Captum computes at every allowed input, sums and noise as they are."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -21,9 +19,7 @@ class FiniteSum(Sense):
     rounds_outward: ClassVar[bool] = True
 
     def is_refined(self, request: "Request", plan: Plan) -> bool:
-        """Unless parameters move, boundary points would have to be searched for, or rows are
-        joined.
-        """
+        """False where parameters move, boundary points would be searched for, or rows joined."""
         return request.parameters is None and plan.nearest is None and plan.combination is None
 
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:

@@ -49,9 +49,7 @@ class NearestBoundary(Sense):
         check_has_boundary(plan)
 
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
-        """Bounds over regions that contain the boundary points of every x', and the value at those
-        of x.
-        """
+        """Bounds over regions that hold the boundary points of every x', and the value at x."""
 
         def moved() -> Composed:
             plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False,
@@ -75,9 +73,7 @@ class NearestBoundary(Sense):
 
 @dataclass(frozen=True)
 class FixedBoundary(FiniteSum):
-    """The plain sense, asked for by name: the boundary point found for x is part of the
-    attribution.
-    """
+    """The plain sense, asked for by name: x's boundary point is part of the attribution."""
 
     def check(self, request: Request, plan: Plan, bounding: Bounding) -> None:
         """Refuse attributions without boundary points."""
@@ -86,7 +82,11 @@ class FixedBoundary(FiniteSum):
 
 
 def check_has_boundary(plan: Plan) -> None:
-    """Refuse attributions without boundary points."""
+    """Refuse attributions without boundary points.
+
+    Raises:
+        ValueError: The attribution has no boundary points.
+    """
     if plan.nearest is None:
         raise ValueError("boundary goes with BoundarySaliency and BoundaryIntegratedGradients; "
                          "this attribution has no boundary point.")

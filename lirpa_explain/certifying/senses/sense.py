@@ -85,23 +85,17 @@ class Sense(ABC):
 
     @abstractmethod
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
-        """Bounds in this sense of the attribution whose plan and nominal value are given,
-        checked.
-        """
+        """Checked bounds, in this sense, of the attribution with this plan and nominal value."""
 
     def is_refined(self, request: Request, plan: Plan) -> bool:
         """Whether its bounds are sums of those of rows that can be split into domains."""
         return False
 
     def words(self, plan: Plan) -> str:
-        """What the sense adds to the description of the perturbation: of boundary attributions,
-        which point.
-        """
+        """What the sense adds to the words for the perturbation, such as which boundary point."""
         return "boundary point fixed" if plan.nearest is not None else ""
 
     @classmethod
     def of(cls, value: Any, **companions: Any) -> "Sense":
-        """The sense that a caller chose by a keyword of `certify`, given its value and those of its
-        companions.
-        """
+        """The sense chosen by a keyword of `certify`, from its value and its companions'."""
         return cls(value, **companions)  # type: ignore[call-arg]

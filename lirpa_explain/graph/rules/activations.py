@@ -1,6 +1,4 @@
-"""Rules of activations that torch calls in ways of its own; those of the others follow from their
-rows.
-"""
+"""Rules of activations that torch calls in special ways; the others follow from their rows."""
 
 import json
 from typing import Any

@@ -38,8 +38,9 @@ def _finite(y: Any) -> Any:
 def _times(b: Builder, x: Any, factor: float) -> Any:
     if factor == 1:
         return x
-    return b.emit("scale", x, factor=factor) if isinstance(x, Rows) else \
-        b.live("mul.Scalar", x, factor) if isinstance(x, Live) else x * factor
+    if isinstance(x, Rows):
+        return b.emit("scale", x, factor=factor)
+    return b.live("mul.Scalar", x, factor) if isinstance(x, Live) else x * factor
 
 
 @rule(aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar, aten.add_.Scalar)

@@ -63,6 +63,9 @@ def input_of(b: Builder, result: Rows, operator: str) -> Rows:
     """The pre-activation of an activation's result.
 
     Autograd may save either; the former is what is bounded.
+
+    Raises:
+        UnsupportedOperation: The activation is not in the trace.
     """
     step = b.producer(result)
     if step is None or step.operator != operator:

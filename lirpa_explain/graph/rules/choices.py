@@ -17,11 +17,17 @@ from .table import PASS_THROUGH, RULES, rule
 aten = torch.ops.aten
 
 
+def _side(b: Builder, x: Any) -> Any:
+    """One of the values that are chosen between, as numbers."""
+    if isinstance(x, Comparison):
+        return as_number(b, x)
+    return x if isinstance(x, Rows | Live) else finite(torch.as_tensor(x, dtype=b.dtype))
+
+
 @rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
 def _where(b: Builder, mask: Any, x: Any, y: Any) -> Rows:
     """Lower `x where mask, else y`."""
-    x, y = (as_number(b, v) if isinstance(v, Comparison) else v if isinstance(v, Rows | Live) else
-            finite(torch.as_tensor(v, dtype=b.dtype)) for v in (x, y))
+    x, y = _side(b, x), _side(b, y)
     if isinstance(mask, torch.Tensor):
         mask = mask.to(b.dtype)
         return add(b, _times_mask(b, mask, x), _times_mask(b, 1 - mask, y))
@@ -48,8 +54,9 @@ def _masked_fill(b: Builder, x: Any, mask: Any, value: Any) -> Rows:
 
 def _times_mask(b: Builder, mask: Any, x: Any) -> Any:
     """A value times 1 or 0; numbers stay numbers."""
-    return (multiply(b, mask, x)
-            if isinstance(mask, Rows) or isinstance(x, Rows | Live) else mask * x)
+    if isinstance(mask, Rows) or isinstance(x, Rows | Live):
+        return multiply(b, mask, x)
+    return mask * x
 
 
 def _is_zero(x: Any) -> bool:
@@ -113,8 +120,7 @@ def _masked(b: Builder, x: Any, mask: Comparison) -> Rows:
     # of a number, torch would make one of single precision
     constant = torch.as_tensor(x, dtype=b.dtype)
     number = b.emit("window", z, **window)
-    return (multiply(b, number, float(constant))
-            if constant.numel() == 1 else multiply(b, number, constant))
+    return multiply(b, number, float(constant) if constant.numel() == 1 else constant)
 
 
 def _selected(b: Builder, x: Rows, mask: Comparison) -> Rows:
@@ -167,11 +173,13 @@ EXACT = {*MOVE, aten._to_copy.default, aten.cat.default, aten.stack.default}
 
 
 def lower_with_comparisons(b: Builder, target: Any, args: Any, kwargs: Any) -> Any:
-    """Lower an operation on comparisons, as such where it reads them, else as 1 or 0; or on where
-    maxima are.
+    """Lower an operation on comparisons or places of maxima, as such if it reads these.
 
     To use comparisons as numbers is sound: autograd gives them no gradient, and their jumps are
     within the window's bounds.
+
+    Raises:
+        UnsupportedOperation: The operation has no rule.
     """
     if target in READ | AT_PLACES:
         return RULES[target](b, *args, **kwargs)

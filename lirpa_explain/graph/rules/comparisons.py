@@ -1,5 +1,4 @@
-"""Rules of comparisons of a value with a number, or with another value, and of what logic makes of
-them.
+"""Rules of comparisons of a value with a number or another value, and of logic on them.
 
 Two values are compared by the sign of their difference, which rounds to 0 only where they are
 equal.
@@ -114,7 +113,11 @@ def negation(x: Comparison) -> Comparison:
 
 
 def holds(b: Builder, x: Any) -> Any:
-    """What is true or false as a comparison: one itself, or a value that is not 0."""
+    """What is true or false as a comparison: one itself, or a value that is not 0.
+
+    Raises:
+        UnsupportedOperation: It is a value of parameters alone.
+    """
     if isinstance(x, Rows):
         return Comparison(x, 0.0, 0.0, True, False)
     if not isinstance(x, Comparison) and not isinstance(x, Tensor):
@@ -126,8 +129,8 @@ def as_number(b: Builder, x: Any) -> Any:
     """1 where it is true, 0 elsewhere."""
     if not isinstance(x, Comparison):
         return x if isinstance(x, Rows) else x.to(b.dtype)
-    if (x.low, x.high, x.closed,
-        x.inside) == (HALF, None, True, True) and ("truth", x.of.name) in b.notes:
+    is_half = (x.low, x.high, x.closed, x.inside) == (HALF, None, True, True)
+    if is_half and ("truth", x.of.name) in b.notes:
         return x.of
     return b.emit("window", x.of, low=x.low, high=x.high, closed=x.closed, inside=x.inside)
 
@@ -183,10 +186,10 @@ def _all(b: Builder, x: Any, dims: Any, keepdim: bool = False) -> Comparison:
 def _between(x: Any, y: Any) -> Comparison | None:
     """Both of two comparisons of the same value as one; None if that has another form."""
     for first, second in ((x, y), (y, x)):
-        # always, or never
         if isinstance(first, Comparison) and first.low is None and first.high is None:
-            return (second if first.inside and isinstance(second, Comparison) else None
-                    if first.inside else first)
+            if not first.inside:  # never true
+                return first
+            return second if isinstance(second, Comparison) else None
     halves = [m for m in (x, y) if isinstance(m, Comparison) and m.inside]
     lows = [m.low for m in halves if m.low is not None]
     highs = [m.high for m in halves if m.high is not None]

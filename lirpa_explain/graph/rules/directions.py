@@ -27,9 +27,7 @@ def direction(b: Builder, x: Any, length: Any) -> Rows | None:
 
 
 def zero_at_zero(b: Builder, x: Any, mask: Comparison) -> bool:
-    """Whether a direction is set to 0 where its length is, as it is anyway; `mask` is where it is
-    kept.
-    """
+    """Whether `mask` only sets a direction to 0 where its length is 0, as it is already."""
     length = b.notes.get(("direction", x.name)) if isinstance(x, Rows) else None
     return (length is not None and mask.low == mask.high == 0 and not mask.inside
             and length.name == mask.of.name)

@@ -65,9 +65,7 @@ def _hypot(b: Builder, x: Any, y: Any) -> Rows:
 
 @rule(aten.atan2.default)
 def _atan2(b: Builder, y: Any, x: Any) -> Rows:
-    """Lower 2 atan(y / (|(x, y)| + x)), which has no bounds where that may be 0: at the negative
-    half of an axis.
-    """
+    """Lower 2 atan(y / (|(x, y)| + x)), unbounded where the divisor may be 0: y = 0, x <= 0."""
     tangent = multiply(b, y, power(b, add(b, _hypot(b, x, y), x), -1))
     return multiply(b, b.emit("atan", tangent), 2.0)
 

@@ -34,8 +34,9 @@ def _convolution(b: Builder, x: Rows, w: Any, bias: Any, stride: Any, padding: A
 def channels(b: Builder, vector: Any, spatial: int) -> Any:
     """A vector of one number a channel, shaped to broadcast over the dimensions behind."""
     size = [-1, *[1] * spatial]
-    return (b.live("view.default", vector, size)
-            if isinstance(vector, Live) else vector.reshape(size))
+    if isinstance(vector, Live):
+        return b.live("view.default", vector, size)
+    return vector.reshape(size)
 
 
 @rule(aten.convolution_backward.default)
@@ -110,9 +111,7 @@ def _max_pool_backward(b: Builder, g: Rows, x: Rows, kernel: Any, stride: Any, p
 
 
 def _divides(x: Rows, sizes: list[int]) -> dict[str, Any] | None:
-    """An adaptive pooling whose windows are all of one size and do not overlap, as an ordinary one;
-    None of others.
-    """
+    """An adaptive pooling as an ordinary one; None unless windows are equal and do not overlap."""
     if len(sizes) != 2 or any(n % m for n, m in zip(x.shape[1:], sizes, strict=True)):
         return None
     kernel = [n // m for n, m in zip(x.shape[1:], sizes, strict=True)]
@@ -165,9 +164,7 @@ def _adaptive_max_pool_backward(b: Builder, g: Rows, x: Rows, indices: Indices) 
 
 def _windows(x: Rows, kernel: Any, stride: Any, padding: Any, dilation: Any,
              ceil: bool) -> list[list[list[int]]]:
-    """The indices that the windows of a three-dimensional pooling read; how many there are torch is
-    asked.
-    """
+    """Indices that each window of a 3-d pooling reads along each dimension; torch counts them."""
     given = [[v] * 3 if isinstance(v, int) else list(v) * (3 // len(v))
              for v in (kernel, stride or kernel, padding, dilation)]
     probe = aten.max_pool3d_with_indices(torch.empty(1, *x.shape, device="meta"), *given, ceil)[0]

@@ -34,8 +34,7 @@ PICKS: dict[Any, tuple[int, ...]] = {
                      aten.diagonal_scatter.default), (0, 1)),
     **dict.fromkeys((aten.scatter.src, aten.index_copy.default), (0, 3)),
 }
-"""Operations each entry of whose result is an entry of an operand, or a constant -> positions of
-operands."""
+"""Operations of which each result entry is an operand's, or constant -> operands' positions."""
 
 STRIDED: dict[Any, tuple[int, ...]] = {aten.as_strided.default: (0,),
                                        aten.as_strided_scatter.default: (0, 1)}
@@ -52,9 +51,7 @@ operand -> positions of operands."""
 
 @dataclass(frozen=True)
 class Call:
-    """An operation with its arguments: tensors that move among them, and what is made of further
-    arguments.
-    """
+    """An operation and its arguments, of which some move and some depend on further arguments."""
 
     target: Any
     leaves: Sequence[Any]
@@ -192,9 +189,7 @@ def _found(layout: Rows | None) -> Rows:
 
 
 def _operands(b: Builder, args: Sequence[Any], positions: tuple[int, ...]) -> tuple[Any, ...]:
-    """Arguments whose parameters at these positions are values that move, as the others there
-    are.
-    """
+    """Arguments whose parameters at `positions` become moving values where others there are."""
     moving = [i for i, arg in enumerate(args)
               if any(isinstance(leaf, Rows) for leaf in tree_leaves(arg))]
     if not set(moving) <= set(positions):

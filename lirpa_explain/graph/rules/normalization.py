@@ -61,9 +61,7 @@ def _mean(b: Builder, x: Rows, dims: list[int]) -> Rows:
 
 
 def _deviation(b: Builder, x: Rows, dims: list[int], epsilon: float) -> tuple[Rows, Rows]:
-    """Differences to the mean over dimensions of the module, and one over the standard
-    deviation.
-    """
+    """Deviations x - mean(x) over dimensions of the module, and 1 / standard deviation."""
     variance = b.emit("variance", x, shape=_mean(b, x, dims).shape, dims=dims)
     return b.emit("center", x, dims=dims), b.emit("inverse_root", variance, epsilon=epsilon)
 
@@ -76,9 +74,7 @@ def _standardized(b: Builder, x: Rows, dims: list[int], epsilon: float) -> Rows:
 
 
 def _standardized_backward(b: Builder, g: Rows, x: Rows, saved: Rows, dims: list[int]) -> Rows:
-    """Lower factor * (q - y mean(q y)), q = g - mean(g), y the standardized x, its `factor` saved
-    by the forward.
-    """
+    """Lower factor * (q - y mean(q y)): q = g - mean(g), y = x standardized, `saved` the factor."""
     step = b.producer(saved)
     while step is not None and step.operator == "reshape":
         step = b.producer(replace(saved, name=step.inputs[0]))
@@ -105,8 +101,8 @@ def _layer_norm(b: Builder, x: Rows, sizes: list[int], w: Any, bias: Any,
     dims = _last(x, len(sizes))
     y = _standardized(b, x, dims, epsilon)
     y = y if w is None else multiply(b, y, w)
-    return (y if bias is None else add(b, y, bias), _mean(b, x, dims),
-            _deviation(b, x, dims, epsilon)[1])
+    y = y if bias is None else add(b, y, bias)
+    return y, _mean(b, x, dims), _deviation(b, x, dims, epsilon)[1]
 
 
 @rule(aten.native_layer_norm_backward.default)

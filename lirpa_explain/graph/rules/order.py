@@ -1,6 +1,4 @@
-"""Rules of maxima and minima, of sorting, and of what is done at the places where those were
-found.
-"""
+"""Rules of maxima and minima, of sorting, and of reads and writes where those were found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -64,9 +62,7 @@ def _is_number(end: Any) -> bool:
 
 
 def parts_of_larger(b: Builder, g: Rows, t: Rows, tie: float) -> tuple[Rows, Rows]:
-    """What of g goes to u and to v in the gradient of max(u, v), t = u - v; at a tie the share
-    `tie` goes to u.
-    """
+    """Split g as the gradient of max(u, v) does, t = u - v; at a tie `tie` of it goes to u."""
     first = b.emit("larger_gradient", b.operand(g, t), t, tie=tie)
     return first, b.emit("rest", g, first, t, low=None, high=0.0, closed=True, inside=True)
 
@@ -91,9 +87,7 @@ class Reduced:
         return [d for d in range(self.x.ndim) if d not in self.dims] + list(self.dims)
 
     def flat(self, b: Builder, y: Rows | None = None) -> tuple[Rows, int]:
-        """The value, or another of sizes 1 there, with the dimensions made one; and that dimension
-        of the trace.
-        """
+        """Merge the reduced dimensions of the value (or of y), and return that dimension."""
         y = self.x if y is None else y
         if len(self.dims) == 1:
             return y, self.dims[0]
@@ -131,9 +125,7 @@ def _ranked(b: Builder, x: Rows, dims: Sequence[int], ranks: Sequence[int], choi
 
 
 def _pair(b: Builder, ranking: Ranking) -> tuple[Rows, Rows, Rows]:
-    """Of two entries those whose larger one is asked for, negated if it is the smaller one, and
-    their difference.
-    """
+    """Of two entries u and v: both, negated if the smaller is asked for, and u - v."""
     x, at = ranking.of, ranking.at
     shape = (*x.shape[: at - 1], 1, *x.shape[at:])
     u, v = (b.emit("slice", x, shape=shape, dim=at, start=i, stop=i + 1, step=1) for i in (0, 1))
@@ -262,9 +254,7 @@ def _median(b: Builder, x: Rows, dim: int, keepdim: bool = False) -> tuple[Rows,
 
 
 def count_ties(b: Builder, ties: Ties, dims: Any, keepdim: bool = False) -> Rows | None:
-    """How many entries tie, with a note of it; None if the sum is over others than those that are
-    compared.
-    """
+    """How many entries tie (noted in `b`); None unless the sum is over what was compared."""
     if ties.source is None or {d % ties.source.ndim for d in dims} != set(ties.dims) or not keepdim:
         return None
     count = sum_over(b, b.emit("window", ties.of, low=0.0, high=0.0, closed=True, inside=True),
@@ -274,9 +264,7 @@ def count_ties(b: Builder, ties: Ties, dims: Any, keepdim: bool = False) -> Rows
 
 
 def shared(b: Builder, x: Any, ties: Any) -> Rows | None:
-    """An upstream gradient divided by how many entries tie, times where they do; None if it is not
-    that.
-    """
+    """Upstream gradient shared equally among tied entries; None if x * ties is not that."""
     if not isinstance(ties, Ties) or not isinstance(x, Rows):
         return None
     g, same = b.notes.get(("quotient", x.name), (None, None))

@@ -1,5 +1,4 @@
-"""Gathers from, and scatters to, places that depend on the input: those of maxima, and indices that
-are computed.
+"""Gathers from, and scatters to, places by the input: those of maxima, or computed indices.
 
 At fixed places, and at those of further arguments, the same operations move entries: see `moves`.
 """
@@ -23,9 +22,7 @@ aten = torch.ops.aten
 
 
 def _lined_up(b: Builder, index: Indices, *others: Rows) -> Ranking:
-    """The ranking of indices that are laid out as it left them, as are other values but for that
-    dimension.
-    """
+    """The ranking of indices, if they and the other values are laid out as it left them."""
     ranking, like = index.ranking, index.like
     if ranking is None or like is None:
         raise UnsupportedOperation("indices of a pooling")
@@ -50,7 +47,11 @@ def _is_nothing(x: Any) -> bool:
 
 
 def scatter(b: Builder, x: Any, dim: int, index: Any, g: Any) -> Rows:
-    """Lower a scatter at places that depend on the input."""
+    """Lower a scatter at places that depend on the input.
+
+    Raises:
+        UnsupportedOperation: It writes into values, or values without rows.
+    """
     if not _is_nothing(x) or not isinstance(g, Rows):
         raise UnsupportedOperation("a scatter into values, at places that depend on the input")
     if isinstance(index, Rows):
@@ -68,7 +69,11 @@ def _scatter_value(b: Builder, x: Any, dim: int, index: Any, value: float) -> Ro
 
 
 def gather(b: Builder, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Rows:
-    """Lower a gather from places that depend on the input."""
+    """Lower a gather from places that depend on the input.
+
+    Raises:
+        UnsupportedOperation: It reads from constants.
+    """
     if not isinstance(x, Rows):
         raise UnsupportedOperation("a gather from constants, at places that depend on the input")
     at = x.dim(dim)

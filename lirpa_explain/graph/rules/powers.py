@@ -1,6 +1,4 @@
-"""Rules of powers, and of products that are better bounded as a function of one variable, or as its
-gradient.
-"""
+"""Rules of powers, and of products better bounded as one function or as its gradient."""
 
 from dataclasses import replace
 from typing import Any
@@ -55,9 +53,7 @@ def _square_and_offset(b: Builder, x: Rows) -> tuple[Rows, float] | None:
 
 @rule(aten.exp.default, aten.exp_.default)
 def exponential(b: Builder, x: Rows) -> Rows:
-    """Lower exp(x): of the logarithm of a probability, and of a negative multiple of a square, as
-    those functions.
-    """
+    """Lower exp(x): of a log-probability or of -c t^2 as the function that the whole is."""
     step = b.producer(x)
     if step is not None and step.operator == "log_softmax":
         return b.emit("probability", x)
@@ -109,8 +105,7 @@ def _scaled(b: Builder, x: Any, factor: float) -> Any:
 
 
 def product(b: Builder, x: Rows, y: Rows) -> Any:
-    """Lower x * y where it is x ** 2, or where y is the derivative of a function in the table; None
-    elsewhere.
+    """Lower x * y if it is x ** 2, or y is a tabled function's derivative; None elsewhere.
 
     Autograd composes the gradients of elementary functions: that of sin is g * cos(z). As the
     gradient operator of sin it is bounded from the bounds of z alone.
@@ -129,9 +124,7 @@ def product(b: Builder, x: Rows, y: Rows) -> Any:
 
 
 def _derivative(b: Builder, z: Rows) -> tuple[str, dict[str, Any], float, Rows] | None:
-    """Of a multiple of the derivative of a function in the table: that, its settings, the factor
-    and the argument.
-    """
+    """If z is a multiple of a tabled derivative: function, settings, factor and argument."""
     step = b.producer(z)
     if step is None:
         return None
@@ -143,13 +136,12 @@ def _derivative(b: Builder, z: Rows) -> tuple[str, dict[str, Any], float, Rows] 
 
 
 def _derivative_plus_one(b: Builder, z: Rows) -> tuple[str, dict[str, Any], float, Rows] | None:
-    """Of tan(z) ** 2 + 1 and expm1(z) + 1, which are how autograd has the derivatives of tan and
-    expm1.
-    """
+    """As `_derivative`, for tan(z)^2 + 1 and expm1(z) + 1, autograd's derivatives of these."""
     bell, step = _square_and_offset(b, z), b.producer(z)
     assert step is not None
-    inner, name = ((bell[0], "tan")
-                   if bell is not None else (replace(z, name=step.inputs[0]), "expm1"))
+    inner, name = replace(z, name=step.inputs[0]), "expm1"
+    if bell is not None:
+        inner, name = bell[0], "tan"
     one = b.tensors.get(step.inputs[1])
     source = b.producer(inner)
     if (one is None or one.numel() != 1 or float(one.detach()) != 1 or source is None

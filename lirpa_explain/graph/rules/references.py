@@ -41,9 +41,7 @@ def _reference_gradient(b: Builder, g: Rows, t: Rows, z: Rows, z0: Any, settings
 
 
 def _reads_the_input(b: Builder, g: Rows) -> bool:
-    """Whether an upstream gradient depends on the perturbed inputs other than through slopes that
-    are both's.
-    """
+    """Whether an upstream gradient depends on the input by more than slopes that both share."""
     inputs_of = {step.output: step.inputs[:1] if step.operator in LIKE_BOTH else step.inputs
                  for step in b.steps}
     reached, waiting = set[str](), [g.name]

@@ -1,5 +1,4 @@
-"""Rules of operations that are a fixed linear map along each of a few dimensions, and of their
-gradients.
+"""Rules of operations that are fixed linear maps along single dimensions, and gradients.
 
 The matrix is what torch's own operation makes of the unit vectors, so nothing about it is derived
 here.
@@ -68,8 +67,8 @@ def _interpolation(operation: Any, spatial: int, sizes: Sequence[int],
         def along(u: Tensor) -> Tensor:
             shape = [2] * spatial
             shape[i] = u.shape[1]
-            lines = u.reshape(len(u), 1, *[1] * i, -1,
-                              *[1] * (spatial - 1 - i)).expand(len(u), 1, *shape)
+            lines = u.reshape(len(u), 1, *[1] * i, -1, *[1] * (spatial - 1 - i))
+            lines = lines.expand(len(u), 1, *shape)
             result = operation(lines.contiguous(), output, *fixed, *factors)[:, 0]
             return result.movedim(i + 1, 1).flatten(2)[..., 0] if spatial > 1 else result
 
@@ -127,9 +126,7 @@ def _adaptive_average_pool_backward(b: Builder, g: Rows, x: Rows) -> Rows:
 
 def _averages(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: bool,
               padded: bool) -> list[Map]:
-    """Averages over windows along each of three dimensions: counts of entries are products of
-    theirs.
-    """
+    """Averages over windows along each of three dimensions, whose counts multiply."""
     sides = [list(side) * (3 // len(side)) for side in (kernel, stride or kernel, padding)]
     return [_of_rows(F.avg_pool1d, *numbers, ceil, padded) for numbers in zip(*sides, strict=True)]
 

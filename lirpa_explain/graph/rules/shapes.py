@@ -52,8 +52,9 @@ def expand(b: Builder, x: Rows, sizes: Any, *, implicit: bool = False) -> Rows:
     for dim, size in enumerate(sizes):
         if size != -1 and dim != x.batch:
             shape[x.place(dim)] = size
-    return x if tuple(shape) == x.shape else replace(x, name=b.step("expand", x.name, shape=shape),
-                                                     shape=tuple(shape))
+    if tuple(shape) == x.shape:
+        return x
+    return replace(x, name=b.step("expand", x.name, shape=shape), shape=tuple(shape))
 
 
 @rule(aten.repeat.default)
@@ -104,9 +105,7 @@ def _cat(b: Builder, xs: list[Any], dim: int = 0) -> Rows:
 
 def _cat_with_fixed(b: Builder, parts: list[Any], sizes: list[int], shape: tuple[int, ...],
                     at: int) -> Rows:
-    """Each part with rows, and each parameter, put in its place among zeros, and one constant with
-    the rest.
-    """
+    """Place each part with rows, and each parameter, among zeros; add a constant for the rest."""
     constant = torch.zeros(shape, dtype=b.dtype, device=b.device)
     total: Rows | None = None
     lives = []

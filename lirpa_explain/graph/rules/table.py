@@ -22,8 +22,7 @@ PASS_THROUGH = {aten.detach.default, aten.alias.default, aten.clone.default,
                 aten.contiguous.default, aten.lift_fresh_copy.default}
 
 OF_GIVEN: set[Any] = set()
-"""Operations whose rules take what is made of further arguments as it is, such as indices; others
-take numbers."""
+"""Operations that take what is made of further arguments as it is; others take numbers."""
 
 
 def rule(*targets: Any,
