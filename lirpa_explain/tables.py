@@ -14,6 +14,7 @@ from .attacks import OBJECTIVES
 from .attributions import ATTRIBUTIONS, WHY_NOT
 from .bounding.methods import METHODS
 from .certificates import METRICS
+from .certificates.metrics import Metric
 from .graph.refusals import REFUSALS
 from .operators import OPERATORS
 from .smoothing import RADII
@@ -59,10 +60,15 @@ def tables() -> dict[str, str]:
 
 
 def _metrics() -> list[tuple[str, ...]]:
-    return [(f"`{name}`", row.formula, row.range, ("above" if row.direction == "upper" else "below")
-             + (", exact" if row.exact else ""),
+    return [(f"`{name}`", row.formula, row.range, _sides(row),
              ", ".join(f"`{setting}`" for setting in row.settings), row.source)
             for name, row in METRICS.items()]
+
+
+def _sides(row: Metric) -> str:
+    """From which side a metric is bounded, whether a box attains that, and whether `spec` helps."""
+    side = "above" if row.direction == "upper" else "below"
+    return side + (", exact" if row.exact else "") + (", spec" if row.sums is not None else "")
 
 
 def _losses() -> list[tuple[str, ...]]:

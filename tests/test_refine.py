@@ -1,5 +1,6 @@
 """Refining by domains: sound on every domain, exact in the end, and decided as the truth is."""
 
+import itertools
 import math
 
 import pytest
@@ -17,9 +18,11 @@ from lirpa_explain.operators.bound import flat_rows
 from lirpa_explain.refining.cuts import Cuts, least
 from lirpa_explain.refining.domains import INPUT
 from lirpa_explain.refining.ground import Ground, Part
+from lirpa_explain.refining.patterns import Patterns
 from lirpa_explain.refining.problem import Problem
 from lirpa_explain.refining.search import Limits, Search
 from lirpa_explain.refining.tree import Objective, Tree
+from tests import metric_cases as cases
 from tests.reference import exact_gradient_range, sample_ball, sample_box
 
 EPS = 0.3
@@ -40,6 +43,14 @@ NETS = {
     "leaky": (lambda: mlp(4, 6, 6, 3, act=leaky), (4,)),
     "residual": (lambda: Residual(), (4,)),
     "conv": (lambda: convolutional(), (1, 4, 4)),
+}
+
+
+ATTRIBUTIONS = {
+    "Saliency": (Saliency, {"abs": False}),
+    "|Saliency|": (Saliency, {}),
+    "InputXGradient": (InputXGradient, {}),
+    "IntegratedGradients": (IntegratedGradients, {"n_steps": 4}),
 }
 
 
@@ -168,6 +179,45 @@ def grown(problem, functions, domains):
     return objectives
 
 
+# Patterns
+
+
+@pytest.mark.parametrize("name, norm", [("Saliency", math.inf), ("InputXGradient", 2),
+                                        ("IntegratedGradients", math.inf)])
+def test_patterns_descend_within_the_ball(name, norm):
+    kind, keywords = ATTRIBUTIONS[name]
+    net, x = mlp(6, 10, 10, 3, seed=4), inputs((6,))
+    attribution, keywords = kind(net), {"target": 1, **keywords}
+    problem = problem_of(net, x, norm=norm, attribution=attribution, **keywords)
+    function = torch.eye(6, dtype=torch.float64)[2]
+    problem.bound([problem.whole(row) for row in range(problem.count)],
+                  function.expand(problem.count, 1, 6), 4)
+    count = 0
+    for example, sign, keeps in itertools.product(range(2), (1, -1), (False, True)):
+        start = problem.flat(example)
+        moves = Patterns(problem, example).descend(sign * function, start, keeps,
+                                                   lambda value: False)
+        points = torch.cat([start[None], moves]).requires_grad_()
+        values = sign * attribution.attribute(points, **keywords)[:, 2]
+        assert bool((values[1:] < values[:-1]).all())
+        assert bool(
+            (torch.linalg.vector_norm(moves - x[example], ord=norm, dim=1) <= EPS + 1e-9).all())
+        count += len(moves)
+    assert count > 1
+
+
+def test_patterns_come_near_the_exact_range():
+    shares = []
+    for seed in range(2):
+        net, x = mlp(5, 8, 8, 3, seed=seed), inputs((5,), 1)
+        certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
+        mask = torch.arange(5)[None] < 2
+        exact, quick = certificate.refine(mask, method="exact"), certificate.refine(mask, domains=2)
+        shares += ((quick.found_upper - quick.found_lower)
+                   / (exact.upper_rows - exact.lower_rows))[0].tolist()
+    assert max(shares) <= 1 + 1e-6 and sorted(shares)[len(shares) // 2] > 0.97
+
+
 SMOOTH = {"tanh": (lambda: mlp(3, 5, 5, 2, act=nn.Tanh), (3,)),
           "sigmoid": (lambda: mlp(3, 5, 2, act=nn.Sigmoid), (3,))}
 
@@ -235,14 +285,6 @@ def test_refined_entries_are_the_exact_ones(sizes, method):
     if method == "branch":
         width = refined.upper_rows - refined.lower_rows
         assert bool((width <= refined.found_upper - refined.found_lower + 1e-8).all())
-
-
-ATTRIBUTIONS = {
-    "Saliency": (Saliency, {"abs": False}),
-    "|Saliency|": (Saliency, {}),
-    "InputXGradient": (InputXGradient, {}),
-    "IntegratedGradients": (IntegratedGradients, {"n_steps": 4}),
-}
 
 
 @pytest.mark.parametrize("name, net", [("Saliency", "conv"), ("|Saliency|", "leaky"),
@@ -323,8 +365,8 @@ def test_a_saved_certificate_knows_its_rows_and_cannot_be_refined_again(tmp_path
     refined = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False).refine("width", domains=4)
     refined.save(tmp_path / "certificate.npz")
     loaded = lx.Certificate.load(tmp_path / "certificate.npz")
-    assert torch.equal(loaded.lower_rows, refined.lower_rows) and torch.equal(loaded.domains,
-                                                                              refined.domains)
+    assert torch.equal(loaded.lower_rows,
+                       refined.lower_rows) and torch.equal(loaded.domains, refined.domains)
     with pytest.raises(ValueError, match="cannot be refined"):
         loaded.refine()
 
@@ -334,8 +376,8 @@ def test_parts_and_joined_certificates_keep_the_tightened_box():
     certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
     refined = certificate.refine("width", domains=8)
     part = refined[1]
-    assert torch.equal(part.lower[0], refined.lower[1]) and torch.equal(part.decided[0],
-                                                                        refined.decided[1])
+    assert torch.equal(part.lower[0],
+                       refined.lower[1]) and torch.equal(part.decided[0], refined.decided[1])
     assert torch.equal(part.found_inputs, refined.found_inputs)
     both = lx.join([refined, certificate])
     assert torch.equal(both.lower,
@@ -362,8 +404,8 @@ def test_no_time_and_an_interruption_leave_what_is_proven(monkeypatch):
     refined = certificate.refine("width", batch_size=4)
     assert refined.refinement_interrupted and bool((refined.width <= certificate.width).all())
     values = values_at(Saliency(net), x, box_points(x, 300), target=0, abs=False)
-    assert bool(((values >= refined.lower[:, None] - 1e-9) & (values <= refined.upper[:, None]
-                                                              + 1e-9)).all())
+    assert bool(((values >= refined.lower[:, None] - 1e-9)
+                 & (values <= refined.upper[:, None] + 1e-9)).all())
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -431,6 +473,39 @@ def test_conditions_hold_or_are_refuted(text, settings):
             assert not met(saliency.attribute(at.requires_grad_(), target=0, abs=False), n).item()
     already = certificate.metric(name, **settings)
     assert bool((refined.decided[:, 0][better * (already - float(bound)) >= 0] == 1).all())
+
+
+@pytest.mark.parametrize("name", lx.METRICS)
+def test_conditions_on_every_metric_are_refined_or_refused(name):
+    net, x = mlp(6, 8, 8, 3, seed=2), inputs((6,), 2)
+    saliency, metric = Saliency(net), lx.METRICS[name]
+    certificate = lx.certify(saliency, x, eps=0.1, target=0, abs=False)
+    settings = cases.settings_of(cases.CASES[name][-1], 2, 6)
+    if name in ("importance_agreement", "localisation"):
+        settings["threshold"] = float(certificate.nominal.median())
+    sign, start = (1,
+                   -1)[metric.direction == "upper"], certificate.metric(name, **settings).double()
+    values = values_at(saliency, x, box_points(x, 100, 0.1), target=0, abs=False)
+    found = sign * torch.tensor([[float(cases.REFERENCES[name](
+        a, certificate.nominal[n].numpy(), **cases.row_of(settings, n))) for a in values[n].numpy()]
+        for n in range(2)], dtype=torch.float64)
+    bound = float((start + (0.4 * (sign * found.min(1).values - start))).mean())
+    text = f"{name} {'<=' if sign < 0 else '>='} {bound}"
+    if metric.of_two:
+        with pytest.raises(ValueError, match="two attributions"):
+            certificate.refine((text, settings))
+        return
+    refined = certificate.refine((text, settings), domains=12)
+    met, before = refined.lower_rows[:, 0], sign * (start - bound)
+    least = found - sign * bound
+    assert bool((met[:, None] <= least + 1e-9).all()) and bool((met >= before - 1e-9).all())
+    assert bool(((met > before + 1e-12) | (before >= 0) | (refined.found_lower[:, 0] < 0)).all())
+    assert bool(((refined.decided[:, 0] == 1) == (met >= 0)).all())
+    assert bool((refined.lower >= certificate.lower).all()
+                & (refined.upper <= certificate.upper).all())
+    for n in range(2):
+        assert bool(
+            ((values[n] >= refined.lower[n] - 1e-9) & (values[n] <= refined.upper[n] + 1e-9)).all())
 
 
 def test_a_condition_that_cannot_be_certified_is_refused():

@@ -10,6 +10,7 @@ from torch import nn
 
 import lirpa_explain as lx
 from lirpa_explain.certificates import refine
+from tests import metric_cases as cases
 from tests.nets import make
 from tests.test_soundness import attributions_of
 from tests.tolerances import ROUNDING
@@ -165,21 +166,48 @@ def test_least_overlap_is_below_the_true_one():
     assert refine.least_overlap(torch.zeros(1, 3, 9, dtype=torch.bool), 3).item() == 3
 
 
-def test_sums_of_absolute_values_are_bounded_as_a_whole():
+SUMS = [(name, case) for name, row in lx.METRICS.items() if row.sums for case in cases.CASES[name]]
+
+
+@functools.lru_cache
+def summed(kind):
+    """A certificate of a ReLU network, and Captum's values at points of the ball, (P, N, D)."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(),
-                        nn.Linear(8, 2)).double()
-    x = torch.rand(3, 4, dtype=torch.float64)
-    certificate = lx.certify(Saliency(net), x, eps=0.3, target=0, abs=False)
-    ones = torch.ones(4, dtype=torch.float64)
-    points = (x + 0.3 * (2 * torch.rand(2000, 3, 4, dtype=torch.float64)
-                         - 1)).flatten(0, 1).requires_grad_()
-    sums = torch.autograd.grad(net(points)[:, 0].sum(), points)[0].abs().sum(1).reshape(2000, 3)
-    for name, worst, sign in (("mass_upper", sums.amax(0), 1), ("mass_lower", sums.amin(0), -1)):
-        box, whole = (certificate.metric(name, refine=way, mask=ones, absolute=True)
-                      for way in (None, "spec"))
-        assert bool((sign * (whole - worst) >= -1e-9).all())
-        assert bool((sign * (box - whole) >= 0).all())
-        assert bool((sign * (box - whole) > 1e-6).any())
-    with pytest.raises(ValueError, match="mass_lower, mass_upper"):
-        certificate.metric("cosine", refine="spec")
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(),
+                        nn.Linear(12, 2)).double()
+    x = torch.rand(3, 6, dtype=torch.float64)
+    attribution, keywords = {"gradient": (Saliency(net), {"abs": False}),
+                             "path": (IntegratedGradients(net), {"n_steps": 3})}[kind]
+    certificate = lx.certify(attribution, x, eps=0.1, target=1, **keywords)
+    points = (x + 0.1 * (2 * torch.rand(300, 3, 6, dtype=torch.float64) - 1)).flatten(0, 1)
+    values = attribution.attribute(points.requires_grad_(), target=1, **keywords).detach()
+    return certificate, values.reshape(300, 3, 6)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "path"])
+@pytest.mark.parametrize(("name", "case"), SUMS,
+                         ids=[f"{n}-{cases.CASES[n].index(case)}" for n, case in SUMS])
+def test_metrics_that_are_sums_are_bounded_as_a_whole(name, case, kind):
+    certificate, values = summed(kind)
+    settings, metric = cases.settings_of(case, 3, 6), lx.METRICS[name]
+    if metric.sums(certificate.nominal, **settings) is None:
+        with pytest.raises(ValueError, match="convex functions"):
+            certificate.metric(name, refine="spec", **settings)
+        return
+    sign = 1 if metric.direction == "upper" else -1
+    box, whole = (sign * certificate.metric(name, refine=way, **settings) for way in (None, "spec"))
+    assert bool((whole <= box).all())
+    worst = []
+    for n in range(3):
+        row, v = cases.row_of(settings, n), certificate.nominal[n].numpy()
+        worst.append(max(sign * cases.REFERENCES[name](a, v, **row) for a in values[:, n].numpy()))
+        assert worst[-1] <= float(whole[n]) + TOLERANCE * max(1.0, abs(worst[-1]))
+    if kind == "gradient":  # narrower, unless the box is exact
+        attained = bool((box <= torch.tensor(worst) + TOLERANCE).all())
+        assert attained or bool((whole < box - 1e-6).any())
+
+
+def test_other_metrics_are_not_bounded_by_sums():
+    certificate, _ = summed("gradient")
+    with pytest.raises(ValueError, match="convex functions"):
+        certificate.metric("kendall", refine="spec")

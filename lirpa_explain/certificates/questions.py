@@ -158,8 +158,9 @@ class Questions:
             name: A key of `lirpa_explain.METRICS`, whose row says what is bounded and from which
                 side.
             **settings: Of the metric; masks are shaped like `nominal`, or like one example of it,
-                or lists of names of features. For mass_lower and mass_upper also refine="spec", to
-                bound the sum as a function of the graph and not from the box alone.
+                or lists of names of features. For metrics that follow from sums of convex functions
+                of the entries (`sums` in their row) also refine="spec", to bound these sums by
+                propagation and not from the box alone.
 
         Returns:
             (N,); never NaN: where bounds are infinite, what holds of every attribution.
@@ -172,14 +173,12 @@ class Questions:
         settings = named_masks(settings, self.features, self.nominal)
         for setting in set(lookup(name).features) & set(settings):
             settings[setting] = mask_weights(settings[setting], self.nominal)
-        value = evaluate(name, flatten(self.lower), flatten(self.upper), flatten(self.nominal),
-                         **settings)
+        box, nominal = Box(flatten(self.lower), flatten(self.upper)), flatten(self.nominal)
+        value = evaluate(name, *box, nominal, **settings)
         bound = self._bounder(refine)
         if bound is None:
             return value
-        if settings.get("absolute"):
-            bound = bound.absolute() if hasattr(bound, "absolute") else None
-        return refinement.mass(bound, name, value, settings.get("mask"))
+        return refinement.propagated(bound, name, box, nominal, value, settings)
 
     def rank_interval(self, absolute: bool = True) -> tuple[Attributions, Attributions]:
         """Return the ranks that each feature can have, 1 for the largest; exact for the box.

@@ -6,12 +6,15 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Bounder = Callable[[Tensor], tuple[Tensor, Tensor]]
+from lirpa_explain.boxes import Box
+from lirpa_explain.certificates.metrics import METRICS, lookup
+from lirpa_explain.certificates.metrics.sums import Bounder, Whole
 
 FUNCTIONS = 512
 """Most functions handed over at once: each is as long as an example."""
@@ -115,30 +118,39 @@ def least_overlap(reach: Tensor, k: int) -> Tensor:
     return overlap
 
 
-MASSES = ("mass_lower", "mass_upper")
-"""Metrics that are sums over entries, of values or absolute values: what propagation can bound as a
-whole."""
+def whole_of(name: str, nominal: Tensor, settings: Mapping[str, Any]) -> Whole | None:
+    """A metric as sums of convex functions of the entries; None if it is none."""
+    sums = lookup(name).sums
+    return None if sums is None else sums(nominal, **settings)
 
 
-def mass(bound: Bounder | None, name: str, value: Tensor, mask: Tensor | None) -> Tensor:
-    """A bound of sum_i mask_i a_i, by propagation as well.
+def propagated(bound: Bounder, name: str, box: Box, nominal: Tensor, value: Tensor,
+               settings: Mapping[str, Any]) -> Tensor:
+    """A bound of a metric by propagation as well, (N,): nowhere worse than what the box gives.
 
     Args:
-        bound: of functions of what is summed; None if there is none.
-        name: one of `MASSES`.
+        bound: of functions of the attribution.
+        name: a key of `METRICS`.
+        box: bounds of the attribution, (N, D) each.
+        nominal: (N, D).
         value: what the box gives, (N,).
-        mask: weights, (N, D).
+        settings: of the metric.
 
     Raises:
-        ValueError: the metric is another one, or nothing more is known than the box.
+        ValueError: the metric follows from no sums of convex functions of the entries.
     """
-    if name not in MASSES or mask is None:
-        raise ValueError(f"refine='spec' is for the metrics {', '.join(MASSES)}; given: {name!r}. "
-                         "Refine the certificate itself for others: certificate.refine('METRIC >= "
-                         "NUMBER').")
-    if bound is None:
-        raise ValueError("Sums of |a| of this attribution are known from the box alone: it is a "
-                         "sum over a path or over samples. Leave refine out.")
-    lower, upper = bound(mask[:, None])
-    return (torch.maximum(value, lower[:, 0])
-            if name == "mass_lower" else torch.minimum(value, upper[:, 0]))
+    whole = whole_of(name, nominal, settings)
+    if whole is None:
+        raise ValueError("refine='spec' is for metrics that follow from sums of convex functions "
+                         "of the entries: "
+                         f"{', '.join(n for n, row in METRICS.items() if row.sums is not None)} "
+                         f"(norms 1 and 2, one channel); given: {name!r}. Refine the certificate "
+                         "itself: certificate.refine('METRIC >= NUMBER').")
+    known = (box.lower.isfinite() & box.upper.isfinite() & nominal.isfinite()).all(1)
+    if not bool(known.any()):
+        return value
+    finite = Box(*(torch.where(known[:, None], side, 0.0) for side in box))
+    above = lookup(name).direction == "upper"
+    found = whole.bound(bound, finite, torch.where(known, value, 0.0), above)
+    better = torch.fmin(found, value) if above else torch.fmax(found, value)
+    return torch.where(known, better, value)

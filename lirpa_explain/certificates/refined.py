@@ -28,10 +28,10 @@ class Refinable:
 
     brancher: Callable[..., Certificate] | None
 
-    rows = fact("rows",
-                "(N, K, D): the linear functions of the flattened attribution that were refined; "
-                "an example with fewer than K has rows of zeros.")
-    lower_rows = fact("lower_rows", "(N, K): certified lower bounds of these.")
+    rows = fact("rows", """(N, K, D): the linear functions of the flattened attribution that were
+    refined; an example with fewer than K has rows of zeros.""")
+    lower_rows = fact("lower_rows", """(N, K): certified lower bounds of these. Of a condition: by
+    how much it is met at least, in units of its metric; below 0 by how much it may be missed.""")
     upper_rows = fact("upper_rows", "(N, K): certified upper bounds.")
     found_lower = fact("found_lower",
                 "(N, K): the smallest value that was found, attained by the attribution at "

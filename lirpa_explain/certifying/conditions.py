@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..boxes import Box
 from ..certificates.metrics import evaluate, lookup
+from ..certificates.metrics.sums import Bounder
+from ..certificates.refine import propagated, whole_of
 
 SIDES = {">=": "lower", "<=": "upper"}
 """The side from which a metric must be bounded for a comparison to be certified."""
@@ -33,15 +36,43 @@ class MetricCondition:
     nominal: Tensor
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, lower: Tensor, upper: Tensor, example: int) -> Tensor:
-        """Slack (B,) by which bounds (B, D) meet the condition: at least 0 where they do."""
-        features = lookup(self.name).features
-        settings = {key: value[example].expand_as(lower) if key in features else value
-                    for key, value in self.settings.items()}
-        value = evaluate(self.name, lower, upper, self.nominal[example].expand_as(lower),
-                         **settings)
-        met = value.to(lower) - self.bound
+    def __call__(self, box: Box, examples: Tensor) -> Tensor:
+        """By how much bounds (B, D) of examples' attributions meet it, (B,): from 0 on they do."""
+        value = evaluate(self.name, *box, self.nominal[examples], **self._settings_of(examples))
+        return self._met(value.to(box.lower))
+
+    def at(self, attributions: Tensor, examples: Tensor) -> Tensor:
+        """The same of attributions (B, D) themselves."""
+        metric, settings = lookup(self.name), self._settings_of(examples)
+        if metric.at is None:
+            return self(Box.point(attributions), examples)
+        return self._met(
+            metric.at(attributions, self.nominal[examples], **settings).to(attributions))
+
+    def by_sums(self, bounder: Bounder, box: Box, met: Tensor, examples: Tensor) -> Tensor | None:
+        """The same by bounds of linear functions as well, given what it is by the box; None if
+        these say nothing.
+        """
+        settings, nominal = self._settings_of(examples), self.nominal[examples]
+        if whole_of(self.name, nominal, settings) is None:
+            return None
+        value = self.bound + (met if self.comparison == ">=" else -met)
+        return self._met(propagated(bounder, self.name, box, nominal, value, settings))
+
+    def _met(self, value: Tensor) -> Tensor:
+        met = value - self.bound
         return met if self.comparison == ">=" else -met
+
+    def _settings_of(self, examples: Tensor) -> dict[str, Any]:
+        """The settings for rows that belong to these examples."""
+        metric, chosen = lookup(self.name), dict(self.settings)
+        for key, value in self.settings.items():
+            dimensions = 2 if key in metric.features else metric.examples.get(key)
+            if isinstance(value, tuple) and key in metric.examples:
+                chosen[key] = tuple(part[examples] for part in value)
+            elif isinstance(value, Tensor) and dimensions in (0, value.ndim):
+                chosen[key] = value[examples]
+        return chosen
 
 
 def is_condition(what: Any) -> bool:
@@ -52,7 +83,8 @@ def is_condition(what: Any) -> bool:
 
 
 def condition(what: Any, nominal: Tensor, flat: Any) -> MetricCondition:
-    """Read "METRIC >= NUMBER" or "METRIC:SETTING=VALUE,... <= NUMBER", or that with settings.
+    """Read "METRIC >= NUMBER" or "METRIC:SETTING=VALUE,... <= NUMBER", or a tuple of that and
+    further settings.
 
     Args:
         what: the text, or the tuple.
@@ -74,6 +106,10 @@ def condition(what: Any, nominal: Tensor, flat: Any) -> MetricCondition:
         raise ValueError(f"{text!r} cannot be certified: {name} is bounded from "
                          f"{'above' if metric.direction == 'upper' else 'below'} only; ask for "
                          f"{name} {other} NUMBER.")
+    if metric.of_two:
+        raise ValueError(f"{text!r} cannot be refined: {name} is a number of two attributions, and "
+                         "a ball is refined in parts, of which each holds one. Refine the entries, "
+                         "what='width', and ask for the metric then.")
     settings = {**dict(_setting(pair) for pair in (pairs or "").split(",") if pair.strip()),
                 **given}
     for feature in set(metric.features) & set(settings):
@@ -82,7 +118,7 @@ def condition(what: Any, nominal: Tensor, flat: Any) -> MetricCondition:
         found = MetricCondition(name, comparison, float(number), nominal, settings)
     except ValueError as error:
         raise ValueError(f"{text!r} compares with {number!r}, which is not a number.") from error
-    found(nominal[:1], nominal[:1], 0)  # complains of wrong settings at once
+    found.at(nominal, torch.arange(len(nominal)))  # complains of wrong settings at once
     return found
 
 
@@ -93,7 +129,3 @@ def _setting(pair: str) -> tuple[str, Any]:
     except (ValueError, SyntaxError):
         return name.strip(), value.strip()
 
-
-def holds_at(condition: MetricCondition, attributions: Tensor) -> Tensor:
-    """Whether it holds at points with attributions (P, D) of examples 0 to P - 1, (P,), bool."""
-    return torch.cat([condition(a[None], a[None], n) for n, a in enumerate(attributions)]) >= 0

@@ -266,11 +266,6 @@ class Refiner:
         """Bounds of functions (B, K, D), each (B, K)."""
         return self.prover.functions(self.proven, functions, self.examples)
 
-    def absolute(self) -> "Refiner | None":
-        """The same of the absolute values, where they are functions of single rows; else None."""
-        proven = self.proven.absolute()
-        return None if proven is None else dataclasses.replace(self, proven=proven)
-
     def rows(self, index: Tensor) -> "Refiner":
         """The same for some of these examples."""
         return dataclasses.replace(self, examples=index

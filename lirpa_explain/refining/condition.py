@@ -6,27 +6,56 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..boxes import Box
+from ..certificates.metrics.sums import Bounder
 from . import clock
 from .choose import decisions
 from .domains import Decision, Domain
 from .problem import Problem, point_in
 from .search import PROGRAMS, Limits
 from .tree import Leaf
+from .within import Bounded
 
-Meets = Callable[[Tensor, Tensor, int], Tensor]
-"""Maps lower and upper bounds (B, D) of an example's attributions to by how much they meet a
-condition, (B,): from 0 on they do, below 0 they do not; at a point it is exact."""
+
+class Meets(Protocol):
+    """A condition on attributions."""
+
+    def __call__(self, box: Box, examples: Tensor) -> Tensor:
+        """By how much bounds (B, D) of attributions of these examples (B,) meet it, (B,): from 0 on
+        they do.
+        """
+
+    def at(self, attributions: Tensor, examples: Tensor) -> Tensor:
+        """The same of attributions (B, D) themselves, exactly."""
+
+    def by_sums(self, bounder: Bounder, box: Box, met: Tensor, examples: Tensor) -> Tensor | None:
+        """The same by bounds of linear functions as well, given what it is by the box; None if
+        these say nothing.
+        """
+
 
 Job = tuple["Condition", int, Domain]
 """A condition, the number of the leaf that is parted, -1 for the ball, and a part of it."""
+
+
+class Left(NamedTuple):
+    """What is known of a domain that is not empty: by how much its box (D,) meets a condition, and
+    what splits it.
+    """
+
+    met: float
+    domain: Domain
+    way: Decision | None
+    box: Box
 
 
 @dataclass(eq=False)
@@ -37,11 +66,14 @@ class Condition:
         example: of the certificate; its plan has one row.
         start: bounds of its attribution, each (D,).
         margin: by how much roundings move them, (D,).
+        met: by how much these bounds meet it.
         leaves: domains on which it is open, with by how much the box misses it; None before the
             ball is bounded.
-        is_stuck: whether some of them cannot be split.
-        point: an input where the condition fails, each (*S); None while none is found.
-        value: by how much it is missed there.
+        floor: the least by which it is met on all other domains, which are decided or cannot be
+            split.
+        hull: bounds of the attribution on these, (D,) each; None while there are none.
+        point: the input where it is met least, each (*S); None while none was looked at.
+        value: by how much it is met there.
         domains: how many were bounded.
         seconds: about how long that took.
     """
@@ -49,24 +81,33 @@ class Condition:
     example: int
     start: Box
     margin: Tensor
+    met: float
     leaves: tuple[Leaf, ...] | None = None
-    is_stuck: bool = False
+    floor: float = math.inf
+    hull: Box | None = None
     point: tuple[Tensor, ...] | None = None
-    value: float = 0.0
+    value: float = math.inf
     domains: int = 0
     seconds: float = 0.0
 
     @property
+    def lower(self) -> float:
+        """The least by which it is met anywhere, as far as is proven."""
+        if self.leaves is None:
+            return self.met
+        return max(self.met, min(self.floor, *(leaf[0] for leaf in self.leaves), self.value))
+
+    @property
     def decided(self) -> int:
         """1: it holds everywhere; -1: not at `point`; 0: open."""
-        if self.point is not None:
+        if self.value < 0:
             return -1
-        return int(self.leaves == () and not self.is_stuck)
+        return int(self.lower >= 0)
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
-        return self.point is not None or self.leaves == ()
+        return self.decided != 0 or self.leaves == ()
 
 
 class ConditionSearch:
@@ -119,8 +160,7 @@ class ConditionSearch:
     def _replace(self, jobs: Sequence[Job]) -> None:
         """Bound all entries on domains, and put what stays open in the place of leaves."""
         started = clock.now()
-        found: dict[Condition, list[tuple[float, Domain, Decision | None]]] = {
-            c: [] for c, _, _ in jobs}
+        found: dict[Condition, list[Left]] = {c: [] for c, _, _ in jobs}
         for start in range(0, len(jobs), self.limits.batch):
             part = [(condition, domain)
                     for condition, _, domain in jobs[start:start + self.limits.batch]]
@@ -128,17 +168,20 @@ class ConditionSearch:
                 found[condition].append(left)
         gone = {number for _, number, _ in jobs}
         for condition, parts in found.items():
-            condition.is_stuck = condition.is_stuck or any(way is None for _, _, way in parts)
             kept = [leaf for leaf in condition.leaves or () if leaf[1] not in gone]
-            new = [(met, next(self.numbers), domain, way)
-                   for met, domain, way in parts if way is not None]
+            new = [(left.met, next(self.numbers), left.domain, left.way) for left in parts
+                   if left.met < 0 and left.way is not None]
+            for left in parts:
+                if left.met >= 0 or left.way is None:
+                    condition.floor = min(condition.floor, left.met)
+                    condition.hull = (left.box
+                                      if condition.hull is None else condition.hull.hull(left.box))
             condition.leaves = (*kept, *new)
             condition.domains += sum(c is condition for c, _, _ in jobs)
             condition.seconds += (clock.now() - started) / len(found)
 
-    def _left(self, part: Sequence[tuple[Condition, Domain]]
-              ) -> list[tuple[Condition, tuple[float, Domain, Decision | None]]]:
-        """Of a batch of domains, those on which the box does not decide the condition, and how to
+    def _left(self, part: Sequence[tuple[Condition, Domain]]) -> list[tuple[Condition, Left]]:
+        """Of a batch of domains, those that are not empty, by how much they meet it, and how to
         split them.
         """
         domains, like = [domain for _, domain in part], part[0][0].margin
@@ -150,32 +193,75 @@ class ConditionSearch:
         sides = Box(bounded.lower[:, :len(like)], -bounded.lower[:, len(like):])
         box = sides.outward(torch.stack([c.margin for c, _ in part])).intersect(
             Box(*(torch.stack([c.start[i] for c, _ in part]) for i in (0, 1)))).ordered()
-        met = torch.cat([self.meets(box.lower[i:i + 1], box.upper[i:i + 1], c.example)
-                         for i, (c, _) in enumerate(part)]).tolist()
+        met = self.meets(box, torch.tensor([c.example for c, _ in part]))
         loose = replace(bounded, gains={name: gain.sum(1, keepdim=True)
                                         for name, gain in bounded.gains.items()})
-        ways = decisions(loose, domains, self.problem.kinks, self.problem.splits_inputs)
+        ways = [way for way,
+                in decisions(loose, domains, self.problem.kinks, self.problem.splits_inputs)]
+        self._find(part, bounded, met.tolist(), ways)
+        kept = [i for i, domain in enumerate(domains) if not domain.is_empty]
+        self._by_sums(part, box, met, ways, [i for i in kept if float(met[i]) < 0])
+        return [(part[i][0],
+                 Left(float(met[i]), domains[i], ways[i], Box(*(side[i] for side in box))))
+                for i in kept]
+
+    def _find(self, part: Sequence[tuple[Condition, Domain]], bounded: Bounded,
+              met: Sequence[float], ways: Sequence[Decision | None]) -> None:
+        """Points of domains on which the box does not decide: of all that are not split, and of the
+        worst others.
+        """
         if self.problem.splits_inputs:
             for (condition, _), middle in zip(part, bounded.box.center, strict=True):
                 self.look(condition, middle[None])
-        left = []
-        order = sorted(range(len(part)), key=lambda i: (ways[i][0] is not None, met[i]))
-        for programs, i in enumerate(j for j in order if met[j] < 0 and not domains[j].is_empty):
-            condition, domain = part[i]
-            if self.problem.cuts.count and (ways[i][0] is None or programs < PROGRAMS):
-                point = point_in(self.problem, domain, i)
+        order = sorted(range(len(part)), key=lambda i: (ways[i] is not None, met[i]))
+        wanted = [i for i in order if met[i] < 0 and not part[i][1].is_empty]
+        for programs, i in enumerate(wanted if self.problem.cuts.count else ()):
+            if ways[i] is None or programs < PROGRAMS:
+                point = point_in(self.problem, part[i][1], i)
                 if point is not None:
-                    self.look(condition, point[None])
-            if not domain.is_empty:
-                left.append((condition, (met[i], domain, ways[i][0])))
-        return left
+                    self.look(part[i][0], point[None])
+
+    def _by_sums(self, part: Sequence[tuple[Condition, Domain]], box: Box, met: Tensor,
+                 ways: list[Decision | None], which: Sequence[int]) -> None:
+        """Where the condition is on sums: by how much they meet it as functions of the domain, in
+        place.
+
+        They are split by what these functions gain by.
+        """
+        if not which:
+            return
+        domains, margin = ([part[i][1] for i in which],
+                           torch.stack([part[i][0].margin for i in which]))
+        seen: list[Bounded] = []
+
+        def bounder(functions: Tensor) -> Box:
+            for domain in domains:
+                domain.is_bounded = domain.is_bounded and not self.problem.feels_inputs
+            count = functions.shape[1]
+            both = torch.cat([functions, -functions], 1)
+            seen.append(self.problem.bound(domains, both, self.limits.rounds))
+            lower = seen[-1].lower
+            error = torch.einsum("bkd,bd->bk", functions.abs(), margin)
+            return Box(lower[:, :count], -lower[:, count:]).outward(error).ordered()
+
+        index = torch.tensor(which)
+        found = self.meets.by_sums(bounder, box.rows(index), met[index],
+                                   torch.tensor([part[i][0].example for i in which]))
+        if found is None:
+            return
+        met[index] = found
+        gains = {name: gain.sum(1, keepdim=True) for name, gain in seen[0].gains.items()}
+        chosen = decisions(replace(seen[0], gains=gains), domains, self.problem.kinks,
+                           self.problem.splits_inputs)
+        for i, (way,) in zip(which, chosen, strict=True):
+            ways[i] = way or ways[i]
 
     def look(self, condition: Condition, flat: Tensor) -> None:
         """Evaluate points (P, M) of what moves."""
         points = self.problem.point(condition.example, flat)
         a = self.problem.attributions(condition.example, points)
-        met = torch.cat([self.meets(one[None], one[None], condition.example) for one in a])
+        met = self.meets.at(a, torch.full((len(a),), condition.example))
         worst = int(met.argmin())
-        if float(met[worst]) < min(0.0, condition.value):
+        if float(met[worst]) < condition.value:
             condition.value, condition.point = (float(met[worst]),
                                                 tuple(part[worst] for part in points))

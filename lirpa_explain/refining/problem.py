@@ -16,12 +16,13 @@ from ..bounding.methods import lookup
 from ..bounding.rows import PlanRows
 from ..graph import GradientModule
 from ..operators.bound import flat_rows
+from .asked import AskedDomains
 from .cuts import Cuts
 from .domains import INPUT, Decision, Domain
 from .ground import Ground
 from .inputs import pieces, smaller
 from .inside import inside, is_empty
-from .within import Bounded, WithinDomains
+from .within import Bounded
 
 KEPT = 20000
 """Bounded domains that are remembered for other functions; the oldest go first."""
@@ -54,8 +55,7 @@ class Problem:
         self.by_inputs = by_inputs
         self.plan, self.module, self.inputs, self.balls = plan, module, inputs, balls
         self.rows = PlanRows(plan, module, inputs, balls)
-        self.schedule = WithinDomains(engine.network, lookup("CROWN"), engine.memory,
-                                      engine.options)
+        self.schedule = AskedDomains(engine.network, lookup("CROWN"), engine.memory, engine.options)
         self.known: OrderedDict[tuple[int, frozenset[Decision]], Domain] = OrderedDict()
         self.kinks: dict[str, bool] = {}
         self.feels_inputs = False
@@ -155,6 +155,20 @@ class Problem:
                 start += size
             parts.append(own)
         return tuple(parts)
+
+    def flat(self, example: int, point: tuple[Tensor, ...] | None = None) -> Tensor:
+        """The inputs of an example that move, or those of a point with parts (*S), as one vector
+        (M,).
+        """
+        parts = tuple(x[example] for x in self.inputs) if point is None else point
+        return torch.cat([part.flatten() for part, ball in zip(parts, self.balls, strict=True)
+                          if ball is not None])
+
+    def drawn(self, example: int, flat: Tensor) -> Tensor:
+        """Points (P, M) of the inputs that move, drawn into the balls."""
+        parts = self.point(example, flat)
+        return torch.cat([flat_rows(p) for p, ball in zip(parts, self.balls, strict=True)
+                          if ball is not None], 1)
 
     def _remembered(self, domain: Domain) -> Domain:
         """The domain of equal decisions that is known already, or this one."""

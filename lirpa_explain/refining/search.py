@@ -4,6 +4,7 @@ bounded once.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from . import clock
 from .choose import decisions
 from .cuts import ROUNDS
 from .domains import Domain
+from .patterns import Patterns
 from .problem import Problem, point_in
 from .tree import Leaf, Objective, Part, Tree
 from .within import Bounded
@@ -37,6 +39,11 @@ ones come first."""
 
 PROGRAMS = 4
 """Linear programs a batch for points of leaves that are not split up yet."""
+
+
+FEW = 8
+"""Objectives of an example for which patterns are searched at once; else after the second of these
+turns."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class Search:
             self.by_example.setdefault(objective.example, []).append(objective)
         self.points: list[tuple[int, tuple[Tensor, ...]]] = []
         self.owner = {tree: objective for objective in objectives for tree in objective.trees}
+        self.patterns: dict[int, Patterns] = {}
+        self.descended: dict[Objective, float] = {}
 
     @property
     def is_late(self) -> bool:
@@ -88,6 +97,7 @@ class Search:
             try:
                 self.plant()
                 for patience in PATIENCE:
+                    self.descend(patience)
                     self.grow(patience)
             except KeyboardInterrupt:
                 self.interrupted = True
@@ -104,6 +114,39 @@ class Search:
             if self.problem.splits_inputs:
                 self._replace([(tree, None, domain, tree.start) for tree in trees
                                for domain in self.problem.grid(tree.row)])
+
+    def descend(self, patience: int) -> None:
+        """Search the patterns of kinks from the best input that is known of each objective, if that
+        is a new one.
+        """
+        for objective in self.objectives:
+            example, is_first = objective.example, objective not in self.descended
+            if len(self.by_example[example]) > FEW and patience <= PATIENCE[1]:
+                continue
+            if (self.is_late or objective.is_done
+                    or self.descended.get(objective) == objective.found):
+                continue
+            if self.problem.splits_inputs:
+                return
+            if example not in self.patterns:
+                self.patterns[example] = Patterns(self.problem, example)
+            started = clock.now()
+            start = self.problem.flat(example) if is_first else self._best(objective)
+            for keeps in (False, True):
+                self.look(example, self.patterns[example].descend(
+                    objective.function, start, keeps,
+                    functools.partial(self._is_enough, objective)))
+            self.descended[objective] = objective.found
+            objective.seconds += clock.now() - started
+
+    def _best(self, objective: Objective) -> Tensor:
+        """The best input that is known of an objective, (M,), or its example's own."""
+        point = None if objective.point is None else self.points[objective.point][1]
+        return self.problem.flat(objective.example, point)
+
+    def _is_enough(self, objective: Objective, value: float) -> bool:
+        """Whether there is no use in a lower value than this one."""
+        return self.is_late or objective.threshold is not None and value <= objective.threshold
 
     def grow(self, patience: int) -> None:
         """Give each objective so many domains in all."""
@@ -172,6 +215,8 @@ class Search:
                     fresh[domain] = part
         for group in (list(fresh.items()), again):
             for lines in _parts(group, self.limits.batch):
+                for domain, _ in lines if self.problem.feels_inputs else ():
+                    domain.is_bounded = False  # half-spaces, and entries of other functions, anew
                 for tree, bounded in self._rows(lines):
                     found.setdefault(tree, []).append(bounded)
         return found
@@ -227,6 +272,8 @@ class Search:
         """Evaluate the attribution of an example at points (P, M) of what moves, for all
         objectives.
         """
+        if not len(flat):
+            return
         points = self.problem.point(example, flat)
         values = {row: self.problem.values(row, points) for row in self.problem.rows_of(example)}
         total = torch.stack([self.problem.weight(row) * value

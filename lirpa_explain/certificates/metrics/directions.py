@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from lirpa_explain.certificates.metrics.angle import least_cosine
 from lirpa_explain.certificates.metrics.registry import Metric, register
+from lirpa_explain.certificates.metrics.sums import Cosine
 
 from ...rounding import DIRECTION, roundings
 
@@ -103,9 +106,19 @@ def _centered(a: Tensor) -> Tensor:
     return torch.where(kept, deviation, 0.0)
 
 
+def _cosine_sums(nominal: Tensor, then: Callable[[Tensor], Tensor] = torch.clone) -> Cosine:
+    return Cosine(nominal, torch.zeros_like(nominal), then)
+
+
+def _pearson_sums(nominal: Tensor) -> Cosine:
+    return Cosine(_centered(nominal), nominal.mean(1, keepdim=True).expand_as(nominal))
+
+
 register(Metric("cosine", cosine, "lower", False, "[-1, 1]", "<a, v> / (|a| |v|)",
-                "Joo et al. 2023", worst=-1, at=_cosine_at))
+                "Joo et al. 2023", worst=-1,
+                at=_cosine_at, sums=lambda nominal: _cosine_sums(nominal)))
 register(Metric("pearson", pearson, "lower", False, "[-1, 1]", "cosine of a - mean(a) and v - "
-                "mean(v)", "Adebayo et al. 2018", worst=-1, at=_pearson_at))
+                "mean(v)", "Adebayo et al. 2018", worst=-1, at=_pearson_at, sums=_pearson_sums))
 register(Metric("cosine_distance", cosine_distance, "upper", False, "[0, 1]", "(1 - cos(a, v)) / 2",
-                "Joo et al. 2023", worst=1, at=lambda a, nominal: (1 - _cosine_at(a, nominal)) / 2))
+                "Joo et al. 2023", worst=1, at=lambda a, nominal: (1 - _cosine_at(a, nominal)) / 2,
+                sums=lambda nominal: _cosine_sums(nominal, lambda cosine: (1 - cosine) / 2)))

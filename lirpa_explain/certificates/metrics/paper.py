@@ -16,6 +16,7 @@ from lirpa_explain.boxes import Box
 from lirpa_explain.certificates.box import absolute_box
 from lirpa_explain.certificates.metrics.regions import as_weights
 from lirpa_explain.certificates.metrics.registry import Metric, register
+from lirpa_explain.certificates.metrics.sums import Sum
 from lirpa_explain.certificates.metrics.surrogates import intrusion, intrusion_of_one
 from lirpa_explain.certificates.ranking import check_k
 
@@ -147,6 +148,14 @@ def untargeted(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
     return (upper - lower).mean(1)
 
 
+def _squares(nominal: Tensor, channels: int = 1) -> Sum | None:
+    """The mean square change of a map with one channel."""
+    if channels != 1:
+        return None
+    return Sum("square", torch.ones_like(nominal), nominal,
+               then=lambda total: total.clamp(min=0) / nominal.shape[1])
+
+
 _SOURCE = "Wicker et al. 2023"
 register(Metric("protected_top_k", protected_top_k, "upper", True, "0 to k", "protected features "
                 "in a's top k", _SOURCE,
@@ -155,7 +164,7 @@ register(Metric("targeted_fairness", targeted_fairness, "lower", True, "0 or 1",
                 "has no protected feature, else 0", _SOURCE, worst=0, takes_infinite=True,
                 features=("mask",), surrogate=intrusion_of_one))
 register(Metric("targeted_region", targeted_region, "upper", True, "[0, inf)", "mean_p (sum_c "
-                "|a_cp - v_cp|)^2", _SOURCE, worst=math.inf))
+                "|a_cp - v_cp|)^2", _SOURCE, worst=math.inf, sums=_squares))
 register(Metric("untargeted", untargeted, "upper", True, "[0, inf)", "mean |a - a'|, a and a' any "
-                "two points",
-                _SOURCE, worst=math.inf, at=lambda a, nominal: (a - nominal).abs().mean(1)))
+                "two points", _SOURCE,
+                worst=math.inf, at=lambda a, nominal: (a - nominal).abs().mean(1), of_two=True))

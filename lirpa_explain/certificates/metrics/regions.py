@@ -10,6 +10,7 @@ from torch import Tensor
 from lirpa_explain.boxes import Box
 from lirpa_explain.certificates.box import absolute_box
 from lirpa_explain.certificates.metrics.registry import Metric, register
+from lirpa_explain.certificates.metrics.sums import Share, Sum
 from lirpa_explain.relaxations.ranges import linear_range
 
 
@@ -156,11 +157,25 @@ def _quotient(inside: Tensor, outside: Tensor) -> Tensor:
     return torch.where(inside == 0, 0.0, inside / torch.where(inside == 0, 1.0, inside + outside))
 
 
+def _mass_sum(nominal: Tensor, mask: Tensor, absolute: bool = False) -> Sum:
+    weights, zero = as_weights(mask, nominal, binary=False), torch.zeros_like(nominal)
+    if absolute:
+        return Sum("absolute", weights, zero)
+    return Sum("zero", zero, zero, weights)
+
+
+def _share_sums(nominal: Tensor, mask: Tensor, part: str = "absolute") -> Share:
+    at_nominal = share_lower(nominal, nominal, nominal, mask, part)
+    return Share(part, as_weights(mask, nominal, binary=True), at_nominal)
+
+
 register(Metric("mass_lower", mass_lower, "lower", True, "any", "sum_i mask_i a_i, or of |a_i|", "",
-                worst=-math.inf, features=("mask",)))
+                worst=-math.inf, features=("mask",), sums=_mass_sum))
 register(Metric("mass_upper", mass_upper, "upper", True, "any", "sum_i mask_i a_i, or of |a_i|", "",
-                worst=math.inf, features=("mask",)))
+                worst=math.inf, features=("mask",), sums=_mass_sum))
 register(Metric("share_lower", share_lower, "lower", True, "[0, 1]", "sum_mask p_i / sum_all p_i "
-                "with p = |a| or max(a, 0)", "Arras et al. 2022", worst=0, features=("mask",)))
+                "with p = |a| or max(a, 0)", "Arras et al. 2022", worst=0,
+                features=("mask",), sums=_share_sums))
 register(Metric("share_upper", share_upper, "upper", True, "[0, 1]", "sum_mask p_i / sum_all p_i "
-                "with p = |a| or max(a, 0)", "Arras et al. 2022", worst=1, features=("mask",)))
+                "with p = |a| or max(a, 0)", "Arras et al. 2022", worst=1,
+                features=("mask",), sums=_share_sums))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lirpa_explain.certificates.box import ordered_box
+from lirpa_explain.certificates.metrics.sums import Whole
 from lirpa_explain.registration import Table, empty, unless
 
 
@@ -42,6 +43,11 @@ class Metric:
             m(a) even there.
         surrogate: `surrogate(a, nominal, **settings) -> (N,)`, what an attack differentiates, which
             grows as the metric gets worse; by default the metric itself.
+        sums: `sums(nominal, **settings)`, the metric as sums of convex functions of the entries
+            (see `sums`), so that propagation bounds it; None where settings make it something else.
+            By default it is none.
+        of_two: whether it is a number of two attributions: small on each part of a ball, it may be
+            large on the whole.
     """
 
     name: str
@@ -57,6 +63,8 @@ class Metric:
     examples: Mapping[str, int] = field(default_factory=dict)
     at: Callable[..., Tensor] | None = None
     surrogate: Callable[..., Tensor] | None = None
+    sums: Callable[..., Whole | None] | None = None
+    of_two: bool = False
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -64,9 +72,9 @@ class Metric:
         return tuple(inspect.signature(self.function).parameters)[3:]
 
 
-def _takes(function: Callable[..., Tensor] | None, settings: tuple[str, ...]) -> bool:
+def _takes(function: Callable[..., Any] | None, settings: tuple[str, ...], first: int = 2) -> bool:
     """Whether a function of (a, nominal) takes these settings, if there is one."""
-    return function is None or tuple(inspect.signature(function).parameters)[2:] == settings
+    return function is None or tuple(inspect.signature(function).parameters)[first:] == settings
 
 
 METRICS: Table[str, Metric] = Table(
@@ -75,6 +83,7 @@ METRICS: Table[str, Metric] = Table(
         (set(row.features) <= set(row.settings), "has features that are no settings"),
         (set(row.examples) <= set(row.settings), "has rows of settings that are none"),
         (_takes(row.at, row.settings), "takes other settings at a point"),
+        (_takes(row.sums, row.settings, 1), "takes other settings as sums"),
         (_takes(row.surrogate, row.settings), "has a surrogate that takes other settings")))
 
 

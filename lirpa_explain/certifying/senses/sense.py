@@ -40,14 +40,6 @@ class Proven:
     error: Tensor
     meaning: Meaning = Meaning()
 
-    def absolute(self) -> "Proven | None":
-        """The same of the absolute values, where they are functions of single rows; else None."""
-        plan = self.plan
-        if plan.steps * plan.samples > 1 or plan.reduction != "mean":
-            return None
-        return replace(self, plan=replace(plan, absolute=True), box=self.box.absolute(),
-                       value=self.value.abs(), traced=self.traced.abs())
-
     def of(self, examples: Tensor | None) -> "Proven":
         """What of it is about these examples, (B,); all if None. The plan stays that of all."""
         if examples is None:
