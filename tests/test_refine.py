@@ -16,6 +16,7 @@ from lirpa_explain.errors import UnsupportedOperation
 from lirpa_explain.operators.bound import flat_rows
 from lirpa_explain.refining.cuts import Cuts, least
 from lirpa_explain.refining.domains import INPUT
+from lirpa_explain.refining.functions import Functions
 from lirpa_explain.refining.ground import Ground, Part
 from lirpa_explain.refining.problem import Problem
 from lirpa_explain.refining.search import Limits, Search
@@ -88,7 +89,8 @@ def test_bounds_over_cut_boxes_are_sound_and_near_the_linear_program(count):
     h = -(G @ center[..., None])[..., 0] - 0.05 * G.abs().sum(2)
     c = torch.rand(3, 5, generator=generator, dtype=torch.float64)
     ground = Ground((Part(math.inf, center, radius),))
-    low, plain = least(ground, A, c, Cuts(G, h), rounds=30), least(ground, A, c, Cuts.none(center))
+    functions = Functions(A, c, None, 40)
+    low, plain = least(ground, functions, Cuts(G, h), rounds=30), least(ground, functions, Cuts.none(center))
     for b in range(3):
         for s in range(5):
             box = torch.stack([center - radius, center + radius], 2)[b].numpy()
@@ -106,21 +108,22 @@ def test_bounds_over_cut_balls_hold_at_points(norm):
     radius = torch.full((1, 6 if norm == math.inf else 1), 0.5).double()
     h, c = torch.full((1, 2), -0.2).double(), torch.zeros(1, 3).double()
     ground = Ground((Part(norm, center, radius),))
-    low = least(ground, A, c, Cuts(G, h))
+    functions = Functions(A, c, None, 6)
+    low = least(ground, functions, Cuts(G, h))
     points = (sample_box(center - 0.5, center + 0.5, 4000, generator) if norm == math.inf
               else sample_ball(center, 0.5, norm, 4000, generator))[:, 0]
     inside = points[(points @ G[0].T + h >= 0).all(1)]
     assert len(inside) > 20
     assert bool((inside @ A[0].T >= low[0] - 1e-12).all())
     if norm != 1:  # whose multipliers are a guess
-        assert bool((low > least(ground, A, c, Cuts.none(center))).any())
+        assert bool((low > least(ground, functions, Cuts.none(center))).any())
 
 
 def test_an_empty_domain_has_a_bound_beyond_what_is_possible():
     center, radius = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
     G, h = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]]]).double(), torch.tensor([[-0.5, 0.4]]).double()
     ground = Ground((Part(math.inf, center, radius),))  # x + y >= 0.5 and x + y <= 0.4
-    assert float(least(ground, -G[:, :1], -h[:, :1], Cuts(G, h), rounds=20)) > 0  # so x + y - 0.5 < 0 everywhere
+    assert float(least(ground, Functions(-G[:, :1], -h[:, :1], None, 2), Cuts(G, h), rounds=20)) > 0  # so x + y - 0.5 < 0 everywhere
 
 
 # Domains

@@ -197,14 +197,26 @@ class Network:
         return numbers(self._nodes, linear, functions.shape[:2]).lower.transpose(0, 1)
 
     def in_inputs(self, node: Bound, functions: Coefficient, lower_only: bool = False) -> Linear:
-        """Linear bounds of linear functions of a node in the inputs that move.
+        """Linear bounds of linear functions of a node in the inputs that move; local ones where these are images.
 
         Args:
             node: the node.
             functions: (B, K, D), or K local ones.
             lower_only: whether upper bounds are left out.
         """
-        return pull_back(self._ordered, node, _by_functions(functions, node), {}, lower_only=lower_only)
+        return pull_back(self._ordered, node, _by_functions(functions, node), {}, lower_only=lower_only,
+                         aliases=self._reshaped)
+
+    @functools.cached_property
+    def _reshaped(self) -> dict[str, str]:
+        """Nodes through which alone an input is read, in another shape, and its name."""
+        readers: dict[str, list[Bound]] = {}
+        for node in self._ordered:
+            for n in node.inputs:
+                readers.setdefault(n.name, []).append(node)
+        alone = ((n, found[0]) for n in self._inputs if len(found := readers.get(n.name, [])) == 1)
+        return {node.name: n.name for n, node in alone
+                if isinstance(node, BoundOperator) and node.operator.name == "reshape"}
 
     def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
         """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named by their places."""

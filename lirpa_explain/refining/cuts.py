@@ -14,12 +14,14 @@ with the dual norm: concave in m, and nearly smooth where the ball has many dime
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..rounding import RELAXED, roundings
+from .functions import Functions, taken
 from .ground import Ground
 
 ROUNDS = 8
@@ -33,6 +35,9 @@ THIN = 4
 
 ENOUGH = 64
 """Entries that are looked at at least."""
+
+TOGETHER = 2 ** 21
+"""Most coefficients of half-spaces that are looked at at once, for each function in the inputs that it depends on."""
 
 SWEEPS = 3
 """Times that each quadratic function is minimised along every multiplier."""
@@ -60,25 +65,50 @@ class Cuts:
         """M."""
         return self.h.shape[1]
 
+    def size(self, ground: Ground) -> Tensor:
+        """Sizes of what is added up for a half-space's value, (B, M)."""
+        reach = ground.center.abs() + ground.radius
+        return torch.einsum("bmd,bd->bm", self.G.abs(), reach) + self.h.abs()
+
+    def of(self, mask: Tensor) -> Cuts:
+        """Those that a mask (B, M) is true for."""
+        order = mask.to(torch.int8).topk(int(mask.sum(1).max()), 1).indices
+        G, h, mask = taken(self.G, order), self.h.gather(1, order), mask.gather(1, order)
+        return Cuts(G * mask[..., None], torch.where(mask, h, torch.ones_like(h)))
+
     def and_also(self, G: Tensor, h: Tensor) -> Cuts:
         """These and further ones."""
         return Cuts(torch.cat([self.G, G], 1), torch.cat([self.h, h], 1))
 
 
 @torch.no_grad()
-def least(ground: Ground, A: Tensor, c: Tensor, cuts: Cuts, rounds: int = ROUNDS) -> Tensor:
-    """Lower bounds of A x + c over balls cut by half-spaces.
+def least(ground: Ground, functions: Functions, cuts: Cuts, rounds: int = ROUNDS) -> Tensor:
+    """Lower bounds of linear functions over balls cut by half-spaces.
 
     Args:
         ground: the balls of B rows.
-        A: (B, S, D), coefficients of S functions.
-        c: (B, S), their constants.
+        functions: S for each of them.
         cuts: the half-spaces of each row.
         rounds: reweightings; more come nearer to the extreme.
 
     Returns:
         (B, S), moved outward by roundings; never below the bound over the whole balls by more than these.
     """
+    if functions.index is None:
+        return _least(ground, functions.A, functions.c, cuts, rounds)
+    if not functions.A.shape[2]:
+        return functions.c - roundings(RELAXED, functions.c.dtype) * functions.c.abs()
+    A, c = functions.A.flatten(0, 1)[:, None], functions.c.flatten()[:, None]
+    windows = ground.read(functions)
+    found = _least(windows, A, c, Cuts.none(windows.center), rounds)
+    if cuts.count:
+        for some, own in _felt(ground, functions, cuts):
+            found[some] = torch.fmax(found[some], _least(windows.rows(some), A[some], c[some], own, rounds))
+    return found.reshape(functions.c.shape)
+
+
+def _least(ground: Ground, A: Tensor, c: Tensor, cuts: Cuts, rounds: int) -> Tensor:
+    """Lower bounds of functions with coefficients A (B, S, D) and constants c (B, S)."""
     center, radius = ground.center, ground.radius
     at_center = torch.einsum("bsd,bd->bs", A, center) + c
     scaled = A * radius[:, None]
@@ -91,11 +121,34 @@ def least(ground: Ground, A: Tensor, c: Tensor, cuts: Cuts, rounds: int = ROUNDS
     G = cuts.G * radius[:, None]
     h = torch.einsum("bmd,bd->bm", cuts.G, center) + cuts.h
     m = multipliers(ground, scaled, G, h, rounds)
-    sizes = torch.einsum("bmd,bd->bm", cuts.G.abs(), center.abs() + radius) + cuts.h.abs()
-    size = size + torch.einsum("bsm,bm->bs", m, sizes)
+    size = size + torch.einsum("bsm,bm->bs", m, cuts.size(ground))
     left = ground.spread(torch.baddbmm(scaled, m, G, alpha=-1))
     cut = at_center - left - torch.einsum("bsm,bm->bs", m, h) - share * size
     return torch.fmax(plain, cut)
+
+
+def _felt(ground: Ground, functions: Functions, cuts: Cuts) -> Iterator[tuple[Tensor, Cuts]]:
+    """Which of B S functions of some inputs alone can feel half-spaces, so many at a time, and these as they are there.
+
+    What the other inputs add to a half-space is at most its extreme over the ball. That leaves a half-space of the
+    function's own inputs; where it holds all over them, or even at the function's least value, nothing is gained.
+    """
+    scaled, windows = cuts.G * ground.radius[:, None], ground.read(functions)
+    A, index = functions.A.flatten(0, 1), functions.index.flatten(0, 1)
+    most = torch.einsum("bmd,bd->bm", cuts.G, ground.center) + ground.spread(scaled) + cuts.h
+    most = most + roundings(RELAXED, most.dtype) * cuts.size(ground)
+    depth = scaled.abs() * (2 / most.clamp(min=torch.finfo(most.dtype).tiny ** 0.5))[..., None]
+    some = (functions.read(depth.amax(1)).sum(2) > 1).flatten().nonzero()[:, 0]
+    padded, each = torch.nn.functional.pad(cuts.G, (0, 1)), torch.arange(cuts.count, device=A.device)
+    for part in some.split(max(1, TOGETHER // (cuts.count * A.shape[1]))):
+        row, own = part // functions.c.shape[1], windows.rows(part)
+        G = padded[row[:, None, None], each[:, None], index[part][:, None]]  # (P, M, n)
+        reach = own.spread(G * own.radius[:, None])
+        h = most[row] - torch.einsum("pmn,pn->pm", G, own.center) - (reach if own.is_box else 0.0)
+        at_least = own.center - own.radius * own.ends(A[part] * own.radius)
+        feels = (torch.einsum("pmn,pn->pm", G, at_least) + h < 0).any(1)
+        if feels.any():
+            yield part[feels], Cuts(G[feels], h[feels]).of((2 * reach > most[row])[feels])
 
 
 def multipliers(ground: Ground, A: Tensor, G: Tensor, h: Tensor, rounds: int) -> Tensor:

@@ -29,6 +29,7 @@ from ..operators.planes import BoundPlanes, to_shape
 from ..rounding import DECIDED, roundings
 from .cuts import ROUNDS, Cuts, least
 from .domains import INPUT, Domain, Limits
+from .functions import Functions
 from .ground import Ground
 
 MOST_INPUTS = 64
@@ -127,13 +128,12 @@ class WithinDomains(Schedule):
         sides = self._linear(node, index)
         if limits.count:
             self._add_cuts(sides, index, limits, margin)
-        (A_low, c_low), (A_high, c_high) = sides
-        if all(part.norm == math.inf for part in self.ground.parts) and sum(self.ground.sizes) <= MOST_INPUTS:
-            reach = ((A_low.abs() + A_high.abs()) / 2) * self.ground.radius[:, None]
+        lower, upper = sides
+        if self.ground.is_box and sum(self.ground.sizes) <= MOST_INPUTS:
+            reach = ((lower.dense().abs() + upper.dense().abs()) / 2) * self.ground.radius[:, None]
             least_width = torch.finfo(reach.dtype).tiny ** 0.5
             self.effects[node.name] = index, reach / reach.sum(2, keepdim=True).clamp(min=least_width)
-        A, c = torch.cat([A_low, -A_high], 1), torch.cat([c_low, -c_high], 1)
-        both = least(self.ground, A, c, self.cuts, self.rounds)
+        both = least(self.ground, Functions.joined([lower, -upper]), self.cuts, self.rounds)
         old = box.map(lambda side: side.gather(1, index))
         new = old.intersect(Box(both[:, :most], -both[:, most:]))
         possible = new.intersect(limits.box(is_open.shape[1]).map(lambda side: side.gather(1, index)))
@@ -141,38 +141,29 @@ class WithinDomains(Schedule):
         new = new.ordered()
         return Box(*(side.scatter(1, index, part) for side, part in zip(box, new, strict=True)))
 
-    def _linear(self, node: Bound, index: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Linear bounds of entries (B, K) of a node as functions of the inputs: coefficients and constants."""
+    def _linear(self, node: Bound, index: Tensor) -> tuple[Functions, Functions]:
+        """Linear bounds, below and above, of entries (B, K) of a node as functions of the inputs."""
         chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
-        sides = []
-        for part in index.split(chunk, 1):
-            linear = self.network.in_inputs(*self.network.sums(node, part[..., None], (1.0,)))
-            sides.append([self._flat(linear, side, part.shape[1]) for side in (0, 1)])
-        lower, upper = ([torch.cat(tensors, 1) for tensors in zip(*side, strict=True)]
-                        for side in zip(*sides, strict=True))
-        return (lower[0], lower[1]), (upper[0], upper[1])
+        found = [self.network.in_inputs(*self.network.sums(node, part[..., None], (1.0,)))
+                 for part in index.split(chunk, 1)]
+        sizes = [part.shape[1] for part in index.split(chunk, 1)]
+        lower, upper = (Functions.joined([self._in_inputs(linear, side, count)
+                                          for linear, count in zip(found, sizes, strict=True)]) for side in (0, 1))
+        return lower, upper
 
-    def _flat(self, linear: Linear, side: int, count: int) -> tuple[Tensor, Tensor]:
-        """Coefficients (B, K, D) and constants (B, K) of one side of linear bounds, over all inputs that move."""
+    def _in_inputs(self, linear: Linear, side: int, count: int) -> Functions:
+        """One side of linear bounds of so many functions, over all inputs that move."""
         constant = (linear.upper if side else linear.lower).expand(count, len(self.ground.center)).T
-        parts = []
-        for node, size in zip(self.moving, self.ground.sizes, strict=True):
-            A = linear.inputs[node.name][side] if node.name in linear.inputs else None
-            if A is None:
-                parts.append(constant.new_zeros(*constant.shape, size))
-            else:
-                parts.append((A.dense() if isinstance(A, Local) else A).transpose(0, 1).flatten(2))
-        return torch.cat(parts, 2), constant
+        coefficients = [linear.inputs.get(node.name, (None, None))[side] for node in self.moving]
+        return Functions.of(coefficients, constant, self.ground.sizes)
 
-    def _add_cuts(self, sides: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], index: Tensor, limits: Limits,
-                  margin: Tensor) -> None:
+    def _add_cuts(self, sides: tuple[Functions, Functions], index: Tensor, limits: Limits, margin: Tensor) -> None:
         """Half-spaces: where z >= place, its upper linear bound is; where z <= place, its lower one."""
         at = (index[:, None] == limits.entry[:, :, None]).to(torch.int8).argmax(2)
-        (A_low, c_low), (A_high, c_high) = ((A.gather(1, at[..., None].expand(-1, -1, A.shape[2])), c.gather(1, at))
-                                            for A, c in sides)
+        lower, upper = (side.take(at) for side in sides)
         up = limits.side > 0
-        G = torch.where(up[..., None], A_high, -A_low) * limits.side.abs()[..., None]
-        h = torch.where(up, c_high, -c_low) - limits.side * limits.place + margin.gather(1, limits.entry)
+        G = torch.where(up[..., None], upper.dense(), -lower.dense()) * limits.side.abs()[..., None]
+        h = torch.where(up, upper.c, -lower.c) - limits.side * limits.place + margin.gather(1, limits.entry)
         self.cuts = self.cuts.and_also(G, torch.where(limits.side == 0, torch.ones_like(h), h))
 
     def _decide(self, node: Bound, box: Box, limits: Limits, shape: torch.Size) -> None:
@@ -193,8 +184,8 @@ class WithinDomains(Schedule):
         for part in functions.split(self.memory.functions_at_once(len(functions), self.method), 1):
             seen: dict[str, Tensor] = {}
             self._watch(seen)
-            A, c = self._flat(self.network.in_inputs(node, part, lower_only=True), 0, part.shape[1])
-            parts.append((least(self.ground, A, c, self.cuts, self.rounds), A))
+            bound = self._in_inputs(self.network.in_inputs(node, part, lower_only=True), 0, part.shape[1])
+            parts.append((least(self.ground, bound, self.cuts, self.rounds), bound.dense()))
             gains.append(self._gains(seen, True))
             others.append(self._gains(seen, False))
         joined, rest = ({name: torch.cat([some[name] for some in parts], 1) for name in parts[0]}
