@@ -47,6 +47,8 @@ class Domain:
         boxes: bounds of each node that a relaxation reads, by name: of the entries in `Domain.columns` of the whole
             ball's domain, or all of them there. Until a domain is bounded, those of a larger one.
         columns: for the whole ball: entries (M,) of each node of which domains can know more.
+        read: of nodes that only functions that are asked for read, upstream gradients, which of these entries are
+            bounded.
         is_empty: whether it is proven that there is no such input.
         is_bounded: whether `boxes` are its own.
     """
@@ -56,6 +58,7 @@ class Domain:
     whole: Domain | None = None
     boxes: dict[str, Box] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
+    read: dict[str, Tensor] = field(default_factory=dict)
     is_empty: bool = False
     is_bounded: bool = False
 
@@ -78,16 +81,32 @@ class Domain:
         columns = whole.columns[name]
         return Box(*(side.index_copy(0, columns, part) for side, part in zip(known, self.boxes[name], strict=True)))
 
-    def settle(self, boxes: dict[str, Box], is_open: dict[str, Tensor], is_empty: bool) -> None:
-        """Keep own bounds (n,) of the nodes, and that there may be no input."""
+    def is_read(self, name: str) -> Tensor | bool:
+        """Which entries (n,) of a node are bounded already."""
+        read = self.read.get(name) if self.is_bounded else None
+        if read is None or self.whole is None:
+            return False if read is None else read
+        whole = self.whole.boxes[name].lower
+        return torch.zeros_like(whole, dtype=torch.bool).index_copy(0, self.whole.columns[name], read)
+
+    def settle(self, boxes: dict[str, Box], is_open: dict[str, Tensor], read: dict[str, Tensor], is_empty: bool
+               ) -> None:
+        """Keep own bounds (n,) of the nodes, which of them were wanted, and that there may be no input."""
+        own = {name: self._kept(name, mask) for name, mask in read.items()}
         if self.is_bounded:
+            for name, mask in own.items():
+                self.read[name] = self.read[name] | mask
+                self.boxes[name] = self.boxes[name].intersect(boxes[name].map(lambda x, n=name: self._kept(n, x))
+                                                              ).ordered()
             return
         if self.whole is None:
-            self.boxes = boxes
             self.columns = self.columns or {name: mask.nonzero()[:, 0] for name, mask in is_open.items()}
-        else:
-            self.boxes = {name: Box(*(side[self.whole.columns[name]] for side in box)) for name, box in boxes.items()}
-        self.is_bounded, self.is_empty = True, self.is_empty or is_empty
+        self.boxes = {name: box.map(lambda x, n=name: self._kept(n, x)) for name, box in boxes.items()}
+        self.read, self.is_bounded, self.is_empty = own, True, self.is_empty or is_empty
+
+    def _kept(self, name: str, x: Tensor) -> Tensor:
+        """Of what a node has, (n,), what is kept."""
+        return x if self.whole is None else x[self.whole.columns[name]]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from .domains import INPUT, Decision, Domain
 from .ground import Ground
 from .inputs import pieces, smaller
 from .inside import inside, is_empty
-from .within import Bounded, WithinDomains
+from .within import Bounded, Reads, WithinDomains
 
 KEPT = 20000
 """Bounded domains that are remembered for other functions; the oldest go first."""
@@ -99,15 +99,15 @@ class Problem:
         below, above = (self._remembered(domain.half(decision._replace(side=side))) for side in (-1, 1))
         return below, above
 
-    def bound(self, domains: Sequence[Domain], functions: Tensor, rounds: int) -> Bounded:
+    def bound(self, domains: Sequence[Domain], functions: Tensor, rounds: int, reads: Reads | None = None) -> Bounded:
         """Lower bounds of functions (B, K, D) on domains, which are bounded themselves if they are not yet.
 
-        All must be bounded already, or none.
+        All must be bounded already, or none; `reads` is as of `WithinDomains.run`.
         """
         _, values, balls, _ = self.rows.take(torch.tensor([domain.row for domain in domains], device=functions.device))
         if any(d.node == INPUT for domain in domains for d in domain.decisions):
             values, balls = smaller(values, balls, domains)
-        bounded = self.schedule.run(values, balls, domains, functions, rounds)
+        bounded = self.schedule.run(values, balls, domains, functions, rounds, reads)
         assert bounded is not None
         self.kinks = self.schedule.kinks
         self.feels_inputs = self.feels_inputs or bool(bounded.at.any())

@@ -17,7 +17,7 @@ from .cuts import ROUNDS
 from .domains import Domain
 from .problem import Problem, point_in
 from .tree import Leaf, Objective, Part, Tree
-from .within import Bounded
+from .within import Bounded, Reads
 
 Line = tuple[Domain, Sequence[tuple[Tree, float]]]
 """A domain, and trees of which it is to be a part, with lower bounds that are known on it."""
@@ -176,7 +176,10 @@ class Search:
             for j, (tree, _) in enumerate(trees):
                 functions[i, j] = tree.function
         domains = [domain for domain, _ in lines]
-        bounded = self.problem.bound(domains, functions, self.limits.rounds)
+        bounded = self.problem.bound(domains, functions, self.limits.rounds, self._reads(lines))
+        for i in (i for i, domain in enumerate(domains) if domain.whole is None):
+            for j, (tree, _) in enumerate(lines[i][1]):
+                tree.reads = {name: mask[i, j] for name, mask in bounded.reads.items()}
         chosen = decisions(bounded, domains, self.problem.kinks, self.problem.splits_inputs)
         found = [(tree, (max(lower, value), domain, decision))
                  for (domain, trees), values, ways in zip(lines, bounded.lower.tolist(), chosen, strict=True)
@@ -186,6 +189,13 @@ class Search:
         else:
             self._find(domains, found)
         return found
+
+    def _reads(self, lines: Sequence[Line]) -> Reads:
+        """Which entries of upstream gradients the trees of each line read, (B, n), where all trees know."""
+        known = [[tree.reads for tree, _ in trees] for _, trees in lines]
+        names = set.intersection(*(set(reads) for some in known for reads in some))
+        return {name: torch.stack([torch.stack([reads[name] for reads in some]).any(0) for some in known])
+                for name in names}
 
     def _look_at_boxes(self, domains: Sequence[Domain], bounded: Bounded) -> None:
         """Middles of boxes of the inputs, and the ends that the first function's bound wants."""

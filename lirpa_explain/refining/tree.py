@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -49,6 +49,8 @@ class Tree:
         function: (D,), of the row's result; its least value is wanted.
         start: a lower bound that is known.
         found: the least value found.
+        reads: which entries of upstream gradients its bound on the whole ball is made of, (n,), by node; those that it
+            reads within.
     """
 
     row: int
@@ -56,6 +58,7 @@ class Tree:
     start: float = -math.inf
     found: float = math.inf
     grown: Grown = Grown()
+    reads: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:

@@ -9,7 +9,7 @@ roundings, the domain is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..bounding.network import Readers
 from ..bounding.schedule import Schedule
 from ..boxes import Box
 from ..operators.activation import BoundActivation, BoundActivationGradient
-from ..operators.bound import flat_functions, flat_rows
+from ..operators.bound import Coefficient, flat_functions, flat_rows
 from ..operators.local import Local
 from ..operators.planes import BoundPlanes, to_shape
 from ..rounding import DECIDED, roundings
@@ -39,6 +39,10 @@ KINKS = ("kink", "kink_gradient")
 """Operators whose one break is a kink at 0, so that both sides of it are straight."""
 
 
+Reads = Mapping[str, Tensor]
+"""Masks of entries of nodes, by name."""
+
+
 @dataclass
 class Bounded:
     """What is known of functions on domains, one a row.
@@ -49,19 +53,21 @@ class Bounded:
         box: of the inputs that move, (B, D) each.
         gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can gain from knowing an
             entry exactly.
+        reads: of whole balls, which entries of upstream gradients the bounds are made of, by node: (B, K, n).
     """
 
     lower: Tensor
     at: Tensor
     box: Box
     gains: dict[str, Tensor] = field(default_factory=dict)
+    reads: dict[str, Tensor] = field(default_factory=dict)
 
 
 class WithinDomains(Schedule):
     """CROWN within domains."""
 
     def run(self, inputs: tuple[Tensor, ...], balls: tuple[Perturbation | None, ...], domains: Sequence[Domain],
-            functions: Tensor | None, rounds: int = ROUNDS) -> Bounded | None:
+            functions: Tensor | None, rounds: int = ROUNDS, reads: Reads | None = None) -> Bounded | None:
         """Bound domains that are not bounded yet, and functions on all of them.
 
         Args:
@@ -70,6 +76,8 @@ class WithinDomains(Schedule):
             domains: B of them; their boxes, and whether they are empty, are set.
             functions: (B, K, D), functions of which lower bounds are wanted; None for none.
             rounds: of the multipliers; 0 for none, the half-spaces then being left out.
+            reads: the entries (B, n) of upstream gradients that these functions read, by node; default: all. Further
+                ones have their bounds on a larger domain.
         """
         self.ground, self.rounds = Ground.of(inputs, balls), rounds
         with torch.no_grad(), self.network.at(inputs, balls):
@@ -78,14 +86,16 @@ class WithinDomains(Schedule):
             self.cuts, self.effects = Cuts.none(self.ground.center), dict[str, tuple[Tensor, Tensor]]()
             self.empty = torch.zeros(len(domains), dtype=torch.bool, device=inputs[0].device)
             fresh = not all(domain.is_bounded for domain in domains)
-            boxes, self.open = dict[str, Box](), dict[str, Tensor]()
+            boxes, self.open, self.read = dict[str, Box](), dict[str, Tensor](), dict[str, Tensor]()
+            self.reads, self.upstream = reads or {}, self._upstream()
             for node, readers in self.network.read_nodes(True):
                 boxes[node.name] = self._bound(node, readers, domains, fresh)
             for i, (domain, is_empty) in enumerate(zip(domains, self.empty.tolist(), strict=True)):
                 domain.settle({name: Box(box.lower[i], box.upper[i]) for name, box in boxes.items()},
-                              {name: mask[i] for name, mask in self.open.items()}, is_empty)
+                              {name: mask[i] for name, mask in self.open.items()},
+                              {name: mask[i] for name, mask in self.read.items()}, is_empty)
             self.kinks = self._splittable()
-            return None if functions is None else self._functions(functions)
+            return None if functions is None else self._functions(functions, any(d.whole is None for d in domains))
 
     def _splittable(self) -> dict[str, bool]:
         """Nodes whose entries can be cut, and whether that is at the one kink at 0."""
@@ -109,14 +119,29 @@ class WithinDomains(Schedule):
         if len(known) == len(domains):
             box = box.intersect(Box(*(torch.stack([k[i] for k in known]) for i in (0, 1)))).ordered()
         self._compare(node, box.map(lambda side: side.reshape(shape)), readers)
-        if fresh:
-            self.open[node.name] = is_open = flat_rows(
-                self._open_entries(node, box.map(lambda side: side.reshape(shape)), readers))
-            box = self._cut(node, box, is_open, limits, margin)
+        if fresh or node.name in self.upstream:
+            wanted = flat_rows(self._open_entries(node, box.map(lambda side: side.reshape(shape)), readers))
+            if fresh:
+                self.open[node.name] = wanted
+            if node.name in self.upstream:
+                wanted = wanted & self._unread(node.name, wanted, domains)
+            box = self._cut(node, box, wanted, limits, margin)
         self.network.settle(node, box.map(lambda side: side.reshape(shape)))
         if limits.count:
             self._decide(node, box, limits, shape)
         return box
+
+    def _upstream(self) -> set[str]:
+        """Nodes that are read as upstream gradients alone, which nothing but the functions depends on."""
+        relaxed = self.network.relaxations_before(self.network.result)
+        found = {op.inputs[0].name for op in relaxed if isinstance(op, BoundActivationGradient)}
+        return found - set(self._splittable())
+
+    def _unread(self, name: str, like: Tensor, domains: Sequence[Domain]) -> Tensor:
+        """Entries (B, n) of an upstream gradient that the functions read, and that are not bounded already."""
+        reads = self.reads.get(name, torch.ones_like(like))
+        self.read[name] = reads
+        return reads & ~torch.stack([torch.zeros_like(like[0]) | domain.is_read(name) for domain in domains])
 
     def _cut(self, node: Bound, box: Box, is_open: Tensor, limits: Limits, margin: Tensor) -> Box:
         """The box cut to linear bounds of open and decided entries; half-spaces are added for the latter."""
@@ -177,26 +202,45 @@ class WithinDomains(Schedule):
                      torch.where(crossed & ~decided.upper.isfinite(), low, high))
         node.lower, node.upper = node.interval = Box(low.reshape(shape), high.reshape(shape))
 
-    def _functions(self, functions: Tensor) -> Bounded:
+    def _functions(self, functions: Tensor, notes_reads: bool) -> Bounded:
         """Lower bounds of functions of the result."""
         node = self.network.result
-        parts, gains, others = [], list[dict[str, Tensor]](), list[dict[str, Tensor]]()
+        parts, gains, others, reads = [], list[dict[str, Tensor]](), list[dict[str, Tensor]](), list[dict[str, Tensor]]()
         for part in functions.split(self.memory.functions_at_once(len(functions), self.method), 1):
             seen: dict[str, Tensor] = {}
             self._watch(seen)
-            bound = self._in_inputs(self.network.in_inputs(node, part, lower_only=True), 0, part.shape[1])
+            linear = self.network.in_inputs(*self._of_result(part), lower_only=True)
+            bound = self._in_inputs(linear, 0, part.shape[1])
             parts.append((least(self.ground, bound, self.cuts, self.rounds), bound.dense()))
+            reads.append(self._reads_of(seen) if notes_reads else {})
             gains.append(self._gains(seen, True))
             others.append(self._gains(seen, False))
-        joined, rest = ({name: torch.cat([some[name] for some in parts], 1) for name in parts[0]}
-                        for parts in (gains, others))
+        joined, rest, read = ({name: torch.cat([some[name] for some in parts], 1) for name in parts[0]}
+                              for parts in (gains, others, reads))
         lower, A = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
         box = self.network.of_interval(functions, self.network.interval(node))
         inputs = Box(self.ground.center - self.ground.radius, self.ground.center + self.ground.radius)
         if self.effects:
             shared = [gain for gain in map(self._input_gains, (joined, rest)) if len(gain)]
             joined |= {INPUT: sum(shared[1:], shared[0])} if shared else {}
-        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined)
+        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined, read)
+
+    def _of_result(self, functions: Tensor) -> tuple[Bound, Coefficient]:
+        """Functions (B, K, D) of the result as such of some node; of one entry each, they are local where it is one."""
+        if bool(((functions != 0).sum(2) > 1).any()):
+            return self.network.result, functions
+        entry = functions.abs().argmax(2, keepdim=True)
+        return self.network.sums(self.network.result, entry, (1.0,), functions.gather(2, entry)[..., 0])
+
+    def _reads_of(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of upstream gradients of which products have coefficients, (B, K, n)."""
+        found: dict[str, Tensor] = {}
+        for operator in self.network.relaxations_before(self.network.result):
+            name = operator.inputs[0].name
+            if name in self.upstream and operator.name in seen:
+                read = flat_functions(to_shape((seen[operator.name] != 0).to(seen[operator.name].dtype), operator.inputs[0])) != 0
+                found[name] = found[name] | read.transpose(0, 1) if name in found else read.transpose(0, 1)
+        return found
 
     def _input_gains(self, gains: dict[str, Tensor]) -> Tensor:
         """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals is due to each."""
