@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -295,6 +295,27 @@ class Network:
         """By how much the bounds of a node are moved outward where a relaxation reads them."""
         size = self._size(node) if self._outward is None else torch.zeros_like(self.current(node).lower)
         return roundings(RELAXED, size.dtype) * size
+
+    @torch.no_grad()
+    def reached(self, node: Bound, marks: Mapping[str, Tensor]) -> Tensor:
+        """Entries of a node that depend on marked entries of the inputs: a bool mask of the node's shape.
+
+        Args:
+            node: the node.
+            marks: masks of the inputs that move, by the names of their nodes.
+        """
+        if node.name in marks:
+            return marks[node.name]
+        moving = [self.reached(n, marks) for n in node.inputs if n.perturbed]
+        if isinstance(node, BoundAffine):
+            found, is_sum = iter(moving), node.traits.magnitude is None
+            values = (next(found).to(self.result.forward_value) if n.perturbed else
+                      torch.zeros_like(self._value(n)) if is_sum else self._value(n) for n in node.inputs)
+            return node.added(*values) > 0
+        if isinstance(node, BoundPlanes):
+            return functools.reduce(torch.logical_or, moving)
+        rows = torch.stack([mask.flatten(1).any(1) for mask in moving]).any(0)
+        return rows.reshape(-1, *[1] * (len(node.output_shape) - 1)).expand(-1, *node.output_shape[1:])
 
     def average_stretches(self) -> None:
         """Bound averages along stretches of a path from now on; relaxations are made for all of each stretch."""

@@ -49,6 +49,7 @@ class Domain:
         columns: for the whole ball: entries (M,) of each node of which domains can know more.
         read: of nodes that only functions that are asked for read, upstream gradients, which of these entries are
             bounded.
+        since: the decisions by which it differs from the domain whose bounds are known; None: no bounds are known.
         is_empty: whether it is proven that there is no such input.
         is_bounded: whether `boxes` are its own.
     """
@@ -59,6 +60,7 @@ class Domain:
     boxes: dict[str, Box] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
     read: dict[str, Tensor] = field(default_factory=dict)
+    since: frozenset[Decision] | None = None
     is_empty: bool = False
     is_bounded: bool = False
 
@@ -70,7 +72,8 @@ class Domain:
     def half(self, decision: Decision) -> Domain:
         """The part where a further decision holds."""
         boxes = {} if self.whole is None else self.boxes
-        return Domain(self.row, self.decisions | {decision}, self.whole or self, boxes)
+        since = None if self.since is None else self.since | {decision}
+        return Domain(self.row, self.decisions | {decision}, self.whole or self, boxes, since=since)
 
     def box(self, name: str) -> Box | None:
         """What is known of a node, (n,)."""
@@ -102,7 +105,8 @@ class Domain:
         if self.whole is None:
             self.columns = self.columns or {name: mask.nonzero()[:, 0] for name, mask in is_open.items()}
         self.boxes = {name: box.map(lambda x, n=name: self._kept(n, x)) for name, box in boxes.items()}
-        self.read, self.is_bounded, self.is_empty = own, True, self.is_empty or is_empty
+        self.read, self.since = own, frozenset()
+        self.is_bounded, self.is_empty = True, self.is_empty or is_empty
 
     def _kept(self, name: str, x: Tensor) -> Tensor:
         """Of what a node has, (n,), what is kept."""
@@ -117,11 +121,13 @@ class Limits:
         entry: (B, M).
         place: (B, M).
         side: (B, M).
+        is_new: (B, M), whether the bounds that are known do not know of it.
     """
 
     entry: Tensor
     place: Tensor
     side: Tensor
+    is_new: Tensor
 
     @classmethod
     def of(cls, domains: Sequence[Domain], node: str, like: Tensor) -> Limits:
@@ -133,7 +139,9 @@ class Limits:
         place, side = (torch.tensor([[float(v) for v in map(get, ds)] for ds in filled], dtype=like.dtype,
                                     device=like.device).reshape(entry.shape)
                        for get in (lambda d: d.place, lambda d: d.side))
-        return cls(entry.long(), place, side)
+        is_new = torch.tensor([[domain.since is None or d in domain.since for d in ds]
+                               for domain, ds in zip(domains, filled, strict=True)], dtype=torch.bool, device=like.device)
+        return cls(entry.long(), place, side, is_new.reshape(entry.shape) & (side != 0))
 
     @property
     def count(self) -> int:

@@ -88,6 +88,7 @@ class WithinDomains(Schedule):
             fresh = not all(domain.is_bounded for domain in domains)
             boxes, self.open, self.read = dict[str, Box](), dict[str, Tensor](), dict[str, Tensor]()
             self.reads, self.upstream = reads or {}, self._upstream()
+            self.marks = self._unknown(domains)
             for node, readers in self.network.read_nodes(True):
                 boxes[node.name] = self._bound(node, readers, domains, fresh)
             for i, (domain, is_empty) in enumerate(zip(domains, self.empty.tolist(), strict=True)):
@@ -120,11 +121,12 @@ class WithinDomains(Schedule):
             box = box.intersect(Box(*(torch.stack([k[i] for k in known]) for i in (0, 1)))).ordered()
         self._compare(node, box.map(lambda side: side.reshape(shape)), readers)
         if fresh or node.name in self.upstream:
-            wanted = flat_rows(self._open_entries(node, box.map(lambda side: side.reshape(shape)), readers))
+            is_open = flat_rows(self._open_entries(node, box.map(lambda side: side.reshape(shape)), readers))
             if fresh:
-                self.open[node.name] = wanted
-            if node.name in self.upstream:
-                wanted = wanted & self._unread(node.name, wanted, domains)
+                self.open[node.name] = is_open
+            if limits.count:
+                self._add_cuts(self._linear(node, limits.entry), limits, margin)
+            wanted = (is_open | limits.mask(is_open.shape[1])) & self._is_news(node, is_open, domains)
             box = self._cut(node, box, wanted, limits, margin)
         self.network.settle(node, box.map(lambda side: side.reshape(shape)))
         if limits.count:
@@ -137,23 +139,35 @@ class WithinDomains(Schedule):
         found = {op.inputs[0].name for op in relaxed if isinstance(op, BoundActivationGradient)}
         return found - set(self._splittable())
 
-    def _unread(self, name: str, like: Tensor, domains: Sequence[Domain]) -> Tensor:
-        """Entries (B, n) of an upstream gradient that the functions read, and that are not bounded already."""
-        reads = self.reads.get(name, torch.ones_like(like))
-        self.read[name] = reads
-        return reads & ~torch.stack([torch.zeros_like(like[0]) | domain.is_read(name) for domain in domains])
+    def _unknown(self, domains: Sequence[Domain]) -> dict[str, Tensor]:
+        """The inputs, marked where more is known of them than the bounds that domains have inherited say."""
+        every = torch.tensor([domain.since is None or any(d.node == INPUT for d in domain.decisions)
+                              for domain in domains], device=self.ground.center.device)
+        return self._marked(every[:, None].expand_as(self.ground.center))
 
-    def _cut(self, node: Bound, box: Box, is_open: Tensor, limits: Limits, margin: Tensor) -> Box:
-        """The box cut to linear bounds of open and decided entries; half-spaces are added for the latter."""
-        wanted = is_open | limits.mask(is_open.shape[1])
+    def _marked(self, inputs: Tensor) -> dict[str, Tensor]:
+        """A mask (B, D) of the inputs, by their nodes."""
+        return {node.name: mask.reshape(len(mask), *node.output_shape[1:])
+                for node, mask in zip(self.moving, inputs.split(self.ground.sizes, 1), strict=True)}
+
+    def _is_news(self, node: Bound, like: Tensor, domains: Sequence[Domain]) -> Tensor:
+        """Entries (B, n) of a node that more may be known of than the domains know.
+
+        Those of upstream gradients that functions read and nobody has bounded; else what depends on inputs that a new
+        half-space depends on: all new bounds come from these.
+        """
+        if node.name not in self.upstream:
+            return flat_rows(self.network.reached(node, self.marks))
+        self.read[node.name] = reads = self.reads.get(node.name, torch.ones_like(like))
+        return reads & ~torch.stack([torch.zeros_like(like[0]) | domain.is_read(node.name) for domain in domains])
+
+    def _cut(self, node: Bound, box: Box, wanted: Tensor, limits: Limits, margin: Tensor) -> Box:
+        """The box cut to linear bounds of the wanted entries, (B, n)."""
         most = int(wanted.sum(1).max())
         if not most:
             return box
         index = wanted.to(torch.int8).topk(most, 1).indices
-        sides = self._linear(node, index)
-        if limits.count:
-            self._add_cuts(sides, index, limits, margin)
-        lower, upper = sides
+        lower, upper = self._linear(node, index)
         if self.ground.is_box and sum(self.ground.sizes) <= MOST_INPUTS:
             reach = ((lower.dense().abs() + upper.dense().abs()) / 2) * self.ground.radius[:, None]
             least_width = torch.finfo(reach.dtype).tiny ** 0.5
@@ -161,7 +175,7 @@ class WithinDomains(Schedule):
         both = least(self.ground, Functions.joined([lower, -upper]), self.cuts, self.rounds)
         old = box.map(lambda side: side.gather(1, index))
         new = old.intersect(Box(both[:, :most], -both[:, most:]))
-        possible = new.intersect(limits.box(is_open.shape[1]).map(lambda side: side.gather(1, index)))
+        possible = new.intersect(limits.box(wanted.shape[1]).map(lambda side: side.gather(1, index)))
         self.empty |= (possible.lower - possible.upper > 2 * margin.gather(1, index)).any(1)
         new = new.ordered()
         return Box(*(side.scatter(1, index, part) for side, part in zip(box, new, strict=True)))
@@ -182,14 +196,20 @@ class WithinDomains(Schedule):
         coefficients = [linear.inputs.get(node.name, (None, None))[side] for node in self.moving]
         return Functions.of(coefficients, constant, self.ground.sizes)
 
-    def _add_cuts(self, sides: tuple[Functions, Functions], index: Tensor, limits: Limits, margin: Tensor) -> None:
-        """Half-spaces: where z >= place, its upper linear bound is; where z <= place, its lower one."""
-        at = (index[:, None] == limits.entry[:, :, None]).to(torch.int8).argmax(2)
-        lower, upper = (side.take(at) for side in sides)
-        up = limits.side > 0
+    def _add_cuts(self, sides: tuple[Functions, Functions], limits: Limits, margin: Tensor) -> None:
+        """Half-spaces: where z >= place, its upper linear bound is; where z <= place, its lower one.
+
+        Args:
+            sides: linear bounds of the decided entries.
+            limits: the decisions.
+            margin: by how much roundings may move entries of the node.
+        """
+        (lower, upper), up = sides, limits.side > 0
         G = torch.where(up[..., None], upper.dense(), -lower.dense()) * limits.side.abs()[..., None]
         h = torch.where(up, upper.c, -lower.c) - limits.side * limits.place + margin.gather(1, limits.entry)
         self.cuts = self.cuts.and_also(G, torch.where(limits.side == 0, torch.ones_like(h), h))
+        news = self._marked(((G != 0) & limits.is_new[..., None]).any(1))
+        self.marks = {name: mask | news[name] for name, mask in self.marks.items()}
 
     def _decide(self, node: Bound, box: Box, limits: Limits, shape: torch.Size) -> None:
         """Narrow a settled node to what is decided, so that relaxations see it on the right side of the place."""
