@@ -156,20 +156,30 @@ def multipliers(ground: Ground, A: Tensor, G: Tensor, h: Tensor, rounds: int) ->
     dtype = A.dtype
     A, G, h = A.float(), G.float(), h.float()
     rows, functions, entries = A.shape
-    count = G.shape[1]
-    first, second = torch.triu_indices(count, count, device=A.device)
-    place = torch.empty(count, count, dtype=torch.long, device=A.device)
-    place[first, second] = place[second, first] = torch.arange(len(first), device=A.device)
+    products = _own_products if functions == 1 else _shared_products
     thin = max(1, min(THIN, entries // ENOUGH))
-    m = A.new_zeros(rows, functions, count)
+    m = A.new_zeros(rows, functions, G.shape[1])
     for i in range(rounds):
         some = torch.arange(i % thin, entries, thin, device=A.device)
         few, part, ground_part = G[..., some], A[..., some], ground.entries(some)
         q = ground_part.curvature(part - m @ few) * (entries / len(some))
-        H = q @ (few[:, first] * few[:, second]).mT
         target = (q * part) @ few.mT - h[:, None]
-        m = (m + STRIDE * (_descend(H[..., place], target, m) - m)).clamp(min=0)
+        m = (m + STRIDE * (_descend(products(q, few), target, m) - m)).clamp(min=0)
     return m.to(dtype).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _own_products(q: Tensor, G: Tensor) -> Tensor:
+    """Sum_d q_d G_id G_jd of one function a row: q (B, 1, D) and G (B, M, D) -> (B, 1, M, M)."""
+    return ((G * q) @ G.mT)[:, None]
+
+
+def _shared_products(q: Tensor, G: Tensor) -> Tensor:
+    """The same of S functions, by way of the products of half-spaces: q (B, S, D) -> (B, S, M, M)."""
+    count = G.shape[1]
+    first, second = torch.triu_indices(count, count, device=G.device)
+    place = torch.empty(count, count, dtype=torch.long, device=G.device)
+    place[first, second] = place[second, first] = torch.arange(len(first), device=G.device)
+    return (q @ (G[:, first] * G[:, second]).mT)[..., place]
 
 
 def _descend(H: Tensor, target: Tensor, m: Tensor) -> Tensor:
