@@ -50,6 +50,7 @@ class Domain:
         read: of nodes that only functions that are asked for read, upstream gradients, which of these entries are
             bounded.
         since: the decisions by which it differs from the domain whose bounds are known; None: no bounds are known.
+        otherwise: what splits it for a function that gains nothing by itself: whether there is such an input is open.
         is_empty: whether it is proven that there is no such input.
         is_bounded: whether `boxes` are its own.
     """
@@ -61,6 +62,7 @@ class Domain:
     columns: dict[str, Tensor] = field(default_factory=dict)
     read: dict[str, Tensor] = field(default_factory=dict)
     since: frozenset[Decision] | None = None
+    otherwise: Decision | None = None
     is_empty: bool = False
     is_bounded: bool = False
 

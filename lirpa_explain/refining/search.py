@@ -211,7 +211,8 @@ class Search:
         wanted: dict[Domain, float] = {}
         for tree, (lower, domain, decision) in parts:
             if not domain.is_empty and lower < tree.found:
-                urgency = lower - tree.lower if decision is not None else -math.inf
+                is_final = decision is None or decision is domain.otherwise
+                urgency = -math.inf if is_final else lower - tree.lower
                 wanted[domain] = min(urgency, wanted.get(domain, math.inf))
         order = sorted(wanted, key=lambda domain: wanted[domain])
         final = [domain for domain in order if wanted[domain] == -math.inf]

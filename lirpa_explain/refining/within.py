@@ -53,6 +53,7 @@ class Bounded:
         box: of the inputs that move, (B, D) each.
         gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can gain from knowing an
             entry exactly.
+        behind: by node, (B, n): about how much the domain's half-spaces can gain likewise, where functions gain nothing.
         reads: of whole balls, which entries of upstream gradients the bounds are made of, by node: (B, K, n).
     """
 
@@ -60,6 +61,7 @@ class Bounded:
     at: Tensor
     box: Box
     gains: dict[str, Tensor] = field(default_factory=dict)
+    behind: dict[str, Tensor] = field(default_factory=dict)
     reads: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -88,7 +90,7 @@ class WithinDomains(Schedule):
             fresh = not all(domain.is_bounded for domain in domains)
             boxes, self.open, self.read = dict[str, Box](), dict[str, Tensor](), dict[str, Tensor]()
             self.reads, self.upstream = reads or {}, self._upstream()
-            self.marks = self._unknown(domains)
+            self.marks, self.behind = self._unknown(domains), dict[str, Tensor]()
             for node, readers in self.network.read_nodes(True):
                 boxes[node.name] = self._bound(node, readers, domains, fresh)
             for i, (domain, is_empty) in enumerate(zip(domains, self.empty.tolist(), strict=True)):
@@ -125,7 +127,10 @@ class WithinDomains(Schedule):
             if fresh:
                 self.open[node.name] = is_open
             if limits.count:
+                seen: dict[str, Tensor] = {}
+                self._watch(seen)
                 self._add_cuts(self._linear(node, limits.entry), limits, margin)
+                self._note_behind(seen, limits)
             wanted = (is_open | limits.mask(is_open.shape[1])) & self._is_news(node, is_open, domains)
             box = self._cut(node, box, wanted, limits, margin)
         self.network.settle(node, box.map(lambda side: side.reshape(shape)))
@@ -211,6 +216,14 @@ class WithinDomains(Schedule):
         news = self._marked(((G != 0) & limits.is_new[..., None]).any(1))
         self.marks = {name: mask | news[name] for name, mask in self.marks.items()}
 
+    def _note_behind(self, seen: dict[str, Tensor], limits: Limits) -> None:
+        """Add up what the half-spaces added last, relative to their extent, can gain from knowing pre-activations."""
+        extent = (self.cuts.G[:, -limits.count:].abs() * self.ground.radius[:, None]).sum(2)
+        share = limits.side.abs() / extent.clamp(min=torch.finfo(extent.dtype).tiny ** 0.5)
+        for name, gain in self._gains(seen, True).items():
+            own = torch.einsum("bmn,bm->bn", gain, share)
+            self.behind[name] = self.behind[name] + own if name in self.behind else own
+
     def _decide(self, node: Bound, box: Box, limits: Limits, shape: torch.Size) -> None:
         """Narrow a settled node to what is decided, so that relaxations see it on the right side of the place."""
         lower, upper = flat_rows(node.lower), flat_rows(node.upper)
@@ -243,7 +256,7 @@ class WithinDomains(Schedule):
         if self.effects:
             shared = [gain for gain in map(self._input_gains, (joined, rest)) if len(gain)]
             joined |= {INPUT: sum(shared[1:], shared[0])} if shared else {}
-        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined, read)
+        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined, self.behind, read)
 
     def _of_result(self, functions: Tensor) -> tuple[Bound, Coefficient]:
         """Functions (B, K, D) of the result as such of some node; of one entry each, they are local where it is one."""
