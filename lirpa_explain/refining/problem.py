@@ -9,12 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .. import operators
 from ..attributions import Plan
 from ..bounding.ball import Ball
 from ..bounding.engine import Engine
 from ..bounding.methods import lookup
 from ..bounding.rows import PlanRows
 from ..graph import GradientModule
+from ..graph.module import Step
 from ..operators.bound import flat_rows
 from .cuts import Cuts
 from .domains import INPUT, Decision, Domain
@@ -125,6 +127,21 @@ class Problem:
         _, values, _, _ = self.rows.take(index)
         return self.module(*points, *values[len(points):])
 
+    def nodes(self, row: int, points: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """What pre-activations that can be cut are at points, each (P, *S), as a row computes them: (P, n) by node."""
+        index = torch.full((len(points[0]),), row, device=points[0].device)
+        _, values, _, _ = self.rows.take(index)
+        wanted, seen = {self.schedule.network.values[name]: name for name in self.kinks}, dict[str, Tensor]()
+
+        def call(step: Step, *tensors: Tensor) -> Tensor:
+            result = operators.call(step.operator, *tensors, **step.settings)
+            if step.output in wanted:
+                seen[wanted[step.output]] = flat_rows(result)
+            return result
+
+        self.module.run(call, (*points, *values[len(points):]))
+        return seen
+
     def attributions(self, example: int, points: tuple[Tensor, ...]) -> Tensor:
         """The attribution of an example at points, each (P, *S): (P, D)."""
         return sum((self.weight(row) * self.values(row, points) for row in self.rows_of(example)),
@@ -144,6 +161,10 @@ class Problem:
                 start += size
             parts.append(own)
         return tuple(parts)
+
+    def flat(self, points: tuple[Tensor, ...]) -> Tensor:
+        """The inverse of `point`: what moves of points (P, *S) of all inputs, (P, M)."""
+        return torch.cat([flat_rows(x) for x, ball in zip(points, self.balls, strict=True) if ball is not None], 1)
 
     def _remembered(self, domain: Domain) -> Domain:
         """The domain of equal decisions that is known already, or this one."""

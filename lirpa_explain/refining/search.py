@@ -17,6 +17,7 @@ from .cuts import ROUNDS
 from .domains import Domain
 from .problem import Problem, point_in
 from .tree import Leaf, Objective, Part, Tree
+from .walk import walked
 from .within import Bounded, Reads
 
 Line = tuple[Domain, Sequence[tuple[Tree, float]]]
@@ -187,8 +188,26 @@ class Search:
         if self.problem.splits_inputs:
             self._look_at_boxes(domains, bounded)
         else:
+            self._walk(lines, bounded)
             self._find(domains, found)
         return found
+
+    def _walk(self, lines: Sequence[Line], bounded: Bounded) -> None:
+        """Points where kinks lie as the bounds that promise most want them, one for each tree."""
+        if not bounded.wants:
+            return
+        values, best = bounded.lower.tolist(), dict[Tree, tuple[float, int, int]]()
+        for i, (domain, trees) in enumerate(lines):
+            for j, (tree, _) in enumerate(trees):
+                if not domain.is_empty and values[i][j] < tree.found and not self.owner[tree].is_done:
+                    best[tree] = min(best.get(tree, (math.inf, 0, 0)), (values[i][j], i, j))
+        by_row: dict[int, list[tuple[int, int]]] = {}
+        for tree, (_, i, j) in best.items():
+            by_row.setdefault(tree.row, []).append((i, j))
+        for row, chosen in by_row.items():
+            at, number = (torch.tensor(index) for index in zip(*chosen, strict=True))
+            wants = {name: want[at, number] for name, want in bounded.wants.items()}
+            self.look(self.problem.example(row), walked(self.problem, [lines[i][0] for i, _ in chosen], wants))
 
     def _reads(self, lines: Sequence[Line]) -> Reads:
         """Which entries of upstream gradients the trees of each line read, (B, n), where all trees know."""

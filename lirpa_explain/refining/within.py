@@ -53,6 +53,7 @@ class Bounded:
         box: of the inputs that move, (B, D) each.
         gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can gain from knowing an
             entry exactly.
+        wants: likewise by kinks, above 0 where the bound is lower for an entry above 0, below 0 for one below.
         behind: by node, (B, n): about how much the domain's half-spaces can gain likewise, where functions gain nothing.
         reads: of whole balls, which entries of upstream gradients the bounds are made of, by node: (B, K, n).
     """
@@ -61,6 +62,7 @@ class Bounded:
     at: Tensor
     box: Box
     gains: dict[str, Tensor] = field(default_factory=dict)
+    wants: dict[str, Tensor] = field(default_factory=dict)
     behind: dict[str, Tensor] = field(default_factory=dict)
     reads: dict[str, Tensor] = field(default_factory=dict)
 
@@ -238,25 +240,24 @@ class WithinDomains(Schedule):
     def _functions(self, functions: Tensor, notes_reads: bool) -> Bounded:
         """Lower bounds of functions of the result."""
         node = self.network.result
-        parts, gains, others, reads = [], list[dict[str, Tensor]](), list[dict[str, Tensor]](), list[dict[str, Tensor]]()
+        parts, noted = [], list[tuple[dict[str, Tensor], ...]]()
         for part in functions.split(self.memory.functions_at_once(len(functions), self.method), 1):
             seen: dict[str, Tensor] = {}
             self._watch(seen)
             linear = self.network.in_inputs(*self._of_result(part), lower_only=True)
             bound = self._in_inputs(linear, 0, part.shape[1])
             parts.append((least(self.ground, bound, self.cuts, self.rounds), bound.dense()))
-            reads.append(self._reads_of(seen) if notes_reads else {})
-            gains.append(self._gains(seen, True))
-            others.append(self._gains(seen, False))
-        joined, rest, read = ({name: torch.cat([some[name] for some in parts], 1) for name in parts[0]}
-                              for parts in (gains, others, reads))
+            noted.append((self._gains(seen, True), self._gains(seen, False), self._wants(seen),
+                          self._reads_of(seen) if notes_reads else {}))
+        joined, rest, wants, read = ({name: torch.cat([some[name] for some in kind], 1) for name in kind[0]}
+                                     for kind in zip(*noted, strict=True))
         lower, A = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
         box = self.network.of_interval(functions, self.network.interval(node))
         inputs = Box(self.ground.center - self.ground.radius, self.ground.center + self.ground.radius)
         if self.effects:
             shared = [gain for gain in map(self._input_gains, (joined, rest)) if len(gain)]
             joined |= {INPUT: sum(shared[1:], shared[0])} if shared else {}
-        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined, self.behind, read)
+        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined, wants, self.behind, read)
 
     def _of_result(self, functions: Tensor) -> tuple[Bound, Coefficient]:
         """Functions (B, K, D) of the result as such of some node; of one entry each, they are local where it is one."""
@@ -264,6 +265,18 @@ class WithinDomains(Schedule):
             return self.network.result, functions
         entry = functions.abs().argmax(2, keepdim=True)
         return self.network.sums(self.network.result, entry, (1.0,), functions.gather(2, entry)[..., 0])
+
+    def _wants(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gains of kinks, below 0 where a lower bound of the functions is made by an entry below 0, (B, K, n)."""
+        found: dict[str, Tensor] = {}
+        for operator in self.network.relaxations_before(self.network.result):
+            if operator.name in seen and operator.operator.name in KINKS:
+                A, node = -seen[operator.name] * operator.gap().abs(), operator.inputs[-1]
+                if isinstance(operator, BoundActivationGradient):
+                    A = A * self.network.current(operator.inputs[0]).center.sign()
+                own = flat_functions(to_shape(A, node)).transpose(0, 1)
+                found[node.name] = found[node.name] + own if node.name in found else own
+        return found
 
     def _reads_of(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         """Entries of upstream gradients of which products have coefficients, (B, K, n)."""
