@@ -9,14 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import operators
 from ..attributions import Plan
 from ..bounding.ball import Ball
 from ..bounding.engine import Engine
 from ..bounding.methods import lookup
 from ..bounding.rows import PlanRows
 from ..graph import GradientModule
-from ..graph.module import Step
 from ..operators.bound import flat_rows
 from .cuts import Cuts
 from .domains import INPUT, Decision, Domain
@@ -131,16 +129,9 @@ class Problem:
         """What pre-activations that can be cut are at points, each (P, *S), as a row computes them: (P, n) by node."""
         index = torch.full((len(points[0]),), row, device=points[0].device)
         _, values, _, _ = self.rows.take(index)
-        wanted, seen = {self.schedule.network.values[name]: name for name in self.kinks}, dict[str, Tensor]()
-
-        def call(step: Step, *tensors: Tensor) -> Tensor:
-            result = operators.call(step.operator, *tensors, **step.settings)
-            if step.output in wanted:
-                seen[wanted[step.output]] = flat_rows(result)
-            return result
-
-        self.module.run(call, (*points, *values[len(points):]))
-        return seen
+        names = {name: self.schedule.network.values[name] for name in self.kinks}
+        found = self.module.values(names.values(), (*points, *values[len(points):]))
+        return {name: flat_rows(found[value]) for name, value in names.items()}
 
     def attributions(self, example: int, points: tuple[Tensor, ...]) -> Tensor:
         """The attribution of an example at points, each (P, *S): (P, D)."""

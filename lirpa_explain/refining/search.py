@@ -72,6 +72,7 @@ class Search:
         self.by_example: dict[int, list[Objective]] = {}
         for objective in objectives:
             self.by_example.setdefault(objective.example, []).append(objective)
+        self.stacked = dict[int, Tensor]()
         self.points: list[tuple[int, tuple[Tensor, ...]]] = []
         self.owner = {tree: objective for objective in objectives for tree in objective.trees}
 
@@ -230,32 +231,44 @@ class Search:
         wanted: dict[Domain, float] = {}
         for tree, (lower, domain, decision) in parts:
             if not domain.is_empty and lower < tree.found:
-                is_final = decision is None or decision is domain.otherwise
-                urgency = -math.inf if is_final else lower - tree.lower
+                urgency = lower - tree.lower if decision is not None else -math.inf
                 wanted[domain] = min(urgency, wanted.get(domain, math.inf))
         order = sorted(wanted, key=lambda domain: wanted[domain])
         final = [domain for domain in order if wanted[domain] == -math.inf]
+        found: dict[int, list[Tensor]] = {}
         for domain in dict.fromkeys([*final, *order[:PROGRAMS]]):
             point = point_in(self.problem, domain, domains.index(domain))
             if point is not None:
-                self.look(self.problem.example(domain.row), point[None])
+                found.setdefault(self.problem.example(domain.row), []).append(point)
+        for example, points in found.items():
+            self.look(example, torch.stack(points))
 
     def look(self, example: int, flat: Tensor) -> None:
         """Evaluate the attribution of an example at points (P, M) of what moves, for all objectives."""
-        points = self.problem.point(example, flat)
-        values = {row: self.problem.values(row, points) for row in self.problem.rows_of(example)}
-        total = torch.stack([self.problem.weight(row) * value for row, value in values.items()]).sum(0)
+        points, objectives = self.problem.point(example, flat), self.by_example.get(example, [])
+        if not objectives:
+            return
+        functions, weight = self._functions(example), self.problem.weight
+        values = {row: self.problem.values(row, points) @ functions for row in self.problem.rows_of(example)}
+        total = torch.stack([weight(row) * value for row, value in values.items()]).sum(0)
+        best, places = total.nan_to_num(nan=torch.inf).min(0)
         kept: dict[int, int] = {}
-        for objective in self.by_example.get(example, []):
-            best = (total @ objective.function).nan_to_num(nan=torch.inf).min(0)
-            if float(best.values) < objective.found:
-                index = int(best.indices)
+        for objective, value, index in zip(objectives, best.tolist(), places.tolist(), strict=True):
+            if value < objective.found:
                 if index not in kept:
                     kept[index] = len(self.points)
                     self.points.append((example, tuple(part[index] for part in points)))
-                objective.found, objective.point = float(best.values), kept[index]
-            for tree in objective.trees:
-                tree.found = min(tree.found, float((values[tree.row] @ tree.function).min()))
+                objective.found, objective.point = value, kept[index]
+        for i, (row, value) in enumerate(values.items()):
+            least = (value if weight(row) >= 0 else -value).amin(0).tolist()  # a tree's function has that sign
+            for objective, lowest in zip(objectives, least, strict=True):
+                objective.trees[i].found = min(objective.trees[i].found, lowest)
+
+    def _functions(self, example: int) -> Tensor:
+        """The functions of an example's objectives, (D, K)."""
+        if example not in self.stacked:
+            self.stacked[example] = torch.stack([o.function for o in self.by_example[example]], 1)
+        return self.stacked[example]
 
 
 def _parts(items: Sequence[T], size: int) -> list[Sequence[T]]:
