@@ -158,6 +158,7 @@ def holds(domain, problem, points):
 def grown(problem, functions, domains):
     objectives = [Objective(0, f, [Tree(0, f)], [1.0]) for f in functions]
     search = Search(problem, objectives, Limits(domains=domains, batch=8))
+    search._walk = lambda *_: None  # which would find the least value at once, and end the search
     search.plant()
     for tree in [o.trees[0] for o in objectives]:
         tree.root = tree.lower
@@ -185,7 +186,7 @@ def test_points_lie_in_leaves_and_within_their_bounds(name, norm):
         assert bool((values >= objective.lower - 1e-9).all())
         covered = torch.zeros(len(points), dtype=torch.bool)
         known = list(problem.known.values())
-        assert len(known) >= 3
+        assert len(known) > 3
         for lower, _, domain, _ in tree.leaves:
             inside, nodes = holds(domain, problem, points)
             covered |= inside
