@@ -27,6 +27,9 @@ from .ground import Ground
 ROUNDS = 8
 """Reweightings."""
 
+FEW_ROUNDS = 3
+"""The same for functions of a few inputs each, where few half-spaces are felt."""
+
 STRIDE = 1.9
 """Times the way to that function's minimum that is gone: it lies above what is minimised."""
 
@@ -103,7 +106,8 @@ def least(ground: Ground, functions: Functions, cuts: Cuts, rounds: int = ROUNDS
     found = _least(windows, A, c, Cuts.none(windows.center), rounds)
     if cuts.count:
         for some, own in _felt(ground, functions, cuts):
-            found[some] = torch.fmax(found[some], _least(windows.rows(some), A[some], c[some], own, rounds))
+            cut = _least(windows.rows(some), A[some], c[some], own, min(rounds, FEW_ROUNDS))
+            found[some] = torch.fmax(found[some], cut)
     return found.reshape(functions.c.shape)
 
 
