@@ -41,6 +41,7 @@ NETS = {
     "leaky": (lambda: mlp(4, 6, 6, 3, act=leaky), (4,)),
     "residual": (lambda: Residual(), (4,)),
     "conv": (lambda: convolutional(), (1, 4, 4)),
+    "windows": (lambda: image_net(), (81,)),
 }
 
 
@@ -60,6 +61,13 @@ def convolutional():
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(),
                          nn.Linear(5, 3)).double()
+
+
+def image_net():
+    """A net whose neurons read parts of a 9 x 9 image, given flat."""
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Unflatten(1, (1, 9, 9)), nn.Conv2d(1, 2, 3, 2), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(18, 4), nn.ReLU(), nn.Linear(4, 2)).double()
 
 
 def inputs(shape, count=2):
@@ -117,6 +125,30 @@ def test_bounds_over_cut_balls_hold_at_points(norm):
     assert bool((inside @ A[0].T >= low[0] - 1e-12).all())
     if norm != 1:  # whose multipliers are a guess
         assert bool((low > least(ground, functions, Cuts.none(center))).any())
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2, 1])
+def test_functions_of_some_inputs_feel_half_spaces_of_more(norm):
+    generator = torch.Generator().manual_seed(7)
+    A, G = torch.randn(2, 5, 4, generator=generator).double(), torch.randn(2, 2, 9, generator=generator).double()
+    index = torch.stack([torch.randperm(9, generator=generator)[:4] for _ in range(10)]).reshape(2, 5, 4)
+    index[:, 0, 0], A[:, 0, 0] = 9, 0.0  # beyond a layer
+    center = torch.rand(2, 9, generator=generator).double()
+    radius = torch.full((2, 9 if norm == math.inf else 1), 0.5).double()
+    ground = Ground((Part(norm, center, radius),))
+    G[..., 3:] *= 0.1
+    cuts = Cuts(G, -(G @ center[..., None])[..., 0] - 0.1 * G.abs().amax(2))
+    functions = Functions(A, torch.zeros(2, 5).double(), index, 9)
+    low, plain = least(ground, functions, cuts), least(ground, functions, Cuts.none(center))
+    assert bool((low >= plain).all())
+    if norm != 1:  # whose multipliers are a guess
+        assert bool((low > plain + 1e-3).any())
+    points = (sample_box(center - 0.5, center + 0.5, 20000, generator) if norm == math.inf
+              else sample_ball(center, 0.5, norm, 20000, generator)).transpose(0, 1)
+    inside = (torch.einsum("bpd,bmd->bpm", points, cuts.G) + cuts.h[:, None] >= 0).all(2)
+    values = torch.einsum("bpd,bsd->bps", points, functions.dense())
+    assert bool((inside.sum(1) > 5).all())
+    assert bool((values >= low[:, None] - 1e-12)[inside].all())
 
 
 def test_an_empty_domain_has_a_bound_beyond_what_is_possible():
@@ -199,6 +231,25 @@ def test_points_lie_in_leaves_and_within_their_bounds(name, norm):
         assert covered.any() or not tree.leaves
 
 
+def test_what_is_not_reached_does_not_depend_on_marked_inputs():
+    net, x = image_net(), inputs((81,))
+    problem = problem_of(net, x, target=0, abs=False)
+    problem.bound([problem.whole(row) for row in range(2)], torch.eye(81).double()[:1].expand(2, 1, -1), 1)
+    network, marks = problem.schedule.network, torch.zeros(2, 81, dtype=torch.bool)
+    marks[0, [0, 12]], marks[1, 40] = True, True
+    _, values, balls, _ = problem.rows.take(torch.arange(2))
+    with network.at(values, balls):
+        reached = {node.name: flat_rows(network.reached(node, {network.moving_inputs[0].name: marks}))
+                   for node in network.nodes if node.name in problem.kinks}
+    before, after = ({name: z for row in range(2) for name, z in [(f"{name}{row}", z) for name, z in
+                      problem.nodes(row, (points[row:row + 1],)).items()]} for points in (x, x + marks * 0.1))
+    for name, mask in reached.items():
+        for row in range(2):
+            moved = (before[f"{name}{row}"] != after[f"{name}{row}"])[0]
+            assert moved.any() and not bool((moved & ~mask[row]).any())
+    assert not bool(reached[min(reached)].all())
+
+
 def test_no_point_lies_in_an_empty_domain():
     net, x = mlp(4, 8, 8, 3, seed=3), inputs((4,), 1)
     problem = problem_of(net, x, eps=0.6, target=0, abs=False)
@@ -229,6 +280,20 @@ def test_refined_entries_are_the_exact_ones(sizes, method):
     if method == "branch":
         width = refined.upper_rows - refined.lower_rows
         assert bool((width <= refined.found_upper - refined.found_lower + 1e-8).all())
+
+
+def test_entries_of_an_image_are_the_exact_ones():
+    net, x = image_net(), inputs((81,))
+    certificate = lx.certify(Saliency(net), x, eps=0.1, target=1, abs=False)
+    chosen = torch.zeros(2, 81, dtype=torch.bool)
+    chosen[0, [20, 40]], chosen[1, 41] = True, True
+    branched, exact = (certificate.refine(chosen, tolerance=0.0, method=method) for method in ("branch", "exact"))
+    slack = 3e-6 * float(certificate.upper.abs().max())
+    for side in ("lower", "upper"):
+        torch.testing.assert_close(getattr(branched, side), getattr(exact, side), atol=slack, rtol=0)
+    assert float(branched.width[chosen].sum()) < 0.9 * float(certificate.width[chosen].sum())
+    values = values_at(Saliency(net), x, box_points(x, 300, 0.1), target=1, abs=False)
+    assert bool(((values >= branched.lower[:, None] - 1e-9) & (values <= branched.upper[:, None] + 1e-9)).all())
 
 
 ATTRIBUTIONS = {

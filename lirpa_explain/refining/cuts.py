@@ -139,8 +139,10 @@ def _felt(ground: Ground, functions: Functions, cuts: Cuts) -> Iterator[tuple[Te
     """
     scaled, windows = cuts.G * ground.radius[:, None], ground.read(functions)
     A, index = functions.A.flatten(0, 1), functions.index.flatten(0, 1)
-    most = torch.einsum("bmd,bd->bm", cuts.G, ground.center) + ground.spread(scaled) + cuts.h
-    most = most + roundings(RELAXED, most.dtype) * cuts.size(ground)
+    spread = ground.spread(scaled)
+    middle = torch.einsum("bmd,bd->bm", cuts.G, ground.center) + cuts.h
+    middle = middle + roundings(RELAXED, middle.dtype) * cuts.size(ground)
+    most = middle + spread
     depth = scaled.abs() * (2 / most.clamp(min=torch.finfo(most.dtype).tiny ** 0.5))[..., None]
     some = (functions.read(depth.amax(1)).sum(2) > 1).flatten().nonzero()[:, 0]
     padded, each = torch.nn.functional.pad(cuts.G, (0, 1)), torch.arange(cuts.count, device=A.device)
@@ -148,7 +150,7 @@ def _felt(ground: Ground, functions: Functions, cuts: Cuts) -> Iterator[tuple[Te
         row, own = part // functions.c.shape[1], windows.rows(part)
         G = padded[row[:, None, None], each[:, None], index[part][:, None]]  # (P, M, n)
         reach = own.spread(G * own.radius[:, None])
-        h = most[row] - torch.einsum("pmn,pn->pm", G, own.center) - (reach if own.is_box else 0.0)
+        h = middle[row] + own.rest(spread[row], reach) - torch.einsum("pmn,pn->pm", G, own.center)
         at_least = own.center - own.radius * own.ends(A[part] * own.radius)
         feels = (torch.einsum("pmn,pn->pm", G, at_least) + h < 0).any(1)
         if feels.any():

@@ -11,6 +11,7 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 from ..operators.bound import flat_rows
+from ..rounding import RELAXED, roundings
 from .functions import Functions
 
 LARGEST = 8.0
@@ -42,6 +43,14 @@ class Part:
     def spread(self, a: Tensor) -> Tensor:
         """Max over the unit ball of a.y for scaled coefficients (..., D)."""
         return torch.linalg.vector_norm(a, ord={math.inf: 1, 1: math.inf}.get(self.norm, 2), dim=-1)
+
+    def rest(self, whole: Tensor, some: Tensor) -> Tensor:
+        """At most the spread of the other coefficients, where that of all is known, and that of some."""
+        if self.norm == math.inf:
+            return whole - some
+        if self.norm == 2:
+            return (whole.square() * (1 + roundings(RELAXED, whole.dtype)) - some.square()).clamp(min=0).sqrt()
+        return whole
 
     def ends(self, a: Tensor) -> Tensor:
         """Where in the unit ball a.y is largest; for norm 1, where it is with all entries as large as the ball is."""
@@ -99,6 +108,10 @@ class Ground:
         radius = part.radius.repeat_interleave(count, 0) if part.radius.shape[1] == 1 else \
             functions.read(part.radius).flatten(0, 1)
         return Ground((Part(part.norm, functions.read(part.center).flatten(0, 1), radius),))
+
+    def rest(self, whole: Tensor, some: Tensor) -> Tensor:
+        """At most the spread of the other coefficients, for balls of one input."""
+        return self.parts[0].rest(whole, some)
 
     @property
     def is_box(self) -> bool:
