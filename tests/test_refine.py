@@ -59,19 +59,21 @@ class Residual(nn.Module):
 
 def convolutional():
     torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(),
-                         nn.Linear(5, 3)).double()
+    return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)).double()
 
 
 def image_net():
     """A net whose neurons read parts of a 9 x 9 image, given flat."""
     torch.manual_seed(4)
-    return nn.Sequential(nn.Unflatten(1, (1, 9, 9)), nn.Conv2d(1, 2, 3, 2), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.ReLU(),
+    return nn.Sequential(nn.Unflatten(1, (1, 9, 9)), nn.Conv2d(1, 2, 3, 2), nn.ReLU(),
+                         nn.Conv2d(2, 2, 2), nn.ReLU(),
                          nn.Flatten(), nn.Linear(18, 4), nn.ReLU(), nn.Linear(4, 2)).double()
 
 
 def inputs(shape, count=2):
-    return torch.rand(count, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    return torch.rand(count, *shape, dtype=torch.float64,
+                      generator=torch.Generator().manual_seed(5))
 
 
 def values_at(attribution, x, points, **keywords):
@@ -93,12 +95,14 @@ def test_bounds_over_cut_boxes_are_sound_and_near_the_linear_program(count):
     generator = torch.Generator().manual_seed(count)
     rand = torch.rand(3, 5 + count, 40, generator=generator, dtype=torch.float64) * 2 - 1
     A, G = rand[:, :5], rand[:, 5:]
-    center, radius = torch.rand(3, 40, generator=generator, dtype=torch.float64), torch.full((3, 40), 0.2).double()
+    center, radius = (torch.rand(3, 40, generator=generator, dtype=torch.float64),
+                      torch.full((3, 40), 0.2).double())
     h = -(G @ center[..., None])[..., 0] - 0.05 * G.abs().sum(2)
     c = torch.rand(3, 5, generator=generator, dtype=torch.float64)
     ground = Ground((Part(math.inf, center, radius),))
     functions = Functions(A, c, None, 40)
-    low, plain = least(ground, functions, Cuts(G, h), rounds=30), least(ground, functions, Cuts.none(center))
+    low, plain = (least(ground, functions, Cuts(G, h), rounds=30),
+                  least(ground, functions, Cuts.none(center)))
     for b in range(3):
         for s in range(5):
             box = torch.stack([center - radius, center + radius], 2)[b].numpy()
@@ -111,7 +115,8 @@ def test_bounds_over_cut_boxes_are_sound_and_near_the_linear_program(count):
 @pytest.mark.parametrize("norm", [math.inf, 2, 1])
 def test_bounds_over_cut_balls_hold_at_points(norm):
     generator = torch.Generator().manual_seed(3)
-    A, G = torch.randn(1, 3, 6, generator=generator).double(), torch.randn(1, 2, 6, generator=generator).double()
+    A, G = (torch.randn(1, 3, 6, generator=generator).double(),
+            torch.randn(1, 2, 6, generator=generator).double())
     center = torch.zeros(1, 6, dtype=torch.float64)
     radius = torch.full((1, 6 if norm == math.inf else 1), 0.5).double()
     h, c = torch.full((1, 2), -0.2).double(), torch.zeros(1, 3).double()
@@ -130,8 +135,10 @@ def test_bounds_over_cut_balls_hold_at_points(norm):
 @pytest.mark.parametrize("norm", [math.inf, 2, 1])
 def test_functions_of_some_inputs_feel_half_spaces_of_more(norm):
     generator = torch.Generator().manual_seed(7)
-    A, G = torch.randn(2, 5, 4, generator=generator).double(), torch.randn(2, 2, 9, generator=generator).double()
-    index = torch.stack([torch.randperm(9, generator=generator)[:4] for _ in range(10)]).reshape(2, 5, 4)
+    A, G = (torch.randn(2, 5, 4, generator=generator).double(),
+            torch.randn(2, 2, 9, generator=generator).double())
+    index = torch.stack([torch.randperm(9, generator=generator)[:4] for _ in range(10)]).reshape(
+        2, 5, 4)
     index[:, 0, 0], A[:, 0, 0] = 9, 0.0  # beyond a layer
     center = torch.rand(2, 9, generator=generator).double()
     radius = torch.full((2, 9 if norm == math.inf else 1), 0.5).double()
@@ -155,7 +162,8 @@ def test_an_empty_domain_has_a_bound_beyond_what_is_possible():
     center, radius = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
     G, h = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]]]).double(), torch.tensor([[-0.5, 0.4]]).double()
     ground = Ground((Part(math.inf, center, radius),))  # x + y >= 0.5 and x + y <= 0.4
-    assert float(least(ground, Functions(-G[:, :1], -h[:, :1], None, 2), Cuts(G, h), rounds=20)) > 0  # so x + y - 0.5 < 0 everywhere
+    # so x + y - 0.5 < 0 everywhere
+    assert float(least(ground, Functions(-G[:, :1], -h[:, :1], None, 2), Cuts(G, h), rounds=20)) > 0
 
 
 # Domains
@@ -165,8 +173,10 @@ def problem_of(net, x, eps=EPS, norm=math.inf, attribution=None, **keywords):
     attribution = Saliency(net) if attribution is None else attribution
     certifier = lx.Certifier(attribution, x, **keywords)
     plan = attributions.make_plan(attribution, (x,), certifier.attribute_kwargs)
-    trace, _ = certifier.traces.of(attribution, plan, (x,), certifier.attribute_kwargs, explained=True)
-    return Problem(plan, trace.module, trace.engine, (x,), Where.of(net, x, eps=eps, norm=norm).balls)
+    trace, _ = certifier.traces.of(attribution, plan, (x,), certifier.attribute_kwargs,
+                                   explained=True)
+    return Problem(plan, trace.module, trace.engine, (x,),
+                   Where.of(net, x, eps=eps, norm=norm).balls)
 
 
 def holds(domain, problem, points):
@@ -198,10 +208,12 @@ def grown(problem, functions, domains):
     return objectives
 
 
-SMOOTH = {"tanh": (lambda: mlp(3, 5, 5, 2, act=nn.Tanh), (3,)), "sigmoid": (lambda: mlp(3, 5, 2, act=nn.Sigmoid), (3,))}
+SMOOTH = {"tanh": (lambda: mlp(3, 5, 5, 2, act=nn.Tanh), (3,)),
+          "sigmoid": (lambda: mlp(3, 5, 2, act=nn.Sigmoid), (3,))}
 
 
-@pytest.mark.parametrize("name, norm", [*((name, math.inf) for name in (*NETS, *SMOOTH)), ("leaky", 2), ("sigmoid", 2)])
+@pytest.mark.parametrize("name, norm", [*((name, math.inf) for name in (*NETS, *SMOOTH)),
+                                        ("leaky", 2), ("sigmoid", 2)])
 def test_points_lie_in_leaves_and_within_their_bounds(name, norm):
     make, shape = {**NETS, **SMOOTH}[name]
     net, x = make(), inputs(shape, 1)
@@ -234,15 +246,18 @@ def test_points_lie_in_leaves_and_within_their_bounds(name, norm):
 def test_what_is_not_reached_does_not_depend_on_marked_inputs():
     net, x = image_net(), inputs((81,))
     problem = problem_of(net, x, target=0, abs=False)
-    problem.bound([problem.whole(row) for row in range(2)], torch.eye(81).double()[:1].expand(2, 1, -1), 1)
+    problem.bound([problem.whole(row) for row in range(2)],
+                  torch.eye(81).double()[:1].expand(2, 1, -1), 1)
     network, marks = problem.schedule.network, torch.zeros(2, 81, dtype=torch.bool)
     marks[0, [0, 12]], marks[1, 40] = True, True
     _, values, balls, _ = problem.rows.take(torch.arange(2))
     with network.at(values, balls):
-        reached = {node.name: flat_rows(network.reached(node, {network.moving_inputs[0].name: marks}))
-                   for node in network.nodes if node.name in problem.kinks}
-    before, after = ({name: z for row in range(2) for name, z in [(f"{name}{row}", z) for name, z in
-                      problem.nodes(row, (points[row:row + 1],)).items()]} for points in (x, x + marks * 0.1))
+        reached = {
+            node.name: flat_rows(network.reached(node, {network.moving_inputs[0].name: marks}))
+            for node in network.nodes if node.name in problem.kinks}
+    before, after = ({name: z for row in range(2) for name, z in [
+        (f"{name}{row}", z) for name, z in problem.nodes(row, (points[row:row + 1],)).items()]}
+                     for points in (x, x + marks * 0.1))
     for name, mask in reached.items():
         for row in range(2):
             moved = (before[f"{name}{row}"] != after[f"{name}{row}"])[0]
@@ -272,11 +287,13 @@ def test_refined_entries_are_the_exact_ones(sizes, method):
     refined = certificate.refine("width", tolerance=0.0, method=method)
     layers = [(m.weight, m.bias) for m in net if isinstance(m, nn.Linear)]
     for n in range(len(x)):
-        low, high = exact_gradient_range(layers, x[n], EPS, nn.functional.one_hot(torch.tensor(1), sizes[-1]).double())
+        low, high = exact_gradient_range(layers, x[n], EPS,
+                                         nn.functional.one_hot(torch.tensor(1), sizes[-1]).double())
         slack = 3e-6 * max(1.0, float(certificate.upper.abs().max()))
         torch.testing.assert_close(refined.lower[n], low, atol=slack, rtol=0)
         torch.testing.assert_close(refined.upper[n], high, atol=slack, rtol=0)
-    assert bool((refined.lower >= certificate.lower).all() and (refined.upper <= certificate.upper).all())
+    assert bool((refined.lower >= certificate.lower).all()
+                and (refined.upper <= certificate.upper).all())
     if method == "branch":
         width = refined.upper_rows - refined.lower_rows
         assert bool((width <= refined.found_upper - refined.found_lower + 1e-8).all())
@@ -287,13 +304,16 @@ def test_entries_of_an_image_are_the_exact_ones():
     certificate = lx.certify(Saliency(net), x, eps=0.1, target=1, abs=False)
     chosen = torch.zeros(2, 81, dtype=torch.bool)
     chosen[0, [20, 40]], chosen[1, 41] = True, True
-    branched, exact = (certificate.refine(chosen, tolerance=0.0, method=method) for method in ("branch", "exact"))
+    branched, exact = (certificate.refine(chosen, tolerance=0.0, method=method)
+                       for method in ("branch", "exact"))
     slack = 3e-6 * float(certificate.upper.abs().max())
     for side in ("lower", "upper"):
-        torch.testing.assert_close(getattr(branched, side), getattr(exact, side), atol=slack, rtol=0)
+        torch.testing.assert_close(getattr(branched, side), getattr(exact, side), atol=slack,
+                                   rtol=0)
     assert float(branched.width[chosen].sum()) < 0.9 * float(certificate.width[chosen].sum())
     values = values_at(Saliency(net), x, box_points(x, 300, 0.1), target=1, abs=False)
-    assert bool(((values >= branched.lower[:, None] - 1e-9) & (values <= branched.upper[:, None] + 1e-9)).all())
+    assert bool(((values >= branched.lower[:, None] - 1e-9)
+                 & (values <= branched.upper[:, None] + 1e-9)).all())
 
 
 ATTRIBUTIONS = {
@@ -304,8 +324,8 @@ ATTRIBUTIONS = {
 }
 
 
-@pytest.mark.parametrize("name, net", [("Saliency", "conv"), ("|Saliency|", "leaky"), ("InputXGradient", "relu"),
-                                       ("IntegratedGradients", "relu")])
+@pytest.mark.parametrize("name, net", [("Saliency", "conv"), ("|Saliency|", "leaky"),
+                                       ("InputXGradient", "relu"), ("IntegratedGradients", "relu")])
 def test_sound_and_narrower_for_every_sum_of_gradients(name, net):
     kind, keywords = ATTRIBUTIONS[name]
     make, shape = NETS[net]
@@ -382,7 +402,8 @@ def test_a_saved_certificate_knows_its_rows_and_cannot_be_refined_again(tmp_path
     refined = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False).refine("width", domains=4)
     refined.save(tmp_path / "certificate.npz")
     loaded = lx.Certificate.load(tmp_path / "certificate.npz")
-    assert torch.equal(loaded.lower_rows, refined.lower_rows) and torch.equal(loaded.domains, refined.domains)
+    assert torch.equal(loaded.lower_rows,
+                       refined.lower_rows) and torch.equal(loaded.domains, refined.domains)
     with pytest.raises(ValueError, match="cannot be refined"):
         loaded.refine()
 
@@ -392,10 +413,12 @@ def test_parts_and_joined_certificates_keep_the_tightened_box():
     certificate = lx.certify(Saliency(net), x, eps=EPS, target=0, abs=False)
     refined = certificate.refine("width", domains=8)
     part = refined[1]
-    assert torch.equal(part.lower[0], refined.lower[1]) and torch.equal(part.decided[0], refined.decided[1])
+    assert torch.equal(part.lower[0],
+                       refined.lower[1]) and torch.equal(part.decided[0], refined.decided[1])
     assert torch.equal(part.found_inputs, refined.found_inputs)
     both = lx.join([refined, certificate])
-    assert torch.equal(both.lower, torch.cat([refined.lower, certificate.lower])) and both.rows is None
+    assert torch.equal(both.lower,
+                       torch.cat([refined.lower, certificate.lower])) and both.rows is None
     with pytest.raises(ValueError, match="part of another"):
         part.refine()
 
@@ -418,7 +441,8 @@ def test_no_time_and_an_interruption_leave_what_is_proven(monkeypatch):
     refined = certificate.refine("width", batch_size=4)
     assert refined.refinement_interrupted and bool((refined.width <= certificate.width).all())
     values = values_at(Saliency(net), x, box_points(x, 300), target=0, abs=False)
-    assert bool(((values >= refined.lower[:, None] - 1e-9) & (values <= refined.upper[:, None] + 1e-9)).all())
+    assert bool(((values >= refined.lower[:, None] - 1e-9)
+                 & (values <= refined.upper[:, None] + 1e-9)).all())
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -437,16 +461,19 @@ def test_bad_arguments_are_named(arguments, words):
 
 
 def test_exact_says_what_it_cannot_solve():
-    certificate = lx.certify(Saliency(mlp(3, 5, 2, act=nn.Tanh)), inputs((3,), 1), eps=EPS, target=0, abs=False)
+    certificate = lx.certify(Saliency(mlp(3, 5, 2, act=nn.Tanh)), inputs((3,), 1), eps=EPS,
+                             target=0, abs=False)
     with pytest.raises(UnsupportedOperation, match="piecewise-linear"):
         certificate.refine("width", method="exact")
-    certificate = lx.certify(Saliency(mlp(4, 8, 8, 3)), inputs((4,), 1), eps=1.0, norm=2, target=0, abs=False)
+    certificate = lx.certify(Saliency(mlp(4, 8, 8, 3)), inputs((4,), 1), eps=1.0, norm=2, target=0,
+                             abs=False)
     with pytest.raises(UnsupportedOperation, match="boxes"):
         certificate.refine("width", method="exact")
 
 
 def test_outward_bounds_are_not_refined():
-    certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0, rounding="outward")
+    certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0,
+                             rounding="outward")
     with pytest.raises(ValueError, match="outward"):
         certificate.refine()
 
@@ -454,8 +481,9 @@ def test_outward_bounds_are_not_refined():
 # Conditions
 
 
-@pytest.mark.parametrize("text, settings", [("cosine >= 0.9", {}), ("top_k_overlap >= 2", {"k": 2}),
-                                            ("targeted_fairness >= 1", {"k": 1, "mask": True}), ("l2 <= 0.2", {})])
+@pytest.mark.parametrize("text, settings",
+                         [("cosine >= 0.9", {}), ("top_k_overlap >= 2", {"k": 2}),
+                          ("targeted_fairness >= 1", {"k": 1, "mask": True}), ("l2 <= 0.2", {})])
 def test_conditions_hold_or_are_refuted(text, settings):
     net, x = mlp(4, 8, 8, 3, seed=2), inputs((4,), 6)
     saliency = Saliency(net)
@@ -486,7 +514,8 @@ def test_conditions_hold_or_are_refuted(text, settings):
 
 def test_a_condition_that_cannot_be_certified_is_refused():
     certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0)
-    for text, words in (("cosine <= 0.5", "from below"), ("beauty >= 1", "metric"), ("cosine >= much", "number")):
+    for text, words in (("cosine <= 0.5", "from below"), ("beauty >= 1", "metric"),
+                        ("cosine >= much", "number")):
         with pytest.raises(ValueError, match=words):
             certificate.refine(text)
 

@@ -1,4 +1,5 @@
-"""Linear bounds: coefficients of functions of a node, pulled back through a network to its inputs."""
+"""Linear bounds: coefficients of functions of a node, pulled back through a network to its
+inputs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +19,9 @@ Sides = tuple[Coefficient | None, Coefficient | None]
 """Coefficients of the lower and of the upper bounds; the same object where they are the same."""
 
 FAR = 200
-"""Nodes behind which linear bounds that are known end a pass: the work of a recurrent layer of T steps then grows with
-T, and not with its square. What is nearer is pulled back, since bounds of bounds are looser."""
+"""Nodes behind which linear bounds that are known end a pass: the work of a recurrent layer of T
+steps then grows with T, and not with its square. What is nearer is pulled back, since bounds of
+bounds are looser."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,16 @@ class Linear:
     upper: Tensor
 
     def pulled(self, lower: Coefficient | None, upper: Coefficient | None) -> "Linear":
-        """Bounds of functions of these functions, by coefficients (S', B, *T) where S is the product of T."""
+        """Bounds of functions of these functions, by coefficients (S', B, *T) where S is the
+        product of T."""
         (low, below), (high, above) = _through(lower, self, 0), _through(upper, self, 1)
         return Linear({name: (low[name], high[name]) for name in self.inputs}, below, above)
 
 
-def _through(A: Coefficient | None, form: Linear, side: int) -> tuple[dict[str, Tensor | None], Tensor]:
-    """One side of functions of a value between linear bounds: each bound is used where it is the right one."""
+def _through(A: Coefficient | None, form: Linear,
+             side: int) -> tuple[dict[str, Tensor | None], Tensor]:
+    """One side of functions of a value between linear bounds: each bound is used where it is the
+    right one."""
     if A is None:
         return dict.fromkeys(form.inputs), form.lower.new_zeros(())
     dense = A.dense() if isinstance(A, Local) else A
@@ -60,7 +65,8 @@ def _through(A: Coefficient | None, form: Linear, side: int) -> tuple[dict[str, 
     return found, below + above
 
 
-def pull_back(nodes: Sequence[Bound], start: Bound, functions: Coefficient, forms: Mapping[str, Linear],
+def pull_back(nodes: Sequence[Bound], start: Bound, functions: Coefficient,
+              forms: Mapping[str, Linear],
               tell: Callable[[int], None] | None = None, lower_only: bool = False,
               aliases: Mapping[str, str] | None = None) -> Linear:
     """Linear bounds of functions of a node in the inputs.
@@ -69,11 +75,12 @@ def pull_back(nodes: Sequence[Bound], start: Bound, functions: Coefficient, form
         nodes: all nodes, each after its inputs.
         start: the node.
         functions: (S, B, *output of the node).
-        forms: linear bounds of all entries of some nodes, by name; those `FAR` before the start are pulled back no
-            further.
+        forms: linear bounds of all entries of some nodes, by name; those `FAR` before the start are
+            pulled back no further.
         tell: is told how many coefficients arrive at each node.
         lower_only: whether there are no upper bounds; their coefficients are None.
-        aliases: nodes that are inputs in another shape, and the names of these, whose coefficients theirs are.
+        aliases: nodes that are inputs in another shape, and the names of these, whose coefficients
+            theirs are.
     """
     arrived: dict[str, Sides] = {start.name: (functions, None if lower_only else functions)}
     lower = upper = torch.zeros((), dtype=functions.dtype, device=functions.device)
@@ -122,20 +129,23 @@ def _size(A: Coefficient) -> int:
 def _at_input(node: Bound, lower: Coefficient | None, upper: Coefficient | None) -> tuple[Any, Any]:
     """What the coefficients of an input that moves come to, at least and at most."""
     ball, sides = node.perturbation, (lower, upper)
-    if type(ball) is PerturbationLpNorm and ball.norm == math.inf and all(not isinstance(A, Tensor) for A in sides):
+    if (type(ball) is PerturbationLpNorm and ball.norm == math.inf
+            and all(not isinstance(A, Tensor) for A in sides)):
         low = node.value - ball.eps if ball.x_L is None else ball.x_L
         high = node.value + ball.eps if ball.x_U is None else ball.x_U
         center, radius = Box(low, high).around
-        below, above = (weighted_sum(A, center) + sign * weighted_sum(A.abs(), radius) if A is not None else 0.0
-                        for A, sign in zip(sides, (-1, 1), strict=True))
+        below, above = (weighted_sum(A, center) + sign * weighted_sum(A.abs(), radius)
+                        if A is not None else 0.0 for A, sign in zip(sides, (-1, 1), strict=True))
         return below, above
     _, center, aux = ball.init(node.value, aux=getattr(node, "aux", None), forward=False)
-    numbers = [0.0 if A is None else ball.concretize(center, A.transpose(0, 1), sign=sign, aux=aux).transpose(0, 1)
-             for A, sign in zip(dense_sides(lower, upper), (-1, 1), strict=True)]
+    numbers = [0.0 if A is None
+               else ball.concretize(center, A.transpose(0, 1), sign=sign, aux=aux).transpose(0, 1)
+               for A, sign in zip(dense_sides(lower, upper), (-1, 1), strict=True)]
     return numbers[0], numbers[1]
 
 
-def _at_constant(node: Bound, lower: Coefficient | None, upper: Coefficient | None) -> tuple[Any, Any]:
+def _at_constant(node: Bound, lower: Coefficient | None,
+                 upper: Coefficient | None) -> tuple[Any, Any]:
     """What the coefficients of a node that does not move come to."""
     below, above = (0.0 if A is None else weighted_sum(A, value_of(node)) for A in (lower, upper))
     return below, above

@@ -38,15 +38,16 @@ Readers = list[tuple[BoundOperator, int]]
 class Network:
     """The nodes of one gradient module, and what auto_LiRPA bounds of them.
 
-    All but the constructor is for the time of `at`: the inputs, what moves, and the bounds that nodes have by then are
-    kept in the nodes.
+    All but the constructor is for the time of `at`: the inputs, what moves, and the bounds that
+    nodes have by then are kept in the nodes.
 
     Args:
         module: the module.
         example: one tensor for each of its inputs, in which rows may be few.
 
     Attributes:
-        costs: bytes that one function takes to be bounded, by which functions these are, as far as was measured.
+        costs: bytes that one function takes to be bounded, by which functions these are, as far as
+            was measured.
     """
 
     def __init__(self, module: GradientModule, example: tuple[Tensor, ...]) -> None:
@@ -100,10 +101,11 @@ class Network:
 
         Args:
             inputs: values of the module's inputs, each with B rows.
-            perturbations: the set that each of the first inputs lies in; None, or left out at the end: it is fixed.
+            perturbations: the set that each of the first inputs lies in; None, or left out at the
+                end: it is fixed.
             parameters: those that move; None if none does.
-            rounded: whether bounds are of what is computed in floating point; all inputs must have a perturbation
-                then.
+            rounded: whether bounds are of what is computed in floating point; all inputs must have
+                a perturbation then.
         """
         balls = [*perturbations, *[None] * (len(inputs) - len(perturbations))]
         if all(ball is None for ball in balls):  # auto_LiRPA takes that for inputs that all move
@@ -129,13 +131,15 @@ class Network:
                     node.forget()
 
     def read_nodes(self, linearly: bool) -> Iterator[tuple[Bound, Readers]]:
-        """Each node that moves and whose bounds a relaxation reads, front to back, with its readers.
+        """Each node that moves and whose bounds a relaxation reads, front to back, with its
+        readers.
 
         What is affine reads bounds, where its weight moves, for linear bounds only.
         """
         readers: dict[str, Readers] = {name: [] for name in self._nodes}
         for reader in self._nodes.values():
-            if isinstance(reader, BoundOperator) and (linearly or not isinstance(reader, BoundAffine)):
+            if isinstance(reader, BoundOperator) and (linearly
+                                                      or not isinstance(reader, BoundAffine)):
                 for i in reader.relaxed_inputs():
                     readers[reader.inputs[i].name].append((reader, i))
         return ((self._nodes[name], found) for name, found in readers.items()
@@ -143,7 +147,8 @@ class Network:
 
     def ignored(self, node: Bound, box: Box) -> Tensor:
         """Entries of a node, in this box, on which no operator that reads the node depends."""
-        readers = [(reader, i) for reader in self._nodes.values() for i, n in enumerate(reader.inputs) if n is node]
+        readers = [(reader, i) for reader in self._nodes.values()
+                   for i, n in enumerate(reader.inputs) if n is node]
         known = all(isinstance(reader, BoundOperator) for reader, _ in readers) and len(readers) > 0
         nothing = torch.full_like(box.lower, known, dtype=torch.bool)
         ignored = (reader.ignored_entries(i, box) for reader, i in readers) if known else ()
@@ -179,7 +184,8 @@ class Network:
             node: the node.
             functions: (B, K, D), or K local ones.
             tell: is told how many coefficients arrive at each node before it.
-            keep: whether they are the node's entries themselves, all of them, and may end passes from far behind.
+            keep: whether they are the node's entries themselves, all of them, and may end passes
+                from far behind.
 
         Returns:
             (lower, upper), each (B, K).
@@ -188,24 +194,27 @@ class Network:
         linear = pull_back(self._ordered, node, functions, self._forms, tell)
         if keep:
             self._forms[node.name] = linear
-        return numbers(self._nodes, linear, functions.shape[:2]).map(lambda side: side.transpose(0, 1))
+        return numbers(self._nodes, linear,
+                       functions.shape[:2]).map(lambda side: side.transpose(0, 1))
 
     def lower(self, node: Bound, functions: Coefficient) -> Tensor:
-        """Linear lower bounds alone, made numbers, of functions of a node, as for `linear`: (B, K)."""
+        """Linear lower bounds alone, made numbers, of functions of a node, as for `linear`: (B,
+        K)."""
         functions = _by_functions(functions, node)
         linear = pull_back(self._ordered, node, functions, self._forms, lower_only=True)
         return numbers(self._nodes, linear, functions.shape[:2]).lower.transpose(0, 1)
 
     def in_inputs(self, node: Bound, functions: Coefficient, lower_only: bool = False) -> Linear:
-        """Linear bounds of linear functions of a node in the inputs that move; local ones where these are images.
+        """Linear bounds of linear functions of a node in the inputs that move; local ones where
+        these are images.
 
         Args:
             node: the node.
             functions: (B, K, D), or K local ones.
             lower_only: whether upper bounds are left out.
         """
-        return pull_back(self._ordered, node, _by_functions(functions, node), {}, lower_only=lower_only,
-                         aliases=self._reshaped)
+        return pull_back(self._ordered, node, _by_functions(functions, node), {},
+                         lower_only=lower_only, aliases=self._reshaped)
 
     @functools.cached_property
     def _reshaped(self) -> dict[str, str]:
@@ -219,15 +228,18 @@ class Network:
                 if isinstance(node, BoundOperator) and node.operator.name == "reshape"}
 
     def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
-        """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named by their places."""
+        """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named
+        by their places."""
         node = self.result
-        linear = pull_back(self._ordered, node, torch.ones_like(node.forward_value)[None], self._forms)
+        linear = pull_back(self._ordered, node, torch.ones_like(node.forward_value)[None],
+                           self._forms)
         places = {id(ball): str(i) for i, ball in enumerate(perturbations) if ball is not None}
-        return Linear({places[id(self._nodes[name].perturbation)]: sides for name, sides in linear.inputs.items()},
-                      linear.lower, linear.upper)
+        return Linear({places[id(self._nodes[name].perturbation)]: sides
+                       for name, sides in linear.inputs.items()}, linear.lower, linear.upper)
 
     def ends_passes(self, node: Bound) -> bool:
-        """Whether linear bounds of all entries of a node are worth keeping: there are nodes far behind, and few inputs.
+        """Whether linear bounds of all entries of a node are worth keeping: there are nodes far
+        behind, and few inputs.
 
         Bounds of what is computed in floating point are always pulled back to the inputs.
         """
@@ -238,7 +250,8 @@ class Network:
 
     def sums(self, node: Bound, index: Tensor, weights: Sequence[float], sign: Tensor | None = None
              ) -> tuple[Bound, Coefficient]:
-        """Weighted sums of n entries each, as functions of a node; of the one before, if it is only reshaped.
+        """Weighted sums of n entries each, as functions of a node; of the one before, if it is only
+        reshaped.
 
         Args:
             node: the node.
@@ -246,12 +259,14 @@ class Network:
             weights: n of them.
             sign: of each sum, (B, K); None: 1.
         """
-        while isinstance(node, BoundOperator) and node.operator.name == "reshape" and node.inputs[0].perturbed:
+        while (isinstance(node, BoundOperator) and node.operator.name == "reshape"
+                   and node.inputs[0].perturbed):
             node = node.inputs[0]
         shape, like = node.output_shape[1:], self.result.forward_value
         if len(shape) == 3:
             local = Local.of_entries(index, weights, shape, like)
-            return node, local if sign is None else local.with_values(local.values * sign.T[..., None, None, None])
+            return (node, local if sign is None
+                    else local.with_values(local.values * sign.T[..., None, None, None]))
         functions = like.new_zeros(*index.shape[:2], math.prod(shape))
         functions = functions.scatter_add(2, index, like.new_tensor(weights).expand(index.shape))
         return node, functions if sign is None else functions * sign[..., None]
@@ -262,7 +277,8 @@ class Network:
             return self.width
         if node.name not in self._widths:
             rows = len(self.result.forward_value)
-            index = torch.zeros(rows, 1, 1, dtype=torch.long, device=self.result.forward_value.device)
+            index = torch.zeros(rows, 1, 1, dtype=torch.long,
+                                device=self.result.forward_value.device)
             met: list[int] = []
             with torch.no_grad():
                 self.linear(*self.sums(node, index, [1.0]), lambda size: met.append(size // rows))
@@ -271,7 +287,8 @@ class Network:
 
     def of_interval(self, functions: Tensor, box: Box) -> Box:
         """Bounds of linear functions (B, K, D) of a value in a box (B, D), each (B, K)."""
-        return linear_range(functions, box) if self._outward is None else self._outward.functions(functions, box)
+        return (linear_range(functions, box)
+                if self._outward is None else self._outward.functions(functions, box))
 
     def current(self, node: Bound) -> Box:
         """The bounds that a node has by now; interval bounds if its turn is still to come."""
@@ -284,7 +301,8 @@ class Network:
         return getattr(node, "rounding_margin", None) is not None
 
     def settle(self, node: Bound, box: Box) -> None:
-        """Give a node its bounds, moved outward by roundings, for all relaxations that read them."""
+        """Give a node its bounds, moved outward by roundings, for all relaxations that read
+        them."""
         node.lower, node.upper = node.interval = box
         node.rounding_margin = margin = self.rounding_margin(node)
         node.lower, node.upper = node.interval = box.outward(margin)
@@ -293,12 +311,14 @@ class Network:
     @torch.no_grad()
     def rounding_margin(self, node: Bound) -> Tensor:
         """By how much the bounds of a node are moved outward where a relaxation reads them."""
-        size = self._size(node) if self._outward is None else torch.zeros_like(self.current(node).lower)
+        size = (self._size(node)
+                if self._outward is None else torch.zeros_like(self.current(node).lower))
         return roundings(RELAXED, size.dtype) * size
 
     @torch.no_grad()
     def reached(self, node: Bound, marks: Mapping[str, Tensor]) -> Tensor:
-        """Entries of a node that depend on marked entries of the inputs: a bool mask of the node's shape.
+        """Entries of a node that depend on marked entries of the inputs: a bool mask of the node's
+        shape.
 
         Args:
             node: the node.
@@ -309,16 +329,19 @@ class Network:
         moving = [self.reached(n, marks) for n in node.inputs if n.perturbed]
         if isinstance(node, BoundAffine):
             found, is_sum = iter(moving), node.traits.magnitude is None
-            values = (next(found).to(self.result.forward_value) if n.perturbed else
-                      torch.zeros_like(self._value(n)) if is_sum else self._value(n) for n in node.inputs)
+            values = (next(found).to(self.result.forward_value) if n.perturbed
+                      else torch.zeros_like(self._value(n)) if is_sum else self._value(n)
+                      for n in node.inputs)
             return node.added(*values) > 0
         if isinstance(node, BoundPlanes):
             return functools.reduce(torch.logical_or, moving)
         rows = torch.stack([mask.flatten(1).any(1) for mask in moving]).any(0)
-        return rows.reshape(-1, *[1] * (len(node.output_shape) - 1)).expand(-1, *node.output_shape[1:])
+        return rows.reshape(-1,
+                            *[1] * (len(node.output_shape) - 1)).expand(-1, *node.output_shape[1:])
 
     def average_stretches(self) -> None:
-        """Bound averages along stretches of a path from now on; relaxations are made for all of each stretch."""
+        """Bound averages along stretches of a path from now on; relaxations are made for all of
+        each stretch."""
         for node in self._nodes.values():
             if isinstance(getattr(node, "perturbation", None), Stretch):
                 node.perturbation.average = True
@@ -348,13 +371,15 @@ class Network:
                 node.perturbed = True
 
     def _detach_parameters(self) -> None:
-        """Read the parameters as constants, so that optimising mixtures does not differentiate by them too."""
+        """Read the parameters as constants, so that optimising mixtures does not differentiate by
+        them too."""
         for node in self._nodes.values():
             if isinstance(node, BoundParams):
                 node.forward_value = node.forward_value.detach()
 
     def _forget_intervals(self) -> None:
-        """Forget intervals of nodes that are not bounded yet: they came from looser bounds, and are computed anew."""
+        """Forget intervals of nodes that are not bounded yet: they came from looser bounds, and are
+        computed anew."""
         for node in self._loose:
             if node.perturbed and not self.is_settled(node) and not _is_input(node):
                 node.lower = node.upper = None
@@ -362,7 +387,8 @@ class Network:
         self._loose = []
 
     def _size(self, node: Bound) -> Tensor:
-        """Size of the terms that an entry is the sum of: what its rounding errors are relative to."""
+        """Size of the terms that an entry is the sum of: what its rounding errors are relative
+        to."""
         if isinstance(node, BoundAffine) and node.perturbed:
             first, *others = node.inputs
             sized = self._size if node.traits.bilinear else self._value  # indices have no size
@@ -404,8 +430,8 @@ def _is_input(node: Bound) -> bool:
 def _parse(module: GradientModule, example: tuple[Tensor, ...]) -> BoundedModule:
     """The module as a `BoundedModule` whose parameters are the module's own.
 
-    `BoundedModule` copies values back into the parameters it was built from and sets their `requires_grad`; it is
-    therefore built from a copy, and given the real tensors afterwards.
+    `BoundedModule` copies values back into the parameters it was built from and sets their
+    `requires_grad`; it is therefore built from a copy, and given the real tensors afterwards.
     """
     device = example[0].device
     with parsing(), torch.no_grad():

@@ -28,16 +28,17 @@ class Step:
 class GradientModule(nn.Module):
     """Gradients of a function, and what is made of them, as a sequence of bound operators.
 
-    `module(*inputs)` has shape (B, D): all results, flattened and side by side, where D is the number of their entries
-    in one row. As `capture` makes it, these are the gradients with respect to all inputs of the function. `inputs` are
-    named by `input_names`: the function's inputs x0, x1, ..., a scale and a shift for each of them if the module was
-    captured with `path=True` (the gradient is then taken at scale * x + shift), an offset for each if it was captured
-    with `multiply=True` (the gradient is then multiplied by x + offset), what `further` makes of other arguments of the
-    function that have rows, and last the cotangent: what the function's output is multiplied by before it is
-    differentiated, for each row.
+    `module(*inputs)` has shape (B, D): all results, flattened and side by side, where D is the
+    number of their entries in one row. As `capture` makes it, these are the gradients with respect
+    to all inputs of the function. `inputs` are named by `input_names`: the function's inputs x0,
+    x1, ..., a scale and a shift for each of them if the module was captured with `path=True` (the
+    gradient is then taken at scale * x + shift), an offset for each if it was captured with
+    `multiply=True` (the gradient is then multiplied by x + offset), what `further` makes of other
+    arguments of the function that have rows, and last the cotangent: what the function's output is
+    multiplied by before it is differentiated, for each row.
 
-    It is an ordinary module: it runs, moves to another device, and can be given to any auto_LiRPA `BoundedModule`.
-    Its parameters are the very parameters of the function it was captured from.
+    It is an ordinary module: it runs, moves to another device, and can be given to any auto_LiRPA
+    `BoundedModule`. Its parameters are the very parameters of the function it was captured from.
 
     Args:
         input_names: names of the inputs, in order.
@@ -49,13 +50,14 @@ class GradientModule(nn.Module):
         example: an example of each input, a few rows each.
         arguments: what makes those of its inputs that the model's further arguments go into.
 
-    `transcript` is what the function reads of the whole batch that it was captured for, where it reads something else
-    of its examples.
+    `transcript` is what the function reads of the whole batch that it was captured for, where it
+    reads something else of its examples.
     """
 
     transcript: list[str] | None = None
 
-    def __init__(self, input_names: Iterable[str], steps: Iterable[Step], output: str, tensors: dict[str, Tensor],
+    def __init__(self, input_names: Iterable[str], steps: Iterable[Step], output: str,
+                 tensors: dict[str, Tensor],
                  shapes: tuple[tuple[int, ...], ...], cotangent_shape: tuple[int, ...],
                  example: tuple[Tensor, ...] = (), arguments: Arguments | None = None) -> None:
         super().__init__()
@@ -79,36 +81,45 @@ class GradientModule(nn.Module):
             TypeError: there are not as many inputs as the module has.
         """
         if len(inputs) != len(self.input_names):
-            raise TypeError(f"Expected the inputs {', '.join(self.input_names)}; {len(inputs)} were given.")
-        return self.run(lambda step, *tensors: operators.call(step.operator, *tensors, **step.settings), inputs)
+            raise TypeError(f"Expected the inputs {', '.join(self.input_names)}; {len(inputs)} "
+                            "were given.")
+        return self.run(
+            lambda step, *tensors: operators.call(step.operator, *tensors, **step.settings), inputs)
 
     def further(self, extras: Iterable[Any], count: int) -> tuple[Tensor, ...]:
-        """The inputs that are made of further arguments of the function: of those, the tensors with `count` rows."""
+        """The inputs that are made of further arguments of the function: of those, the tensors with
+        `count` rows."""
         if self.arguments is None:
             return ()
         return tuple(self.arguments.rows([e for e in extras if has_rows(e, count)]))
 
     def reads_the_same(self, extras: Iterable[Any], count: int) -> bool:
-        """Whether the function reads of further arguments of each of `count` examples what it read in the trace."""
-        return self.arguments is None or self.arguments.same([e for e in extras if has_rows(e, count)])
+        """Whether the function reads of further arguments of each of `count` examples what it read
+        in the trace."""
+        return (self.arguments is None
+                or self.arguments.same([e for e in extras if has_rows(e, count)]))
 
     def run(self, call: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
         """The results (B, D) if `call(step, *tensors)` computes each step."""
         values = dict(zip(self.input_names, inputs, strict=True))
-        values |= dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))
+        values |= dict(self.named_parameters(recurse=False)) | dict(
+            self.named_buffers(recurse=False))
         for step in self.steps:
             values[step.output] = call(step, *[values[n] for n in step.inputs])
         return values[self.output]
 
     def values(self, names: Collection[str], inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Values by name, of steps or of what they read; no step after the last of them is computed."""
+        """Values by name, of steps or of what they read; no step after the last of them is
+        computed."""
         missing, found = set(names), dict(zip(self.input_names, inputs, strict=True))
-        found |= dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))
+        found |= dict(self.named_parameters(recurse=False)) | dict(
+            self.named_buffers(recurse=False))
         for step in self.steps:
             missing -= found.keys()
             if not missing:
                 break
-            found[step.output] = operators.call(step.operator, *[found[n] for n in step.inputs], **step.settings)
+            found[step.output] = operators.call(step.operator, *[found[n] for n in step.inputs],
+                                                **step.settings)
         return {name: found[name] for name in names}
 
     def depends_on(self, names: Iterable[str]) -> bool:
@@ -122,7 +133,8 @@ class GradientModule(nn.Module):
     def split(self, flat: Tensor) -> tuple[Tensor, ...]:
         """Cut (B, D) into the results, each (B, *T)."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
-        return tuple(part.reshape(-1, *shape) for part, shape in zip(flat.split(sizes, 1), self.shapes, strict=True))
+        return tuple(part.reshape(-1, *shape)
+                     for part, shape in zip(flat.split(sizes, 1), self.shapes, strict=True))
 
     @property
     def size(self) -> int:
@@ -131,4 +143,5 @@ class GradientModule(nn.Module):
 
     def extra_repr(self) -> str:
         """The steps, one a line."""
-        return "\n".join([f"inputs: {', '.join(self.input_names)}", *map(str, self.steps), f"return {self.output}"])
+        return "\n".join([f"inputs: {', '.join(self.input_names)}", *map(str, self.steps),
+                          f"return {self.output}"])

@@ -1,8 +1,8 @@
 """Local coefficients: linear functions of a layer, each of which depends on a window of it only.
 
-A neuron three convolutions deep depends on a 7 x 7 window of the image. Its coefficients are kept for that window, with
-the window's place, and are pulled back so for as long as the window is much smaller than the layer; then they are made
-dense.
+A neuron three convolutions deep depends on a 7 x 7 window of the image. Its coefficients are kept
+for that window, with the window's place, and are pulled back so for as long as the window is much
+smaller than the layer; then they are made dense.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 from .places import Entries, Pair, Places
 
 COVERED = 0.4
-"""Share of a layer from which on coefficients of a window are made dense: these are handled faster, entry by entry."""
+"""Share of a layer from which on coefficients of a window are made dense: these are handled faster,
+entry by entry."""
 
 WHERE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "different": torch.ne,
@@ -36,7 +37,8 @@ class Local:
     Args:
         values: (S, B, C, h, w), those of the windows.
         places: where these are.
-        is_cut: whether values are 0 where a window sticks out of the layer; else they count for nothing there.
+        is_cut: whether values are 0 where a window sticks out of the layer; else they count for
+            nothing there.
 
     Example:
         >>> A = Local.of_entries(torch.tensor([[[0], [3]]]), [2.0], (1, 2, 2), torch.zeros(()))
@@ -49,7 +51,8 @@ class Local:
     is_cut: bool = True
 
     @classmethod
-    def of_entries(cls, index: Tensor, weights: Sequence[float], layer: Sequence[int], like: Tensor) -> Local:
+    def of_entries(cls, index: Tensor, weights: Sequence[float], layer: Sequence[int],
+                   like: Tensor) -> Local:
         """Weighted sums of a few entries each.
 
         Args:
@@ -102,11 +105,13 @@ class Local:
         """The coefficients of the whole layer."""
         values, (height, width) = self.cut().values, self.places.plane
         dense = values.new_zeros(*values.shape[:3], height * width)
-        dense = dense.scatter_add(3, self._at()[:, :, None].expand_as(values).flatten(3), values.flatten(3))
+        dense = dense.scatter_add(3, self._at()[:, :, None].expand_as(values).flatten(3),
+                                  values.flatten(3))
         return dense.unflatten(3, (height, width))
 
     def flat(self) -> tuple[Tensor, Tensor]:
-        """Which entries of the flattened layer each function depends on, and their coefficients, (S, B, n) each.
+        """Which entries of the flattened layer each function depends on, and their coefficients,
+        (S, B, n) each.
 
         Beyond the layer, whose size is C H W, the entry is C H W, and its coefficient 0.
         """
@@ -118,12 +123,16 @@ class Local:
         return index.flatten(2), values.flatten(2)
 
     def _at(self) -> Tensor:
-        """Where in the flattened plane the entries of windows are, (S, B, h, w); some other place if beyond it."""
-        rows, columns = (at.clamp(0, size - 1) for at, size in zip(self.places.lines, self.places.plane, strict=True))
-        return self.places.to_functions(rows[..., None] * self.places.plane[1] + columns[..., None, :])
+        """Where in the flattened plane the entries of windows are, (S, B, h, w); some other place
+        if beyond it."""
+        rows, columns = (at.clamp(0, size - 1)
+                         for at, size in zip(self.places.lines, self.places.plane, strict=True))
+        return self.places.to_functions(rows[..., None] * self.places.plane[1]
+                                        + columns[..., None, :])
 
     def of(self, x: Tensor) -> Tensor:
-        """What a value (B, C, H, W), in which dimensions may be 1, has in the windows: (S, B, C, h, w), 0 outside."""
+        """What a value (B, C, H, W), in which dimensions may be 1, has in the windows: (S, B, C, h,
+        w), 0 outside."""
         return self.places.find(x)
 
     def cut(self) -> Local:
@@ -158,7 +167,8 @@ class Local:
         return self.with_values(self.values * factor)
 
     def by_sign(self, positive: Tensor, negative: Tensor) -> Local:
-        """Times one value where the coefficients are above 0, and another elsewhere; each (B, C, H, W)."""
+        """Times one value where the coefficients are above 0, and another elsewhere; each (B, C, H,
+        W)."""
         if positive is negative:
             return self * positive
         entries = self._entries("different", positive, negative)
@@ -177,14 +187,17 @@ class Local:
         """The sum over a row's entries of `by_sign`: (S, B)."""
         entries = self._entries("not 0", positive, negative)
         if entries is None:
-            return self.clamp(min=0).weighted_sum(positive) + self.clamp(max=0).weighted_sum(negative)
+            return self.clamp(min=0).weighted_sum(positive) + self.clamp(max=0).weighted_sum(
+                negative)
         few = self.values.flatten()[self.index(entries)]
         up, down = (entries.of(self._whole(x)) for x in (positive, negative))
         return entries.sums(few * torch.where(few > 0, up, down), self.shape)
 
     def _entries(self, kind: str, one: Tensor, other: Tensor) -> Entries | None:
-        """Entries at which two values, (B, C, H, W), are different, or not both 0; None if they are many."""
-        mask = self.places.remembered((one, other), lambda p, n: self._whole(WHERE[kind](p, n)), kind)
+        """Entries at which two values, (B, C, H, W), are different, or not both 0; None if they are
+        many."""
+        mask = self.places.remembered((one, other), lambda p, n: self._whole(WHERE[kind](p, n)),
+                                      kind)
         return None if mask.sum() > FEW * mask.numel() else self.places.entries(mask)
 
     def _whole(self, x: Tensor) -> Tensor:
@@ -214,18 +227,21 @@ class Local:
         x = x.reshape(*[1] * (4 - x.ndim), *x.shape)
         if x.shape[2:] == (1, 1):
             return (self.cut().values.sum((3, 4)) * x[..., 0, 0]).sum(2)
-        return torch.einsum("sbd,sbd->sb", self.values.flatten(2), self.of(x).expand_as(self.values).flatten(2))
+        return torch.einsum("sbd,sbd->sb", self.values.flatten(2),
+                            self.of(x).expand_as(self.values).flatten(2))
 
 
 def spread(local: Local, parts: Sequence[Tensor], offsets: Sequence[Pair], stride: Sequence[int],
            padding: Sequence[int], plane: Pair, is_cut: bool = False) -> Local:
-    """Coefficients of a layer that a map by windows reads, from those of its outputs: the transpose of the map.
+    """Coefficients of a layer that a map by windows reads, from those of its outputs: the transpose
+    of the map.
 
     Output m reads entry m * stride - padding + offset_k with a factor that is in part k already.
 
     Args:
         local: the coefficients of the outputs.
-        parts: for each position of a window, coefficients of the outputs times what it counts, (S, B, C, h, w).
+        parts: for each position of a window, coefficients of the outputs times what it counts, (S,
+            B, C, h, w).
         offsets: where these positions are.
         stride: from one window to the next.
         padding: before the layer.
@@ -236,14 +252,16 @@ def spread(local: Local, parts: Sequence[Tensor], offsets: Sequence[Pair], strid
     h, w = ((n - 1) * s + r + 1 for n, s, r in zip(local.window, stride, reach, strict=True))
     values = parts[0].new_zeros(*parts[0].shape[:3], h, w)
     for part, offset in zip(parts, offsets, strict=True):
-        rows, columns = (slice(o, o + (n - 1) * s + 1, s) for o, n, s in zip(offset, local.window, stride, strict=True))
+        rows, columns = (slice(o, o + (n - 1) * s + 1, s)
+                         for o, n, s in zip(offset, local.window, stride, strict=True))
         values[..., rows, columns] += part
     return Local(values, local.places.scaled(stride, padding, (h, w), plane), is_cut)
 
 
-def met(local: Local, reach: Sequence[int], stride: Sequence[int], padding: Sequence[int], outputs: Pair
-        ) -> tuple[Tensor, Places]:
-    """Coefficients of a layer that a map by windows reads, where those of its outputs begin that meet their windows.
+def met(local: Local, reach: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+        outputs: Pair) -> tuple[Tensor, Places]:
+    """Coefficients of a layer that a map by windows reads, where those of its outputs begin that
+    meet their windows.
 
     Output m of the map reads entries m * stride - padding + 0, ..., reach - 1.
 
@@ -255,7 +273,8 @@ def met(local: Local, reach: Sequence[int], stride: Sequence[int], padding: Sequ
         outputs: how many outputs there are in each dimension.
 
     Returns:
-        Values for whole windows of the map, (S, B, C, ...), and the places of the outputs' coefficients.
+        Values for whole windows of the map, (S, B, C, ...), and the places of the outputs'
+        coefficients.
     """
     first, whole = local.places.met(reach, stride, padding, outputs)
     return local.moved(whole).values, first

@@ -18,25 +18,27 @@ NARROW = 1e-7
 """Width of an interval, relative to its ends, below which it is not cut again."""
 
 
-def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, bool], inputs: bool = False
-              ) -> list[list[Decision | None]]:
-    """The most promising decision for each domain, of B, and each of K functions; None where there is none.
+def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, bool],
+              inputs: bool = False) -> list[list[Decision | None]]:
+    """The most promising decision for each domain, of B, and each of K functions; None where there
+    is none.
 
-    An entry promises what a function can gain from knowing it, times how evenly it can be cut: 4 u |l| / (u - l)^2 of
-    an interval [l, u] that a kink at 0 cuts. Others are cut in the middle. A function that gains from none has the
-    decision by which the domain's own half-spaces gain most.
+    An entry promises what a function can gain from knowing it, times how evenly it can be cut: 4 u
+    |l| / (u - l)^2 of an interval [l, u] that a kink at 0 cuts. Others are cut in the middle. A
+    function that gains from none has the decision by which the domain's own half-spaces gain most.
 
     Args:
         bounded: what is known of the functions.
         domains: one a row; `otherwise` is set where it is known.
         kinks: the nodes that can be cut by name, and whether that is at 0.
-        inputs: whether inputs are cut, and nothing else; of functions that gain from none, the one cut least often.
+        inputs: whether inputs are cut, and nothing else; of functions that gain from none, the one
+            cut least often.
     """
     kinks = {**kinks, INPUT: False}
     if inputs:
         return _best({INPUT: _input_gains(bounded, domains)}, {INPUT: bounded.box}, kinks)
-    boxes = {name: _stacked(domains, name) for name in sorted(bounded.gains.keys() | bounded.behind.keys()) if
-             name != INPUT}
+    boxes = {name: _stacked(domains, name)
+             for name in sorted(bounded.gains.keys() | bounded.behind.keys()) if name != INPUT}
     if bounded.behind:
         behind = {name: gain[:, None] for name, gain in bounded.behind.items()}
         for domain, found in zip(domains, _best(behind, boxes, kinks), strict=True):
@@ -50,7 +52,8 @@ def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, b
 
 def _best(gains: Mapping[str, Tensor], boxes: Mapping[str, Box], kinks: Mapping[str, bool]
           ) -> list[list[Decision | None]]:
-    """The decisions that promise most, by gains (B, K, n) of the entries of nodes; None where none does."""
+    """The decisions that promise most, by gains (B, K, n) of the entries of nodes; None where none
+    does."""
     names = sorted(gains)
     scores = torch.cat([_score(gains[name], boxes[name], kinks[name]) for name in names], 2)
     best, places = scores.max(2)
@@ -67,7 +70,8 @@ def _best(gains: Mapping[str, Tensor], boxes: Mapping[str, Box], kinks: Mapping[
 
 
 def _input_gains(bounded: Bounded, domains: Sequence[Domain]) -> Tensor:
-    """What functions gain from inputs, (B, K, D); where that is nothing, more for those cut less often."""
+    """What functions gain from inputs, (B, K, D); where that is nothing, more for those cut less
+    often."""
     gains = bounded.gains.get(INPUT, torch.zeros_like(bounded.at))
     counts = gains.new_zeros(len(domains), gains.shape[2])
     for row, domain in zip(counts, domains, strict=True):

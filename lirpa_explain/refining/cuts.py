@@ -4,11 +4,13 @@ For multipliers m >= 0 and half-spaces G x + h >= 0 that hold in a domain,
 
     min { a.x : x in ball, G x + h >= 0 }  >=  min { (a - m G).x : x in ball } - m.h
 
-so any multipliers give a sound bound. In coordinates in which the ball is a unit ball, the right side is
+so any multipliers give a sound bound. In coordinates in which the ball is a unit ball, the right
+side is
 
     -|a - m G|_* - m.h + (a.center)
 
-with the dual norm: concave in m, and nearly smooth where the ball has many dimensions. It is climbed by reweighting:
+with the dual norm: concave in m, and nearly smooth where the ball has many dimensions. It is
+climbed by reweighting:
 |t| <= (t^2 / w + w) / 2, whose right side is a quadratic function of as many variables as there are half-spaces.
 """
 
@@ -34,13 +36,15 @@ STRIDE = 1.9
 """Times the way to that function's minimum that is gone: it lies above what is minimised."""
 
 THIN = 4
-"""Of so many entries one is looked at in each reweighting, another each time: multipliers may be any."""
+"""Of so many entries one is looked at in each reweighting, another each time: multipliers may be
+any."""
 
 ENOUGH = 64
 """Entries that are looked at at least."""
 
 TOGETHER = 2 ** 21
-"""Most coefficients of half-spaces that are looked at at once, for each function in the inputs that it depends on."""
+"""Most coefficients of half-spaces that are looked at at once, for each function in the inputs that
+it depends on."""
 
 SWEEPS = 3
 """Times that each quadratic function is minimised along every multiplier."""
@@ -48,7 +52,8 @@ SWEEPS = 3
 
 @dataclass(frozen=True)
 class Cuts:
-    """Half-spaces G x + h >= 0, M for each of B rows; a row with fewer has others that hold everywhere.
+    """Half-spaces G x + h >= 0, M for each of B rows; a row with fewer has others that hold
+    everywhere.
 
     Args:
         G: (B, M, D).
@@ -95,7 +100,8 @@ def least(ground: Ground, functions: Functions, cuts: Cuts, rounds: int = ROUNDS
         rounds: reweightings; more come nearer to the extreme.
 
     Returns:
-        (B, S), moved outward by roundings; never below the bound over the whole balls by more than these.
+        (B, S), moved outward by roundings; never below the bound over the whole balls by more than
+        these.
     """
     if functions.index is None:
         return _least(ground, functions.A, functions.c, cuts, rounds)
@@ -132,10 +138,12 @@ def _least(ground: Ground, A: Tensor, c: Tensor, cuts: Cuts, rounds: int) -> Ten
 
 
 def _felt(ground: Ground, functions: Functions, cuts: Cuts) -> Iterator[tuple[Tensor, Cuts]]:
-    """Which of B S functions of some inputs alone can feel half-spaces, so many at a time, and these as they are there.
+    """Which of B S functions of some inputs alone can feel half-spaces, so many at a time, and
+    these as they are there.
 
-    What the other inputs add to a half-space is at most its extreme over the ball. That leaves a half-space of the
-    function's own inputs; where it holds all over them, or even at the function's least value, nothing is gained.
+    What the other inputs add to a half-space is at most its extreme over the ball. That leaves a
+    half-space of the function's own inputs; where it holds all over them, or even at the function's
+    least value, nothing is gained.
     """
     scaled, windows = cuts.G * ground.radius[:, None], ground.read(functions)
     A, index = functions.A.flatten(0, 1), functions.index.flatten(0, 1)
@@ -145,7 +153,8 @@ def _felt(ground: Ground, functions: Functions, cuts: Cuts) -> Iterator[tuple[Te
     most = middle + spread
     depth = scaled.abs() * (2 / most.clamp(min=torch.finfo(most.dtype).tiny ** 0.5))[..., None]
     some = (functions.read(depth.amax(1)).sum(2) > 1).flatten().nonzero()[:, 0]
-    padded, each = torch.nn.functional.pad(cuts.G, (0, 1)), torch.arange(cuts.count, device=A.device)
+    padded, each = (torch.nn.functional.pad(cuts.G, (0, 1)),
+                    torch.arange(cuts.count, device=A.device))
     for part in some.split(max(1, TOGETHER // (cuts.count * A.shape[1]))):
         row, own = part // functions.c.shape[1], windows.rows(part)
         G = padded[row[:, None, None], each[:, None], index[part][:, None]]  # (P, M, n)
@@ -158,7 +167,8 @@ def _felt(ground: Ground, functions: Functions, cuts: Cuts) -> Iterator[tuple[Te
 
 
 def multipliers(ground: Ground, A: Tensor, G: Tensor, h: Tensor, rounds: int) -> Tensor:
-    """Multipliers (B, S, M) that nearly maximise -|A - m G|_* - m.h, for scaled A (B, S, D) and G (B, M, D)."""
+    """Multipliers (B, S, M) that nearly maximise -|A - m G|_* - m.h, for scaled A (B, S, D) and G
+    (B, M, D)."""
     dtype = A.dtype
     A, G, h = A.float(), G.float(), h.float()
     rows, functions, entries = A.shape
@@ -180,7 +190,8 @@ def _own_products(q: Tensor, G: Tensor) -> Tensor:
 
 
 def _shared_products(q: Tensor, G: Tensor) -> Tensor:
-    """The same of S functions, by way of the products of half-spaces: q (B, S, D) -> (B, S, M, M)."""
+    """The same of S functions, by way of the products of half-spaces: q (B, S, D) -> (B, S, M,
+    M)."""
     count = G.shape[1]
     first, second = torch.triu_indices(count, count, device=G.device)
     place = torch.empty(count, count, dtype=torch.long, device=G.device)

@@ -1,4 +1,5 @@
-"""Domains: parts of a ball, each given by decisions on which side of a place some pre-activations lie."""
+"""Domains: parts of a ball, each given by decisions on which side of a place some pre-activations
+lie."""
 
 from __future__ import annotations
 
@@ -44,13 +45,16 @@ class Domain:
         row: of the plan.
         decisions: what holds.
         whole: the domain of the whole ball, None if this is it.
-        boxes: bounds of each node that a relaxation reads, by name: of the entries in `Domain.columns` of the whole
-            ball's domain, or all of them there. Until a domain is bounded, those of a larger one.
+        boxes: bounds of each node that a relaxation reads, by name: of the entries in
+            `Domain.columns` of the whole ball's domain, or all of them there. Until a domain is
+            bounded, those of a larger one.
         columns: for the whole ball: entries (M,) of each node of which domains can know more.
-        read: of nodes that only functions that are asked for read, upstream gradients, which of these entries are
-            bounded.
-        since: the decisions by which it differs from the domain whose bounds are known; None: no bounds are known.
-        otherwise: what splits it for a function that gains nothing by itself: whether there is such an input is open.
+        read: of nodes that only functions that are asked for read, upstream gradients, which of
+            these entries are bounded.
+        since: the decisions by which it differs from the domain whose bounds are known; None: no
+            bounds are known.
+        otherwise: what splits it for a function that gains nothing by itself: whether there is such
+            an input is open.
         is_empty: whether it is proven that there is no such input.
         is_bounded: whether `boxes` are its own.
     """
@@ -84,7 +88,8 @@ class Domain:
         if known is None or whole is self or name not in self.boxes:
             return known
         columns = whole.columns[name]
-        return Box(*(side.index_copy(0, columns, part) for side, part in zip(known, self.boxes[name], strict=True)))
+        return Box(*(side.index_copy(0, columns, part)
+                     for side, part in zip(known, self.boxes[name], strict=True)))
 
     def is_read(self, name: str) -> Tensor | bool:
         """Which entries (n,) of a node are bounded already."""
@@ -92,21 +97,25 @@ class Domain:
         if read is None or self.whole is None:
             return False if read is None else read
         whole = self.whole.boxes[name].lower
-        return torch.zeros_like(whole, dtype=torch.bool).index_copy(0, self.whole.columns[name], read)
+        return torch.zeros_like(whole,
+                                dtype=torch.bool).index_copy(0, self.whole.columns[name], read)
 
-    def settle(self, boxes: dict[str, Box], is_open: dict[str, Tensor], read: dict[str, Tensor], is_empty: bool
-               ) -> None:
-        """Keep own bounds (n,) of the nodes, which of them were wanted, and that there may be no input."""
+    def settle(self, boxes: dict[str, Box], is_open: dict[str, Tensor], read: dict[str, Tensor],
+               is_empty: bool) -> None:
+        """Keep own bounds (n,) of the nodes, which of them were wanted, and that there may be no
+        input."""
         own = {name: self._kept(name, mask) for name, mask in read.items()}
         if self.is_bounded:
             for name, mask in own.items():
                 self.read[name] = self.read[name] | mask
-                self.boxes[name] = self.boxes[name].intersect(boxes[name].map(lambda x, n=name: self._kept(n, x))
-                                                              ).ordered()
+                self.boxes[name] = self.boxes[name].intersect(
+                    boxes[name].map(lambda x, n=name: self._kept(n, x))).ordered()
             return
         if self.whole is None:
-            self.columns = self.columns or {name: mask.nonzero()[:, 0] for name, mask in is_open.items()}
-        self.boxes = {name: box.map(lambda x, n=name: self._kept(n, x)) for name, box in boxes.items()}
+            self.columns = self.columns or {name: mask.nonzero()[:, 0]
+                                            for name, mask in is_open.items()}
+        self.boxes = {name: box.map(lambda x, n=name: self._kept(n, x))
+                      for name, box in boxes.items()}
         self.read, self.since = own, frozenset()
         self.is_bounded, self.is_empty = True, self.is_empty or is_empty
 
@@ -137,12 +146,14 @@ class Limits:
         chosen = [sorted(d for d in domain.decisions if d.node == node) for domain in domains]
         most = max(map(len, chosen))
         filled = [[*ds, *[Decision(node, 0, 0.0, 0)] * (most - len(ds))] for ds in chosen]
-        entry = torch.tensor([[d.entry for d in ds] for ds in filled], device=like.device).reshape(len(filled), most)
-        place, side = (torch.tensor([[float(v) for v in map(get, ds)] for ds in filled], dtype=like.dtype,
-                                    device=like.device).reshape(entry.shape)
+        entry = torch.tensor([[d.entry for d in ds] for ds in filled],
+                             device=like.device).reshape(len(filled), most)
+        place, side = (torch.tensor([[float(v) for v in map(get, ds)] for ds in filled],
+                                    dtype=like.dtype, device=like.device).reshape(entry.shape)
                        for get in (lambda d: d.place, lambda d: d.side))
         is_new = torch.tensor([[domain.since is None or d in domain.since for d in ds]
-                               for domain, ds in zip(domains, filled, strict=True)], dtype=torch.bool, device=like.device)
+                               for domain, ds in zip(domains, filled, strict=True)],
+                              dtype=torch.bool, device=like.device)
         return cls(entry.long(), place, side, is_new.reshape(entry.shape) & (side != 0))
 
     @property
@@ -153,7 +164,8 @@ class Limits:
     def box(self, size: int, reach: float = 0.0) -> Box:
         """What the decisions leave of each of so many entries, (B, size); shrunk by a reach."""
         inf = torch.inf
-        low, high = (torch.where(self.side == side, self.place + side * reach, -side * inf) for side in (1, -1))
+        low, high = (torch.where(self.side == side, self.place + side * reach, -side * inf)
+                     for side in (1, -1))
         empty = low.new_zeros(len(low), size)
         return Box((empty - inf).scatter_reduce(1, self.entry, low, "amax"),
                    (empty + inf).scatter_reduce(1, self.entry, high, "amin"))

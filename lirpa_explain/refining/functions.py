@@ -14,13 +14,14 @@ from ..operators.local import Local
 
 @dataclass(frozen=True)
 class Functions:
-    """S functions A x + c of D inputs for each of B rows, of which each depends on n entries at most.
+    """S functions A x + c of D inputs for each of B rows, of which each depends on n entries at
+    most.
 
     Args:
         A: (B, S, n), coefficients.
         c: (B, S), constants.
-        index: (B, S, n), which inputs these are of, no two the same; D where it is none, and A is 0. None: all of
-            them, one after the other.
+        index: (B, S, n), which inputs these are of, no two the same; D where it is none, and A is
+            0. None: all of them, one after the other.
         inputs: D.
     """
 
@@ -30,7 +31,8 @@ class Functions:
     inputs: int
 
     @classmethod
-    def of(cls, coefficients: Sequence[Coefficient | None], c: Tensor, sizes: Sequence[int]) -> Functions:
+    def of(cls, coefficients: Sequence[Coefficient | None], c: Tensor,
+           sizes: Sequence[int]) -> Functions:
         """From coefficients of each input, (S, B, *input), None where all are 0.
 
         Args:
@@ -59,8 +61,10 @@ class Functions:
         if any(f.index is None for f in some):
             return cls(torch.cat([f.dense() for f in some], 1), c, None, inputs)
         most = max(f.A.shape[2] for f in some)
-        A, index = (torch.cat([torch.nn.functional.pad(x, (0, most - x.shape[2]), value=none) for x in tensors], 1)
-                    for tensors, none in (([f.A for f in some], 0), ([f.index for f in some], inputs)))
+        A, index = (torch.cat([torch.nn.functional.pad(x, (0, most - x.shape[2]), value=none)
+                               for x in tensors], 1)
+                    for tensors, none in (([f.A for f in some], 0),
+                                          ([f.index for f in some], inputs)))
         return cls(A, c, index, inputs)
 
     def __neg__(self) -> Functions:
@@ -75,13 +79,16 @@ class Functions:
         """Coefficients of all inputs, (B, S, D)."""
         if self.index is None:
             return self.A
-        return self.A.new_zeros(*self.c.shape, self.inputs + 1).scatter(2, self.index, self.A)[..., :-1].contiguous()
+        return self.A.new_zeros(*self.c.shape, self.inputs + 1).scatter(
+            2, self.index, self.A)[..., :-1].contiguous()
 
     def read(self, x: Tensor) -> Tensor:
-        """What numbers (B, D) of the inputs are where the coefficients are, 0 for none of them: (B, S, n)."""
+        """What numbers (B, D) of the inputs are where the coefficients are, 0 for none of them: (B,
+        S, n)."""
         if self.index is None:
             return x[:, None]
-        return torch.nn.functional.pad(x, (0, 1)).gather(1, self.index.flatten(1)).reshape(self.index.shape)
+        return torch.nn.functional.pad(x, (0, 1)).gather(1, self.index.flatten(1)).reshape(
+            self.index.shape)
 
 
 def taken(x: Tensor, at: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ LARGEST = 8.0
 
 @dataclass(frozen=True)
 class Part:
-    """The balls of one input: |x - center|_norm <= 1 after division by `radius`, (B, D) or (B, 1)."""
+    """The balls of one input: |x - center|_norm <= 1 after division by `radius`, (B, D) or (B,
+    1)."""
 
     norm: float
     center: Tensor
@@ -45,21 +46,26 @@ class Part:
         return torch.linalg.vector_norm(a, ord={math.inf: 1, 1: math.inf}.get(self.norm, 2), dim=-1)
 
     def rest(self, whole: Tensor, some: Tensor) -> Tensor:
-        """At most the spread of the other coefficients, where that of all is known, and that of some."""
+        """At most the spread of the other coefficients, where that of all is known, and that of
+        some."""
         if self.norm == math.inf:
             return whole - some
         if self.norm == 2:
-            return (whole.square() * (1 + roundings(RELAXED, whole.dtype)) - some.square()).clamp(min=0).sqrt()
+            return (whole.square() * (1 + roundings(RELAXED, whole.dtype))
+                    - some.square()).clamp(min=0).sqrt()
         return whole
 
     def ends(self, a: Tensor) -> Tensor:
-        """Where in the unit ball a.y is largest; for norm 1, where it is with all entries as large as the ball is."""
+        """Where in the unit ball a.y is largest; for norm 1, where it is with all entries as large
+        as the ball is."""
         if self.norm == 2:
-            return a / torch.linalg.vector_norm(a, dim=-1, keepdim=True).clamp(min=torch.finfo(a.dtype).tiny)
+            return a / torch.linalg.vector_norm(a, dim=-1, keepdim=True).clamp(
+                min=torch.finfo(a.dtype).tiny)
         return a.sign()
 
     def curvature(self, a: Tensor) -> Tensor:
-        """Q with spread(a) ~ sum q a^2, where another a' near has spread(a') <= (sum q a'^2 + spread(a)) / 2.
+        """Q with spread(a) ~ sum q a^2, where another a' near has spread(a') <= (sum q a'^2 +
+        spread(a)) / 2.
 
         For norm 1 that holds about, which is enough: multipliers may be any.
         """
@@ -83,7 +89,8 @@ class Ground:
     @classmethod
     def of(cls, values: tuple[Tensor, ...], balls: tuple[Perturbation | None, ...]) -> Ground:
         """The balls of an engine's inputs, of which some are held fixed."""
-        return cls(tuple(Part.of(x, ball) for x, ball in zip(values, balls, strict=False) if ball is not None))
+        return cls(tuple(Part.of(x, ball)
+                         for x, ball in zip(values, balls, strict=False) if ball is not None))
 
     def rows(self, index: Tensor) -> Ground:
         """The balls of these rows."""
@@ -101,9 +108,11 @@ class Ground:
         return Ground(tuple(parts))
 
     def read(self, functions: Functions) -> Ground:
-        """The balls in the inputs that each function depends on, each a row: B S of them, of n entries."""
+        """The balls in the inputs that each function depends on, each a row: B S of them, of n
+        entries."""
         if len(self.parts) != 1:
-            raise ValueError(f"functions of some inputs alone need balls of one input; given: {len(self.parts)}.")
+            raise ValueError("functions of some inputs alone need balls of one input; given: "
+                             f"{len(self.parts)}.")
         part, count = self.parts[0], functions.c.shape[1]
         radius = part.radius.repeat_interleave(count, 0) if part.radius.shape[1] == 1 else \
             functions.read(part.radius).flatten(0, 1)

@@ -28,7 +28,8 @@ KEPT = 20000
 
 
 FEW, FEW_OF_KINKS = 6, 2
-"""Entries of inputs up to which boxes are split by them, for smooth models and for those made of kinks."""
+"""Entries of inputs up to which boxes are split by them, for smooth models and for those made of
+kinks."""
 
 GRID = 32
 """Pieces that such a box is cut into at first."""
@@ -43,15 +44,18 @@ class Problem:
         engine: bounds of that module.
         inputs: the examples, each (N, *S).
         balls: the ball of each input, None if it is fixed.
-        by_inputs: whether boxes of inputs are split, and not pre-activations; None: where that is better.
+        by_inputs: whether boxes of inputs are split, and not pre-activations; None: where that is
+            better.
     """
 
-    def __init__(self, plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
+    def __init__(self, plan: Plan, module: GradientModule, engine: Engine,
+                 inputs: tuple[Tensor, ...],
                  balls: tuple[Ball | None, ...], by_inputs: bool | None = None) -> None:
         self.by_inputs = by_inputs
         self.plan, self.module, self.inputs, self.balls = plan, module, inputs, balls
         self.rows = PlanRows(plan, module, inputs, balls)
-        self.schedule = WithinDomains(engine.network, lookup("CROWN"), engine.memory, engine.options)
+        self.schedule = WithinDomains(engine.network, lookup("CROWN"), engine.memory,
+                                      engine.options)
         self.known: OrderedDict[tuple[int, frozenset[Decision]], Domain] = OrderedDict()
         self.kinks: dict[str, bool] = {}
         self.feels_inputs = False
@@ -76,7 +80,8 @@ class Problem:
 
     @property
     def splits_inputs(self) -> bool:
-        """Whether balls are split by their inputs and not by pre-activations: boxes of few dimensions."""
+        """Whether balls are split by their inputs and not by pre-activations: boxes of few
+        dimensions."""
         if self.by_inputs is not None:
             return self.by_inputs
         ground = self.schedule.ground
@@ -96,15 +101,19 @@ class Problem:
 
     def halves(self, domain: Domain, decision: Decision) -> tuple[Domain, Domain]:
         """The parts of a domain below and above a place."""
-        below, above = (self._remembered(domain.half(decision._replace(side=side))) for side in (-1, 1))
+        below, above = (self._remembered(domain.half(decision._replace(side=side)))
+                        for side in (-1, 1))
         return below, above
 
-    def bound(self, domains: Sequence[Domain], functions: Tensor, rounds: int, reads: Reads | None = None) -> Bounded:
-        """Lower bounds of functions (B, K, D) on domains, which are bounded themselves if they are not yet.
+    def bound(self, domains: Sequence[Domain], functions: Tensor, rounds: int,
+              reads: Reads | None = None) -> Bounded:
+        """Lower bounds of functions (B, K, D) on domains, which are bounded themselves if they are
+        not yet.
 
         All must be bounded already, or none; `reads` is as of `WithinDomains.run`.
         """
-        _, values, balls, _ = self.rows.take(torch.tensor([domain.row for domain in domains], device=functions.device))
+        _, values, balls, _ = self.rows.take(
+            torch.tensor([domain.row for domain in domains], device=functions.device))
         if any(d.node == INPUT for domain in domains for d in domain.decisions):
             values, balls = smaller(values, balls, domains)
         bounded = self.schedule.run(values, balls, domains, functions, rounds, reads)
@@ -126,7 +135,8 @@ class Problem:
         return self.module(*points, *values[len(points):])
 
     def nodes(self, row: int, points: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """What pre-activations that can be cut are at points, each (P, *S), as a row computes them: (P, n) by node."""
+        """What pre-activations that can be cut are at points, each (P, *S), as a row computes them:
+        (P, n) by node."""
         index = torch.full((len(points[0]),), row, device=points[0].device)
         _, values, _, _ = self.rows.take(index)
         names = {name: self.schedule.network.values[name] for name in self.kinks}
@@ -139,7 +149,8 @@ class Problem:
                    torch.zeros((), device=points[0].device))
 
     def point(self, example: int, flat: Tensor) -> tuple[Tensor, ...]:
-        """Points (P, M) of the inputs that move, drawn into the balls, as points (P, *S) of all inputs."""
+        """Points (P, M) of the inputs that move, drawn into the balls, as points (P, *S) of all
+        inputs."""
         parts, start = [], 0
         for x, ball in zip(self.inputs, self.balls, strict=True):
             own = x[example:example + 1].expand(len(flat), *x.shape[1:])
@@ -155,7 +166,8 @@ class Problem:
 
     def flat(self, points: tuple[Tensor, ...]) -> Tensor:
         """The inverse of `point`: what moves of points (P, *S) of all inputs, (P, M)."""
-        return torch.cat([flat_rows(x) for x, ball in zip(points, self.balls, strict=True) if ball is not None], 1)
+        return torch.cat([flat_rows(x) for x, ball in zip(points, self.balls, strict=True)
+                          if ball is not None], 1)
 
     def _remembered(self, domain: Domain) -> Domain:
         """The domain of equal decisions that is known already, or this one."""

@@ -1,4 +1,5 @@
-"""Growing trees of many functions side by side: domains are rows of a batch, and equal ones are bounded once."""
+"""Growing trees of many functions side by side: domains are rows of a batch, and equal ones are
+bounded once."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ FUNCTIONS = 16
 """Most functions that one row of a batch bounds."""
 
 PATIENCE = (16, 64, 256, 1024, 4096, 16384, 1 << 62)
-"""Domains that an objective gets before the next one's turn, the first time, the second, ...: easy ones come first."""
+"""Domains that an objective gets before the next one's turn, the first time, the second, ...: easy
+ones come first."""
 
 PROGRAMS = 4
 """Linear programs a batch for points of leaves that are not split up yet."""
@@ -64,8 +66,8 @@ class Search:
         progress: show a bar.
     """
 
-    def __init__(self, problem: Problem, objectives: Sequence[Objective], limits: Limits, progress: bool = False
-                 ) -> None:
+    def __init__(self, problem: Problem, objectives: Sequence[Objective], limits: Limits,
+                 progress: bool = False) -> None:
         self.problem, self.objectives, self.limits = problem, objectives, limits
         self.started, self.interrupted = clock.now(), False
         self.bar = tqdm(total=len(objectives), disable=not progress, unit="bound", leave=False)
@@ -93,12 +95,13 @@ class Search:
 
     def plant(self) -> None:
         """Bound the whole balls, or a grid of their inputs."""
-        wanted = [tree for objective in self.objectives if not objective.is_done for tree in objective.trees]
+        wanted = [tree for objective in self.objectives if not objective.is_done
+                  for tree in objective.trees]
         for trees in _parts(wanted, self.limits.batch * FUNCTIONS):
             if self.is_late:
                 return
-            self._replace([(tree, None, self.problem.whole(tree.row), tree.start) for tree in trees],
-                          keep=lambda: not self.problem.splits_inputs)
+            self._replace([(tree, None, self.problem.whole(tree.row), tree.start)
+                           for tree in trees], keep=lambda: not self.problem.splits_inputs)
             if self.problem.splits_inputs:
                 self._replace([(tree, None, domain, tree.start) for tree in trees
                                for domain in self.problem.grid(tree.row)])
@@ -118,13 +121,15 @@ class Search:
             if not pairs:
                 return
             self._split(pairs)
-            waiting = [o for o in waiting if not o.is_done and o.domains < patience and any(t.leaves for t in o.trees)]
+            waiting = [o for o in waiting
+                       if not o.is_done and o.domains < patience and any(t.leaves for t in o.trees)]
             self.bar.update(sum(o.is_done for o in self.objectives) - self.bar.n)
 
     def _split(self, pairs: list[tuple[Tree, Leaf]]) -> None:
         """Put the halves of leaves in their place."""
         started = clock.now()
-        self._replace([(tree, number, half, lower) for tree, (lower, number, domain, decision) in pairs
+        self._replace([(tree, number, half, lower)
+                       for tree, (lower, number, domain, decision) in pairs
                        for half in self.problem.halves(domain, decision)])
         for tree, _ in pairs:
             self.owner[tree].seconds += (clock.now() - started) / len(pairs)
@@ -133,7 +138,8 @@ class Search:
         """Bound the functions of trees on domains, and put these in the place of leaves.
 
         Args:
-            jobs: trees, numbers of the leaves that are parted, their parts, and lower bounds that are known of these.
+            jobs: trees, numbers of the leaves that are parted, their parts, and lower bounds that
+                are known of these.
             keep: whether to do so, asked when they are bounded.
         """
         by_domain: dict[Domain, list[tuple[Tree, float]]] = {}
@@ -149,7 +155,8 @@ class Search:
             tree.replace(numbers, found[tree])
 
     def _bounded(self, by_domain: dict[Domain, list[tuple[Tree, float]]]) -> dict[Tree, list[Part]]:
-        """Bound functions of trees on domains, of which lower bounds are known: the parts of each tree."""
+        """Bound functions of trees on domains, of which lower bounds are known: the parts of each
+        tree."""
         found: dict[Tree, list[Part]] = {}
         again, fresh = list[Line](), dict[Domain, Sequence[tuple[Tree, float]]]()
         for domain, trees in by_domain.items():
@@ -184,7 +191,8 @@ class Search:
                 tree.reads = {name: mask[i, j] for name, mask in bounded.reads.items()}
         chosen = decisions(bounded, domains, self.problem.kinks, self.problem.splits_inputs)
         found = [(tree, (max(lower, value), domain, decision))
-                 for (domain, trees), values, ways in zip(lines, bounded.lower.tolist(), chosen, strict=True)
+                 for (domain, trees), values, ways in zip(lines, bounded.lower.tolist(), chosen,
+                                                          strict=True)
                  for (tree, lower), value, decision in zip(trees, values, ways, strict=False)]
         if self.problem.splits_inputs:
             self._look_at_boxes(domains, bounded)
@@ -200,7 +208,8 @@ class Search:
         values, best = bounded.lower.tolist(), dict[Tree, tuple[float, int, int]]()
         for i, (domain, trees) in enumerate(lines):
             for j, (tree, _) in enumerate(trees):
-                if not domain.is_empty and values[i][j] < tree.found and not self.owner[tree].is_done:
+                if (not domain.is_empty and values[i][j] < tree.found
+                        and not self.owner[tree].is_done):
                     best[tree] = min(best.get(tree, (math.inf, 0, 0)), (values[i][j], i, j))
         by_row: dict[int, list[tuple[int, int]]] = {}
         for tree, (_, i, j) in best.items():
@@ -208,24 +217,28 @@ class Search:
         for row, chosen in by_row.items():
             at, number = (torch.tensor(index) for index in zip(*chosen, strict=True))
             wants = {name: want[at, number] for name, want in bounded.wants.items()}
-            self.look(self.problem.example(row), walked(self.problem, [lines[i][0] for i, _ in chosen], wants))
+            self.look(self.problem.example(row),
+                      walked(self.problem, [lines[i][0] for i, _ in chosen], wants))
 
     def _reads(self, lines: Sequence[Line]) -> Reads:
-        """Which entries of upstream gradients the trees of each line read, (B, n), where all trees know."""
+        """Which entries of upstream gradients the trees of each line read, (B, n), where all trees
+        know."""
         known = [[tree.reads for tree, _ in trees] for _, trees in lines]
         names = set.intersection(*(set(reads) for some in known for reads in some))
-        return {name: torch.stack([torch.stack([reads[name] for reads in some]).any(0) for some in known])
-                for name in names}
+        return {name: torch.stack([torch.stack([reads[name] for reads in some]).any(0)
+                                   for some in known]) for name in names}
 
     def _look_at_boxes(self, domains: Sequence[Domain], bounded: Bounded) -> None:
         """Middles of boxes of the inputs, and the ends that the first function's bound wants."""
         wanted = torch.where(bounded.at[:, 0] > 0, *bounded.box)
         owners = torch.tensor([self.problem.example(domain.row) for domain in domains])
         for example in owners.unique().tolist():
-            self.look(example, torch.cat([bounded.box.center, wanted])[(owners == example).repeat(2)])
+            self.look(example,
+                      torch.cat([bounded.box.center, wanted])[(owners == example).repeat(2)])
 
     def _find(self, domains: Sequence[Domain], parts: Sequence[tuple[Tree, Part]]) -> None:
-        """Points of the domains that promise most, or are not split further: evaluated, or proven not to exist."""
+        """Points of the domains that promise most, or are not split further: evaluated, or proven
+        not to exist."""
         if not self.problem.cuts.count:
             return
         wanted: dict[Domain, float] = {}
@@ -244,12 +257,14 @@ class Search:
             self.look(example, torch.stack(points))
 
     def look(self, example: int, flat: Tensor) -> None:
-        """Evaluate the attribution of an example at points (P, M) of what moves, for all objectives."""
+        """Evaluate the attribution of an example at points (P, M) of what moves, for all
+        objectives."""
         points, objectives = self.problem.point(example, flat), self.by_example.get(example, [])
         if not objectives:
             return
         functions, weight = self._functions(example), self.problem.weight
-        values = {row: self.problem.values(row, points) @ functions for row in self.problem.rows_of(example)}
+        values = {row: self.problem.values(row, points) @ functions
+                  for row in self.problem.rows_of(example)}
         total = torch.stack([weight(row) * value for row, value in values.items()]).sum(0)
         best, places = total.nan_to_num(nan=torch.inf).min(0)
         kept: dict[int, int] = {}
@@ -260,7 +275,8 @@ class Search:
                     self.points.append((example, tuple(part[index] for part in points)))
                 objective.found, objective.point = value, kept[index]
         for i, (row, value) in enumerate(values.items()):
-            least = (value if weight(row) >= 0 else -value).amin(0).tolist()  # a tree's function has that sign
+            # a tree's function has that sign
+            least = (value if weight(row) >= 0 else -value).amin(0).tolist()
             for objective, lowest in zip(objectives, least, strict=True):
                 objective.trees[i].found = min(objective.trees[i].found, lowest)
 

@@ -1,4 +1,5 @@
-"""Trees of domains, one for each function of a row whose least value is wanted, and what they are grown for."""
+"""Trees of domains, one for each function of a row whose least value is wanted, and what they are
+grown for."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ CLOSE = 1e-9
 """Relative distance of a bound and what was found up to which they are taken for equal."""
 
 Leaf = tuple[float, int, Domain, Decision]
-"""Its lower bound, a number that tells it from others, the domain, and the decision to split it by."""
+"""Its lower bound, a number that tells it from others, the domain, and the decision to split it
+by."""
 
 
 class Grown(NamedTuple):
@@ -49,8 +51,8 @@ class Tree:
         function: (D,), of the row's result; its least value is wanted.
         start: a lower bound that is known.
         found: the least value found.
-        reads: which entries of upstream gradients its bound on the whole ball is made of, (n,), by node; those that it
-            reads within.
+        reads: which entries of upstream gradients its bound on the whole ball is made of, (n,), by
+            node; those that it reads within.
     """
 
     row: int
@@ -81,7 +83,8 @@ class Tree:
     def lowest(self, count: int, level: float) -> list[Leaf]:
         """So many leaves with the lowest bounds, of those with bounds below a level."""
         level = min(level, self.grown.floor, self.found)
-        return [leaf for leaf in heapq.nsmallest(count, self.leaves) if leaf[0] < level] if count else []
+        return ([leaf for leaf in heapq.nsmallest(count, self.leaves) if leaf[0] < level]
+                if count else [])
 
     def replace(self, gone: set[int], parts: Iterable[Part]) -> None:
         """Put domains in the place of leaves, by number, that they are all of."""
@@ -89,7 +92,8 @@ class Tree:
         leaves, floor, domains = self.grown
         kept = [leaf for leaf in leaves if leaf[1] not in gone]
         live = [part for part in parts if not part[1].is_empty]
-        kept += [(lower, next(_numbers), domain, decision) for lower, domain, decision in live if decision is not None]
+        kept += [(lower, next(_numbers), domain, decision)
+                 for lower, domain, decision in live if decision is not None]
         heapq.heapify(kept)
         floor = min([floor, *(lower for lower, _, decision in live if decision is None)])
         self.grown = Grown(tuple(kept), floor, domains + len(parts))
@@ -105,12 +109,14 @@ class Objective:
         trees: one for each row.
         weights: with which their values are summed, all positive.
         margin: by how much roundings may have moved the sum.
-        threshold: what is to be decided: whether the function exceeds it everywhere; None: its value is wanted.
+        threshold: what is to be decided: whether the function exceeds it everywhere; None: its
+            value is wanted.
         start: a lower bound that is known.
         found: the least value found.
         point: which of the search's points has it.
         partner: the objective of the negated function.
-        tolerance: share of the width of both bounds together up to which they may exceed what was found.
+        tolerance: share of the width of both bounds together up to which they may exceed what was
+            found.
         seconds: spent on it.
     """
 
@@ -130,7 +136,8 @@ class Objective:
     @property
     def lower(self) -> float:
         """A lower bound, moved outward by roundings."""
-        total = sum(w * tree.lower for w, tree in zip(self.weights, self.trees, strict=True)) - self.margin
+        total = sum(w * tree.lower
+                    for w, tree in zip(self.weights, self.trees, strict=True)) - self.margin
         return max(self.start, total)
 
     @property
@@ -145,7 +152,8 @@ class Objective:
 
     @property
     def decided(self) -> int:
-        """1: it exceeds the threshold everywhere; -1: it does not somewhere; 0: that is open, or nothing was asked."""
+        """1: it exceeds the threshold everywhere; -1: it does not somewhere; 0: that is open, or
+        nothing was asked."""
         if self.threshold is None:
             return 0
         return int(self.lower > self.threshold) or -int(self.found <= self.threshold)
@@ -162,12 +170,15 @@ class Objective:
         return all(tree.domains and not tree.leaves for tree in self.trees)
 
     def lowest(self, count: int) -> list[tuple[Tree, Leaf]]:
-        """Leaves to split next, so many at most: of the tree that loses most beside what was found of it."""
-        slack = [w * (tree.found - tree.lower) for w, tree in zip(self.weights, self.trees, strict=True)]
+        """Leaves to split next, so many at most: of the tree that loses most beside what was found
+        of it."""
+        slack = [w * (tree.found - tree.lower)
+                 for w, tree in zip(self.weights, self.trees, strict=True)]
         chosen: list[tuple[Tree, Leaf]] = []
         for i in sorted(range(len(slack)), key=lambda i: -slack[i]):
             tree = self.trees[i]
-            chosen += [(tree, leaf) for leaf in tree.lowest(count - len(chosen), self._level(tree, self.weights[i]))]
+            chosen += [(tree, leaf) for leaf in tree.lowest(count - len(chosen),
+                                                            self._level(tree, self.weights[i]))]
         return chosen
 
     def _level(self, tree: Tree, weight: float) -> float:

@@ -1,4 +1,5 @@
-"""Points at which a function may be least: walks to where kinks lie on the sides that its bounds want."""
+"""Points at which a function may be least: walks to where kinks lie on the sides that its bounds
+want."""
 
 from __future__ import annotations
 
@@ -21,13 +22,14 @@ FIRST = 0.5
 def walked(problem: Problem, domains: Sequence[Domain], wants: Mapping[str, Tensor]) -> Tensor:
     """Points (P, M) of the inputs that move, by steps from the middle of a ball.
 
-    Each step goes down on the sum of how far pre-activations lie on the wrong side of their kinks, relative to the
-    widths of their intervals. Decisions count as much as what is wanted most.
+    Each step goes down on the sum of how far pre-activations lie on the wrong side of their kinks,
+    relative to the widths of their intervals. Decisions count as much as what is wanted most.
 
     Args:
         problem: whose domains they are.
         domains: P of them, of one row.
-        wants: by node, (P, n): above 0 where an entry is wanted to be above 0, by how much that counts.
+        wants: by node, (P, n): above 0 where an entry is wanted to be above 0, by how much that
+            counts.
     """
     row = domains[0].row
     example, ground = problem.example(row), Ground.of(*problem.rows.take(torch.tensor([row]))[1:3])
@@ -37,7 +39,8 @@ def walked(problem: Problem, domains: Sequence[Domain], wants: Mapping[str, Tens
         with torch.enable_grad():
             moved = flat.clone().requires_grad_()
             nodes = problem.nodes(row, problem.point(example, moved))
-            loss = sum((-weight * nodes[name]).clamp(min=0).sum() for name, weight in weights.items())
+            loss = sum((-weight * nodes[name]).clamp(min=0).sum()
+                       for name, weight in weights.items())
             slope, = torch.autograd.grad(loss, moved)
         step = FIRST * (1 - i / STEPS) * ground.ends(slope * ground.radius) * ground.radius
         flat = problem.flat(problem.point(example, flat - step))
@@ -45,7 +48,8 @@ def walked(problem: Problem, domains: Sequence[Domain], wants: Mapping[str, Tens
 
 
 def _weights(domains: Sequence[Domain], wants: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """How much it counts that an entry is above 0, or below, relative to the width of its interval: (P, n) by node."""
+    """How much it counts that an entry is above 0, or below, relative to the width of its interval:
+    (P, n) by node."""
     most = torch.stack([want.abs().amax(1) for want in wants.values()]).amax(0).tolist()
     weights = {name: want.clone() for name, want in wants.items()}
     for i, domain in enumerate(domains):
@@ -53,6 +57,7 @@ def _weights(domains: Sequence[Domain], wants: Mapping[str, Tensor]) -> dict[str
             if name in weights:
                 weights[name][i, entry] = side * most[i]
     for name, weight in weights.items():
-        width = torch.stack([box.width for domain in domains if (box := domain.box(name)) is not None])
+        width = torch.stack([box.width
+                             for domain in domains if (box := domain.box(name)) is not None])
         weight /= width.clamp(min=torch.finfo(width.dtype).tiny ** 0.5)
     return weights

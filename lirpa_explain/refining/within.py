@@ -1,9 +1,10 @@
-"""Bounds within domains: a schedule whose rows are domains, and whose linear bounds feel the half-spaces.
+"""Bounds within domains: a schedule whose rows are domains, and whose linear bounds feel the
+half-spaces.
 
-Front to back, every node that a relaxation reads is bounded as for CROWN, with its linear bounds kept as functions of
-the inputs: their extremes are those over the ball cut by the half-spaces of all decisions before. A node's own
-decisions then add theirs, made of its linear bounds, and narrow its box. Where what is known of a node is empty, beyond
-roundings, the domain is.
+Front to back, every node that a relaxation reads is bounded as for CROWN, with its linear bounds
+kept as functions of the inputs: their extremes are those over the ball cut by the half-spaces of
+all decisions before. A node's own decisions then add theirs, made of its linear bounds, and narrow
+its box. Where what is known of a node is empty, beyond roundings, the domain is.
 """
 
 from __future__ import annotations
@@ -51,11 +52,14 @@ class Bounded:
         lower: (B, K), lower bounds.
         at: coefficients of the inputs in these bounds, (B, K, D): where the bounds want the inputs.
         box: of the inputs that move, (B, D) each.
-        gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can gain from knowing an
-            entry exactly.
-        wants: likewise by kinks, above 0 where the bound is lower for an entry above 0, below 0 for one below.
-        behind: by node, (B, n): about how much the domain's half-spaces can gain likewise, where functions gain nothing.
-        reads: of whole balls, which entries of upstream gradients the bounds are made of, by node: (B, K, n).
+        gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can
+            gain from knowing an entry exactly.
+        wants: likewise by kinks, above 0 where the bound is lower for an entry above 0, below 0 for
+            one below.
+        behind: by node, (B, n): about how much the domain's half-spaces can gain likewise, where
+            functions gain nothing.
+        reads: of whole balls, which entries of upstream gradients the bounds are made of, by node:
+            (B, K, n).
     """
 
     lower: Tensor
@@ -70,8 +74,9 @@ class Bounded:
 class WithinDomains(Schedule):
     """CROWN within domains."""
 
-    def run(self, inputs: tuple[Tensor, ...], balls: tuple[Perturbation | None, ...], domains: Sequence[Domain],
-            functions: Tensor | None, rounds: int = ROUNDS, reads: Reads | None = None) -> Bounded | None:
+    def run(self, inputs: tuple[Tensor, ...], balls: tuple[Perturbation | None, ...],
+            domains: Sequence[Domain], functions: Tensor | None, rounds: int = ROUNDS,
+            reads: Reads | None = None) -> Bounded | None:
         """Bound domains that are not bounded yet, and functions on all of them.
 
         Args:
@@ -80,14 +85,15 @@ class WithinDomains(Schedule):
             domains: B of them; their boxes, and whether they are empty, are set.
             functions: (B, K, D), functions of which lower bounds are wanted; None for none.
             rounds: of the multipliers; 0 for none, the half-spaces then being left out.
-            reads: the entries (B, n) of upstream gradients that these functions read, by node; default: all. Further
-                ones have their bounds on a larger domain.
+            reads: the entries (B, n) of upstream gradients that these functions read, by node;
+                default: all. Further ones have their bounds on a larger domain.
         """
         self.ground, self.rounds = Ground.of(inputs, balls), rounds
         with torch.no_grad(), self.network.at(inputs, balls):
-            self.moving = [node for ball in balls if ball is not None for node in self.network.moving_inputs
-                           if node.perturbation is ball]
-            self.cuts, self.effects = Cuts.none(self.ground.center), dict[str, tuple[Tensor, Tensor]]()
+            self.moving = [node for ball in balls if ball is not None
+                           for node in self.network.moving_inputs if node.perturbation is ball]
+            self.cuts, self.effects = (Cuts.none(self.ground.center),
+                                       dict[str, tuple[Tensor, Tensor]]())
             self.empty = torch.zeros(len(domains), dtype=torch.bool, device=inputs[0].device)
             fresh = not all(domain.is_bounded for domain in domains)
             boxes, self.open, self.read = dict[str, Box](), dict[str, Tensor](), dict[str, Tensor]()
@@ -96,11 +102,13 @@ class WithinDomains(Schedule):
             for node, readers in self.network.read_nodes(True):
                 boxes[node.name] = self._bound(node, readers, domains, fresh)
             for i, (domain, is_empty) in enumerate(zip(domains, self.empty.tolist(), strict=True)):
-                domain.settle({name: Box(box.lower[i], box.upper[i]) for name, box in boxes.items()},
+                domain.settle({name: Box(box.lower[i], box.upper[i])
+                               for name, box in boxes.items()},
                               {name: mask[i] for name, mask in self.open.items()},
                               {name: mask[i] for name, mask in self.read.items()}, is_empty)
             self.kinks = self._splittable()
-            return None if functions is None else self._functions(functions, any(d.whole is None for d in domains))
+            return (None if functions is None
+                    else self._functions(functions, any(d.whole is None for d in domains)))
 
     def _splittable(self) -> dict[str, bool]:
         """Nodes whose entries can be cut, and whether that is at the one kink at 0."""
@@ -122,10 +130,12 @@ class WithinDomains(Schedule):
         margin = flat_rows(self.network.rounding_margin(node)).expand_as(box.lower)
         known = [k for k in (domain.box(node.name) for domain in domains) if k is not None]
         if len(known) == len(domains):
-            box = box.intersect(Box(*(torch.stack([k[i] for k in known]) for i in (0, 1)))).ordered()
+            box = box.intersect(Box(*(torch.stack([k[i] for k in known])
+                                      for i in (0, 1)))).ordered()
         self._compare(node, box.map(lambda side: side.reshape(shape)), readers)
         if fresh or node.name in self.upstream:
-            is_open = flat_rows(self._open_entries(node, box.map(lambda side: side.reshape(shape)), readers))
+            is_open = flat_rows(self._open_entries(node, box.map(lambda side: side.reshape(shape)),
+                                                   readers))
             if fresh:
                 self.open[node.name] = is_open
             if limits.count:
@@ -133,7 +143,8 @@ class WithinDomains(Schedule):
                 self._watch(seen)
                 self._add_cuts(self._linear(node, limits.entry), limits, margin)
                 self._note_behind(seen, limits)
-            wanted = (is_open | limits.mask(is_open.shape[1])) & self._is_news(node, is_open, domains)
+            wanted = (is_open | limits.mask(is_open.shape[1])) & self._is_news(
+                node, is_open, domains)
             box = self._cut(node, box, wanted, limits, margin)
         self.network.settle(node, box.map(lambda side: side.reshape(shape)))
         if limits.count:
@@ -141,13 +152,15 @@ class WithinDomains(Schedule):
         return box
 
     def _upstream(self) -> set[str]:
-        """Nodes that are read as upstream gradients alone, which nothing but the functions depends on."""
+        """Nodes that are read as upstream gradients alone, which nothing but the functions depends
+        on."""
         relaxed = self.network.relaxations_before(self.network.result)
         found = {op.inputs[0].name for op in relaxed if isinstance(op, BoundActivationGradient)}
         return found - set(self._splittable())
 
     def _unknown(self, domains: Sequence[Domain]) -> dict[str, Tensor]:
-        """The inputs, marked where more is known of them than the bounds that domains have inherited say."""
+        """The inputs, marked where more is known of them than the bounds that domains have
+        inherited say."""
         every = torch.tensor([domain.since is None or any(d.node == INPUT for d in domain.decisions)
                               for domain in domains], device=self.ground.center.device)
         return self._marked(every[:, None].expand_as(self.ground.center))
@@ -160,13 +173,14 @@ class WithinDomains(Schedule):
     def _is_news(self, node: Bound, like: Tensor, domains: Sequence[Domain]) -> Tensor:
         """Entries (B, n) of a node that more may be known of than the domains know.
 
-        Those of upstream gradients that functions read and nobody has bounded; else what depends on inputs that a new
-        half-space depends on: all new bounds come from these.
+        Those of upstream gradients that functions read and nobody has bounded; else what depends on
+        inputs that a new half-space depends on: all new bounds come from these.
         """
         if node.name not in self.upstream:
             return flat_rows(self.network.reached(node, self.marks))
         self.read[node.name] = reads = self.reads.get(node.name, torch.ones_like(like))
-        return reads & ~torch.stack([torch.zeros_like(like[0]) | domain.is_read(node.name) for domain in domains])
+        return reads & ~torch.stack([torch.zeros_like(like[0]) | domain.is_read(node.name)
+                                     for domain in domains])
 
     def _cut(self, node: Bound, box: Box, wanted: Tensor, limits: Limits, margin: Tensor) -> Box:
         """The box cut to linear bounds of the wanted entries, (B, n)."""
@@ -178,23 +192,27 @@ class WithinDomains(Schedule):
         if self.ground.is_box and sum(self.ground.sizes) <= MOST_INPUTS:
             reach = ((lower.dense().abs() + upper.dense().abs()) / 2) * self.ground.radius[:, None]
             least_width = torch.finfo(reach.dtype).tiny ** 0.5
-            self.effects[node.name] = index, reach / reach.sum(2, keepdim=True).clamp(min=least_width)
+            self.effects[node.name] = (index,
+                                       reach / reach.sum(2, keepdim=True).clamp(min=least_width))
         both = least(self.ground, Functions.joined([lower, -upper]), self.cuts, self.rounds)
         old = box.map(lambda side: side.gather(1, index))
         new = old.intersect(Box(both[:, :most], -both[:, most:]))
-        possible = new.intersect(limits.box(wanted.shape[1]).map(lambda side: side.gather(1, index)))
+        possible = new.intersect(
+            limits.box(wanted.shape[1]).map(lambda side: side.gather(1, index)))
         self.empty |= (possible.lower - possible.upper > 2 * margin.gather(1, index)).any(1)
         new = new.ordered()
         return Box(*(side.scatter(1, index, part) for side, part in zip(box, new, strict=True)))
 
     def _linear(self, node: Bound, index: Tensor) -> tuple[Functions, Functions]:
-        """Linear bounds, below and above, of entries (B, K) of a node as functions of the inputs."""
+        """Linear bounds, below and above, of entries (B, K) of a node as functions of the
+        inputs."""
         chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
         found = [self.network.in_inputs(*self.network.sums(node, part[..., None], (1.0,)))
                  for part in index.split(chunk, 1)]
         sizes = [part.shape[1] for part in index.split(chunk, 1)]
         lower, upper = (Functions.joined([self._in_inputs(linear, side, count)
-                                          for linear, count in zip(found, sizes, strict=True)]) for side in (0, 1))
+                                          for linear, count in zip(found, sizes, strict=True)])
+                        for side in (0, 1))
         return lower, upper
 
     def _in_inputs(self, linear: Linear, side: int, count: int) -> Functions:
@@ -204,7 +222,8 @@ class WithinDomains(Schedule):
         return Functions.of(coefficients, constant, self.ground.sizes)
 
     def _add_cuts(self, sides: tuple[Functions, Functions], limits: Limits, margin: Tensor) -> None:
-        """Half-spaces: where z >= place, its upper linear bound is; where z <= place, its lower one.
+        """Half-spaces: where z >= place, its upper linear bound is; where z <= place, its lower
+        one.
 
         Args:
             sides: linear bounds of the decided entries.
@@ -213,13 +232,15 @@ class WithinDomains(Schedule):
         """
         (lower, upper), up = sides, limits.side > 0
         G = torch.where(up[..., None], upper.dense(), -lower.dense()) * limits.side.abs()[..., None]
-        h = torch.where(up, upper.c, -lower.c) - limits.side * limits.place + margin.gather(1, limits.entry)
+        h = torch.where(up, upper.c,
+                        -lower.c) - limits.side * limits.place + margin.gather(1, limits.entry)
         self.cuts = self.cuts.and_also(G, torch.where(limits.side == 0, torch.ones_like(h), h))
         news = self._marked(((G != 0) & limits.is_new[..., None]).any(1))
         self.marks = {name: mask | news[name] for name, mask in self.marks.items()}
 
     def _note_behind(self, seen: dict[str, Tensor], limits: Limits) -> None:
-        """Add up what the half-spaces added last, relative to their extent, can gain from knowing pre-activations."""
+        """Add up what the half-spaces added last, relative to their extent, can gain from knowing
+        pre-activations."""
         extent = (self.cuts.G[:, -limits.count:].abs() * self.ground.radius[:, None]).sum(2)
         share = limits.side.abs() / extent.clamp(min=torch.finfo(extent.dtype).tiny ** 0.5)
         for name, gain in self._gains(seen, True).items():
@@ -227,11 +248,13 @@ class WithinDomains(Schedule):
             self.behind[name] = self.behind[name] + own if name in self.behind else own
 
     def _decide(self, node: Bound, box: Box, limits: Limits, shape: torch.Size) -> None:
-        """Narrow a settled node to what is decided, so that relaxations see it on the right side of the place."""
+        """Narrow a settled node to what is decided, so that relaxations see it on the right side of
+        the place."""
         lower, upper = flat_rows(node.lower), flat_rows(node.upper)
         reach = roundings(DECIDED, lower.dtype) * torch.maximum(lower.abs(), upper.abs())
         decided = limits.box(lower.shape[1])
-        low, high = torch.fmax(lower, decided.lower + reach), torch.fmin(upper, decided.upper - reach)
+        low, high = (torch.fmax(lower, decided.lower + reach),
+                     torch.fmin(upper, decided.upper - reach))
         crossed = low > high  # as good as empty: one of both sides is as right as the other
         low, high = (torch.where(crossed & decided.upper.isfinite(), high, low),
                      torch.where(crossed & ~decided.upper.isfinite(), low, high))
@@ -249,25 +272,29 @@ class WithinDomains(Schedule):
             parts.append((least(self.ground, bound, self.cuts, self.rounds), bound.dense()))
             noted.append((self._gains(seen, True), self._gains(seen, False), self._wants(seen),
                           self._reads_of(seen) if notes_reads else {}))
-        joined, rest, wants, read = ({name: torch.cat([some[name] for some in kind], 1) for name in kind[0]}
-                                     for kind in zip(*noted, strict=True))
+        joined, rest, wants, read = ({name: torch.cat([some[name] for some in kind], 1)
+                                      for name in kind[0]} for kind in zip(*noted, strict=True))
         lower, A = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
         box = self.network.of_interval(functions, self.network.interval(node))
-        inputs = Box(self.ground.center - self.ground.radius, self.ground.center + self.ground.radius)
+        inputs = Box(self.ground.center - self.ground.radius,
+                     self.ground.center + self.ground.radius)
         if self.effects:
             shared = [gain for gain in map(self._input_gains, (joined, rest)) if len(gain)]
             joined |= {INPUT: sum(shared[1:], shared[0])} if shared else {}
         return Bounded(torch.fmax(lower, box.lower), A, inputs, joined, wants, self.behind, read)
 
     def _of_result(self, functions: Tensor) -> tuple[Bound, Coefficient]:
-        """Functions (B, K, D) of the result as such of some node; of one entry each, they are local where it is one."""
+        """Functions (B, K, D) of the result as such of some node; of one entry each, they are local
+        where it is one."""
         if bool(((functions != 0).sum(2) > 1).any()):
             return self.network.result, functions
         entry = functions.abs().argmax(2, keepdim=True)
-        return self.network.sums(self.network.result, entry, (1.0,), functions.gather(2, entry)[..., 0])
+        return self.network.sums(self.network.result, entry, (1.0,),
+                                 functions.gather(2, entry)[..., 0])
 
     def _wants(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gains of kinks, below 0 where a lower bound of the functions is made by an entry below 0, (B, K, n)."""
+        """Gains of kinks, below 0 where a lower bound of the functions is made by an entry below 0,
+        (B, K, n)."""
         found: dict[str, Tensor] = {}
         for operator in self.network.relaxations_before(self.network.result):
             if operator.name in seen and operator.operator.name in KINKS:
@@ -284,12 +311,15 @@ class WithinDomains(Schedule):
         for operator in self.network.relaxations_before(self.network.result):
             name = operator.inputs[0].name
             if name in self.upstream and operator.name in seen:
-                read = flat_functions(to_shape((seen[operator.name] != 0).to(seen[operator.name].dtype), operator.inputs[0])) != 0
-                found[name] = found[name] | read.transpose(0, 1) if name in found else read.transpose(0, 1)
+                read = flat_functions(to_shape((seen[operator.name] != 0).to(
+                    seen[operator.name].dtype), operator.inputs[0])) != 0
+                found[name] = (found[name] | read.transpose(0, 1)
+                               if name in found else read.transpose(0, 1))
         return found
 
     def _input_gains(self, gains: dict[str, Tensor]) -> Tensor:
-        """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals is due to each."""
+        """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals
+        is due to each."""
         found = []
         for name, (index, share) in self.effects.items():
             if name in gains:
@@ -307,7 +337,8 @@ class WithinDomains(Schedule):
             operator.watch = watch
 
     def _gains(self, seen: dict[str, Tensor], by_one: bool) -> dict[str, Tensor]:
-        """Sizes of coefficients times the gaps of relaxations, by the nodes whose values decide them.
+        """Sizes of coefficients times the gaps of relaxations, by the nodes whose values decide
+        them.
 
         Args:
             seen: the coefficients, by operator.
@@ -320,7 +351,8 @@ class WithinDomains(Schedule):
             if operator.name not in seen or (place is not None) != by_one:
                 continue
             gain = seen[operator.name].abs() * operator.gap().abs()
-            nodes = [operator.inputs[i] for i in (operator.relaxed_inputs() if place is None else [place])]
+            nodes = [operator.inputs[i]
+                     for i in (operator.relaxed_inputs() if place is None else [place])]
             for node in (node for node in nodes if node.perturbed):
                 own = flat_functions(to_shape(gain, node)).transpose(0, 1)
                 gains[node.name] = gains[node.name] + own if node.name in gains else own
@@ -328,7 +360,8 @@ class WithinDomains(Schedule):
 
 
 def splittable(operator: BoundPlanes) -> int | None:
-    """Which of an operator's inputs decides its relaxation by itself, being cut in two; None if none does."""
+    """Which of an operator's inputs decides its relaxation by itself, being cut in two; None if
+    none does."""
     if isinstance(operator, BoundActivation):
         return 0
     return 1 if isinstance(operator, BoundActivationGradient) else None
