@@ -1,9 +1,11 @@
-"""Teach the package a metric of your own: a number about an explanation, bounded over every point of a box.
+"""Teach the package a metric of your own: a number about an explanation, bounded over every point
+of a box.
 
-The metric is the lead of the most important feature, |a_first| - max of the other |a_i|, where `first` is the one that
-leads now. Its smallest value over a box is attained where that feature is smallest and every other one largest, so the
-bound is exact. A positive lead certifies who is first, and by how much. From then on it is an objective of attacks, a
-number to sandwich, a column of reports, and a condition for `refine` and `radius`.
+The metric is the lead of the most important feature, |a_first| - max of the other |a_i|, where
+`first` is the one that leads now. Its smallest value over a box is attained where that feature is
+smallest and every other one largest, so the bound is exact. A positive lead certifies who is first,
+and by how much. From then on it is an objective of attacks, a number to sandwich, a column of
+reports, and a condition for `refine` and `radius`.
 
     python examples/add_a_metric.py
 """
@@ -27,8 +29,8 @@ def least_lead(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
     return sizes.lower.gather(1, first)[:, 0] - rivals
 
 
-LEAD = Metric("lead", least_lead, direction="lower", exact=True, range="any", formula="|a_first| - max of other |a_i|",
-              source="", worst=-math.inf)
+LEAD = Metric("lead", least_lead, direction="lower", exact=True, range="any",
+              formula="|a_first| - max of other |a_i|", source="", worst=-math.inf)
 
 
 def main() -> lx.Sandwich:
@@ -39,11 +41,12 @@ def main() -> lx.Sandwich:
     x = torch.randn(4, 6)
     certificate = lx.certify(Saliency(model), x, eps=0.02, target=1, abs=False)
     lead = certificate.metric("lead")
-    print(f"the first feature certainly stays the first in {int((lead > 0).sum())} of {len(x)} explanations")
+    print(f"the first feature certainly stays the first in {int((lead > 0).sum())} of {len(x)} "
+          "explanations")
     sides = certificate.sandwich("lead")
     for i in range(len(x)):
-        print(f"example {i}: the lead is at least {lead[i]:.4f}; it shrinks by at most {sides.certified[i]:.4f}, "
-              f"and an attack shrinks it by {sides.found[i]:.4f}")
+        print(f"example {i}: the lead is at least {lead[i]:.4f}; it shrinks by at most "
+              f"{sides.certified[i]:.4f}, and an attack shrinks it by {sides.found[i]:.4f}")
     return sides
 
 

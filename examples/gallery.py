@@ -1,8 +1,9 @@
 """A picture of each of Captum's gradient attributions with its certificate.
 
-A small convolutional network learns scikit-learn's handwritten digits. Each row of the picture is one attribution of
-one digit: its lower bound, its value and its upper bound, which hold for EVERY image within 2/255 of this one in all
-pixels, and the signs that none of these images can flip. The three maps of a row share one scale of colours.
+A small convolutional network learns scikit-learn's handwritten digits. Each row of the picture is
+one attribution of one digit: its lower bound, its value and its upper bound, which hold for EVERY
+image within 2/255 of this one in all pixels, and the signs that none of these images can flip. The
+three maps of a row share one scale of colours.
 
     python examples/gallery.py [--out gallery.png] [--only Saliency LRP ...]
 
@@ -34,8 +35,10 @@ class Digits(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2, padding=1)
-        self.relu1, self.relu2, self.pool, self.last = nn.ReLU(), nn.ReLU(), nn.AvgPool2d(2), nn.Linear(64, 10)
+        self.first, self.second = (nn.Conv2d(1, 8, 3, padding=1),
+                                   nn.Conv2d(8, 16, 3, stride=2, padding=1))
+        self.relu1, self.relu2, self.pool, self.last = (nn.ReLU(), nn.ReLU(), nn.AvgPool2d(2),
+                                                        nn.Linear(64, 10))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, 10)."""
@@ -48,7 +51,8 @@ CASES: dict[str, Callable[[Digits, Tensor], Case]] = {
     "Saliency": lambda m, b: (attr.Saliency(m), {"abs": False}),
     "InputXGradient": lambda m, b: (attr.InputXGradient(m), {}),
     "IntegratedGradients": lambda m, b: (attr.IntegratedGradients(m), STEPS),
-    "SmoothGrad": lambda m, b: (attr.NoiseTunnel(attr.Saliency(m)), {"abs": False, "stdevs": 0.1, "nt_samples": 16}),
+    "SmoothGrad": lambda m,
+    b: (attr.NoiseTunnel(attr.Saliency(m)), {"abs": False, "stdevs": 0.1, "nt_samples": 16}),
     "GradientShap": lambda m, b: (attr.GradientShap(m), {"baselines": b[:16], "n_samples": 16}),
     "DeepLift": lambda m, b: (attr.DeepLift(m), {}),
     "DeepLiftShap": lambda m, b: (attr.DeepLiftShap(m), {"baselines": b[:16]}),
@@ -60,7 +64,8 @@ CASES: dict[str, Callable[[Digits, Tensor], Case]] = {
     "LayerConductance": lambda m, b: (attr.LayerConductance(m, m.second), STEPS),
     "NeuronIntegratedGradients": lambda m, b: (attr.NeuronIntegratedGradients(m, m.second),
                                                {**STEPS, "neuron_selector": (0, 2, 2)}),
-    "Concept (two channels)": lambda m, b: (attr.InputXGradient(lx.channels(m, m.second, [0, 1])), {}),
+    "Concept (two channels)": lambda m,
+    b: (attr.InputXGradient(lx.channels(m, m.second, [0, 1])), {}),
 }
 
 
@@ -90,7 +95,8 @@ def draw(certificates: dict[str, lx.Certificate], image: Tensor) -> Figure:
     rows = figure.subplots(len(certificates), 5, squeeze=False)
     signs = ListedColormap(["#b2182b", "#e0e0e0", "#2166ac"])
     for axes, (name, certificate) in zip(rows, certificates.items(), strict=True):
-        maps = [side[0].sum(0).numpy() for side in (certificate.lower, certificate.nominal, certificate.upper)]
+        maps = [side[0].sum(0).numpy()
+                for side in (certificate.lower, certificate.nominal, certificate.upper)]
         scale = max(abs(values).max() for values in maps)
         axes[0].imshow(image[0, 0].numpy(), cmap="gray_r", vmin=0, vmax=1)
         for axis, values in zip(axes[1:4], maps, strict=True):
@@ -99,7 +105,8 @@ def draw(certificates: dict[str, lx.Certificate], image: Tensor) -> Figure:
         certain = torch.tensor((maps[0] > 0).astype(float) - (maps[2] < 0).astype(float))
         axes[4].imshow(certain.numpy(), cmap=signs, vmin=-1.5, vmax=1.5)
         axes[0].set_ylabel(name, fontsize=8)
-    for axis, title in zip(rows[0], ["image", "lower bound", "attribution", "upper bound", "certain signs"],
+    for axis, title in zip(rows[0],
+                           ["image", "lower bound", "attribution", "upper bound", "certain signs"],
                            strict=True):
         axis.set_title(title)
     for axis in rows.flat:
@@ -108,10 +115,14 @@ def draw(certificates: dict[str, lx.Certificate], image: Tensor) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, lx.Certificate]:
-    """Train, certify, print a line for each attribution, save the picture; returns the certificates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Train, certify, print a line for each attribution, save the picture; returns the
+    certificates.
+    """
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="gallery.png", help="file for the picture")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="which attributions")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES),
+                        help="which attributions")
     args = parser.parse_args(argv)
 
     torch.manual_seed(0)
@@ -126,8 +137,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, lx.Certificate]:
             certificates[name] = certify(name, model, image, training)
         signs = certificates[name].sign() != 0
         of = certificates[name].nominal != 0
-        print(f"{name:27}{float(signs[of].float().mean()):7.1%} of the signs, "
-              f"width {float(certificates[name].width.mean()):.2e}, {certificates[name].elapsed_s:.1f} s")
+        print(f"{name:27}{float(signs[of].float().mean()):7.1%} of the signs, width "
+              f"{float(certificates[name].width.mean()):.2e}, {certificates[name].elapsed_s:.1f} s")
     draw(certificates, image).savefig(args.out, dpi=80)
     return certificates
 

@@ -1,10 +1,11 @@
-"""How large a change of the image leaves an explanation as it is? The radius of a property, from both sides.
+"""How large a change of the image leaves an explanation as it is? The radius of a property, from
+both sides.
 
-A small network learns scikit-learn's handwritten digits. For each of a few test images, bisection finds the largest
-radius at which a property of input times gradient is certified, and the next one at which it is not. Bounds are not
-exact, so the same search finds the smallest radius at which an attack breaks the property: the true radius lies between
-what is certified and what is broken. The picture shows a certified and the found figure against the radius, for the
-first image.
+A small network learns scikit-learn's handwritten digits. For each of a few test images, bisection
+finds the largest radius at which a property of input times gradient is certified, and the next one
+at which it is not. Bounds are not exact, so the same search finds the smallest radius at which an
+attack breaks the property: the true radius lies between what is certified and what is broken. The
+picture shows a certified and the found figure against the radius, for the first image.
 
     python examples/radius.py [--examples 4] [--steps 7] [--out radius.png]
 
@@ -37,7 +38,8 @@ class Property(NamedTuple):
 
 
 PROPERTIES = [
-    Property("the 3 most important pixels stay the 3", lambda c: c.top_k_overlap(3) == 3, "top_k_overlap", {"k": 3}, 1),
+    Property("the 3 most important pixels stay the 3", lambda c: c.top_k_overlap(3) == 3,
+             "top_k_overlap", {"k": 3}, 1),
     Property("cosine at least 0.9", lambda c: c.metric("cosine") >= 0.9, "cosine", {}, 0.1),
 ]
 
@@ -54,8 +56,10 @@ class Row(NamedTuple):
 def train() -> tuple[nn.Module, Tensor]:
     """A network with two hidden layers, and images that it was not trained on."""
     digits = load_digits()
-    images, labels = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
-    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 10))
+    images, labels = (torch.tensor(digits.data, dtype=torch.float32) / 16,
+                      torch.tensor(digits.target))
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(),
+                          nn.Linear(16, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005, weight_decay=1e-4)
     for _ in range(20):
         for batch in torch.randperm(1500).split(64):
@@ -70,7 +74,8 @@ def search(certificate: lx.Certificate, goal: Property, steps: int) -> Row:
     certified = certificate.radius(goal.holds, high=HIGH, steps=steps)
 
     def withstands(certificate: lx.Certificate) -> Tensor:
-        return certificate.sandwich(goal.metric, settings=ATTACK, **goal.options).found < goal.broken
+        return certificate.sandwich(goal.metric, settings=ATTACK,
+                                    **goal.options).found < goal.broken
 
     attacked = certificate.radius(withstands, high=HIGH, steps=steps)
     return Row(goal.words, certified.value, certified.fails, attacked.fails)
@@ -78,9 +83,11 @@ def search(certificate: lx.Certificate, goal: Property, steps: int) -> Row:
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Train, search, print the table, save the picture; returns the table's rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=4, help="how many test images")
-    parser.add_argument("--steps", type=int, default=7, help="how often the interval of radii is halved")
+    parser.add_argument("--steps", type=int, default=7,
+                        help="how often the interval of radii is halved")
     parser.add_argument("--out", default="radius.png", help="file for the picture")
     args = parser.parse_args(argv)
 
@@ -98,9 +105,11 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         print(f"{row.words:40}" + "   ".join(cells))
 
     radii = [0.002, 0.005, 0.01, 0.02, 0.04]
-    sides = [certifier.certify(images, eps=eps, clip=(0, 1)).sandwich("cosine", settings=ATTACK) for eps in radii]
+    sides = [certifier.certify(images, eps=eps, clip=(0, 1)).sandwich("cosine", settings=ATTACK)
+             for eps in radii]
     figure, _ = lx.plot_curve(radii, [float(side.certified[0]) for side in sides],
-                              [float(side.found[0]) for side in sides], ylabel="1 - cosine with the explanation",
+                              [float(side.found[0]) for side in sides],
+                              ylabel="1 - cosine with the explanation",
                               title="How far one explanation can turn")
     figure.savefig(args.out, dpi=100)
     return rows

@@ -1,15 +1,17 @@
-"""A report for someone who was not there: one HTML page about a network's explanations and how stable they are proven.
+"""A report for someone who was not there: one HTML page about a network's explanations and how
+stable they are proven.
 
-A small network learns to tell benign from malignant tumours in scikit-learn's breast cancer data (30 measurements, each
-scaled to [0, 1]). Integrated gradients of test patients are certified at several radii, together with the prediction,
-attacked, and written as one page that needs neither other files nor a network: open it in a browser, read for how many
-patients what is proven, refuted or open, sort the table by clicking its headers, and open a patient for the picture and
-the list of features.
+A small network learns to tell benign from malignant tumours in scikit-learn's breast cancer data
+(30 measurements, each scaled to [0, 1]). Integrated gradients of test patients are certified at
+several radii, together with the prediction, attacked, and written as one page that needs neither
+other files nor a network: open it in a browser, read for how many patients what is proven, refuted
+or open, sort the table by clicking its headers, and open a patient for the picture and the list of
+features.
 
     python examples/report.py [--examples 12] [--eps 0.005 0.01 0.02] [--out report.html]
 
-It needs scikit-learn, matplotlib and jinja2, and less than a minute. The command `lirpa-explain certify --report` makes
-the same page of a model and a file of inputs.
+It needs scikit-learn, matplotlib and jinja2, and less than a minute. The command `lirpa-explain
+certify --report` makes the same page of a model and a file of inputs.
 """
 
 import argparse
@@ -30,7 +32,8 @@ SEARCH = {"samples": 20, "restarts": 1}
 
 def train(x: Tensor, y: Tensor) -> nn.Module:
     """A network with two hidden layers."""
-    model = nn.Sequential(nn.Linear(x.shape[1], 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 2))
+    model = nn.Sequential(nn.Linear(x.shape[1], 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(),
+                          nn.Linear(16, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     for _ in range(30):
         for batch in torch.randperm(len(x)).split(32):
@@ -42,7 +45,8 @@ def train(x: Tensor, y: Tensor) -> nn.Module:
 
 def main(arguments: Sequence[str] | None = None) -> dict[float, lx.Certificate]:
     """Train, certify and write the page; returns the certificates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=12)
     parser.add_argument("--eps", type=float, nargs="+", default=[0.005, 0.01, 0.02])
     parser.add_argument("--out", type=Path, default=Path("report.html"))
@@ -59,17 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> dict[float, lx.Certificate]:
 
     certifier = lx.Certifier(IntegratedGradients(model), target=classes, n_steps=32)
     certificates = {eps: certifier.certify(patients, eps=eps, clip=(0, 1)) for eps in given.eps}
-    predictions = {eps: lx.certify_prediction(model, patients, eps=eps, clip=(0, 1)) for eps in given.eps}
+    predictions = {eps: lx.certify_prediction(model, patients, eps=eps, clip=(0, 1))
+                   for eps in given.eps}
     found = {eps: [certificate.sandwich("top_k_overlap", k=5, settings=SEARCH),
-                   certificate.sandwich("cosine", settings=SEARCH), certificate.sandwich("sign", settings=SEARCH)]
+                   certificate.sandwich("cosine", settings=SEARCH),
+                   certificate.sandwich("sign", settings=SEARCH)]
              for eps, certificate in certificates.items()}
-    lx.report(certificates, given.out, inputs=patients, features=list(data.feature_names), targets=classes,
-              names=[f"patient {int(i)}" for i in order[TRAINED:TRAINED + given.examples]], metrics=METRICS,
+    lx.report(certificates, given.out, inputs=patients, features=list(data.feature_names),
+              targets=classes,
+              names=[f"patient {int(i)}" for i in order[TRAINED:TRAINED + given.examples]],
+              metrics=METRICS,
               predictions=predictions, found=found, unit="of a measurement's range",
               title="Integrated gradients of a tumour classifier")
     for eps, certificate in certificates.items():
         both = predictions[eps].certain & (certificate.top_k_overlap(5) == 5)
-        print(f"eps {eps:g}: label and top five features certain for {int(both.sum())} of {len(patients)} patients")
+        print(f"eps {eps:g}: label and top five features certain for {int(both.sum())} of "
+              f"{len(patients)} patients")
     print(f"Written: {given.out}")
     return certificates
 

@@ -1,9 +1,10 @@
 """What sampling misses: certified, attacked and sampled sensitivity of the same explanations.
 
-Captum's `sensitivity_max` and Quantus' `MaxSensitivity` and `LocalLipschitzEstimate` draw perturbations at random and
-report the worst of them. That is a lower bound of the worst case, an attack finds a better one, and a certificate is an
-upper bound: sampled <= attacked <= worst case <= certified. All speak of one ball here: no pixel changes by more than
-EPS. Samples are corners of it, each sqrt(D) EPS away from the image (l2), which is the distance of the Lipschitz ratio.
+Captum's `sensitivity_max` and Quantus' `MaxSensitivity` and `LocalLipschitzEstimate` draw
+perturbations at random and report the worst of them. That is a lower bound of the worst case, an
+attack finds a better one, and a certificate is an upper bound: sampled <= attacked <= worst case <=
+certified. All speak of one ball here: no pixel changes by more than EPS. Samples are corners of it,
+each sqrt(D) EPS away from the image (l2), which is the distance of the Lipschitz ratio.
 
     python examples/sandwich.py [--examples 6] [--samples 50]
 
@@ -42,8 +43,10 @@ class Row(NamedTuple):
 def train() -> tuple[nn.Module, Tensor]:
     """A network with two hidden layers, and images that it was not trained on."""
     digits = load_digits()
-    images, labels = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    images, labels = (torch.tensor(digits.data, dtype=torch.float32) / 16,
+                      torch.tensor(digits.target))
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(),
+                          nn.Linear(32, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     for _ in range(20):
         for batch in torch.randperm(1500).split(64):
@@ -53,19 +56,22 @@ def train() -> tuple[nn.Module, Tensor]:
     return model.eval(), images[1500:]
 
 
-def captum_corner(inputs: Tensor | tuple[Tensor, ...], radius: float) -> Tensor | tuple[Tensor, ...]:
+def captum_corner(inputs: Tensor | tuple[Tensor, ...],
+                  radius: float) -> Tensor | tuple[Tensor, ...]:
     """A random corner of the ball, as Captum's `perturb_func`."""
     if isinstance(inputs, tuple):
         return tuple(x + radius * torch.randn_like(x).sign() for x in inputs)
     return inputs + radius * torch.randn_like(inputs).sign()
 
 
-def quantus_corner(arr: np.ndarray, radius: float, generator: np.random.Generator, **_: object) -> np.ndarray:
+def quantus_corner(arr: np.ndarray, radius: float, generator: np.random.Generator,
+                   **_: object) -> np.ndarray:
     """A random corner of the ball, as Quantus' `perturb_func`."""
     return arr + np.float32(radius) * generator.choice(np.float32([-1, 1]), arr.shape)
 
 
-def sampled_by_quantus(model: nn.Module, images: Tensor, target: Tensor, samples: int) -> dict[str, Tensor]:
+def sampled_by_quantus(model: nn.Module, images: Tensor, target: Tensor,
+                       samples: int) -> dict[str, Tensor]:
     """The worst of `samples` corners, by Quantus' metrics; none if it is not installed."""
     try:
         import quantus
@@ -73,9 +79,11 @@ def sampled_by_quantus(model: nn.Module, images: Tensor, target: Tensor, samples
         print(f"Quantus is left out ({error}): pip install quantus\n")
         return {}
 
-    def explain(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, **_: object) -> np.ndarray:
+    def explain(model: nn.Module, inputs: np.ndarray, targets: np.ndarray,
+                **_: object) -> np.ndarray:
         x = torch.tensor(inputs, requires_grad=True)
-        return Saliency(model).attribute(x, target=torch.tensor(targets), **KEYWORDS).detach().numpy()
+        return Saliency(model).attribute(x, target=torch.tensor(targets),
+                                         **KEYWORDS).detach().numpy()
 
     size = images.norm(dim=1).numpy()
     plain = {"nr_samples": samples, "abs": False, "normalise": False, "disable_warnings": True,
@@ -86,16 +94,19 @@ def sampled_by_quantus(model: nn.Module, images: Tensor, target: Tensor, samples
         "change / |image|": quantus.MaxSensitivity(**plain, norm_denominator=lambda a: size),
         "local Lipschitz": quantus.LocalLipschitzEstimate(**plain),
     }
-    return {label: torch.tensor(np.array(metric(model=model, x_batch=images.numpy(), y_batch=target.numpy(),
-                                                explain_func=explain)), dtype=torch.float32)
+    return {label: torch.tensor(
+        np.array(metric(model=model, x_batch=images.numpy(), y_batch=target.numpy(),
+                        explain_func=explain)), dtype=torch.float32)
             for label, metric in metrics.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Train, certify, attack, sample, print the table; returns its rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=6, help="how many test images")
-    parser.add_argument("--samples", type=int, default=50, help="how many random perturbations of each")
+    parser.add_argument("--samples", type=int, default=50,
+                        help="how many random perturbations of each")
     args = parser.parse_args(argv)
 
     torch.manual_seed(0)
@@ -111,9 +122,10 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Captum's, of gradients it switches on
-        sides = {label: certificate.sandwich(name, **options) for label, (name, options) in metrics.items()}
-        captum = sensitivity_max(saliency.attribute, images, captum_corner, EPS, n_perturb_samples=args.samples,
-                                 target=target, **KEYWORDS)
+        sides = {label: certificate.sandwich(name, **options)
+                 for label, (name, options) in metrics.items()}
+        captum = sensitivity_max(saliency.attribute, images, captum_corner, EPS,
+                                 n_perturb_samples=args.samples, target=target, **KEYWORDS)
         sampled = sampled_by_quantus(model, images, target, args.samples)
     first = sides["change / |explanation|"]
     rows = [Row("change / |explanation|, Captum", captum, first.found, first.certified)]
@@ -122,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
 
     print(f"{'mean over the images of':36}{'sampled':>10}{'attacked':>10}{'certified':>11}")
     for row in rows:
-        print(f"{row.label:36}{row.sampled.mean():10.4f}{row.attacked.mean():10.4f}{row.certified.mean():11.4f}")
+        print(
+            f"{row.label:36}{row.sampled.mean():10.4f}{row.attacked.mean():10.4f}"
+            f"{row.certified.mean():11.4f}")
     return rows
 
 

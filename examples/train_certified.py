@@ -1,7 +1,8 @@
 """Train a small network on handwritten digits, with and without a loss on certified explanations.
 
-Prints, for both, the accuracy and how many signs of the gradient are certified: no perturbation of the pixels by `eps`
-can flip them. Run with `python examples/train_certified.py`; it takes a few seconds.
+Prints, for both, the accuracy and how many signs of the gradient are certified: no perturbation of
+the pixels by `eps` can flip them. Run with `python examples/train_certified.py`; it takes a few
+seconds.
 """
 
 import argparse
@@ -36,7 +37,9 @@ def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train(x: Tensor, y: Tensor, eps: float, alpha: float, epochs: int) -> nn.Module:
-    """A network trained by Adam; alpha weighs the width of the certified bounds, eps rises from 0."""
+    """A network trained by Adam; alpha weighs the width of the certified bounds, eps rises from
+    0.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)
@@ -59,7 +62,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     """Train both networks, and certify the gradients of the first test images."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--eps", type=float, default=0.03, help="largest change of a pixel, of 1")
-    parser.add_argument("--alpha", type=float, default=0.1, help="weight of the loss on explanations")
+    parser.add_argument("--alpha", type=float, default=0.1,
+                        help="weight of the loss on explanations")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--examples", type=int, default=100, help="test images to certify")
     options = parser.parse_args(arguments)
@@ -71,8 +75,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         with torch.no_grad():
             accuracy = (model(test).argmax(1) == labels).float().mean().item()
         count = options.examples
-        certificate = lx.certify(Saliency(model), test[:count], eps=options.eps, clip=(0, 1), target=labels[:count],
-                                 abs=False)
+        certificate = lx.certify(Saliency(model), test[:count], eps=options.eps, clip=(0, 1),
+                                 target=labels[:count], abs=False)
         row = Row(label, accuracy, labels.bincount().max().item() / len(labels),
                   (certificate.sign() != 0).float().mean().item())
         print(f"{row.label:<12}{row.accuracy:>10.1%}{row.majority:>10.1%}{row.signs:>17.1%}")

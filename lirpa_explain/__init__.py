@@ -1,4 +1,6 @@
-"""Explanations of neural networks with certified bounds: Captum's attributions, bounded by auto_LiRPA."""
+"""Explanations of neural networks with certified bounds: Captum's attributions, bounded by
+auto_LiRPA.
+"""
 
 from . import compat as _compat
 from .unable import leave_as_command as _leave_as_command

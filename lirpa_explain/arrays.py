@@ -150,10 +150,8 @@ def _as_input(part: Any, names: Names | None, like: Tensor | None) -> tuple[Any,
         is_masked = isinstance(part, np.ma.MaskedArray)
         if is_masked or part.dtype.name not in FLOATS:
             kind = "a masked array" if is_masked else f"one of {part.dtype}"
-            raise TypeError(
-                f"An array must hold float32 or float64, nothing masked; given: {kind}. Convert it, "
-                "for instance by array.astype('float32')."
-            )
+            raise TypeError("An array must hold float32 or float64, nothing masked; given: "
+                            f"{kind}. Convert it, for instance by array.astype('float32').")
         tensor = _from_array(part)
         return (tensor if like is None else tensor.to(like.device)), names
     return part, names

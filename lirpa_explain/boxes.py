@@ -86,7 +86,8 @@ class Box(NamedTuple):
         return torch.maximum(self.lower.abs(), self.upper.abs())
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Box:
-        """The range of a function that increases in every entry, or moves entries: its values at both ends.
+        """The range of a function that increases in every entry, or moves entries: its values at
+        both ends.
 
         Example:
             >>> Box(torch.tensor(0.0), torch.tensor(2.0)).map(torch.square)
@@ -122,7 +123,8 @@ class Box(NamedTuple):
         lower, upper = self
         if bool(torch.isfinite(lower).all()) and bool(torch.isfinite(upper).all()):
             return self
-        return Box(torch.where(lower.isnan(), -torch.inf, lower), torch.where(upper.isnan(), torch.inf, upper))
+        return Box(torch.where(lower.isnan(), -torch.inf, lower),
+                   torch.where(upper.isnan(), torch.inf, upper))
 
     def intersect(self, other: Box) -> Box:
         """What lies in both; the ends may cross where nothing does, or by roundings: see `ordered`.
@@ -160,7 +162,8 @@ class Box(NamedTuple):
             >>> Box(torch.tensor([-2.0, 1.0]), torch.tensor([1.0, 2.0])).absolute()
             Box(lower=tensor([0., 1.]), upper=tensor([2., 2.]))
         """
-        return Box(torch.maximum(self.lower, -self.upper).clamp(min=0), torch.maximum(-self.lower, self.upper))
+        return Box(torch.maximum(self.lower, -self.upper).clamp(min=0),
+                   torch.maximum(-self.lower, self.upper))
 
     def square(self) -> Box:
         """All a^2.
@@ -172,7 +175,8 @@ class Box(NamedTuple):
         return self.absolute().map(torch.square)
 
     def scaled(self, weight: Tensor) -> Box:
-        """All of a known weight of any sign, which broadcasts, times a; infinite where that is 0 times infinity.
+        """All of a known weight of any sign, which broadcasts, times a; infinite where that is 0
+        times infinity.
 
         Example:
             >>> Box(torch.tensor(-1.0), torch.tensor(2.0)).scaled(torch.tensor(-2.0))

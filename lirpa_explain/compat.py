@@ -2,8 +2,8 @@
 
 Nothing else in the package looks at versions.
 
-auto_LiRPA 0.3 was written for torch < 1.13. On today's torch and numpy four things it uses are gone; each is
-supplied here, and only if it is missing. auto_LiRPA 0.7.1 needs none of them.
+auto_LiRPA 0.3 was written for torch < 1.13. On today's torch and numpy four things it uses are
+gone; each is supplied here, and only if it is missing. auto_LiRPA 0.7.1 needs none of them.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 INSTALL_AUTO_LIRPA = (
-    "lirpa_explain needs auto_LiRPA, which is not installed. Run: pip install --no-deps auto_LiRPA==0.3 appdirs "
-    "(or, for its public repository's newest: pip install --no-deps "
-    "git+https://github.com/Verified-Intelligence/auto_LiRPA.git appdirs graphviz). "
-    "--no-deps, because auto_LiRPA's own requirements exclude current versions of torch.")
+    "lirpa_explain needs auto_LiRPA, which is not installed. Run: pip install --no-deps "
+    "auto_LiRPA==0.3 appdirs (or, for its public repository's newest: pip install --no-deps "
+    "git+https://github.com/Verified-Intelligence/auto_LiRPA.git appdirs graphviz). --no-deps, "
+    "because auto_LiRPA's own requirements exclude current versions of torch.")
 
 
 def exporter_globals() -> Any:
@@ -36,16 +36,18 @@ def exporter_globals() -> Any:
             return importlib.import_module(name).GLOBALS
         except ImportError:
             continue
-    raise ImportError(
-        f"torch {torch.__version__} has no graph exporter that lirpa_explain knows; install torch==2.13.0."
-    )
+    raise ImportError(f"torch {torch.__version__} has no graph exporter that lirpa_explain knows; "
+                      "install torch==2.13.0.")
 
 
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Settings under which auto_LiRPA may parse a module that contains custom operators; restored afterwards."""
+    """Settings under which auto_LiRPA may parse a module that contains custom operators; restored
+    afterwards.
+    """
     settings = exporter_globals()
-    saved = {name: getattr(settings, name) for name in ("autograd_inlining", "_export_onnx_opset_version")
+    saved = {name: getattr(settings, name)
+             for name in ("autograd_inlining", "_export_onnx_opset_version")
              if hasattr(settings, name)}
     settings.autograd_inlining = False
     try:
@@ -96,11 +98,14 @@ def _named_members(self: Any, get_members: Any, prefix: str = "", recurse: bool 
     """`nn.Module._named_members` in today's signature, with auto_LiRPA's translation of names."""
     members = torch.nn.Module._named_members(self, get_members, prefix, recurse, remove_duplicate)
     for name, value in members:
-        yield self.node_name_map.get(name, name) if "node_name_map" in self.__dict__ else name, value
+        yield self.node_name_map.get(name,
+                                     name) if "node_name_map" in self.__dict__ else name, value
 
 
 def optimizable_operator() -> type:
-    """auto_LiRPA's class of operators whose relaxations its CROWN-Optimized chooses; before 0.7, of any operator."""
+    """auto_LiRPA's class of operators whose relaxations its CROWN-Optimized chooses; before 0.7, of
+    any operator.
+    """
     bound_ops = importlib.import_module("auto_LiRPA.bound_ops")
     kind = bound_ops.BoundOptimizableActivation
     return kind if hasattr(kind, "dump_alpha") else bound_ops.Bound

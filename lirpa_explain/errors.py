@@ -19,11 +19,15 @@ class UnsupportedAttribution(LirpaExplainError, TypeError):
 
 
 class TrainingModeError(LirpaExplainError, ValueError):
-    """The model contains a layer whose output is random or depends on the batch in training mode."""
+    """The model contains a layer whose output is random or depends on the batch in training
+    mode.
+    """
 
 
 class BoundaryNotFound(LirpaExplainError, ValueError):
-    """No point where the decision changes was found for some examples, so that no boundary attribution exists."""
+    """No point where the decision changes was found for some examples, so that no boundary
+    attribution exists.
+    """
 
 
 class SoundnessError(LirpaExplainError, AssertionError):
@@ -47,13 +51,15 @@ class MemoryLimitTooSmall(LirpaExplainError, ValueError):
         self.limit, self.least, self.rows = limit, least, rows
 
     def __str__(self) -> str:
-        return (f"memory_limit={self.limit} is too small for this model: bounding one function at a time takes about "
-                f"{self.least} bytes beside it. Give memory_limit={self.least}, or more, which is faster; or "
-                "method='CROWN-IBP' or 'IBP', which take less.")
+        return (f"memory_limit={self.limit} is too small for this model: bounding one function at "
+                f"a time takes about {self.least} bytes beside it. Give memory_limit={self.least}, "
+                "or more, which is faster; or method='CROWN-IBP' or 'IBP', which take less.")
 
 
 class WorkerDied(LirpaExplainError, RuntimeError):
-    """A process that certified part of a data set ended before it was done, and nobody else took its part."""
+    """A process that certified part of a data set ended before it was done, and nobody else took
+    its part.
+    """
 
 
 class CaptumWarning(UserWarning):
@@ -79,5 +85,6 @@ def in_the_name_of(who: str) -> Iterator[None]:
         raise
     except TypeError as error:
         raise TypeError(f"{who}: {error}") from error
-    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError,
+            ValueError) as error:
         raise ValueError(f"{who}: {error}") from error

@@ -22,8 +22,9 @@ def imported(name: str, extra: str, purpose: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{name} is needed for {purpose}: pip install 'lirpa_explain[{extra}]', or pip install "
-                          f"{name}.") from error
-    except (RuntimeError, OSError) as error:  # such as a torchvision that was built for another torch
-        raise ImportError(f"{name}, needed for {purpose}, cannot be imported: {' '.join(str(error).split())}") \
-            from error
+        raise ImportError(f"{name} is needed for {purpose}: pip install 'lirpa_explain[{extra}]', "
+                          f"or pip install {name}.") from error
+    # such as a torchvision that was built for another torch
+    except (RuntimeError, OSError) as error:
+        raise ImportError(f"{name}, needed for {purpose}, cannot be imported: "
+                          f"{' '.join(str(error).split())}") from error

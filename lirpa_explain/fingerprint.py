@@ -1,7 +1,8 @@
 """What a model, or a function, computes with, in a form that can be compared later.
 
-A trace holds what it read when it was made: numbers among a module's attributes, tensors that are no parameters, what a
-function closes over. Where one of these has changed, the trace is out of date.
+A trace holds what it read when it was made: numbers among a module's attributes, tensors that are
+no parameters, what a function closes over. Where one of these has changed, the trace is out of
+date.
 """
 
 import functools
@@ -24,14 +25,16 @@ T = TypeVar("T")
 MOST = 50_000
 """Pieces that one fingerprint has at most; what comes after them is not looked at."""
 
-PLAIN = (type(None), bool, int, str, bytes, complex, torch.dtype, torch.device, torch.Size, type(Ellipsis))
+PLAIN = (type(None), bool, int, str, bytes, complex, torch.dtype, torch.device, torch.Size,
+         type(Ellipsis))
 """Types of which a value is compared as it is."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """Modules whose buffers a trace reads whenever it runs."""
 
 UNREAD = frozenset({
-    "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks", "_parameters", "_modules",
+    "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_parameters", "_modules",
     "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_non_persistent_buffers_set",
     "_is_full_backward_hook",
 })
@@ -47,7 +50,8 @@ class Fingerprint:
 
     Args:
         pieces: as `pieces_of` finds them, before it was made.
-        written: those that making it changed, such as activations that a forward pass notes: no sign of a change.
+        written: those that making it changed, such as activations that a forward pass notes: no
+            sign of a change.
     """
 
     pieces: dict[str, Hashable]
@@ -68,7 +72,9 @@ class Fingerprint:
 
 
 def fingerprinted(make: Callable[[], T], **parts: Any) -> tuple[T, Fingerprint]:
-    """What `make` returns, and the fingerprint of some objects, by names of the caller's, that it was made with."""
+    """What `make` returns, and the fingerprint of some objects, by names of the caller's, that it
+    was made with.
+    """
     before = pieces_of(**parts)
     made = make()
     return made, Fingerprint(before, frozenset(changed(before, pieces_of(**parts))))
@@ -77,15 +83,17 @@ def fingerprinted(make: Callable[[], T], **parts: Any) -> tuple[T, Fingerprint]:
 def pieces_of(**parts: Any) -> dict[str, Hashable]:
     """What each of some objects computes with, piece by piece.
 
-    Parameters are known by their identity, since a trace reads their values whenever it runs; other tensors and numpy
-    arrays by their entries; modules by their attributes, mode and hooks; functions by their code and by what they
-    close over or name; everything else by its attributes, or by its identity where it has none.
+    Parameters are known by their identity, since a trace reads their values whenever it runs; other
+    tensors and numpy arrays by their entries; modules by their attributes, mode and hooks;
+    functions by their code and by what they close over or name; everything else by its attributes,
+    or by its identity where it has none.
 
     Args:
         **parts: the objects, by a name of the caller's.
 
     Returns:
-        A dictionary from a piece, such as "model.layer1.negative_slope", to what can be compared with `==`.
+        A dictionary from a piece, such as "model.layer1.negative_slope", to what can be compared
+        with `==`.
 
     Example:
         >>> pieces_of(model=nn.LeakyReLU(0.1))["model.negative_slope"] == pieces_of(x=0.1)["x"]
@@ -98,10 +106,11 @@ def pieces_of(**parts: Any) -> dict[str, Hashable]:
 
 
 def contents_of(**parts: Any) -> dict[str, str]:
-    """What each of some objects computes with, as digests that other processes and other days find again.
+    """What each of some objects computes with, as digests that other processes and other days find
+    again.
 
-    As `pieces_of`, but parameters are known by their entries, functions by their code, and what a class or a function
-    of the caller's is written in by its file.
+    As `pieces_of`, but parameters are known by their entries, functions by their code, and what a
+    class or a function of the caller's is written in by its file.
 
     Args:
         **parts: the objects, by a name of the caller's.
@@ -172,7 +181,8 @@ class _Reader:
             self.found[name] = "again", self._seen[id(value)]
             return
         self._seen[id(value)] = name
-        self._kept.append(value)  # what is made on the way, such as bound methods, must keep its place in memory
+        # what is made on the way, such as bound methods, must keep its place in memory
+        self._kept.append(value)
         self._read_new(name, value)
 
     def _read_new(self, name: str, value: Any) -> None:
@@ -235,7 +245,9 @@ class _Reader:
             self.read(f"{name}.{key}", part)
 
     def _known(self, value: Any) -> Hashable:
-        """What has parts of its own, or is read whenever a trace runs, as what it is compared by."""
+        """What has parts of its own, or is read whenever a trace runs, as what it is compared
+        by.
+        """
         return Same(value)
 
     def _of_tensor(self, value: Tensor) -> Hashable:
@@ -258,7 +270,8 @@ class _Contents(_Reader):
         if isinstance(value, Tensor):
             return self._of_tensor(value)
         if isinstance(value, types.CodeType):
-            return value.co_name, value.co_code, value.co_names, tuple(map(self._constant, value.co_consts))
+            return (value.co_name, value.co_code, value.co_names,
+                    tuple(map(self._constant, value.co_consts)))
         if isinstance(value, types.ModuleType):
             return value.__name__, _written_in(value.__name__)
         kind = value if isinstance(value, type) else type(value)
@@ -282,7 +295,9 @@ class _Contents(_Reader):
 
 
 def _read_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function reads besides its arguments: what it closes over, its defaults, and the globals it names."""
+    """What a function reads besides its arguments: what it closes over, its defaults, and the
+    globals it names.
+    """
     for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield key, cell.cell_contents
@@ -319,7 +334,9 @@ def _is_installed(module: str) -> bool:
 
 @functools.cache
 def _written_in(module: str) -> str:
-    """Digest of the file of a module that belongs to no installed package; of these the versions speak."""
+    """Digest of the file of a module that belongs to no installed package; of these the versions
+    speak.
+    """
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or _is_installed(module) or not os.path.isfile(file):
         return ""
@@ -328,7 +345,9 @@ def _written_in(module: str) -> str:
 
 
 def _of_tensor(value: Tensor) -> Hashable:
-    """A parameter, or what is computed from some, is read whenever a trace runs; of others the entries count."""
+    """A parameter, or what is computed from some, is read whenever a trace runs; of others the
+    entries count.
+    """
     if nn.parameter.is_lazy(value):  # it has no shape yet
         return Same(value)
     kind = type(value), tuple(value.shape), value.dtype, value.device

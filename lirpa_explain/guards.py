@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from .errors import TrainingModeError, UnsupportedOperation
 
 CONTAINERS = (dict, OrderedDict, list, set, deque)
-"""Classes, exactly these, of which an attribute's contents are put back, and not only the attribute."""
+"""Classes, exactly these, of which an attribute's contents are put back, and not only the
+attribute."""
 
 RANDOM_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
 """Layers that draw or read the batch in training mode."""
@@ -35,14 +36,17 @@ def model_of(forward: Any) -> nn.Module | None:
 
 @contextlib.contextmanager
 def isolated(device: torch.device, *owners: Any) -> Iterator[None]:
-    """Leave the random generators of torch, numpy and Python as they were, and inference mode, which forbids gradients.
+    """Leave the random generators of torch, numpy and Python as they were, and inference mode,
+    which forbids gradients.
 
     Args:
-        device: of the inputs; of GPUs, the generators of all are left, since a model may draw on another one.
+        device: of the inputs; of GPUs, the generators of all are left, since a model may draw on
+            another one.
         owners: Captum objects and models that are left as they were as well; see `untouched`.
     """
     states = np.random.get_state(), random.getstate()
-    gpus = range(torch.cuda.device_count()) if device.type == "cuda" or torch.cuda.is_initialized() else []
+    gpus = (range(torch.cuda.device_count())
+            if device.type == "cuda" or torch.cuda.is_initialized() else [])
     with torch.inference_mode(False), torch.random.fork_rng(devices=gpus), \
             untouched(*owners) if owners else contextlib.nullcontext():
         try:
@@ -57,12 +61,14 @@ def untouched(*owners: Any) -> Iterator[None]:
     """Put back what calls within change in models: attributes, hooks, buffers, modes.
 
     Args:
-        owners: Captum objects, models, methods of these; models of other functions are found when they are first
-            called, so that whatever hooks or replaces something in a model must be done to one of the owners.
+        owners: Captum objects, models, methods of these; models of other functions are found when
+            they are first called, so that whatever hooks or replaces something in a model must be
+            done to one of the owners.
 
     Raises:
         UnsupportedOperation: a model gives its parameters other values whenever it is called.
-        ValueError: a model has parameters or buffers without values, or that nothing can be differentiated by.
+        ValueError: a model has parameters or buffers without values, or that nothing can be
+            differentiated by.
     """
     kept, outer = Kept(), _ACTIVE.get()
     for owner in (*owners, *(outer.roots if outer else ())):
@@ -70,7 +76,8 @@ def untouched(*owners: Any) -> Iterator[None]:
     thread = threading.get_ident()
 
     def met(module: nn.Module, _: Any) -> None:
-        if threading.get_ident() == thread and type(module).__module__.partition(".")[0] not in OURS:
+        if (threading.get_ident() == thread
+                and type(module).__module__.partition(".")[0] not in OURS):
             kept.add(module)
 
     handle = nn.modules.module.register_module_forward_pre_hook(met)
@@ -83,23 +90,26 @@ def untouched(*owners: Any) -> Iterator[None]:
         handle.remove()
         changed = kept.restore()
     if changed:
-        raise UnsupportedOperation(f"The model gives {changed} of its parameters other values whenever it is called. "
-                                   "Do that once before, and after each step of training, and not in forward.")
+        raise UnsupportedOperation(f"The model gives {changed} of its parameters other values "
+                                   "whenever it is called. Do that once before, and after each "
+                                   "step of training, and not in forward.")
 
 
 @contextlib.contextmanager
 def no_training_layers() -> Iterator[None]:
-    """Refuse layers that are random or depend on the batch in training mode, before they run and change anything."""
+    """Refuse layers that are random or depend on the batch in training mode, before they run and
+    change anything.
+    """
     thread = threading.get_ident()
 
     def check(module: nn.Module, _: Any) -> None:
         if threading.get_ident() != thread:
             return  # somebody else's model
-        if module.training and isinstance(module, RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0:
+        if module.training and isinstance(module,
+                                          RANDOM_IN_TRAINING) and getattr(module, "p", 1) > 0:
             raise TrainingModeError(
-                f"The model is in training mode, in which its layer {module} is random or depends on the other "
-                "examples: call model.eval() first."
-            )
+                f"The model is in training mode, in which its layer {module} is random or depends "
+                "on the other examples: call model.eval() first.")
 
     handle = nn.modules.module.register_module_forward_pre_hook(check)
     try:
@@ -110,7 +120,9 @@ def no_training_layers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(forward: Any) -> Iterator[None]:
-    """Put a function's model and all its modules into eval mode, and each back into its own mode afterwards."""
+    """Put a function's model and all its modules into eval mode, and each back into its own mode
+    afterwards.
+    """
     model = model_of(forward)
     training = [] if model is None else [module for module in model.modules() if module.training]
     try:
@@ -124,7 +136,9 @@ def evaluating(forward: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_written(models: list[Any]) -> Iterator[None]:
-    """Run what torch.compile has compiled as it was written, which can be recorded, and leaves hooks alone."""
+    """Run what torch.compile has compiled as it was written, which can be recorded, and leaves
+    hooks alone.
+    """
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is None:
         yield
@@ -137,15 +151,17 @@ def as_written(models: list[Any]) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if any(isinstance(model, dynamo.eval_frame.OptimizedModule) for model in models):
             stack.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", "Using `torch.compile")  # of global hooks, such as ours
+            # of global hooks, such as ours
+            warnings.filterwarnings("ignore", "Using `torch.compile")
         yield
 
 
 class Kept:
     """The state of models and Captum objects at the time when they were added.
 
-    It is the attributes of all their modules, what containers among these hold (hooks, submodules, parameters, buffers,
-    lists of a module's own), and of their tensors identity, entries, version, `requires_grad` and gradient.
+    It is the attributes of all their modules, what containers among these hold (hooks, submodules,
+    parameters, buffers, lists of a module's own), and of their tensors identity, entries, version,
+    `requires_grad` and gradient.
     """
 
     def __init__(self) -> None:
@@ -159,7 +175,9 @@ class Kept:
         return id(part) in self._met
 
     def add(self, owner: Any) -> None:
-        """Keep the state of a model, a Captum object, or a method of one; nothing of what was added before."""
+        """Keep the state of a model, a Captum object, or a method of one; nothing of what was added
+        before.
+        """
         owner = owner if isinstance(owner, nn.Module | Attribution) else model_of(owner)
         if owner is None or owner in self:
             return
@@ -220,10 +238,11 @@ _ACTIVE: ContextVar[Kept | None] = ContextVar("what is put back", default=None)
 
 
 class KeptTensor:
-    """A tensor's memory, version, `requires_grad` and gradient, and a copy of its entries if it is no parameter.
+    """A tensor's memory, version, `requires_grad` and gradient, and a copy of its entries if it is
+    no parameter.
 
-    To keep parameters' entries would double what a model takes; a forward pass writes them as `parameter.data = ...` at
-    most, which leaves the old entries where they were.
+    To keep parameters' entries would double what a model takes; a forward pass writes them as
+    `parameter.data = ...` at most, which leaves the old entries where they were.
 
     Args:
         tensor: any tensor; of those that are not dense, the entries are not kept.
@@ -246,12 +265,14 @@ class KeptTensor:
         tensor, is_replaced = self.tensor, False
         if self.is_plain:
             if not _is_same_memory(tensor, self.data):
-                is_replaced = isinstance(tensor, nn.Parameter) and not torch.equal(tensor, self.data)
+                is_replaced = isinstance(tensor,
+                                         nn.Parameter) and not torch.equal(tensor, self.data)
                 tensor.data = self.data
             if self.copy is not None:
                 if not torch.equal(self.data, self.copy):
                     self.data.copy_(self.copy)
-                if tensor._version != self.number:  # its entries are again those that it had in that version
+                # its entries are again those that it had in that version
+                if tensor._version != self.number:
                     self.version.__exit__(None, None, None)
         if self.is_leaf and tensor.is_leaf:
             if tensor.requires_grad != self.requires_grad:
@@ -262,7 +283,8 @@ class KeptTensor:
 
 
 def check_has_values(module: Any) -> None:
-    """Refuse parameters and buffers that have no values yet, or that nothing can be differentiated through.
+    """Refuse parameters and buffers that have no values yet, or that nothing can be differentiated
+    through.
 
     Raises:
         ValueError: there are some; the message says what to do.
@@ -274,14 +296,16 @@ def check_has_values(module: Any) -> None:
             continue
         whose = f"The {name} of the model's layer {type(module).__name__}"
         if nn.parameter.is_lazy(tensor):
-            raise ValueError(f"{whose} is not initialised: call the model once, so that its lazy layers know their "
-                             "sizes.")
+            raise ValueError(f"{whose} is not initialised: call the model once, so that its lazy "
+                             "layers know their sizes.")
         if tensor.is_meta:
-            raise ValueError(f"{whose} is on the device meta, which has no values: load the weights, for instance by "
-                             "model.to_empty(device=...) and model.load_state_dict(...).")
+            raise ValueError(f"{whose} is on the device meta, which has no values: load the "
+                             "weights, for instance by model.to_empty(device=...) and "
+                             "model.load_state_dict(...).")
         if tensor.is_inference() and tensor.is_floating_point():
-            raise ValueError(f"{whose} was made under torch.inference_mode, so that no gradient goes through it: make "
-                             "the model outside of it, or under torch.no_grad.")
+            raise ValueError(f"{whose} was made under torch.inference_mode, so that no gradient "
+                             "goes through it: make the model outside of it, or under "
+                             "torch.no_grad.")
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -292,4 +316,5 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def _is_same_memory(a: Tensor, b: Tensor) -> bool:
-    return (a.data_ptr(), a.dtype, a.shape, a.stride()) == (b.data_ptr(), b.dtype, b.shape, b.stride())
+    return (a.data_ptr(), a.dtype, a.shape, a.stride()) == (b.data_ptr(), b.dtype, b.shape,
+                                                            b.stride())

@@ -26,13 +26,15 @@ MODES = ("FakeTensorMode", "FunctionalTensorMode", "ProxyTorchDispatchMode")
 """Modes in which tensors have no values."""
 
 
-WHOLE = ("Whole numbers, such as token ids, cannot move. Certify an attribution at the layer that reads them, such as "
-         "LayerIntegratedGradients(model, model.embedding) with perturb='layer', which puts the ball on the layer's "
-         "output; or explain the embeddings, and pass ids that are held fixed as additional_forward_args. If the "
-         "numbers are quantities, convert them with .float().")
+WHOLE = ("Whole numbers, such as token ids, cannot move. Certify an attribution at the layer that "
+         "reads them, such as LayerIntegratedGradients(model, model.embedding) with "
+         "perturb='layer', which puts the ball on the layer's output; or explain the embeddings, "
+         "and pass ids that are held fixed as additional_forward_args. If the numbers are "
+         "quantities, convert them with .float().")
 
 
-def check_inputs(inputs: Any, *, finite: bool = True, moving: bool = True, what: str = "inputs") -> tuple[Tensor, ...]:
+def check_inputs(inputs: Any, *, finite: bool = True, moving: bool = True,
+                 what: str = "inputs") -> tuple[Tensor, ...]:
     """The inputs as a tuple of plain tensors (N, *S), of one floating-point type.
 
     Args:
@@ -48,17 +50,20 @@ def check_inputs(inputs: Any, *, finite: bool = True, moving: bool = True, what:
     check_surroundings()
     xs = inputs if isinstance(inputs, tuple) else (inputs,)
     if not xs or not all(isinstance(x, Tensor) for x in xs):
-        raise TypeError(f"{what} must be a tensor or a tuple of tensors; given: {_classes(inputs)}.")
+        raise TypeError(f"{what} must be a tensor or a tuple of tensors; given: "
+                        f"{_classes(inputs)}.")
     for x in xs:
         check_kind(x, what)
         if moving and x.dtype not in DTYPES:
             advice = "Convert with .float()." if x.is_floating_point() else WHOLE
             raise TypeError(f"{what} must be float32 or float64; given: {x.dtype}. {advice}")
         if x.ndim == 0 or x.numel() == 0 or len(x) != len(xs[0]):
-            raise ValueError(f"{what} must have at least one example and one feature, the examples in dimension 0 of "
-                             f"every input; given shapes: {', '.join(str(tuple(x.shape)) for x in xs)}.")
+            raise ValueError(f"{what} must have at least one example and one feature, the examples "
+                             "in dimension 0 of every input; given shapes: "
+                             f"{', '.join(str(tuple(x.shape)) for x in xs)}.")
         if finite and not bool(torch.isfinite(x).all()):
-            raise ValueError(f"{what} contain NaN or infinite values; no ball around them can be certified.")
+            raise ValueError(f"{what} contain NaN or infinite values; no ball around them can be "
+                             "certified.")
     if moving and len({x.dtype for x in xs}) > 1 or len({x.device for x in xs}) > 1:
         raise TypeError(f"all {what.lower()} must have one dtype and be on one device.")
     with torch.inference_mode(False):
@@ -78,26 +83,27 @@ def check_keywords(keywords: dict[str, Any]) -> None:
         TypeError: one is on the device meta.
     """
     for name, value in keywords.items():
-        if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in torch.utils._pytree.tree_leaves(value)):
-            raise TypeError(f"{name} holds a tensor on the device meta, which has no values: make or load it on the "
-                            "CPU or a GPU.")
+        if any(isinstance(leaf, Tensor) and leaf.is_meta
+               for leaf in torch.utils._pytree.tree_leaves(value)):
+            raise TypeError(f"{name} holds a tensor on the device meta, which has no values: make "
+                            "or load it on the CPU or a GPU.")
 
 
 INSTEAD: tuple[tuple[Callable[[Any], bool], Callable[[Any], str]], ...] = (
-    (lambda a: isinstance(a, type), lambda a: f"the class {a.__name__}. Make an object of it: {a.__name__}(model)"),
-    (lambda a: isinstance(a, str),
-     lambda a: f"the string {a!r:.40}. Import the class from captum.attr, and pass an object of it: "
-               f"{a if a.isidentifier() else 'Saliency'}(model)"),
-    (lambda a: isinstance(a, nn.Module),
-     lambda a: f"a model, {type(a).__name__}. Say how it is to be explained: Saliency(model), or another class of "
-               "captum.attr"),
+    (lambda a: isinstance(a, type), lambda a: f"the class {a.__name__}. Make an object of it: "
+     f"{a.__name__}(model)"),
+    (lambda a: isinstance(a, str), lambda a: f"the string {a!r:.40}. Import the class from "
+     f"captum.attr, and pass an object of it: {a if a.isidentifier() else 'Saliency'}(model)"),
+    (lambda a: isinstance(a, nn.Module), lambda a: f"a model, {type(a).__name__}. Say how it is to "
+     "be explained: Saliency(model), or another class of captum.attr"),
     (lambda a: isinstance(getattr(a, "__self__", None), Attribution),
-     lambda a: f"the method {a.__name__} of a {type(a.__self__).__name__}. Pass the object itself, and what its method "
-               "takes as keywords"),
+     lambda a: f"the method {a.__name__} of a {type(a.__self__).__name__}. Pass the object itself, "
+     "and what its method takes as keywords"),
     (lambda a: isinstance(a, Tensor | np.ndarray | tuple) or is_frame(a),
      lambda a: f"a {type(a).__name__}. The attribution comes first, the inputs second"),
 )
-"""What is passed in place of a Captum object: how to tell, and what it is and what to write instead."""
+"""What is passed in place of a Captum object: how to tell, and what it is and what to write
+instead."""
 
 
 def check_explains(attribution: Any) -> None:
@@ -110,8 +116,9 @@ def check_explains(attribution: Any) -> None:
     if words is None and not callable(getattr(attribution, "attribute", attribution)):
         words = type(attribution).__name__
     if words is not None:
-        raise UnsupportedAttribution("attribution must be an object with a method attribute, such as Saliency(model), "
-                                     f"or a function of the inputs; given: {words}.")
+        raise UnsupportedAttribution("attribution must be an object with a method attribute, such "
+                                     "as Saliency(model), or a function of the inputs; given: "
+                                     f"{words}.")
 
 
 def check_attribution(attribution: Any) -> None:
@@ -122,14 +129,16 @@ def check_attribution(attribution: Any) -> None:
     """
     if isinstance(attribution, Attribution):
         return
-    words = next((say(attribution) for is_one, say in INSTEAD if is_one(attribution)), type(attribution).__name__)
-    raise UnsupportedAttribution("attribution must be an object of one of Captum's classes, such as Saliency(model); "
-                                 f"given: {words}.")
+    words = next((say(attribution) for is_one, say in INSTEAD if is_one(attribution)),
+                 type(attribution).__name__)
+    raise UnsupportedAttribution("attribution must be an object of one of Captum's classes, such "
+                                 f"as Saliency(model); given: {words}.")
 
 
 def check_known(attribution: Attribution, keywords: dict[str, Any], own: Callable[..., Any],
                 later: Callable[..., Any] | None = None) -> None:
-    """Refuse keywords that neither a function of ours nor the attribution takes, and name those that are like them.
+    """Refuse keywords that neither a function of ours nor the attribution takes, and name those
+    that are like them.
 
     Args:
         attribution: a Captum object.
@@ -148,11 +157,12 @@ def check_known(attribution: Attribution, keywords: dict[str, Any], own: Callabl
     for keyword in keywords:
         if keyword not in known:
             near = difflib.get_close_matches(keyword, sorted(ours | known - {keyword}), 1)
-            words = f"did you mean {near[0]!r}?" if near else f"{own.__name__} takes {', '.join(sorted(ours))}."
+            words = (f"did you mean {near[0]!r}?"
+                     if near else f"{own.__name__} takes {', '.join(sorted(ours))}.")
             if later is not None and keyword in _own(later):
                 words = f"give it to {later.__name__}."
-            raise TypeError(f"Captum's {name}.attribute rejects these arguments: it has no {keyword!r}, nor has "
-                            f"{own.__name__}; {words}")
+            raise TypeError(f"Captum's {name}.attribute rejects these arguments: it has no "
+                            f"{keyword!r}, nor has {own.__name__}; {words}")
 
 
 def _own(function: Callable[..., Any]) -> set[str]:
@@ -184,13 +194,14 @@ def check_surroundings() -> None:
         ValueError: they have none: inside transformations of torch.func, and fake modes.
     """
     if torch._C._functorch.peek_interpreter_stack() is not None:
-        raise ValueError("Bounds cannot be computed inside torch.func.vmap, grad, jvp or functionalize: call this "
-                         "outside of them. It takes batches itself, and differentiable=True makes bounds that "
-                         "torch.autograd.grad differentiates.")
+        raise ValueError("Bounds cannot be computed inside torch.func.vmap, grad, jvp or "
+                         "functionalize: call this outside of them. It takes batches itself, and "
+                         "differentiable=True makes bounds that torch.autograd.grad "
+                         "differentiates.")
     for mode in _get_current_dispatch_mode_stack():
         if type(mode).__name__ in MODES:
-            raise ValueError(f"Bounds cannot be computed under {type(mode).__name__}, where tensors have no values: "
-                             "call this outside of it.")
+            raise ValueError(f"Bounds cannot be computed under {type(mode).__name__}, where "
+                             "tensors have no values: call this outside of it.")
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -198,7 +209,8 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        if "torch._dynamo" not in sys.modules:  # which is slow to import, and adds a filter of warnings
+        # which is slow to import, and adds a filter of warnings
+        if "torch._dynamo" not in sys.modules:
             return function(*args, **kwargs)
         return torch.compiler.disable(function)(*args, **kwargs)
 

@@ -1,4 +1,5 @@
-"""Pictures of certificates. Maps that are compared share one scale of colours; matplotlib's global state is left alone.
+"""Pictures of certificates. Maps that are compared share one scale of colours; matplotlib's global
+state is left alone.
 
 Functions return (figure, axes) of matplotlib and draw no windows; `figure.savefig(path)` saves.
 """
@@ -28,19 +29,20 @@ Maps = dict[str, Map]
 Sides = tuple[Tensor, Tensor, Tensor]
 
 DIVERGING = "RdBu"
-"""Colours of attributions of both signs, negative red and positive blue: Captum's red and green are one colour to one
-reader in twenty."""
+"""Colours of attributions of both signs, negative red and positive blue: Captum's red and green are
+one colour to one reader in twenty."""
 
 SIGNS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Sides], str, int]] = {
     "all": (lambda low, value, high: (low, value, high), DIVERGING, -1),
-    "positive": (lambda low, value, high: (low.clamp(min=0), value.clamp(min=0), high.clamp(min=0)), "Blues", 0),
-    "negative": (lambda low, value, high: ((-high).clamp(min=0), (-value).clamp(min=0), (-low).clamp(min=0)), "Reds",
-                 0),
+    "positive": (lambda low, value, high: (low.clamp(min=0), value.clamp(min=0), high.clamp(min=0)),
+                 "Blues", 0),
+    "negative": (lambda low, value, high: ((-high).clamp(min=0), (-value).clamp(min=0),
+                                           (-low).clamp(min=0)), "Reds", 0),
     "absolute_value": (lambda low, value, high: (Box(low, high).absolute().lower, value.abs(),
                                                  Box(low, high).absolute().upper), "Purples", 0),
 }
-"""Captum's words for what of an attribution is shown -> (lower, value, upper) of that, its colours, and where the scale
-starts: at minus its end, or at 0."""
+"""Captum's words for what of an attribution is shown -> (lower, value, upper) of that, its colours,
+and where the scale starts: at minus its end, or at 0."""
 
 PANELS = {
     "image": "the input",
@@ -52,7 +54,8 @@ PANELS = {
 }
 
 CERTAIN = ("#b2182b", "#e0e0e0", "#2166ac")
-"""Colours of what is certainly negative, open, and certainly positive: the ends of `DIVERGING`, and grey."""
+"""Colours of what is certainly negative, open, and certainly positive: the ends of `DIVERGING`, and
+grey."""
 
 DPI = 100
 
@@ -62,8 +65,8 @@ LETTER = 0.08
 
 def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None = None, *,
                panels: Sequence[str] | None = None, sign: str = "all", cmap: Any = None,
-               alpha_overlay: float | None = None, outlier_perc: float = 2.0, title: str | None = None,
-               figure: Any = None) -> tuple[Figure, list[Axes]]:
+               alpha_overlay: float | None = None, outlier_perc: float = 2.0,
+               title: str | None = None, figure: Any = None) -> tuple[Figure, list[Axes]]:
     """Draw an image's attribution between its bounds, and which signs are certain, on one scale.
 
     Channels are summed, as Captum does; the bounds of the sum are the sums of the bounds.
@@ -71,12 +74,16 @@ def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None 
     Args:
         certificate: of images, (N, C, H, W) or (N, H, W).
         example: which of the N.
-        image: (C, H, W) or (H, W) with entries in [0, 1]; needed for the panel "image" and for `alpha_overlay`.
+        image: (C, H, W) or (H, W) with entries in [0, 1]; needed for the panel "image" and for
+            `alpha_overlay`.
         panels: which of `PANELS`, in order; default all, "image" only if there is one.
         sign: as in Captum: a key of `SIGNS`. Bounds are those of what is shown.
-        cmap: colours of attributions; default red to blue, which colour-blind readers tell apart as well.
-        alpha_overlay: from 0 to 1: draw attributions over the grey image, so opaque; None for no image below.
-        outlier_perc: from 0 up to 100: the scale ends where this per cent of the total is left out, over all maps.
+        cmap: colours of attributions; default red to blue, which colour-blind readers tell apart as
+            well.
+        alpha_overlay: from 0 to 1: draw attributions over the grey image, so opaque; None for no
+            image below.
+        outlier_perc: from 0 up to 100: the scale ends where this per cent of the total is left out,
+            over all maps.
         title: of the figure.
         figure: a matplotlib figure or subfigure to draw into; default a new one.
 
@@ -92,7 +99,8 @@ def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None 
         >>> from captum.attr import Saliency
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
         >>> x = torch.rand(1, 1, 4, 4)
-        >>> figure, axes = lx.plot_image(lx.certify(Saliency(model), x, eps=0.01, target=0, abs=False), image=x[0])
+        >>> figure, axes = lx.plot_image(lx.certify(Saliency(model), x, eps=0.01, target=0,
+        ...                                         abs=False), image=x[0])
         >>> [axis.get_title() for axis in axes][:3]
         ['the input', 'lower bound', 'attribution']
     """
@@ -104,7 +112,8 @@ def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None 
     if not 0 <= outlier_perc < 100:
         raise ValueError(f"outlier_perc must be from 0 to less than 100; given: {outlier_perc!r}.")
     grey = None if image is None else as_grey(image)
-    raw = [plane_of(side, example) for side in (certificate.lower, certificate.nominal, certificate.upper)]
+    raw = [plane_of(side, example)
+           for side in (certificate.lower, certificate.nominal, certificate.upper)]
     _, colors, start = SIGNS[sign]
     maps = _maps(raw, sign)
     scale = _scale([maps[name] for name in ("lower", "nominal", "upper")], outlier_perc)
@@ -130,8 +139,9 @@ def plot_image(certificate: Certificate, example: int = 0, image: Tensor | None 
     return figure, axes
 
 
-def plot_grid(certificate: Certificate, images: Tensor | None = None, examples: Sequence[int] | None = None,
-              titles: Sequence[str] | None = None, **settings: Any) -> tuple[Figure, list[list[Axes]]]:
+def plot_grid(
+    certificate: Certificate, images: Tensor | None = None, examples: Sequence[int] | None = None,
+    titles: Sequence[str] | None = None, **settings: Any) -> tuple[Figure, list[list[Axes]]]:
     """Draw several images of a batch, one below the other; each has a scale of its own.
 
     Args:
@@ -149,11 +159,13 @@ def plot_grid(certificate: Certificate, images: Tensor | None = None, examples: 
     """
     chosen = list(range(len(_first(certificate.nominal)))) if examples is None else list(examples)
     if titles is not None and len(titles) != len(chosen):
-        raise ValueError(f"titles must be one for each of the {len(chosen)} examples; given: {len(titles)}.")
+        raise ValueError(f"titles must be one for each of the {len(chosen)} examples; given: "
+                         f"{len(titles)}.")
     panels = _checked_panels(settings.pop("panels", None), images, settings.get("alpha_overlay"))
     figure = new_figure(2.4 * len(panels), 2.6 * len(chosen))
     rows = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
-    axes = [plot_image(certificate, example, None if images is None else images[example], panels=panels,
+    axes = [plot_image(certificate, example, None if images is None else images[example],
+                       panels=panels,
                        title=None if titles is None else titles[i], figure=row, **settings)[1]
             for i, (example, row) in enumerate(zip(chosen, rows, strict=True))]
     return figure, axes
@@ -161,7 +173,8 @@ def plot_grid(certificate: Certificate, images: Tensor | None = None, examples: 
 
 def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] | None = None, *,
               most: int | None = None, title: str | None = None) -> tuple[Figure, Axes]:
-    """Draw a bar for each feature, with its bounds as a whisker, largest first; uncertain signs are faded.
+    """Draw a bar for each feature, with its bounds as a whisker, largest first; uncertain signs are
+    faded.
 
     Args:
         certificate: of rows of a table, (N, D), or anything that is flattened to that.
@@ -186,10 +199,12 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
         >>> len(axis.patches)
         2
     """
-    low, value, high = (torch.cat([part[example].detach().flatten() for part in tensors(side)]).double().cpu()
-                        for side in (certificate.lower, certificate.nominal, certificate.upper))
+    low, value, high = (
+        torch.cat([part[example].detach().flatten() for part in tensors(side)]).double().cpu()
+        for side in (certificate.lower, certificate.nominal, certificate.upper))
     if names is not None and len(names) != len(value):
-        raise ValueError(f"names must be one for each of the {len(value)} features; given: {len(names)}.")
+        raise ValueError(f"names must be one for each of the {len(value)} features; given: "
+                         f"{len(names)}.")
     if most is not None and most < 1:
         raise ValueError(f"most must be at least 1; given: {most}.")
     names = certificate.features if names is None else names
@@ -201,23 +216,26 @@ def plot_bars(certificate: Certificate, example: int = 0, names: Sequence[str] |
     figure = new_figure(5.5 + LETTER * max(map(len, labels)), 1 + 0.3 * len(order))
     axis = figure.subplots()
     position = np.arange(len(order))
-    axis.barh(position, value[order].numpy(), color=[(c, 1.0 if sure else 0.3) for c, sure in
-                                                    zip(colors, certain[order].tolist(), strict=True)])
+    axis.barh(position, value[order].numpy(),
+              color=[(c, 1.0 if sure else 0.3)
+                     for c, sure in zip(colors, certain[order].tolist(), strict=True)])
     axis.hlines(position, low[order].numpy(), high[order].numpy(), color="black", linewidth=1)
     for ends in (low, high):
         axis.plot(ends[order].numpy(), position, "|", color="black")
     axis.axvline(meaning.threshold, color="black", linewidth=0.5)
-    axis.set(yticks=position, yticklabels=labels,
-             xlabel=f"attribution and its bounds; faded: {meaning.above} or {meaning.below} is not certain")
+    axis.set(yticks=position, yticklabels=labels, xlabel="attribution and its bounds; faded: "
+             f"{meaning.above} or {meaning.below} is not certain")
     axis.invert_yaxis()
     if title:
         axis.set_title(title)
     return figure, axis
 
 
-def plot_curve(eps: Sequence[float], certified: Sequence[float], found: Sequence[float] | None = None, *,
-               ylabel: str = "", title: str | None = None, logarithmic: bool = False) -> tuple[Figure, Axes]:
-    """Draw a certified figure against the radius, with what attacks have found, and the gap between them.
+def plot_curve(
+    eps: Sequence[float], certified: Sequence[float], found: Sequence[float] | None = None, *,
+    ylabel: str = "", title: str | None = None, logarithmic: bool = False) -> tuple[Figure, Axes]:
+    """Draw a certified figure against the radius, with what attacks have found, and the gap between
+    them.
 
     Args:
         eps: the radii.
@@ -241,7 +259,8 @@ def plot_curve(eps: Sequence[float], certified: Sequence[float], found: Sequence
     """
     for name, values in (("certified", certified), ("found", found)):
         if values is not None and len(values) != len(eps):
-            raise ValueError(f"{name} must be one for each of the {len(eps)} radii; given: {len(values)}.")
+            raise ValueError(f"{name} must be one for each of the {len(eps)} radii; given: "
+                             f"{len(values)}.")
     figure = new_figure(5, 3.5)
     axis = figure.subplots()
     axis.plot(eps, certified, "o-", color=CERTAIN[2], label="certified")
@@ -270,11 +289,14 @@ def data_url(figure: Any, dpi: int = DPI) -> str:
 
 @drawn
 def picture(certificate: Certificate, most: int) -> str | None:
-    """The first examples of images, as a `data:` address; None of anything else, or without matplotlib."""
+    """The first examples of images, as a `data:` address; None of anything else, or without
+    matplotlib.
+    """
     if not is_image(certificate) or len(certificate) == 0 or certificate.meaning.threshold != 0:
         return None
     try:
-        return data_url(plot_grid(certificate, examples=range(min(most, len(certificate))))[0], dpi=DPI // 2)
+        return data_url(plot_grid(certificate, examples=range(min(most, len(certificate))))[0],
+                        dpi=DPI // 2)
     except ImportError:
         return None
 
@@ -295,8 +317,10 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _checked_panels(panels: Sequence[str] | None, image: Tensor | None, alpha_overlay: float | None) -> list[str]:
-    chosen = [name for name in PANELS if name != "image" or image is not None] if panels is None else list(panels)
+def _checked_panels(panels: Sequence[str] | None, image: Tensor | None,
+                    alpha_overlay: float | None) -> list[str]:
+    chosen = [name for name in PANELS
+              if name != "image" or image is not None] if panels is None else list(panels)
     if not chosen or not set(chosen) <= PANELS.keys():
         raise ValueError(f"panels must be some of {', '.join(PANELS)}; given: {chosen}.")
     if image is None and ("image" in chosen or alpha_overlay is not None):
@@ -309,7 +333,8 @@ def _checked_panels(panels: Sequence[str] | None, image: Tensor | None, alpha_ov
 def _first(side: Tensor | tuple[Tensor, ...]) -> Tensor:
     parts = tensors(side)
     if len(parts) > 1:
-        raise ValueError(f"The attribution has {len(parts)} parts; make a certificate of one of them to draw it.")
+        raise ValueError(f"The attribution has {len(parts)} parts; make a certificate of one of "
+                         "them to draw it.")
     return parts[0]
 
 
@@ -322,18 +347,21 @@ def plane_of(side: Tensor | tuple[Tensor, ...], example: int,
     """
     plane = _first(side)[example].detach().double().cpu()
     if plane.ndim not in (2, 3):
-        raise ValueError(f"An image's attribution is (N, C, H, W) or (N, H, W); this one has {plane.ndim + 1} "
-                         "dimensions. For rows of a table there is plot_bars.")
+        raise ValueError("An image's attribution is (N, C, H, W) or (N, H, W); this one has "
+                         f"{plane.ndim + 1} dimensions. For rows of a table there is plot_bars.")
     return over_channels(plane) if plane.ndim == 3 else plane
 
 
 def _maps(raw: list[Tensor], sign: str) -> Maps:
     low, value, high = SIGNS[sign][0](*raw)
-    return {"lower": low.numpy(), "nominal": value.numpy(), "upper": high.numpy(), "width": (high - low).numpy()}
+    return {"lower": low.numpy(), "nominal": value.numpy(), "upper": high.numpy(),
+            "width": (high - low).numpy()}
 
 
 def _scale(maps: list[Map], outlier_perc: float) -> float:
-    """The entry up to which all but some per cent of the total lie, as Captum's scale, but over all maps."""
+    """The entry up to which all but some per cent of the total lie, as Captum's scale, but over all
+    maps.
+    """
     values = np.sort(np.abs(np.concatenate([m.ravel() for m in maps])))
     values = values[np.isfinite(values)]
     total = np.cumsum(values)
@@ -354,7 +382,8 @@ def part_of(name: str, low: float, high: float) -> Any:
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list(f"{name} in part", colormaps[name](torch.linspace(low, high, 256).numpy()))
+    return LinearSegmentedColormap.from_list(
+        f"{name} in part", colormaps[name](torch.linspace(low, high, 256).numpy()))
 
 
 def scale_of(colours: Any) -> Any:

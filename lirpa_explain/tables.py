@@ -1,7 +1,8 @@
 """The tables of what is supported, made from the registries.
 
-`python -m lirpa_explain.tables` prints them; `python -m lirpa_explain.tables README.md examples/guide` writes them into
-a file and all pages of a folder, each between the lines `<!-- table: NAME -->` and `<!-- end -->`.
+`python -m lirpa_explain.tables` prints them; `python -m lirpa_explain.tables README.md
+examples/guide` writes them into a file and all pages of a folder, each between the lines `<!--
+table: NAME -->` and `<!-- end -->`.
 """
 
 import re
@@ -29,21 +30,28 @@ def markdown(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
         | 1 | 2 |
     """
     lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+                     for line in lines)
 
 
 def tables() -> dict[str, str]:
     """Every table by name."""
     return {
         "attributions": markdown(("Captum class", "what is bounded"),
-                                 [(f"`{kind.__name__}`", row.formula) for kind, row in ATTRIBUTIONS.items()]),
+                                 [(f"`{kind.__name__}`", row.formula)
+                                  for kind, row in ATTRIBUTIONS.items()]),
         "not_certified": markdown(("of Captum", "not certified, because"), WHY_NOT.items()),
         "objectives": markdown(("objective", "what an attack maximises"),
-                               [(f"`{name}`", row.words) for name, row in OBJECTIVES.items() if name not in METRICS]),
-        "methods": markdown(("method", "bounds"), [(f"`{name}`", row.words) for name, row in METHODS.items()]),
-        "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"), _metrics()),
-        "radii": markdown(("radius", "of what"), [(f"`{name}`", row.words) for name, row in RADII.items()]),
-        "losses": markdown(("loss", "number, for each example", "0 certifies", "options", "source"), _losses()),
+                               [(f"`{name}`", row.words)
+                                for name, row in OBJECTIVES.items() if name not in METRICS]),
+        "methods": markdown(("method", "bounds"),
+                            [(f"`{name}`", row.words) for name, row in METHODS.items()]),
+        "metrics": markdown(("metric", "number", "range", "bounded from", "settings", "source"),
+                            _metrics()),
+        "radii": markdown(("radius", "of what"),
+                          [(f"`{name}`", row.words) for name, row in RADII.items()]),
+        "losses": markdown(("loss", "number, for each example", "0 certifies", "options", "source"),
+                           _losses()),
         "refusals": markdown(("refused", "because", "instead"),
                              [(row.what, row.why, row.instead) for row in REFUSALS]),
         "operators": markdown(("operator", "torch", "auto_LiRPA's own"), _operators()),
@@ -52,23 +60,28 @@ def tables() -> dict[str, str]:
 
 def _metrics() -> list[tuple[str, ...]]:
     return [(f"`{name}`", row.formula, row.range, ("above" if row.direction == "upper" else "below")
-             + (", exact" if row.exact else ""), ", ".join(f"`{setting}`" for setting in row.settings), row.source)
+             + (", exact" if row.exact else ""),
+             ", ".join(f"`{setting}`" for setting in row.settings), row.source)
             for name, row in METRICS.items()]
 
 
 def _losses() -> list[tuple[str, ...]]:
-    return [(f"`{name}`", row.formula, row.zero, ", ".join(f"`{setting}`" for setting in row.settings), row.source)
+    return [(f"`{name}`", row.formula, row.zero,
+             ", ".join(f"`{setting}`" for setting in row.settings), row.source)
             for name, row in LOSSES.items()]
 
 
 def _operators() -> list[tuple[str, ...]]:
-    """One line for each operator; a gradient of which the same is said stands beside its function."""
+    """One line for each operator; a gradient of which the same is said stands beside its
+    function.
+    """
     lines: dict[tuple[str, str], list[str]] = {}
     for name, row in OPERATORS.items():
         of_function = OPERATORS.get(name.removesuffix("_gradient"), row)
         same = (row.covers, row.auto_lirpa) == (of_function.covers, of_function.auto_lirpa)
         lines.setdefault((row.covers, of_function.name if same else name), []).append(f"`{name}`")
-    return [(", ".join(names), covers, OPERATORS[first].auto_lirpa) for (covers, first), names in lines.items()]
+    return [(", ".join(names), covers, OPERATORS[first].auto_lirpa)
+            for (covers, first), names in lines.items()]
 
 
 def fill(text: str) -> str:
@@ -88,7 +101,9 @@ def fill(text: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the tables, or write them into the files, and the Markdown files of the folders, given."""
+    """Print the tables, or write them into the files, and the Markdown files of the folders,
+    given.
+    """
     for path in map(Path, arguments):
         for page in sorted(path.glob("*.md")) if path.is_dir() else [path]:
             page.write_text(fill(page.read_text()))

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 KINDS: tuple[tuple[Callable[[Tensor], bool], str, str], ...] = (
-    (lambda x: x.is_nested, "a nested tensor",
-     "Pad it: torch.nested.to_padded_tensor(x, 0.0); what tells the model where goes to additional_forward_args."),
+    (lambda x: x.is_nested, "a nested tensor", "Pad it: torch.nested.to_padded_tensor(x, 0.0); "
+     "what tells the model where goes to additional_forward_args."),
     (lambda x: type(x).__name__ == "MaskedTensor", "a masked tensor",
      "Give x.to_tensor(0.0); a mask that the model reads goes to additional_forward_args."),
-    (lambda x: x.is_meta, "a tensor on the device meta, which has no values", "Make or load it on the CPU or a GPU."),
-    (lambda x: x.layout is not torch.strided, "a sparse tensor, or one in mkldnn's layout", "Give x.to_dense()."),
-    (lambda x: x.is_complex(), "a complex tensor", "Give torch.view_as_real(x), if the model takes that."),
+    (lambda x: x.is_meta, "a tensor on the device meta, which has no values", "Make or load it on "
+     "the CPU or a GPU."),
+    (lambda x: x.layout is not torch.strided, "a sparse tensor, or one in mkldnn's layout",
+     "Give x.to_dense()."),
+    (lambda x: x.is_complex(), "a complex tensor", "Give torch.view_as_real(x), if the model takes "
+     "that."),
     (lambda x: x.is_quantized, "a quantized tensor", "Give x.dequantize()."),
     (lambda x: type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__,
      "a tensor of a class with operations of its own", "Give a plain tensor."),
@@ -32,7 +35,8 @@ def check_kind(tensor: Tensor, name: str) -> None:
     """
     for is_one, words, advice in KINDS:
         if is_one(tensor):
-            raise TypeError(f"{name} must be dense and real; given: {words} ({type(tensor).__name__}). {advice}")
+            raise TypeError(f"{name} must be dense and real; given: {words} "
+                            f"({type(tensor).__name__}). {advice}")
 
 
 def plain(tensor: Tensor) -> Tensor:

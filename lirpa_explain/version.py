@@ -1,4 +1,6 @@
-"""Versions of this package and of the auto_LiRPA that it runs with, which is made to run on today's torch first."""
+"""Versions of this package and of the auto_LiRPA that it runs with, which is made to run on today's
+torch first.
+"""
 
 from . import compat
 

@@ -1,9 +1,11 @@
-"""The problems that every bound operator is tested on, the tolerances, and how a problem becomes a module and boxes.
+"""The problems that every bound operator is tested on, the tolerances, and how a problem becomes a
+module and boxes.
 
-A case is one operator with its settings and its tensors. Each tensor is `moving` (it lies in a box), `fixed` (it has
-rows and does not move), a `weight` (a parameter, without rows), an `index` (integers, without rows), or made of others:
-the `difference` of the first two, the `share` of the first where the last lies between numbers, or the `inverse_length`
-of the first. Keywords of `case` that are no settings of the operator are rejected.
+A case is one operator with its settings and its tensors. Each tensor is `moving` (it lies in a
+box), `fixed` (it has rows and does not move), a `weight` (a parameter, without rows), an `index`
+(integers, without rows), or made of others: the `difference` of the first two, the `share` of the
+first where the last lies between numbers, or the `inverse_length` of the first. Keywords of `case`
+that are no settings of the operator are rejected.
 """
 
 import inspect
@@ -65,7 +67,9 @@ def inverse_length() -> Arg:
 
 @dataclass(frozen=True)
 class Case:
-    """One problem; `spread` is the size of its numbers, and boxes reach no further than `largest`."""
+    """One problem; `spread` is the size of its numbers, and boxes reach no further than
+    `largest`.
+    """
 
     operator: str
     label: str
@@ -77,7 +81,8 @@ class Case:
     def __str__(self) -> str:
         return f"{self.operator}-{self.label}" if self.label else self.operator
 
-    def numbers(self, arg: Arg, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
+    def numbers(self, arg: Arg, generator: torch.Generator,
+                dtype: torch.dtype = torch.float64) -> Tensor:
         values = torch.rand(arg.shape, generator=generator, dtype=torch.float64)
         if arg.integers is not None:
             return ((values * len(arg.integers)).floor() + arg.integers.start).to(dtype)
@@ -94,7 +99,8 @@ class Case:
 
     def values(self, generator: torch.Generator) -> list[Tensor]:
         """A value of each tensor."""
-        values = {i: self.given(arg, generator) for i, arg in enumerate(self.args) if arg.role in GIVEN}
+        values = {i: self.given(arg, generator)
+                  for i, arg in enumerate(self.args) if arg.role in GIVEN}
         return [values[i] if i in values else self.made(arg, values, call, -torch.ones(()))
                 for i, arg in enumerate(self.args)]
 
@@ -103,10 +109,13 @@ class Case:
         if arg.role == "share":
             return step("select", values[0], values[len(self.args) - 1], **dict(arg.settings))
         if arg.role == "inverse_length":
-            total = step("sum", step("absolute", values[0]), dims=[self.settings["dim"]], keepdim=True)
-            return step("inverse_length", step("scale", step("multiply", total, minus), factor=-1.0))
+            total = step("sum", step("absolute", values[0]), dims=[self.settings["dim"]],
+                         keepdim=True)
+            return step("inverse_length",
+                        step("scale", step("multiply", total, minus), factor=-1.0))
         if self.args[1].role == "weight":
-            return step("add", values[0], step("unperturbed", values[1], target="neg.default", arguments=[T]))
+            return step("add", values[0],
+                        step("unperturbed", values[1], target="neg.default", arguments=[T]))
         return step("add", values[0], step("multiply", values[1], minus))
 
 
@@ -114,8 +123,8 @@ GIVEN = ("moving", "fixed", "weight", "index")
 T = {"tensor": True}
 
 
-def case(operator: str, label: str, *args: Arg, spread: float = 2.0, largest: float = math.inf, **settings: Any
-         ) -> Case:
+def case(operator: str, label: str, *args: Arg, spread: float = 2.0, largest: float = math.inf,
+         **settings: Any) -> Case:
     """A row of the table.
 
     Raises:
@@ -133,8 +142,9 @@ def case(operator: str, label: str, *args: Arg, spread: float = 2.0, largest: fl
 
 # The table
 
-# label, channels in, out, size, kernel, stride, padding, dilation, groups. Where stride does not divide what the
-# windows leave over, several sizes of the input have one size of the output: the gradient must restore the right one.
+# label, channels in, out, size, kernel, stride, padding, dilation, groups. Where stride does not
+# divide what the windows leave over, several sizes of the input have one size of the output: the
+# gradient must restore the right one.
 CONVOLUTIONS = [
     ("1d", 2, 3, [7], [3], [1], [0], [1], 1),
     ("1d-stride-padding-open", 2, 3, [8], [3], [2], [1], [1], 1),
@@ -168,7 +178,8 @@ def _convolutions() -> list[Case]:
                for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)]
         w = weight(c_out, c_in // groups, *kernel)
         cases += [case("convolution", label, moving(c_in, *size), w, **settings),
-                  case("convolution_gradient", label, moving(c_out, *out), w, size=size, **settings)]
+                  case("convolution_gradient", label, moving(c_out, *out), w, size=size,
+                       **settings)]
     return cases
 
 
@@ -179,23 +190,27 @@ def _poolings() -> list[Case]:
         x = torch.empty(1, 2, *size, device="meta")
         out = nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil)(x).shape[2:]
         cases += [case("max_pool", label, moving(2, *size), dilation=dilation, **common),
-                  case("max_pool_gradient", label, moving(2, *out), moving(2, *size), dilation=dilation, **common)]
+                  case("max_pool_gradient", label, moving(2, *out), moving(2, *size),
+                       dilation=dilation, **common)]
         if dilation != [1, 1]:
             continue
-        for more, include, divisor in (("", True, None), ("-exclude-pad", False, None), ("-divisor", True, 3)):
+        for more, include, divisor in (("", True, None), ("-exclude-pad", False, None),
+                                       ("-divisor", True, 3)):
             if label not in ("padding", "ceil") and more:
                 continue
             extra = {"count_include_pad": include, "divisor": divisor}
             cases += [case("average_pool", label + more, moving(2, *size), **common, **extra),
-                      case("average_pool_gradient", label + more, moving(2, *out), size=size, **common, **extra)]
-    small = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "dilation": [1, 1], "ceil": False}
+                      case("average_pool_gradient", label + more, moving(2, *out), size=size,
+                           **common, **extra)]
+    small = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "dilation": [1, 1],
+             "ceil": False}
     return [*cases,
             case("max_pool_gradient", "g-fixed", fixed(2, 2, 2), moving(2, 4, 4), **small),
             case("max_pool_gradient", "z-fixed", moving(2, 2, 2), fixed(2, 4, 4), **small)]
 
 
-#: Operator -> settings, size of the numbers and largest number tried, one entry a case. Those in `POSITIVE` are tried
-#: for positive arguments only.
+#: Operator -> settings, size of the numbers and largest number tried, one entry a case. Those in
+#: `POSITIVE` are tried for positive arguments only.
 ACTIVATIONS: dict[str, list[tuple[dict[str, Any], float, float]]] = {
     "kink": [({"slope": slope}, 2.0, math.inf) for slope in (0.0, 0.1, 1.0, 1.5, -0.2)],
     "tanh": [({}, 2.0, math.inf)],
@@ -204,16 +219,17 @@ ACTIVATIONS: dict[str, list[tuple[dict[str, Any], float, float]]] = {
     "softsign": [({}, 2.0, math.inf)],
     "tanhshrink": [({}, 2.0, math.inf)],
     "softplus": [({"beta": beta, "threshold": threshold}, spread, math.inf)
-                 for beta, threshold, spread in ((1.0, 20.0, 24.0), (1.0, 2.0, 3.0), (3.0, 20.0, 8.0),
-                                                 (3.0, 2.0, 1.0))],
+                 for beta, threshold, spread in ((1.0, 20.0, 24.0), (1.0, 2.0, 3.0),
+                                                 (3.0, 20.0, 8.0), (3.0, 2.0, 1.0))],
     "gelu": [({"approximate": "none"}, 3.0, math.inf), ({"approximate": "tanh"}, 3.0, math.inf)],
     "silu": [({}, 4.0, math.inf)],
     "mish": [({}, 4.0, math.inf)],
     "elu": [({"alpha": alpha, "scale": scale, "input_scale": inner}, 2.0, math.inf)
-            for alpha, scale, inner in ((1.0, 1.0, 1.0), (1.6732632423543772, 1.0507009873554805, 1.0),
-                                        (2.0, 1.0, 0.5))],
+            for alpha, scale, inner in ((1.0, 1.0, 1.0), (1.6732632423543772, 1.0507009873554805,
+                                                          1.0), (2.0, 1.0, 0.5))],
     "hardtanh": [({"low": -1.0, "high": 0.5}, 2.0, math.inf)],
-    "clamp": [({"low": low, "high": high}, 2.0, math.inf) for low, high in ((-1.0, 0.5), (None, 1.0), (0.0, None))],
+    "clamp": [({"low": low, "high": high}, 2.0, math.inf)
+              for low, high in ((-1.0, 0.5), (None, 1.0), (0.0, None))],
     "hardsigmoid": [({}, 4.0, math.inf)],
     "hardswish": [({}, 4.0, math.inf)],
     "hardshrink": [({"width": 0.5}, 1.0, math.inf)],
@@ -245,7 +261,8 @@ ACTIVATIONS: dict[str, list[tuple[dict[str, Any], float, float]]] = {
     "entropy": [({}, 2.0, 1e3)],
 }
 POSITIVE = {("inverse_length", ""), ("log", ""), ("power", "-1"), ("power", "0.5"), ("entropy", "")}
-WITHIN = {"tan": (-1.2, 1.2), "asin": (-0.9, 0.9), "acosh": (1.1, 5.0), "atanh": (-0.9, 0.9), "logit": (0.05, 0.95)}
+WITHIN = {"tan": (-1.2, 1.2), "asin": (-0.9, 0.9), "acosh": (1.1, 5.0), "atanh": (-0.9, 0.9),
+          "logit": (0.05, 0.95)}
 """Where functions are tried that are not defined everywhere."""
 
 
@@ -268,14 +285,21 @@ SECANTS: list[tuple[str, dict[str, Any], float]] = [
 
 def _secants() -> list[Case]:
     return [
-        *[case("secant_gradient", f"{function}-{label_of(settings)}", moving(2, 3), moving(2, 3), fixed(2, 3),
-               spread=spread, function=function, eps=1e-10, **settings) for function, settings, spread in SECANTS],
-        case("secant_gradient", "kink-wide", moving(4), moving(4), fixed(4), function="kink", eps=0.5, slope=0.0),
-        case("secant_gradient", "tanh-wide", moving(4), moving(4), fixed(4), function="tanh", eps=0.5),
-        case("secant_gradient", "g-fixed", fixed(4), moving(4), fixed(4), function="kink", eps=1e-10, slope=0.0),
-        case("secant_gradient", "z-fixed", moving(4), fixed(4), fixed(4), function="kink", eps=1e-10, slope=0.0),
-        *[case("stabilized_gradient", f"{eps:g}", moving(2, 3), moving(2, 3), eps=eps) for eps in (1e-9, 0.1)],
-        case("secant_gradient", "constant", moving(4), moving(4), weight(4), function="tanh", eps=1e-10),
+        *[case("secant_gradient", f"{function}-{label_of(settings)}", moving(2, 3), moving(2, 3),
+               fixed(2, 3), spread=spread, function=function, eps=1e-10, **settings)
+          for function, settings, spread in SECANTS],
+        case("secant_gradient", "kink-wide", moving(4), moving(4), fixed(4), function="kink",
+             eps=0.5, slope=0.0),
+        case("secant_gradient", "tanh-wide", moving(4), moving(4), fixed(4), function="tanh",
+             eps=0.5),
+        case("secant_gradient", "g-fixed", fixed(4), moving(4), fixed(4), function="kink",
+             eps=1e-10, slope=0.0),
+        case("secant_gradient", "z-fixed", moving(4), fixed(4), fixed(4), function="kink",
+             eps=1e-10, slope=0.0),
+        *[case("stabilized_gradient", f"{eps:g}", moving(2, 3), moving(2, 3), eps=eps)
+          for eps in (1e-9, 0.1)],
+        case("secant_gradient", "constant", moving(4), moving(4), weight(4), function="tanh",
+             eps=1e-10),
     ]
 
 
@@ -285,15 +309,17 @@ def _references() -> list[Case]:
         "max_pool": ([2, 4, 4], windows), "max_pool_above": ([2, 4, 4], windows),
         "max_pool_below": ([2, 4, 4], windows),
         "max_pool-gaps": ([2, 5, 5], {**windows, "kernel": [1, 2], "stride": [2, 3]}),
-        "max_pool-padding-ceil": ([2, 4, 5], {**windows, "kernel": [2, 3], "stride": [2, 3], "padding": [1, 1],
-                                              "ceil": True}),
+        "max_pool-padding-ceil": ([2, 4, 5], {**windows, "kernel": [2, 3], "stride": [2, 3],
+                                              "padding": [1, 1], "ceil": True}),
     }
     return [
         *[case("reference_gradient", label, *[moving(*shape)] * 3, fixed(*shape),
-               rule=label.split("-")[0], eps=0.05, **given) for label, (shape, given) in of_windows.items()],
-        case("reference_gradient", "near", *[moving(1, 2, 2)] * 3, fixed(1, 2, 2), rule="max_pool", eps=0.5, **windows),
-        case("reference_gradient", "softmax", moving(2, 3), moving(2, 3), moving(2, 3), fixed(2, 3), rule="softmax",
-             eps=0.5, dim=1),
+               rule=label.split("-")[0], eps=0.05, **given)
+          for label, (shape, given) in of_windows.items()],
+        case("reference_gradient", "near", *[moving(1, 2, 2)] * 3, fixed(1, 2, 2), rule="max_pool",
+             eps=0.5, **windows),
+        case("reference_gradient", "softmax", moving(2, 3), moving(2, 3), moving(2, 3), fixed(2, 3),
+             rule="softmax", eps=0.5, dim=1),
     ]
 
 
@@ -326,13 +352,17 @@ def _choices() -> list[Case]:
         case("larger", "weight", moving(3), weight(3), difference()),
         case("larger", "broadcast", moving(2, 1), moving(1, 3), difference()),
         case("larger", "fixed", fixed(2, 3), moving(2, 3), difference()),
-        *[case("larger_gradient", f"{tie:g}", moving(2, 3), moving(2, 3), tie=tie) for tie in (0.0, 0.5, 1.0)],
+        *[case("larger_gradient", f"{tie:g}", moving(2, 3), moving(2, 3), tie=tie)
+          for tie in (0.0, 0.5, 1.0)],
         case("choose", "", moving(2, 3), moving(2, 3), difference(), moving(2, 3), **above),
-        case("choose", "between", moving(2, 3), moving(2, 3), difference(), moving(2, 1), **between),
+        case("choose", "between", moving(2, 3), moving(2, 3), difference(), moving(2, 1),
+             **between),
         case("choose", "weight", moving(3), weight(3), difference(), moving(3), **above),
         case("choose", "narrower", moving(1), weight(), difference(), moving(3), **above),
-        case("rest", "", moving(2, 3), share(**above), moving(2, 3), low=None, high=0.0, closed=True, inside=True),
-        case("rest", "fixed", fixed(2, 3), share(**above), moving(2, 3), low=None, high=0.0, closed=True, inside=True),
+        case("rest", "", moving(2, 3), share(**above), moving(2, 3), low=None, high=0.0,
+             closed=True, inside=True),
+        case("rest", "fixed", fixed(2, 3), share(**above), moving(2, 3), low=None, high=0.0,
+             closed=True, inside=True),
     ]
 
 
@@ -344,7 +374,8 @@ def _orders() -> list[Case]:
     """Entries by rank; labels say of which operation the choice among equals is."""
     ranks = [("max", [0], ["max"]), ("min", [-1], ["min"]), ("share", [-1], ["share"]),
              ("topk", [0, 1], ["topk", 2, True]), ("smallest", [-1, -2], ["topk", 2, False]),
-             ("sort", [3, 2, 1, 0], ["sort", False, False]), ("descending", [0, 1, 2, 3], ["sort", True, True]),
+             ("sort", [3, 2, 1, 0], ["sort", False, False]),
+             ("descending", [0, 1, 2, 3], ["sort", True, True]),
              ("kthvalue", [2], ["kthvalue", 2]), ("median", [2], ["median"])]
     cases = []
     for label, chosen, choice in ranks:
@@ -352,22 +383,27 @@ def _orders() -> list[Case]:
         x, g = ((4, 2), (len(chosen), 2)) if label == "topk" else ((2, 4), (2, len(chosen)))
         if label in ("max", "min", "topk", "sort"):
             cases.append(case("ranked", label, moving(*x), **common))
-        cases.append(case("ranked_gradient", label, moving(*g), moving(*x), choice=choice, **common))
+        cases.append(case("ranked_gradient", label, moving(*g), moving(*x), choice=choice,
+                          **common))
         if label in ("max", "topk"):
-            cases.append(case("pick_ranked", label, moving(*x), moving(*x), choice=choice, **common))
+            cases.append(case("pick_ranked", label, moving(*x), moving(*x), choice=choice,
+                              **common))
     index = {"dim": 2, "size": 4}
-    return [*cases,
-            case("ranked_gradient", "g-fixed", fixed(1), moving(5), dim=1, ranks=[0], choice=["max"]),
-            case("ranked_gradient", "x-fixed", moving(1), fixed(5), dim=1, ranks=[0], choice=["max"]),
-            case("pick_ranked", "y-fixed", fixed(4), moving(4), dim=1, ranks=[0], choice=["max"]),
-            case("window_max", "", moving(2, 4, 3), sizes=[4, 3], windows=WINDOWS),
-            case("window_max_gradient", "", moving(2, 2, 3), moving(2, 4, 3), sizes=[4, 3], windows=WINDOWS),
-            case("pick_at", "", moving(2, 4), moving(2, 2), largest=3.0, **index),
-            case("put_at", "", moving(2, 3), moving(2, 3), largest=3.0, **index),
-            *[case("stairs", kind, moving(2, 3), kind=kind) for kind in ("floor", "ceil", "trunc", "round")],
-            case("remainder", "positive", moving(2, 3), divisor=0.7, kind="floor"),
-            case("remainder", "negative", moving(2, 3), divisor=-0.7, kind="floor"),
-            case("remainder", "fmod", moving(2, 3), divisor=0.7, kind="trunc")]
+    return [
+        *cases,
+        case("ranked_gradient", "g-fixed", fixed(1), moving(5), dim=1, ranks=[0], choice=["max"]),
+        case("ranked_gradient", "x-fixed", moving(1), fixed(5), dim=1, ranks=[0], choice=["max"]),
+        case("pick_ranked", "y-fixed", fixed(4), moving(4), dim=1, ranks=[0], choice=["max"]),
+        case("window_max", "", moving(2, 4, 3), sizes=[4, 3], windows=WINDOWS),
+        case("window_max_gradient", "", moving(2, 2, 3), moving(2, 4, 3), sizes=[4, 3],
+             windows=WINDOWS),
+        case("pick_at", "", moving(2, 4), moving(2, 2), largest=3.0, **index),
+        case("put_at", "", moving(2, 3), moving(2, 3), largest=3.0, **index),
+        *[case("stairs", kind, moving(2, 3), kind=kind)
+          for kind in ("floor", "ceil", "trunc", "round")],
+        case("remainder", "positive", moving(2, 3), divisor=0.7, kind="floor"),
+        case("remainder", "negative", moving(2, 3), divisor=-0.7, kind="floor"),
+        case("remainder", "fmod", moving(2, 3), divisor=0.7, kind="trunc")]
 
 
 CASES = [
@@ -429,10 +465,12 @@ CASES = [
     case("along", "middle", moving(2, 4, 2), weight(4, 3), dim=2),
     case("along", "last", moving(3), weight(3, 3), dim=1),
     case("pick", "some", moving(2, 3), index(5, integers=range(-1, 6)), shape=[5], gaps=True),
-    case("pick", "every-example-others", moving(2, 3), fixed(4, integers=range(-1, 6)), shape=[2, 2], gaps=True),
+    case("pick", "every-example-others", moving(2, 3), fixed(4, integers=range(-1, 6)),
+         shape=[2, 2], gaps=True),
     case("pick", "one-number", moving(3), index(1, integers=range(3)), shape=[], gaps=False),
     case("put", "some", moving(2, 3), index(6, integers=range(-1, 4)), shape=[2, 2], gaps=True),
-    case("put", "every-example-others", moving(4), fixed(4, integers=range(-1, 3)), shape=[3], gaps=True),
+    case("put", "every-example-others", moving(4), fixed(4, integers=range(-1, 3)), shape=[3],
+         gaps=True),
     case("lookup", "", fixed(4, integers=range(5)), weight(5)),
     case("center", "last", moving(2, 4), dims=[2]),
     case("center", "two", moving(2, 2, 3), dims=[1, 3]),
@@ -457,12 +495,14 @@ CASES = [
     case("unperturbed", "transpose", weight(3, 4), target="t.default", arguments=[T]),
     case("unperturbed", "product", weight(4, 3), weight(3), target="mul.Tensor", arguments=[T, T]),
     case("unperturbed", "part", weight(4, 6), target="split.Tensor", arguments=[T, 2, 1], output=1),
-    *_activations(), *_secants(), *_references(), *_convolutions(), *_poolings(), *_choices(), *_orders(),
+    *_activations(), *_secants(), *_references(), *_convolutions(), *_poolings(), *_choices(),
+    *_orders(),
 ]
 
 
-RARE = {"asin", "acosh", "atanh", "asinh", "sinh", "cosh", "ranked_gradient-smallest", "ranked_gradient-descending",
-        "ranked_gradient-kthvalue", "ranked_gradient-median", "ranked-min", "stairs-ceil", "stairs-trunc"}
+RARE = {"asin", "acosh", "atanh", "asinh", "sinh", "cosh", "ranked_gradient-smallest",
+        "ranked_gradient-descending", "ranked_gradient-kthvalue", "ranked_gradient-median",
+        "ranked-min", "stairs-ceil", "stairs-trunc"}
 """Operators, or cases, that differ little from others: tried by hand."""
 
 
@@ -477,7 +517,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """A case as a module: its inputs' shapes and which of them move; the other inputs have given values."""
+    """A case as a module: its inputs' shapes and which of them move; the other inputs have given
+    values.
+    """
 
     case: Case
     module: GradientModule
@@ -491,14 +533,16 @@ class Problem:
         return *moved, *(r.repeat(len(moved[0]) // BATCH, *[1] * (r.ndim - 1)) for r in self.rest)
 
 
-def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: torch.dtype = torch.float64) -> Problem:
+def problem(case: Case, *, meet: bool = False, backwards: bool = False,
+            dtype: torch.dtype = torch.float64) -> Problem:
     """A module of just this operator, with a flat result.
 
     Args:
         case: the operator.
-        meet: put a random affine map before each moving tensor, all of one common input, so that the coefficients
-            of several tensors, and of all entries, meet there.
-        backwards: compute the tensors last to first, as a gradient does: what is differentiated at comes first.
+        meet: put a random affine map before each moving tensor, all of one common input, so that
+            the coefficients of several tensors, and of all entries, meet there.
+        backwards: compute the tensors last to first, as a gradient does: what is differentiated at
+            comes first.
         dtype: type of the parameters and of the inputs at rest.
     """
     generator = torch.Generator().manual_seed(0)
@@ -534,20 +578,24 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
         else:
             moves["u"] = (BATCH, 4)
             size = math.prod(arg.shape[1:])
-            hidden = step("matmul", "u", parameter(torch.randn(4, size, generator=generator, dtype=torch.float64) / 2))
-            hidden = step("add", hidden, parameter(case.numbers(Arg("weight", (size,)), generator) / 2))
+            hidden = step("matmul", "u", parameter(
+                torch.randn(4, size, generator=generator, dtype=torch.float64) / 2))
+            hidden = step("add", hidden,
+                          parameter(case.numbers(Arg("weight", (size,)), generator) / 2))
             if arg.positive:
                 hidden = step("add", step("sigmoid", hidden), parameter(torch.tensor(2.0)))
             if arg.within is not None:
                 low, high = arg.within  # linear bounds of sigmoid may reach beyond 0 and 1
                 hidden = step("scale", step("sigmoid", hidden), factor=0.3 * (high - low))
-                hidden = step("add", hidden, parameter(torch.tensor(0.65 * low + 0.35 * high), trained=False))
+                hidden = step("add", hidden,
+                              parameter(torch.tensor(0.65 * low + 0.35 * high), trained=False))
             names[i] = step("reshape", hidden, shape=list(arg.shape[1:]))
     for i, arg in enumerate(case.args):
         if arg.role not in GIVEN:
             names[i] = case.made(arg, names, step, parameter(-torch.ones(()), trained=False))
     result = step(case.operator, *(names[i] for i in range(len(case.args))), **case.settings)
-    if not moves and rest:  # an operator on what does not move: what is bounded is a sum with its result
+    # an operator on what does not move: what is bounded is a sum with its result
+    if not moves and rest:
         moves["u"] = (BATCH, 4)
         result = step("add", "u", result)
     elif not moves:  # an operator on parameters alone: what is bounded is a product with its result
@@ -562,7 +610,8 @@ def problem(case: Case, *, meet: bool = False, backwards: bool = False, dtype: t
     if len(shape) != 1:
         result = step("reshape", result, shape=[math.prod(shape)])
     return Problem(case, module(), tuple(moves.values()), tuple(rest.values()),
-                   tuple(positive.get(name, False) for name in moves), tuple(map(within.get, moves)))
+                   tuple(positive.get(name, False) for name in moves),
+                   tuple(map(within.get, moves)))
 
 
 KINDS = {
@@ -576,7 +625,9 @@ KINDS = {
 
 
 def boxes(problem: Problem, *kinds: str, dtype: torch.dtype = torch.float64) -> list[Box]:
-    """A box (lower, upper) for each moving input; rows 3 i, 3 i + 1, 3 i + 2 are of the i-th of these kinds."""
+    """A box (lower, upper) for each moving input; rows 3 i, 3 i + 1, 3 i + 2 are of the i-th of
+    these kinds.
+    """
     generator = torch.Generator().manual_seed(1)
 
     def uniform(shape: Shape) -> Tensor:
@@ -589,7 +640,8 @@ def boxes(problem: Problem, *kinds: str, dtype: torch.dtype = torch.float64) -> 
             return (ends if kind == "grid" else ends * 10.0**powers).sort(0).values
         center = problem.case.spread * (2 * uniform(shape) - 1)
         factor = {"wide": 0.5, "narrow": 5e-4, "tiny": 5e-13, "point": 0.0}[kind]
-        radius = factor * torch.ones(shape) if kind == "tiny" else factor * problem.case.spread * uniform(shape)
+        radius = (factor * torch.ones(shape)
+                  if kind == "tiny" else factor * problem.case.spread * uniform(shape))
         return torch.stack([center - radius, center + radius])
 
     def allowed(sides: Tensor, positive: bool, within: tuple[float, float] | None) -> Tensor:
@@ -598,5 +650,7 @@ def boxes(problem: Problem, *kinds: str, dtype: torch.dtype = torch.float64) -> 
         sides = sides.clamp(-problem.case.largest, problem.case.largest)
         return (sides.abs() + 0.05).sort(0).values if positive else sides
 
-    return [Box(*allowed(torch.cat([box(shape, kind) for kind in kinds], 1), positive, within).to(dtype))
-            for shape, positive, within in zip(problem.moving, problem.positive, problem.within, strict=True)]
+    return [Box(
+        *allowed(torch.cat([box(shape, kind) for kind in kinds], 1), positive, within).to(dtype))
+            for shape, positive, within in zip(problem.moving, problem.positive, problem.within,
+                                               strict=True)]

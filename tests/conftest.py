@@ -1,8 +1,11 @@
-"""For all tests: auto_LiRPA made importable, and one thread, because the tensors are small and machines are shared."""
+"""For all tests: auto_LiRPA made importable, and one thread, because the tensors are small and
+machines are shared.
+"""
 
 import torch
 
-import lirpa_explain  # noqa: F401  (supplies what an old auto_LiRPA lacks, before a test imports it)
+# It supplies what an old auto_LiRPA lacks, before a test imports that.
+import lirpa_explain  # noqa: F401
 from tests.nets import net  # noqa: F401  (a fixture)
 
 torch.set_num_threads(1)

@@ -1,4 +1,5 @@
-"""Covering arrays: fewer rows than a full product, in which every pair (or triple) of values is met.
+"""Covering arrays: fewer rows than a full product, in which every pair (or triple) of values is
+met.
 
 Most defects show with one value or with two that meet; the full product repeats each pair often.
 """

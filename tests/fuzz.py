@@ -3,7 +3,8 @@
     python -m tests.fuzz --count 2000 --jobs 2      the whole, by hand
     python -m tests.fuzz --seed 17                  one architecture, in words
 
-Everything is drawn from the seed. Each certificate ends in one of `OUTCOMES`; those in `FAILURES` are defects.
+Everything is drawn from the seed. Each certificate ends in one of `OUTCOMES`; those in `FAILURES`
+are defects.
 """
 
 import argparse
@@ -36,11 +37,15 @@ from tests.reference import sample_ball
 from tests.test_captum import parts, same, seeded
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
-TINY = 1e-5  # numbers are about 1; what is smaller is nothing but rounding where the attribution is 0
-REFUSALS = (lx.UnsupportedOperation, lx.UnsupportedAttribution, lx.TrainingModeError, lx.BoundaryNotFound)
-OUTCOMES = ("certified", "refused", "Captum refuses", "alarm", "crash", "outside", "differs", "changed")
-"""Refused by name; SoundnessError; any other error; a value of Captum's outside the bounds; not Captum's value, not
-what its rows give, or narrower intervals of a larger ball; something of the caller's is not as it was."""
+# numbers are about 1; what is smaller is nothing but rounding where the attribution is 0
+TINY = 1e-5
+REFUSALS = (lx.UnsupportedOperation, lx.UnsupportedAttribution, lx.TrainingModeError,
+            lx.BoundaryNotFound)
+OUTCOMES = ("certified", "refused", "Captum refuses", "alarm", "crash", "outside", "differs",
+            "changed")
+"""Refused by name; SoundnessError; any other error; a value of Captum's outside the bounds; not
+Captum's value, not what its rows give, or narrower intervals of a larger ball; something of the
+caller's is not as it was."""
 FAILURES = OUTCOMES[3:]
 
 
@@ -66,7 +71,8 @@ def outcome_of(problem: Problem, attacked: bool) -> tuple[str, str]:
     refused = None
     try:
         value = problem.call(problem.inputs)
-        if not all(part.isfinite().all() and len(part) == len(parts(problem.inputs)[0]) for part in parts(value)):
+        if not all(part.isfinite().all() and len(part) == len(parts(problem.inputs)[0])
+                   for part in parts(value)):
             refused = "not finite, or not one row for each example"
     except Exception as error:
         refused = f"{type(error).__name__}: {error}"
@@ -94,8 +100,9 @@ def _state(problem: Problem) -> list[Any]:
     model = problem.architecture.model
     numbers = [float(t.detach().double().sum()) for t in (*model.parameters(), *model.buffers())]
     flags = [p.requires_grad and p.grad is None for p in model.parameters()]
-    return [numbers, flags, [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-                             for m in model.modules()]]
+    return [numbers, flags,
+            [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+             for m in model.modules()]]
 
 
 def _flat(value: Any) -> Tensor:
@@ -103,20 +110,25 @@ def _flat(value: Any) -> Tensor:
 
 
 def _excess(certificate: Any, value: Any, dtype: torch.dtype) -> float:
-    """How far a value lies outside, relative to its example's largest number; at most 0 if by rounding alone."""
+    """How far a value lies outside, relative to its example's largest number; at most 0 if by
+    rounding alone.
+    """
     low, high, value = _flat(certificate.lower), _flat(certificate.upper), _flat(value)
     size = torch.stack([low.abs(), high.abs(), value.abs()]).amax((0, 2))[:, None].clamp(min=TINY)
     return float((torch.maximum(low - value, value - high) / size - ROUNDING[dtype]).max())
 
 
-def _compare(problem: Problem, certificate: Any, value: Any, attacked: bool) -> tuple[str, str] | None:
+def _compare(problem: Problem, certificate: Any, value: Any,
+             attacked: bool) -> tuple[str, str] | None:
     dtype = parts(problem.inputs)[0].dtype
     frozen = problem if not _is_boundary(problem) else _at_fixed_points(problem)
     points = points_of(problem) if problem.eps and frozen else []
     for i, point in enumerate([problem.inputs, *points]):
         found = value if i == 0 else frozen.value(point)
-        if all(part.isfinite().all() for part in parts(found)) and _excess(certificate, found, dtype) > 0:
-            return "outside", f"by {_excess(certificate, found, dtype):.3g} of the largest number, at point {i}"
+        if all(part.isfinite().all() for part in parts(found)) and _excess(certificate, found,
+                                                                           dtype) > 0:
+            return ("outside", f"by {_excess(certificate, found, dtype):.3g} of the largest "
+                    f"number, at point {i}")
     narrow = problem.certify(problem.inputs, problem.eps / 2)
     if problem.method == "IBP":
         worst = max(_excess(certificate, side, dtype) for side in (narrow.lower, narrow.upper))
@@ -124,9 +136,11 @@ def _compare(problem: Problem, certificate: Any, value: Any, attacked: bool) -> 
             return "differs", f"intervals of half the radius reach {worst:.3g} further"
     if attacked and problem.eps and not _is_boundary(problem):
         with tempfile.NamedTemporaryFile() as file:  # for the counterexample of a SoundnessError
-            certificate.sandwich("l2", path=file.name, settings={"samples": 4, "restarts": 1, "steps": 3})
+            certificate.sandwich("l2", path=file.name,
+                                 settings={"samples": 4, "restarts": 1, "steps": 3})
     rows = len(parts(problem.inputs)[0])
-    if rows > 1 and not problem.draws and dtype == torch.float64 and problem.method != "CROWN-Optimized":
+    if (rows > 1 and not problem.draws and dtype == torch.float64
+            and problem.method != "CROWN-Optimized"):
         return _rows(problem, certificate, rows)
     return None
 
@@ -139,16 +153,19 @@ def _rows(problem: Problem, certificate: Any, rows: int) -> tuple[str, str] | No
         return value[-1:] if isinstance(value, Tensor) and len(value) == rows else value
 
     keywords = {name: one(value) for name, value in problem.keywords.items()}
-    if type(problem.attribution).__name__.endswith(("GradientShap", "DeepLiftShap")):  # a distribution
+    # a distribution
+    if type(problem.attribution).__name__.endswith(("GradientShap", "DeepLiftShap")):
         keywords["baselines"] = problem.keywords["baselines"]
     if isinstance(keywords.get("target"), list):
         keywords["target"] = keywords["target"][-1]
     alone = problem.certify(one(problem.inputs), problem.eps, keywords)
     for side in ("lower", "upper"):
         ours, theirs = _flat(getattr(certificate, side))[-1:], _flat(getattr(alone, side))
-        size = torch.maximum(_flat(certificate.lower).abs(), _flat(certificate.upper).abs())[-1:].max()
+        size = torch.maximum(_flat(certificate.lower).abs(),
+                             _flat(certificate.upper).abs())[-1:].max()
         if not ((ours - theirs).abs() <= 1e-9 * size).all():
-            return "differs", f"{side} of a row alone by {float((ours - theirs).abs().max() / size):.3g} of the largest"
+            return ("differs", f"{side} of a row alone by "
+                    f"{float((ours - theirs).abs().max() / size):.3g} of the largest")
     return None
 
 
@@ -156,7 +173,8 @@ def points_of(problem: Problem) -> list[Any]:
     """Points of the ball: on its surface, its vertices among them, and inside."""
     xs = parts(problem.inputs)
     generator = torch.Generator().manual_seed(0)
-    samples = zip(*[sample_ball(x, problem.eps, problem.norm, 7, generator) for x in xs], strict=True)
+    samples = zip(*[sample_ball(x, problem.eps, problem.norm, 7, generator) for x in xs],
+                  strict=True)
     return [point if isinstance(problem.inputs, tuple) else point[0] for point in samples]
 
 
@@ -165,7 +183,9 @@ def _is_boundary(problem: Problem) -> bool:
 
 
 def _at_fixed_points(problem: Problem) -> Problem | None:
-    """The boundary points of the input are part of the attribution, as a baseline is; None in a noise tunnel."""
+    """The boundary points of the input are part of the attribution, as a baseline is; None in a
+    noise tunnel.
+    """
     if isinstance(problem.attribution, NoiseTunnel):
         return None
     attribution, model = problem.attribution, problem.architecture.model
@@ -219,7 +239,8 @@ def run(seed: int, which: int) -> Result:
     if outcome in FAILURES:
         text = f"python -m tests.fuzz --seed {seed} --which {which}\n{text}\n{problem}"
     name = lx.attributions.name_of(problem.attribution)
-    return Result(seed, which, name, problem.method, outcome, text, time.process_time() - started, names)
+    return Result(seed, which, name, problem.method, outcome, text, time.process_time() - started,
+                  names)
 
 
 # By hand
@@ -231,7 +252,9 @@ def _one(job: tuple[int, int]) -> Result:
 
 
 def results_of(jobs: list[tuple[int, int]], workers: int) -> Iterator[Result]:
-    """All results, in processes of their own: where one of these ends, what it was at runs again alone."""
+    """All results, in processes of their own: where one of these ends, what it was at runs again
+    alone.
+    """
     waiting, context = collections.deque(jobs), multiprocessing.get_context("fork")
     while waiting:
         running: dict[Any, tuple[int, int]] = {}
@@ -248,8 +271,8 @@ def results_of(jobs: list[tuple[int, int]], workers: int) -> Iterator[Result]:
                 try:
                     yield pool.submit(_one, job).result()
                 except BrokenProcessPool:
-                    yield Result(*job, "", "", "crash", f"python -m tests.fuzz --seed {job[0]} --which {job[1]}\n"
-                                 "the interpreter ended")
+                    yield Result(*job, "", "", "crash", f"python -m tests.fuzz --seed {job[0]} "
+                                 f"--which {job[1]}\nthe interpreter ended")
 
 
 def table(results: list[Result], key: Callable[[Result], str], name: str) -> str:
@@ -269,20 +292,24 @@ def report(results: list[Result], wall: float) -> str:
     """All tables, and the rules that were never used."""
     used = set().union(*(r.rules for r in results))
     never = sorted(str(target) for target in RULES if str(target) not in used)
-    reasons = collections.Counter(f"{r.outcome}: {r.attribution.split('(')[0]}: {r.text[:150]}" for r in results
-                                  if r.text and r.outcome not in FAILURES)
+    reasons = collections.Counter(f"{r.outcome}: {r.attribution.split('(')[0]}: {r.text[:150]}"
+                                  for r in results if r.text and r.outcome not in FAILURES)
     return "\n\n".join([
-        f"{len({r.seed for r in results})} architectures, {len(results)} certificates, {wall / 60:.0f} minutes",
+        f"{len({r.seed for r in results})} architectures, {len(results)} certificates, "
+        f"{wall / 60:.0f} minutes",
         table(results, lambda r: "all", ""), table(results, lambda r: r.method, "method"),
         table(results, lambda r: r.attribution.split("(")[0], "attribution"),
         "\n".join(f"{count} {reason}" for reason, count in reasons.most_common()),
-        f"{len(RULES) - len(never)} of {len(RULES)} rules were used; never: {', '.join(never) or 'none'}"])
+        f"{len(RULES) - len(never)} of {len(RULES)} rules were used; never: "
+        f"{', '.join(never) or 'none'}"])
 
 
 def main() -> None:
     """Run many seeds, or one in words."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000, help="architectures, of two certificates each")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=2000,
+                        help="architectures, of two certificates each")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, help="one architecture alone")
@@ -291,7 +318,8 @@ def main() -> None:
     if options.seed is not None:
         for which in (0, 1) if options.which is None else (options.which,):
             result = run(options.seed, which)
-            print(f"{result.outcome}, {result.seconds:.1f} s\n{result.text or draw_problem(options.seed, which)}\n")
+            print(f"{result.outcome}, {result.seconds:.1f} "
+                  f"s\n{result.text or draw_problem(options.seed, which)}\n")
         return
     jobs = list(itertools.product(range(options.first, options.first + options.count), (0, 1)))
     results: list[Result] = []

@@ -52,20 +52,22 @@ class Problem:
         return seeded(self.attribution.attribute, xs if isinstance(point, tuple) else xs[0],
                       **copy.deepcopy(self.keywords))
 
-    def certify(self, inputs: Any, eps: float, keywords: dict[str, Any] | None = None) -> lx.Certificate:
+    def certify(self, inputs: Any, eps: float,
+                keywords: dict[str, Any] | None = None) -> lx.Certificate:
         given = dict(copy.deepcopy(self.keywords if keywords is None else keywords))
         quadrature = given.pop("method", None)
-        return seeded(lx.certify, self.attribution, inputs, eps=eps, norm=self.norm, method=self.method,
-                      quadrature=quadrature, iterations=3, **given)
+        return seeded(lx.certify, self.attribution, inputs, eps=eps, norm=self.norm,
+                      method=self.method, quadrature=quadrature, iterations=3, **given)
 
     def __str__(self) -> str:
         keywords = {name: f"tensor {tuple(value.shape)}" if isinstance(value, Tensor) else value
                     for name, value in self.keywords.items()}
         kind = parts(self.inputs)[0]
         layer = getattr(self.attribution, "layer", None)
-        return (f"{lx.attributions.name_of(self.attribution)} {self.method} norm {self.norm} eps {self.eps} "
-                f"{kind.dtype} batch {len(kind)}, weights {self.architecture.weights}, {keywords}\n"
-                f"{self.architecture.model}" + (f"\nat {layer}" if layer is not None else ""))
+        return (f"{lx.attributions.name_of(self.attribution)} {self.method} norm {self.norm} eps "
+                f"{self.eps} {kind.dtype} batch {len(kind)}, weights {self.architecture.weights}, "
+                f"{keywords}\n{self.architecture.model}"
+                + (f"\nat {layer}" if layer is not None else ""))
 
 
 # The table of keywords
@@ -74,7 +76,9 @@ Draw = random.Random
 
 
 def _baselines(draw: Draw, inputs: Any, many: bool = False) -> dict[str, Any]:
-    """Rows to draw from if there are many; else none, a number, one row or a row for each example."""
+    """Rows to draw from if there are many; else none, a number, one row or a row for each
+    example.
+    """
     xs = parts(inputs)
     if not many and draw.random() < 0.4:
         return draw.choice(({}, {"baselines": 0.3}))
@@ -89,14 +93,16 @@ def _path(draw: Draw, inputs: Any) -> dict[str, Any]:
 
 
 def _drawn(draw: Draw, inputs: Any) -> dict[str, Any]:
-    return {"n_samples": 2, "stdevs": draw.choice((0.0, 0.2)), **_baselines(draw, inputs, many=True)}
+    return {"n_samples": 2, "stdevs": draw.choice((0.0, 0.2)),
+            **_baselines(draw, inputs, many=True)}
 
 
 def _features(draw: Draw, inputs: Any, count: int = 3) -> dict[str, Any]:
     """Every entry belongs to one of a few features, which several inputs share."""
     masks = tuple(torch.randint(count, (1, *x.shape[1:])) for x in parts(inputs))
     masks[0].view(-1)[0] = 0
-    return {"feature_mask": masks if isinstance(inputs, tuple) else masks[0], **_baselines(draw, inputs)}
+    return {"feature_mask": masks if isinstance(inputs, tuple) else masks[0],
+            **_baselines(draw, inputs)}
 
 
 def _perhaps_features(draw: Draw, inputs: Any) -> dict[str, Any]:
@@ -112,18 +118,19 @@ def _windows(draw: Draw, inputs: Any) -> dict[str, Any]:
     shapes = tuple(tuple(draw.randint(1, size) for size in x.shape[1:]) for x in parts(inputs))
     strides = tuple(tuple(draw.randint(1, size) for size in shape) for shape in shapes)
     several = isinstance(inputs, tuple)
-    return {"sliding_window_shapes": shapes if several else shapes[0], "strides": strides if several else strides[0],
-            **_baselines(draw, inputs)}
+    return {"sliding_window_shapes": shapes if several else shapes[0],
+            "strides": strides if several else strides[0], **_baselines(draw, inputs)}
 
 
 KEYWORDS: dict[str, Callable[[Draw, Any], dict[str, Any]]] = {
     "Saliency": lambda draw, inputs: {"abs": draw.random() < 0.5},
     "BoundaryIntegratedGradients": lambda draw, inputs: {"n_steps": 2},
     "LayerGradCam": lambda draw, inputs: {"relu_attributions": draw.random() < 0.5},
-    **dict.fromkeys(("IntegratedGradients", "InternalInfluence", "LayerConductance", "LayerIntegratedGradients",
+    **dict.fromkeys(("IntegratedGradients", "InternalInfluence", "LayerConductance",
+                     "LayerIntegratedGradients",
                      "NeuronIntegratedGradients", "NeuronConductance"), _path),
-    **dict.fromkeys(("InputBaselineXGradient", "LayerInputBaselineXGradient"),
-                    lambda draw, inputs: {"baselines": tuple(torch.randn_like(x) for x in parts(inputs))}),
+    **dict.fromkeys(("InputBaselineXGradient", "LayerInputBaselineXGradient"), lambda draw,
+                    inputs: {"baselines": tuple(torch.randn_like(x) for x in parts(inputs))}),
     **dict.fromkeys(("GradientShap", "LayerGradientShap", "NeuronGradientShap"), _drawn),
     **dict.fromkeys(("DeepLift", "LayerDeepLift", "NeuronDeepLift"), _baselines),
     **dict.fromkeys(("FeatureAblation", "KernelShap"), _perhaps_features),
@@ -134,15 +141,17 @@ KEYWORDS: dict[str, Callable[[Draw, Any], dict[str, Any]]] = {
     **dict.fromkeys(("DeepLiftShap", "LayerDeepLiftShap", "NeuronDeepLiftShap"),
                     lambda draw, inputs: _baselines(draw, inputs, True)),
 }
-"""What each class's `attribute` takes beside the target, the layer, the neuron and further arguments."""
-DRAWING = ("FeaturePermutation", "GradientShap", "InputBaselineXGradient", "KernelShap", "Lime", "NoiseTunnel",
-           "ShapleyValueSampling")
+"""What each class's `attribute` takes beside the target, the layer, the neuron and further
+arguments."""
+DRAWING = ("FeaturePermutation", "GradientShap", "InputBaselineXGradient", "KernelShap", "Lime",
+           "NoiseTunnel", "ShapleyValueSampling")
 
 
 def _target(draw: Draw, head: str, rows: int) -> Any:
     if head in ("column", "scalar"):
         return None if head == "scalar" else draw.choice((None, 0))
-    one = (lambda: (draw.randrange(2), draw.randrange(2))) if head == "planes" else lambda: draw.randrange(3)
+    one = (lambda: (draw.randrange(2),
+                    draw.randrange(2))) if head == "planes" else lambda: draw.randrange(3)
     return one() if draw.random() < 0.5 else [one() for _ in range(rows)]
 
 
@@ -158,7 +167,9 @@ def _neuron(draw: Draw, layer: Any, model: Any, inputs: tuple, to_input: bool) -
 
 
 def draw_problem(seed: int, which: int) -> Problem:
-    """The problem of a seed: one of its architecture's attributions, all of which come around in turn."""
+    """The problem of a seed: one of its architecture's attributions, all of which come around in
+    turn.
+    """
     draw = Draw(f"{seed}-{which}")
     torch.manual_seed(draw.randrange(2**31))
     kind = KINDS[(2 * seed + which) % len(KINDS)]
@@ -170,7 +181,8 @@ def draw_problem(seed: int, which: int) -> Problem:
     model, rows = architecture.model.to(dtype), draw.choice((1, 2, 3))
     xs = tuple(torch.randn(rows, *shape, dtype=dtype) for shape in architecture.shapes)
     inputs = xs if len(xs) > 1 or draw.random() < 0.1 else xs[0]
-    extras = torch.randn(rows, 1, dtype=dtype) if architecture.extras == "rows" else architecture.extras
+    extras = torch.randn(rows, 1,
+                         dtype=dtype) if architecture.extras == "rows" else architecture.extras
     further = () if isinstance(extras, tuple) else (extras,)
     if model.takes_ids:
         further += (torch.randint(KINDS_OF_IDS, (rows, LONGEST)),)
@@ -190,10 +202,11 @@ def draw_problem(seed: int, which: int) -> Problem:
     attribution = _attribution(inner, model, layer)
     if kind is NoiseTunnel:
         attribution = NoiseTunnel(attribution)
-        keywords.update({"nt_samples": 2, "stdevs": 0.1, "nt_type": draw.choice(("smoothgrad", "smoothgrad_sq",
-                                                                                "vargrad"))})
-    problem = Problem(architecture, attribution, inputs, keywords, draw.choice(METHODS), draw.choice(NORMS),
-                      draw.choice(RADII), draws=kind is NoiseTunnel or any(word in name for word in DRAWING))
+        keywords.update({"nt_samples": 2, "stdevs": 0.1,
+                         "nt_type": draw.choice(("smoothgrad", "smoothgrad_sq", "vargrad"))})
+    problem = Problem(
+        architecture, attribution, inputs, keywords, draw.choice(METHODS), draw.choice(NORMS),
+        draw.choice(RADII), draws=kind is NoiseTunnel or any(word in name for word in DRAWING))
     return problem
 
 
@@ -201,6 +214,8 @@ def _attribution(kind: Any, model: Any, layer: Any) -> Any:
     if kind.__name__.startswith("Boundary"):
         return kind(model, search=SEARCH)
     if kind is attr.Lime:
-        return kind(model, interpretable_model=SkLearnLinearRegression(), similarity_func=_by_present_features)
-    at_layer = kind.__name__.startswith(("Layer", "Neuron", "Internal")) or kind is attr.GuidedGradCam
+        return kind(model, interpretable_model=SkLearnLinearRegression(),
+                    similarity_func=_by_present_features)
+    at_layer = (kind.__name__.startswith(("Layer", "Neuron", "Internal"))
+                or kind is attr.GuidedGradCam)
     return kind(model, layer) if at_layer else kind(model)

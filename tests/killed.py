@@ -1,4 +1,6 @@
-"""A run of its own for test_datasets: a data set certified by two workers, of which one is killed on the way."""
+"""A run of its own for test_datasets: a data set certified by two workers, of which one is killed
+on the way.
+"""
 
 import os
 import signal

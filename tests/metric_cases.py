@@ -1,4 +1,6 @@
-"""Every metric once more, slowly and at single points, and the points of a box where extremes lie."""
+"""Every metric once more, slowly and at single points, and the points of a box where extremes
+lie.
+"""
 
 import itertools
 import math
@@ -70,7 +72,8 @@ def targeted_fairness(a, v, mask, k=5, absolute=False):
 
 def pairs(a, v, absolute):
     a, v = ranked(absolute, a, v)
-    return [np.sign(a[i] - a[j]) * np.sign(v[i] - v[j]) for i, j in itertools.combinations(range(len(a)), 2)] or [1.0]
+    return [np.sign(a[i] - a[j]) * np.sign(v[i] - v[j])
+            for i, j in itertools.combinations(range(len(a)), 2)] or [1.0]
 
 
 def pair_order(a, v, absolute=True):
@@ -148,10 +151,14 @@ def difference(a, v):
 REFERENCES = {
     "l1": distance(1), "l2": distance(2), "linf": distance(math.inf), "relative": relative,
     "input_relative": input_relative, "lipschitz": lipschitz, "cosine": cosine, "pearson": pearson,
-    "cosine_distance": cosine_distance, "top_k_overlap": top_k_overlap, "pair_order": pair_order, "kendall": kendall,
-    "spearman": spearman, "sign_agreement": sign_agreement, "effective_complexity": effective_complexity, "gini": gini,
-    "mass_lower": mass, "mass_upper": mass, "share_lower": share, "share_upper": share, "center_shift": center_shift,
-    "protected_top_k": protected_top_k, "targeted_fairness": targeted_fairness, "targeted_region": targeted_region,
+    "cosine_distance": cosine_distance, "top_k_overlap": top_k_overlap, "pair_order": pair_order,
+    "kendall": kendall,
+    "spearman": spearman, "sign_agreement": sign_agreement,
+    "effective_complexity": effective_complexity, "gini": gini,
+    "mass_lower": mass, "mass_upper": mass, "share_lower": share, "share_upper": share,
+    "center_shift": center_shift,
+    "protected_top_k": protected_top_k, "targeted_fairness": targeted_fairness,
+    "targeted_region": targeted_region,
     "importance_agreement": importance_agreement, "localisation": localisation,
     "untargeted": difference, "tangent_lower": tangent, "tangent_upper": tangent,
 }
@@ -163,34 +170,41 @@ def masks(size):
 
 CASES = {
     "relative": [{}, {"norm": 1}, {"norm": math.inf}],
-    "input_relative": [lambda n, d: {"inputs": torch.arange(1.0, 1 + n * 3, dtype=torch.float64).reshape(n, 3)}],
-    "lipschitz": [{"distance": 0.25}, lambda n, d: {"distance": torch.arange(1, n + 1) / 4, "norm": 1}],
+    "input_relative": [
+        lambda n, d: {"inputs": torch.arange(1.0, 1 + n * 3, dtype=torch.float64).reshape(n, 3)}],
+    "lipschitz": [{"distance": 0.25}, lambda n,
+                  d: {"distance": torch.arange(1, n + 1) / 4, "norm": 1}],
     "top_k_overlap": [lambda n, d: {"k": (d + 1) // 2}, {"k": 1, "absolute": False}],
     "pair_order": [{}, {"absolute": False}],
     "kendall": [{}, {"absolute": False}],
     "spearman": [{}, {"absolute": False}],
     "effective_complexity": [{}, {"threshold": 0.75}],
-    "mass_lower": [lambda n, d: {"mask": masks(d)}, lambda n, d: {"mask": torch.linspace(-1, 2, d), "absolute": True}],
-    "share_lower": [lambda n, d: {"mask": masks(d)}, lambda n, d: {"mask": masks(d), "part": "positive"},
+    "mass_lower": [lambda n, d: {"mask": masks(d)}, lambda n,
+                   d: {"mask": torch.linspace(-1, 2, d), "absolute": True}],
+    "share_lower": [lambda n, d: {"mask": masks(d)}, lambda n,
+                    d: {"mask": masks(d), "part": "positive"},
                     lambda n, d: {"mask": torch.ones(d)}],
-    "center_shift": [lambda n, d: {"shape": (d,)}, lambda n, d: {"shape": (2, d // 2) if d % 2 == 0 else (1, d)},
+    "center_shift": [lambda n, d: {"shape": (d,)}, lambda n,
+                     d: {"shape": (2, d // 2) if d % 2 == 0 else (1, d)},
                      lambda n, d: {"shape": (d // 2,) if d % 2 == 0 else (d,)}],
     "protected_top_k": [lambda n, d: {"mask": masks(d), "k": (d + 1) // 2},
                         lambda n, d: {"mask": torch.rand(n, d) < 0.5, "k": 1, "absolute": True}],
     "targeted_fairness": [lambda n, d: {"mask": ~masks(d), "k": (d + 1) // 2}],
     "targeted_region": [{}, lambda n, d: {"channels": 2 if d % 2 == 0 else 1}],
     "importance_agreement": [{}, {"threshold": -0.1}],
-    "localisation": [lambda n, d: {"mask": masks(d), "threshold": -0.1},
-                     lambda n, d: {"mask": torch.arange(n * d).reshape(n, d) % 2 == 0, "threshold": 0.0}],
+    "localisation": [lambda n, d: {"mask": masks(d), "threshold": -0.1}, lambda n,
+                     d: {"mask": torch.arange(n * d).reshape(n, d) % 2 == 0, "threshold": 0.0}],
     "tangent_lower": [lambda n, d: {"basis": torch.eye(d)[:, ::2] + 0.5},
                       lambda n, d: {"basis": torch.randn(n, d, 2, dtype=torch.float64)}],
 }
 CASES |= {"mass_upper": CASES["mass_lower"], "share_upper": CASES["share_lower"],
           "tangent_upper": CASES["tangent_lower"]}
-CASES |= {name: [{}] for name in ("l1", "l2", "linf", "cosine", "pearson", "cosine_distance", "sign_agreement", "gini",
-                                  "untargeted")}
-PER_ROW = {"inputs": 2, "mask": 2, "basis": 3, "distance": 1}  # dimensions of settings that differ between rows
-SMOOTH = ("cosine", "pearson", "cosine_distance", "tangent_lower", "tangent_upper", "center_shift", "gini")
+CASES |= {name: [{}] for name in ("l1", "l2", "linf", "cosine", "pearson", "cosine_distance",
+                                  "sign_agreement", "gini", "untargeted")}
+# dimensions of settings that differ between rows
+PER_ROW = {"inputs": 2, "mask": 2, "basis": 3, "distance": 1}
+SMOOTH = ("cosine", "pearson", "cosine_distance", "tangent_lower", "tangent_upper", "center_shift",
+          "gini")
 
 
 def settings_of(case, n, d):
@@ -208,7 +222,9 @@ def row_of(settings, n):
 
 
 def points_of(lower, upper):
-    """Points of one box, (P, D): corners, zeros where possible, all at one level, all |a| at one level, random ones."""
+    """Points of one box, (P, D): corners, zeros where possible, all at one level, all |a| at one
+    level, random ones.
+    """
     ends = torch.stack([lower, upper, torch.zeros_like(lower).clamp(lower, upper)])
     grid = torch.tensor(list(itertools.product(range(3), repeat=len(lower))))
     corners = ends[grid, torch.arange(len(lower))]

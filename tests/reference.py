@@ -1,6 +1,8 @@
-"""Slow, obvious, independent truth for the tests: nothing here knows how the library computes a bound.
+"""Slow, obvious, independent truth for the tests: nothing here knows how the library computes a
+bound.
 
-* exact_gradient_range: the exact range of a small ReLU net's input gradient over a box, by integer programs.
+* exact_gradient_range: the exact range of a small ReLU net's input gradient over a box, by integer
+  programs.
 * sample_box, sample_ball: points of a perturbation set, its surface and its vertices included.
 * input_gradient: torch.autograd, nothing else.
 * path_integral: integrated gradients, by adaptive quadrature.
@@ -19,8 +21,8 @@ from torch import Tensor
 
 Array = np.ndarray | Tensor | Sequence[float] | float
 
-#: Violation up to which the solver takes a constraint as met (its own default is 1e-6). A neuron whose input
-#: can come this close to zero counts as able to be zero.
+#: Violation up to which the solver takes a constraint as met (its own default is 1e-6). A neuron
+#: whose input can come this close to zero counts as able to be zero.
 FEASIBILITY = 1e-9
 
 SOLVER = {
@@ -37,17 +39,18 @@ def exact_gradient_range(
 ) -> tuple[Tensor, Tensor]:
     """Exact min and max of every input gradient entry of a ReLU MLP over a box.
 
-    The net is f(x) = W_L h + b_L, h = relu(W_{L-1} ... relu(W_1 x + b_1) ... + b_{L-1}): L - 1 hidden layers.
-    Each side of each entry is one mixed-integer program over the point x of the box, the outputs h of the
-    neurons, their activity d in {0, 1}, and the gradient p = g d at their inputs, g that at their outputs:
+    The net is f(x) = W_L h + b_L, h = relu(W_{L-1} ... relu(W_1 x + b_1) ... + b_{L-1}): L - 1
+    hidden layers. Each side of each entry is one mixed-integer program over the point x of the box,
+    the outputs h of the neurons, their activity d in {0, 1}, and the gradient p = g d at their
+    inputs, g that at their outputs:
 
-        h = relu(z), z = W h_previous + b:   h >= 0,  h >= z,  h <= zu d,  h <= z - zl (1 - d)
-        p = g d, g = W_next^T p_next:        gl d <= p <= gu d,  g - gu (1 - d) <= p <= g - gl (1 - d)
+        h = relu(z), z = W h_previous + b:   h >= 0,  h >= z,  h <= zu d,  h <= z - zl (1 - d) p = g
+        d, g = W_next^T p_next:        gl d <= p <= gu d,  g - gu (1 - d) <= p <= g - gl (1 - d)
 
-    The range is that of the closed hull: a neuron with z = 0 may have d = 0 (as in autograd) or d = 1, each
-    neuron for itself. So it holds autograd's value at a kink and the limits from all sides. Where kinks are
-    tied (relu(x) and relu(-x) at 0; z = 0 on a whole region because the layer below is dead and b = 0) it
-    also holds mixtures that no limit takes: it is then an outer range.
+    The range is that of the closed hull: a neuron with z = 0 may have d = 0 (as in autograd) or d =
+    1, each neuron for itself. So it holds autograd's value at a kink and the limits from all sides.
+    Where kinks are tied (relu(x) and relu(-x) at 0; z = 0 on a whole region because the layer below
+    is dead and b = 0) it also holds mixtures that no limit takes: it is then an outer range.
 
     Args:
         layers: (W, b) of every layer, first to last: W (n_out, n_in), b (n_out,).
@@ -68,14 +71,16 @@ def exact_gradient_range(
     if not widths:
         return torch.tensor(above), torch.tensor(above)
 
-    # The variables, in one vector v = (x, then h, d, p of every hidden layer). A block of v is chosen by its
-    # rows of the identity matrix, and every affine expression is a matrix times v plus a constant.
+    # The variables, in one vector v = (x, then h, d, p of every hidden layer). A block of v is
+    # chosen by its rows of the identity matrix, and every affine expression is a matrix times v
+    # plus a constant.
     sizes = [len(x_low), *np.repeat(widths, 3)]
     blocks = np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1])
     x_rows, h_rows, d_rows, p_rows = blocks[0], blocks[1::3], blocks[2::3], blocks[3::3]
     constraints = [LinearConstraint(x_rows, x_low, x_high)]
 
-    # Forward: h = relu(z) of every layer, zl <= z <= zu by intervals. A stable neuron has its d fixed.
+    # Forward: h = relu(z) of every layer, zl <= z <= zu by intervals. A stable neuron has its d
+    # fixed.
     before, before_low, before_high = x_rows, x_low, x_high
     d_ranges = []
     for w, b, h, d in zip(weights, biases, h_rows, d_rows, strict=False):
@@ -93,7 +98,8 @@ def exact_gradient_range(
 
     # Backward: p = g d of every layer, gl <= g <= gu by intervals; g is a matrix times v plus g_0.
     g, g_0, gl, gu = np.zeros_like(d_rows[-1]), above, above, above
-    for w, d, p, (d_low, d_high) in reversed(list(zip(weights, d_rows, p_rows, d_ranges, strict=False))):
+    for w, d, p, (d_low, d_high) in reversed(
+        list(zip(weights, d_rows, p_rows, d_ranges, strict=False))):
         constraints += [
             LinearConstraint(p - gu[:, None] * d, -np.inf, 0),
             LinearConstraint(p - gl[:, None] * d, 0),
@@ -107,13 +113,15 @@ def exact_gradient_range(
     def at_minimum(entry: int, sign: int) -> float:
         """Value of the gradient entry at the minimum of sign * entry."""
         v, value = _solve(sign * g[entry], np.vstack(d_rows).sum(axis=0), constraints)
-        # Read the answer off the activity, by matrix products: it is free of the solver's tolerance.
+        # Read the answer off the activity, by matrix products: it is free of the solver's
+        # tolerance.
         gradient = above
         for w, d in reversed(list(zip(weights, d_rows, strict=False))):
             gradient = w.T @ (gradient * np.round(d @ v))
         exact = float(gradient[entry])
         if not math.isclose(sign * exact, value, rel_tol=1e-6, abs_tol=1e-6):
-            raise RuntimeError(f"entry {entry}: the solver has {sign * value}, its activity has {exact}")
+            raise RuntimeError(f"entry {entry}: the solver has {sign * value}, its activity has "
+                               f"{exact}")
         return exact
 
     entries = range(len(x_low))
@@ -125,11 +133,11 @@ def _solve(
     objective: np.ndarray, integrality: np.ndarray, constraints: list[LinearConstraint]
 ) -> tuple[np.ndarray, float]:
     """Minimum of objective . v, v (n_v,) free but for the constraints: v and the value there."""
-    with warnings.catch_warnings():  # scipy warns that it hands the tolerances to the solver as they are
+    # scipy warns that it hands the tolerances to the solver as they are
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Unrecognized options", RuntimeWarning)
-        result = milp(
-            objective, integrality=integrality, bounds=Bounds(), constraints=constraints, options=dict(SOLVER)
-        )
+        result = milp(objective, integrality=integrality, bounds=Bounds(), constraints=constraints,
+                      options=dict(SOLVER))
     if result.status != 0:
         raise RuntimeError(f"the integer program was not solved to optimality: {result.message}")
     return result.x, result.fun
@@ -148,7 +156,8 @@ def _array(a: Array) -> np.ndarray:
     return np.asarray(a.detach().cpu() if isinstance(a, Tensor) else a, dtype=np.float64)
 
 
-def sample_box(low: Tensor, high: Tensor, n: int, generator: torch.Generator, corners: bool = True) -> Tensor:
+def sample_box(low: Tensor, high: Tensor, n: int, generator: torch.Generator,
+               corners: bool = True) -> Tensor:
     """Points of the box low <= x <= high: the centre first, then half random corners, half uniform.
 
     Args:
@@ -170,11 +179,13 @@ def sample_box(low: Tensor, high: Tensor, n: int, generator: torch.Generator, co
     return torch.minimum(torch.maximum(points, low), high)
 
 
-def sample_ball(x: Tensor, radius: float, norm: float, n: int, generator: torch.Generator) -> Tensor:
-    """Points of the ball |x' - x| <= radius: centre first, then a third each inside, surface, vertices.
+def sample_ball(x: Tensor, radius: float, norm: float, n: int,
+                generator: torch.Generator) -> Tensor:
+    """Points of the ball |x' - x| <= radius: centre first, then a third each inside, surface,
+    vertices.
 
-    The vertices are those of the l1 ball, x +- radius e_i, without repetition while there are new ones; the
-    same 2 |S| points for the l2 ball; random corners for the linf ball.
+    The vertices are those of the l1 ball, x +- radius e_i, without repetition while there are new
+    ones; the same 2 |S| points for the l2 ball; random corners for the linf ball.
 
     Args:
         x: Centres (N, *S).
@@ -237,13 +248,15 @@ def input_gradient(
 
 
 def path_integral(
-    f: Callable[..., Tensor], xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], target: list[int],
+    f: Callable[..., Tensor], xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...],
+    target: list[int],
     multiply: bool, extras: tuple[Tensor, ...] = (), tolerance: float = 1e-13,
 ) -> list[Tensor]:
-    """Integrated gradients themselves: int_0^1 grad f(b + s (x - b)) ds for each example, by adaptive quadrature.
+    """Integrated gradients themselves: int_0^1 grad f(b + s (x - b)) ds for each example, by
+    adaptive quadrature.
 
-    A cell on which a Clenshaw-Curtis rule differs from that on its halves is halved. The rule reads the ends, so a
-    jump anywhere in a cell shows, and cells close in on it.
+    A cell on which a Clenshaw-Curtis rule differs from that on its halves is halved. The rule reads
+    the ends, so a jump anywhere in a cell shows, and cells close in on it.
 
     Args:
         f: Function of the inputs and extras, with outputs (N, C).
@@ -258,13 +271,15 @@ def path_integral(
         One integral per input, shaped like it.
     """
     nodes = (1 - np.cos(np.pi * np.arange(11) / 10)) / 2
-    weights = np.linalg.solve(np.vander(nodes, increasing=True).T, 1 / np.arange(1, 12))  # exact for powers up to 10
+    # exact for powers up to 10
+    weights = np.linalg.solve(np.vander(nodes, increasing=True).T, 1 / np.arange(1, 12))
     nodes, weights = torch.from_numpy(nodes), torch.from_numpy(weights)
 
     def rule(n: int, low: Tensor, high: Tensor) -> Tensor:
         """Integrals over cells (M,) of all entries of example n: (M, D)."""
         s = (low[:, None] + (high - low)[:, None] * nodes).flatten()
-        zs = [(b[n] + s.reshape(-1, *[1] * (b.ndim - 1)) * (x[n] - b[n])) for x, b in zip(xs, baselines, strict=True)]
+        zs = [(b[n] + s.reshape(-1, *[1] * (b.ndim - 1)) * (x[n] - b[n]))
+              for x, b in zip(xs, baselines, strict=True)]
         rows = [e[n].expand(len(s), *e.shape[1:]) for e in extras]
         cotangent = torch.nn.functional.one_hot(torch.tensor(target[n]), f(*(z[:1] for z in zs), *(
             r[:1] for r in rows)).shape[1])
@@ -291,4 +306,5 @@ def path_integral(
     flat = torch.stack(results)
     sizes = [x[0].numel() for x in xs]
     parts = [part.reshape(x.shape) for part, x in zip(flat.split(sizes, 1), xs, strict=True)]
-    return [p * (x - b) for p, x, b in zip(parts, xs, baselines, strict=True)] if multiply else parts
+    return [p * (x - b)
+            for p, x, b in zip(parts, xs, baselines, strict=True)] if multiply else parts

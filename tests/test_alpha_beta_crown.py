@@ -1,4 +1,5 @@
-"""alpha-beta-CROWN itself on our questions: LIRPA_EXPLAIN_ABCROWN names the folder complete_verifier of a checkout.
+"""alpha-beta-CROWN itself on our questions: LIRPA_EXPLAIN_ABCROWN names the folder
+complete_verifier of a checkout.
 
 The Python that runs the tests must have what the checkout needs, its auto_LiRPA among it.
 """
@@ -45,12 +46,13 @@ def test_it_answers_questions_about_attributions(name, configuration, questions,
     query = tmp_path / f"{name}.vnnlib"
     query.write_text(asked.module().vnnlib(eps=asked.eps, clip=(0, 1)))
     entry = f'Customized({str(EXAMPLE / "attributions.py")!r}, "question", {name!r})'
-    command = [sys.executable, "abcrown.py", "--config", str(EXAMPLE / f"{configuration}.yaml"), "--model", entry,
+    command = [sys.executable, "abcrown.py", "--config", str(EXAMPLE / f"{configuration}.yaml"),
+               "--model", entry,
                "--input_shape", *map(str, asked.inputs.shape), "--vnnlib_path", str(query),
                "--results_file", str(tmp_path / "out.txt")]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    told = subprocess.run(command, cwd=str(FOLDER), env=os.environ | {"PYTHONPATH": paths}, capture_output=True,
-                          text=True, check=False, timeout=300)
+    told = subprocess.run(command, cwd=str(FOLDER), env=os.environ | {"PYTHONPATH": paths},
+                          capture_output=True, text=True, check=False, timeout=300)
     answer = re.search(r"Result: (\S+)", told.stdout)
     assert answer is not None, told.stdout[-2000:] + told.stderr[-2000:]
     assert answer[1] == ANSWERS[name, configuration]
@@ -58,7 +60,9 @@ def test_it_answers_questions_about_attributions(name, configuration, questions,
 
 @pytest.mark.slow
 def test_the_questions_are_what_captum_computes(questions):
-    """Whatever answers them: the margins, with torch's ReLUs, are those of Captum's attribution at any point."""
+    """Whatever answers them: the margins, with torch's ReLUs, are those of Captum's attribution at
+    any point.
+    """
     for asked in questions.QUESTIONS.values():
         x, model = asked.inputs, questions.trained(asked.network)[0]
         module = asked.module()

@@ -1,4 +1,5 @@
-"""The order of the rooms: none imports one that stands above it, and each knows only the foreign worlds that it may.
+"""The order of the rooms: none imports one that stands above it, and each knows only the foreign
+worlds that it may.
 
 A room is a folder of the package, or a file beside the folders.
 """
@@ -13,7 +14,8 @@ import lirpa_explain
 PACKAGE = Path(lirpa_explain.__file__).parent
 
 FLOORS = [
-    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras", "unable"],
+    ["errors", "compat", "registration", "rounding", "tensors", "boxes", "arrays", "extras",
+     "unable"],
     ["fingerprint", "explained", "relaxations"],
     ["version", "guards", "inputs", "operators", "certificates"],
     ["graph", "plots", "decision"],
@@ -30,9 +32,10 @@ FLOORS = [
 """From the ground up."""
 
 FOREIGN = {
-    "captum": {"attributions", "bounding", "certifying", "cli", "datasets", "graph", "guards", "inputs", "measures",
-               "smoothing", "training"},
-    "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures", "operators", "refining"},
+    "captum": {"attributions", "bounding", "certifying", "cli", "datasets", "graph", "guards",
+               "inputs", "measures", "smoothing", "training"},
+    "auto_LiRPA": {"attacks", "bounding", "certify", "certifying", "compat", "measures",
+                   "operators", "refining"},
     "auto_LiRPA.BoundedModule": {"bounding"},
     "auto_LiRPA.bound_ops": {"bounding", "operators", "refining"},
     "torch.fx": {"graph"},
@@ -92,6 +95,7 @@ def test_no_room_imports_one_that_stands_above_it_or_beside():
 
 @pytest.mark.parametrize("world", FOREIGN)
 def test_foreign_worlds_are_known_to_few_rooms(world):
-    known = {room_of(path) for path in FILES if any(f"{name}.".startswith(f"{world}.") for name in imported(path))}
+    known = {room_of(path) for path in FILES
+             if any(f"{name}.".startswith(f"{world}.") for name in imported(path))}
     assert known == FOREIGN[world]
 

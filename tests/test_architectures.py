@@ -1,4 +1,6 @@
-"""Models that people explain: the table of examples/benchmarks/models.py, of which two rows are tried each time."""
+"""Models that people explain: the table of examples/benchmarks/models.py, of which two rows are
+tried each time.
+"""
 
 import importlib
 import math
@@ -31,12 +33,15 @@ def test_a_refusal_is_a_line_of_the_table(monkeypatch, capsys, tmp_path):
     def spectrum():
         return models.Made(lambda x: torch.fft.rfft(x).abs(), (torch.rand(1, 4),))
 
-    rows = {"spectrum": models.Row(spectrum), "of a library": models.Row(spectrum, library="no_such_library")}
+    rows = {"spectrum": models.Row(spectrum),
+            "of a library": models.Row(spectrum, library="no_such_library")}
     monkeypatch.setattr(models, "MODELS", rows)
-    monkeypatch.setattr(models, "in_process", lambda name, row, args: models.measure(row, args.points))
+    monkeypatch.setattr(models, "in_process", lambda name, row,
+                        args: models.measure(row, args.points))
     lines = models.main(["--out", str(tmp_path / "table.csv")])
     assert [line[0] for line in lines] == list(rows)
-    assert lines[0][-1].startswith("UnsupportedOperation") and lines[1][-1] == "no_such_library is not installed"
+    assert (lines[0][-1].startswith("UnsupportedOperation")
+            and lines[1][-1] == "no_such_library is not installed")
     assert "of a library" in capsys.readouterr().out
     assert (tmp_path / "table.csv").read_text().splitlines()[0].startswith("model,library")
 

@@ -1,6 +1,8 @@
-"""What certify() is given: what it refuses and why, and the different ways of saying the same thing.
+"""What certify() is given: what it refuses and why, and the different ways of saying the same
+thing.
 
-A refusal is a ValueError, a TypeError or one of our errors, and leaves no trace (see tests/test_state.py).
+A refusal is a ValueError, a TypeError or one of our errors, and leaves no trace (see
+tests/test_state.py).
 """
 
 import functools
@@ -34,7 +36,9 @@ NAN, INF = math.nan, math.inf
 
 
 def net(middle=None):
-    """A seeded net 3 -> 2 in float64, in evaluation mode, with a layer of the caller's choice in its middle."""
+    """A seeded net 3 -> 2 in float64, in evaluation mode, with a layer of the caller's choice in
+    its middle.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = nn.Linear(3, 4), nn.Tanh(), middle or nn.Identity(), nn.Linear(4, 2)
@@ -87,13 +91,15 @@ TENTH = torch.tensor(0.1, dtype=torch.float64)
 
 
 def two_inputs(a, b):
-    return torch.cat([torch.tanh(a).sum(1, keepdim=True) * b[:, :1], torch.tanh(b).sum(1, keepdim=True)], 1)
+    return torch.cat([torch.tanh(a).sum(1, keepdim=True) * b[:, :1],
+                      torch.tanh(b).sum(1, keepdim=True)], 1)
 
 
 # Refusals
 
 
-def bad(match, error=ValueError, inputs=X, kind=Saliency, model=net, wrap=lambda model: model, **keywords):
+def bad(match, error=ValueError, inputs=X, kind=Saliency, model=net, wrap=lambda model: model,
+        **keywords):
     """A call that must fail; the attribution is kind(wrap(model()))."""
     return match, error, inputs, kind, model, wrap, {"eps": 0.1, "target": 0} | keywords
 
@@ -115,8 +121,10 @@ INPUTS = {
     "no_features": bad("at least one example and one feature", inputs=X[:, :0]),
     "0d": bad("at least one example", inputs=torch.tensor(1.0)),
     "list": bad("a tensor or a tuple of tensors; given: list", TypeError, [X]),
-    "integer_array": bad("float32 or float64.*given: one of int64.*astype", TypeError, X.long().numpy()),
-    "masked_array": bad("nothing masked; given: a masked array", TypeError, np.ma.array(X.numpy(), mask=X.numpy() > 0)),
+    "integer_array": bad("float32 or float64.*given: one of int64.*astype", TypeError,
+                         X.long().numpy()),
+    "masked_array": bad("nothing masked; given: a masked array", TypeError,
+                        np.ma.array(X.numpy(), mask=X.numpy() > 0)),
     "object_array": bad("given: one of object", TypeError, X.numpy().astype(object)),
     "none": bad("a tensor or a tuple of tensors", TypeError, None),
     "empty_tuple": bad("a tensor or a tuple of tensors", TypeError, ()),
@@ -135,7 +143,8 @@ PERTURBATIONS = {
     "eps_shape": bad(r"\(5,\) does not broadcast to \(4, 3\)", eps=torch.ones(5)),
     "eps_shape_l2": bad("one number an example for norm 2 and 1", eps=torch.ones(4, 3), norm=2),
     "eps_too_long": bad("eps has 2 entries for 1 inputs", eps=(0.1, 0.2)),
-    "eps_too_short": bad("eps has 1 entries for 2 inputs", inputs=(X, Y), wrap=lambda _: two_inputs, eps=(0.1,)),
+    "eps_too_short": bad("eps has 1 entries for 2 inputs", inputs=(X, Y), wrap=lambda _: two_inputs,
+                         eps=(0.1,)),
     "eps_negative": bad("at least 0", eps=-0.1),
     "eps_negative_entry": bad("at least 0", eps=torch.tensor([0.1, -0.1, 0.1])),
     "eps_infinite": bad("must be finite", eps=INF),
@@ -143,16 +152,19 @@ PERTURBATIONS = {
     "eps_nan_entry": bad("must be finite", eps=torch.tensor([0.1, NAN, 0.1])),
     "eps_string": bad("eps must be a number or a tensor; given: str", TypeError, eps="0.1"),
     "eps_list": bad("eps must be a number or a tensor; given: list", TypeError, eps=[0.1]),
-    "eps_dictionary": bad("given: dict. Radii by name: perturbation=Table", TypeError, eps={"age": 0.1}),
+    "eps_dictionary": bad("given: dict. Radii by name: perturbation=Table", TypeError,
+                          eps={"age": 0.1}),
     "eps_bool": bad("eps must be a number or a tensor; given: bool", TypeError, eps=True),
     "eps_huge": bad("too large", eps=10**400),
     "clip_shape": bad(r"broadcast to \(4, 3\)", clip=(torch.zeros(5) - 9, 9.0)),
     "eps_complex": bad("eps must be", TypeError, eps=torch.tensor(0.1j)),
     "all_fixed": bad("held fixed; perturb at least one", eps=(None,)),
-    "all_perturbations_none": bad("held fixed; perturb at least one", eps=None, perturbation=(None,)),
+    "all_perturbations_none": bad("held fixed; perturb at least one", eps=None, perturbation=(None,
+    )),
     "norm_3": bad("norm must be math.inf, 2 or 1; given: 3", norm=3),
     "norm_string": bad("norm must be math.inf, 2 or 1; given: 'inf'", norm="inf"),
-    "norm_3_of_perturbation": bad("norm must be", eps=None, perturbation=PerturbationLpNorm(norm=3, eps=0.1)),
+    "norm_3_of_perturbation": bad("norm must be", eps=None,
+                                  perturbation=PerturbationLpNorm(norm=3, eps=0.1)),
     "clip_with_l2": bad("clip needs norm=math.inf", norm=2, clip=(-9, 9)),
     "clip_excludes_input": bad("reaches beyond clip", clip=(0, 1)),
     "clip_reversed": bad("reaches beyond clip", clip=(9, -9)),
@@ -161,7 +173,8 @@ PERTURBATIONS = {
     "clip_triple": bad("clip must be a pair", TypeError, clip=(0, 1, 2)),
     "clip_half": bad("clip", clip=(None, 9)),
     "clip_words": bad("clip", TypeError, clip=("low", "high")),
-    "clip_with_perturbation": bad("clip and norm go with eps", eps=None, perturbation=L2, clip=(-9, 9)),
+    "clip_with_perturbation": bad("clip and norm go with eps", eps=None, perturbation=L2,
+                                  clip=(-9, 9)),
     "norm_with_perturbation": bad("clip and norm go with eps", eps=None, perturbation=L2, norm=2),
     "box_above_input": bad("x_L <= input <= x_U", eps=None, perturbation=box(X + 1, X + 2)),
     "box_below_input": bad("x_L <= input <= x_U", eps=None, perturbation=box(X - 2, X - 1)),
@@ -169,13 +182,14 @@ PERTURBATIONS = {
     "box_shape": bad("shape of the input", eps=None, perturbation=box(X[:, :2], X[:, :2])),
     "l0": bad("auto_LiRPA's PerturbationLpNorm; given: PerturbationL0Norm", TypeError, eps=None,
               perturbation=PerturbationL0Norm(eps=1)),
-    "synonym": bad("auto_LiRPA's PerturbationLpNorm; given: PerturbationSynonym", TypeError, eps=None,
-                   perturbation=PerturbationSynonym.__new__(PerturbationSynonym)),
-    "number_as_perturbation": bad("auto_LiRPA's PerturbationLpNorm; given: float", TypeError, eps=None,
-                                  perturbation=0.1),
-    "list_of_perturbations": bad("auto_LiRPA's PerturbationLpNorm; given: list", TypeError, eps=None,
-                                 perturbation=[L2]),
-    "perturbations_too_long": bad("perturbation has 2 entries for 1 inputs", eps=None, perturbation=(L2, L2)),
+    "synonym": bad("auto_LiRPA's PerturbationLpNorm; given: PerturbationSynonym", TypeError,
+                   eps=None, perturbation=PerturbationSynonym.__new__(PerturbationSynonym)),
+    "number_as_perturbation": bad("auto_LiRPA's PerturbationLpNorm; given: float", TypeError,
+                                  eps=None, perturbation=0.1),
+    "list_of_perturbations": bad("auto_LiRPA's PerturbationLpNorm; given: list", TypeError,
+                                 eps=None, perturbation=[L2]),
+    "perturbations_too_long": bad("perturbation has 2 entries for 1 inputs", eps=None,
+                                  perturbation=(L2, L2)),
 }
 
 OPTIONS = {
@@ -187,19 +201,23 @@ OPTIONS = {
     "method_none": bad("method must be one of IBP", method=None),
     "two_quadratures": bad("Two quadratures", kind=IntegratedGradients, method="riemann_left",
                            quadrature="gausslegendre"),
-    "quadrature_of_saliency": bad("Saliency.attribute rejects.*'method'", TypeError, quadrature="riemann_left"),
+    "quadrature_of_saliency": bad("Saliency.attribute rejects.*'method'", TypeError,
+                                  quadrature="riemann_left"),
     **{f"batch_size_{size}": bad("batch_size must be an integer of at least 1", batch_size=size)
        for size in (0, -1, True, 2.5)},
 }
 
 MISSPELT = {
-    "eps": bad("no 'epsilon', nor has certify; did you mean 'eps'", TypeError, epsilon=0.1, eps=None),
+    "eps": bad("no 'epsilon', nor has certify; did you mean 'eps'", TypeError, epsilon=0.1,
+               eps=None),
     "clip": bad("did you mean 'clip'", TypeError, clips=(0, 1)),
     "batch_size": bad("did you mean 'batch_size'", TypeError, batchsize=8),
     "of_captum": bad("did you mean 'n_steps'", TypeError, kind=IntegratedGradients, nsteps=5),
-    "of_the_inner_attribution": bad("NoiseTunnel.attribute rejects.*did you mean 'n_steps'", TypeError, nsteps=5,
+    "of_the_inner_attribution": bad("NoiseTunnel.attribute rejects.*did you mean 'n_steps'",
+                                    TypeError, nsteps=5,
                                     kind=lambda model: NoiseTunnel(IntegratedGradients(model))),
-    "of_nothing": bad("no 'wavelength', nor has certify; certify takes batch_size, boundary", TypeError, wavelength=1),
+    "of_nothing": bad("no 'wavelength', nor has certify; certify takes batch_size, boundary",
+                      TypeError, wavelength=1),
 }
 
 path = functools.partial(bad, kind=IntegratedGradients)
@@ -207,7 +225,8 @@ tunnel = functools.partial(bad, kind=lambda model: NoiseTunnel(Saliency(model)))
 
 REJECTED_BY_CAPTUM = {
     "keyword": bad("Saliency.attribute rejects.*'n_steps'", TypeError, n_steps=5),
-    "keyword_of_tunnel": tunnel("NoiseTunnel.attribute rejects.*'n_samples'", TypeError, n_samples=5),
+    "keyword_of_tunnel": tunnel("NoiseTunnel.attribute rejects.*'n_samples'", TypeError,
+                                n_samples=5),
     "keyword_of_none": bad("rejects.*'foo'", TypeError, foo=None),
     "target_missing": bad("Target not provided when necessary", target=None),
     "target_out_of_range": bad("index 7 is out of bounds", target=7),
@@ -217,13 +236,16 @@ REJECTED_BY_CAPTUM = {
     "target_list_length": bad("Target list length does not match output", target=[0, 1]),
     "target_list_out_of_range": bad("out of bounds", target=[0, 1, 2, 0]),
     "target_tuple_too_long": bad("Cannot choose target column", target=(0, 0)),
-    "target_tensor_length": bad("Tensor target dimension.*is not valid", target=torch.tensor([0, 1])),
+    "target_tensor_length": bad("Tensor target dimension.*is not valid",
+                                target=torch.tensor([0, 1])),
     "target_float_tensor": bad("Expected dtype int", target=torch.ones(4)),
-    "baseline_shape": path("Baseline can be provided as a tensor", baselines=torch.zeros(3).double()),
+    "baseline_shape": path("Baseline can be provided as a tensor",
+                           baselines=torch.zeros(3).double()),
     "baseline_rows": path("Baseline can be provided as a tensor", baselines=X[:2]),
     "baseline_list": path("must be either a torch.Tensor or a number", baselines=[0.0]),
     "baseline_tuple_length": path("baseline has 2", baselines=(0.0, 0.0)),
-    "quadrature": path("Approximation method must be one for the following.*simpson", quadrature="simpson"),
+    "quadrature": path("Approximation method must be one for the following.*simpson",
+                       quadrature="simpson"),
     "no_steps": path("number of steps has to be larger than zero", n_steps=0),
     "negative_steps": path("number of steps must be a positive", n_steps=-1),
     "one_riemann_step": path("larger than one", n_steps=1, quadrature="riemann_left"),
@@ -234,18 +256,24 @@ REJECTED_BY_CAPTUM = {
     "no_samples": tunnel("NoiseTunnel.attribute rejects", nt_samples=0),
     "unused_input": bad("appears to not have been used", inputs=(X, Y),
                         wrap=lambda model: lambda a, b: model(a)),
-    "not_differentiable": bad("does not require grad", wrap=lambda model: lambda x: model(x).argmax(1, True).double()),
+    "not_differentiable": bad("does not require grad",
+                              wrap=lambda model: lambda x: model(x).argmax(1, True).double()),
     "detached": bad("does not require grad", wrap=lambda model: lambda x: model(x).detach()),
     "tuple_output": bad("Saliency.attribute rejects", (ValueError, TypeError),
                         wrap=lambda model: lambda x: (model(x), x)),
-    "dict_output": bad("Saliency.attribute rejects", (ValueError, TypeError), wrap=lambda model: lambda x: {"y": x}),
-    "no_output": bad("Saliency.attribute rejects", (ValueError, TypeError), wrap=lambda model: lambda x: None),
-    "number_as_output": bad("Saliency.attribute rejects", (ValueError, TypeError), wrap=lambda model: lambda x: 1.0),
+    "dict_output": bad("Saliency.attribute rejects", (ValueError, TypeError),
+                       wrap=lambda model: lambda x: {"y": x}),
+    "no_output": bad("Saliency.attribute rejects", (ValueError, TypeError),
+                     wrap=lambda model: lambda x: None),
+    "number_as_output": bad("Saliency.attribute rejects", (ValueError, TypeError),
+                            wrap=lambda model: lambda x: 1.0),
     "sparse_output": bad("output must be dense.*to_dense", TypeError,
                          wrap=lambda model: lambda x: model(x).to_sparse()),
-    "missing_key": bad("Saliency.attribute rejects.*no such key", wrap=lambda model: lambda x: {}["no such key"]),
+    "missing_key": bad("Saliency.attribute rejects.*no such key",
+                       wrap=lambda model: lambda x: {}["no such key"]),
     "0d_output": bad("0-dim tensor", target=None, wrap=lambda model: lambda x: model(x).sum()),
-    "model_that_raises": bad("Saliency.attribute rejects.*no such weather", wrap=lambda model: _raising),
+    "model_that_raises": bad("Saliency.attribute rejects.*no such weather",
+                             wrap=lambda model: _raising),
 }
 
 
@@ -260,13 +288,16 @@ UNSUPPORTED = {
                              kind=lambda model: NoiseTunnel(MySaliency(model))),
     "tunnel_of_tunnel": bad("NoiseTunnel within a NoiseTunnel", lx.UnsupportedAttribution,
                             kind=lambda model: NoiseTunnel(NoiseTunnel(Saliency(model)))),
-    "model": bad(r"given: a model, Sequential.*Saliency\(model\)", lx.UnsupportedAttribution, kind=lambda model: model),
-    "class": bad(r"the class Saliency.*: Saliency\(model\)", lx.UnsupportedAttribution, kind=lambda model: Saliency),
-    "name": bad(r"the string 'InputXGradient'.*captum.attr.*: InputXGradient\(model\)", lx.UnsupportedAttribution,
-                kind=lambda model: "InputXGradient"),
-    "bound_method": bad("the method attribute of a Saliency. Pass the object", lx.UnsupportedAttribution,
-                        kind=lambda model: Saliency(model).attribute),
-    "inputs_first": bad("a Tensor. The attribution comes first", lx.UnsupportedAttribution, kind=lambda model: X),
+    "model": bad(r"given: a model, Sequential.*Saliency\(model\)", lx.UnsupportedAttribution,
+                 kind=lambda model: model),
+    "class": bad(r"the class Saliency.*: Saliency\(model\)", lx.UnsupportedAttribution,
+                 kind=lambda model: Saliency),
+    "name": bad(r"the string 'InputXGradient'.*captum.attr.*: InputXGradient\(model\)",
+                lx.UnsupportedAttribution, kind=lambda model: "InputXGradient"),
+    "bound_method": bad("the method attribute of a Saliency. Pass the object",
+                        lx.UnsupportedAttribution, kind=lambda model: Saliency(model).attribute),
+    "inputs_first": bad("a Tensor. The attribution comes first", lx.UnsupportedAttribution,
+                        kind=lambda model: X),
 }
 
 
@@ -277,7 +308,8 @@ def _with_own_gradient(model, tunnel=False):
 
 
 UNSUPPORTED |= {
-    "gradient_func": bad("gradient_func of its own", lx.UnsupportedAttribution, kind=_with_own_gradient),
+    "gradient_func": bad("gradient_func of its own", lx.UnsupportedAttribution,
+                         kind=_with_own_gradient),
     "gradient_func_in_tunnel": bad("gradient_func of its own", lx.UnsupportedAttribution,
                                    kind=functools.partial(_with_own_gradient, tunnel=True)),
 }
@@ -301,9 +333,8 @@ def _training(layer):
 
 TRAINING = {
     f"{layer}-{wrap}": bad("model is in training mode|draws random numbers|statistics of the batch",
-                           lx.TrainingModeError, model=functools.partial(_training, LAYERS[layer]), wrap=WRAPS[wrap])
-    for layer, wrap in itertools.product(LAYERS, WRAPS)
-}
+                           lx.TrainingModeError, model=functools.partial(_training, LAYERS[layer]),
+                           wrap=WRAPS[wrap]) for layer, wrap in itertools.product(LAYERS, WRAPS)}
 
 
 def layer(match, function, error=lx.UnsupportedOperation):
@@ -313,9 +344,12 @@ def layer(match, function, error=lx.UnsupportedOperation):
 
 MODELS = {
     "noise": layer("draws random numbers", lambda x: x + torch.randn_like(x), lx.TrainingModeError),
-    "scaled_by_noise": layer("draws random numbers", lambda x: x * torch.rand(4), lx.TrainingModeError),
-    "functional_dropout": layer("draws random numbers", lambda x: F.dropout(x, 0.5), lx.TrainingModeError),
-    "branch": bad("decides by the values of its input", lx.UnsupportedOperation, model=lambda: net(OneBranch())),
+    "scaled_by_noise": layer("draws random numbers", lambda x: x * torch.rand(4),
+                             lx.TrainingModeError),
+    "functional_dropout": layer("draws random numbers", lambda x: F.dropout(x, 0.5),
+                                lx.TrainingModeError),
+    "branch": bad("decides by the values of its input", lx.UnsupportedOperation,
+                  model=lambda: net(OneBranch())),
     "item": layer("decides by the values of its input", lambda x: x * x.sum().item()),
     "mean_of_batch": layer("batch|examples", lambda x: x - x.mean(0)),
     "product_of_examples": layer("batch|examples", lambda x: x @ x.T @ x),
@@ -325,7 +359,8 @@ MODELS = {
     "rows_of_constants": layer("batch|examples", lambda x: x * Y[:, :1]),
 }
 
-TABLES = {"inputs": INPUTS, "perturbation": PERTURBATIONS, "option": OPTIONS, "captum": REJECTED_BY_CAPTUM,
+TABLES = {"inputs": INPUTS, "perturbation": PERTURBATIONS, "option": OPTIONS,
+          "captum": REJECTED_BY_CAPTUM,
           "keyword": MISSPELT, "attribution": UNSUPPORTED, "training": TRAINING, "model": MODELS}
 BAD = {f"{table}-{name}": row for table, rows in TABLES.items() for name, row in rows.items()}
 
@@ -343,16 +378,19 @@ FUNCTIONS = {
     "certify": lambda model, x: lx.certify(Saliency(model), x, eps=0.1, target=0),
     "certifier": lambda model, x: lx.Certifier(Saliency(model), x, target=0),
     "bounds": lambda model, x: lx.Certifier(Saliency(model), target=0).bounds(x, eps=0.1),
-    "attack": lambda model, x: lx.attack(Saliency(model), x, eps=0.1, target=0, objective="l2", steps=1),
+    "attack": lambda model,
+    x: lx.attack(Saliency(model), x, eps=0.1, target=0, objective="l2", steps=1),
     "prediction": lambda model, x: lx.certify_prediction(model, x, eps=0.1),
-    "radius": lambda model, x: lx.radius(lx.Certifier(Saliency(model), target=0), x, lambda c: c.sign()[:, 0] > 0,
-                                         high=1.0, steps=0),
+    "radius": lambda model, x: lx.radius(lx.Certifier(Saliency(model), target=0), x,
+                                         lambda c: c.sign()[:, 0] > 0, high=1.0, steps=0),
     "find": lambda model, x: lx.find_boundary(model, x),
     "gap": lambda model, x: lx.boundary_gap(lx.BoundarySaliency(model), x),
-    "sensitivity": lambda model, x: lx.baseline_sensitivity(IntegratedGradients(model), x, eps=0.1, target=0),
-    "loss": lambda model, x: lx.training.explanation_loss(model, x, torch.tensor([0, 1, 1, 0]), eps=0.1),
-    "cross_entropy": lambda model, x: lx.training.certified_cross_entropy(model, x, torch.tensor([0, 1, 1, 0]),
-                                                                          eps=0.1),
+    "sensitivity": lambda model,
+    x: lx.baseline_sensitivity(IntegratedGradients(model), x, eps=0.1, target=0),
+    "loss": lambda model,
+    x: lx.training.explanation_loss(model, x, torch.tensor([0, 1, 1, 0]), eps=0.1),
+    "cross_entropy": lambda model,
+    x: lx.training.certified_cross_entropy(model, x, torch.tensor([0, 1, 1, 0]), eps=0.1),
     "capture": lambda model, x: lx.capture(model, (x,)),
 }
 
@@ -366,9 +404,12 @@ NO_VALUES = {
     "meta": (lambda: X.to("meta"), TypeError, "device meta"),
     "fake": (lambda: FakeTensorMode().from_tensor(X), TypeError, "operations of its own"),
     "complex": (lambda: X + 1j, TypeError, "view_as_real"),
-    "text": (lambda: "x", TypeError, "a tensor or a tuple of tensors; given: str|given: a tuple of str"),
-    "dictionary": (lambda: {"x": X}, TypeError, "a tensor or a tuple of tensors; given: dict|a tuple of dict"),
-    "size": (lambda: double(4, 7), (ValueError, lx.UnsupportedOperation), "shapes cannot be multiplied"),
+    "text": (lambda: "x", TypeError, "a tensor or a tuple of tensors; given: str|given: a tuple of "
+             "str"),
+    "dictionary": (lambda: {"x": X}, TypeError, "a tensor or a tuple of tensors; given: dict|a "
+                   "tuple of dict"),
+    "size": (lambda: double(4, 7), (ValueError, lx.UnsupportedOperation),
+             "shapes cannot be multiplied"),
 }
 
 
@@ -387,7 +428,8 @@ def made_in_inference_mode():
 
 
 MODELS_WITHOUT_VALUES = {
-    "meta": (lambda: nn.Linear(3, 2, device="meta", dtype=torch.float64), "device meta.*load the weights"),
+    "meta": (lambda: nn.Linear(3, 2, device="meta", dtype=torch.float64), "device meta.*load the "
+             "weights"),
     "lazy": (lambda: nn.LazyLinear(2, dtype=torch.float64), "not initialised: call the model once"),
     "inference": (made_in_inference_mode, "inference_mode"),
 }
@@ -416,15 +458,17 @@ SURROUNDINGS = {
 }
 
 
-@pytest.mark.parametrize("function", ["certify", "bounds", "attack", "prediction", "find", "loss", "capture"])
+@pytest.mark.parametrize("function",
+                         ["certify", "bounds", "attack", "prediction", "find", "loss", "capture"])
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_surroundings_without_values(name, function):
     with pytest.raises(ValueError, match="call this outside"):
         SURROUNDINGS[name](FUNCTIONS[function], net())
 
 
-@pytest.mark.parametrize("compiled", [lambda model: torch.compile(model, backend="eager"),
-                                      lambda model: torch.compile(lambda x: model(x), backend="eager")])
+@pytest.mark.parametrize("compiled",
+                         [lambda model: torch.compile(model, backend="eager"),
+                          lambda model: torch.compile(lambda x: model(x), backend="eager")])
 def test_compiled_models_are_certified_as_written(compiled):
     model = net()
     plain, other = (lx.certify(Saliency(m), X, eps=0.1, target=0) for m in (model, compiled(model)))
@@ -440,11 +484,12 @@ def test_compiled_callers():
     assert torch.equal(torch.compile(step, backend="eager")(X), step(X))
 
 
-OUTPUTS = {"none": None, "tuple": (X,), "text": "y", "number": 1.0, "bool": X > 0, "complex": X + 1j,
-           "empty": X[:, :0], "constant": X[:, :2].clone()}
+OUTPUTS = {"none": None, "tuple": (X,), "text": "y", "number": 1.0, "bool": X > 0,
+           "complex": X + 1j, "empty": X[:, :0], "constant": X[:, :2].clone()}
 
 
-@pytest.mark.parametrize("function", ["attack", "prediction", "find", "loss", "cross_entropy", "capture"])
+@pytest.mark.parametrize("function",
+                         ["attack", "prediction", "find", "loss", "cross_entropy", "capture"])
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_outputs_that_nothing_can_be_said_of(name, function):
     if (name, function) in (("constant", "prediction"), ("constant", "cross_entropy")):
@@ -459,23 +504,27 @@ def test_attacks_need_an_attribution(what):
         lx.attack(what, X, eps=0.1, objective="l2")
 
 
-@pytest.mark.parametrize("y", [0, [0, 1, 1, 0], np.zeros(4), X[:, 0], X[:, 0] > 0, torch.zeros(4, device="meta")])
+@pytest.mark.parametrize("y", [0, [0, 1, 1, 0], np.zeros(4), X[:, 0], X[:, 0] > 0,
+                               torch.zeros(4, device="meta")])
 def test_labels(y):
     with pytest.raises((TypeError, ValueError), match="y must be"):
         lx.training.certified_cross_entropy(net(), X, y, eps=0.1)
 
 
-# (what follows a layer without a bound operator, what then is the first such operation that the gradient needs)
+# (what follows a layer without a bound operator, what then is the first such operation that the
+# gradient needs)
 UNKNOWN = {"forward": (nn.Tanh(), "aten.digamma"), "backward": (nn.Identity(), "aten.polygamma")}
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_unsupported_operation_says_where_it_is(name):
     following, operation = UNKNOWN[name]
-    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Digamma(), following), nn.Linear(3, 2)).double()
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Digamma(), following),
+                          nn.Linear(3, 2)).double()
     with unchanged(model, X), pytest.raises(lx.UnsupportedOperation) as caught:
         lx.certify(Saliency(model), X, eps=0.1, target=0)
-    for part in (operation, "module 1.0 (Digamma)", "test_arguments.py", "`return torch.digamma(x)`", "register("):
+    for part in (operation, "module 1.0 (Digamma)", "test_arguments.py",
+                 "`return torch.digamma(x)`", "register("):
         assert part in str(caught.value)
 
 
@@ -495,7 +544,8 @@ def parts(value):
 def assert_same(first, second, rows=slice(None)):
     """Equal bounds up to rounding, of these rows of the first and of the second."""
     for name in ("lower", "upper", "nominal"):
-        for one, other in zip(parts(getattr(first, name)), parts(getattr(second, name)), strict=True):
+        for one, other in zip(parts(getattr(first, name)), parts(getattr(second, name)),
+                              strict=True):
             torch.testing.assert_close(one[rows], other, rtol=1e-9, atol=1e-12)
 
 
@@ -522,7 +572,8 @@ SAME = {
 @pytest.mark.parametrize("name", SAME)
 def test_ways_of_giving_a_ball(name, method):
     given = {key: value for key, value in SAME[name].items() if not key.startswith("_")}
-    expected = certify(eps=SAME[name].get("_as", 0.1), norm=SAME[name].get("_norm", INF), method=method)
+    expected = certify(eps=SAME[name].get("_as", 0.1), norm=SAME[name].get("_norm", INF),
+                       method=method)
     assert_same(certify(method=method, **given), expected)
 
 
@@ -543,7 +594,8 @@ def test_radius_of_each_example_holds(norm):
     certificate = certify(eps=radii, norm=norm)
     attribution = InputXGradient(net())
     for i in range(4):
-        points = sample_ball(X[i: i + 1], float(radii[i]), norm, 60, torch.Generator().manual_seed(0))
+        points = sample_ball(X[i: i + 1], float(radii[i]), norm, 60,
+                             torch.Generator().manual_seed(0))
         for point in points:
             value = certificate.nominal.clone()
             value[i] = attribution.attribute(point.requires_grad_(), target=1)[0]
@@ -568,7 +620,8 @@ def test_fixed_inputs():
     both, first = of_two(eps=0.1), of_two(eps=(0.1, None))
     assert_same(first, of_two(eps=(0.1, 0.0)))
     assert_same(first, of_two(perturbation=(linf, None)))
-    assert_same(first, certify((BoundedTensor(X.clone(), linf), Y), lambda model: InputXGradient(two_inputs)))
+    assert_same(first, certify((BoundedTensor(X.clone(), linf), Y),
+                               lambda model: InputXGradient(two_inputs)))
     assert_same(both, of_two(eps=(0.1, TENTH.expand(2)), clip=(None, (-9, 9))))
     assert all((f <= b + 1e-12).all() for f, b in zip(first.width, both.width, strict=True))
     assert any((f < b - 1e-3).any() for f, b in zip(first.width, both.width, strict=True))
@@ -581,8 +634,10 @@ def test_captums_name_of_the_quadrature(quadrature):
     assert_same(integrated(method=quadrature), integrated(quadrature=quadrature, method="CROWN"))
 
 
-@pytest.mark.parametrize(("kind", "keywords"), [(Saliency, {}), (IntegratedGradients, {"n_steps": 4})])
+@pytest.mark.parametrize(("kind", "keywords"),
+                         [(Saliency, {}), (IntegratedGradients, {"n_steps": 4})])
 def test_batch_size_does_not_matter(kind, keywords):
-    expected, *others = [certify(X, kind, eps=0.1, batch_size=size, **keywords) for size in (None, 1, 3, 1000)]
+    expected, *others = [certify(X, kind, eps=0.1, batch_size=size, **keywords)
+                         for size in (None, 1, 3, 1000)]
     for other in others:
         assert_same(other, expected)

@@ -28,7 +28,8 @@ from lirpa_explain.bounding.ball import make_balls
 from lirpa_explain.bounding.points import draw
 from tests.truth import assert_inside, flat
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Captum's own, of hooks and settings
+# Captum's own, of hooks and settings
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 IDS = torch.tensor([[3, 8, 5, 0], [7, 7, 2, 9]])
 PAD = torch.zeros_like(IDS)
@@ -45,7 +46,8 @@ class Text(nn.Module):
 
     def forward(self, ids, mask=None):
         h = self.hidden(self.embedding(ids) + 0.1)
-        return h.mean(1) if mask is None else (h * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        return h.mean(1) if mask is None else (h * mask[:, :, None]).sum(1) / mask.sum(1,
+                                                                                       keepdim=True)
 
 
 def text(dtype=torch.float64):
@@ -59,15 +61,19 @@ LAYER = NET.embedding
 CASES = {
     LayerActivation: (LayerActivation(NET, LAYER), {}),
     LayerGradCam: (LayerGradCam(NET, LAYER), {"target": 1}),
-    LayerGradientXActivation: (LayerGradientXActivation(NET, LAYER), {"target": torch.tensor([0, 1])}),
-    LayerIntegratedGradients: (LayerIntegratedGradients(NET, LAYER), {"target": 1, "baselines": PAD, "n_steps": 4}),
+    LayerGradientXActivation: (LayerGradientXActivation(NET, LAYER),
+                               {"target": torch.tensor([0, 1])}),
+    LayerIntegratedGradients: (LayerIntegratedGradients(NET, LAYER),
+                               {"target": 1, "baselines": PAD, "n_steps": 4}),
     LayerDeepLift: (LayerDeepLift(NET, LAYER), {"target": 1, "baselines": PAD[:1]}),
 }
 
 
 @contextlib.contextmanager
 def replaced(layer, inputs, value):
-    """Calls of the layer at these inputs, alone or before baselines, return a value; all others what they do."""
+    """Calls of the layer at these inputs, alone or before baselines, return a value; all others
+    what they do.
+    """
 
     def hook(_, given, result):
         rows = len(inputs)
@@ -125,16 +131,16 @@ def test_token_ids_are_certified_at_the_embedding(kind, norm):
 def test_what_is_held_fixed_does_not_move(norm, method):
     attribution, keywords = CASES[LayerIntegratedGradients]
     free = lx.certify(attribution, IDS, eps=EPS, norm=norm, method=method, **keywords)
-    by_mask, by_ids = (lx.certify(attribution, IDS, eps=EPS, norm=norm, method=method, fixed=fixed, **keywords)
-                       for fixed in (IDS < 4, [0, 2, 3]))
+    by_mask, by_ids = (lx.certify(attribution, IDS, eps=EPS, norm=norm, method=method, fixed=fixed,
+                                  **keywords) for fixed in (IDS < 4, [0, 2, 3]))
     assert torch.equal(by_mask.lower, by_ids.lower) and torch.equal(by_mask.upper, by_ids.upper)
     at = points(embedded(), fixed=(IDS < 4)[:, :, None], eps=EPS, norm=norm)
     assert_inside(by_mask, values(attribution, LAYER, IDS, at, **keywords))
     assert bool((by_mask.width <= free.width + 1e-12).all())
     if method == "CROWN":
         assert by_mask.width.sum() < 0.9 * free.width.sum()
-    nothing = lx.certify(attribution, IDS, eps=EPS, norm=norm, method=method, fixed=torch.ones_like(IDS).bool(),
-                         **keywords)
+    nothing = lx.certify(attribution, IDS, eps=EPS, norm=norm, method=method,
+                         fixed=torch.ones_like(IDS).bool(), **keywords)
     if method == "CROWN":
         assert float(nothing.width.max()) < 1e-9
 
@@ -152,7 +158,8 @@ def test_radii_may_differ_by_token():
     attribution, keywords = CASES[LayerGradientXActivation]
     eps = torch.tensor([0.1, 0.0, 0.2, 0.05], dtype=torch.float64)[:, None]
     certificate = lx.certify(attribution, IDS, eps=eps, **keywords)
-    assert_inside(certificate, values(attribution, LAYER, IDS, points(embedded(), eps=eps), **keywords))
+    assert_inside(certificate,
+                  values(attribution, LAYER, IDS, points(embedded(), eps=eps), **keywords))
 
 
 def test_arguments_beside_the_ids_stay():
@@ -161,7 +168,8 @@ def test_arguments_beside_the_ids_stay():
     keywords = {"target": 0, "baselines": PAD, "n_steps": 3, "additional_forward_args": mask}
     certificate = lx.certify(attribution, IDS, eps=EPS, **keywords)
     assert torch.equal(certificate.nominal, attribution.attribute(IDS, **keywords))
-    assert_inside(certificate, values(attribution, LAYER, IDS, points(embedded(), eps=EPS), **keywords))
+    assert_inside(certificate,
+                  values(attribution, LAYER, IDS, points(embedded(), eps=EPS), **keywords))
     assert float(certificate.upper[0, 3].abs().max()) < 1e-12  # the first example's padding
 
 
@@ -169,7 +177,8 @@ def test_a_function_that_calls_the_layer_is_a_model_too():
     attribution = LayerGradientXActivation(lambda ids: torch.softmax(NET(ids), 1), LAYER)
     hooks = len(LAYER._forward_hooks)
     certificate = lx.certify(attribution, IDS, eps=0.01, target=1)
-    assert_inside(certificate, values(attribution, LAYER, IDS, points(embedded(), eps=0.01), target=1))
+    assert_inside(certificate,
+                  values(attribution, LAYER, IDS, points(embedded(), eps=0.01), target=1))
     assert len(LAYER._forward_hooks) == hooks
 
 
@@ -178,7 +187,8 @@ class Two(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.head = nn.Embedding(12, 3), nn.Embedding(12, 2), nn.Linear(5, 2)
+        self.first, self.second, self.head = nn.Embedding(12, 3), nn.Embedding(12, 2), nn.Linear(5,
+                                                                                                 2)
 
     def forward(self, a, b):
         return torch.tanh(self.head(torch.cat([self.first(a), self.second(b)], 2))).mean(1)
@@ -190,7 +200,8 @@ def test_several_layers_and_several_inputs():
     attribution = LayerIntegratedGradients(net, [net.first, net.second])
     keywords = {"target": 0, "n_steps": 3, "baselines": (0, 1)}
     given = (IDS, others)
-    certificate = lx.certify(attribution, given, eps=(EPS, 0.02), fixed=(IDS == 0, None), **keywords)
+    certificate = lx.certify(attribution, given, eps=(EPS, 0.02), fixed=(IDS == 0, None),
+                             **keywords)
     assert [part.shape[-1] for part in certificate.nominal] == [3, 2]
     h, k = net.first(IDS).detach(), net.second(others).detach()
     at = zip(points(h, eps=EPS, fixed=(IDS == 0)[:, :, None]), points(k, eps=0.02), strict=True)
@@ -204,7 +215,8 @@ class Numbers(nn.Module):
 
     def __init__(self, skips: bool) -> None:
         super().__init__()
-        self.a, self.act, self.b = nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+        self.a, self.act, self.b = nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 3),
+                                                                             nn.Tanh())
         self.skips = skips
 
     def forward(self, x):
@@ -224,7 +236,8 @@ def test_layers_of_a_model_of_numbers(kind, to_input):
     net, x, start = numbers(skips=False)
     attribution, keywords = kind(net, net.act), {"attribute_to_layer_input": to_input}
     keywords |= {"target": 1} if kind is not LayerActivation else {}
-    keywords |= {"baselines": start} if "Lift" in kind.__name__ or "Integrated" in kind.__name__ else {}
+    keywords |= ({"baselines": start}
+                 if "Lift" in kind.__name__ or "Integrated" in kind.__name__ else {})
     certificate = lx.certify(attribution, x, perturb="layer", eps=EPS, **keywords)
     torch.testing.assert_close(certificate.nominal, attribution.attribute(x, **keywords))
     before = net.a if to_input else nn.Sequential(net.a, net.act)
@@ -240,9 +253,12 @@ def test_what_goes_past_the_layer_stays():
     attribution = LayerIntegratedGradients(net, net.a)
     keywords = {"target": 1, "baselines": start, "n_steps": 3}
     certificate = lx.certify(attribution, x, perturb="layer", eps=EPS, **keywords)
-    assert_inside(certificate, values(attribution, net.a, x, points(net.a(x).detach(), eps=EPS), **keywords))
-    with pytest.raises(lx.UnsupportedAttribution, match="past the layer"):  # in Captum's pass of the baselines too
-        lx.certify(LayerDeepLift(net, net.a), x, perturb="layer", eps=EPS, target=1, baselines=start)
+    assert_inside(certificate,
+                  values(attribution, net.a, x, points(net.a(x).detach(), eps=EPS), **keywords))
+    # in Captum's pass of the baselines too
+    with pytest.raises(lx.UnsupportedAttribution, match="past the layer"):
+        lx.certify(LayerDeepLift(net, net.a), x, perturb="layer", eps=EPS, target=1,
+                   baselines=start)
 
 
 def test_substitutions_hold_for_every_choice_of_words():
@@ -253,7 +269,8 @@ def test_substitutions_hold_for_every_choice_of_words():
         certificate = lx.certify(attribution, IDS, perturbation=words, **keywords)
         choices = [[[t, *table.get(t, [])] for t in row] for row in IDS.tolist()]
         for first, second in itertools.product(*(list(itertools.product(*row)) for row in choices)):
-            assert_inside(certificate, flat(attribution.attribute(torch.tensor([first, second]), **keywords)))
+            assert_inside(certificate,
+                          flat(attribution.attribute(torch.tensor([first, second]), **keywords)))
     assert "substitutes of 3 of 8 tokens" in certificate.perturbation
     still = lx.certify(attribution, IDS, perturbation=lx.substitutions(LAYER, IDS, {}), **keywords)
     assert float(still.width.max()) < 1e-9
@@ -273,18 +290,22 @@ def test_everything_after_the_certificate_goes_on(tmp_path):
     attribution, keywords = CASES[LayerIntegratedGradients]
     spec = torch.randn(2, 4, 3, dtype=torch.float64)
     certificate = lx.certify(attribution, IDS, eps=EPS, fixed=[0], spec=spec, **keywords)
-    found = values(attribution, LAYER, IDS, points(embedded(), fixed=(IDS == 0)[:, :, None], eps=EPS), **keywords)
+    found = values(attribution, LAYER, IDS,
+                   points(embedded(), fixed=(IDS == 0)[:, :, None], eps=EPS), **keywords)
     numbers = torch.einsum("sd,knd->kns", spec.flatten(1), found)
-    assert bool((numbers >= certificate.spec_lower - 1e-9).all() and (numbers <= certificate.spec_upper + 1e-9).all())
-    ratio = certificate.sandwich("max_change", settings={"samples": 8, "steps": 2, "restarts": 1}).ratio
+    assert bool((numbers >= certificate.spec_lower - 1e-9).all()
+                and (numbers <= certificate.spec_upper + 1e-9).all())
+    ratio = certificate.sandwich("max_change",
+                                 settings={"samples": 8, "steps": 2, "restarts": 1}).ratio
     assert bool((ratio >= 1 - 1e-9).all())
-    result = lx.attack(attribution, IDS, eps=EPS, fixed=[0], samples=8, steps=2, restarts=1, **keywords)
+    result = lx.attack(attribution, IDS, eps=EPS, fixed=[0], samples=8, steps=2, restarts=1,
+                       **keywords)
     assert torch.equal(result.worst_inputs[0, 3], embedded()[0, 3])
     with replaced(LAYER, IDS, result.worst_inputs):
         torch.testing.assert_close(attribution.attribute(IDS, **keywords), result.attribution)
     smaller = certificate.radius(lambda c: c.metric("cosine") > 0.9, high=0.2, steps=2)
-    searched = lx.radius(lx.Certifier(attribution, **keywords), IDS, lambda c: c.metric("cosine") > 0.9, high=0.2,
-                         steps=2, fixed=[0])
+    searched = lx.radius(lx.Certifier(attribution, **keywords), IDS,
+                         lambda c: c.metric("cosine") > 0.9, high=0.2, steps=2, fixed=[0])
     assert torch.equal(smaller.value, searched.value)
     certificate.save(tmp_path / "certificate.pt")
     assert lx.Certificate.load(tmp_path / "certificate.pt").perturbation == certificate.perturbation
@@ -303,9 +324,12 @@ def test_a_certifier_traces_once():
 
 def test_the_exact_integral_at_a_layer():
     attribution = LayerIntegratedGradients(NET, LAYER)
-    certificate = lx.certify(attribution, IDS, eps=0.02, integral="exact", target=1, baselines=PAD, n_steps=10)
-    fine = attribution.attribute(IDS, target=1, baselines=PAD, n_steps=4000, method="riemann_middle")
-    assert bool((certificate.lower <= fine + 1e-3).all() and (fine - 1e-3 <= certificate.upper).all())
+    certificate = lx.certify(attribution, IDS, eps=0.02, integral="exact", target=1, baselines=PAD,
+                             n_steps=10)
+    fine = attribution.attribute(IDS, target=1, baselines=PAD, n_steps=4000,
+                                 method="riemann_middle")
+    assert bool((certificate.lower <= fine + 1e-3).all()
+                and (fine - 1e-3 <= certificate.upper).all())
     assert certificate.meaning.kind == "integral"
 
 
@@ -328,9 +352,11 @@ def test_interpretable_embeddings_are_inputs():
     net = text()
     layer = configure_interpretable_embedding_layer(net, "embedding")
     try:
-        x, pad = layer.indices_to_embeddings(IDS).detach(), layer.indices_to_embeddings(PAD).detach()
+        x, pad = (layer.indices_to_embeddings(IDS).detach(),
+                  layer.indices_to_embeddings(PAD).detach())
         attribution = IntegratedGradients(net)
-        certificate = lx.certify(attribution, x, eps=EPS, fixed=IDS == 0, target=1, baselines=pad, n_steps=4)
+        certificate = lx.certify(attribution, x, eps=EPS, fixed=IDS == 0, target=1, baselines=pad,
+                                 n_steps=4)
         for point in points(x, eps=EPS, fixed=(IDS == 0)[:, :, None]):
             value = attribution.attribute(point, target=1, baselines=pad, n_steps=4)
             assert_inside(certificate, flat(value))
@@ -343,9 +369,11 @@ def test_float32_and_outward_roundings():
     attribution = LayerGradientXActivation(net, net.embedding)
     h = net.embedding(IDS).detach()
     for norm in (math.inf, 2):
-        certificate = lx.certify(attribution, IDS, eps=0.01, norm=norm, fixed=[0], rounding="outward", target=1)
+        certificate = lx.certify(attribution, IDS, eps=0.01, norm=norm, fixed=[0],
+                                 rounding="outward", target=1)
         at = points(h, fixed=(IDS == 0)[:, :, None], eps=0.01, norm=norm)
-        assert_inside(certificate, values(attribution, net.embedding, IDS, at, target=1), rounding=0.0)
+        assert_inside(certificate, values(attribution, net.embedding, IDS, at, target=1),
+                      rounding=0.0)
 
 
 def test_what_cannot_be_perturbed_says_what_to_do():
@@ -354,7 +382,8 @@ def test_what_cannot_be_perturbed_says_what_to_do():
     with pytest.raises(TypeError, match="perturb='layer'"):
         lx.certify(LayerGradCam(NET, LAYER), IDS, perturb="input", eps=EPS, target=1)
     for kind in (LayerConductance, InternalInfluence):
-        with pytest.raises(lx.UnsupportedAttribution, match="LayerIntegratedGradients, LayerDeepLift"):
+        with pytest.raises(lx.UnsupportedAttribution,
+                           match="LayerIntegratedGradients, LayerDeepLift"):
             lx.certify(kind(NET, NET.hidden), IDS, perturb="layer", eps=EPS, target=1)
     with pytest.raises(ValueError, match="one of input, layer"):
         lx.certify(LayerGradCam(NET, LAYER), IDS, perturb="output", eps=EPS, target=1)
@@ -377,7 +406,8 @@ def test_bad_masks(fixed, error, words):
 
 def test_inputs_can_be_held_fixed_as_well():
     torch.manual_seed(3)
-    net, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(), torch.randn(2, 3).double()
+    net, x = (nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(),
+              torch.randn(2, 3).double())
     fixed = torch.tensor([[True, False, False]])
     certificate = lx.certify(Saliency(net), x, eps=EPS, norm=2, fixed=fixed, target=0, abs=False)
     for point in points(x, eps=EPS, norm=2, fixed=fixed):

@@ -1,4 +1,6 @@
-"""Attacks: what is found never exceeds what is certified, is the truth where that is known, and an alarm rings."""
+"""Attacks: what is found never exceeds what is certified, is the truth where that is known, and an
+alarm rings.
+"""
 
 import contextlib
 import copy
@@ -51,9 +53,10 @@ with torch.random.fork_rng():
     MODELS = {
         "relu": mlp(4, 8, 6, 3, seed=None),
         "tanh": mlp(4, 8, 3, activation=nn.Tanh, seed=None),
-        "mixed": layers(nn.Linear(4, 8), nn.Hardtanh(), nn.Linear(8, 6), nn.GELU(), nn.LeakyReLU(), nn.Linear(6, 3)),
-        "cnn": layers(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2, padding=1), nn.ReLU(), nn.MaxPool2d(2, 1),
-                   nn.Flatten(), nn.Linear(12, 3)),
+        "mixed": layers(nn.Linear(4, 8), nn.Hardtanh(), nn.Linear(8, 6), nn.GELU(), nn.LeakyReLU(),
+                        nn.Linear(6, 3)),
+        "cnn": layers(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2, padding=1), nn.ReLU(),
+                      nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(12, 3)),
     }
     X = torch.randn(2, 4, dtype=torch.float64)
     B = torch.randn(3, 4, dtype=torch.float64) / 2
@@ -62,12 +65,15 @@ ATTRIBUTIONS = {
     "saliency": (Saliency, {"target": 0}),
     "gradient": (Saliency, {"target": [0, 2], "abs": False}),
     "input x gradient": (InputXGradient, {"target": 0}),
-    "integrated gradients": (IntegratedGradients, {"target": [0, 2], "n_steps": 5, "baselines": B[:1]}),
-    "smoothgrad": (lambda m: NoiseTunnel(Saliency(m)), {"target": 0, "nt_samples": 3, "stdevs": 0.1}),
+    "integrated gradients": (IntegratedGradients,
+                             {"target": [0, 2], "n_steps": 5, "baselines": B[:1]}),
+    "smoothgrad": (lambda m: NoiseTunnel(Saliency(m)),
+                   {"target": 0, "nt_samples": 3, "stdevs": 0.1}),
     "vargrad": (lambda m: NoiseTunnel(InputXGradient(m)),
                 {"target": 0, "nt_samples": 3, "stdevs": 0.1, "nt_type": "vargrad"}),
     "gradient shap": (GradientShap, {"target": 0, "baselines": B, "n_samples": 3, "stdevs": 0.05}),
-    "drawn baselines": (GradientShap, {"target": 0, "baselines": lambda x: x[:1] * torch.rand(3, 1), "n_samples": 3}),
+    "drawn baselines": (GradientShap, {"target": 0, "baselines": lambda x: x[:1] * torch.rand(3, 1),
+                                       "n_samples": 3}),
     "guided": (GuidedBackprop, {"target": 0}),
     "deep lift": (DeepLift, {"target": 0, "baselines": B[:1]}),
     "grad cam": (lambda m: LayerGradCam(m, m[1]), {"target": 0, "attr_dim_summation": False}),
@@ -82,8 +88,8 @@ def is_within(points, x, eps, norm):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "model"), [
-    (name, model) for i, name in enumerate(ATTRIBUTIONS) for model in ("relu", ("tanh", "mixed")[i % 2])])
+@pytest.mark.parametrize(("name", "model"), [(name, model) for i, name in enumerate(ATTRIBUTIONS)
+                                             for model in ("relu", ("tanh", "mixed")[i % 2])])
 def test_found_is_within_certified(name, model):
     make, keywords = ATTRIBUTIONS[name]
     norm, eps = NORMS[len(name + model) % 3]
@@ -93,21 +99,28 @@ def test_found_is_within_certified(name, model):
     assert found.fallback == "" and found.steps == 1 + 10 + 2 * 7
     assert is_within(found.worst_inputs, X, eps, norm)
     assert torch.equal(flat(found.nominal), flat(certificate.nominal))
-    assert bool(certificate.contains(found.low).all()) and bool(certificate.contains(found.high).all())
+    assert (bool(certificate.contains(found.low).all())
+            and bool(certificate.contains(found.high).all()))
     assert bool((found.value <= certificate.max_change(2) * (1 + 1e-9)).all())
-    torch.testing.assert_close(found.value, (flat(found.attribution) - flat(found.nominal)).norm(dim=1))
-    if name != "drawn baselines":  # which Captum would draw around the worst input, and not around X
+    torch.testing.assert_close(found.value,
+                               (flat(found.attribution) - flat(found.nominal)).norm(dim=1))
+    # which Captum would draw around the worst input, and not around X
+    if name != "drawn baselines":
         again = make(MODELS[model]).attribute(found.worst_inputs, **keywords)
         torch.testing.assert_close(flat(again), flat(found.attribution))
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_derivative_is_that_of_captum(model):
-    """Sums over paths, samples and multipliers, differentiated; against finite differences of Captum's values."""
-    attribution, keywords = NoiseTunnel(IntegratedGradients(nn.Sequential(MODELS[model], nn.Softplus()))), {
-        "target": 1, "n_steps": 4, "nt_samples": 3, "stdevs": 0.3, "nt_type": "vargrad"}
+    """Sums over paths, samples and multipliers, differentiated; against finite differences of
+    Captum's values.
+    """
+    attribution, keywords = NoiseTunnel(
+        IntegratedGradients(nn.Sequential(MODELS[model], nn.Softplus()))), {
+            "target": 1, "n_steps": 4, "nt_samples": 3, "stdevs": 0.3, "nt_type": "vargrad"}
     balls = make_balls(X, eps=0.1)
-    task = request.Request(Posed(Call(attribution, X, (X,), keywords)), Where(balls), request.random_state(None))
+    task = request.Request(Posed(Call(attribution, X, (X,), keywords)), Where(balls),
+                           request.random_state(None))
     derivative = derivative_of(task, 7)
     torch.testing.assert_close(derivative((X,)), task.nominal.flat)
     cotangent, direction = torch.randn_like(task.nominal.flat), torch.randn_like(X)
@@ -128,11 +141,12 @@ def test_the_worst_case_of_a_quadratic_model_is_found(norm, eps):
     attribution = Saliency(lambda x: ((x @ Q) * x).sum(1) / 2)
     dual = {math.inf: 1, 2: 2, 1: math.inf}[norm]
     reach = eps * torch.linalg.vector_norm(Q, ord=dual, dim=1)
-    found = lx.attack(attribution, x, eps=eps, norm=norm, objective="linf", abs=False, restarts=8, steps=30)
+    found = lx.attack(attribution, x, eps=eps, norm=norm, objective="linf", abs=False, restarts=8,
+                      steps=30)
     torch.testing.assert_close(found.value, reach.max().expand(2), rtol=1e-3, atol=0)
     for name, sign in (("increase", 1), ("decrease", -1)):
-        one = lx.attack(attribution, x, eps=eps, norm=norm, objective=name, options={"entry": torch.tensor([1, 3])},
-                        abs=False, samples=0, steps=40)
+        one = lx.attack(attribution, x, eps=eps, norm=norm, objective=name,
+                        options={"entry": torch.tensor([1, 3])}, abs=False, samples=0, steps=40)
         torch.testing.assert_close(one.value, reach[[1, 3]], rtol=1e-3, atol=0)
         moved = (sign * (flat(one.attribution) - flat(one.nominal)))[[0, 1], [1, 3]]
         torch.testing.assert_close(one.value, moved)
@@ -171,7 +185,8 @@ def test_without_smoothing_a_relu_net_shows_no_way():
     soft = surrogate.Softened(derivative.module, 2)
     with pytest.raises(KeyError):
         derivative.pull_back((x,), torch.ones_like, soft)  # its width is not known yet
-    for (sample, start, _), (_, moved, _) in zip(derivative.chunks((x,)), derivative.chunks((x + 0.03,)), strict=True):
+    for (sample, start, _), (_, moved, _) in zip(derivative.chunks((x,)),
+                                                 derivative.chunks((x + 0.03,)), strict=True):
         soft.measure(derivative.rows.example[sample], start, moved, contextlib.nullcontext())
     assert bool(derivative.pull_back((x,), torch.ones_like, soft)[0].any(1).all())
 
@@ -180,7 +195,8 @@ def test_without_smoothing_a_relu_net_shows_no_way():
 def test_examples_are_independent(name):
     make, keywords = ATTRIBUTIONS[name]
     other = torch.stack([X[0], 5 * X[1]])
-    first, second = (lx.attack(make(MODELS["relu"]), x, eps=0.1, **QUICK, **keywords) for x in (X, other))
+    first, second = (lx.attack(make(MODELS["relu"]), x, eps=0.1, **QUICK, **keywords)
+                     for x in (X, other))
     torch.testing.assert_close(first.worst_inputs[0], second.worst_inputs[0])
     assert bool((first.value[1] != second.value[1]).all())
 
@@ -193,16 +209,19 @@ def test_no_alarm_in_single_precision():
 
 
 MASK = torch.tensor([True, False, True, False])
-OPTIONS = {"top_k": {"k": 2}, "top_k_lost": {"k": 2}, "increase": {"entry": 1}, "decrease": {"entry": 1},
-           "region": {"mask": MASK}, "region_sum": {"mask": torch.ones(4)},
-           "target_map": {"target": torch.tensor([1.0, 0, 0, 0])},
-           "input_relative": {"inputs": X}, "lipschitz": {"distance": 0.1}, "top_k_overlap": {"k": 2},
-           "mass_lower": {"mask": MASK}, "mass_upper": {"mask": MASK, "absolute": True}, "share_lower": {"mask": MASK},
-           "share_upper": {"mask": MASK}, "center_shift": {"shape": (2, 2)},
-           "protected_top_k": {"mask": MASK, "k": 1}, "targeted_fairness": {"mask": MASK, "k": 1},
-           "importance_agreement": {"threshold": -0.02}, "localisation": {"mask": MASK, "threshold": -0.12},
-           "targeted_region": {"channels": 2}, "effective_complexity": {"threshold": 0.1},
-           "tangent_lower": {"basis": torch.eye(4)[:, :2] + 0.5}, "tangent_upper": {"basis": torch.eye(4)[:, 1:] + 0.5}}
+OPTIONS = {
+    "top_k": {"k": 2}, "top_k_lost": {"k": 2}, "increase": {"entry": 1}, "decrease": {"entry": 1},
+    "region": {"mask": MASK}, "region_sum": {"mask": torch.ones(4)},
+    "target_map": {"target": torch.tensor([1.0, 0, 0, 0])},
+    "input_relative": {"inputs": X}, "lipschitz": {"distance": 0.1}, "top_k_overlap": {"k": 2},
+    "mass_lower": {"mask": MASK}, "mass_upper": {"mask": MASK, "absolute": True},
+    "share_lower": {"mask": MASK}, "share_upper": {"mask": MASK}, "center_shift": {"shape": (2, 2)},
+    "protected_top_k": {"mask": MASK, "k": 1}, "targeted_fairness": {"mask": MASK, "k": 1},
+    "importance_agreement": {"threshold": -0.02},
+    "localisation": {"mask": MASK, "threshold": -0.12},
+    "targeted_region": {"channels": 2}, "effective_complexity": {"threshold": 0.1},
+    "tangent_lower": {"basis": torch.eye(4)[:, :2] + 0.5},
+    "tangent_upper": {"basis": torch.eye(4)[:, 1:] + 0.5}}
 
 
 @pytest.mark.parametrize("name", lx.OBJECTIVES)
@@ -212,8 +231,10 @@ def test_objectives_increase_over_the_nominal(name):
     found = lx.attack(Saliency(MODELS["tanh"]), X, objective=goal, **QUICK, **keywords)
     a, nominal = found.attribution, found.nominal
     assert torch.equal(found.value, goal.value(a, nominal, ((4,),), **goal.options))
-    assert torch.equal(goal.value(nominal, nominal, ((4,),), **goal.options), torch.zeros(2).double())
-    assert bool((found.value >= 0).all()) and bool((found.value > 0).any()) and found.objective == name
+    assert torch.equal(goal.value(nominal, nominal, ((4,),), **goal.options),
+                       torch.zeros(2).double())
+    assert (bool((found.value >= 0).all()) and bool((found.value > 0).any())
+            and found.objective == name)
     leaf = a.clone().requires_grad_()
     slope, = torch.autograd.grad(goal.surrogate(leaf, nominal, ((4,),), **goal.options).sum(), leaf)
     assert bool(torch.isfinite(slope).all()) and bool(slope.any())
@@ -227,13 +248,15 @@ def test_objectives_are_what_they_say():
         goal = objectives.objective(name, options)
         return goal.value(a, nominal, shapes, **options).item()
 
-    assert value("l1") == 12 and value("linf") == 5 and value("sign_flips") == 2 and value("sign_agreement") == 0.75
-    assert value("top_k_lost", k=2) == 1 and value("top_k_lost", k=2, absolute=False) == 2 and value(
-        "top_k_lost", k=4) == 0
+    assert (value("l1") == 12 and value("linf") == 5 and value("sign_flips") == 2
+            and value("sign_agreement") == 0.75)
+    assert (value("top_k_lost", k=2) == 1 and value("top_k_lost", k=2, absolute=False) == 2
+            and value("top_k_lost", k=4) == 0)
     assert value("increase", entry=1) == 4 and value("decrease", entry=0) == 2
     assert math.isclose(value("top_k", k=2), 5 / 6 - 3 / 8, rel_tol=1e-6)
     assert math.isclose(value("cosine"), 1 + 5 / math.sqrt(14 * 22), rel_tol=1e-6)
-    assert math.isclose(value("mass_centre"), math.hypot(5 / 8 - 1 / 6, 3 / 8 - 2 / 6), rel_tol=1e-6)
+    assert math.isclose(value("mass_centre"), math.hypot(5 / 8 - 1 / 6, 3 / 8 - 2 / 6),
+                        rel_tol=1e-6)
     mask = torch.tensor([[True, False], [True, False]])
     assert value("region_sum", mask=mask) == 7
     assert math.isclose(value("region", mask=mask), 5 / 8 - 4 / 6, rel_tol=1e-6)
@@ -249,7 +272,8 @@ def test_an_entry_is_an_index_of_any_kind(entry, expected):
     assert goal.value(a, nominal, ((2, 2),), **goal.options).item() == expected
 
 
-@pytest.mark.parametrize("entry", [4, -1, 1.5, True, None, "a", [0, 1], (0,), (2, 0), (-1, 0), (0, True), (0, 1.0),
+@pytest.mark.parametrize("entry", [4, -1, 1.5, True, None, "a", [0, 1], (0,), (2, 0), (-1, 0),
+                                   (0, True), (0, 1.0),
                                    (0, np.True_), torch.tensor([True]), (0, torch.tensor(1.0)), ()])
 @pytest.mark.parametrize("name", ["increase", "decrease"])
 def test_an_entry_that_is_no_index_is_refused(name, entry):
@@ -261,7 +285,8 @@ def test_an_entry_that_is_no_index_is_refused(name, entry):
 def test_dombrowski_keeps_the_output():
     model, x = wide_net(nn.Tanh)
     target = torch.zeros(60)
-    keywords = {"eps": 0.3, "target": 0, "abs": False, "objective": "target_map", "options": {"target": target}}
+    keywords = {"eps": 0.3, "target": 0, "abs": False, "objective": "target_map",
+                "options": {"target": target}}
     free = lx.attack(Saliency(model), x, **QUICK, **keywords)
     kept = lx.attack(Saliency(model), x, output_weight=1.0, **QUICK, **keywords)
 
@@ -285,7 +310,8 @@ def test_projections(norm, eps):
             # moves are split into their positive and negative parts, which makes the l1 ball smooth
             limit = {1: lambda m: eps - m.sum(), 2: lambda m: eps**2 - ((m[:4] - m[4:])**2).sum(),
                      math.inf: lambda m: eps - np.maximum(m[:4], m[4:])}[norm]
-            best = minimize(lambda m, c=c, p=p: ((c + m[:4] - m[4:] - p)**2).sum(), np.zeros(8), method="SLSQP",
+            best = minimize(lambda m, c=c, p=p: ((c + m[:4] - m[4:] - p)**2).sum(), np.zeros(8),
+                            method="SLSQP",
                             bounds=[(0, None)] * 8, constraints={"type": "ineq", "fun": limit},
                             options={"ftol": 1e-14, "maxiter": 500})
             distance = float((found[n] - points[n]).norm())
@@ -300,7 +326,8 @@ def test_a_cut_box_is_kept():
     for extreme in (True, False):
         point = points_of_balls.draw(ball, torch.full((1, 3), 0.9).double(), extreme, generator)
         assert bool((ball.low <= point).all()) and bool((point <= ball.high).all())
-    found = lx.attack(Saliency(MODELS["tanh"]), X.clamp(-1, 1), eps=0.3, clip=(-1, 1), target=0, **QUICK)
+    found = lx.attack(Saliency(MODELS["tanh"]), X.clamp(-1, 1), eps=0.3, clip=(-1, 1), target=0,
+                      **QUICK)
     assert float(found.worst_inputs.abs().max()) <= 1
 
 
@@ -310,17 +337,22 @@ def test_steps_and_draws_stay_in_the_ball_and_ascend(norm):
     eps, generator = torch.tensor([0.1, 0.3]).double(), torch.Generator().manual_seed(0)
     gradient = torch.randn_like(X)
     ends = steps.ascend(ball, X, X, gradient, 1.0)
-    reach = eps * torch.linalg.vector_norm(gradient, ord={math.inf: 1, 2: 2, 1: math.inf}[norm], dim=1)
+    reach = eps * torch.linalg.vector_norm(gradient, ord={math.inf: 1, 2: 2, 1: math.inf}[norm],
+                                           dim=1)
     torch.testing.assert_close(((ends - X) * gradient).sum(1), reach)
     for extreme in (True, False):
-        length = torch.linalg.vector_norm(points_of_balls.draw(ball, X, extreme, generator) - X, ord=norm, dim=1)
-        assert bool((length <= eps * (1 + 1e-12)).all()) and bool((length > 0.99 * eps).all()) >= extreme
+        length = torch.linalg.vector_norm(points_of_balls.draw(ball, X, extreme, generator) - X,
+                                          ord=norm, dim=1)
+        assert (bool((length <= eps * (1 + 1e-12)).all())
+                and bool((length > 0.99 * eps).all()) >= extreme)
 
 
 def test_flips_go_to_the_ends_that_gain_most():
-    ball, = make_balls(torch.zeros(1, 4), eps=1.0, clip=(-0.5, 2))  # gains 3 * 0.5, 1 * 1, 0 and 2 * 0.1
+    # gains 3 * 0.5, 1 * 1, 0 and 2 * 0.1
+    ball, = make_balls(torch.zeros(1, 4), eps=1.0, clip=(-0.5, 2))
     points, gradient = torch.tensor([[0.0, 0.0, 0.7, 0.9]]), torch.tensor([[-3.0, 1.0, 0.0, 2.0]])
-    for size, expected in ((0.1, [-0.5, 0.0, 0.7, 0.9]), (1.0, [-0.5, 1.0, 0.7, 0.9]), (2.0, [-0.5, 1.0, 0.7, 1.0])):
+    for size, expected in ((0.1, [-0.5, 0.0, 0.7, 0.9]), (1.0, [-0.5, 1.0, 0.7, 0.9]),
+                           (2.0, [-0.5, 1.0, 0.7, 1.0])):
         moved = steps.flip(ball, torch.zeros(1, 4), points, gradient, size)
         torch.testing.assert_close(moved, torch.tensor([expected]))
     sphere, = make_balls(X, eps=1.0, norm=2)
@@ -337,7 +369,8 @@ def test_flips_find_more_in_relu_nets(monkeypatch):
         flipped = lx.attack(Saliency(model), x.double(), **keywords).value
         with monkeypatch.context() as patched:
             patched.setattr(search, "flip", steps.ascend)
-            gains.append((flipped / lx.attack(Saliency(model), x.double(), **keywords).value).log().mean())
+            gains.append(
+                (flipped / lx.attack(Saliency(model), x.double(), **keywords).value).log().mean())
     assert float(torch.stack(gains).mean().exp()) > 1.02
 
 
@@ -349,17 +382,20 @@ def test_two_inputs_one_held_fixed():
     assert isinstance(found.worst_inputs, tuple) and torch.equal(found.worst_inputs[1], b)
     certificate = lx.certify(attribution, (a, b), eps=(0.1, None), target=1)
     assert bool((found.value <= certificate.max_change(2)).all()) and bool((found.value > 0).all())
-    result = lx.sandwich(certificate, "region_sum", mask=(torch.ones(3), torch.zeros(2)), settings=QUICK)
+    result = lx.sandwich(certificate, "region_sum", mask=(torch.ones(3), torch.zeros(2)),
+                         settings=QUICK)
     assert bool((result.ratio >= 1 - 1e-9).all())
 
 
 @pytest.mark.parametrize(("metric", "options"), [
-    ("max_change", {"norm": 1}), ("max_change", {"norm": math.inf}), ("top_k_overlap", {"k": 2}), ("sign", {}),
+    ("max_change", {"norm": 1}), ("max_change", {"norm": math.inf}), ("top_k_overlap", {"k": 2}),
+    ("sign", {}),
     ("width", {}), ("cosine", {}), ("region", {"mask": torch.tensor([True, False, False, True])}),
     ("region_sum", {"mask": torch.tensor([1.0, -1.0, 0.0, 2.0])})])
 @pytest.mark.parametrize("model", ["relu", "tanh"])
 def test_sandwiches(metric, options, model):
-    certificate = lx.certify(Saliency(MODELS[model]), X, eps=0.1, target=0, abs=False, method="CROWN-Optimized")
+    certificate = lx.certify(Saliency(MODELS[model]), X, eps=0.1, target=0, abs=False,
+                             method="CROWN-Optimized")
     result = lx.sandwich(certificate, metric, settings=QUICK, **options)
     assert result.found.shape == result.certified.shape == (2,)
     assert bool((result.ratio >= 1 - 1e-9).all()) and result.fallback == ""
@@ -368,30 +404,38 @@ def test_sandwiches(metric, options, model):
 
 @pytest.fixture(scope="module")
 def certificates():
-    return {model: lx.certify(Saliency(MODELS[model]), X, eps=0.3, target=0, abs=False) for model in ("relu", "tanh")}
+    return {model: lx.certify(Saliency(MODELS[model]), X, eps=0.3, target=0, abs=False)
+            for model in ("relu", "tanh")}
 
 
 @pytest.mark.parametrize("model", ["relu", "tanh"])
 @pytest.mark.parametrize("metric", lx.METRICS)
-def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, model, certificates):
-    """Found is the metric's own number, as its slow reference computes it, at an attribution that Captum gives."""
+def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, model,
+                                                                        certificates):
+    """Found is the metric's own number, as its slow reference computes it, at an attribution that
+    Captum gives.
+    """
     certificate, sign = certificates[model], 1 if lx.METRICS[metric].direction == "upper" else -1
     nominal = certificate.nominal
     for case in metric_cases.CASES[metric]:
         settings = metric_cases.settings_of(case, 2, 4)
-        result = certificate.sandwich(metric, settings={"samples": 4, "restarts": 1, "steps": 4}, **settings)
-        assert bool((0 <= result.found).all()) and bool((result.found <= result.certified + 1e-9).all())
+        result = certificate.sandwich(metric, settings={"samples": 4, "restarts": 1, "steps": 4},
+                                      **settings)
+        assert (bool((0 <= result.found).all())
+                and bool((result.found <= result.certified + 1e-9).all()))
         a = Saliency(MODELS[model]).attribute(result.worst_inputs, target=0, abs=False)
         for n in range(2):
             row = metric_cases.row_of(settings, n)
-            change, still = (metric_cases.REFERENCES[metric](side[n].numpy(), nominal[n].numpy(), **row)
-                             for side in (a, nominal))
+            change, still = (metric_cases.REFERENCES[metric](side[n].numpy(), nominal[n].numpy(),
+                                                             **row) for side in (a, nominal))
             assert float(result.found[n]) == pytest.approx(sign * (change - still), abs=1e-9)
 
 
 @pytest.mark.parametrize("metric", lx.METRICS)
 def test_the_alarm_rings_on_every_metric_of_a_wrong_box(metric, monkeypatch, tmp_path):
-    """What is certified of a box without width, on an attack whose attributions the true box holds."""
+    """What is certified of a box without width, on an attack whose attributions the true box
+    holds.
+    """
     certificate = lx.certify(Saliency(MODELS["tanh"]), X, eps=0.8, target=0, abs=False)
     row = lx.SANDWICHES[metric]
 
@@ -401,11 +445,14 @@ def test_the_alarm_rings_on_every_metric_of_a_wrong_box(metric, monkeypatch, tmp
 
     monkeypatch.setitem(lx.SANDWICHES, metric, dataclasses.replace(row, certified=wrong))
     with pytest.raises(lx.SoundnessError, match=f"{metric} is .* certified is at most"):
-        certificate.sandwich(metric, path=tmp_path / "found.pt", settings=QUICK, **OPTIONS.get(metric, {}))
+        certificate.sandwich(metric, path=tmp_path / "found.pt", settings=QUICK,
+                             **OPTIONS.get(metric, {}))
 
 
 def test_rounding_rings_no_alarm():
-    """Features of equal gradient: bounds moved by roundings, within the tolerance, change every rank."""
+    """Features of equal gradient: bounds moved by roundings, within the tolerance, change every
+    rank.
+    """
     model = mlp(4, 3, seed=None)
     with torch.no_grad():
         model[0].weight.fill_(0.3)
@@ -413,12 +460,14 @@ def test_rounding_rings_no_alarm():
     shifted = certificate.nominal + 1e-15 * torch.arange(4)
     exact = dataclasses.replace(certificate, lower=shifted, upper=shifted, nominal=shifted)
     for metric in ("kendall", "spearman", "pearson", "pair_order"):
-        assert bool((exact.sandwich(metric, settings={"samples": 2, "restarts": 0}).found >= 0).all())
+        assert bool(
+            (exact.sandwich(metric, settings={"samples": 2, "restarts": 0}).found >= 0).all())
 
 
 def test_noise_is_that_of_the_certificate():
     """Draws between the certificate and the sandwich change nothing."""
-    for make, keywords in (ATTRIBUTIONS["smoothgrad"], ATTRIBUTIONS["gradient shap"], ATTRIBUTIONS["drawn baselines"]):
+    for make, keywords in (ATTRIBUTIONS["smoothgrad"], ATTRIBUTIONS["gradient shap"],
+                           ATTRIBUTIONS["drawn baselines"]):
         certificate = lx.certify(make(MODELS["tanh"]), X, eps=0.05, **keywords)
         torch.rand(3), np.random.rand(3)
         result = lx.sandwich(certificate, settings=QUICK)
@@ -431,7 +480,8 @@ def test_the_alarm_rings_on_a_wrong_bound(side, tmp_path, monkeypatch):
     path = tmp_path / "found.pt"
     if side == "number":
         monkeypatch.setitem(lx.SANDWICHES, "max_change", dataclasses.replace(
-            lx.SANDWICHES["max_change"], certified=lambda certificate: 0.1 * certificate.max_change(2)))
+            lx.SANDWICHES["max_change"],
+            certified=lambda certificate: 0.1 * certificate.max_change(2)))
         wrong = certificate
     else:
         nominal = certificate.nominal
@@ -456,7 +506,8 @@ def test_boundary_points_are_not_searched_for_anew():
     certificate = lx.certify(attribution, X, eps=0.01, boundary="fixed")
     with pytest.raises(ValueError, match="boundary points"):
         certificate.sandwich()
-    assert bool((lx.attack(attribution, X, eps=0.01, samples=3, restarts=1, steps=2).value >= 0).all())
+    assert bool(
+        (lx.attack(attribution, X, eps=0.01, samples=3, restarts=1, steps=2).value >= 0).all())
 
 
 def test_what_cannot_be_sandwiched_is_refused(tmp_path):
@@ -498,7 +549,8 @@ def test_the_process_is_left_as_it_was():
     assert model.training and not x.requires_grad and torch.equal(x, X)
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
+                   for m in model.modules())
 
 
 class OwnOcclusion(Occlusion):
@@ -506,10 +558,12 @@ class OwnOcclusion(Occlusion):
 
 
 def test_unknown_attributions_are_sampled_and_say_so():
-    found = lx.attack(OwnOcclusion(MODELS["tanh"]), X, eps=0.1, target=0, sliding_window_shapes=(1,), **QUICK)
-    assert "OwnOcclusion" in found.fallback and bool((found.value > 0).all()) and found.steps == 1 + 10 + 2 * 7
-    assert "Occlusion" not in lx.attack(OwnOcclusion(MODELS["tanh"]), X, eps=0.1, target=0, sliding_window_shapes=(1,),
-                                        samples=5, restarts=0).fallback
+    found = lx.attack(OwnOcclusion(MODELS["tanh"]), X, eps=0.1, target=0, sliding_window_shapes=(1,
+    ), **QUICK)
+    assert ("OwnOcclusion" in found.fallback and bool((found.value > 0).all())
+            and found.steps == 1 + 10 + 2 * 7)
+    assert "Occlusion" not in lx.attack(OwnOcclusion(MODELS["tanh"]), X, eps=0.1, target=0,
+                                        sliding_window_shapes=(1,), samples=5, restarts=0).fallback
 
 
 def test_stopping_keeps_what_was_found(monkeypatch):
@@ -528,18 +582,23 @@ def test_stopping_keeps_what_was_found(monkeypatch):
     assert found.interrupted and found.steps == 6 and bool((found.value > 0).all())
 
 
-SETTINGS = {"kink": {"slope": 0.1}, "clamp": {"low": -1.0, "high": 2.0}, "threshold": {"threshold": 0.5, "value": 0.5},
-            "window": {"low": -1.0, "high": 1.0, "closed": True, "inside": True}, "power": {"exponent": 2}}
+SETTINGS = {"kink": {"slope": 0.1}, "clamp": {"low": -1.0, "high": 2.0},
+            "threshold": {"threshold": 0.5, "value": 0.5},
+            "window": {"low": -1.0, "high": 1.0, "closed": True, "inside": True},
+            "power": {"exponent": 2}}
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_sharp_surrogates_are_the_function(name):
-    """At high sharpness values and slopes agree away from the jumps, and in between they are smooth."""
+    """At high sharpness values and slopes agree away from the jumps, and in between they are
+    smooth.
+    """
     z = torch.linspace(0.05, 2.95, 30, dtype=torch.float64)[:, None] * torch.tensor([[1.0, -1.0]])
     z = z.abs() if name in ("log",) else z
     for operator, inputs in ((name, ("z",)), (f"{name}_gradient", ("g", "z"))):
         settings = SETTINGS.get(name, cases.ACTIVATIONS[name][0][0])
-        module = GradientModule(inputs, [Step(operator, inputs, "y", settings)], "y", {}, ((2,),), (2,))
+        module = GradientModule(inputs, [Step(operator, inputs, "y", settings)], "y", {}, ((2,),),
+                                (2,))
         soft = surrogate.Softened(module, 1, 1e6)
         soft.reach["z"], rows = torch.ones(1).double(), torch.zeros(len(z), dtype=torch.long)
         given = (z,) if len(inputs) == 1 else (torch.full_like(z, 2.0), z)
@@ -551,7 +610,8 @@ def test_sharp_surrogates_are_the_function(name):
 
 def test_a_smoothed_relu_is_softplus():
     z = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    module = GradientModule(("z",), [Step("kink", ("z",), "y", {"slope": 0.0})], "y", {}, ((1,),), (1,))
+    module = GradientModule(("z",), [Step("kink", ("z",), "y", {"slope": 0.0})], "y", {}, ((1,),),
+                            (1,))
     soft, rows = surrogate.Softened(module, 1, 3.0), torch.zeros(9, dtype=torch.long)
     soft.reach["z"] = torch.ones(1).double()
     torch.testing.assert_close(soft(rows, z), nn.functional.softplus(z, 3.0))
@@ -567,11 +627,12 @@ def test_bad_arguments_are_refused():
         with pytest.raises(ValueError, match="has the options"):
             attacks.objective(name, options)
     attribution = Saliency(MODELS["tanh"])
-    for wrong, message in (({"samples": -1}, "samples"), ({"schedule": "x"}, "constant"), ({"step": 0}, "step"),
-                           ({"sharpness": (0, 1)}, "sharpness"), ({"output_weight": -1}, "output_weight"),
-                           ({"objective": "top_k", "options": {"k": 9}}, "k must be"),
-                           ({"objective": "increase", "options": {"entry": 4}}, "entry must be"),
-                           ({"objective": "region", "options": {"mask": torch.ones(3)}}, "shape")):
+    for wrong, message in (
+        ({"samples": -1}, "samples"), ({"schedule": "x"}, "constant"), ({"step": 0}, "step"),
+        ({"sharpness": (0, 1)}, "sharpness"), ({"output_weight": -1}, "output_weight"),
+        ({"objective": "top_k", "options": {"k": 9}}, "k must be"),
+        ({"objective": "increase", "options": {"entry": 4}}, "entry must be"),
+        ({"objective": "region", "options": {"mask": torch.ones(3)}}, "shape")):
         with pytest.raises(ValueError, match=message):
             lx.attack(attribution, X, eps=0.1, target=0, **{**QUICK, **wrong})
     with pytest.raises(ValueError, match="exactly one way"):
@@ -590,7 +651,8 @@ def test_lrp_and_plans_are_attacked_as_traced():
     model = mlp(4, 6, 3, seed=None)
     found = lx.attack(LRP(model), X, eps=0.05, target=0, **QUICK)
     assert found.fallback == "" and make_plan(LRP(model), (X,), {"target": 0}).program is not None
-    assert bool((found.value <= lx.certify(LRP(model), X, eps=0.05, target=0).max_change(2) * (1 + 1e-9)).all())
+    assert bool((found.value
+                 <= lx.certify(LRP(model), X, eps=0.05, target=0).max_change(2) * (1 + 1e-9)).all())
     assert search.Settings(**QUICK).evaluations == found.steps
 
 
@@ -600,7 +662,8 @@ def test_an_entry_is_named_by_its_index_or_flat(side):
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 2)).double()
     x = torch.rand(2, 3, 4, dtype=torch.float64)
     call = {"eps": 0.1, "objective": side, "target": 0, "steps": 3, "samples": 4}
-    flat, index = (lx.attack(Saliency(net), x, options={"entry": entry}, **call) for entry in (6, (1, 2)))
+    flat, index = (lx.attack(Saliency(net), x, options={"entry": entry}, **call)
+                   for entry in (6, (1, 2)))
     assert torch.equal(flat.value, index.value)
     for entry in ((1, 4), (1,), (-1, 0), (0.5, 1), "first", 12, [0, 1, 2]):
         with pytest.raises(ValueError, match="entry"):

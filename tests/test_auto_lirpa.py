@@ -1,4 +1,6 @@
-"""Inside auto_LiRPA code: its own optimisation, its coefficients, its intermediate bounds and its branches."""
+"""Inside auto_LiRPA code: its own optimisation, its coefficients, its intermediate bounds and its
+branches.
+"""
 
 import math
 
@@ -14,7 +16,8 @@ from tests.cases import CASES, boxes, problem
 from tests.test_operators import FEW_ROUNDINGS, example, scale, values_at
 from tests.truth import assert_inside, sample_box
 
-SINCE_0_7 = pytest.mark.skipif(not hasattr(BoundedModule, "get_split_nodes"), reason="auto_LiRPA before 0.7")
+SINCE_0_7 = pytest.mark.skipif(not hasattr(BoundedModule, "get_split_nodes"),
+                               reason="auto_LiRPA before 0.7")
 RELAXED = [row for row in CASES if issubclass(lx.OPERATORS[row.operator].bound, BoundPlanes)]
 ONE_EACH = list({row.operator: row for row in reversed(RELAXED)}.values())
 EPS = 0.1
@@ -36,13 +39,15 @@ def net(*activations: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers[:-1], nn.Linear(8, 2))
 
 
-NETS = {"relu": (nn.ReLU(), nn.ReLU()), "mixed": (nn.ReLU(), nn.Tanh()), "smooth": (nn.Softplus(), nn.Sigmoid())}
+NETS = {"relu": (nn.ReLU(), nn.ReLU()), "mixed": (nn.ReLU(), nn.Tanh()),
+        "smooth": (nn.Softplus(), nn.Sigmoid())}
 
 
 class Bounded:
     """A gradient in somebody's own `BoundedModule`, around two examples."""
 
-    def __init__(self, model: nn.Module, kind: type = Saliency, eps: float = EPS, **opts: dict) -> None:
+    def __init__(self, model: nn.Module, kind: type = Saliency, eps: float = EPS,
+                 **opts: dict) -> None:
         self.x = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
         self.attribution = kind(model)
         self.keywords = {"target": [1, 0]} | ({"abs": False} if kind is Saliency else {})
@@ -50,10 +55,12 @@ class Bounded:
         self.module = BoundedModule(module, self.x, bound_opts=opts)
         self.eps = eps
         self.points = sample_box(self.x - eps, self.x + eps, 60, torch.Generator().manual_seed(0))
-        self.values = torch.stack([self.attribution.attribute(x, **self.keywords).detach() for x in self.points])
+        self.values = torch.stack([self.attribution.attribute(x, **self.keywords).detach()
+                                   for x in self.points])
 
     def bounds(self, method: str, **keywords):
-        ball = BoundedTensor(self.x, PerturbationLpNorm(x_L=self.x - self.eps, x_U=self.x + self.eps))
+        ball = BoundedTensor(self.x,
+                             PerturbationLpNorm(x_L=self.x - self.eps, x_U=self.x + self.eps))
         return self.module.compute_bounds((ball,), method=method, **keywords)
 
 
@@ -69,8 +76,10 @@ def quickly(module: BoundedModule, iterations: int = 4) -> None:
 def test_no_point_is_outside_optimised_bounds(row):
     p = problem(row, meet=True, backwards=True)
     sides = boxes(p, "wide", "narrow")
-    sampled = values_at(p, [sample_box(low, high, 40, torch.Generator().manual_seed(2)) for low, high in sides])
-    rounding = FEW_ROUNDINGS * scale(sampled, *(end.flatten(1) for side in sides for end in side))[:, None]
+    sampled = values_at(p, [sample_box(low, high, 40, torch.Generator().manual_seed(2))
+                            for low, high in sides])
+    rounding = FEW_ROUNDINGS * scale(sampled,
+                                     *(end.flatten(1) for side in sides for end in side))[:, None]
     module = BoundedModule(p.module, example(p), device="cpu")
     quickly(module, 2)
     moved = [BoundedTensor((low + high) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
@@ -87,8 +96,10 @@ def test_its_optimised_bounds_are_tighter_than_crown(name, kind):
     bounded = Bounded(net(*NETS[name]), kind, eps=0.3)
     quickly(bounded.module, 6)
     C = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(2))
-    for functions, values in ((None, bounded.values), (C, torch.einsum("bkd,sbd->sbk", C, bounded.values))):
-        plain, best = (bounded.bounds(method, C=functions) for method in ("CROWN", "CROWN-Optimized"))
+    for functions, values in ((None, bounded.values),
+                              (C, torch.einsum("bkd,sbd->sbk", C, bounded.values))):
+        plain, best = (bounded.bounds(method, C=functions)
+                       for method in ("CROWN", "CROWN-Optimized"))
         assert_inside(tuple(side.detach() for side in best), values)
         widths = [float((upper - lower).detach().mean()) for lower, upper in (plain, best)]
         assert widths[1] < 0.99 * widths[0]
@@ -117,7 +128,9 @@ def test_alphas_may_be_kept_and_taken_up_again():
 
 @pytest.mark.parametrize("name", NETS)
 def test_coefficients_are_linear_bounds_in_the_input(name):
-    """Also where a gradient's relaxation does not depend on the input, which is not left out then."""
+    """Also where a gradient's relaxation does not depend on the input, which is not left out
+    then.
+    """
     bounded = Bounded(net(*NETS[name][:1]))
     result, x = bounded.module.output_name[0], bounded.module.input_name[0]
     lower, upper, found = bounded.bounds("CROWN", return_A=True, needed_A_dict={result: [x]})
@@ -144,7 +157,8 @@ def test_intermediate_bounds_are_saved_and_taken(method, tmp_path):
             assert (lower - 1e-9 <= value).all() and (value <= upper + 1e-9).all(), name
     bounded.module(x)
     kept = {name: sides for name, sides in saved.items() if name != bounded.module.output_name[0]}
-    assert_inside(tuple(side.detach() for side in bounded.bounds("CROWN", interm_bounds=kept)), bounded.values)
+    assert_inside(tuple(side.detach() for side in bounded.bounds("CROWN", interm_bounds=kept)),
+                  bounded.values)
 
 
 # Branches
@@ -152,20 +166,25 @@ def test_intermediate_bounds_are_saved_and_taken(method, tmp_path):
 
 @SINCE_0_7
 def test_branches_split_pre_activations_of_both_passes():
-    """A decision clips what forward and backward pass read; its half-space, by beta, holds in all other bounds."""
+    """A decision clips what forward and backward pass read; its half-space, by beta, holds in all
+    other bounds.
+    """
     model = net(nn.ReLU(), nn.ReLU())
     bounded = Bounded(model, eps=0.3)
     whole = [side.detach() for side in bounded.bounds("CROWN")]
     nodes, activations = bounded.module.get_split_nodes()
-    readers = [{type(operator).__name__ for operator, _ in activations[node.name]} for node in nodes]
+    readers = [{type(operator).__name__ for operator, _ in activations[node.name]}
+               for node in nodes]
     assert {"Bound_kink", "Bound_kink_gradient"} in readers  # one node, two operators
-    kept = {name: tuple(side.detach() for side in sides) for name, sides in bounded.module.save_intermediate().items()
+    kept = {name: tuple(side.detach() for side in sides)
+            for name, sides in bounded.module.save_intermediate().items()
             if name != bounded.module.output_name[0]}
     first = nodes[0]
     operator = activations[first.name][0][0]
     neuron = int(operator.get_split_mask(*kept[first.name], 0).all(0).nonzero()[0])
     pre = torch.stack([model[0](x) for x in bounded.points])[..., neuron]
-    bounded.module.set_bound_opts({"optimize_bound_args": {"enable_beta_crown": True, "iteration": 15}})
+    bounded.module.set_bound_opts(
+        {"optimize_bound_args": {"enable_beta_crown": True, "iteration": 15}})
     for sign in (1, -1):
         lower, upper = (side.clone() for side in kept[first.name])
         (lower if sign > 0 else upper)[:, neuron] = 0.0

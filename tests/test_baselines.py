@@ -1,4 +1,6 @@
-"""Training methods: each is the formula in its docstring, in value and in the gradient of the parameters."""
+"""Training methods: each is the formula in its docstring, in value and in the gradient of the
+parameters.
+"""
 
 import copy
 import math
@@ -9,7 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lirpa_explain.training import TRAINING_METHODS, input_gradient, methods, smooth_relu, training_loss
+from lirpa_explain.training import (
+    TRAINING_METHODS,
+    input_gradient,
+    methods,
+    smooth_relu,
+    training_loss,
+)
 from tests.nets import mlp
 
 EPS, SEED = 0.2, 3
@@ -36,13 +44,15 @@ class Draws:
         self.x, self.generator = x, generator()
 
     def uniform(self):
-        return EPS * (2 * torch.rand(self.x.shape, generator=self.generator, dtype=self.x.dtype) - 1)
+        return EPS * (2 * torch.rand(self.x.shape, generator=self.generator, dtype=self.x.dtype)
+                      - 1)
 
     def normal(self):
         return torch.randn(self.x.shape, generator=self.generator, dtype=self.x.dtype)
 
 
-# Slow, obvious: one example at a time. `frozen` is a copy of the model where the method does not differentiate.
+# Slow, obvious: one example at a time. `frozen` is a copy of the model where the method does not
+# differentiate.
 
 
 def gradient(model, x, y):
@@ -82,12 +92,13 @@ def slow_ig_sum_norm(model, frozen, x, y, draws):
             def loss(p, label=label):
                 return F.cross_entropy(net(p[None]), label[None])
 
-            slopes = [torch.autograd.functional.jacobian(loss, a + (k - 0.5) / 5 * (b - a), create_graph=True)
-                      for k in range(1, 6)]
+            slopes = [torch.autograd.functional.jacobian(loss, a + (k - 0.5) / 5 * (b - a),
+                                                         create_graph=True) for k in range(1, 6)]
             sums.append(((b - a) * torch.stack(slopes).mean(0)).abs().sum())
         return F.cross_entropy(net(z), y) + 0.1 * mean(sums)
 
-    # The ascent differentiates with respect to z; what jacobian() returns is cut off from z, hence the finite steps.
+    # The ascent differentiates with respect to z; what jacobian() returns is cut off from z, hence
+    # the finite steps.
     def ascent(z):
         z = z.detach()
         with torch.no_grad():
@@ -96,7 +107,8 @@ def slow_ig_sum_norm(model, frozen, x, y, draws):
             h = torch.zeros(z.numel(), dtype=z.dtype)
             h[i] = 1e-6
             h = h.view_as(z)
-            values.view(-1)[i] = (objective(frozen, z + h) - objective(frozen, z - h)).detach().sign()
+            values.view(-1)[i] = (objective(frozen, z + h) - objective(frozen,
+                                                                       z - h)).detach().sign()
         return values
 
     z = x + draws.uniform()
@@ -107,14 +119,16 @@ def slow_ig_sum_norm(model, frozen, x, y, draws):
 
 def slow_softplus(model, frozen, x, y, draws):
     smooth = nn.Sequential(*[nn.Softplus(beta=10) if isinstance(m, nn.ReLU) else m for m in model])
-    return F.cross_entropy(smooth(x), y) + 1e-4 / 2 * sum(model[i].weight.square().sum() for i in (0, 2, 4))
+    return F.cross_entropy(smooth(x), y) + 1e-4 / 2 * sum(model[i].weight.square().sum()
+                                                          for i in (0, 2, 4))
 
 
 def slow_hessian(model, frozen, x, y, draws):
     smooth = nn.Sequential(*[nn.Softplus(beta=10) if isinstance(m, nn.ReLU) else m for m in model])
     values = []
     for a, label, v in zip(x, y, draws.normal(), strict=True):
-        H = torch.autograd.functional.hessian(lambda z, label=label: smooth(z[None])[0, label], a, create_graph=True)
+        H = torch.autograd.functional.hessian(lambda z, label=label: smooth(z[None])[0, label], a,
+                                              create_graph=True)
         values.append((H @ v).square().sum())
     return mean(values)
 
@@ -141,12 +155,14 @@ def slow_atex(model, frozen, x, y, draws):
         p = x[i] + shares[i] * EPS * s / s.abs().max()
         r = r - (r @ s) / (s @ s) * s
         assert abs(r @ s) < 1e-12
-        before, after = (frozen(p[None])[0] / 4).softmax(0).detach(), model((p + r)[None])[0].softmax(0)
+        before, after = ((frozen(p[None])[0] / 4).softmax(0).detach(),
+                         model((p + r)[None])[0].softmax(0))
         values.append((before * (before / after).log()).sum())
     return mean(values)
 
 
-SLOW = {name.removeprefix("slow_"): function for name, function in [*globals().items()] if name.startswith("slow_")}
+SLOW = {name.removeprefix("slow_"): function
+        for name, function in [*globals().items()] if name.startswith("slow_")}
 
 
 def test_every_baseline_has_a_reference():
@@ -177,7 +193,8 @@ def test_nothing_of_the_callers_is_changed(name, data):
     before = copy.deepcopy(model.state_dict())
     settings = {} if name in ("plain", "softplus") else {"generator": generator()}
     training_loss(name, model, x, y, eps=EPS, **settings)
-    assert torch.equal(torch.get_rng_state(), state) and torch.equal(x, inputs) and not x.requires_grad
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(x,
+                                                                     inputs) and not x.requires_grad
     assert all(p.grad is None for p in model.parameters()) and model.training
     assert all(torch.equal(p, before[key]) for key, p in model.state_dict().items())
 
@@ -187,7 +204,8 @@ def test_what_is_drawn_comes_from_the_global_generator_otherwise(data):
     torch.manual_seed(SEED)
     first = training_loss("atex", model, x, y, eps=EPS)
     torch.manual_seed(SEED)
-    assert first == training_loss("atex", model, x, y, eps=EPS) != training_loss("atex", model, x, y, eps=EPS)
+    assert first == training_loss("atex", model, x, y, eps=EPS) != training_loss("atex", model, x,
+                                                                                 y, eps=EPS)
 
 
 @pytest.mark.parametrize("name", ["pgd", "ig_sum_norm"])
@@ -208,8 +226,10 @@ def test_ascents_stay_in_the_ball_and_the_range_of_the_data(name, data):
 
 def test_softplus_stands_in_for_every_relu():
     net, z = make_net(), torch.randn(2, 4, dtype=torch.float64)
-    expected = nn.Sequential(*[nn.Softplus(beta=3) if isinstance(m, nn.ReLU) else m for m in net])(z)
-    for spelling in (F.relu, torch.relu, torch.Tensor.relu, lambda t: F.relu(input=t), nn.ReLU(inplace=True)):
+    expected = nn.Sequential(*[nn.Softplus(beta=3) if isinstance(m, nn.ReLU) else m
+                               for m in net])(z)
+    for spelling in (F.relu, torch.relu, torch.Tensor.relu, lambda t: F.relu(input=t),
+                     nn.ReLU(inplace=True)):
         with smooth_relu(3.0):
             hidden = spelling(net[2](spelling(net[0](z.clone()))))
         torch.testing.assert_close(net[4](hidden), expected)
@@ -220,8 +240,10 @@ def test_softplus_stands_in_for_every_relu():
 
 def test_curvature_by_finite_differences(data):
     model, (x, y) = make_net(nn.Tanh), data
-    exact = training_loss("hessian", model, x, y, eps=0, task=lambda *_: 0.0, beta=None, generator=generator())
-    steps = training_loss("hessian", model, x, y, eps=0, task=lambda *_: 0.0, step=1e-6, generator=generator())
+    exact = training_loss("hessian", model, x, y, eps=0, task=lambda *_: 0.0, beta=None,
+                          generator=generator())
+    steps = training_loss("hessian", model, x, y, eps=0, task=lambda *_: 0.0, step=1e-6,
+                          generator=generator())
     torch.testing.assert_close(steps, exact, rtol=1e-4, atol=0)
     with pytest.raises(ValueError, match="step"):
         TRAINING_METHODS["hessian"].function(make_net(), x, y, eps=0, beta=None)
@@ -241,7 +263,8 @@ def test_the_gradient_is_that_of_the_targets_logit(data):
 @pytest.mark.parametrize("name", ["l2_alignment", "cosine_alignment"])
 def test_both_gradients_can_be_moved(name, data):
     model, other, (x, y) = make_net(), make_net(), data
-    value = TRAINING_METHODS[name].function(model, x, y, eps=EPS, detach=False, generator=generator())
+    value = TRAINING_METHODS[name].function(model, x, y, eps=EPS, detach=False,
+                                            generator=generator())
     expected = SLOW[name](other, other, x, y, Draws(x))
     torch.testing.assert_close(value, expected)
     for g, h in zip(*(torch.autograd.grad(loss, [net[i].weight for i in (0, 2, 4)])
@@ -265,7 +288,8 @@ def test_the_loss_is_the_tasks_and_the_weighted_penalty(data):
         if row.replaces_task:
             expected = row.function(model, x, y, eps=EPS, task=weighted, **seeded(name))
         else:
-            expected = weighted(model(x), y) + 0.3 * row.function(model, x, y, eps=EPS, **seeded(name))
+            expected = weighted(model(x), y) + 0.3 * row.function(model, x, y, eps=EPS,
+                                                                  **seeded(name))
         torch.testing.assert_close(loss, expected)
 
 
@@ -273,14 +297,18 @@ def test_the_loss_is_the_tasks_and_the_weighted_penalty(data):
 def test_a_penalty_is_added_to_another_methods_loss(name, data):
     model, (x, y) = make_net(), data
     adversarial = {"eps": EPS / 2, "steps": 2}
-    base, row = partial(training_loss, "pgd", **adversarial, generator=generator()), TRAINING_METHODS[name]
+    base, row = (partial(training_loss, "pgd", **adversarial, generator=generator()),
+                 TRAINING_METHODS[name])
     if row.replaces_task:
         with pytest.raises(ValueError, match="hessian.*certified"):
             training_loss(name, model, x, y, eps=EPS, base=base)
         return
-    loss = training_loss(name, model, x, y, eps=EPS, weight=0.3, task=weighted, base=base, **seeded(name))
-    expected = TRAINING_METHODS["pgd"].function(model, x, y, **adversarial, task=weighted, generator=generator())
-    torch.testing.assert_close(loss, expected + 0.3 * row.function(model, x, y, eps=EPS, **seeded(name)))
+    loss = training_loss(name, model, x, y, eps=EPS, weight=0.3, task=weighted, base=base,
+                         **seeded(name))
+    expected = TRAINING_METHODS["pgd"].function(model, x, y, **adversarial, task=weighted,
+                                                generator=generator())
+    torch.testing.assert_close(loss,
+                               expected + 0.3 * row.function(model, x, y, eps=EPS, **seeded(name)))
 
 
 def seeded(name):

@@ -9,8 +9,9 @@ from torch import nn
 from lirpa_explain.training import BORT_MODES, BortAdamW, BortSGD, bort_delta, bort_groups
 
 OPTIMIZERS = {
-    BortSGD: (torch.optim.SGD, [{}, {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
-                                {"momentum": 0.5, "dampening": 0.2, "maximize": True, "foreach": True}]),
+    BortSGD: (torch.optim.SGD,
+              [{}, {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
+               {"momentum": 0.5, "dampening": 0.2, "maximize": True, "foreach": True}]),
     BortAdamW: (torch.optim.AdamW, [{}, {"weight_decay": 0.1, "betas": (0.8, 0.9)},
                                     {"amsgrad": True, "maximize": True, "foreach": True}]),
 }
@@ -19,8 +20,10 @@ CASES = [(ours, theirs, options) for ours, (theirs, rows) in OPTIMIZERS.items() 
 
 def make_net(seed=0):
     torch.manual_seed(seed)
-    convolution = nn.Conv2d(1, 3, 2, bias=False)  # a bias before the norm would have a gradient of roundings
-    return nn.Sequential(convolution, nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 5)).double()
+    # a bias before the norm would have a gradient of roundings
+    convolution = nn.Conv2d(1, 3, 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(12, 5)).double()
 
 
 def train(net, optimizer, steps=3, closure=False):
@@ -108,7 +111,8 @@ def slow_sgd(weights, others, grads, state, lr, gamma, mode, momentum=0.0, decay
 @pytest.mark.parametrize("maximize", [False, True])
 def test_sgd_follows_the_formula(mode, maximize):
     net, other = make_net(), make_net()
-    optimizer = BortSGD(bort_groups(net, 0.3, mode=mode), lr=0.1, momentum=0.9, weight_decay=0.01, maximize=maximize)
+    optimizer = BortSGD(bort_groups(net, 0.3, mode=mode), lr=0.1, momentum=0.9, weight_decay=0.01,
+                        maximize=maximize)
     weights, others = ([*group["params"]] for group in bort_groups(other, 0.3))
     state = {}
     for x in torch.randn(3, 4, 1, 3, 3, dtype=torch.float64):
@@ -117,8 +121,8 @@ def test_sgd_follows_the_formula(mode, maximize):
             one(x).square().mean().backward()
         optimizer.step()
         with torch.no_grad():
-            slow_sgd(weights, others, {p: p.grad for p in other.parameters()}, state, 0.1, 0.3, mode, 0.9, 0.01,
-                     -1 if maximize else 1)
+            slow_sgd(weights, others, {p: p.grad for p in other.parameters()}, state, 0.1, 0.3,
+                     mode, 0.9, 0.01, -1 if maximize else 1)
     assert_same(net, other, rtol=1e-12, atol=1e-12)
 
 
@@ -127,7 +131,8 @@ def test_sgd_follows_the_formula(mode, maximize):
 def test_adamw_follows_the_formula(mode, maximize):
     net, other = make_net(), make_net()
     lr, decay, gamma = 0.01, 0.1, 0.3
-    optimizer = BortAdamW(bort_groups(net, gamma, mode=mode), lr=lr, weight_decay=decay, maximize=maximize)
+    optimizer = BortAdamW(bort_groups(net, gamma, mode=mode), lr=lr, weight_decay=decay,
+                          maximize=maximize)
     constrained = set(bort_groups(other, gamma)[0]["params"])
     first, second = ({p: torch.zeros_like(p) for p in other.parameters()} for _ in range(2))
     for t, x in enumerate(torch.randn(3, 4, 1, 3, 3, dtype=torch.float64), 1):
@@ -159,7 +164,8 @@ def test_closures_and_foreach_change_nothing(ours, theirs, options):
 
 def test_gradients_are_left_as_they_are_and_hooks_run_once():
     net = make_net()
-    torch.optim.SGD(make_net().parameters())  # so that torch has wrapped the step of the base class as well
+    # so that torch has wrapped the step of the base class as well
+    torch.optim.SGD(make_net().parameters())
     optimizer, calls = BortSGD(bort_groups(net, 0.1), lr=0.1), []
     optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
     optimizer.register_step_post_hook(lambda *_: calls.append("after"))
@@ -187,7 +193,8 @@ def test_checkpoints_resume_exactly(ours):
     assert_same(net, resumed)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(ours, theirs) for ours, (theirs, _) in OPTIMIZERS.items()])
+@pytest.mark.parametrize(("ours", "theirs"),
+                         [(ours, theirs) for ours, (theirs, _) in OPTIMIZERS.items()])
 def test_checkpoints_of_torchs_own_optimizer_load(ours, theirs):
     net, other = make_net(), make_net()
     first = theirs(net.parameters(), lr=0.1)
@@ -204,8 +211,8 @@ def test_checkpoints_of_torchs_own_optimizer_load(ours, theirs):
 
 
 def test_groups_are_weights_of_linear_layers_and_convolutions():
-    net = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "c": nn.Conv1d(1, 1, 1),
-                         "emb": nn.Embedding(3, 2)})
+    net = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2), "norm": nn.LayerNorm(2),
+                         "c": nn.Conv1d(1, 1, 1), "emb": nn.Embedding(3, 2)})
     net["b"].weight = net["a"].weight
     weights, others = bort_groups(net, 0.5, amplitude=2.0)
     assert [id(p) for p in weights["params"]] == [id(net["a"].weight), id(net["c"].weight)]
@@ -215,7 +222,8 @@ def test_groups_are_weights_of_linear_layers_and_convolutions():
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"gamma": -1.0}, "gamma"), ({"mode": "default"}, "l1-fullrow"), ({"amplitude": "auto"}, "ada"),
-    ({"amplitude": 0.0}, "amplitude"), ({"gamma": 0.1}, "bort_groups"), ({"fused": True}, "foreach"),
+    ({"amplitude": 0.0}, "amplitude"), ({"gamma": 0.1}, "bort_groups"),
+    ({"fused": True}, "foreach"),
 ])
 def test_wrong_options_are_refused(options, message):
     for ours in OPTIMIZERS:

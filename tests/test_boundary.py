@@ -1,7 +1,8 @@
-"""Boundary attributions: the search, both certificates and the two measurements, against enumeration in the plane.
+"""Boundary attributions: the search, both certificates and the two measurements, against
+enumeration in the plane.
 
-The truth is a scan of all directions around a point: the first change of the decision on each ray, and finer rays
-around the best. It knows nothing of gradients, of the search or of bounds.
+The truth is a scan of all directions around a point: the first change of the decision on each ray,
+and finer rays around the best. It knows nothing of gradients, of the search or of bounds.
 """
 
 import dataclasses
@@ -22,11 +23,14 @@ from tests.truth import sample_ball
 DTYPE = torch.float64
 QUICK = lx.BoundarySearch(pgd_steps=10, cw_steps=20, restarts=3, polish_steps=4)
 
-pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor . did not already require "
+                                        "gradients:UserWarning")
 
 
 class Wave(nn.Module):
-    """Classes of the plane between curves, as a net that was never trained: smooth, and bent enough to have corners."""
+    """Classes of the plane between curves, as a net that was never trained: smooth, and bent enough
+    to have corners.
+    """
 
     def forward(self, x):
         a, b = x[:, 0], x[:, 1]
@@ -55,11 +59,14 @@ def examples(model, count=7, inputs=2):
 def decide(model, x):
     with torch.no_grad():
         output = model(x)
-    return (output.reshape(-1) > 0).long() if output.ndim == 1 or output.shape[1] == 1 else output.argmax(1)
+    return ((output.reshape(-1) > 0).long()
+            if output.ndim == 1 or output.shape[1] == 1 else output.argmax(1))
 
 
 def nearest_by_scan(model, point, reach, rays=720, stations=200):
-    """The nearest point (2,) at which the decision is another than at `point` (2,), no further than `reach`."""
+    """The nearest point (2,) at which the decision is another than at `point` (2,), no further than
+    `reach`.
+    """
     own = decide(model, point[None])
     turns, width = torch.linspace(0, 2 * math.pi, rays, dtype=DTYPE), 2 * math.pi / rays
     best = None
@@ -79,12 +86,14 @@ def nearest_by_scan(model, point, reach, rays=720, stations=200):
             near, far = torch.where(other, near, middle), torch.where(other, middle, far)
         i = int(far.argmin())
         best = point + far[i] * ahead[i]  # the next rays are around it
-        turns, width = turns[hit][i] + torch.linspace(-2 * width, 2 * width, 21, dtype=DTYPE), width / 5
+        turns, width = (turns[hit][i] + torch.linspace(-2 * width, 2 * width, 21, dtype=DTYPE),
+                        width / 5)
     return best
 
 
 def scan_all(model, points, reach, **keywords):
-    return torch.stack([nearest_by_scan(model, p, r, **keywords) for p, r in zip(points, reach, strict=True)])
+    return torch.stack([nearest_by_scan(model, p, r, **keywords)
+                        for p, r in zip(points, reach, strict=True)])
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -106,7 +115,8 @@ def test_the_nearest_point_lies_between_the_two_distances(case):
     distance = (truth - x).norm(dim=1)
     assert (points.certified_distance <= distance * (1 + 1e-9)).all()
     assert (distance <= points.distance * (1 + 1e-3)).all()  # the scan has gaps between its rays
-    assert (points.distance <= 1.2 * distance).all() and (points.distance <= 1.01 * distance).double().mean() > 0.7
+    assert ((points.distance <= 1.2 * distance).all()
+            and (points.distance <= 1.01 * distance).double().mean() > 0.7)
     assert (points.certified_distance > 0).all()
 
 
@@ -124,7 +134,8 @@ def test_linear_models_are_solved_exactly():
     points = lx.find_boundary(model, x, search_options=QUICK)
     scores = model(x)
     own = scores.argmax(1)
-    gaps = (scores.gather(1, own[:, None]) - scores) / (model.weight[own][:, None] - model.weight).norm(dim=2)
+    gaps = (scores.gather(1, own[:, None]) - scores) / (model.weight[own][:, None]
+                                                        - model.weight).norm(dim=2)
     exact = gaps.scatter(1, own[:, None], math.inf).amin(1).detach()
     torch.testing.assert_close(points.distance, exact, rtol=1e-6, atol=0)
     torch.testing.assert_close(points.certified_distance, exact, rtol=1e-3, atol=0)
@@ -136,8 +147,8 @@ def test_a_single_output_decides_by_its_sign(outputs):
         value = x[:, :1] - 2 * x[:, 1:]
         return value if outputs == "column" else value[:, 0]
 
-    points = lx.find_boundary(model, torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=DTYPE), search_options=QUICK,
-                              certified=False)
+    points = lx.find_boundary(model, torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=DTYPE),
+                              search_options=QUICK, certified=False)
     assert points.by_sign and points.classes.tolist() == [1, 0]
     torch.testing.assert_close(points.distance, torch.tensor([1.0, 2.0], dtype=DTYPE) / 5**0.5)
 
@@ -152,7 +163,8 @@ def test_the_search_stays_within_the_range_of_the_data():
     assert (points.points >= 0).all() and (points.points <= 1).all()
     # The feet of the perpendiculars lie outside: the nearest points are (0.1, 0) and (0, 0.5).
     exact = torch.tensor([0.8**2 + 0.05**2, 0.3**2 + 0.4**2], dtype=DTYPE).sqrt()
-    assert (exact <= points.distance * (1 + 1e-9)).all() and (points.distance <= 1.001 * exact).all()
+    assert ((exact <= points.distance * (1 + 1e-9)).all()
+            and (points.distance <= 1.001 * exact).all())
 
 
 def test_several_inputs_and_further_arguments_go_with_their_examples():
@@ -161,27 +173,34 @@ def test_several_inputs_and_further_arguments_go_with_their_examples():
 
     a, b = torch.tensor([[2.0], [3.0]], dtype=DTYPE), torch.ones(2, 1, 1, dtype=DTYPE)
     scale = torch.tensor([1.0, 2.0], dtype=DTYPE)
-    points = lx.find_boundary(model, (a, b), additional_forward_args=(scale, 1.0), search_options=QUICK)
+    points = lx.find_boundary(model, (a, b), additional_forward_args=(scale, 1.0),
+                              search_options=QUICK)
     exact = torch.tensor([2 / 2**0.5, 6 / 5**0.5], dtype=DTYPE)
     torch.testing.assert_close(points.distance, exact, rtol=1e-6, atol=0)
-    assert (points.certified_distance <= exact).all() and (points.certified_distance > 0.6 * exact).all()
+    assert ((points.certified_distance <= exact).all()
+            and (points.certified_distance > 0.6 * exact).all())
     assert [part.shape for part in points.points] == [a.shape, b.shape]
-    torch.testing.assert_close(model(*points.points, scale, 1.0).detach(), torch.zeros(2, dtype=DTYPE))
+    torch.testing.assert_close(model(*points.points, scale, 1.0).detach(),
+                               torch.zeros(2, dtype=DTYPE))
 
 
 def test_a_batch_gives_what_its_rows_give_and_the_same_again():
     model, x = net(1, 3), examples(None)
     points = lx.find_boundary(model, x, search_options=QUICK)
-    again = lx.find_boundary(model, x, search_options=dataclasses.replace(QUICK, batch_size=5), batch_size=5)
-    torch.testing.assert_close(again.distance, points.distance, rtol=1e-2, atol=0)  # roundings may lead elsewhere
-    torch.testing.assert_close(again.certified_distance, points.certified_distance, rtol=1e-2, atol=0)
+    again = lx.find_boundary(model, x, search_options=dataclasses.replace(QUICK, batch_size=5),
+                             batch_size=5)
+    # roundings may lead elsewhere
+    torch.testing.assert_close(again.distance, points.distance, rtol=1e-2, atol=0)
+    torch.testing.assert_close(again.certified_distance, points.certified_distance, rtol=1e-2,
+                               atol=0)
     same = lx.find_boundary(model, x, search_options=QUICK, certified=False)
     assert torch.equal(same.points, points.points)
 
 
 @pytest.mark.parametrize(("keywords", "text"), [
-    ({"radii": ()}, "radii"), ({"radii": (2, 1)}, "radii"), ({"radii": (0.0, 1)}, "radii"), ({"clip": 3}, "clip"),
-    ({"pgd_steps": 0}, "pgd_steps"), ({"cw_steps": -1}, "cw_steps"), ({"batch_size": True}, "batch_size")])
+    ({"radii": ()}, "radii"), ({"radii": (2, 1)}, "radii"), ({"radii": (0.0, 1)}, "radii"),
+    ({"clip": 3}, "clip"), ({"pgd_steps": 0}, "pgd_steps"), ({"cw_steps": -1}, "cw_steps"),
+    ({"batch_size": True}, "batch_size")])
 def test_bad_settings_are_refused(keywords, text):
     with pytest.raises(ValueError, match=text):
         lx.BoundarySearch(**keywords)
@@ -192,7 +211,8 @@ def test_bad_models_and_inputs_are_refused():
     with pytest.raises(ValueError, match="outputs \\(N, classes\\)"):
         lx.find_boundary(lambda z: z.reshape(2, 3, 1), x)
     with pytest.raises(ValueError, match="reaches beyond the clip"):
-        lx.find_boundary(nn.Linear(3, 2).to(DTYPE), x, search_options=lx.BoundarySearch(clip=(1, 2)))
+        lx.find_boundary(nn.Linear(3, 2).to(DTYPE), x,
+                         search_options=lx.BoundarySearch(clip=(1, 2)))
     with pytest.raises(lx.TrainingModeError, match="eval"):
         lx.find_boundary(nn.Sequential(nn.Linear(3, 3), nn.Dropout()).to(DTYPE), x)
     with pytest.raises(TypeError, match="given: list"):
@@ -208,7 +228,8 @@ def test_bad_models_and_inputs_are_refused():
 
 def one_sided(x):
     """Has a boundary for the second example only."""
-    return torch.stack([x[:, 0].square() + 1, torch.where(x[:, 0] > 5, 30 * x[:, 1], 0 * x[:, 1])], 1)
+    return torch.stack([x[:, 0].square() + 1, torch.where(x[:, 0] > 5, 30 * x[:, 1], 0 * x[:, 1])],
+                       1)
 
 
 def test_where_nothing_was_found_there_is_an_error_or_nan():
@@ -230,34 +251,41 @@ def test_where_nothing_was_found_there_is_an_error_or_nan():
         assert delta.isnan().tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize("target", [None, 1, [0, 2, 1], torch.tensor([2, 1, 0])], ids=["none", "int", "list", "tensor"])
+@pytest.mark.parametrize("target", [None, 1, [0, 2, 1], torch.tensor([2, 1, 0])],
+                         ids=["none", "int", "list", "tensor"])
 def test_values_are_captums_at_and_from_the_boundary_point(target):
     model, x = net(1, 3), examples(None, 3)
-    saliency, path = (kind(model, search=QUICK) for kind in (lx.BoundarySaliency, lx.BoundaryIntegratedGradients))
+    saliency, path = (kind(model, search=QUICK)
+                      for kind in (lx.BoundarySaliency, lx.BoundaryIntegratedGradients))
     b = saliency.boundary_points(x).points
     given = decide(model, x) if target is None else target
     for absolute in (False, True):
         expected = Saliency(model).attribute(b, target=given, abs=absolute)
         assert torch.equal(saliency.attribute(x, target=target, abs=absolute), expected)
     for method, steps in (("gausslegendre", 50), ("riemann_trapezoid", 7)):
-        expected = IntegratedGradients(model).attribute(x, baselines=b, target=given, method=method, n_steps=steps)
+        expected = IntegratedGradients(model).attribute(x, baselines=b, target=given, method=method,
+                                                        n_steps=steps)
         assert torch.equal(path.attribute(x, target=target, method=method, n_steps=steps), expected)
-    value, delta = path.attribute(x, target=target, return_convergence_delta=True, internal_batch_size=10)
+    value, delta = path.attribute(x, target=target, return_convergence_delta=True,
+                                  internal_batch_size=10)
     torch.testing.assert_close(delta, value.sum(1) - (model(x) - model(b)).detach().gather(
         1, torch.as_tensor(given).expand(3)[:, None])[:, 0])
-    assert path.has_convergence_delta() and path.multiplies_by_inputs and isinstance(path, GradientAttribution)
+    assert (path.has_convergence_delta() and path.multiplies_by_inputs
+            and isinstance(path, GradientAttribution))
 
 
 def test_tuples_in_tuples_out():
     def model(a, b, c):
         return torch.stack([a.sum(1) * c, b.sum(1)], 1)
 
-    a, b, c = torch.ones(2, 3, dtype=DTYPE), torch.zeros(2, 1, dtype=DTYPE), torch.tensor([1.0, 2.0], dtype=DTYPE)
+    a, b, c = (torch.ones(2, 3, dtype=DTYPE), torch.zeros(2, 1, dtype=DTYPE),
+               torch.tensor([1.0, 2.0], dtype=DTYPE))
     value = lx.BoundarySaliency(model, search=QUICK).attribute((a, b), additional_forward_args=c)
     assert isinstance(value, tuple) and torch.equal(value[0], c[:, None].expand(2, 3))
-    certificate = lx.certify(lx.BoundaryIntegratedGradients(model, search=QUICK), (a, b), eps=0.01, n_steps=3,
-                             additional_forward_args=c, boundary="moving")
-    assert isinstance(certificate.lower, tuple) and certificate.contains(certificate.nominal, rtol=0).all()
+    certificate = lx.certify(lx.BoundaryIntegratedGradients(model, search=QUICK), (a, b), eps=0.01,
+                             n_steps=3, additional_forward_args=c, boundary="moving")
+    assert isinstance(certificate.lower, tuple) and certificate.contains(certificate.nominal,
+                                                                         rtol=0).all()
 
 
 def test_noise_tunnels_search_for_every_noisy_point():
@@ -267,7 +295,8 @@ def test_noise_tunnels_search_for_every_noisy_point():
     value = tunnel.attribute(x, nt_samples=4, stdevs=0.1, target=1)
     torch.manual_seed(3)
     noisy = x.repeat_interleave(4, 0) + torch.normal(0, torch.full((8, 2), 0.1).to(DTYPE))
-    expected = lx.BoundarySaliency(model, search=QUICK).attribute(noisy, target=1).reshape(2, 4, 2).mean(1)
+    expected = lx.BoundarySaliency(model, search=QUICK).attribute(noisy,
+                                                                  target=1).reshape(2, 4, 2).mean(1)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -283,9 +312,12 @@ def test_the_model_and_random_states_are_left_alone():
     lx.certify(attribution, x, eps=0.01, boundary="moving", n_steps=3)
     lx.boundary_gap(attribution, x, n_steps=3)
     assert torch.equal(torch.get_rng_state(), state)
-    assert model.training and all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight)) and model[2].weight.grad is None
-    assert not x.requires_grad and not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert model.training and all(torch.equal(before[name], tensor)
+                                  for name, tensor in model.state_dict().items())
+    assert torch.equal(model[0].weight.grad,
+                       torch.ones_like(model[0].weight)) and model[2].weight.grad is None
+    assert not x.requires_grad and not any(m._forward_hooks or m._forward_pre_hooks
+                                           for m in model.modules())
 
 
 # Certified with the boundary point fixed
@@ -297,7 +329,8 @@ def test_fixed_is_integrated_gradients_from_that_point(case):
     attribution = lx.BoundaryIntegratedGradients(model, search=QUICK)
     baseline = attribution.boundary_points(x).points
     certificate = lx.certify(attribution, x, eps=0.05, target=target, n_steps=4)
-    same = lx.certify(IntegratedGradients(model), x, eps=0.05, baselines=baseline, target=target, n_steps=4)
+    same = lx.certify(IntegratedGradients(model), x, eps=0.05, baselines=baseline, target=target,
+                      n_steps=4)
     for side in ("lower", "upper", "nominal"):
         torch.testing.assert_close(getattr(certificate, side), getattr(same, side))
     assert "boundary point fixed" in certificate.perturbation
@@ -308,7 +341,8 @@ def test_fixed_is_integrated_gradients_from_that_point(case):
 # Certified for the boundary point of every x' itself
 
 
-@pytest.mark.parametrize(("eps", "norm", "pieces"), [(0.05, math.inf, 32), (0.05, 1, 1), (0.6, 2, 4)])
+@pytest.mark.parametrize(("eps", "norm", "pieces"),
+                         [(0.05, math.inf, 32), (0.05, 1, 1), (0.6, 2, 4)])
 def test_regions_contain_the_nearest_points_of_all_neighbours(case, eps, norm, pieces):
     """With the large radius, some neighbours have another class."""
     model, x, points, _ = case
@@ -327,14 +361,15 @@ def test_regions_contain_the_nearest_points_of_all_neighbours(case, eps, norm, p
             assert (b - moved[i]).norm() <= reach[of].max() * (1 + 1e-3)
 
 
-@pytest.mark.parametrize(("kind", "eps", "norm", "pieces"), [(lx.BoundarySaliency, 0.05, 2, 1),
-                                                             (lx.BoundaryIntegratedGradients, 0.02, math.inf, 16)])
+@pytest.mark.parametrize(("kind", "eps", "norm", "pieces"),
+                         [(lx.BoundarySaliency, 0.05, 2, 1),
+                          (lx.BoundaryIntegratedGradients, 0.02, math.inf, 16)])
 def test_moving_holds_for_neighbours_and_their_own_nearest_points(case, kind, eps, norm, pieces):
     model, x, points, truth = case
     target = None if points.by_sign else points.classes
     keywords = {} if kind is lx.BoundarySaliency else {"n_steps": 4}
-    certificate = lx.certify(kind(model, search=QUICK), x, eps=eps, norm=norm, boundary=lx.Moving(pieces),
-                             target=target, **keywords)
+    certificate = lx.certify(kind(model, search=QUICK), x, eps=eps, norm=norm,
+                             boundary=lx.Moving(pieces), target=target, **keywords)
     assert certificate.contains(certificate.nominal, rtol=0).all()
     assert "boundary point of each x' itself" in certificate.perturbation
     assert torch.isfinite(certificate.width).all()
@@ -343,13 +378,16 @@ def test_moving_holds_for_neighbours_and_their_own_nearest_points(case, kind, ep
         if kind is lx.BoundarySaliency:
             value = Saliency(model).attribute(b, target=target, abs=False)
         else:
-            value = IntegratedGradients(model).attribute(moved, baselines=b, target=target, n_steps=4)
+            value = IntegratedGradients(model).attribute(moved, baselines=b, target=target,
+                                                         n_steps=4)
         assert certificate.contains(value).all()
 
 
 @pytest.mark.parametrize(("clip", "pieces"), [(None, 8), ((-1, 1), 1)])
 def test_regions_contain_every_point_that_may_be_nearest_in_more_dimensions(clip, pieces):
-    """Any point of the data at which the class of x does not win, and no further from x' than d + e."""
+    """Any point of the data at which the class of x does not win, and no further from x' than d +
+    e.
+    """
     model = net(7, 4, inputs=8, scale=1.5)
     x = 0.7 * (2 * torch.rand(4, 8, generator=torch.Generator().manual_seed(0), dtype=DTYPE) - 1)
     attribution = lx.BoundarySaliency(model, search=dataclasses.replace(QUICK, clip=clip))
@@ -358,15 +396,18 @@ def test_regions_contain_every_point_that_may_be_nearest_in_more_dimensions(clip
     region, sample, reach = nearest_regions(plan, Region.of((x,), (x,), balls, torch.arange(4)), 64,
                                              lx.Moving(pieces))
     d = attribution.boundary_points(x).distance + 0.2 * 8**0.5
-    generator, met, own = torch.Generator().manual_seed(1), torch.zeros(4, dtype=torch.long), decide(model, x)
+    generator, met, own = (torch.Generator().manual_seed(1), torch.zeros(4, dtype=torch.long),
+                           decide(model, x))
     for moved in sample_ball(x, 0.2, math.inf, 20, generator):
         for z in sample_ball(moved, 1.0, 2, 200, generator):
             z = moved + d[:, None] * (z - moved)
             z = z if clip is None else z.clamp(*clip)
-            for i in ((decide(model, z) != own) & ((z - moved).norm(dim=1) <= d)).nonzero()[:, 0].tolist():
+            for i in ((decide(model, z) != own)
+                      & ((z - moved).norm(dim=1) <= d)).nonzero()[:, 0].tolist():
                 of = sample == i
                 step = (z[i] - region.center[of]).norm(dim=1, keepdim=True)
-                inside = (z[i] >= region.low[of]) & (z[i] <= region.high[of]) & (step <= region.radius[of])
+                inside = (z[i] >= region.low[of]) & (z[i] <= region.high[of]) & (
+                    step <= region.radius[of])
                 assert inside.all(1).any()
                 met[i] += 1
     assert (met > 20).all()
@@ -375,14 +416,16 @@ def test_regions_contain_every_point_that_may_be_nearest_in_more_dimensions(clip
 def test_moving_bounds_are_differentiable():
     model, x = net(2, 3, nn.Tanh), examples(None, 2)
     attribution = lx.BoundaryIntegratedGradients(model, search=QUICK)
-    lx.certify(attribution, x, eps=0.01, boundary="moving", n_steps=3, differentiable=True).width.sum().backward()
+    lx.certify(attribution, x, eps=0.01, boundary="moving", n_steps=3,
+               differentiable=True).width.sum().backward()
     assert all(bool((layer.weight.grad != 0).any()) for layer in model[::2])
 
 
 def test_pieces_without_a_boundary_point_are_dropped():
     model, x = net(1, 3), examples(None)[1:]
     attribution = lx.BoundarySaliency(model, search=QUICK)
-    whole, cut = (lx.certify(attribution, x, eps=0.01, boundary=lx.Moving(pieces), target=0) for pieces in (1, 32))
+    whole, cut = (lx.certify(attribution, x, eps=0.01, boundary=lx.Moving(pieces), target=0)
+                  for pieces in (1, 32))
     assert cut.contains(cut.nominal, rtol=0).all()
     assert cut.width.mean() < 0.8 * whole.width.mean()
     for pieces in (0, 3, -2, True, 2.0):
@@ -393,9 +436,11 @@ def test_pieces_without_a_boundary_point_are_dropped():
 def test_moving_is_exact_where_nothing_can_move():
     torch.manual_seed(0)
     model, x = nn.Linear(3, 2).to(DTYPE), torch.randn(4, 3, dtype=DTYPE)
-    certificate = lx.certify(lx.BoundarySaliency(model, search=QUICK), x, eps=0.3, boundary="moving")
+    certificate = lx.certify(lx.BoundarySaliency(model, search=QUICK), x, eps=0.3,
+                             boundary="moving")
     assert (certificate.width <= 1e-12).all()
-    still = lx.certify(lx.BoundaryIntegratedGradients(model, search=QUICK), x, eps=0.0, boundary="moving")
+    still = lx.certify(lx.BoundaryIntegratedGradients(model, search=QUICK), x, eps=0.0,
+                       boundary="moving")
     assert (still.width <= 1e-3).all()  # the region is as small as the search is exact
 
 
@@ -413,7 +458,8 @@ def test_moving_within_noise_tunnels(nt_type):
         b = scan_all(model, noisy, torch.full((6,), 6.0), rays=180, stations=200)
         value = Saliency(model).attribute(b, target=1, abs=False).reshape(2, 3, 2)
         mean = value.mean(1)
-        assert certificate.contains(mean if nt_type == "smoothgrad" else value.square().mean(1) - mean.square()).all()
+        assert certificate.contains(mean if nt_type == "smoothgrad"
+                                    else value.square().mean(1) - mean.square()).all()
 
 
 def test_the_range_of_the_data_cuts_the_region():
@@ -422,10 +468,11 @@ def test_the_range_of_the_data_cuts_the_region():
     x = 0.1 * torch.rand(4, 6, dtype=DTYPE)
     widths = []
     for clip in (None, (0, 1)):
-        attribution = lx.BoundaryIntegratedGradients(model, search=dataclasses.replace(QUICK, clip=clip))
+        attribution = lx.BoundaryIntegratedGradients(model,
+                                                     search=dataclasses.replace(QUICK, clip=clip))
         target = decide(model, x)
-        certificate = lx.certify(attribution, x, eps=0.01, boundary="moving", target=target, n_steps=4,
-                                 clip=clip)
+        certificate = lx.certify(attribution, x, eps=0.01, boundary="moving", target=target,
+                                 n_steps=4, clip=clip)
         assert certificate.contains(certificate.nominal, rtol=0).all()
         widths.append(certificate.width / attribution.boundary_points(x).distance[:, None])
     assert widths[1].mean() < widths[0].mean()
@@ -434,8 +481,9 @@ def test_the_range_of_the_data_cuts_the_region():
 @pytest.mark.parametrize("method", lx.METHODS)
 def test_every_method_holds_and_specs_are_bounded(method):
     model, x = net(2, 3, nn.Tanh), examples(None, 2)
-    certificate = lx.certify(lx.BoundaryIntegratedGradients(model, search=QUICK), x, eps=0.01, boundary="moving",
-                             n_steps=3, method=method, iterations=3, spec=torch.tensor([[1.0, -1.0]]))
+    certificate = lx.certify(
+        lx.BoundaryIntegratedGradients(model, search=QUICK), x, eps=0.01, boundary="moving",
+        n_steps=3, method=method, iterations=3, spec=torch.tensor([[1.0, -1.0]]))
     assert certificate.contains(certificate.nominal, rtol=0).all()
     assert (certificate.spec_lower <= certificate.spec_nominal).all()
     assert (certificate.spec_nominal <= certificate.spec_upper).all()
@@ -484,7 +532,8 @@ def test_sensitivity_to_the_baseline(case, with_boundary, norm):
     kind = lx.BoundaryIntegratedGradients if with_boundary else IntegratedGradients
     baseline = points.points if with_boundary else torch.zeros_like(x)
     torch.manual_seed(0)
-    change = lx.baseline_sensitivity(kind(model), x, eps=0.1, norm=norm, target=target, n_steps=4, samples=4)
+    change = lx.baseline_sensitivity(kind(model), x, eps=0.1, norm=norm, target=target, n_steps=4,
+                                     samples=4)
     assert (change.found > 0).any() and (change.found <= change.certified).all()
     for moved in sample_ball(baseline, 0.1, norm, 20, torch.Generator().manual_seed(2)):
         value = IntegratedGradients(model).attribute(x, baselines=moved, target=target, n_steps=4)

@@ -1,7 +1,9 @@
-"""Captum's attributions of the input and their certificates: its hand-checked numbers, every keyword.
+"""Captum's attributions of the input and their certificates: its hand-checked numbers, every
+keyword.
 
-Whatever Captum computes, bug for bug, is what is certified: `nominal` equals it bit by bit, a certificate at eps = 0
-has no width, and Captum's values at other points of the ball lie inside. Noise is replayed by seeding each call.
+Whatever Captum computes, bug for bug, is what is certified: `nominal` equals it bit by bit, a
+certificate at eps = 0 has no width, and Captum's values at other points of the ball lie inside.
+Noise is replayed by seeding each call.
 """
 
 import copy
@@ -21,13 +23,14 @@ from tests.nets import TwoVectors, layers, mlp
 from tests.tolerances import ROUNDING
 from tests.truth import flat, parts, sample_box
 
-QUADRATURES = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid", "gausslegendre")
+QUADRATURES = ("riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid",
+               "gausslegendre")
 STEPS = (2, 3, 4, 10, 50)
 CLASSES = (Saliency, InputXGradient, IntegratedGradients)
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{start}:UserWarning")
-              for start in ("Input Tensor . did not already require gradients", "Internal batch size cannot be less",
-                            "Setting backward hooks", "Multiple layers provided", "The neuron_selector provided",
-                            "Captum's weights of riemann_trapezoid")]
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{start}:UserWarning") for start in (
+    "Input Tensor . did not already require gradients", "Internal batch size cannot be less",
+    "Setting backward hooks", "Multiple layers provided", "The neuron_selector provided",
+    "Captum's weights of riemann_trapezoid")]
 
 
 def seeded(function, *args, **keywords):
@@ -38,35 +41,42 @@ def seeded(function, *args, **keywords):
 
 
 def same(first, second):
-    """Whether two attributions are the same, bit by bit, and both of one tensor or both of several."""
+    """Whether two attributions are the same, bit by bit, and both of one tensor or both of
+    several.
+    """
     pairs = zip(parts(first), parts(second), strict=True)
-    return isinstance(first, torch.Tensor) is isinstance(second, torch.Tensor) and all(torch.equal(*p) for p in pairs)
+    return (isinstance(first, torch.Tensor) is isinstance(second, torch.Tensor)
+            and all(torch.equal(*p) for p in pairs))
 
 
 def neighbours(inputs, eps, pairs):
     """Random corners and as many other points of the box around the inputs, shaped like them."""
     generator = torch.Generator().manual_seed(0)
-    samples = zip(*[sample_box(x - eps, x + eps, 1 + 2 * pairs, generator)[1:] for x in parts(inputs)], strict=True)
+    samples = zip(*[sample_box(x - eps, x + eps, 1 + 2 * pairs, generator)[1:]
+                    for x in parts(inputs)], strict=True)
     return list(samples) if isinstance(inputs, tuple) else [point for point, in samples]
 
 
 def check(attribution, inputs, keywords, eps, methods=("CROWN",), batch_size=None, pairs=3):
-    """The three properties of the module's docstring; that of the width in float64 only, and by the first method."""
+    """The three properties of the module's docstring; that of the width in float64 only, and by the
+    first method.
+    """
     value, *others = [seeded(attribution.attribute, point, **copy.deepcopy(keywords))
                       for point in (inputs, *neighbours(inputs, eps, pairs))]
     given = {name: keyword for name, keyword in keywords.items() if name != "method"}
     certifier = lx.Certifier(attribution, batch_size=batch_size)
     for method, radius in [(methods[0], 0), *((method, eps) for method in methods)]:
-        certificate = seeded(certifier.certify, inputs, eps=radius, method=method, quadrature=keywords.get("method"),
-                             **copy.deepcopy(given))
+        certificate = seeded(certifier.certify, inputs, eps=radius, method=method,
+                             quadrature=keywords.get("method"), **copy.deepcopy(given))
         assert same(certificate.nominal, value)
         form = torch.utils._pytree.tree_structure(certificate.nominal)
         assert certificate.contains(certificate.nominal, rtol=0).all()
         if radius == 0 and certificate.dtype == "float64":
             for width, number in zip(parts(certificate.width), parts(value), strict=True):
                 assert (width <= ROUNDING[torch.float64] * number.abs().max().clamp(min=1e-3)).all()
-        assert all(certificate.contains(torch.utils._pytree.tree_unflatten(parts(other), form)).all()
-                   for other in others) or radius == 0
+        assert all(
+            certificate.contains(torch.utils._pytree.tree_unflatten(parts(other), form)).all()
+            for other in others) or radius == 0
 
 
 # Numbers checked by hand
@@ -80,12 +90,17 @@ GRADIENTS = {
     "elementwise": (basic_models.BasicModel(), torch.tensor([1.0, 2.0, 3.0, 0.0, -1.0, 7.0]), {},
                     torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 0.0])),
     # tests/utils/test_gradient.py
-    "target_int": (basic_models.BasicModel2(), (torch.tensor([[4.0, -1.0]]), torch.tensor([[2.0, 5.0]])),
+    "target_int": (basic_models.BasicModel2(),
+                   (torch.tensor([[4.0, -1.0]]), torch.tensor([[2.0, 5.0]])),
                    {"target": 0}, (torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]]))),
-    "additional_args": (basic_models.BasicModel4_MultiArgs(), (torch.tensor([[10.0]]), torch.tensor([[8.0]])),
-                        {"additional_forward_args": 2}, (torch.tensor([[1.0]]), torch.tensor([[-0.5]]))),
-    "target_tuple": (basic_models.BasicModel(), torch.tensor([[[4.0, 2.0], [-1.0, -2.0]], [[3.0, -4.0], [10.0, 5.0]]]),
-                     {"target": (0, 1)}, torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])),
+    "additional_args": (basic_models.BasicModel4_MultiArgs(),
+                        (torch.tensor([[10.0]]), torch.tensor([[8.0]])),
+                        {"additional_forward_args": 2},
+                        (torch.tensor([[1.0]]), torch.tensor([[-0.5]]))),
+    "target_tuple": (basic_models.BasicModel(),
+                     torch.tensor([[[4.0, 2.0], [-1.0, -2.0]], [[3.0, -4.0], [10.0, 5.0]]]),
+                     {"target": (0, 1)},
+                     torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])),
 }
 
 
@@ -95,17 +110,20 @@ def test_hand_checked_gradients(name):
     signed = lx.certify(Saliency(model), inputs, eps=0.01, abs=False, **keywords)
     absolute = lx.certify(Saliency(model), inputs, eps=0.01, **keywords)
     times_x = lx.certify(InputXGradient(model), inputs, eps=0.01, **keywords)
-    for number, by_hand in ((signed.nominal, parts(gradient)), (absolute.nominal, [g.abs() for g in parts(gradient)]),
-                            (times_x.nominal, [x * g for x, g in zip(parts(inputs), parts(gradient), strict=True)])):
+    for number, by_hand in (
+        (signed.nominal, parts(gradient)), (absolute.nominal, [g.abs() for g in parts(gradient)]),
+        (times_x.nominal, [x * g for x, g in zip(parts(inputs), parts(gradient), strict=True)])):
         for part, expected in zip(parts(number), by_hand, strict=True):
             torch.testing.assert_close(part, expected)
 
 
-@pytest.mark.parametrize("model", [basic_models.BasicModel2(), basic_models.BasicModel3()], ids=["model2", "model3"])
+@pytest.mark.parametrize("model", [basic_models.BasicModel2(), basic_models.BasicModel3()],
+                         ids=["model2", "model3"])
 @pytest.mark.parametrize(("multiply", "by_hand"), [(True, (1.5, -0.5)), (False, (0.5, -0.5))])
 def test_hand_checked_integrated_gradients(model, multiply, by_hand):
     """Captum's tests/attr/test_integrated_gradients_basic.py, with its tolerance of 0.05."""
-    certificate = lx.certify(IntegratedGradients(model, multiply), PAIR, eps=1e-4, batch_size=500, **PATH)
+    certificate = lx.certify(IntegratedGradients(model, multiply), PAIR, eps=1e-4, batch_size=500,
+                             **PATH)
     assert torch.cat(certificate.nominal).tolist() == pytest.approx(by_hand, abs=0.05)
     assert max(float(width.max()) for width in certificate.width) < 0.01
 
@@ -144,8 +162,8 @@ TARGETS = {
 def test_targets(name):
     model, target = TARGETS[name]
     check(InputXGradient(model), X, {"target": target}, eps=0.05)
-    check(NoiseTunnel(IntegratedGradients(model)), X, {"target": target, "nt_samples": 3, "stdevs": 0.2, "n_steps": 4},
-          eps=0.05)
+    check(NoiseTunnel(IntegratedGradients(model)), X,
+          {"target": target, "nt_samples": 3, "stdevs": 0.2, "n_steps": 4}, eps=0.05)
 
 
 SCALED = {"additional_forward_args": (FACTOR, True)}
@@ -158,7 +176,8 @@ def test_sum_of_weights(quadrature, n_steps):
     """On a linear model integrated gradients are x * w times the sum of the weights."""
     model = nn.Linear(3, 1).double()
     x = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
-    certificate = lx.certify(IntegratedGradients(model), x, eps=0.0, target=0, quadrature=quadrature, n_steps=n_steps)
+    certificate = lx.certify(IntegratedGradients(model), x, eps=0.0, target=0,
+                             quadrature=quadrature, n_steps=n_steps)
     total = (n_steps - 1) / n_steps if quadrature == "riemann_trapezoid" else 1
     for number in (certificate.lower, certificate.nominal, certificate.upper):
         torch.testing.assert_close(number, total * x * model.weight.detach(), rtol=1e-6, atol=0)
@@ -167,7 +186,8 @@ def test_sum_of_weights(quadrature, n_steps):
 @pytest.mark.parametrize("n_steps", [2, 3, 10])
 @pytest.mark.parametrize("quadrature", QUADRATURES)
 def test_quadratures(quadrature, n_steps):
-    check(IntegratedGradients(TANH), X, {"target": 1, "method": quadrature, "n_steps": n_steps}, 0.05, batch_size=200)
+    check(IntegratedGradients(TANH), X, {"target": 1, "method": quadrature, "n_steps": n_steps},
+          0.05, batch_size=200)
 
 
 # model, inputs, keywords of attribute
@@ -181,9 +201,11 @@ OF_INTEGRATED_GRADIENTS = {
     "baseline_one_row": (TANH, X, {**ALONE, "baselines": B[:1]}),
     "baseline_float32": (TANH, X, {**ALONE, "baselines": B[:4].float()}),
     "baselines_tensor_and_int": (TWO, (X, Y), {**BOTH, "n_steps": 4, "baselines": (B[:4], 1)}),
-    "baselines_float_and_one_row": (TWO, (X, Y), {**BOTH, "n_steps": 4, "baselines": (0.5, ROW_OF_Y)}),
+    "baselines_float_and_one_row": (TWO, (X, Y),
+                                    {**BOTH, "n_steps": 4, "baselines": (0.5, ROW_OF_Y)}),
     "rows_of_further_arguments": (TWO, (X, Y), {**BOTH, "n_steps": 4, **SCALED}),
-    "0d_further_argument": (TWO, (X, Y), {**BOTH, "n_steps": 4, "additional_forward_args": torch.tensor(0.5)}),
+    "0d_further_argument": (TWO, (X, Y),
+                            {**BOTH, "n_steps": 4, "additional_forward_args": torch.tensor(0.5)}),
     "internal_batch_size": (TANH, X, {**ALONE, "internal_batch_size": 6}),
     "internal_batch_size_of_one_step": (RELU, X, {**ALONE, "internal_batch_size": 4}),
     "tuple_of_one": (TANH, (X,), ALONE),
@@ -199,15 +221,18 @@ def test_integrated_gradients(name):
     check(IntegratedGradients(model), inputs, keywords, eps=0.05, batch_size=200)
 
 
-@pytest.mark.parametrize("name", ["relu", "baseline_none", "baseline_rows", "baselines_float_and_one_row",
-                                  "rows_of_further_arguments", "zero_difference"])
+@pytest.mark.parametrize("name",
+                         ["relu", "baseline_none", "baseline_rows", "baselines_float_and_one_row",
+                          "rows_of_further_arguments", "zero_difference"])
 def test_gradients_of_the_path(name):
     """Without the factor x - b; how baselines and arguments are read does not depend on it."""
     model, inputs, keywords = OF_INTEGRATED_GRADIENTS[name]
-    check(IntegratedGradients(model, multiply_by_inputs=False), inputs, keywords, eps=0.05, batch_size=200)
+    check(IntegratedGradients(model, multiply_by_inputs=False), inputs, keywords, eps=0.05,
+          batch_size=200)
 
 
-@pytest.mark.parametrize("attribution", [IntegratedGradients(TANH), NoiseTunnel(IntegratedGradients(TANH))],
+@pytest.mark.parametrize("attribution",
+                         [IntegratedGradients(TANH), NoiseTunnel(IntegratedGradients(TANH))],
                          ids=lx.attributions.name_of)
 def test_convergence_delta(attribution):
     keywords = {"target": 1, "n_steps": 3, "return_convergence_delta": True}
@@ -236,26 +261,32 @@ def test_noise_tunnel(size, kind, nt_type):
 PATHS = {"n_steps": 3, "nt_samples": 3}
 TUNNELS = {
     "saliency_signed": (Saliency(RELU), X, {**of_noise_tunnel(Saliency), "abs": False}),
-    "gradients_of_path": (IntegratedGradients(RELU, False), X, of_noise_tunnel(IntegratedGradients)),
+    "gradients_of_path": (IntegratedGradients(RELU, False), X,
+                          of_noise_tunnel(IntegratedGradients)),
     "one_sample": (Saliency(TANH), X, {"target": 0, "nt_samples": 1}),
     "stdevs_tuple": (InputXGradient(TWO), (X, Y), {**BOTH, "stdevs": (0.1, 0.5), "nt_samples": 3}),
-    "stdevs_one_zero": (Saliency(TWO), (X, Y), {**BOTH, "stdevs": (0.0, 0.5), "nt_samples_batch_size": 2}),
+    "stdevs_one_zero": (Saliency(TWO), (X, Y),
+                        {**BOTH, "stdevs": (0.0, 0.5), "nt_samples_batch_size": 2}),
     "rows_of_further_arguments": (IntegratedGradients(TWO), (X, Y),
                                   {**BOTH, **PATHS, **SCALED, "nt_samples_batch_size": 2}),
     "rows_of_baselines": (IntegratedGradients(TANH), X,
-                          {**ALONE, "nt_samples": 3, "nt_samples_batch_size": 2, "baselines": B[:4]}),
-    "baselines_tensor_and_int": (IntegratedGradients(TWO), (X, Y), {**BOTH, **PATHS, "baselines": (B[:4], 1)}),
+                          {**ALONE, "nt_samples": 3, "nt_samples_batch_size": 2,
+                           "baselines": B[:4]}),
+    "baselines_tensor_and_int": (IntegratedGradients(TWO), (X, Y),
+                                 {**BOTH, **PATHS, "baselines": (B[:4], 1)}),
     "drawn_baselines": (IntegratedGradients(TANH), X,
-                        {**ALONE, "nt_samples": 3, "draw_baseline_from_distrib": True, "baselines": B}),
-    "drawn_baselines_in_batches": (
-        IntegratedGradients(TANH), X,
-        {**ALONE, "nt_samples": 5, "nt_samples_batch_size": 2, "draw_baseline_from_distrib": True, "baselines": B}),
-    "drawn_baselines_of_two_inputs": (
-        IntegratedGradients(TWO), (X, Y),
-        {**BOTH, **PATHS, "draw_baseline_from_distrib": True, "baselines": (B, ROW_OF_Y.repeat(3, 1))}),
-    "tuple_targets": (Saliency(PLANES), X, {"target": [(0, 0), (1, 0), (1, 1), (0, 1)], "nt_samples_batch_size": 2}),
-    "quadrature_and_internal_batches": (
-        IntegratedGradients(TANH), X, {**ALONE, "nt_samples": 3, "method": "riemann_left", "internal_batch_size": 20}),
+                        {**ALONE, "nt_samples": 3, "draw_baseline_from_distrib": True,
+                         "baselines": B}),
+    "drawn_baselines_in_batches": (IntegratedGradients(TANH), X,
+                                   {**ALONE, "nt_samples": 5, "nt_samples_batch_size": 2,
+                                    "draw_baseline_from_distrib": True, "baselines": B}),
+    "drawn_baselines_of_two_inputs": (IntegratedGradients(TWO), (X, Y),
+                                      {**BOTH, **PATHS, "draw_baseline_from_distrib": True,
+                                       "baselines": (B, ROW_OF_Y.repeat(3, 1))}),
+    "tuple_targets": (Saliency(PLANES), X,
+                      {"target": [(0, 0), (1, 0), (1, 1), (0, 1)], "nt_samples_batch_size": 2}),
+    "quadrature_and_internal_batches": (IntegratedGradients(TANH), X, {
+        **ALONE, "nt_samples": 3, "method": "riemann_left", "internal_batch_size": 20}),
 }
 
 
@@ -280,7 +311,8 @@ SENSITIVITIES = {
     "saliency": (Saliency(TANH), X, {"target": [0, 1, 2, 0]}),
     "saliency_of_relu": (Saliency(RELU), X, {"target": 1}),
     "input_x_gradient": (InputXGradient(TANH), X, {"target": 1}),
-    "integrated_gradients": (IntegratedGradients(TANH), X, {"target": 1, "n_steps": 5, "baselines": B[:4]}),
+    "integrated_gradients": (IntegratedGradients(TANH), X,
+                             {"target": 1, "n_steps": 5, "baselines": B[:4]}),
     "two_inputs": (InputXGradient(TWO), (X, Y), {"target": 1}),
 }
 

@@ -19,22 +19,26 @@ SAMPLES = 20
 FEW = 2
 """Permutations, of each of which there are as many outputs as features."""
 
-LASSO = "Lime's default model, a Lasso, is not linear in the outputs, and its default weights depend on the input"
+LASSO = ("Lime's default model, a Lasso, is not linear in the outputs, and its default weights "
+         "depend on the input")
 LIME = {(row["name"], attr.Lime): LASSO for row in config if attr.Lime in row["algorithms"]}
 ALONE = {("conv_layer_single_target", attr.LayerDeepLift): "MaxPool2d"}
-"""Rows that are refused as a batch, since Captum's rule for a module hands the first example's gradient to others where
-entries do not differ, and certified one example at a time; and the module."""
+"""Rows that are refused as a batch, since Captum's rule for a module hands the first example's
+gradient to others where entries do not differ, and certified one example at a time; and the
+module."""
 
 REFUSED = {**LIME, **ALONE}
 """Rows that are refused as a batch."""
 
 CASES = [(row, kind) for row in config for kind in row["algorithms"]]
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Captum's own, of hooks and settings
+# Captum's own, of hooks and settings
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 
-CERTIFIED = [(row, kind) for row, kind in CASES if kind in lx.ATTRIBUTIONS and (row["name"], kind) not in REFUSED]
+CERTIFIED = [(row, kind) for row, kind in CASES
+             if kind in lx.ATTRIBUTIONS and (row["name"], kind) not in REFUSED]
 
 
 def attribution_of(row, kind):
@@ -48,7 +52,8 @@ def test_every_row_of_captums_table_is_certified_or_has_a_reason():
     assert {kind for _, kind in CASES} <= lx.ATTRIBUTIONS.keys()
 
 
-@pytest.mark.parametrize("index", range(len(CERTIFIED)), ids=[f"{row['name']}-{k.__name__}" for row, k in CERTIFIED])
+@pytest.mark.parametrize("index", range(len(CERTIFIED)),
+                         ids=[f"{row['name']}-{k.__name__}" for row, k in CERTIFIED])
 def test_captums_table(index):
     """By CROWN and one of the others, which take turns in the rows of a class."""
     row, kind = CERTIFIED[index]
@@ -57,14 +62,16 @@ def test_captums_table(index):
     attribution, keywords = attribution_of(row, kind)
     keywords.update({"n_samples": SAMPLES} if "n_samples" in keywords else {})
     keywords.update({"n_samples": FEW} if kind is attr.ShapleyValueSampling else {})
-    check(attribution, keywords.pop("inputs"), keywords, eps=0.01, methods=methods, batch_size=2000, pairs=1)
+    check(attribution, keywords.pop("inputs"), keywords, eps=0.01, methods=methods, batch_size=2000,
+          pairs=1)
 
 
 @pytest.mark.parametrize(("name", "kind"), REFUSED)
 def test_rows_that_are_refused(name, kind):
     row = next(row for row in config if row["name"] == name)
     attribution, keywords = attribution_of(row, kind)
-    with pytest.raises(lx.UnsupportedAttribution, match="SkLearnLasso" if kind is attr.Lime else "MaxPool2d"):
+    with pytest.raises(lx.UnsupportedAttribution,
+                       match="SkLearnLasso" if kind is attr.Lime else "MaxPool2d"):
         lx.certify(attribution, keywords.pop("inputs"), eps=0.01, **keywords)
 
 

@@ -1,4 +1,6 @@
-"""Certificates answer for every point of their box: the truth here is enumeration, not the formula again."""
+"""Certificates answer for every point of their box: the truth here is enumeration, not the formula
+again.
+"""
 
 import itertools
 import json
@@ -37,7 +39,9 @@ def generic_box(n, d):
 
 
 def integer_box(n, d):
-    """Few values, so that bounds, nominals and zeros tie; about a third of the features have width 0."""
+    """Few values, so that bounds, nominals and zeros tie; about a third of the features have width
+    0.
+    """
     lower = torch.randint(-3, 3, (n, d))
     width = torch.randint(0, 3, (n, d))
     nominal = lower + (torch.rand(n, d) * (width + 1)).long()
@@ -72,7 +76,9 @@ def box(request):
 
 
 def points_of(lower, upper):
-    """Return points of one box (P, D): every corner, zeros where possible, ties, and random ones."""
+    """Return points of one box (P, D): every corner, zeros where possible, ties, and random
+    ones.
+    """
     ends = torch.stack([lower, upper, torch.zeros_like(lower).clamp(lower, upper)])  # (3, D)
     grid = torch.tensor(list(itertools.product(range(3), repeat=len(lower))))  # (3^D, D)
     corners = ends[grid, torch.arange(len(lower))]
@@ -109,7 +115,9 @@ def test_ranks_are_exactly_those_of_all_points(box, d, absolute):
 
 
 def test_ranks_against_a_dense_grid():
-    """No corner is singled out here: every feature takes 13 values of its interval, in all combinations."""
+    """No corner is singled out here: every feature takes 13 values of its interval, in all
+    combinations.
+    """
     torch.manual_seed(1)
     lower, upper, nominal = integer_box(25, 4)
     steps = torch.linspace(0, 1, 13, dtype=torch.float64)[:, None]  # with ends, middles and thirds
@@ -122,7 +130,8 @@ def test_ranks_against_a_dense_grid():
             top = set(nominal.topk(k).indices[n].tolist())
             certain = cert.top_k(k, absolute=False)[n]
             assert set(certain.nonzero().flatten().tolist()) == set.intersection(*sets)
-            assert cert.top_k_overlap(k, absolute=False)[n] == min(len(chosen & top) for chosen in sets)
+            assert cert.top_k_overlap(k, absolute=False)[n] == min(len(chosen & top)
+                                                                   for chosen in sets)
 
 
 @pytest.mark.parametrize("d", [1, 4, 6])
@@ -143,7 +152,8 @@ def test_max_change_is_attained_and_never_exceeded(box, d, norm):
     change = make(lower, upper, nominal).max_change(norm)
     for n in range(len(lower)):
         steps = (points_of(lower[n], upper[n]) - nominal[n]).numpy()
-        np.testing.assert_allclose(change[n], np.linalg.norm(steps, ord=norm, axis=1).max(), rtol=1e-12)
+        np.testing.assert_allclose(change[n], np.linalg.norm(steps, ord=norm, axis=1).max(),
+                                   rtol=1e-12)
 
 
 def test_width_is_the_range_of_the_points(box):
@@ -159,10 +169,11 @@ def test_absolute_box_is_the_range_of_the_absolute_points(box):
     low, high = absolute_box(lower, upper)
     for n in range(len(lower)):
         points = points_of(lower[n], upper[n]).abs()
-        assert (low[n].tolist(), high[n].tolist()) == (points.amin(0).tolist(), points.amax(0).tolist())
+        assert (low[n].tolist(), high[n].tolist()) == (points.amin(0).tolist(),
+                                                       points.amax(0).tolist())
 
 
-# ---------------------------------------------------------------- bounds that rounding or overflow spoiled
+# ---------------------------------------------------- bounds that rounding or overflow spoiled
 
 
 def test_ends_crossed_by_rounding_certify_no_rank():
@@ -171,7 +182,8 @@ def test_ends_crossed_by_rounding_certify_no_rank():
     assert cert.lower[0, 0] > cert.upper[0, 0]
     assert not cert.top_k(1).any()
     assert cert.top_k_overlap(1).tolist() == [0]
-    assert make(torch.tensor([[1e-9]]), torch.tensor([[-1e-9]]), torch.zeros(1, 1)).sign().tolist() == [[0]]
+    assert make(torch.tensor([[1e-9]]), torch.tensor([[-1e-9]]),
+                torch.zeros(1, 1)).sign().tolist() == [[0]]
 
 
 @pytest.mark.parametrize("absolute", [True, False])
@@ -189,7 +201,8 @@ def test_nan_bounds_nothing(side, absolute):
 
 
 def test_ordered_box_contains_both_readings():
-    lower, upper = torch.tensor([[0.0, 2.0, math.nan, 1.0]]), torch.tensor([[1.0, 1.0, 1.0, math.nan]])
+    lower, upper = (torch.tensor([[0.0, 2.0, math.nan, 1.0]]),
+                    torch.tensor([[1.0, 1.0, 1.0, math.nan]]))
     lower, upper = ordered_box(lower, upper)
     assert lower.tolist() == [[0.0, 1.0, -math.inf, -math.inf]]
     assert upper.tolist() == [[1.0, 2.0, math.inf, math.inf]]
@@ -201,7 +214,8 @@ def test_ordered_box_contains_both_readings():
 def test_contains_every_point_of_the_box_and_none_outside(box):
     lower, upper, nominal = box(8, 4)
     cert = make(lower, upper, nominal)
-    for point in torch.stack([points_of(*bounds) for bounds in zip(lower, upper, strict=True)], dim=1):
+    for point in torch.stack([points_of(*bounds) for bounds in zip(lower, upper, strict=True)],
+                             dim=1):
         assert cert.contains(point, rtol=1e-15).all()
     for feature in range(4):
         for outside in (upper + 1e-6, lower - 1e-6):
@@ -273,7 +287,8 @@ def test_width_and_max_change_are_differentiable(norm):
     torch.manual_seed(0)
     lower, upper, nominal = (t.requires_grad_() for t in generic_box(3, 4))
     assert torch.autograd.gradcheck(lambda *box: make(*box).width, (lower, upper, nominal))
-    assert torch.autograd.gradcheck(lambda *box: make(*box).max_change(norm), (lower, upper, nominal))
+    assert torch.autograd.gradcheck(lambda *box: make(*box).max_change(norm),
+                                    (lower, upper, nominal))
 
 
 def test_bounds_with_a_graph_answer_everything():
@@ -342,9 +357,8 @@ def test_half_types_answer_everything(dtype):
 
 @pytest.mark.parametrize("delta", [True, False], ids=["delta", "no-delta"])
 @pytest.mark.parametrize("pair", [True, False], ids=["tuple", "single"])
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2], ids=str
-)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16,
+                                   torch.float8_e5m2], ids=str)
 def test_save_and_load_keep_every_bit(tmp_path, dtype, pair, delta):
     torch.manual_seed(0)
     tensor = torch.randn(3, 2, 5)
@@ -437,7 +451,8 @@ def write_half_a_certificate(path):
 def test_load_refuses_what_is_not_a_certificate(tmp_path, write):
     path = tmp_path / "file.npz"
     write(path)
-    with pytest.raises(ValueError, match=r"file\.npz is not a certificate .*; pass a file that Certificate"):
+    with pytest.raises(ValueError,
+                       match=r"file\.npz is not a certificate .*; pass a file that Certificate"):
         Certificate.load(path)
 
 
@@ -446,7 +461,8 @@ def test_load_refuses_another_format(tmp_path):
     arrays = saved_arrays(path)
     header = json.loads(str(arrays["lirpa_explain.Certificate"])) | {"format": 99}
     np.savez(path, **(arrays | {"lirpa_explain.Certificate": np.array(json.dumps(header))}))
-    with pytest.raises(ValueError, match="is a certificate of format 99; this version .* reads format 2"):
+    with pytest.raises(ValueError,
+                       match="is a certificate of format 99; this version .* reads format 2"):
         Certificate.load(path)
 
 
@@ -483,13 +499,17 @@ def test_norm_must_be_a_known_one(norm):
 
 def test_contains_wants_an_attribution_of_the_same_shape():
     cert, pair = make(ONES, ONES, ONES), make((ONES, ONES), (ONES, ONES), (ONES, ONES))
-    with pytest.raises(ValueError, match=r"attribution has the shape \(2, 2\), but .* has \(2, 3\)"):
+    with pytest.raises(ValueError,
+                       match=r"attribution has the shape \(2, 2\), but .* has \(2, 3\)"):
         cert.contains(ONES[:, :2])
-    with pytest.raises(ValueError, match=r"has the shape a tuple of \(2, 3\), but .* has \(2, 3\);"):
+    with pytest.raises(ValueError,
+                       match=r"has the shape a tuple of \(2, 3\), but .* has \(2, 3\);"):
         cert.contains((ONES,))
-    with pytest.raises(ValueError, match=r"attribution has the shape \(2, 3\), but .* has a tuple of"):
+    with pytest.raises(ValueError,
+                       match=r"attribution has the shape \(2, 3\), but .* has a tuple of"):
         pair.contains(ONES)
-    with pytest.raises(TypeError, match="attribution holds a list; pass a Tensor, or a tuple of Tensors"):
+    with pytest.raises(TypeError,
+                       match="attribution holds a list; pass a Tensor, or a tuple of Tensors"):
         cert.contains([ONES])
 
 

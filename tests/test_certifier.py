@@ -47,7 +47,8 @@ def test_one_trace_serves_other_inputs_targets_radii_and_parameters(traces):
     attribution = IntegratedGradients(model)
     certifier = lx.Certifier(attribution, torch.rand(2, 4).double(), target=0, n_steps=3)
     assert len(traces) == 1
-    for count, target, eps, method in ((2, 0, 0.1, "CROWN"), (5, 2, 0.01, "IBP"), (1, [1], 0.0, "CROWN-IBP")):
+    for count, target, eps, method in ((2, 0, 0.1, "CROWN"), (5, 2, 0.01, "IBP"),
+                                       (1, [1], 0.0, "CROWN-IBP")):
         x = torch.rand(count, 4).double()
         found = certifier.certify(x, eps=eps, target=target, method=method)
         assert len(traces) == 1
@@ -74,7 +75,8 @@ def test_what_a_trace_depends_on_is_traced_again(traces):
 
     assert is_traced() and not is_traced()
     assert is_traced(additional_forward_args=2.0) and not is_traced(additional_forward_args=2.0)
-    assert is_traced(additional_forward_args=torch.tensor(2.0)) and is_traced(additional_forward_args=torch.tensor(3.0))
+    assert (is_traced(additional_forward_args=torch.tensor(2.0))
+            and is_traced(additional_forward_args=torch.tensor(3.0)))
     assert not is_traced(additional_forward_args=torch.tensor(2.0))
     assert is_traced(additional_forward_args=torch.tensor([[1.0], [2.0]]).double())
     assert not is_traced(additional_forward_args=torch.tensor([[3.0], [2.0]]).double())
@@ -122,7 +124,8 @@ def test_a_limit_of_memory_makes_chunks_and_changes_no_bound(monkeypatch):
     monkeypatch.setattr(network, "pull_back", watched)
     limited = lx.certify(Saliency(model), x, eps=0.01, target=0, abs=False, memory_limit=2**22)
     same(free, limited)
-    assert len(sizes) > 5 and max(sizes) <= 2**22 / 4  # what all tensors take together: see test_memory
+    # what all tensors take together: see test_memory
+    assert len(sizes) > 5 and max(sizes) <= 2**22 / 4
     for bad in (0, 2.0**30, True, 1000):
         with pytest.raises(ValueError, match="memory_limit must be an integer of at least 1048576"):
             lx.certify(Saliency(model), x, eps=0.01, target=0, memory_limit=bad)

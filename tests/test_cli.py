@@ -1,4 +1,6 @@
-"""The command line: what it writes is what the library computes; it resumes; bad input is one line that helps."""
+"""The command line: what it writes is what the library computes; it resumes; bad input is one line
+that helps.
+"""
 
 import contextlib
 import csv
@@ -62,7 +64,8 @@ def returns_none():
 replace = os.replace
 
 def die_at_second(source, destination):
-    """Stands in for os.replace: the process is killed when the second chunk is written but has no name yet."""
+    """Stands in for os.replace: the process is killed when the second chunk is written but has no
+    name yet."""
     if destination.name.startswith("00002-"):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, destination)
@@ -71,7 +74,8 @@ if os.path.exists("kill"):
     os.replace = die_at_second
 '''
 
-BASE = ["certify", "--model", "cli_nets:table", "--attribution", "Saliency", "--set", "abs=False", "--quiet"]
+BASE = ["certify", "--model", "cli_nets:table", "--attribution", "Saliency", "--set", "abs=False",
+        "--quiet"]
 
 
 @pytest.fixture()
@@ -87,7 +91,8 @@ def folder(tmp_path, monkeypatch):
     np.save("labels.npy", np.array([0, 1, 2, 1, 0]))
     np.save("words.npy", np.array(["a", 1], dtype=object), allow_pickle=True)
     with open("x.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["a", "b", "c", "d", "y"], *([*row, i % 3] for i, row in enumerate(rows.tolist()))])
+        csv.writer(file).writerows([["a", "b", "c", "d", "y"],
+                                    *([*row, i % 3] for i, row in enumerate(rows.tolist()))])
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n3,high\n")
     os.mkdir("images")
     for i in range(2):
@@ -117,25 +122,30 @@ def test_certificates_and_metrics_are_the_librarys(folder, nets, capsys):
     other = nets.table()
     torch.nn.init.constant_(other[0].bias, 0.1)
     torch.save(other.state_dict(), "net.pt")
-    arguments = [*BASE, "--inputs", "x.csv", "--target", "column:y", "--eps", "0.01", "1/8", "--state-dict", "net.pt",
-                 "--dtype", "float64", "--clip", "0", "1", "--chunk", "3", "--out", "out", "--prediction",
-                 "--metric", "top_k_overlap:k=2", "--metric", "cosine"]
+    arguments = [*BASE, "--inputs", "x.csv", "--target", "column:y", "--eps", "0.01", "1/8",
+                 "--state-dict", "net.pt",
+                 "--dtype", "float64", "--clip", "0", "1", "--chunk", "3", "--out", "out",
+                 "--prediction", "--metric", "top_k_overlap:k=2", "--metric", "cosine"]
     assert main(arguments) == 0
     x, y = torch.from_numpy(np.load("x.npy")), torch.tensor([0, 1, 2, 0, 1])
     written = rows_of("out/metrics.csv")
     for i, eps in enumerate((0.01, 0.125)):
-        expected = lx.certify(Saliency(other.double().eval()), x, eps=eps, clip=(0, 1), target=y, abs=False)
+        expected = lx.certify(Saliency(other.double().eval()), x, eps=eps, clip=(0, 1), target=y,
+                              abs=False)
         saved = load("out", eps, "00000-00002", "00003-00004")
         for side in ("lower", "nominal", "upper"):
-            torch.testing.assert_close(torch.cat([getattr(part, side) for part in saved]), getattr(expected, side),
-                                       rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(torch.cat([getattr(part, side) for part in saved]),
+                                       getattr(expected, side), rtol=1e-9, atol=1e-12)
         prediction = lx.certify_prediction(other, x, eps=eps, clip=(0, 1))
         for n, row in enumerate(written[5 * i: 5 * i + 5]):
-            assert (int(row["example"]), int(row["target"]), float(row["eps"])) == (n, int(y[n]), eps)
+            assert (int(row["example"]), int(row["target"]), float(row["eps"])) == (n, int(y[n]),
+                                                                                    eps)
             assert int(row["top_k_overlap(k=2)"]) == int(expected.top_k_overlap(2)[n])
-            assert float(row["cosine"]) == pytest.approx(float(expected.metric("cosine")[n]), rel=1e-9)
+            assert float(row["cosine"]) == pytest.approx(float(expected.metric("cosine")[n]),
+                                                         rel=1e-9)
             assert row["prediction"] == str(bool(prediction.certain[n]))
-            assert float(row["confidence_lower"]) == pytest.approx(float(prediction.confidence_lower[n]), rel=1e-9)
+            assert float(row["confidence_lower"]) == pytest.approx(
+                float(prediction.confidence_lower[n]), rel=1e-9)
     assert len(written) == 10
     assert capsys.readouterr() == ("", "")
     assert main([*arguments, "--out", "other", "--state-dict", "other.pt"]) == 2
@@ -143,7 +153,8 @@ def test_certificates_and_metrics_are_the_librarys(folder, nets, capsys):
 
 
 def test_refining_says_what_share_is_decided(folder, nets, capsys):
-    arguments = [*BASE, "--inputs", "x.npy", "--eps", "0.3", "--dtype", "float64", "--out", "refined", "--target", "0"]
+    arguments = [*BASE, "--inputs", "x.npy", "--eps", "0.3", "--dtype", "float64", "--out",
+                 "refined", "--target", "0"]
     assert main([*arguments, "--refine", "sign", "--seconds", "20"]) == 0
     x = torch.from_numpy(np.load("x.npy"))
     plain = lx.certify(Saliency(nets.table().double().eval()), x, eps=0.3, target=0, abs=False)
@@ -159,28 +170,30 @@ def test_refining_says_what_share_is_decided(folder, nets, capsys):
 
 
 def test_the_summary_has_the_means(folder, capsys):
-    assert main([*[a for a in BASE if a != "--quiet"], "--inputs", "x.npy", "--eps", "0.1", "--out", "out",
-                 "--metric", "linf"]) == 0
+    assert main([*[a for a in BASE if a != "--quiet"], "--inputs", "x.npy", "--eps", "0.1", "--out",
+                 "out", "--metric", "linf"]) == 0
     header, line = capsys.readouterr().out.splitlines()[1:3]
     mean = np.mean([float(row["linf"]) for row in rows_of("out/metrics.csv")])
     assert dict(zip(header.split(), line.split(), strict=True))["linf"] == f"{mean:.4g}"
 
 
 def test_examples_that_depend_on_each_other_are_in_one_file(folder, nets, capsys):
-    arguments = ["certify", "--model", "cli_nets:table", "--attribution", "FeaturePermutation", "--inputs", "x.npy",
+    arguments = ["certify", "--model", "cli_nets:table", "--attribution", "FeaturePermutation",
+                 "--inputs", "x.npy",
                  "--eps", "0.1", "--seed", "4", "--target", "1", "--quiet", "--out", "out"]
     assert main([*arguments, "--chunk", "4"]) == 2 and "give --chunk 5" in capsys.readouterr().err
     assert main(arguments) == 0
     model = nets.table().eval()
     torch.manual_seed(4)
-    expected = FeaturePermutation(model).attribute(torch.from_numpy(np.load("x.npy")).float(), target=1)
+    expected = FeaturePermutation(model).attribute(torch.from_numpy(np.load("x.npy")).float(),
+                                                   target=1)
     torch.testing.assert_close(load("out", 0.1, "00000-00004")[0].nominal, expected)
 
 
 def test_noise_depends_on_the_seed_alone_and_predicted_classes_are_explained(folder, nets):
     model = nets.table().eval()
-    arguments = ["--noise-tunnel", "--set", "nt_samples=2", "--set", "stdevs=0.1", "--inputs", "x.npy", "--eps", "0.05",
-                 "--seed", "7", "--chunk", "4"]
+    arguments = ["--noise-tunnel", "--set", "nt_samples=2", "--set", "stdevs=0.1", "--inputs",
+                 "x.npy", "--eps", "0.05", "--seed", "7", "--chunk", "4"]
     assert main([*BASE, *arguments, "--out", "out"]) == 0
     x = torch.from_numpy(np.load("x.npy")).float()
     for start, name in ((0, "00000-00003"), (4, "00004-00004")):
@@ -196,14 +209,15 @@ def test_noise_depends_on_the_seed_alone_and_predicted_classes_are_explained(fol
 
 
 @pytest.mark.parametrize(("arguments", "make", "keywords"), [
-    (["--attribution", "IntegratedGradients", "--set", "n_steps=3", "--set", "multiply_by_inputs=False"],
+    (["--attribution", "IntegratedGradients", "--set", "n_steps=3", "--set",
+      "multiply_by_inputs=False"],
      lambda net: IntegratedGradients(net, multiply_by_inputs=False), {"n_steps": 3}),
     (["--attribution", "LayerGradCam", "--layer", "0", "--set", "relu_attributions=True"],
      lambda net: LayerGradCam(net, net[0]), {"relu_attributions": True}),
 ])
 def test_images_and_keywords_of_classes(folder, nets, arguments, make, keywords):
-    assert main([*BASE[:1], "--model", "cli_nets:image", *arguments, "--inputs", "images", "--target", "1", "--eps",
-                 "1/255", "--out", "out", "--quiet"]) == 0
+    assert main([*BASE[:1], "--model", "cli_nets:image", *arguments, "--inputs", "images",
+                 "--target", "1", "--eps", "1/255", "--out", "out", "--quiet"]) == 0
     pixels = np.stack([np.asarray(Image.open(f"images/{i}.png")) for i in range(2)])
     x = torch.from_numpy(pixels / 255).movedim(-1, 1).float()
     expected = lx.certify(make(nets.image().eval()), x, eps=1 / 255, target=1, **keywords)
@@ -216,14 +230,15 @@ def test_images_and_keywords_of_classes(folder, nets, arguments, make, keywords)
 def test_arrays_from_files_are_keywords_and_settings(folder, nets):
     np.save("baselines.npy", np.random.default_rng(1).random((3, 4)))
     np.save("mask.npy", np.array([True, False, False, True]))
-    assert main(["certify", "--model", "cli_nets:module", "--attribution", "GradientShap", "--inputs", "two.npz",
-                 "--array", "b", "--examples", "1:3", "--target", "labels.npy", "--set", "baselines=@baselines.npy",
-                 "--set", "n_samples=2", "--eps", "0.01", "--metric", "share_upper:mask=@mask.npy", "--out", "out",
-                 "--quiet"]) == 0
+    assert main(["certify", "--model", "cli_nets:module", "--attribution", "GradientShap",
+                 "--inputs", "two.npz", "--array", "b", "--examples", "1:3", "--target",
+                 "labels.npy", "--set", "baselines=@baselines.npy", "--set", "n_samples=2", "--eps",
+                 "0.01", "--metric", "share_upper:mask=@mask.npy", "--out", "out", "--quiet"]) == 0
     torch.manual_seed(0)
     np.random.seed(0)
     x = torch.from_numpy(2 * np.load("x.npy")).float()[1:3]
-    expected = lx.certify(GradientShap(nets.table().eval()), x, eps=0.01, target=torch.tensor([1, 2]), n_samples=2,
+    expected = lx.certify(GradientShap(nets.table().eval()), x, eps=0.01,
+                          target=torch.tensor([1, 2]), n_samples=2,
                           baselines=torch.from_numpy(np.load("baselines.npy")).float())
     share = expected.metric("share_upper", mask=torch.tensor([True, False, False, True])).tolist()
     written = [float(row["share_upper(mask=...)"]) for row in rows_of("out/metrics.csv")]
@@ -233,23 +248,26 @@ def test_arrays_from_files_are_keywords_and_settings(folder, nets):
 def test_every_class_can_be_made():
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU())
     for kind in ATTRIBUTIONS.keys() - {NoiseTunnel}:
-        layer = "0" if kind.__name__.startswith(("Layer", "Neuron", "Internal", "GuidedGradCam")) else None
+        layer = "0" if kind.__name__.startswith(("Layer", "Neuron", "Internal",
+                                                 "GuidedGradCam")) else None
         made, rest = make_attribution(kind.__name__, model, layer, False, {"n_steps": 5})
         assert type(made) is kind and rest == {"n_steps": 5}
-        assert getattr(getattr(made, "grad_cam", made), "layer", None) is (None if layer is None else model[0])
+        assert getattr(getattr(made, "grad_cam", made), "layer", None) is (None if layer is None
+                                                                           else model[0])
         tunnel, _ = make_attribution(kind.__name__, model, layer, True, {})
         assert type(tunnel) is NoiseTunnel and type(tunnel.attribution_method) is kind
 
 
 @pytest.mark.parametrize(("requirement", "share", "code"), [
-    ("cosine >= -1", "1", 0), ("cosine >= 1.01", "1", 1), ("cosine >= 1.01", "0", 0), ("linf <= 1000", "1", 0),
+    ("cosine >= -1", "1", 0), ("cosine >= 1.01", "1", 1), ("cosine >= 1.01", "0", 0),
+    ("linf <= 1000", "1", 0),
     ("top_k_overlap:k=2 >= 3", "0.5", 1), ("prediction", "1", 1), ("prediction", "0.2", 0),
 ])
 def test_requirements(folder, nets, capsys, requirement, share, code):
     """Of the five predictions two are certain at this radius."""
     eps = 0.25
-    assert main([*BASE, "--inputs", "x.npy", "--eps", str(eps), "--out", "out", "--require", requirement,
-                 "--require-share", share]) == code
+    assert main([*BASE, "--inputs", "x.npy", "--eps", str(eps), "--out", "out", "--require",
+                 requirement, "--require-share", share]) == code
     told = capsys.readouterr().out
     if code == 0:
         assert told == ""
@@ -258,10 +276,11 @@ def test_requirements(folder, nets, capsys, requirement, share, code):
         certain = lx.certify_prediction(nets.table().eval(), x, eps=eps).certain
         assert 0.2 <= certain.float().mean() < 1
         failing = ", ".join(str(i) for i in range(5) if not certain[i])
-        assert told.strip() == f"prediction is not certified at eps 0.25 for {5 - int(certain.sum())} of 5 examples: " \
-                               f"{failing}"
+        assert (told.strip() == "prediction is not certified at eps 0.25 for "
+                f"{5 - int(certain.sum())} of 5 examples: {failing}")
     else:
-        assert told.strip() == f"{requirement} is not certified at eps 0.25 for 5 of 5 examples: 0, 1, 2, 3, 4"
+        assert (told.strip() == f"{requirement} is not certified at eps 0.25 for 5 of 5 examples: "
+                "0, 1, 2, 3, 4")
 
 
 def test_an_interrupted_run_resumes(folder, monkeypatch, capsys):
@@ -276,22 +295,25 @@ def test_an_interrupted_run_resumes(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(Job, "certify", stopped)
     assert main(arguments) == 130
-    assert capsys.readouterr().err == "lirpa-explain: Interrupted: 2 of 3 parts are done. The same command resumes.\n"
+    assert (capsys.readouterr().err == "lirpa-explain: Interrupted: 2 of 3 parts are done. The "
+            "same command resumes.\n")
     assert not Path("out/metrics.csv").exists()
     done.clear()
     assert main(arguments) == 0
     assert done == [slice(4, 5)]
-    assert main([*arguments, "--eps", "0.1", "0.2"]) == 130 and done[1:] == [slice(0, 2)]  # of a further radius
+    # of a further radius
+    assert main([*arguments, "--eps", "0.1", "0.2"]) == 130 and done[1:] == [slice(0, 2)]
     assert len(rows_of("out/metrics.csv")) == 5
 
 
 def test_a_killed_process_leaves_no_half_file_and_resumes(folder):
-    arguments = ["certify", "--model", "cli_nets:table", "--attribution", "InputXGradient", "--inputs", "x.npy",
-                 "--eps", "0.1", "--chunk", "2", "--quiet", "--out"]
+    arguments = ["certify", "--model", "cli_nets:table", "--attribution", "InputXGradient",
+                 "--inputs", "x.npy", "--eps", "0.1", "--chunk", "2", "--quiet", "--out"]
     (folder / "kill").touch()
-    environment = {**os.environ, "PYTHONPATH": str(Path(lx.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-m", "lirpa_explain", *arguments, "out"], env=environment, check=False,
-                            capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(lx.__file__).parents[1]),
+                   "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-m", "lirpa_explain", *arguments, "out"],
+                            env=environment, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     first = folder / "out" / "eps-0.1" / "00000-00001.npz"
     assert [path.name for path in first.parent.glob("*.npz")] == [first.name]
@@ -309,9 +331,11 @@ def test_a_killed_process_leaves_no_half_file_and_resumes(folder):
     (["--examples", "2"], ["inputs", "targets"]),
     (["--model", "cli_nets:fresh"], ["weights of the model"]),
 ])
-def test_a_changed_setting_is_refused_and_restart_replaces(folder, nets, capsys, monkeypatch, change, names):
-    monkeypatch.setattr(nets, "fresh", lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(),
-                                                                   torch.nn.Linear(8, 3)), raising=False)
+def test_a_changed_setting_is_refused_and_restart_replaces(folder, nets, capsys, monkeypatch,
+                                                           change, names):
+    monkeypatch.setattr(nets, "fresh",
+                        lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(),
+                                                    torch.nn.Linear(8, 3)), raising=False)
     arguments = [*BASE, "--inputs", "x.npy", "--eps", "0.1", "--target", "1", "--out", "out"]
     assert main(arguments) == 0
     before = Path("out/metrics.csv").read_bytes()
@@ -338,7 +362,8 @@ def test_a_damaged_folder_is_refused(folder, capsys):
     assert str(file.name) in capsys.readouterr().err
 
 
-GOOD = {"--model": "cli_nets:table", "--inputs": "x.npy", "--attribution": "Saliency", "--eps": "0.1", "--out": "out"}
+GOOD = {"--model": "cli_nets:table", "--inputs": "x.npy", "--attribution": "Saliency",
+        "--eps": "0.1", "--out": "out"}
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -413,16 +438,18 @@ def test_nothing_is_unpickled(folder, capsys):
 
     torch.save({"0.weight": Trap()}, "trap.pt")
     np.save("trap.npy", np.array([Trap()]), allow_pickle=True)
-    for change in ({"--state-dict": "trap.pt"}, {"--inputs": "trap.npy"}, {"--set": "abs=@trap.npy"}):
-        assert main(["certify", *[part for pair in {**GOOD, **change}.items() for part in pair]]) == 2
+    for change in ({"--state-dict": "trap.pt"}, {"--inputs": "trap.npy"},
+                   {"--set": "abs=@trap.npy"}):
+        assert main(["certify",
+                     *[part for pair in {**GOOD, **change}.items() for part in pair]]) == 2
     assert capsys.readouterr().err.count("\n") == 3
     assert not Path("unpickled").exists()
 
 
 def test_attacks_are_set_beside_certificates(folder, nets):
-    arguments = ["attack", "--model", "cli_nets:table", "--attribution", "Saliency", "--set", "abs=False", "--inputs",
-                 "x.npy", "--eps", "0.2", "--steps", "3", "--samples", "8", "--restarts", "1", "--chunk", "3",
-                 "--quiet", "--out"]
+    arguments = ["attack", "--model", "cli_nets:table", "--attribution", "Saliency", "--set",
+                 "abs=False", "--inputs", "x.npy", "--eps", "0.2", "--steps", "3", "--samples", "8",
+                 "--restarts", "1", "--chunk", "3", "--quiet", "--out"]
     assert main([*arguments, "sides", "--objective", "max_change:norm=inf"]) == 0
     model, x = nets.table().eval(), torch.from_numpy(np.load("x.npy")).float()
     target = model(x).argmax(1)
@@ -436,10 +463,12 @@ def test_attacks_are_set_beside_certificates(folder, nets):
     for n, row in enumerate(rows_of("sides/attack.csv")):
         assert float(row["found"]) == pytest.approx(float(change[n]), rel=1e-4)
         assert float(row["certified"]) == pytest.approx(float(bound[n]), rel=1e-4)
-        assert float(row["ratio"]) == pytest.approx(float(row["certified"]) / float(row["found"]), rel=1e-6)
+        assert float(row["ratio"]) == pytest.approx(float(row["certified"]) / float(row["found"]),
+                                                    rel=1e-6)
         assert float(row["ratio"]) >= 1
     assert main([*arguments, "alone", "--objective", "top_k:k=1"]) == 0
-    assert all(row["certified"] == "" and float(row["found"]) >= 0 for row in rows_of("alone/attack.csv"))
+    assert all(row["certified"] == "" and float(row["found"]) >= 0
+               for row in rows_of("alone/attack.csv"))
 
 
 def test_half_an_attack_is_none(folder, monkeypatch, capsys):
@@ -447,8 +476,8 @@ def test_half_an_attack_is_none(folder, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Search, "ascend", stop)
-    assert main(["attack", "--model", "cli_nets:table", "--attribution", "Saliency", "--inputs", "x.npy", "--eps",
-                 "0.2", "--out", "out", "--quiet"]) == 130
+    assert main(["attack", "--model", "cli_nets:table", "--attribution", "Saliency", "--inputs",
+                 "x.npy", "--eps", "0.2", "--out", "out", "--quiet"]) == 130
     assert "0 of 1 parts are done. The same command resumes." in capsys.readouterr().err
     assert not list(Path("out").glob("eps-*/*.npz"))
 
@@ -456,31 +485,36 @@ def test_half_an_attack_is_none(folder, monkeypatch, capsys):
 def test_pictures_of_saved_certificates(folder, capsys):
     certified = ["--eps", "0.1", "0.2", "--quiet", "--out"]
     assert main([*BASE[:-1], "--inputs", "x.npy", *certified, "rows"]) == 0
-    assert main(["certify", "--model", "cli_nets:image", "--attribution", "Saliency", "--inputs", "images", *certified,
-                 "maps"]) == 0
+    assert main(["certify", "--model", "cli_nets:image", "--attribution", "Saliency", "--inputs",
+                 "images", *certified, "maps"]) == 0
     for out, arguments in {
-        "bars.png": ["rows/eps-0.1/00000-00004.npz", "--example", "2", "--names", "a,b,c,d", "--most", "3"],
-        "maps.png": ["maps/eps-0.2/00000-00001.npz", "--inputs", "images", "--example", "1", "--sign", "positive"],
+        "bars.png": ["rows/eps-0.1/00000-00004.npz", "--example", "2", "--names", "a,b,c,d",
+                     "--most", "3"],
+        "maps.png": ["maps/eps-0.2/00000-00001.npz", "--inputs", "images", "--example", "1",
+                     "--sign", "positive"],
         "curve.png": ["rows", "--metric", "top_k_overlap:k=2"],
     }.items():
         assert main(["plot", *arguments, "--out", out]) == 0
         with Image.open(out) as picture:
             assert picture.width > 300 and len(picture.convert("L").getcolors()) > 2
     capsys.readouterr()
-    for arguments, message in {("rows/eps-0.1/00000-00004.npz", "--example", "9"): "examples 0 to 4",
-                               ("x.npy",): "not a certificate", ("images",): "no certificates"}.items():
+    for arguments, message in {
+        ("rows/eps-0.1/00000-00004.npz", "--example", "9"): "examples 0 to 4",
+        ("x.npy",): "not a certificate", ("images",): "no certificates"}.items():
         assert main(["plot", *arguments, "--out", "never.png"]) == 2
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and message in told
     assert not Path("never.png").exists()
 
 
-SMOOTH = ["smooth", "--model", "cli_nets:table", "--attribution", "Occlusion", "--set", "sliding_window_shapes=(1,)",
-          "--inputs", "x.npy", "--sigma", "0.25", "--keep", "0.5", "--samples", "60", "--chunk", "3", "--quiet"]
+SMOOTH = ["smooth", "--model", "cli_nets:table", "--attribution", "Occlusion", "--set",
+          "sliding_window_shapes=(1,)", "--inputs", "x.npy", "--sigma", "0.25", "--keep", "0.5",
+          "--samples", "60", "--chunk", "3", "--quiet"]
 
 
 def test_smoothed_certificates_are_the_librarys_and_drawn(folder, nets, capsys):
-    assert main([*SMOOTH, "--out", "out", "--report", "page.html", "--radii", "0.05", "0.1", "--seed", "3"]) == 0
+    assert main([*SMOOTH, "--out", "out", "--report", "page.html", "--radii", "0.05", "0.1",
+                 "--seed", "3"]) == 0
     model, x = nets.table().eval(), torch.from_numpy(np.load("x.npy")).float()
     expected = lx.certify_smoothed(Occlusion(model), x, sigma=0.25, keep=0.5, nt_samples=60, seed=3,
                                    target=model(x).argmax(1), sliding_window_shapes=(1,))
@@ -491,7 +525,8 @@ def test_smoothed_certificates_are_the_librarys_and_drawn(folder, nets, capsys):
         share = expected.at([0.05, 0.1][n // 5]).metric("importance_agreement")[n % 5]
         assert float(row["importance_agreement"]) == pytest.approx(float(share), abs=1e-9)
     assert "smoothed map" in Path("page.html").read_text()
-    for out, arguments in {"bars.png": [str(files[0]), "--radius", "0.05"], "curve.png": ["out"]}.items():
+    for out, arguments in {"bars.png": [str(files[0]), "--radius", "0.05"],
+                           "curve.png": ["out"]}.items():
         assert main(["plot", *arguments, "--out", out]) == 0
         with Image.open(out) as picture:
             assert picture.width > 300 and len(picture.convert("L").getcolors()) > 2
@@ -499,7 +534,8 @@ def test_smoothed_certificates_are_the_librarys_and_drawn(folder, nets, capsys):
     required = [*SMOOTH, "--seed", "3", "--out", "out", "--require"]
     assert main([*required, "top_k_overlap:k=2 >= 3"]) == 1
     assert capsys.readouterr().out.count("is not certified at eps") == 3
-    assert main([*required, "prediction"]) == 2 and "say nothing of predictions" in capsys.readouterr().err
+    assert (main([*required, "prediction"]) == 2
+            and "say nothing of predictions" in capsys.readouterr().err)
 
 
 def test_draws_that_were_interrupted_go_on_and_are_doubled(folder, monkeypatch, capsys):
@@ -518,7 +554,8 @@ def test_draws_that_were_interrupted_go_on_and_are_doubled(folder, monkeypatch, 
     assert main([*arguments, "out", "--doublings", "1"]) == 0
     assert main([*arguments, "whole", "--doublings", "1"]) == 0
     for file in sorted(Path("whole/smoothed").iterdir()):
-        resumed, whole = (lx.SmoothedCertificate.load(Path(out) / "smoothed" / file.name) for out in ("out", "whole"))
+        resumed, whole = (lx.SmoothedCertificate.load(Path(out) / "smoothed" / file.name)
+                          for out in ("out", "whole"))
         assert torch.equal(resumed.state.counts, whole.state.counts) and (whole.draws == 120).all()
 
 
@@ -536,7 +573,8 @@ def test_bad_settings_of_smoothing(folder, capsys, change, words):
 def test_what_is_supported_is_listed(capsys):
     assert main(["ops", "metrics", "objectives"]) == 0
     told = capsys.readouterr().out
-    assert all(f"`{name}`" in told for name in (*lx.METRICS, *lx.OBJECTIVES)) and "`convolution`" not in told
+    assert (all(f"`{name}`" in told for name in (*lx.METRICS, *lx.OBJECTIVES))
+            and "`convolution`" not in told)
     assert main(["ops"]) == 0
     told = capsys.readouterr().out
     assert all(f"`{name}`" in told for name in lx.OPERATORS) and "`GradientShap`" in told
@@ -545,7 +583,8 @@ def test_what_is_supported_is_listed(capsys):
 
 def test_the_doctor_says_what_is_missing_and_notices_wrong_certificates(capsys, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "PIL" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec",
+                        lambda name: None if name == "PIL" else find(name))
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
     assert f"auto_LiRPA {lx.AUTO_LIRPA_VERSION} (" in told and f"torch {torch.__version__}" in told
@@ -555,7 +594,8 @@ def test_the_doctor_says_what_is_missing_and_notices_wrong_certificates(capsys, 
 
     def shifted(*arguments, **keywords):
         found = lx.certify(*arguments, **keywords)
-        return lx.Certificate(lower=found.lower + 0.1, upper=found.upper, nominal=found.nominal, attribution="",
+        return lx.Certificate(lower=found.lower + 0.1, upper=found.upper, nominal=found.nominal,
+                              attribution="",
                               method="", perturbation="", dtype="float64", elapsed_s=0)
 
     monkeypatch.setattr("lirpa_explain.cli.doctor.certify", shifted)
@@ -586,8 +626,8 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     assert not once(path, half) and path.read_text() == "whole"
 
 
-SHARED = [*BASE, "--inputs", "x.npy", "--eps", "0.01", "0.1", "--chunk", "2", "--prediction", "--noise-tunnel", "--set",
-          "nt_samples=2", "--set", "stdevs=0.1", "--dtype", "float64"]
+SHARED = [*BASE, "--inputs", "x.npy", "--eps", "0.01", "0.1", "--chunk", "2", "--prediction",
+          "--noise-tunnel", "--set", "nt_samples=2", "--set", "stdevs=0.1", "--dtype", "float64"]
 
 
 def assert_same_results(folder):
@@ -621,7 +661,8 @@ def test_processes_share_the_work(who, folder):
     """Two of this machine, and those of a dask cluster."""
     assert main([*SHARED, "--out", "one"]) == 0
     if who == "workers":
-        done = subprocess.run([sys.executable, "-m", "lirpa_explain", *SHARED, "--out", "two", "--workers", "2"],
+        done = subprocess.run([sys.executable, "-m", "lirpa_explain", *SHARED, "--out", "two",
+                               "--workers", "2"],
                               env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
         assert done.returncode == 0
     else:

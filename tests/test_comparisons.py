@@ -1,4 +1,6 @@
-"""Comparisons used as numbers, norms, and models that take gradients of their own: bounds hold at sampled points."""
+"""Comparisons used as numbers, norms, and models that take gradients of their own: bounds hold at
+sampled points.
+"""
 
 import pytest
 import torch
@@ -52,7 +54,9 @@ NORMS = {
 
 
 def assert_holds(model, x, points, eps, target=0, **options):
-    """A certificate of the signed gradient contains autograd's at these points, each (N, *S) within the ball."""
+    """A certificate of the signed gradient contains autograd's at these points, each (N, *S) within
+    the ball.
+    """
     certificate = lx.certify(Saliency(model), x, eps=eps, abs=False, target=target, **options)
     for point in points:
         assert ((point - x).abs() <= eps + 1e-12).all()
@@ -60,12 +64,15 @@ def assert_holds(model, x, points, eps, target=0, **options):
         output = model(z)
         gradient, = torch.autograd.grad((output if target is None else output[:, target]).sum(), z)
         slack = 1e-9 * gradient.abs().max()
-        assert (certificate.lower - slack <= gradient).all() and (gradient <= certificate.upper + slack).all()
+        assert ((certificate.lower - slack <= gradient).all()
+                and (gradient <= certificate.upper + slack).all())
     return certificate
 
 
 def around(x, eps, count=12):
-    """Points of the ball, its corners, and those at which entries are exactly 0 where the ball has these."""
+    """Points of the ball, its corners, and those at which entries are exactly 0 where the ball has
+    these.
+    """
     for i in range(count):
         step = 2 * torch.rand(x.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(i)) - 1
         point = x + eps * (step.sign() if i % 3 == 0 else step)
@@ -87,9 +94,10 @@ def test_comparisons_and_norms(name, method):
     assert_holds(model, x, around(x, 0.05), 0.05, method=method)
 
 
-@pytest.mark.parametrize("function", [lambda u, v: u * ((v > 0) + (u > 0)), lambda u, v: u * ((v > 0).half() * 0.1),
-                                      lambda u, v: u * ((v > 0).float() * 0.1), lambda u, v: u * ((v > 0).byte() - 1),
-                                      lambda u, v: u * ((v > 0).long() / 3)])
+@pytest.mark.parametrize(
+    "function", [lambda u, v: u * ((v > 0) + (u > 0)), lambda u, v: u * ((v > 0).half() * 0.1),
+                 lambda u, v: u * ((v > 0).float() * 0.1), lambda u, v: u * ((v > 0).byte() - 1),
+                 lambda u, v: u * ((v > 0).long() / 3)])
 def test_arithmetic_that_gives_other_numbers(function):
     x = draw(2, 3)
     with pytest.raises(lx.UnsupportedOperation, match="gives other numbers"):
@@ -98,7 +106,8 @@ def test_arithmetic_that_gives_other_numbers(function):
 
 def test_open_comparisons_have_both_values():
     x = torch.tensor([[0.01, 2.0]], dtype=DOUBLE)
-    certificate = assert_holds(lambda z: (z * (z[:, :1] > 0)).sum(1), x, around(x, 0.05), 0.05, target=None)
+    certificate = assert_holds(lambda z: (z * (z[:, :1] > 0)).sum(1), x, around(x, 0.05), 0.05,
+                               target=None)
     torch.testing.assert_close(certificate.lower, torch.zeros_like(x), atol=1e-12, rtol=0)
     torch.testing.assert_close(certificate.upper, torch.ones_like(x), atol=1e-12, rtol=0)
 
@@ -126,7 +135,8 @@ def laplacian(net):
         x = leaf(x)
         u = net(x)
         first, = torch.autograd.grad(u, x, torch.ones_like(u), create_graph=True)
-        return sum(torch.autograd.grad(first[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(2))
+        return sum(torch.autograd.grad(first[:, i].sum(), x, create_graph=True)[0][:, i]
+                   for i in range(2))
 
     return forward
 
@@ -159,8 +169,10 @@ def test_predictions_of_models_that_take_gradients():
     assert torch.equal(found.classes, (model(x.clone()) > 0).long())
 
 
-@pytest.mark.parametrize("function", [lambda x: x[:, 0] * x[:, 1] * x[:, 2], lambda x: torch.tanh(x.sum(1)),
-                                      lambda x: torch.relu(x.sum(1)) * torch.tanh(x[:, 0])])
+@pytest.mark.parametrize("function",
+                         [lambda x: x[:, 0] * x[:, 1] * x[:, 2], lambda x: torch.tanh(x.sum(1)),
+                          lambda x: torch.relu(x.sum(1)) * torch.tanh(x[:, 0])])
 def test_optimised_bounds_of_single_numbers(function):
     x = draw(4, 3, seed=4)
-    assert_holds(function, x, around(x, 0.05), 0.05, target=None, method="CROWN-Optimized", iterations=3)
+    assert_holds(function, x, around(x, 0.05), 0.05, target=None, method="CROWN-Optimized",
+                 iterations=3)

@@ -19,9 +19,11 @@ HIDE = ("import importlib.util as u; find = u.find_spec\n"
 
 
 def test_without_auto_lirpa_the_command_line_says_one_line():
-    result = run(f"import sys; sys.argv = ['/usr/bin/lirpa-explain', 'doctor']\n{HIDE}import lirpa_explain.cli")
+    result = run(f"import sys; sys.argv = ['/usr/bin/lirpa-explain', 'doctor']\n{HIDE}import "
+                 "lirpa_explain.cli")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert result.stderr.startswith("lirpa-explain: ") and "pip install --no-deps auto_LiRPA" in result.stderr
+    assert (result.stderr.startswith("lirpa-explain: ")
+            and "pip install --no-deps auto_LiRPA" in result.stderr)
     assert "torch " in result.stdout and "Python " in result.stdout
 
 
@@ -30,15 +32,18 @@ def test_without_auto_lirpa_the_import_says_how_to_get_it():
     assert result.returncode == 1 and "ImportError" in result.stderr
     assert len(result.stderr.split("ImportError: ")[1].splitlines()) == 1
     assert "pip install --no-deps auto_LiRPA==0.3" in result.stderr
-    assert "pip install --no-deps git+https://github.com/Verified-Intelligence/auto_LiRPA.git" in result.stderr
+    assert ("pip install --no-deps git+https://github.com/Verified-Intelligence/auto_LiRPA.git"
+            in result.stderr)
 
 
 def test_the_import_leaves_the_process_as_it_was():
-    """Neither stand-ins for removed modules nor changed warning filters, and nothing on the terminal."""
-    result = run("import warnings, sys, torch, numpy, captum.attr\nbefore = list(warnings.filters)\n"
-                 "import lirpa_explain\nassert warnings.filters == before, warnings.filters\n"
-                 "import torch.onnx.symbolic_helper as s\nassert not hasattr(s, '_set_opset_version')\n"
-                 "assert 'numpy.lib.arraysetops' not in sys.modules")
+    """Neither stand-ins for removed modules nor changed warning filters, and nothing on the
+    terminal.
+    """
+    result = run("import warnings, sys, torch, numpy, captum.attr\nbefore = "
+                 "list(warnings.filters)\nimport lirpa_explain\nassert warnings.filters == before, "
+                 "warnings.filters\nimport torch.onnx.symbolic_helper as s\nassert not hasattr(s, "
+                 "'_set_opset_version')\nassert 'numpy.lib.arraysetops' not in sys.modules")
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     assert "lirpa" not in result.stderr.lower()
 

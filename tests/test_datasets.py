@@ -1,4 +1,6 @@
-"""Whole data sets: what is stored is what certify computes; runs resume, record failures, and refuse to mix."""
+"""Whole data sets: what is stored is what certify computes; runs resume, record failures, and
+refuse to mix.
+"""
 
 import concurrent.futures
 import multiprocessing
@@ -13,7 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from captum.attr import FeaturePermutation, IntegratedGradients, LayerActivation, NoiseTunnel, Saliency
+from captum.attr import (
+    FeaturePermutation,
+    IntegratedGradients,
+    LayerActivation,
+    NoiseTunnel,
+    Saliency,
+)
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -78,7 +86,9 @@ class Unpicklable(Items):
 
 
 class Copied(concurrent.futures.Executor):
-    """An executor that shares no memory with the caller, as far as one process can; dies as often as it is told."""
+    """An executor that shares no memory with the caller, as far as one process can; dies as often
+    as it is told.
+    """
 
     def __init__(self, deaths=0):
         self.deaths, self.seen = deaths, []
@@ -106,7 +116,8 @@ def stored(out):
 
 def assert_as_certified(out, certificate):
     for side, values in stored(out).items():
-        torch.testing.assert_close(values, getattr(certificate, side).flatten(1), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(values, getattr(certificate, side).flatten(1), rtol=1e-9,
+                                   atol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +127,17 @@ def expected(data):
 
 
 @pytest.mark.parametrize(("form", "executor"), [
-    ("arrays", None), ("arrays", "copied"), ("tensors", "threads"), ("items", "copied"), ("stream", None),
-    ("stream", "copied"), ("generator", "threads"), ("list", None)])
+    ("arrays", None), ("arrays", "copied"), ("tensors", "threads"), ("items", "copied"),
+    ("stream", None), ("stream", "copied"), ("generator", "threads"), ("list", None)])
 def test_every_bound_is_certifys(form, executor, data, expected, tmp_path):
     x, y = data
-    dataset = {"arrays": (x.numpy(), y.numpy()), "tensors": TensorDataset(x, y), "items": Items(x, y),
-               "stream": Stream(x, y), "generator": zip(x, y, strict=True), "list": list(zip(x, y, strict=True))}[form]
-    workers = {"threads": concurrent.futures.ThreadPoolExecutor(2), "copied": Copied()}.get(executor)
-    run = lx.certify_dataset(make_attribution(), dataset, out=tmp_path, executor=workers, chunk=3, metrics=["cosine"],
-                             **SETTINGS)
+    dataset = {"arrays": (x.numpy(), y.numpy()), "tensors": TensorDataset(x, y),
+               "items": Items(x, y), "stream": Stream(x, y), "generator": zip(x, y, strict=True),
+               "list": list(zip(x, y, strict=True))}[form]
+    workers = {"threads": concurrent.futures.ThreadPoolExecutor(2),
+               "copied": Copied()}.get(executor)
+    run = lx.certify_dataset(make_attribution(), dataset, out=tmp_path, executor=workers, chunk=3,
+                             metrics=["cosine"], **SETTINGS)
     assert_as_certified(tmp_path, expected)
     table = lx.read_results(tmp_path)
     assert (run.examples, run.skipped, run.failed) == (COUNT, 0, {})
@@ -134,12 +147,14 @@ def test_every_bound_is_certifys(form, executor, data, expected, tmp_path):
     assert not list(tmp_path.glob(".*"))  # neither the work nor halves of files
 
 
-@pytest.mark.parametrize("kind", ["factory", "layer", "several inputs", "no target", "predicted", "spec"])
+@pytest.mark.parametrize("kind",
+                         ["factory", "layer", "several inputs", "no target", "predicted", "spec"])
 def test_other_attributions_and_targets(kind, data, tmp_path):
     x, y = data
     settings = {"eps": 0.02}
     if kind == "factory":
-        run, expected = make_attribution, lx.certify(make_attribution(), x, target=y, n_steps=4, **settings)
+        run, expected = make_attribution, lx.certify(make_attribution(), x, target=y, n_steps=4,
+                                                     **settings)
         settings["n_steps"] = 4
         dataset = (x, y)
     elif kind == "layer":
@@ -167,7 +182,8 @@ def test_other_attributions_and_targets(kind, data, tmp_path):
         whole = getattr(expected, name)
         parts = whole if isinstance(whole, tuple) else (whole,)
         for i, part in enumerate(parts):
-            found = [getattr(c, name)[i] if isinstance(whole, tuple) else getattr(c, name) for c in (first, second)]
+            found = [getattr(c, name)[i] if isinstance(whole, tuple) else getattr(c, name)
+                     for c in (first, second)]
             torch.testing.assert_close(torch.cat(found), part, rtol=1e-9, atol=1e-12)
     assert (first.attribution, first.perturbation, first.dtype) == (
         expected.attribution, expected.perturbation, expected.dtype)
@@ -203,7 +219,8 @@ def test_facts_of_other_senses_are_kept(data, tmp_path):
     (_, found), = certificates_of(Results(tmp_path))
     assert found.integral == "exact" and found.meaning.says == expected.meaning.says
     for name in ("quadrature_error", "completeness"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-9,
+                                   atol=1e-12)
 
 
 def function_that_explains():
@@ -219,19 +236,22 @@ def function_that_explains():
 
 @pytest.mark.parametrize(("attribution", "executor", "chunk"), [
     (Saliency(make_net()), Copied(), 3), (function_that_explains, None, 4)])
-def test_smoothed_certificates_are_rows_whatever_the_chunks(attribution, executor, chunk, data, tmp_path):
+def test_smoothed_certificates_are_rows_whatever_the_chunks(attribution, executor, chunk, data,
+                                                            tmp_path):
     settings = {"sigma": 0.2, "keep": 0.5, "nt_samples": 60, "radius": 0.05}
-    run = lx.certify_dataset(attribution, data, out=tmp_path / "out", executor=executor, chunk=chunk,
-                             features=list("abcd"), metrics=["importance_agreement"],
+    run = lx.certify_dataset(attribution, data, out=tmp_path / "out", executor=executor,
+                             chunk=chunk, features=list("abcd"), metrics=["importance_agreement"],
                              report=tmp_path / "page.html", **settings)
     assert (run.examples, run.failed) == (COUNT, {})
     made = attribution() if attribution is function_that_explains else attribution
     expected = lx.certify_smoothed(made, data[0], target=data[1], **settings)
     table = lx.read_results(tmp_path / "out")
-    for name, values in (("radii", expected.radii), ("lower", expected.at(0.05).lower), ("nominal", expected.nominal)):
+    for name, values in (("radii", expected.radii), ("lower", expected.at(0.05).lower),
+                         ("nominal", expected.nominal)):
         stored = torch.tensor(table[[f"{name}[{letter}]" for letter in "abcd"]].to_numpy())
         torch.testing.assert_close(stored, values, rtol=1e-6, atol=1e-9)
-    assert table["importance_agreement"].to_list() == expected.at(0.05).metric("importance_agreement").tolist()
+    assert (table["importance_agreement"].to_list()
+            == expected.at(0.05).metric("importance_agreement").tolist())
     assert "smoothed map" in (tmp_path / "page.html").read_text()
 
 
@@ -255,26 +275,32 @@ def test_what_is_drawn_depends_on_the_seed_and_the_example_alone(data, tmp_path)
 
 @pytest.mark.parametrize("executor", [None, "copied"])
 def test_failing_examples_are_recorded(executor, data, tmp_path):
-    """Of a chunk in which others are certified; damaged ones, ones with NaN, of another shape, of no class."""
+    """Of a chunk in which others are certified; damaged ones, ones with NaN, of another shape, of
+    no class.
+    """
     x, y = data
     broken = x.clone()
     broken[1, 2] = torch.nan
     items = [(a, int(b)) for a, b in zip(broken, y, strict=True)]
     items[4] = (items[4][0][:3], 1)
     items[5] = (items[5][0], 17)
-    run = lx.certify_dataset(make_attribution(), Items(*_columns(items), bad=(6,)), out=tmp_path / "out", chunk=4,
+    run = lx.certify_dataset(make_attribution(), Items(*_columns(items), bad=(6,)),
+                             out=tmp_path / "out", chunk=4,
                              executor=Copied() if executor else None, report=tmp_path / "page.html",
                              metrics=["cosine"], features=["a", "b", "c", "d"], **SETTINGS)
     assert sorted(run.failed) == [1, 4, 5, 6] and run.examples == COUNT
     table = lx.read_results(tmp_path / "out")
-    for row, words in ((1, "NaN"), (4, "4 names"), (5, "index 17 is out of bounds"), (6, "file 6 is damaged")):
+    for row, words in ((1, "NaN"), (4, "4 names"), (5, "index 17 is out of bounds"),
+                       (6, "file 6 is damaged")):
         assert words in table["error"][row] == run.failed[row]
-        assert table.loc[row, [f"{side}[a]" for side in SIDES]].isna().all() and np.isnan(table["cosine"][row])
+        assert (table.loc[row, [f"{side}[a]" for side in SIDES]].isna().all()
+                and np.isnan(table["cosine"][row]))
     kept = [0, 2, 3]
     expected = lx.certify(make_attribution(), x[kept], target=y[kept], **SETTINGS)
     for i, name in enumerate("abcd"):
         for side in SIDES:
-            np.testing.assert_allclose(table[f"{side}[{name}]"][kept], getattr(expected, side)[:, i], rtol=1e-9)
+            np.testing.assert_allclose(table[f"{side}[{name}]"][kept],
+                                       getattr(expected, side)[:, i], rtol=1e-9)
     page = (tmp_path / "page.html").read_text()
     assert "4 further examples could not be certified" in page and "file 6 is damaged" in page
 
@@ -323,32 +349,38 @@ def test_a_run_that_is_stopped_resumes(form, data, expected, tmp_path, monkeypat
 
 def test_other_settings_are_refused(data, tmp_path):
     x, y = data
-    call = {"attribution": make_attribution(), "dataset": (x, y), "out": tmp_path, "chunk": 4, **SETTINGS}
+    call = {"attribution": make_attribution(), "dataset": (x, y), "out": tmp_path, "chunk": 4,
+            **SETTINGS}
     lx.certify_dataset(**call)
     lx.certify_dataset(**call | {"attribution": make_attribution(), "executor": Copied()})
-    for change, words in (({"eps": 0.03}, "eps (0.02 there, 0.03 now)"), ({"chunk": 3}, "chunk (4 there, 3 now)"),
-                          ({"attribution": IntegratedGradients(make_net(1))}, "the model"),
-                          ({"attribution": Saliency(make_net())}, "name (IntegratedGradients there, Saliency now)"),
-                          ({"dataset": (x + 1, y)}, "the data set"), ({"metrics": ["cosine"]}, "metrics"),
-                          ({"baselines": 0.1}, "baselines")):
+    for change, words in (
+        ({"eps": 0.03}, "eps (0.02 there, 0.03 now)"), ({"chunk": 3}, "chunk (4 there, 3 now)"),
+        ({"attribution": IntegratedGradients(make_net(1))}, "the model"),
+        ({"attribution": Saliency(make_net())}, "name (IntegratedGradients there, Saliency now)"),
+        ({"dataset": (x + 1, y)}, "the data set"), ({"metrics": ["cosine"]}, "metrics"),
+        ({"baselines": 0.1}, "baselines")):
         with pytest.raises(ValueError, match="results of another run, which differs in:") as caught:
             lx.certify_dataset(**call | change)
         assert words in str(caught.value) and "restart=True" in str(caught.value)
     lx.certify_dataset(**call | {"eps": 0.03, "restart": True})
-    assert_as_certified(tmp_path, lx.certify(make_attribution(), x, target=y, **SETTINGS | {"eps": 0.03}))
+    assert_as_certified(tmp_path,
+                        lx.certify(make_attribution(), x, target=y, **SETTINGS | {"eps": 0.03}))
 
 
 def test_a_stream_of_other_examples_is_refused(data, tmp_path):
     x, y = data
     lx.certify_dataset(make_attribution(), Stream(x, y), out=tmp_path, chunk=4, **SETTINGS)
-    with pytest.raises(ValueError, match=r"other examples than the iterable gives \(numbers 4 to 6\)"):
-        lx.certify_dataset(make_attribution(), Stream(torch.cat([x[:6], x[:1]]), y), out=tmp_path, chunk=4, **SETTINGS)
+    with pytest.raises(ValueError,
+                       match=r"other examples than the iterable gives \(numbers 4 to 6\)"):
+        lx.certify_dataset(make_attribution(), Stream(torch.cat([x[:6], x[:1]]), y), out=tmp_path,
+                           chunk=4, **SETTINGS)
 
 
 def test_files_that_do_not_belong_are_refused(data, tmp_path):
     x, y = data
     for name, eps in (("a", 0.02), ("b", 0.03)):
-        lx.certify_dataset(make_attribution(), (x, y), out=tmp_path / name, chunk=4, **SETTINGS | {"eps": eps})
+        lx.certify_dataset(make_attribution(), (x, y), out=tmp_path / name, chunk=4,
+                           **SETTINGS | {"eps": eps})
     first, second = Results(tmp_path / "a").files()
     second.write_bytes((tmp_path / "b" / second.name).read_bytes())
     with pytest.raises(ValueError, match="of another run than the rest"):
@@ -372,7 +404,8 @@ BAD = {
     "chunk": ({"chunk": 0}, ValueError, "chunk is 0"),
     "no ball": ({"eps": None}, ValueError, "eps"),
     "metric": ({"metrics": ["beauty"]}, ValueError, "beauty"),
-    "loader": ({"dataset": DataLoader(TensorDataset(torch.rand(3, 4)))}, TypeError, r"loader\.dataset"),
+    "loader": ({"dataset": DataLoader(TensorDataset(torch.rand(3, 4)))}, TypeError,
+               r"loader\.dataset"),
     "mapping": ({"dataset": {"x": 1}}, TypeError, "dataset is a dict"),
     "number": ({"dataset": 3}, TypeError, "dataset is a int"),
     "unequal": ({"dataset": (torch.rand(3, 4), torch.arange(2))}, ValueError, r"\(3, 4\), \(2,\)"),
@@ -381,20 +414,23 @@ BAD = {
     "class": ({"attribution": Saliency}, TypeError, "attribution is a type"),
     "factory": ({"attribution": make_net}, TypeError, "function returned a Sequential"),
     "differentiable": ({"differentiable": True}, ValueError, "takes no differentiable"),
-    "permutation": ({"attribution": FeaturePermutation(make_net())}, lx.UnsupportedAttribution, "no row of a data set"),
-    "sigma": ({"sigma": 0.0}, ValueError, "sigma makes smoothed certificates, which eps does not go with"),
+    "permutation": ({"attribution": FeaturePermutation(make_net())}, lx.UnsupportedAttribution,
+                    "no row of a data set"),
+    "sigma": ({"sigma": 0.0}, ValueError, "sigma makes smoothed certificates, which eps does not "
+              "go with"),
     "everyone fails": ({"eps": -1.0}, ValueError, "None of the first 7 examples.*for one reason"),
-    "unpicklable data": ({"dataset": Unpicklable(*2 * (torch.rand(3, 4),)), "executor": Copied()}, ValueError,
-                         "data set cannot be pickled.*open file.*pass an iterable"),
-    "unknown attribution": ({"attribution": type("Mine", (Saliency,), {})(make_net())}, lx.UnsupportedAttribution,
-                            "Mine cannot be certified"),
+    "unpicklable data": ({"dataset": Unpicklable(*2 * (torch.rand(3, 4),)), "executor": Copied()},
+                         ValueError, "data set cannot be pickled.*open file.*pass an iterable"),
+    "unknown attribution": ({"attribution": type("Mine", (Saliency,), {})(make_net())},
+                            lx.UnsupportedAttribution, "Mine cannot be certified"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(case, data, tmp_path):
     change, error, words = BAD[case]
-    call = {"attribution": make_attribution(), "dataset": data, "out": tmp_path, **SETTINGS} | change
+    call = {"attribution": make_attribution(), "dataset": data, "out": tmp_path,
+            **SETTINGS} | change
     call = {name: value for name, value in call.items() if value is not None}
     with pytest.raises(error, match=words):
         lx.certify_dataset(**call)
@@ -404,8 +440,10 @@ def test_bad_input(case, data, tmp_path):
 
 
 @pytest.mark.parametrize(("settings", "words"), [
-    ({"sigma": 0.0}, "sigma must be a finite number above 0"), ({"sigma": 0.1, "keep": 1.0}, "keep must be"),
-    ({"sigma": 0.1, "keep": 0.5, "nt_samples": 5}, "nt_samples=5 is too few"), ({}, "or sigma, for smoothed")])
+    ({"sigma": 0.0}, "sigma must be a finite number above 0"),
+    ({"sigma": 0.1, "keep": 1.0}, "keep must be"),
+    ({"sigma": 0.1, "keep": 0.5, "nt_samples": 5}, "nt_samples=5 is too few"),
+    ({}, "or sigma, for smoothed")])
 def test_bad_settings_of_smoothed_certificates(settings, words, data, tmp_path):
     with pytest.raises(ValueError, match=words):
         lx.certify_dataset(Saliency(make_net()), data, out=tmp_path, **settings)
@@ -415,7 +453,8 @@ def test_an_attribution_that_cannot_be_pickled_says_what_to_do(data, tmp_path, m
     monkeypatch.setitem(sys.modules, "cloudpickle", None)  # as where it is not installed
     net = make_net()
     with pytest.raises(ValueError, match="attribution cannot be pickled.*function of a module"):
-        lx.certify_dataset(Saliency(lambda x: net(x)), data, out=tmp_path, executor=Copied(), eps=0.1)
+        lx.certify_dataset(Saliency(lambda x: net(x)), data, out=tmp_path, executor=Copied(),
+                           eps=0.1)
 
 
 def test_a_model_that_cannot_be_certified_ends_the_run(data, tmp_path):
@@ -457,8 +496,8 @@ def test_pools_of_our_own_are_replaced_and_those_of_others_are_not():
 def test_forks_would_hang():
     torch.set_num_threads(2)
     try:
-        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool, \
-                pytest.raises(ValueError, match="spawn"), crew_of(pool):
+        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context(
+            "fork")) as pool, pytest.raises(ValueError, match="spawn"), crew_of(pool):
             pass
     finally:
         torch.set_num_threads(1)
@@ -478,10 +517,12 @@ def test_contents_are_the_same_for_equal_objects():
 
 @pytest.mark.slow
 def test_contents_are_those_that_another_process_finds():
-    code = ("import lirpa_explain, torch; from lirpa_explain.fingerprint import contents_of; torch.manual_seed(0);"
-            "print(contents_of(m=torch.nn.Linear(2, 1), s={'a', 'b', 'c'}, f=lambda x: x in {'p', 'q'}))")
-    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                            env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
+    code = ("import lirpa_explain, torch; from lirpa_explain.fingerprint import contents_of; "
+            "torch.manual_seed(0);print(contents_of(m=torch.nn.Linear(2, 1), s={'a', 'b', 'c'}, "
+            "f=lambda x: x in {'p', 'q'}))")
+    found = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                       env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
     assert len(found) == 1
 
 
@@ -497,11 +538,14 @@ def test_the_guides_python_runs(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pool", "dask"])
 def test_a_worker_that_is_killed_costs_its_chunk_and_no_more(kind, data, tmp_path):
-    """Two workers, one killed in the middle; every example is there in the end, with certify's bounds."""
+    """Two workers, one killed in the middle; every example is there in the end, with certify's
+    bounds.
+    """
     x = torch.cat([data[0]] * 40)
     y = torch.cat([data[1]] * 40)
     script = Path(__file__).with_name("killed.py")
-    done = subprocess.run([sys.executable, str(script), kind, str(tmp_path)], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, str(script), kind, str(tmp_path)], capture_output=True,
+                          text=True,
                           timeout=300, env={**os.environ, "PYTHONPATH": str(script.parents[1])})
     assert done.returncode == 0, done.stderr[-3000:]
     assert "killed" in done.stdout

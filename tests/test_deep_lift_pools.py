@@ -1,4 +1,6 @@
-"""DeepLift through max pooling and softmax modules: Captum's values for one example, at points of a ball."""
+"""DeepLift through max pooling and softmax modules: Captum's values for one example, at points of a
+ball.
+"""
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from torch import nn
 import lirpa_explain as lx
 from tests.truth import assert_inside, ball, flat
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Captum's own, of hooks and settings
+# Captum's own, of hooks and settings
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 SHAPE = (2, 4, 4)
 
@@ -33,14 +36,17 @@ MODELS = {
     "behind an activation": (image(nn.ReLU(), nn.MaxPool2d(2), *head(12)), SHAPE),
     "between two": (image(nn.ReLU(), nn.MaxPool2d(2), nn.ReLU(), *head(12)), SHAPE),
     "alone": (image(nn.MaxPool2d(2), *head(12, 4), nn.ReLU(), nn.Linear(4, 2)), SHAPE),
-    "two": (image(nn.MaxPool2d(2), nn.Conv2d(3, 3, 1), nn.Tanh(), nn.Conv2d(3, 3, 1), nn.MaxPool2d(2), *head(3)),
-            SHAPE),
+    "two": (image(nn.MaxPool2d(2), nn.Conv2d(3, 3, 1), nn.Tanh(), nn.Conv2d(3, 3, 1),
+                  nn.MaxPool2d(2), *head(3)), SHAPE),
     "one behind the other": (image(nn.MaxPool2d((1, 2)), nn.MaxPool2d((2, 1)), *head(12)), SHAPE),
     "padding": (image(nn.MaxPool2d(2, padding=1), *head(27)), SHAPE),
     "overlapping behind an activation": (image(nn.ReLU(), nn.MaxPool2d(3, 1), *head(12)), SHAPE),
-    "1d": (nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.MaxPool1d(2), nn.ReLU(), *head(12)).double(), (2, 8)),
-    "softmax": (nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), nn.Softmax(1)).double(), (4,)),
-    "softmax within": (nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1), nn.Linear(3, 2)).double(), (4,)),
+    "1d": (nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.MaxPool1d(2), nn.ReLU(),
+                         *head(12)).double(), (2, 8)),
+    "softmax": (nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), nn.Softmax(1)).double(),
+                (4,)),
+    "softmax within": (nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1), nn.Linear(3, 2)).double(), (4,
+    )),
 }
 
 
@@ -53,8 +59,8 @@ def example(shape, baseline="random"):
 def check(attribution, x, eps, **keywords):
     """The certificate holds at points of the ball, each given to Captum by itself."""
     certificate = lx.certify(attribution, x, eps=eps, **keywords)
-    torch.testing.assert_close(flat(certificate.nominal), flat(attribution.attribute(x, **keywords)), rtol=1e-9,
-                               atol=1e-12)
+    torch.testing.assert_close(flat(certificate.nominal),
+                               flat(attribution.attribute(x, **keywords)), rtol=1e-9, atol=1e-12)
     points, = ball(x, eps, count=24)
     for point in points:
         value = flat(attribution.attribute(point, **keywords))
@@ -83,7 +89,8 @@ def test_one_example(name, baseline, eps):
 def test_other_methods(name, method):
     model, shape = MODELS[name]
     x, b = example(shape)
-    certificate = lx.certify(DeepLift(model), x, eps=0.02, method=method, iterations=3, baselines=b, target=1)
+    certificate = lx.certify(DeepLift(model), x, eps=0.02, method=method, iterations=3, baselines=b,
+                             target=1)
     points, = ball(x, 0.02, count=24)
     for point in points:
         assert_inside(certificate, flat(DeepLift(model).attribute(point, baselines=b, target=1)))
@@ -95,7 +102,8 @@ def test_equal_entries_take_the_plain_gradient():
     x, b = example(shape)
     b[0, :, :2] = x[0, :, :2]
     check(DeepLift(model), x, 0.05, baselines=b, target=0)
-    check(DeepLift(nn.Sequential(nn.MaxPool2d(2), *head(8)).double()), x, 0.05, baselines=b, target=0)
+    check(DeepLift(nn.Sequential(nn.MaxPool2d(2), *head(8)).double()), x, 0.05, baselines=b,
+          target=0)
 
 
 def test_layers_neurons_and_batches():
@@ -113,7 +121,8 @@ def test_layers_neurons_and_batches():
 def test_batches_that_captum_mixes_are_refused():
     model, shape = MODELS["softmax within"]
     x, b = example(shape)
-    with pytest.raises(lx.UnsupportedAttribution, match=r"batch of 2 .*1 \(Softmax\).*one example at a time"):
+    with pytest.raises(lx.UnsupportedAttribution,
+                       match=r"batch of 2 .*1 \(Softmax\).*one example at a time"):
         lx.certify(DeepLift(model), torch.cat([x, -x]), eps=0.01, baselines=b, target=1)
     with pytest.raises(lx.UnsupportedAttribution, match="one baseline"):
         lx.certify(DeepLiftShap(model), x, eps=0.01, baselines=torch.cat([b, -b]), target=1)

@@ -1,4 +1,6 @@
-"""One regression test for each defect, a to i, found in auto_LiRPA's own bounds of Jacobians. Ours must be right."""
+"""One regression test for each defect, a to i, found in auto_LiRPA's own bounds of Jacobians. Ours
+must be right.
+"""
 
 import importlib.util
 import math
@@ -58,18 +60,22 @@ def cotangents(outputs: Tensor, targets: list[int]) -> Tensor:
     return torch.eye(outputs.shape[1], dtype=outputs.dtype)[targets]
 
 
-def sampled_gradients(model: nn.Module, x: Tensor, eps: float, targets: list[int], count: int = 150) -> Tensor:
+def sampled_gradients(model: nn.Module, x: Tensor, eps: float, targets: list[int],
+                      count: int = 150) -> Tensor:
     points = sample_box(x - eps, x + eps, count, seeded(2)).flatten(0, 1)
-    return input_gradient(model, (points,), cotangents(model(points), targets * count))[0].unflatten(0, (count, -1))
+    return input_gradient(model, (points,),
+                          cotangents(model(points), targets * count))[0].unflatten(0, (count, -1))
 
 
 def certifier_of(model: nn.Module, x: Tensor, targets: list[int]) -> Certifier:
     return Certifier(Saliency(model), x, abs=False, target=targets)
 
 
-def assert_holds(model: nn.Module, x: Tensor, eps: float, targets: list[int], certifier: Certifier | None = None,
-                 **options):
-    """The certificate of the plain gradient contains it at sampled points; returns the certificate."""
+def assert_holds(model: nn.Module, x: Tensor, eps: float, targets: list[int],
+                 certifier: Certifier | None = None, **options):
+    """The certificate of the plain gradient contains it at sampled points; returns the
+    certificate.
+    """
     certificate = (certifier or certifier_of(model, x, targets)).certify(x, eps=eps, **options)
     assert_inside(certificate, sampled_gradients(model, x, eps, targets).flatten(2))
     return certificate
@@ -78,7 +84,8 @@ def assert_holds(model: nn.Module, x: Tensor, eps: float, targets: list[int], ce
 # a. Batches
 
 
-@pytest.mark.parametrize(("batch", "outputs"), [(1, 1), (1, 3), (2, 1), (5, 1), (4, 4), (3, 5), (5, 3)])
+@pytest.mark.parametrize(("batch", "outputs"),
+                         [(1, 1), (1, 3), (2, 1), (5, 1), (4, 4), (3, 5), (5, 3)])
 def test_a_relu_nets_with_any_batch_and_number_of_outputs(batch, outputs):
     model, x = mlp(4, 8, 8, outputs), inputs(batch, 4)
     targets = [i % outputs for i in range(batch)]
@@ -123,7 +130,8 @@ def test_b_c_tanh_has_the_derivative_of_tanh():
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"CROWN-Optimized"}))  # whose steps are constants
+# whose steps are constants
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"CROWN-Optimized"}))
 def test_d_bounds_have_derivatives_by_every_weight(method, activation):
     model, x, h = mlp(4, 6, 5, 3, activation=activation), inputs(3, 4), 1e-6
 
@@ -136,7 +144,8 @@ def test_d_bounds_have_derivatives_by_every_weight(method, activation):
     gradients = dict(zip(parameters, gradients, strict=True))
     for moved in (list(parameters), ["0.weight"], ["4.weight"]):
         generator, ends = seeded(), []
-        directions = {name: torch.randn(parameters[name].shape, generator=generator, dtype=x.dtype) for name in moved}
+        directions = {name: torch.randn(parameters[name].shape, generator=generator, dtype=x.dtype)
+                      for name in moved}
         for step in (-h, h):
             for name in moved:
                 parameters[name].data += step * directions[name]
@@ -161,8 +170,8 @@ CONV_NETS = {
     "tanh": lambda: conv_net(nn.Tanh()),
     "sigmoid": lambda: conv_net(nn.Sigmoid()),
     "stride-2": lambda: conv_net(nn.ReLU(), size=3, stride=2, padding=1),
-    "two-convolutions": lambda: conv_net(nn.Tanh(), nn.Conv2d(3, 2, 3, stride=2, padding=1), nn.ReLU(), channels=2,
-                                         size=2),
+    "two-convolutions": lambda: conv_net(nn.Tanh(), nn.Conv2d(3, 2, 3, stride=2, padding=1),
+                                         nn.ReLU(), channels=2, size=2),
     "max-pool": lambda: conv_net(nn.ReLU(), nn.MaxPool2d(2), size=2),
     "max-pool-overlapping-first": lambda: conv_net(nn.MaxPool2d(3, 1), nn.ReLU(), size=2),
     "average-pool": lambda: conv_net(nn.ReLU(), nn.AvgPool2d(2), size=2),
@@ -170,7 +179,8 @@ CONV_NETS = {
     "batch-norm": lambda: conv_net(nn.BatchNorm2d(3), nn.ReLU()),
     "leaky-relu": lambda: conv_net(nn.LeakyReLU(0.1)),
     "softplus": lambda: conv_net(nn.Softplus(beta=2)),
-    "groups-and-dilation": lambda: conv_net(nn.ReLU(), nn.Conv2d(3, 3, 2, groups=3, dilation=2), size=2),
+    "groups-and-dilation": lambda: conv_net(nn.ReLU(), nn.Conv2d(3, 3, 2, groups=3, dilation=2),
+                                            size=2),
 }
 
 
@@ -186,19 +196,22 @@ def test_e_convolutional_nets(name):
 # f. Weights that are perturbed
 
 
-@pytest.mark.parametrize("row", [c for c in CASES if any(a.role == "weight" for a in c.args)], ids=str)
+@pytest.mark.parametrize("row", [c for c in CASES if any(a.role == "weight" for a in c.args)],
+                         ids=str)
 def test_f_an_operator_whose_weight_is_perturbed_refuses_or_holds(row):
     radius = 0.1
     for moving in range(sum(arg.role == "weight" for arg in row.args)):
         p = problem(row)
         name, weight = list(p.module.named_parameters())[moving]
-        points = [weight.data + radius * t for t in (-1, 1, 2 * torch.rand(weight.shape, generator=seeded()) - 1)]
+        points = [weight.data + radius * t
+                  for t in (-1, 1, 2 * torch.rand(weight.shape, generator=seeded()) - 1)]
         sides = boxes(p, "wide")
         values = []
         for point in points:
             weight.data = point
             values += [p.module(*p.inputs(*(side[i] for side in sides))) for i in (0, 1)]
-        setattr(p.module, name, BoundedParameter(points[0] + radius, PerturbationLpNorm(norm=math.inf, eps=radius)))
+        setattr(p.module, name,
+                BoundedParameter(points[0] + radius, PerturbationLpNorm(norm=math.inf, eps=radius)))
         middle = [(low + high) / 2 for low, high in sides]
         balls = tuple(PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high) for low, high in sides)
         for method in METHODS:
@@ -208,7 +221,8 @@ def test_f_an_operator_whose_weight_is_perturbed_refuses_or_holds(row):
                 assert "perturbed" in str(error)
                 continue
             rounding = TOLERANCE * torch.stack(values).abs().max()
-            assert all((lower - rounding <= v).all() and (v <= upper + rounding).all() for v in values), (name, method)
+            assert all((lower - rounding <= v).all() and (v <= upper + rounding).all()
+                       for v in values), (name, method)
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])
@@ -216,13 +230,15 @@ def test_f_a_model_with_perturbed_parameters_is_refused(name):
     model = mlp(4, 3, 2)
     ball = PerturbationLpNorm(norm=math.inf, eps=0.1)
     setattr(model[0], name, BoundedParameter(getattr(model[0], name).data, ball))
-    with pytest.raises((LirpaExplainError, TypeError, ValueError), match="(?i)perturb.*parameter|parameter.*perturb"):
+    with pytest.raises((LirpaExplainError, TypeError, ValueError),
+                       match="(?i)perturb.*parameter|parameter.*perturb"):
         certify(Saliency(model), inputs(3, 4), eps=0.1, abs=False, target=0)
 
 
 def test_f_weights_that_depend_on_another_example_are_refused():
     with pytest.raises(UnsupportedOperation):
-        certify(Saliency(lambda x: nn.functional.linear(x, x[:1])), inputs(3, 4), eps=0.1, abs=False, target=0)
+        certify(Saliency(lambda x: nn.functional.linear(x, x[:1])), inputs(3, 4), eps=0.1,
+                abs=False, target=0)
 
 
 # g. The bounds of a better method are better, and bounds of the gradient itself
@@ -241,7 +257,8 @@ def test_g_crown_is_nowhere_wider_than_intervals(activation):
     gradient = input_gradient(model, (x,), cotangents(model(x), [0, 1, 2, 0]))[0]
     for method in METHODS:
         narrow = certifier.certify(x, eps=1e-7, method=method)
-        assert (narrow.upper - gradient).abs().max() < 1e-4 and (narrow.lower - gradient).abs().max() < 1e-4
+        assert ((narrow.upper - gradient).abs().max() < 1e-4
+                and (narrow.lower - gradient).abs().max() < 1e-4)
 
 
 # h. LeakyReLU, forward
@@ -255,7 +272,8 @@ def test_h_forward_bounds_of_leaky_relu(method, slope):
     for i in (0, 2, 4):
         weight, bias = names[f"{i}.weight"], names[f"{i}.bias"]
         names |= {f"{i}.weight": nn.Parameter(weight.data.T.contiguous()), f"{i}.bias": bias}
-        steps += [Step("matmul", (last, f"w{i}"), f"m{i}"), Step("add", (f"m{i}", f"b{i}"), f"z{i}"),
+        steps += [Step("matmul", (last, f"w{i}"), f"m{i}"),
+                  Step("add", (f"m{i}", f"b{i}"), f"z{i}"),
                   Step("kink", (f"z{i}",), f"a{i}", {"slope": slope})]
         last = f"a{i}"
     tensors = {f"{name[-6 if name.endswith('t') else -4]}{name[0]}": w for name, w in names.items()}
@@ -271,7 +289,8 @@ def test_h_forward_bounds_of_leaky_relu(method, slope):
 # auto_LiRPA's own Jacobians
 
 beside_jacobian_op = pytest.mark.skipif(importlib.util.find_spec("auto_LiRPA.jacobian") is None,
-                                        reason="this auto_LiRPA has no JacobianOP: nothing to compare with")
+                                        reason="this auto_LiRPA has no JacobianOP: nothing to "
+                                        "compare with")
 
 
 class Jacobian(nn.Module):
@@ -289,15 +308,17 @@ class Jacobian(nn.Module):
     def bounds(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """By CROWN."""
         bounded = BoundedModule(self, x.clone(), bound_opts={"conv_mode": "matrix"}, device="cpu")
-        return bounded.compute_jacobian_bounds(BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=eps)),
-                                               optimize=False)
+        return bounded.compute_jacobian_bounds(
+            BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=eps)), optimize=False)
 
 
-# i. Gradients of tanh and sigmoid on boxes at the negative inflection point of their derivative; test_inflections.py
-# sweeps every function of one variable
+# i. Gradients of tanh and sigmoid on boxes at the negative inflection point of their derivative;
+# test_inflections.py sweeps every function of one variable
 
-INFLECTIONS = {nn.Tanh: (math.atanh(1 / math.sqrt(3)), 0.04), nn.Sigmoid: (2 * math.atanh(1 / math.sqrt(3)), 0.01)}
-"""Where the derivative has its inflection point, and how far auto_LiRPA 0.7.1 is off at minus that, at least."""
+INFLECTIONS = {nn.Tanh: (math.atanh(1 / math.sqrt(3)), 0.04),
+               nn.Sigmoid: (2 * math.atanh(1 / math.sqrt(3)), 0.01)}
+"""Where the derivative has its inflection point, and how far auto_LiRPA 0.7.1 is off at minus that,
+at least."""
 
 
 def one_neuron(activation: type[nn.Module]) -> nn.Module:
@@ -334,7 +355,8 @@ def test_i_jacobian_op_is_wrong_there(activation):
 def decimal_net(*layers: tuple[list[list[float]], list[float]]) -> nn.Module:
     model = mlp(*(len(weight[0]) for weight, _ in layers), 1)
     for layer, (weight, bias) in zip(model[::2], layers, strict=True):
-        layer.weight.data, layer.bias.data = (torch.tensor(values, dtype=torch.float64) for values in (weight, bias))
+        layer.weight.data, layer.bias.data = (torch.tensor(values, dtype=torch.float64)
+                                              for values in (weight, bias))
     return model
 
 
@@ -350,9 +372,12 @@ CANCELLING = {
 @pytest.mark.parametrize("eps", [0.0, 1e-12, 0.1])
 @pytest.mark.parametrize("name", CANCELLING)
 def test_numbers_that_cancel(name, eps, method):
-    """The certificate holds at the point, where autograd may have taken either side, and is not refused."""
+    """The certificate holds at the point, where autograd may have taken either side, and is not
+    refused.
+    """
     point, *layers = CANCELLING[name]
-    assert_holds(decimal_net(*layers), torch.tensor([point], dtype=torch.float64), eps, [0], method=method)
+    assert_holds(decimal_net(*layers), torch.tensor([point], dtype=torch.float64), eps, [0],
+                 method=method)
 
 
 # What tests/fuzz.py found in this package
@@ -364,7 +389,8 @@ def test_numbers_that_cancel(name, eps, method):
 def test_numbers_that_are_chosen_have_double_precision(choose):
     """They had single precision, so that bounds in float64 were off by 1e-8."""
     layer = randomised(nn.Linear(3, 3))
-    assert_holds(nn.Sequential(layer, Applied(lambda x: x * choose(x))), inputs(4, 3), 1e-10, [0, 1, 2, 0])
+    assert_holds(nn.Sequential(layer, Applied(lambda x: x * choose(x))), inputs(4, 3), 1e-10,
+                 [0, 1, 2, 0])
 
 
 class Applied(nn.Module):
@@ -380,16 +406,20 @@ class Applied(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("first", [nn.Identity(), nn.Flatten(), nn.Linear(3, 3)], ids=str)
 def test_an_attribution_that_is_the_input_itself(first, method, norm):
-    """In l1 and l2 balls it had no width: at the input of the first layer, or behind an identity."""
+    """In l1 and l2 balls it had no width: at the input of the first layer, or behind an
+    identity.
+    """
     model, x = randomised(nn.Sequential(first, mlp(3, 4, 2))), inputs(2, 3)
     certificate = certify(LayerActivation(model, first), x, eps=0.1, norm=norm, method=method,
                           attribute_to_layer_input=isinstance(first, nn.Linear))
-    for side in (certificate.upper - x, x - certificate.lower):  # each entry alone moves by the radius in all norms
+    # each entry alone moves by the radius in all norms
+    for side in (certificate.upper - x, x - certificate.lower):
         torch.testing.assert_close(side, torch.full_like(x, 0.1), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients")
-@pytest.mark.parametrize("first", [nn.ReLU(), nn.Tanh(), nn.Sequential(nn.Dropout(), nn.ReLU())], ids=str)
+@pytest.mark.parametrize("first", [nn.ReLU(), nn.Tanh(), nn.Sequential(nn.Dropout(), nn.ReLU())],
+                         ids=str)
 def test_lrp_of_a_model_that_begins_with_an_activation(first):
     """The layer behind it multiplies by the activation's result."""
     lrp, x = LRP(nn.Sequential(first, mlp(3, 5, 2)).eval()), inputs(4, 3)
@@ -400,7 +430,9 @@ def test_lrp_of_a_model_that_begins_with_an_activation(first):
 
 @pytest.mark.parametrize("before", [[], [nn.Linear(3, 3)]], ids=str)
 def test_lrp_of_tanh_behind_a_dropout_is_refused(before):
-    """Captum multiplies relevance by the derivative there, once or not at all by the number of dropouts."""
+    """Captum multiplies relevance by the derivative there, once or not at all by the number of
+    dropouts.
+    """
     model = randomised(nn.Sequential(*before, nn.Dropout(), nn.Tanh(), nn.Linear(3, 2)))
     with pytest.raises(UnsupportedAttribution, match="Dropout"):
         certify(LRP(model), inputs(4, 3), eps=0.1, target=1)

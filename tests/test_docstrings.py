@@ -1,6 +1,8 @@
-"""Docstrings say what their functions take, yield and raise; files that do not yet are in a list that only shrinks.
+"""Docstrings say what their functions take, yield and raise; files that do not yet are in a list
+that only shrinks.
 
-What a function returns is often its one line ("The bounds of ..."), so that ruff's rule for that does not fit.
+What a function returns is often its one line ("The bounds of ..."), so that ruff's rule for that
+does not fit.
 """
 
 import ast
@@ -20,13 +22,15 @@ RULES = "DOC102,DOC402,DOC403,DOC501,D417"
 MANY = 4
 """From so many arguments on, a public function says what each of them is."""
 
-NESTED = {"bounding/ball.py", "graph/rules/arithmetic.py", "graph/rules/choices.py", "graph/rules/comparisons.py",
-          "smoothing/keywords.py"}
+NESTED = {"bounding/ball.py", "graph/rules/arithmetic.py", "graph/rules/choices.py",
+          "graph/rules/comparisons.py", "smoothing/keywords.py"}
 """Files that have a conditional expression within another; none may be added."""
 
 
 def public_functions(path):
-    """The functions of a file that have no underscore before their names, nor have their classes."""
+    """The functions of a file that have no underscore before their names, nor have their
+    classes.
+    """
     def within(node):
         for child in node.body:
             if isinstance(child, ast.FunctionDef) and not child.name.startswith("_"):
@@ -40,10 +44,12 @@ def public_functions(path):
 @pytest.fixture(scope="module")
 def incomplete():
     """The files with public functions that break a rule, and where."""
-    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--preview", "--select", RULES, "--output-format",
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--preview", "--select", RULES,
+               "--output-format",
                "json", "--config", 'lint.pydocstyle.convention = "google"', str(PACKAGE)]
     found = {}
-    for entry in json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout):
+    for entry in json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout):
         path, line = Path(entry["filename"]), entry["location"]["row"]
         for function in public_functions(path):
             if function.lineno <= line <= function.body[0].end_lineno:
@@ -60,7 +66,8 @@ def test_the_list_of_incomplete_files_only_shrinks(incomplete):
 
 
 def test_what_is_public_is_complete(incomplete):
-    files = {Path(inspect.getsourcefile(value)).relative_to(PACKAGE).as_posix() for name, value in vars(lx).items()
+    files = {Path(inspect.getsourcefile(value)).relative_to(PACKAGE).as_posix()
+             for name, value in vars(lx).items()
              if not name.startswith("_") and (inspect.isfunction(value) or inspect.isclass(value))}
     assert {name: incomplete[name] for name in files & incomplete.keys()} == {}
 

@@ -1,4 +1,5 @@
-"""Every bound leaves through one exit, which compares it with what was computed: each exit rings when bounds are wrong.
+"""Every bound leaves through one exit, which compares it with what was computed: each exit rings
+when bounds are wrong.
 
 Bounds are shifted off their value in the trace that an exit uses, and in no other.
 """
@@ -45,19 +46,20 @@ EXITS = {
     "certify by IBP": (any_trace, lambda: saliency(method="IBP")),
     "outward": (any_trace, lambda: saliency(rounding="outward")),
     "parameters": (any_trace, lambda: saliency(parameters=lx.ParameterBox(relative=0.01))),
-    "integral": (any_trace, lambda: lx.certify(IntegratedGradients(net()), X, eps=0.01, target=0, n_steps=4,
-                                               integral="exact")),
-    "expectation": (any_trace, lambda: lx.certify(
-        NoiseTunnel(Saliency(net())), X, eps=0.01, norm=2, target=0, nt_samples=200, stdevs=0.3, abs=False,
-        expectation="gaussian-propagated")),
+    "integral": (any_trace, lambda: lx.certify(IntegratedGradients(net()), X, eps=0.01, target=0,
+                                               n_steps=4, integral="exact")),
+    "expectation": (any_trace, lambda: lx.certify(NoiseTunnel(Saliency(net())), X, eps=0.01, norm=2,
+                                                  target=0, nt_samples=200, stdevs=0.3, abs=False,
+                                                  expectation="gaussian-propagated")),
     "spec": (with_multiplier, lambda: product(spec=SPEC)),
     "refine": (with_multiplier, lambda: product().region_sum(torch.ones_like(X), refine="spec")),
     "prediction": (any_trace, lambda: lx.certify_prediction(net(), X, eps=0.01)),
     "boundary distance": (any_trace, lambda: lx.find_boundary(net(), X)),
-    "moving boundary": (any_trace, lambda: lx.certify(lx.BoundarySaliency(net()), X, eps=0.01, boundary="moving")),
+    "moving boundary": (any_trace, lambda: lx.certify(lx.BoundarySaliency(net()), X, eps=0.01,
+                                                      boundary="moving")),
     "boundary gap": (any_trace, lambda: lx.boundary_gap(lx.BoundarySaliency(net()), X)),
-    "baselines": (any_trace, lambda: lx.baseline_sensitivity(IntegratedGradients(net()), X, eps=0.01, target=0,
-                                                             n_steps=4)),
+    "baselines": (any_trace, lambda: lx.baseline_sensitivity(IntegratedGradients(net()), X,
+                                                             eps=0.01, target=0, n_steps=4)),
 }
 
 
@@ -67,7 +69,8 @@ def test_an_exit_rings_when_its_bounds_are_wrong(name, monkeypatch):
     bounds, linear = Engine.__call__, Engine.lower_bound
     monkeypatch.setattr(Engine, "__call__", lambda self, *a, **k: tuple(
         side + 10.0 * chosen(self.module) for side in bounds(self, *a, **k)))
-    monkeypatch.setattr(Engine, "lower_bound", lambda self, *a, **k: linear(self, *a, **k) + 10.0 * chosen(self.module))
+    monkeypatch.setattr(Engine, "lower_bound", lambda self, *a,
+                        **k: linear(self, *a, **k) + 10.0 * chosen(self.module))
     with pytest.raises(lx.SoundnessError):
         call()
 
@@ -79,7 +82,8 @@ def test_no_exit_rings_otherwise(name):
 
 def test_nobody_else_reports_a_contradiction_or_widens_bounds_towards_a_value():
     package = Path(lx.__file__).parent
-    code = {path.relative_to(package).as_posix(): path.read_text() for path in package.rglob("*.py")}
+    code = {path.relative_to(package).as_posix(): path.read_text()
+            for path in package.rglob("*.py")}
     raising = {name for name, text in code.items() if re.search(r"\bSoundnessError\(", text)}
     assert raising == {"errors.py", "certifying/exit.py"}
     assert [name for name, text in code.items() if "_enclose(" in text] == ["certifying/exit.py"]

@@ -1,4 +1,6 @@
-"""expectation="gaussian": expected attributions under noise, against closed forms and quadrature of the density."""
+"""expectation="gaussian": expected attributions under noise, against closed forms and quadrature of
+the density.
+"""
 
 import itertools
 import math
@@ -27,10 +29,12 @@ with torch.random.fork_rng():
     torch.manual_seed(2)
     X = torch.randn(2, 3, dtype=torch.float64)
     PLANE = torch.randn(1, 2, dtype=torch.float64)
-    ONE_LAYER = {name: mlp(3, 7, 3, activation=activation, seed=None) for name, activation in
-                 (("relu", nn.ReLU), ("tanh", nn.Tanh), ("gelu", nn.GELU), ("softplus", nn.Softplus))}
+    ONE_LAYER = {name: mlp(3, 7, 3, activation=activation, seed=None)
+                 for name, activation in (("relu", nn.ReLU), ("tanh", nn.Tanh), ("gelu", nn.GELU),
+                                          ("softplus", nn.Softplus))}
     DEEP = {"relu": mlp(2, 5, 4, 1, seed=None),
-            "silu": layers(nn.Linear(2, 5), nn.SiLU(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 1))}
+            "silu": layers(nn.Linear(2, 5), nn.SiLU(), nn.Linear(5, 4), nn.Sigmoid(),
+                           nn.Linear(4, 1))}
 TARGET = [0, 2]
 
 
@@ -44,7 +48,8 @@ def expected_gradient(model, x, target, sigma, scale=1.0):
     else:
         z = (center[..., None] + deviation[:, None] * STEP).detach().requires_grad_()
         slope, = torch.autograd.grad(activation(z).sum(), z)
-        active = (slope * torch.from_numpy(normal.pdf(STEP.numpy()))).sum(-1) * 0.04  # exact up to exp(-500) if smooth
+        # exact up to exp(-500) if smooth
+        active = (slope * torch.from_numpy(normal.pdf(STEP.numpy()))).sum(-1) * 0.04
     return (active * last.weight[target]) @ first.weight
 
 
@@ -61,7 +66,8 @@ def certify(model, x, seed=0, samples=400, sigma=0.5, eps=0.1, norm=2, inner=Sal
     torch.manual_seed(seed)
     keywords = {**GAUSSIAN, **({"abs": False} if inner is Saliency else {}), **keywords}
     attribution = inner if isinstance(inner, NoiseTunnel) else NoiseTunnel(inner(model))
-    return lx.certify(attribution, x, eps=eps, norm=norm, stdevs=sigma, nt_samples=samples, **keywords)
+    return lx.certify(attribution, x, eps=eps, norm=norm, stdevs=sigma, nt_samples=samples,
+                      **keywords)
 
 
 @pytest.mark.parametrize(("name", "ball", "expectation"), covering(
@@ -84,9 +90,11 @@ def test_expectations_of_deep_nets_on_the_plane(name, kind):
     """The grid misses steps of the gradient by half its spacing, hence the slack."""
     function, keywords = FUNCTIONS[kind]
     points = sample_ball(PLANE, 0.1, 2, 4, torch.Generator().manual_seed(0))
-    values = torch.stack([expectation_on_plane(DEEP[name], point, 0.5, function) for point in points])
+    values = torch.stack([expectation_on_plane(DEEP[name], point, 0.5, function)
+                          for point in points])
     for method, expectation in itertools.product(["IBP", "CROWN"], EXPECTATIONS):
-        certificate = certify(DEEP[name], PLANE, target=0, method=method, expectation=expectation, **keywords)
+        certificate = certify(DEEP[name], PLANE, target=0, method=method, expectation=expectation,
+                              **keywords)
         assert_inside(certificate, values, rounding=GRID, what=(method, expectation))
 
 
@@ -94,10 +102,12 @@ def test_path_gradients():
     """Integrated gradients without the multiplier: a sum of closed forms."""
     model = ONE_LAYER["relu"]
     weights, scales = (f(4) for f in approximation_parameters("gausslegendre"))
-    certificate = certify(model, X, inner=lambda m: IntegratedGradients(m, multiply_by_inputs=False), target=TARGET,
-                          n_steps=4)
+    certificate = certify(
+        model, X, inner=lambda m: IntegratedGradients(m, multiply_by_inputs=False), target=TARGET,
+        n_steps=4)
     for point in sample_ball(X, 0.1, 2, 7, torch.Generator().manual_seed(0)):
-        value = sum(w * expected_gradient(model, point, TARGET, 0.5, s) for w, s in zip(weights, scales, strict=True))
+        value = sum(w * expected_gradient(model, point, TARGET, 0.5, s)
+                    for w, s in zip(weights, scales, strict=True))
         assert_inside(certificate, value.detach())
 
 
@@ -127,7 +137,8 @@ def test_intervals_cover_as_often_as_they_say(probability):
     missed = ((low > probability) | (high < probability)).double().mean()
     assert missed <= error
     assert ((low <= mean) & (mean <= high)).all()
-    assert (high - low <= 2 * math.sqrt(math.log(4 / error) / (2 * count))).all()  # the simplest of Hoeffding's bounds
+    # the simplest of Hoeffding's bounds
+    assert (high - low <= 2 * math.sqrt(math.log(4 / error) / (2 * count))).all()
 
 
 def test_intervals_use_the_variance():
@@ -140,7 +151,9 @@ def test_intervals_use_the_variance():
 
 
 def test_a_step_is_the_worst_case_of_smoothing():
-    """For relu(x) the gradient is a step, whose expectation Phi(x / sigma) moves as far as any can."""
+    """For relu(x) the gradient is a step, whose expectation Phi(x / sigma) moves as far as any
+    can.
+    """
     x, r, sigma = (torch.tensor(v, dtype=torch.float64) for v in (0.3, 0.2, 0.5))
     step = torch.special.ndtr(x / sigma)
     torch.testing.assert_close(shifted(step, -r / sigma), torch.special.ndtr((x - r) / sigma))
@@ -153,9 +166,11 @@ def test_a_step_is_the_worst_case_of_smoothing():
 def test_coverage_over_seeds(expectation):
     """All entries of an example at once, at the point of the ball where each is extreme."""
     model = ONE_LAYER["relu"]
-    certifier = lx.Certifier(NoiseTunnel(Saliency(model)), target=TARGET, abs=False, stdevs=0.5, nt_samples=30)
+    certifier = lx.Certifier(NoiseTunnel(Saliency(model)), target=TARGET, abs=False, stdevs=0.5,
+                             nt_samples=30)
     points = sample_ball(X, 0.1, 2, 20, torch.Generator().manual_seed(0))
-    values = torch.stack([expected_gradient(model, point, TARGET, 0.5) for point in points]).detach()
+    values = torch.stack([expected_gradient(model, point, TARGET, 0.5)
+                          for point in points]).detach()
     held = torch.zeros(2)
     for seed in range(25):
         torch.manual_seed(seed)
@@ -178,7 +193,8 @@ def test_wider_with_the_radius_and_the_confidence_and_narrower_with_samples():
 
 def test_propagation_narrows_small_balls():
     keywords = {"target": TARGET, "eps": 0.05, "samples": 1500}
-    analytic, propagated = (certify(ONE_LAYER["tanh"], X, expectation=e, **keywords).width for e in EXPECTATIONS)
+    analytic, propagated = (certify(ONE_LAYER["tanh"], X, expectation=e, **keywords).width
+                            for e in EXPECTATIONS)
     assert (propagated < 0.7 * analytic).all()
 
 
@@ -188,11 +204,13 @@ def test_propagation_narrows_small_balls():
 def test_certificate_says_what_it_is(tmp_path):
     certificate = certify(ONE_LAYER["relu"], X, target=TARGET, confidence=0.99, spec=torch.eye(3))
     torch.manual_seed(0)
-    nominal = NoiseTunnel(Saliency(ONE_LAYER["relu"])).attribute(X, target=TARGET, abs=False, stdevs=0.5,
-                                                                 nt_samples=400)
+    nominal = NoiseTunnel(Saliency(ONE_LAYER["relu"])).attribute(X, target=TARGET, abs=False,
+                                                                 stdevs=0.5, nt_samples=400)
     assert torch.equal(certificate.nominal, nominal)
-    assert (certificate.expectation, certificate.confidence, certificate.samples) == ("gaussian", 0.99, 400)
-    assert "gaussian" in repr(certificate) and "0.99" in repr(certificate) and "400 samples" in repr(certificate)
+    assert (certificate.expectation, certificate.confidence, certificate.samples) == ("gaussian",
+                                                                                      0.99, 400)
+    assert ("gaussian" in repr(certificate) and "0.99" in repr(certificate)
+            and "400 samples" in repr(certificate))
     torch.testing.assert_close(certificate.spec_lower, certificate.lower)
     assert (certificate.top_k(1, refine="spec") >= certificate.top_k(1)).all()
     certificate.save(tmp_path / "certificate.npz")
@@ -203,13 +221,17 @@ def test_certificate_says_what_it_is(tmp_path):
 
 
 def test_several_inputs_of_different_noise():
-    """The second input's neurons are a one-layer net by themselves; the first moves nothing of theirs."""
+    """The second input's neurons are a one-layer net by themselves; the first moves nothing of
+    theirs.
+    """
     torch.manual_seed(4)
     model = TwoVectors().double()
     factor, y = torch.randn(2, 1, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
     alone = [model.second, nn.ReLU(), model.last]
-    for sigma, eps in (((0.3, 0.5), (0.1, 0.2)), ((0.0, 0.5), (None, 0.2)), ((0.3, 0.5), (None, 0.2))):
-        certificate = certify(model, (X, y), sigma=sigma, eps=eps, target=TARGET, additional_forward_args=factor)
+    for sigma, eps in (((0.3, 0.5), (0.1, 0.2)), ((0.0, 0.5), (None, 0.2)),
+                       ((0.3, 0.5), (None, 0.2))):
+        certificate = certify(model, (X, y), sigma=sigma, eps=eps, target=TARGET,
+                              additional_forward_args=factor)
         for point in sample_ball(y, 0.2, 2, 7, torch.Generator().manual_seed(0)):
             value = expected_gradient(alone, point, TARGET, 0.5)
             assert (certificate.lower[1] <= value).all() and (value <= certificate.upper[1]).all()
@@ -218,7 +240,9 @@ def test_several_inputs_of_different_noise():
 
 
 def test_a_batch_gives_what_its_rows_give():
-    """The noise of a batch is drawn for all of its rows, so the drawn samples differ: the certified range does not."""
+    """The noise of a batch is drawn for all of its rows, so the drawn samples differ: the certified
+    range does not.
+    """
     model = ONE_LAYER["tanh"]
     both = certify(model, X, target=TARGET, samples=1)
     rows = [certify(model, X[i:i + 1], target=TARGET[i], samples=1) for i in range(2)]
@@ -227,10 +251,12 @@ def test_a_batch_gives_what_its_rows_give():
 
 
 @pytest.mark.parametrize(("activation", "dtype", "sigma"), covering(
-    [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Softsign, nn.Hardswish, nn.Hardtanh,
-     nn.LogSigmoid, nn.Tanhshrink], [torch.float32, torch.float64], [0.5, 30.0]))
+    [nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Softsign, nn.Hardswish,
+     nn.Hardtanh, nn.LogSigmoid, nn.Tanhshrink], [torch.float32, torch.float64], [0.5, 30.0]))
 def test_ranges_over_all_inputs(activation, dtype, sigma):
-    """Noise as large as this reaches every part of the activation; samples beyond the range would be an error."""
+    """Noise as large as this reaches every part of the activation; samples beyond the range would
+    be an error.
+    """
     model = mlp(3, 6, 5, 3, activation=activation, seed=1).to(dtype)
     certificate = certify(model, X.to(dtype), sigma=sigma, target=TARGET, samples=100)
     assert certificate.lower.dtype == dtype and torch.isfinite(certificate.width).all()
@@ -238,7 +264,8 @@ def test_ranges_over_all_inputs(activation, dtype, sigma):
 
 def test_a_changed_model_is_traced_anew():
     model = mlp(3, 6, 3, activation=nn.Tanh, seed=None)
-    certifier = lx.Certifier(NoiseTunnel(Saliency(model)), target=TARGET, abs=False, stdevs=0.5, nt_samples=100)
+    certifier = lx.Certifier(NoiseTunnel(Saliency(model)), target=TARGET, abs=False, stdevs=0.5,
+                             nt_samples=100)
     before = certifier.certify(X, eps=0.1, norm=2, **GAUSSIAN)
     model[1] = nn.ReLU()
     after = certifier.certify(X, eps=0.1, norm=2, **GAUSSIAN)
@@ -248,11 +275,14 @@ def test_a_changed_model_is_traced_anew():
 
 UNDEFINED = {
     "no noise": (Saliency, {}, "only a NoiseTunnel has one"),
-    "variance": (lambda m: NoiseTunnel(Saliency(m)), {"nt_type": "vargrad"}, "a variance is no mean"),
+    "variance": (lambda m: NoiseTunnel(Saliency(m)), {"nt_type": "vargrad"},
+                 "a variance is no mean"),
     "multiplied": (lambda m: NoiseTunnel(InputXGradient(m)), {}, "multiplied by the noisy input"),
-    "multiplied path": (lambda m: NoiseTunnel(IntegratedGradients(m)), {}, "multiplied by the noisy input"),
+    "multiplied path": (lambda m: NoiseTunnel(IntegratedGradients(m)), {}, "multiplied by the "
+                        "noisy input"),
     "drawn baselines": (lambda m: NoiseTunnel(IntegratedGradients(m, False)),
-                        {"draw_baseline_from_distrib": True, "baselines": X}, "draws more than Gaussian noise"),
+                        {"draw_baseline_from_distrib": True, "baselines": X}, "draws more than "
+                        "Gaussian noise"),
 }
 
 
@@ -287,7 +317,8 @@ def test_unbounded_gradients_are_refused(function, dtype):
     ({"confidence": True}, "confidence must be a number between 0 and 1"),
     ({"confidence": "high"}, "confidence must be a number between 0 and 1"),
     ({"differentiable": True}, "expectation goes neither with"),
-    ({"integral": "exact", "inner": lambda m: IntegratedGradients(m, False)}, "expectation goes neither with"),
+    ({"integral": "exact", "inner": lambda m: IntegratedGradients(m, False)}, "expectation goes "
+     "neither with"),
 ])
 def test_bad_arguments_are_refused(keywords, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,6 @@
-"""Functions to explain in place of a class's output: their values and gradients, and certificates of these."""
+"""Functions to explain in place of a class's output: their values and gradients, and certificates
+of these.
+"""
 
 import pytest
 import torch
@@ -8,12 +10,13 @@ from torch import nn
 import lirpa_explain as lx
 from tests.test_captum import check
 
-pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor . did not already require "
+                                        "gradients:UserWarning")
 
 with torch.random.fork_rng():
     torch.manual_seed(2)
-    MODEL = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 2), nn.Tanh(), nn.Flatten(),
-                          nn.Linear(27, 3)).double().eval()
+    MODEL = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 2), nn.Tanh(),
+                          nn.Flatten(), nn.Linear(27, 3)).double().eval()
     ENCODER = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)).double().eval()
     IMAGES = torch.rand(2, 1, 6, 6, dtype=torch.float64)
     X = torch.randn(3, 3, dtype=torch.float64)
@@ -21,7 +24,9 @@ with torch.random.fork_rng():
 
 
 def tail_gradient(image, target):
-    """The gradient with respect to the channels after the first convolution, and the input's gradient of each."""
+    """The gradient with respect to the channels after the first convolution, and the input's
+    gradient of each.
+    """
     image = image.clone().requires_grad_()
     hidden = MODEL[0](image)
     above, = torch.autograd.grad(MODEL[1:](hidden)[:, target].sum(), hidden, retain_graph=True)
@@ -57,8 +62,9 @@ def test_gradient_through_a_part_of_a_layer(name):
 
 
 def test_parts_add_up():
-    whole, *parts = [lx.certify(Saliency(model), IMAGES, eps=0.0, target=1, abs=False).nominal for model in (
-        MODEL, lx.channels(MODEL, MODEL[0], [0, 2]), lx.channels(MODEL, MODEL[0], [1, 3]))]
+    whole, *parts = [lx.certify(Saliency(model), IMAGES, eps=0.0, target=1, abs=False).nominal
+                     for model in (MODEL, lx.channels(MODEL, MODEL[0], [0, 2]),
+                                   lx.channels(MODEL, MODEL[0], [1, 3]))]
     torch.testing.assert_close(whole, sum(parts))
 
 

@@ -237,7 +237,8 @@ def test_nothing_is_left_of_an_activation_that_is_removed():
 
 def test_what_a_row_lacks_is_told(monkeypatch):
     row = ACTIVATIONS["tanh"]
-    lacking = dataclasses.replace(row, aten=(), layers=(), without={"build": "no reason", "colour": ""})
+    lacking = dataclasses.replace(row, aten=(), layers=(),
+                                  without={"build": "no reason", "colour": ""})
     monkeypatch.setitem(ACTIVATIONS, "tanh", lacking)
     assert ACTIVATIONS.lint() == [f"activation 'tanh' {wrong}" for wrong in (
         "has no 'aten' and does not say why", "has no 'secant' and does not say why",

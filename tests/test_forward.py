@@ -1,4 +1,6 @@
-"""Affine forms carried forward: what they say of each layer holds, and what is bounded with them too."""
+"""Affine forms carried forward: what they say of each layer holds, and what is bounded with them
+too.
+"""
 
 import math
 
@@ -45,15 +47,16 @@ class Dense(nn.Module):
 NETS = {
     "residual": Residual,
     "dense": Dense,
-    "pools": lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2),
-                                   nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 5), nn.Softplus(),
-                                   nn.Linear(5, 2)),
+    "pools": lambda: nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2),
+        nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 2)),
 }
 
 
 def problem(name: str) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    return NETS[name]().double().eval(), torch.rand(2, 1, 6, 6, dtype=torch.float64, requires_grad=True)
+    return NETS[name]().double().eval(), torch.rand(2, 1, 6, 6, dtype=torch.float64,
+                                                    requires_grad=True)
 
 
 @pytest.mark.parametrize("fresh", [0, 3, 512])
@@ -68,7 +71,8 @@ def test_values_lie_within_forms(name, fresh, monkeypatch):
     low, high = x - 0.1, x + 0.1
     cotangent = torch.ones(1, 2, dtype=x.dtype)
     boxes = {}
-    with torch.no_grad(), network.at((x, cotangent), (PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high), None)):
+    with torch.no_grad(), network.at((x, cotangent),
+                                     (PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high), None)):
         forms = Forms(network.nodes)
         for node, _ in network.read_nodes(True):
             network.settle(node, network.interval(node))
@@ -96,7 +100,8 @@ def test_bounds_with_a_first_pass(name, method, monkeypatch):
     plain = lx.certify(saliency, x, **keywords)
     passes = []
     made = forward.Forms.box
-    monkeypatch.setattr(forward.Forms, "box", lambda self, node: passes.append(node) or made(self, node))
+    monkeypatch.setattr(forward.Forms, "box", lambda self,
+                        node: passes.append(node) or made(self, node))
     monkeypatch.setattr(forward, "LARGE", 0)
     monkeypatch.setattr(schedule, "FEW_OPEN", 0.0)
     certificate = lx.certify(saliency, x, **keywords, batch_size=1)
@@ -120,7 +125,8 @@ def test_what_does_not_move_may_stand_beside_what_does(size, monkeypatch):
             return self.last(torch.relu(self.first(torch.cat([x, beside], 1))))
 
     saliency, x = Saliency(Beside().double()), torch.rand(1, size, dtype=torch.float64)
-    keywords = {"target": 0, "abs": False, "additional_forward_args": torch.randn(1, 3, dtype=torch.float64)}
+    keywords = {"target": 0, "abs": False,
+                "additional_forward_args": torch.randn(1, 3, dtype=torch.float64)}
     certificate = lx.certify(saliency, x, eps=0.3, **keywords)
     assert_sound(certificate, saliency, ball(x, 0.3, count=40), **keywords)
 
@@ -130,7 +136,8 @@ def test_paths_have_forms_too(monkeypatch):
     monkeypatch.setattr(schedule, "FEW_OPEN", 0.0)
     model, x = problem("pools")
     gradients = IntegratedGradients(model)
-    certificate = lx.certify(gradients, x, eps=0.05, target=1, n_steps=3, method="CROWN", batch_size=1)
+    certificate = lx.certify(gradients, x, eps=0.05, target=1, n_steps=3, method="CROWN",
+                             batch_size=1)
     assert_sound(certificate, gradients, ball(x, 0.05, count=20), target=1, n_steps=3)
 
 

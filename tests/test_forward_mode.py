@@ -1,4 +1,6 @@
-"""auto_LiRPA's forward modes: linear bounds of every operator carried forward hold, as those carried back do."""
+"""auto_LiRPA's forward modes: linear bounds of every operator carried forward hold, as those
+carried back do.
+"""
 
 import math
 
@@ -16,7 +18,8 @@ METHODS = ("forward", "forward+backward", "dynamic-forward", "dynamic-forward+ba
 KINDS = ("wide", "narrow", "point")
 
 UNMOVED = {"lookup"}
-"""Cases in which a value is computed from inputs that do not move; auto_LiRPA 0.3 refuses that in dynamic mode."""
+"""Cases in which a value is computed from inputs that do not move; auto_LiRPA 0.3 refuses that in
+dynamic mode."""
 
 
 def bounds(module, p, sides, method: str) -> tuple[Tensor, Tensor]:
@@ -24,7 +27,8 @@ def bounds(module, p, sides, method: str) -> tuple[Tensor, Tensor]:
     module.bound_opts["dynamic_forward"] = module.dynamic = method.startswith("dynamic-")
     moved = [BoundedTensor((low + high) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
              for low, high in sides]
-    torch.set_default_dtype(torch.float64)  # auto_LiRPA's own identity matrix is of the default type
+    # auto_LiRPA's own identity matrix is of the default type
+    torch.set_default_dtype(torch.float64)
     try:
         return module.compute_bounds(x=p.inputs(*moved), method=method.removeprefix("dynamic-"))
     finally:
@@ -32,13 +36,15 @@ def bounds(module, p, sides, method: str) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:Creating a LinearBound")
-@pytest.mark.parametrize(
-    "row", [pytest.param(row, marks=pytest.mark.slow) if is_rare(row) else row for row in CASES], ids=str)
+@pytest.mark.parametrize("row", [pytest.param(row, marks=pytest.mark.slow) if is_rare(row) else row
+                                 for row in CASES], ids=str)
 def test_no_point_is_outside(row):
     p = problem(row, meet=True, backwards=True)
     sides = boxes(p, *KINDS)
-    sampled = values_at(p, [sample_box(low, high, 40, torch.Generator().manual_seed(2)) for low, high in sides])
-    rounding = FEW_ROUNDINGS * scale(sampled, *(end.flatten(1) for side in sides for end in side))[:, None]
+    sampled = values_at(p, [sample_box(low, high, 40, torch.Generator().manual_seed(2))
+                            for low, high in sides])
+    rounding = FEW_ROUNDINGS * scale(sampled,
+                                     *(end.flatten(1) for side in sides for end in side))[:, None]
     module = BoundedModule(p.module, example(p), bound_opts={"conv_mode": "matrix"}, device="cpu")
     dynamic = not (auto_LiRPA.__version__ == "0.3" and row.operator in UNMOVED)
     for method in METHODS if dynamic else METHODS[:2]:
@@ -48,7 +54,8 @@ def test_no_point_is_outside(row):
         assert (upper - lower <= 10 * rounding)[-BATCH:].all(), method  # of a point
 
 
-@pytest.mark.parametrize("name", ["kink_gradient-0.1", "tanh_gradient", "max_pool_gradient-overlap", "convolution-2d"])
+@pytest.mark.parametrize("name", ["kink_gradient-0.1", "tanh_gradient", "max_pool_gradient-overlap",
+                                  "convolution-2d"])
 def test_variables_may_be_taken_some_at_a_time(name):
     p = problem(next(c for c in CASES if str(c) == name), meet=True, backwards=True)
     sides = boxes(p, *KINDS)
@@ -66,5 +73,6 @@ def test_round_balls(norm):
     sampled = values_at(p, [sample_ball(center, 0.7, norm, 200, torch.Generator().manual_seed(0))])
     module = BoundedModule(p.module, example(p), bound_opts={"conv_mode": "matrix"}, device="cpu")
     ball = BoundedTensor(center, PerturbationLpNorm(norm=norm, eps=0.7))
-    lower, upper = module.compute_bounds(x=p.inputs(ball), method="forward", C=torch.eye(6).double().expand(3, 6, 6))
+    lower, upper = module.compute_bounds(x=p.inputs(ball), method="forward",
+                                         C=torch.eye(6).double().expand(3, 6, 6))
     assert (lower <= sampled + 1e-9).all() and (sampled <= upper + 1e-9).all()

@@ -22,21 +22,25 @@ def test_certificates_of_random_architectures(seed):
 
 
 def test_every_attribution_comes_around():
-    assert len(fuzz_problems.KINDS) <= 2 * COUNT and set(fuzz_problems.KINDS) == set(lx.ATTRIBUTIONS)
+    assert (len(fuzz_problems.KINDS) <= 2 * COUNT
+            and set(fuzz_problems.KINDS) == set(lx.ATTRIBUTIONS))
     inner = {type(getattr(a, "attribution_method", a)) for a in (
-        fuzz.draw_problem(seed, which).attribution for seed in range(FIRST, FIRST + COUNT) for which in (0, 1))}
+        fuzz.draw_problem(seed, which).attribution for seed in range(FIRST, FIRST + COUNT)
+        for which in (0, 1))}
     assert inner >= set(lx.ATTRIBUTIONS) - {NoiseTunnel}
 
 
 def test_a_seed_is_one_problem():
     first, again = fuzz.draw_problem(7, 0), fuzz.draw_problem(7, 0)
     assert str(first) == str(again)
-    for a, b in zip(first.architecture.model.parameters(), again.architecture.model.parameters(), strict=True):
+    for a, b in zip(first.architecture.model.parameters(), again.architecture.model.parameters(),
+                    strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(("change", "outcome"), [
-    (lambda c: c.upper.sub_(c.width), "outside"), (lambda c: c.nominal.add_(1), "differs")], ids=["upper", "nominal"])
+    (lambda c: c.upper.sub_(c.width), "outside"), (lambda c: c.nominal.add_(1), "differs")],
+                         ids=["upper", "nominal"])
 def test_a_wrong_certificate_is_found(monkeypatch, change, outcome):
     """Bounds that are too low above, and a nominal value that is not Captum's."""
     right = lx.certify
@@ -55,9 +59,11 @@ def test_a_wrong_certificate_is_found(monkeypatch, change, outcome):
 
 def test_tables_and_rules():
     """Counts by outcome, and the rules that no architecture reached."""
-    results = [fuzz.Result(0, 0, "Saliency", "IBP", "certified", rules={str(target) for target in RULES}),
+    results = [fuzz.Result(0, 0, "Saliency", "IBP", "certified",
+                           rules={str(target) for target in RULES}),
                fuzz.Result(0, 1, "LRP", "CROWN", "crash", "text")]
     text = fuzz.report(results, 60.0)
     assert text.startswith("1 architectures, 2 certificates, 1 minutes") and "never: none" in text
     row = next(line for line in text.splitlines() if line.startswith("| LRP"))
-    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["LRP", "", "", "", "", "1", "", "", ""]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["LRP", "", "", "", "", "1", "", "",
+                                                               ""]

@@ -1,7 +1,8 @@
-"""Lines and ranges of every function of one variable around the inflection points of it and of its derivative.
+"""Lines and ranges of every function of one variable around the inflection points of it and of its
+derivative.
 
-auto_LiRPA 0.7.1 takes wrong lines there. The points are found from the function that torch computes, not from what is
-declared about it, and every interval is compared with a dense grid.
+auto_LiRPA 0.7.1 takes wrong lines there. The points are found from the function that torch
+computes, not from what is declared about it, and every interval is compared with a dense grid.
 """
 
 import math
@@ -23,14 +24,17 @@ STEP = 2.0**-9
 REACH = 8.0
 RADII = torch.tensor([1e-9, 1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3], dtype=torch.float64)
 SHIFTS = torch.linspace(-1.25, 1.25, 11, dtype=torch.float64)
-"""Of the middle of an interval from the point, in radii: from ending before it to beginning behind it."""
+"""Of the middle of an interval from the point, in radii: from ending before it to beginning behind
+it."""
 GRID = torch.linspace(-1, 1, 41, dtype=torch.float64)[:, None]
 
 Scalar = Callable[[Tensor], Tensor]
 
 
 def bends(function: Scalar, low: float = -REACH, high: float = REACH) -> Tensor:
-    """Where second differences of a function change sign: its inflection points, kinks and jumps."""
+    """Where second differences of a function change sign: its inflection points, kinks and
+    jumps.
+    """
 
     def second(t: Tensor) -> Tensor:
         y = function(t + torch.tensor([[-STEP], [0.0], [STEP]], dtype=torch.float64))
@@ -51,16 +55,22 @@ def bends(function: Scalar, low: float = -REACH, high: float = REACH) -> Tensor:
 
 
 def intervals(points: Tensor, low: float = -math.inf) -> tuple[Tensor, Tensor, Tensor]:
-    """(lower ends, upper ends, grids (P, N)) of intervals of all radii around all points, right of `low`."""
-    radius, shift, point = (x.flatten() for x in torch.meshgrid(RADII, SHIFTS, points, indexing="ij"))
+    """(lower ends, upper ends, grids (P, N)) of intervals of all radii around all points, right of
+    `low`.
+    """
+    radius, shift, point = (x.flatten()
+                            for x in torch.meshgrid(RADII, SHIFTS, points, indexing="ij"))
     middle = point + shift * radius
     keep = middle - radius > low
     lo, hi = (middle - radius)[keep], (middle + radius)[keep]
     return lo, hi, (middle[keep] + GRID * radius[keep]).clamp(lo, hi)
 
 
-def assert_bounded(t: Tensor, y: Tensor, box: tuple[Tensor, Tensor], sides: tuple, rounding: Tensor | float) -> None:
-    """The numbers y at points t (P, N) lie in the ranges (N) and between the lines, (N) or (K, N)."""
+def assert_bounded(t: Tensor, y: Tensor, box: tuple[Tensor, Tensor], sides: tuple,
+                   rounding: Tensor | float) -> None:
+    """The numbers y at points t (P, N) lie in the ranges (N) and between the lines, (N) or (K,
+    N).
+    """
     size = 1 + y.abs()
     assert (box[0] - rounding * size <= y).all() and (y <= box[1] + rounding * size).all()
     for sign, (k, b) in zip((-1, 1), sides, strict=True):
@@ -77,9 +87,10 @@ SETTINGS |= {f"{name}_gradient": rows for name, rows in SETTINGS.items()}
 SETTINGS |= {"select": SETTINGS["window"], "stabilized_gradient": [{"eps": 1e-3}, {"eps": 0.1}],
              "probability": [{}], "inverse_root": [{"epsilon": 1e-3}, {"epsilon": 0.1}]}
 for _case in cases.CASES:  # others that are bounded as functions of one variable
-    if isinstance(OPERATORS[_case.operator].traits, Curve) and _case.operator not in cases.ACTIVATIONS \
-            and _case.operator.removesuffix("_gradient") not in cases.ACTIVATIONS \
-            and _case.settings not in SETTINGS.get(_case.operator, []):
+    if (isinstance(OPERATORS[_case.operator].traits, Curve)
+            and _case.operator not in cases.ACTIVATIONS
+            and _case.operator.removesuffix("_gradient") not in cases.ACTIVATIONS
+            and _case.settings not in SETTINGS.get(_case.operator, [])):
         SETTINGS.setdefault(_case.operator, []).append(_case.settings)
 ROWS = [(name, settings) for name, rows in SETTINGS.items() for settings in rows]
 
@@ -92,19 +103,23 @@ def truth(name: str, settings: dict) -> Scalar:
 
 
 def test_every_function_of_one_variable_is_swept():
-    assert {name for name, row in OPERATORS.items() if isinstance(row.traits, Curve)} == set(SETTINGS)
+    assert {name for name, row in OPERATORS.items() if isinstance(row.traits, Curve)} == set(
+        SETTINGS)
 
 
-@pytest.mark.parametrize(("name", "settings"), ROWS, ids=[f"{name}-{cases.label_of(s)}" for name, s in ROWS])
+@pytest.mark.parametrize(("name", "settings"), ROWS,
+                         ids=[f"{name}-{cases.label_of(s)}" for name, s in ROWS])
 def test_lines_and_ranges_around_inflections(name, settings):
     """Those of the function, of its derivative, and of the derivative of that."""
     function, curve = truth(name, settings), OPERATORS[name].traits
-    low = 2 * STEP if (name.removesuffix("_gradient"), cases.label_of(settings)) in cases.POSITIVE else -REACH
+    low = (2 * STEP if (name.removesuffix("_gradient"), cases.label_of(settings)) in cases.POSITIVE
+           else -REACH)
 
     def slope(t: Tensor) -> Tensor:
         return vjp(lambda z: function(z) + 0 * z, torch.ones_like(t), t)
 
-    points = torch.cat([bends(function, low), bends(slope, low)]) if name in FORWARD else bends(function, low)
+    points = torch.cat([bends(function, low),
+                        bends(slope, low)]) if name in FORWARD else bends(function, low)
     if not len(points):
         points = torch.tensor([0.5, 2.0], dtype=torch.float64)  # straight, or bent one way only
     lo, hi, t = intervals(points, 0.0 if low > 0 else -math.inf)
@@ -112,7 +127,8 @@ def test_lines_and_ranges_around_inflections(name, settings):
     assert defined.any()
     lo, hi, t = lo[defined], hi[defined], t[:, defined]
     box, y = curve.range(lo, hi, **settings), function(t)
-    steep = 1e-15 * (t * slope(t)).abs().nan_to_num(0, 0, 0) / (1 + y.abs())  # what rounding the argument does
+    # what rounding the argument does
+    steep = 1e-15 * (t * slope(t)).abs().nan_to_num(0, 0, 0) / (1 + y.abs())
     for sides in (curve.lines, curve.family):
         assert_bounded(t, y, box, sides(lo, hi, **settings), 1e-12 + steep)
 
@@ -125,7 +141,9 @@ REFERENCES = torch.tensor([-3.0, -1.5, -0.66, 0.0, 0.3, 1.32], dtype=torch.float
 @pytest.mark.parametrize(("name", "settings"), [row[:2] for row in cases.SECANTS],
                          ids=[f"{row[0]}-{cases.label_of(row[1])}" for row in cases.SECANTS])
 def test_secant_lines_and_ranges_around_inflections(name, settings):
-    """Inflection points of the slope from each reference, the reference itself, and those of the derivative."""
+    """Inflection points of the slope from each reference, the reference itself, and those of the
+    derivative.
+    """
     derivative = truth(f"{name}_gradient", settings)
 
     def slope(z: Tensor, z0: Tensor) -> Tensor:
@@ -135,7 +153,8 @@ def test_secant_lines_and_ranges_around_inflections(name, settings):
 
     problems = []
     for z0 in REFERENCES:
-        away = [bends(lambda z, z0=z0: slope(z, z0), *side) for side in ((-REACH, z0 - 0.5), (z0 + 0.5, REACH))]
+        away = [bends(lambda z, z0=z0: slope(z, z0), *side)
+                for side in ((-REACH, z0 - 0.5), (z0 + 0.5, REACH))]
         ends = intervals(torch.cat([*away, z0[None], bends(derivative)]))
         problems.append((*ends, z0.expand_as(ends[0])))
     lo, hi, t, z0 = (torch.cat(parts, -1) for parts in zip(*problems, strict=True))

@@ -1,4 +1,6 @@
-"""ONNX and VNN-LIB files say what Captum computes, and what the property is; what verifiers return is looked at."""
+"""ONNX and VNN-LIB files say what Captum computes, and what the property is; what verifiers return
+is looked at.
+"""
 
 import builtins
 import re
@@ -16,7 +18,8 @@ import lirpa_explain as lx
 
 torch.manual_seed(0)
 MLP = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-CNN = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3))
+CNN = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                    nn.Linear(8, 3))
 SMOOTH = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 3), nn.Softmax(1))
 for _net in (MLP, CNN, SMOOTH):
     _net.eval()
@@ -46,12 +49,14 @@ def test_exported_attributions_are_captums_in_onnxruntime(name, tmp_path):
 def held(name: str, a: torch.Tensor, nominal: torch.Tensor) -> bool:
     """Whether a property holds, said in another way."""
     order = a.argsort(descending=True).tolist()
-    return {"sign": bool((a[[0, 2]].sign() == nominal[[0, 2]].sign()).all()), "above": bool(a[1] > a[3]),
+    return {"sign": bool((a[[0, 2]].sign() == nominal[[0, 2]].sign()).all()),
+            "above": bool(a[1] > a[3]),
             "top_k": order.index(2) < 2, "out_of_top_k": order.index(0) >= 2,
             "near": float((a - nominal).abs().sum()) < 0.5}[name]
 
 
-SETTINGS = {"sign": ([0, 2],), "above": (1, 3), "top_k": (2, 2), "out_of_top_k": (0, 2), "near": (0.5,)}
+SETTINGS = {"sign": ([0, 2],), "above": (1, 3), "top_k": (2, 2), "out_of_top_k": (0, 2),
+            "near": (0.5,)}
 
 
 @pytest.mark.parametrize("name", lx.PROPERTIES)
@@ -70,8 +75,8 @@ def test_margins_are_above_0_exactly_where_a_property_holds(name):
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_a_query_is_the_box_and_the_property(version, tmp_path):
     keep = lx.PROPERTIES["sign"]()
-    files = lx.export(Saliency(MLP), X, tmp_path / "a.onnx", property=keep, eps=0.03, clip=(0, 1), version=version,
-                      target=0, abs=False)
+    files = lx.export(Saliency(MLP), X, tmp_path / "a.onnx", property=keep, eps=0.03, clip=(0, 1),
+                      version=version, target=0, abs=False)
     text = files.vnnlib.read_text()
     low, high = (X - 0.03).clamp(0, 1).flatten(), (X + 0.03).clamp(0, 1).flatten()
     if version == "2.0":
@@ -79,7 +84,8 @@ def test_a_query_is_the_box_and_the_property(version, tmp_path):
         box = torch.tensor(case.input_box)
         assert len(case.output_constraints) == 4
     else:
-        ends = {(side, int(i)): float(v) for side, i, v in re.findall(r"\(([<>])= X_(\d+) ([^\s)]+)", text)}
+        ends = {(side, int(i)): float(v)
+                for side, i, v in re.findall(r"\(([<>])= X_(\d+) ([^\s)]+)", text)}
         box = torch.tensor([[ends[">", i], ends["<", i]] for i in range(4)])
         assert re.findall(r"\(and \(<= Y_(\d) 0.0\)\)", text) == list("0123")
     assert torch.equal(box[:, 0], low) and torch.equal(box[:, 1], high)
@@ -96,7 +102,8 @@ def test_replayed_counterexamples_are_captums():
 
 
 def asked(path, name, *settings, **keywords):
-    return lx.export(Saliency(MLP), X, path, property=lx.PROPERTIES[name](*settings), eps=0.1, target=0, **keywords)
+    return lx.export(Saliency(MLP), X, path, property=lx.PROPERTIES[name](*settings), eps=0.1,
+                     target=0, **keywords)
 
 
 @pytest.mark.parametrize(("call", "words"), [

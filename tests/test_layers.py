@@ -1,4 +1,6 @@
-"""Layers in small nets: captured with autograd's value, and certified with bounds that no sampled gradient leaves."""
+"""Layers in small nets: captured with autograd's value, and certified with bounds that no sampled
+gradient leaves.
+"""
 
 import math
 
@@ -18,7 +20,9 @@ METHODS = "IBP", "CROWN-IBP", "CROWN"
 
 
 class Net(nn.Module):
-    """A linear map of the input, which brings its entries together, the layer, and a nonlinear head."""
+    """A linear map of the input, which brings its entries together, the layer, and a nonlinear
+    head.
+    """
 
     def __init__(self, layer, shape: tuple[int, ...], function=None) -> None:
         super().__init__()
@@ -63,14 +67,17 @@ class Attention(nn.Module):
 
 
 class Vit(nn.Module):
-    """A small vision transformer: patches, class token, positions, one encoder layer, head on the class token."""
+    """A small vision transformer: patches, class token, positions, one encoder layer, head on the
+    class token.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, 4, 2, stride=2)
         self.cls = nn.Parameter(torch.randn(1, 1, 4))
         self.position = nn.Parameter(torch.randn(1, 5, 4))
-        self.encoder = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True,
+                                                  norm_first=True)
         self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,8 +126,10 @@ LAYERS = {
     "average-pool-2d": pixels(lambda: nn.AvgPool2d(3, 2, padding=1, ceil_mode=True)),
     "adaptive-average-pool": pixels(lambda: nn.AdaptiveAvgPool2d((3, 2))),
     "adaptive-average-pool-1d": sequence(lambda: nn.AdaptiveAvgPool1d(3)),
-    "transposed-convolution": pixels(lambda: nn.ConvTranspose2d(2, 2, 3, 2, 1, output_padding=1, groups=2)),
-    "transposed-convolution-1d": sequence(lambda: nn.ConvTranspose1d(3, 2, 2, stride=3, dilation=2)),
+    "transposed-convolution": pixels(lambda: nn.ConvTranspose2d(2, 2, 3, 2, 1, output_padding=1,
+                                                                groups=2)),
+    "transposed-convolution-1d": sequence(lambda: nn.ConvTranspose1d(3, 2, 2, stride=3,
+                                                                     dilation=2)),
     "upsample": pixels(lambda: nn.Upsample(scale_factor=2)),
     "upsample-1d-other-scale": sequence(lambda: nn.Upsample(scale_factor=1.7)),
     "upsample-bilinear": pixels(lambda: nn.Upsample((3, 7), mode="bilinear", align_corners=True)),
@@ -128,17 +137,21 @@ LAYERS = {
     "pad-reflection": pixels(lambda: nn.ReflectionPad2d((1, 2, 0, 3))),
     "pad-replication-1d": sequence(lambda: nn.ReplicationPad1d((2, 1))),
     "pad-circular": pixels(lambda: nn.CircularPad2d((1, 2, 0, 1))),
-    "moves": sequence(None, lambda _, x: x.roll((1, 2), (1, 2)).flip(1).repeat(1, 2, 1).index_select(
-        2, torch.tensor([0, 3, 3]))),
+    "moves": sequence(None, lambda _,
+                      x: x.roll((1, 2), (1, 2)).flip(1).repeat(1, 2, 1).index_select(
+                          2, torch.tensor([0, 3, 3]))),
     "indices": pixels(None, lambda _, x: x[:, :, [0, 3, 3], [1, 2, 2]].cumsum(2)),
-    "pixel-shuffle": pixels(None, lambda _, x: F.pixel_unshuffle(F.pixel_unshuffle(x, 2).sigmoid(), 2)),
+    "pixel-shuffle": pixels(None, lambda _,
+                            x: F.pixel_unshuffle(F.pixel_unshuffle(x, 2).sigmoid(), 2)),
     "attention": sequence(Attention),
     "multihead": sequence(lambda: nn.MultiheadAttention(4, 2, batch_first=True), self_attention()),
-    "multihead-time-first": sequence(lambda: nn.MultiheadAttention(4, 2), lambda layer, x: self_attention(
-        need_weights=False)(layer, x.transpose(0, 1)).transpose(0, 1)),
+    "multihead-time-first": sequence(
+        lambda: nn.MultiheadAttention(4, 2), lambda layer, x: self_attention(
+            need_weights=False)(layer, x.transpose(0, 1)).transpose(0, 1)),
     "multihead-masked": sequence(lambda: nn.MultiheadAttention(4, 2, batch_first=True),
                                  self_attention(attn_mask=LATER, need_weights=True)),
-    "attention-causal": sequence(None, lambda _, x: F.scaled_dot_product_attention(*[heads(x)] * 3, is_causal=True)),
+    "attention-causal": sequence(None, lambda _, x: F.scaled_dot_product_attention(*[heads(x)] * 3,
+                                                                                   is_causal=True)),
     "encoder-layer": sequence(lambda: nn.TransformerEncoderLayer(4, 2, 5, batch_first=True)),
     "positions": sequence(Positions),
     "lstm": two_steps(lambda: nn.LSTM(3, 2, batch_first=True), lambda layer, x: layer(x)[0][:, -1]),
@@ -183,7 +196,8 @@ def engine(net: nn.Module, x: Tensor):
     bounds = Engine(module, (x, of_output(x)))
 
     def call(x: Tensor, eps: float, method: str) -> tuple[Tensor, Tensor]:
-        return bounds((x, of_output(x)), (PerturbationLpNorm(norm=math.inf, x_L=x - eps, x_U=x + eps),), method)
+        return bounds((x, of_output(x)),
+                      (PerturbationLpNorm(norm=math.inf, x_L=x - eps, x_U=x + eps),), method)
 
     return call, lambda x: module(x, of_output(x))
 
@@ -212,7 +226,8 @@ def test_no_gradient_is_outside_its_bounds(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", [
-    nn.LSTM(3, 2, 2, bidirectional=True), nn.GRU(3, 2, 2), nn.RNN(3, 2, nonlinearity="relu", bidirectional=True),
+    nn.LSTM(3, 2, 2, bidirectional=True), nn.GRU(3, 2, 2),
+    nn.RNN(3, 2, nonlinearity="relu", bidirectional=True),
     nn.MultiheadAttention(4, 2, add_bias_kv=True, kdim=3, vdim=3),
 ], ids=["lstm", "gru", "rnn", "keys-and-values"])
 def test_values_of_unrolled_layers(layer):
@@ -221,16 +236,19 @@ def test_values_of_unrolled_layers(layer):
 
     def net(x: Tensor) -> Tensor:
         steps = x.reshape(-1, 4, 3).transpose(0, 1)
-        given = (F.pad(steps, (0, 1)), steps, steps) if isinstance(layer, nn.MultiheadAttention) else (steps,)
+        given = (F.pad(steps, (0, 1)), steps,
+                 steps) if isinstance(layer, nn.MultiheadAttention) else (steps,)
         return layer(*given)[0].transpose(0, 1).flatten(1)
 
     module = lx.capture(net, (x,))
     with torch.enable_grad():
-        torch.testing.assert_close(module(x, F.one_hot(torch.ones(4, dtype=torch.long), net(x).shape[1]).double()),
-                                   gradient(net, x))
+        torch.testing.assert_close(
+            module(x, F.one_hot(torch.ones(4, dtype=torch.long), net(x).shape[1]).double()),
+            gradient(net, x))
 
 
-@pytest.mark.parametrize("name", ["softmax", "layer-norm", "group-norm", "multihead", "upsample", "vit"])
+@pytest.mark.parametrize("name",
+                         ["softmax", "layer-norm", "group-norm", "multihead", "upsample", "vit"])
 def test_float32(name):
     net, x = build(name, torch.float32)
     certificate = lx.certify(Saliency(net), x, eps=0.05, target=1, abs=False)
@@ -256,8 +274,8 @@ def test_unmasked_keys_alone_count():
     def attend(x: Tensor) -> Tensor:
         parts = x.reshape(-1, 1, 3, 2)
         mask = torch.tensor([True, True, False]).expand(3, 3)
-        return F.scaled_dot_product_attention(parts[..., :2, :].mean(2, keepdim=True).expand(-1, 1, 3, 2), parts, parts,
-                                              attn_mask=mask).flatten(1)
+        return F.scaled_dot_product_attention(parts[..., :2, :].mean(2, keepdim=True).expand(
+            -1, 1, 3, 2), parts, parts, attn_mask=mask).flatten(1)
 
     x = torch.randn(EXAMPLES, 6, dtype=torch.float64)
     module = lx.capture(attend, (x,))
@@ -265,12 +283,15 @@ def test_unmasked_keys_alone_count():
     ball = PerturbationLpNorm(norm=math.inf, eps=0.3)
     for method in METHODS:
         lower, upper = Engine(module, (x, cotangent))((x, cotangent), (ball,), method)
-        assert not lower[:, 4:].any() and not upper[:, 4:].any() and (upper[:, :4] > lower[:, :4]).all(), method
+        assert (not lower[:, 4:].any() and not upper[:, 4:].any()
+                and (upper[:, :4] > lower[:, :4]).all()), method
 
 
 @pytest.mark.parametrize("function", [
-    lambda x: F.softmax(x.reshape(-1, 4), 0), lambda x: x.reshape(-1, 2, 2).transpose(0, 1) @ x.reshape(-1, 2, 2),
-    lambda x: F.layer_norm(x.t(), (len(x),)).t(), lambda x: x.T.roll(1, 1).T, lambda x: torch.einsum("ni,mi->nm", x, x),
+    lambda x: F.softmax(x.reshape(-1, 4), 0),
+    lambda x: x.reshape(-1, 2, 2).transpose(0, 1) @ x.reshape(-1, 2, 2),
+    lambda x: F.layer_norm(x.t(), (len(x),)).t(), lambda x: x.T.roll(1, 1).T,
+    lambda x: torch.einsum("ni,mi->nm", x, x),
     lambda x: F.scaled_dot_product_attention(x, x, x), lambda x: x[[2, 0, 1]],
 ], ids=["softmax", "bmm", "layer-norm", "roll", "gram", "attention", "index"])
 def test_layers_over_the_batch_are_refused(function):

@@ -49,18 +49,21 @@ MORE = [
     case("expand", "local-rows", moving(2, 1, 6), shape=[2, 5, 6]),
     case("concatenate", "local", moving(2, 5, 6), moving(1, 5, 6), dim=1),
     case("max_pool", "local-larger", moving(2, 9, 8), kernel=[3, 3], dilation=[1, 1], **PAIR),
-    case("max_pool_gradient", "local-larger", moving(2, 5, 4), moving(2, 9, 8), kernel=[3, 3], dilation=[1, 1], **PAIR),
-    case("average_pool", "local-larger", moving(2, 9, 8), kernel=[3, 3], **PAIR, count_include_pad=False, divisor=None),
-    case("average_pool_gradient", "local-larger", moving(2, 5, 4), size=[9, 8], kernel=[3, 3], **PAIR,
+    case("max_pool_gradient", "local-larger", moving(2, 5, 4), moving(2, 9, 8), kernel=[3, 3],
+         dilation=[1, 1], **PAIR),
+    case("average_pool", "local-larger", moving(2, 9, 8), kernel=[3, 3], **PAIR,
          count_include_pad=False, divisor=None),
-    case("convolution", "local-larger", moving(2, 9, 8), weight(3, 2, 3, 3), stride=[2, 1], padding=[1, 2],
-         dilation=[1, 2], groups=1),
-    case("convolution_gradient", "local-larger", moving(3, 5, 8), weight(3, 2, 3, 3), size=[9, 8], stride=[2, 1],
+    case("average_pool_gradient", "local-larger", moving(2, 5, 4), size=[9, 8], kernel=[3, 3],
+         **PAIR, count_include_pad=False, divisor=None),
+    case("convolution", "local-larger", moving(2, 9, 8), weight(3, 2, 3, 3), stride=[2, 1],
          padding=[1, 2], dilation=[1, 2], groups=1),
+    case("convolution_gradient", "local-larger", moving(3, 5, 8), weight(3, 2, 3, 3), size=[9, 8],
+         stride=[2, 1], padding=[1, 2], dilation=[1, 2], groups=1),
 ]
-CONVOLUTIONAL = ("convolution", "convolution_gradient", "average_pool", "average_pool_gradient", "max_pool",
-                 "max_pool_gradient")
-ROWS = [*MORE, *(row for row in CASES if row.operator in CONVOLUTIONAL and len(row.args[0].shape) == 4)]
+CONVOLUTIONAL = ("convolution", "convolution_gradient", "average_pool", "average_pool_gradient",
+                 "max_pool", "max_pool_gradient")
+ROWS = [*MORE,
+        *(row for row in CASES if row.operator in CONVOLUTIONAL and len(row.args[0].shape) == 4)]
 
 
 def random_local(shape: tuple[int, ...], rows: int, window: tuple[int, int], seed: int) -> Local:
@@ -97,14 +100,17 @@ def test_an_operator_pulls_local_coefficients_back_as_dense_ones(row: Case, wind
         node = next(n for n in network._nodes.values()
                     if isinstance(n, BoundOperator) and n.operator.name == row.operator)
         rows = len(moved[0])
-        lower, upper = (random_local(tuple(node.output_shape[1:]), rows, window, seed) for seed in (0, 1))
+        lower, upper = (random_local(tuple(node.output_shape[1:]), rows, window, seed)
+                        for seed in (0, 1))
         for A, B in ((lower, upper), (lower, lower)):
             results = node.bound_backward(A, B, *node.inputs)
-            others = node.bound_backward(A.dense(), A.dense() if A is B else B.dense(), *node.inputs)
+            others = node.bound_backward(A.dense(), A.dense() if A is B else B.dense(),
+                                         *node.inputs)
             assert_same(results[0], others[0])
             for bias, other in zip(results[1:], others[1:], strict=True):
                 assert torch.allclose(torch.as_tensor(bias, dtype=torch.float64).expand(6, rows),
-                                      torch.as_tensor(other, dtype=torch.float64).expand(6, rows), atol=1e-12)
+                                      torch.as_tensor(other, dtype=torch.float64).expand(6, rows),
+                                      atol=1e-12)
 
 
 def _ball(low: Tensor, high: Tensor) -> PerturbationLpNorm:
@@ -120,7 +126,9 @@ def test_sums_of_windows_that_differ():
 
 
 class Branches(nn.Module):
-    """Paths of unequal windows that meet, one of which drops every other pixel and pads channels."""
+    """Paths of unequal windows that meet, one of which drops every other pixel and pads
+    channels.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,16 +148,19 @@ def conv(*layers: nn.Module) -> nn.Module:
 
 NETS = {
     "plain": lambda: conv(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.ReLU()),
-    "stride": lambda: conv(nn.Conv2d(1, 3, 3, 2, 1), nn.Softplus(), nn.Conv2d(3, 2, 2, 2), nn.ReLU()),
-    "dilation-groups": lambda: conv(nn.Conv2d(1, 4, 3, padding=2, dilation=2), nn.BatchNorm2d(4), nn.ReLU(),
-                                    nn.Conv2d(4, 4, 2, groups=2), nn.ReLU()),
-    "pools": lambda: conv(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 3, 3, padding=1),
-                          nn.ReLU(), nn.AvgPool2d(2, padding=1)),
-    "overlap": lambda: conv(nn.Conv2d(1, 3, 2), nn.Tanh(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(3, 2, 2), nn.ReLU()),
+    "stride": lambda: conv(nn.Conv2d(1, 3, 3, 2, 1), nn.Softplus(), nn.Conv2d(3, 2, 2, 2),
+                           nn.ReLU()),
+    "dilation-groups": lambda: conv(nn.Conv2d(1, 4, 3, padding=2, dilation=2), nn.BatchNorm2d(4),
+                                    nn.ReLU(), nn.Conv2d(4, 4, 2, groups=2), nn.ReLU()),
+    "pools": lambda: conv(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                          nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2, padding=1)),
+    "overlap": lambda: conv(nn.Conv2d(1, 3, 2), nn.Tanh(), nn.MaxPool2d(3, 2, 1),
+                            nn.Conv2d(3, 2, 2), nn.ReLU()),
     "branches": Branches,
     "average": lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.ReLU(),
                                      nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)),
-    "transposed": lambda: conv(nn.Conv2d(1, 3, 3, 2), nn.ReLU(), nn.ConvTranspose2d(3, 2, 3, 2), nn.ReLU()),
+    "transposed": lambda: conv(nn.Conv2d(1, 3, 3, 2), nn.ReLU(), nn.ConvTranspose2d(3, 2, 3, 2),
+                               nn.ReLU()),
 }
 
 
@@ -157,7 +168,8 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_bounds_by_local_coefficients_are_those_by_dense_ones(name, rounding, monkeypatch):
     torch.manual_seed(0)
-    model, x = NETS[name]().double().eval(), torch.rand(2, 1, 7, 9, dtype=torch.float64, requires_grad=True)
+    model, x = NETS[name]().double().eval(), torch.rand(2, 1, 7, 9, dtype=torch.float64,
+                                                        requires_grad=True)
     model(x)
     if name == "branches" and rounding == "outward":
         pytest.skip("as slow as all others together")
@@ -166,11 +178,13 @@ def test_bounds_by_local_coefficients_are_those_by_dense_ones(name, rounding, mo
     for share in (0.0, 2.0):
         monkeypatch.setattr(local, "COVERED", share)
         monkeypatch.setattr(Local, "of", _noting(Local.of, pulled if share else []))
-        found[share] = lx.certify(Saliency(model), x, eps=0.03, target=1, abs=False, method="CROWN", rounding=rounding)
+        found[share] = lx.certify(Saliency(model), x, eps=0.03, target=1, abs=False, method="CROWN",
+                                  rounding=rounding)
     assert pulled  # what is never dense was local
     assert torch.allclose(found[0.0].lower, found[2.0].lower, rtol=1e-9, atol=1e-12)
     assert torch.allclose(found[0.0].upper, found[2.0].upper, rtol=1e-9, atol=1e-12)
-    alone = lx.certify(Saliency(model), x[1:], eps=0.03, target=1, abs=False, method="CROWN", rounding=rounding)
+    alone = lx.certify(Saliency(model), x[1:], eps=0.03, target=1, abs=False, method="CROWN",
+                       rounding=rounding)
     assert torch.allclose(alone.lower, found[2.0].lower[1:], atol=1e-12)
     assert torch.allclose(alone.upper, found[2.0].upper[1:], atol=1e-12)
 
@@ -190,7 +204,8 @@ def test_paths_and_their_multipliers(monkeypatch):
     found = []
     for share in (0.0, 2.0):
         monkeypatch.setattr(local, "COVERED", share)
-        found.append(lx.certify(IntegratedGradients(model), x, eps=0.02, target=1, n_steps=3, method="CROWN"))
+        found.append(lx.certify(IntegratedGradients(model), x, eps=0.02, target=1, n_steps=3,
+                                method="CROWN"))
     assert torch.allclose(found[0].lower, found[1].lower, rtol=1e-9, atol=1e-12)
     assert torch.allclose(found[0].upper, found[1].upper, rtol=1e-9, atol=1e-12)
 
@@ -203,7 +218,8 @@ def test_coefficients_take_the_room_of_their_windows():
     model(x)
     module = capture(model.eval(), (x,))
     engine = Engine(module, module.example)
-    with torch.no_grad(), engine.network.at((x, torch.ones(1, 2)), (_ball(x - 0.01, x + 0.01), None)):
+    with torch.no_grad(), engine.network.at((x, torch.ones(1, 2)),
+                                            (_ball(x - 0.01, x + 0.01), None)):
         nodes = dict.fromkeys(node for node, _ in engine.network.read_nodes(True))
         widths = []
         for node in nodes:

@@ -1,4 +1,6 @@
-"""Networks of many steps: passes end at linear bounds that are known, which hold, and are hardly wider."""
+"""Networks of many steps: passes end at linear bounds that are known, which hold, and are hardly
+wider.
+"""
 
 import pytest
 import torch
@@ -42,7 +44,8 @@ def test_ended_passes_hold_and_are_hardly_wider(name, monkeypatch):
     assert float(ended.width.mean()) < 1.5 * float(whole.width.mean())
     radius = 0.05 / (x[0].numel() ** 0.5 if norm == 2 else 1)
     points = sample_box(x - radius, x + radius, 10, torch.Generator().manual_seed(0))
-    values = torch.stack([attribution.attribute(p, target=1, **keywords).detach().flatten(1) for p in points])
+    values = torch.stack([attribution.attribute(p, target=1, **keywords).detach().flatten(1)
+                          for p in points])
     assert_inside((ended.lower.flatten(1), ended.upper.flatten(1)), values)
 
 
@@ -64,7 +67,9 @@ def test_one_number_an_example_may_end_a_pass(monkeypatch):
 
 
 def test_examples_with_different_open_entries_keep_their_own_lines(monkeypatch):
-    """All that the first leaves open is bounded; of the second, some, and each line is that of its entry."""
+    """All that the first leaves open is bounded; of the second, some, and each line is that of its
+    entry.
+    """
     for module in (backward, network):
         monkeypatch.setattr(module, "FAR", 5)
     torch.manual_seed(0)
@@ -78,4 +83,5 @@ def test_examples_with_different_open_entries_keep_their_own_lines(monkeypatch):
     for i in range(2):
         alone = lx.certify(saliency, x[i:i + 1], eps=0.01, **keywords)
         for side in ("lower", "upper"):
-            assert torch.allclose(getattr(batch, side)[i:i + 1], getattr(alone, side), rtol=1e-9, atol=1e-12)
+            assert torch.allclose(getattr(batch, side)[i:i + 1], getattr(alone, side), rtol=1e-9,
+                                  atol=1e-12)

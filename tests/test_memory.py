@@ -15,7 +15,8 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(2, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.first, self.second = nn.Conv2d(2, width, 3, padding=1), nn.Conv2d(width, width, 3,
+                                                                               padding=1)
         self.last = nn.Linear(width * 9, 3)
 
     def forward(self, x):
@@ -45,7 +46,8 @@ def meters(monkeypatch):
 
 
 def images(count=1):
-    return torch.rand(count, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.rand(count, 2, 6, 6, dtype=torch.float64,
+                      generator=torch.Generator().manual_seed(1))
 
 
 def certified(net, x, eps=0.05, **settings):
@@ -82,7 +84,8 @@ def test_a_limit_is_kept_and_changes_nothing(net, meters, method):
     limited = certified(net, x, method=method, iterations=1, memory_limit=limit)
     peak = max(meter.peak for meter in meters)
     assert limit / 3 < peak <= limit  # as much as there is, and no more
-    tolerance = 1e-9 if method == "CROWN" else 0.05  # fewer functions at once stop descending one by one
+    # fewer functions at once stop descending one by one
+    tolerance = 1e-9 if method == "CROWN" else 0.05
     assert torch.allclose(free.lower, limited.lower, rtol=tolerance, atol=tolerance)
     assert torch.allclose(free.upper, limited.upper, rtol=tolerance, atol=tolerance)
 
@@ -103,7 +106,9 @@ def test_what_is_too_little_is_refused_with_what_would_do(meters):
 def test_where_memory_is_short_fewer_rows_are_bounded_at_once(net, meters):
     x = images(4)
     free = lx.certify(IntegratedGradients(net), x, eps=0.01, target=0, n_steps=3)
-    limited = lx.certify(IntegratedGradients(net), x, eps=0.01, target=0, n_steps=3, memory_limit=3 * 2 ** 19)
-    assert meters[-1].peak <= 3 * 2 ** 19 < max(meter.peak for meter in meters)  # more rows were too many
+    limited = lx.certify(IntegratedGradients(net), x, eps=0.01, target=0, n_steps=3,
+                         memory_limit=3 * 2 ** 19)
+    # more rows were too many
+    assert meters[-1].peak <= 3 * 2 ** 19 < max(meter.peak for meter in meters)
     assert torch.allclose(free.lower, limited.lower, rtol=1e-9, atol=1e-9)
     assert torch.allclose(free.upper, limited.upper, rtol=1e-9, atol=1e-9)

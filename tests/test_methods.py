@@ -23,7 +23,9 @@ EPS = 0.1
 
 
 class Halves(Schedule):
-    """Bounds over both halves of the first input's box, cut across its first entry, and their hull."""
+    """Bounds over both halves of the first input's box, cut across its first entry, and their
+    hull.
+    """
 
     def bounds(self, inputs, perturbations, functions):
         first, over = perturbations[0], super().bounds
@@ -87,7 +89,8 @@ def test_a_row_that_a_user_adds_certifies(registered):
     certificate = certified(row.name)
     assert certificate.method == row.name
     for i in range(40):
-        at = (x + EPS * (2 * torch.rand_like(x).round() - 1 if i % 2 else 2 * torch.rand_like(x) - 1))
+        at = (x
+              + EPS * (2 * torch.rand_like(x).round() - 1 if i % 2 else 2 * torch.rand_like(x) - 1))
         at.requires_grad_()
         gradient = torch.autograd.grad(model(at)[:, 0].sum(), at)[0]
         assert contains(flat(certificate), (gradient, gradient))

@@ -1,4 +1,6 @@
-"""Metrics bound what they say over every point of a box: the truth is enumeration, search and other formulas."""
+"""Metrics bound what they say over every point of a box: the truth is enumeration, search and other
+formulas.
+"""
 
 import math
 import time
@@ -42,9 +44,11 @@ def test_no_point_of_the_box_is_beyond_the_bound(name, case, box, d):
     bounds = evaluate(name, lower, upper, nominal, **settings)
     assert bounds.shape == (3,) and not bounds.isnan().any()
     for n, bound in enumerate(bounds.tolist()):
-        found = cases.extreme(name, metric.direction, lower[n], upper[n], nominal[n], cases.row_of(settings, n))
+        found = cases.extreme(name, metric.direction, lower[n], upper[n], nominal[n],
+                              cases.row_of(settings, n))
         assert no_better(metric, bound, found)
-        if metric.exact or box.__name__ in ("point_box", "zero_box"):  # there, the metric's own value
+        # there, the metric's own value
+        if metric.exact or box.__name__ in ("point_box", "zero_box"):
             assert bound == pytest.approx(found, rel=1e-9, abs=1e-9)
 
 
@@ -54,12 +58,14 @@ def test_no_search_goes_beyond_the_bound(name, width):
     torch.manual_seed(0)
     metric = METRICS[name]
     nominal = torch.randn(4, 6, dtype=torch.float64)
-    lower, upper = nominal - width * torch.rand_like(nominal), nominal + width * torch.rand_like(nominal)
+    lower, upper = (nominal - width * torch.rand_like(nominal),
+                    nominal + width * torch.rand_like(nominal))
     for case in cases.CASES[name]:
         settings = cases.settings_of(case, 4, 6)
         for n, bound in enumerate(evaluate(name, lower, upper, nominal, **settings).tolist()):
             box = lower[n], upper[n], nominal[n]
-            found = cases.extreme(name, metric.direction, *box, cases.row_of(settings, n), search=True)
+            found = cases.extreme(name, metric.direction, *box, cases.row_of(settings, n),
+                                  search=True)
             assert no_better(metric, bound, found)
             if name in ("cosine", "pearson") and found < 0:  # exact there
                 assert bound == pytest.approx(found, abs=1e-6)
@@ -152,48 +158,59 @@ def test_infinite_bounds_are_answered_with_what_always_holds(name, case, spoiled
 def test_rank_correlations_are_those_of_scipy_without_ties():
     torch.manual_seed(0)
     nominal, other = torch.randn(2, 20, dtype=torch.float64)
-    assert cases.kendall(other.numpy(), nominal.numpy(), False) == pytest.approx(stats.kendalltau(other, nominal)[0])
-    assert cases.spearman(other.numpy(), nominal.numpy(), False) == pytest.approx(stats.spearmanr(other, nominal)[0])
-    assert cases.pearson(other.numpy(), nominal.numpy()) == pytest.approx(np.corrcoef(other, nominal)[0, 1])
+    assert cases.kendall(other.numpy(), nominal.numpy(),
+                         False) == pytest.approx(stats.kendalltau(other, nominal)[0])
+    assert cases.spearman(other.numpy(), nominal.numpy(),
+                          False) == pytest.approx(stats.spearmanr(other, nominal)[0])
+    assert cases.pearson(other.numpy(),
+                         nominal.numpy()) == pytest.approx(np.corrcoef(other, nominal)[0, 1])
 
 
 @pytest.mark.parametrize("name", ["cosine", "pearson"])
 @pytest.mark.parametrize("width", [0.01, 0.5, 1.5])
 def test_the_smallest_cosine_is_nearly_attained_with_many_features(name, width):
-    """Corners that are long for what they lose of the inner product are nearly as bad as the bound says."""
+    """Corners that are long for what they lose of the inner product are nearly as bad as the bound
+    says.
+    """
     torch.manual_seed(0)
     nominal = torch.randn(1, 200, dtype=torch.float64)
-    lower, upper = nominal - width * torch.rand_like(nominal), nominal + width * torch.rand_like(nominal)
+    lower, upper = (nominal - width * torch.rand_like(nominal),
+                    nominal + width * torch.rand_like(nominal))
     (v,), (low,), (high,) = (t.numpy() for t in (nominal, lower, upper))
     found = 1.0
     for c in np.linspace(-0.3, 0.3, 13) if name == "pearson" else [0.0]:
         base = v - v.mean() if name == "pearson" else v
         for nu in np.linspace(0, 2, 400):
-            corner = np.where(low * base - nu * (low - c) ** 2 < high * base - nu * (high - c) ** 2, low, high)
+            corner = np.where(low * base - nu * (low - c) ** 2 < high * base - nu * (high - c) ** 2,
+                              low, high)
             found = min(found, cases.REFERENCES[name](corner, v))
     bound = evaluate(name, lower, upper, nominal).item()
     assert found - 0.001 <= bound <= found
 
 
-@pytest.mark.parametrize(("name", "gap"), [("pair_order", 0.1), ("kendall", 0.2), ("spearman", 0.2)])
+@pytest.mark.parametrize(("name", "gap"),
+                         [("pair_order", 0.1), ("kendall", 0.2), ("spearman", 0.2)])
 @pytest.mark.parametrize("absolute", [True, False])
 def test_rank_correlations_against_every_order_that_the_box_allows(name, gap, absolute):
     torch.manual_seed(0)
     nominal = torch.randn(20, 6, dtype=torch.float64)
-    lower, upper = nominal - 0.4 * torch.rand_like(nominal), nominal + 0.4 * torch.rand_like(nominal)
+    lower, upper = (nominal - 0.4 * torch.rand_like(nominal),
+                    nominal + 0.4 * torch.rand_like(nominal))
     bounds = evaluate(name, lower, upper, nominal, absolute=absolute)
     gaps = []
     for n, bound in enumerate(bounds.tolist()):
         v = nominal[n].abs().numpy() if absolute else nominal[n].numpy()
         box = absolute_box(lower[n], upper[n]) if absolute else (lower[n], upper[n])
-        values = [cases.REFERENCES[name](a, v, absolute=False) for a in cases.orders_of(*(end.tolist() for end in box))]
+        values = [cases.REFERENCES[name](a, v, absolute=False)
+                  for a in cases.orders_of(*(end.tolist() for end in box))]
         gaps.append(min(values) - bound)
     assert min(gaps) >= -1e-9
     assert np.mean(gaps) < gap
 
 
 def test_a_nominal_outside_of_its_box_is_taken_into_it():
-    lower, upper, nominal = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 3.0]]), torch.tensor([[4.0, 2.5]])
+    lower, upper, nominal = (torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 3.0]]),
+                             torch.tensor([[4.0, 2.5]]))
     for name in ("kendall", "spearman"):
         assert evaluate(name, lower, upper, nominal).item() == -1
 
@@ -201,13 +218,15 @@ def test_a_nominal_outside_of_its_box_is_taken_into_it():
 @pytest.mark.parametrize("absolute", [True, False])
 def test_metrics_of_a_model_are_not_beaten_by_samples(absolute):
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3)).double()
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(),
+                                torch.nn.Linear(16, 3)).double()
     saliency = Saliency(model)
     x = torch.randn(3, 6, dtype=torch.float64)
     certificate = lx.certify(saliency, x, eps=0.05, target=1, abs=absolute)
     samples = [x + 0.05 * (2 * torch.rand_like(x) - 1) for _ in range(60)]
     samples += [x + 0.05 * torch.randn_like(x).sign() for _ in range(60)]
-    values = torch.stack([saliency.attribute(s, target=1, abs=absolute) for s in samples]).detach().numpy()
+    values = torch.stack([saliency.attribute(s, target=1, abs=absolute)
+                          for s in samples]).detach().numpy()
     for name, case in ALL:
         settings = cases.settings_of(case, 3, 6)
         for n, bound in enumerate(certificate.metric(name, **settings).tolist()):
@@ -222,11 +241,12 @@ def test_the_size_of_imagenet_takes_seconds(name):
     size = 3 * 224 * 224
     nominal = torch.randn(1, size)
     cert = make(nominal - 0.01, nominal + 0.01, nominal)
-    settings = {"mask": torch.arange(size) % 2 == 0, "k": 1000, "basis": torch.randn(size, 5), "shape": (224, 224),
-                "inputs": torch.ones(1, size), "distance": 0.1, "channels": 3}
+    settings = {"mask": torch.arange(size) % 2 == 0, "k": 1000, "basis": torch.randn(size, 5),
+                "shape": (224, 224), "inputs": torch.ones(1, size), "distance": 0.1, "channels": 3}
     settings["basis"][:, :1] += nominal.T
     start = time.process_time()
-    bound = cert.metric(name, **{key: settings[key] for key in METRICS[name].settings if key in settings})
+    bound = cert.metric(name,
+                        **{key: settings[key] for key in METRICS[name].settings if key in settings})
     assert time.process_time() - start < 20
     assert bound.isfinite().all()
     assert bound.item() != METRICS[name].worst or name == "targeted_fairness"
@@ -263,7 +283,8 @@ def test_centers_of_mass_are_exactly_those_of_all_points(box, shape):
     lower, upper, _ = box(4, 6)
     low, high = center_of_mass(lower, upper, shape)
     for n in range(4):
-        centers = np.array([cases.center_of_mass(a, shape) for a in cases.points_of(lower[n], upper[n]).numpy()])
+        centers = np.array([cases.center_of_mass(a, shape)
+                            for a in cases.points_of(lower[n], upper[n]).numpy()])
         np.testing.assert_allclose(low[n], centers.min(0), atol=1e-12)
         np.testing.assert_allclose(high[n], centers.max(0), atol=1e-12)
 
@@ -292,7 +313,8 @@ ONES = torch.ones(2, 4)
 
 
 def test_the_table_is_not_overwritten_silently():
-    row = Metric("l1", lambda lower, upper, nominal: lower.sum(1), "upper", False, "", "", "", worst=math.inf)
+    row = Metric("l1", lambda lower, upper, nominal: lower.sum(1), "upper", False, "", "", "",
+                 worst=math.inf)
     with pytest.raises(ValueError, match="metric 'l1' is already registered"):
         register(row)
     kept = METRICS["l1"]
@@ -306,20 +328,27 @@ def test_the_table_is_not_overwritten_silently():
 @pytest.mark.parametrize(("name", "settings", "error", "message"), [
     ("l3", {}, ValueError, "There is no metric 'l3'; there are .*l1, l2, linf"),
     ("l1", {"norm": 2}, TypeError, "metric 'l1': .*norm.*; its settings are: none"),
-    ("top_k_overlap", {}, TypeError, "metric 'top_k_overlap': .*'k'; its settings are: k, absolute"),
+    ("top_k_overlap", {}, TypeError, "metric 'top_k_overlap': .*'k'; its settings are: k, "
+     "absolute"),
     ("top_k_overlap", {"k": 5}, ValueError, "k is 5, but an example has 4 features"),
     ("protected_top_k", {"k": 1.0, "mask": ONES[0]}, TypeError, "k is 1.0, a float; pass an int"),
     ("relative", {"norm": 3}, ValueError, "norm is 3; pass 1, 2 or math.inf"),
     ("lipschitz", {"distance": 0}, ValueError, "distance is 0; pass a number above 0"),
     ("lipschitz", {"distance": torch.ones(3)}, ValueError, r"or a tensor \(2,\)"),
-    ("input_relative", {"inputs": ONES[:1]}, ValueError, r"inputs must have 2 rows, .* given: \(1, 4\)"),
-    ("effective_complexity", {"threshold": -1}, ValueError, "threshold is -1; pass a number of at least 0"),
+    ("input_relative", {"inputs": ONES[:1]}, ValueError,
+     r"inputs must have 2 rows, .* given: \(1, 4\)"),
+    ("effective_complexity", {"threshold": -1}, ValueError, "threshold is -1; pass a number of at "
+     "least 0"),
     ("share_upper", {"mask": ONES[0] / 2}, ValueError, "mask must be a set of features here"),
-    ("share_upper", {"mask": ONES[0], "part": "signed"}, ValueError, "part is 'signed'; pass 'absolute' or 'positive'"),
+    ("share_upper", {"mask": ONES[0], "part": "signed"}, ValueError, "part is 'signed'; pass "
+     "'absolute' or 'positive'"),
     ("mass_upper", {"mask": ONES[0, :3]}, ValueError, r"mask must .*; given: \(3,\)"),
-    ("center_shift", {"shape": (3,)}, ValueError, r"shape is \(3,\), but an example has 4 features"),
-    ("targeted_region", {"channels": 3}, ValueError, "channels is 3, but an example has 4 features; pass a divisor"),
-    ("tangent_lower", {"basis": ONES[0]}, ValueError, r"basis must be \(4, k\) or \(2, 4, k\), .* given: \(4,\)"),
+    ("center_shift", {"shape": (3,)}, ValueError,
+     r"shape is \(3,\), but an example has 4 features"),
+    ("targeted_region", {"channels": 3}, ValueError, "channels is 3, but an example has 4 "
+     "features; pass a divisor"),
+    ("tangent_lower", {"basis": ONES[0]}, ValueError,
+     r"basis must be \(4, k\) or \(2, 4, k\), .* given: \(4,\)"),
 ])
 def test_bad_arguments_are_refused(name, settings, error, message):
     with pytest.raises(error, match=message):
@@ -327,7 +356,8 @@ def test_bad_arguments_are_refused(name, settings, error, message):
 
 
 def test_metrics_are_of_rows_of_features_in_floating_point():
-    with pytest.raises(ValueError, match=r"lower, upper and nominal must be \(N, D\) with D >= 1; given: \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"lower, upper and nominal must be \(N, D\) with D >= 1; given: \(4,\)"):
         evaluate("l1", ONES[0], ONES[0], ONES[0])
     with pytest.raises(TypeError, match="nominal is of type torch.int64; pass floating point"):
         evaluate("l1", ONES.long(), ONES.long(), ONES.long())

@@ -1,4 +1,6 @@
-"""One of several outputs is negative over a box: proven, refuted by a point, or open where it may not be so."""
+"""One of several outputs is negative over a box: proven, refuted by a point, or open where it may
+not be so.
+"""
 
 import pytest
 import torch
@@ -30,12 +32,13 @@ def oscillator(x):
     return torch.stack([x[:, 0] * x[:, 1] - x[:, 1] ** 2, x[:, 0] ** 2 * x[:, 1]], 1)
 
 
-MODELS = {"tanh": net(0), "relu": net(1, nn.ReLU), "one output": net(2, outputs=1), "gradient": rate(net(3)),
-          "products": oscillator}
+MODELS = {"tanh": net(0), "relu": net(1, nn.ReLU), "one output": net(2, outputs=1),
+          "gradient": rate(net(3)), "products": oscillator}
 
 
 def grid(low, high):
-    axes = [torch.linspace(float(a), float(b), SIDE, dtype=low.dtype) for a, b in zip(low, high, strict=True)]
+    axes = [torch.linspace(float(a), float(b), SIDE, dtype=low.dtype)
+            for a, b in zip(low, high, strict=True)]
     return torch.cartesian_prod(*axes)
 
 
@@ -102,16 +105,20 @@ def test_no_time_leaves_the_whole_box_open():
 def test_shapes_of_more_dimensions_and_nothing_of_the_callers_changes():
     model = nn.Sequential(nn.Flatten(), net(4)).train()
     low, high, state = LOW.reshape(2, 1), HIGH.reshape(2, 1), torch.get_rng_state()
-    found = lx.certify_negative(shifted(model, float(smallest(model, grid(LOW, HIGH)).max()) - 0.1), low, high)
-    assert found.decided == -1 and found.point.shape == (2, 1) and found.open_low.shape[1:] == (2, 1)
+    found = lx.certify_negative(shifted(model, float(smallest(model, grid(LOW, HIGH)).max()) - 0.1),
+                                low, high)
+    assert found.decided == -1 and found.point.shape == (2, 1) and found.open_low.shape[1:] == (2,
+                                                                                                1)
     assert torch.equal(state, torch.get_rng_state()) and model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("low, high, options, error, words", [
     (HIGH, LOW, {}, ValueError, "low <= high"), (LOW, HIGH[:1], {}, ValueError, "low <= high"),
-    (-1.0, HIGH, {}, TypeError, "must be tensors"), (LOW.long(), HIGH.long(), {}, TypeError, "must be tensors"),
-    (LOW, HIGH, {"seconds": -1}, ValueError, "seconds"), (LOW, HIGH, {"domains": 0}, ValueError, "domains"),
+    (-1.0, HIGH, {}, TypeError, "must be tensors"),
+    (LOW.long(), HIGH.long(), {}, TypeError, "must be tensors"),
+    (LOW, HIGH, {"seconds": -1}, ValueError, "seconds"),
+    (LOW, HIGH, {"domains": 0}, ValueError, "domains"),
     (LOW, HIGH, {"batch_size": True}, ValueError, "batch_size")])
 def test_bad_arguments(low, high, options, error, words):
     with pytest.raises(error, match=words):

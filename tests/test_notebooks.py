@@ -1,4 +1,6 @@
-"""The notebooks of the guide: their code runs, and what is stored in them is small, whole, and of no machine."""
+"""The notebooks of the guide: their code runs, and what is stored in them is small, whole, and of
+no machine.
+"""
 
 import json
 import re
@@ -52,7 +54,8 @@ def test_what_is_stored(path):
     outputs = [output for cell in code_cells(path) for output in cell["outputs"]]
     assert len(text) < 100_000
     assert all(cell["execution_count"] == i + 1 for i, cell in enumerate(code_cells(path)))
-    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert not [output for output in outputs
+                if output["output_type"] == "error" or output.get("name") == "stderr"]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert pictures and not re.search(r"/(home|root|tmp|usr|Users)/", text)
     links = re.findall(r"\]\(([\w./]+)\)", text)

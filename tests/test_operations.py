@@ -1,6 +1,8 @@
-"""Operations of values, in small nets: captured with autograd's value, and no gradient outside of its bounds.
+"""Operations of values, in small nets: captured with autograd's value, and no gradient outside of
+its bounds.
 
-Maxima, ranks, comparisons of values and choices by them; functions of one variable, staircases, norms and products.
+Maxima, ranks, comparisons of values and choices by them; functions of one variable, staircases,
+norms and products.
 """
 
 import math
@@ -40,7 +42,8 @@ FUNCTIONS = {
     "min-keepdim": lambda u, v: u.min(1, keepdim=True)[0] * v,
     "max-of-three": lambda u, v: torch.cat([u, v], 1).max(1)[0],
     "amax": lambda u, v: u.amax(2),
-    "amax-two-dims": lambda u, v: (u.amax((1, 2)) + v.amin((1, 2), keepdim=True).flatten(1)[:, 0])[:, None],
+    "amax-two-dims": lambda u,
+    v: (u.amax((1, 2)) + v.amin((1, 2), keepdim=True).flatten(1)[:, 0])[:, None],
     "aminmax": lambda u, v: torch.aminmax(u * v, dim=2)[0] + torch.aminmax(u, dim=2).max,
     "max-over-time": lambda u, v: u.transpose(1, 2).flatten(1).max(1, keepdim=True)[0],
     "maximum": lambda u, v: torch.maximum(u, v) * torch.minimum(u, v),
@@ -70,22 +73,26 @@ FUNCTIONS = {
     "straight-through": lambda u, v: u.softmax(1) + (hard(u) - u.softmax(1)).detach(),
     "gather-counted": lambda u, v: by_count(u),
     "max-pool-3d": lambda u, v: F.max_pool3d(torch.stack([u, v, u - v], 1)[:, None], 2, 1, 1),
-    "average-pool-3d": lambda u, v: F.avg_pool3d(torch.stack([u * v, v, u], 1)[:, None], 2, 1, 1, True, False),
+    "average-pool-3d": lambda u,
+    v: F.avg_pool3d(torch.stack([u * v, v, u], 1)[:, None], 2, 1, 1, True, False),
     "average-pool-3d-divisor": lambda u, v: F.avg_pool3d(
         torch.stack([u, v, u * v], 1)[:, None], (2, 1, 2), divisor_override=3),
     "polar": lambda u, v: torch.atan2(u, 2 + v) * torch.hypot(u, 2 + v),
     "power-pool": lambda u, v: F.lp_pool1d(u * v, 2, 3) + F.lp_pool2d(
         torch.cat([u, v], 1)[:, None], 2, (3, 3), 1)[:, 0],
     "adaptive-max-pool": lambda u, v: F.adaptive_max_pool1d(torch.cat([u, v], 2), 4),
-    "adaptive-max-pool-2d": lambda u, v: F.adaptive_max_pool2d(torch.cat([u, v], 2)[:, None], (2, 4)),
-    "adaptive-max-pool-3d": lambda u, v: F.adaptive_max_pool3d(torch.cat([u, v], 2).view(-1, 1, 2, 2, 3), (1, 2, 2)),
+    "adaptive-max-pool-2d": lambda u,
+    v: F.adaptive_max_pool2d(torch.cat([u, v], 2)[:, None], (2, 4)),
+    "adaptive-max-pool-3d": lambda u,
+    v: F.adaptive_max_pool3d(torch.cat([u, v], 2).view(-1, 1, 2, 2, 3), (1, 2, 2)),
 }
 
 FUNCTIONS |= {
     "exponentials": lambda u, v: torch.expm1(u) + torch.exp2(v) + 0.3**u,
     "hyperbolic": lambda u, v: torch.sinh(u) * torch.cosh(v),
     "tangent": lambda u, v: torch.tan(0.5 * u) + torch.tan(math.pi + 0.3 * v),
-    "inverse": lambda u, v: torch.atan(u) + torch.asinh(v) + torch.asin(0.2 * u) * torch.acos(0.2 * v),
+    "inverse": lambda u,
+    v: torch.atan(u) + torch.asinh(v) + torch.asin(0.2 * u) * torch.acos(0.2 * v),
     "inverse-hyperbolic": lambda u, v: torch.atanh(0.2 * u) + torch.acosh(5 + v),
     "logarithms": lambda u, v: torch.log1p(u * u) + torch.log2(3 + v) - torch.log10(3 - v),
     "logit": lambda u, v: torch.logit(torch.sigmoid(u)) + torch.logit(v, eps=0.3),
@@ -93,10 +100,12 @@ FUNCTIONS |= {
     "gelu-written-out": lambda u, v: u * 0.5 * (1 + torch.erf(u / math.sqrt(2))),
     "gaussian": lambda u, v: torch.exp(-((u - 0.2) ** 2) / 0.5) + torch.exp(-0.3 * v.square()),
     "bells": lambda u, v: torch.sqrt(1 + u * u) + 1 / (0.5 + v**2) + torch.rsqrt(v * v + 1),
-    "entropy": lambda u, v: torch.special.entr(torch.exp(u)) + torch.xlogy(torch.sigmoid(v), torch.sigmoid(v)),
+    "entropy": lambda u,
+    v: torch.special.entr(torch.exp(u)) + torch.xlogy(torch.sigmoid(v), torch.sigmoid(v)),
     "xlogy": lambda u, v: torch.xlogy(u, torch.sigmoid(v)) + torch.xlogy(u, 2.0),
     "straight-through-round": lambda u, v: (u + (torch.round(4 * u) / 4 - u).detach()) * v,
-    "stairs": lambda u, v: u * torch.floor(v) + v * torch.ceil(u) + torch.round(v, decimals=1) * u.trunc(),
+    "stairs": lambda u,
+    v: u * torch.floor(v) + v * torch.ceil(u) + torch.round(v, decimals=1) * u.trunc(),
     "remainders": lambda u, v: torch.fmod(u, 0.7) * v + torch.remainder(v, 0.5) + u.frac(),
     "logsumexp": lambda u, v: u.logsumexp(2) + (u * v).logsumexp((1, 2), keepdim=True).flatten(1),
     "logsumexp-keepdim": lambda u, v: u - torch.logsumexp(v, 1, keepdim=True),
@@ -122,28 +131,33 @@ def gradients(f, x: Tensor) -> Tensor:
 
 
 def assert_holds(f, x: Tensor, radii: tuple[float, ...], generator: torch.Generator) -> None:
-    """The value is autograd's, no sampled gradient is outside, a batch is its rows, and a point has no width."""
+    """The value is autograd's, no sampled gradient is outside, a batch is its rows, and a point has
+    no width.
+    """
     module = capture(f, (x,))
     one = torch.ones(len(x), 1, dtype=x.dtype)
     torch.testing.assert_close(module(x, one), gradients(f, x))
     engine = Engine(module, (x, one))
     for eps in radii:
-        points = x + eps * (3 * torch.rand(60, *x.shape, generator=generator, dtype=x.dtype) - 1.5).clamp(-1, 1)
+        points = x + eps * (3 * torch.rand(60, *x.shape, generator=generator, dtype=x.dtype)
+                            - 1.5).clamp(-1, 1)
         truth = gradients(f, points.flatten(0, 1)).view(points.shape)
         for method in ("IBP", "CROWN"):
             with torch.no_grad():
                 low, high = engine((x, one), (PerturbationLpNorm(norm=math.inf, eps=eps),), method)
-                alone = engine((x[1:2], one[1:2]), (PerturbationLpNorm(norm=math.inf, eps=eps),), method)
+                alone = engine((x[1:2], one[1:2]), (PerturbationLpNorm(norm=math.inf, eps=eps),),
+                               method)
             assert (low <= truth + 1e-9).all() and (truth <= high + 1e-9).all(), (method, eps)
             torch.testing.assert_close(alone.lower[0], low[1], rtol=1e-9, atol=1e-12)
             assert high.isfinite().all() and low.isfinite().all(), (method, eps)
             assert eps or (high - low).max() <= 1e-9, method
 
 
-RARE = {"min-keepdim", "max-of-three", "aminmax", "maximum-constant", "where-swapped", "clamp-by-value", "any-all",
-        "equal", "smallest", "sort-descending", "kthvalue", "median", "gather-itself", "adaptive-max-pool-2d",
-        "adaptive-max-pool-3d", "average-pool-3d-divisor", "hyperbolic", "inverse-hyperbolic", "logarithms", "xlogy",
-        "gelu-written-out", "logsumexp-keepdim"}
+RARE = {"min-keepdim", "max-of-three", "aminmax", "maximum-constant", "where-swapped",
+        "clamp-by-value", "any-all",
+        "equal", "smallest", "sort-descending", "kthvalue", "median", "gather-itself",
+        "adaptive-max-pool-2d", "adaptive-max-pool-3d", "average-pool-3d-divisor", "hyperbolic",
+        "inverse-hyperbolic", "logarithms", "xlogy", "gelu-written-out", "logsumexp-keepdim"}
 """Those that are much like others: tried by hand."""
 
 
@@ -156,9 +170,10 @@ def test_values_are_autograds_and_no_gradient_is_outside(name):
 
 
 NORMS = {
-    "euclidean": lambda u, v: u.norm(dim=2) + torch.linalg.vector_norm(v, dim=1, keepdim=True).sum(2),
-    "other-orders": lambda u, v: (3 + u).norm(p=1, dim=2) + (v + NUMBERS).norm(p=math.inf, dim=2) + (3 + u).norm(
-        p=3, dim=2),
+    "euclidean": lambda u,
+    v: u.norm(dim=2) + torch.linalg.vector_norm(v, dim=1, keepdim=True).sum(2),
+    "other-orders": lambda u,
+    v: (3 + u).norm(p=1, dim=2) + (v + NUMBERS).norm(p=math.inf, dim=2) + (3 + u).norm(p=3, dim=2),
     "distance": lambda u, v: F.pairwise_distance(u, v) + (u - v).norm(dim=1).sum(1, keepdim=True),
     "cdist": lambda u, v: torch.cdist(u, v).flatten(1) + torch.cdist(u, NUMBERS).flatten(1),
     "normalize": lambda u, v: F.normalize(u, dim=2, eps=0.1) * v,
@@ -196,8 +211,10 @@ def test_what_is_refused(name):
 
 def boxes(count: int, n: int, seed: int) -> Box:
     generator = torch.Generator().manual_seed(seed)
-    low = torch.randint(-2, 3, (count, n), generator=generator).double() + torch.rand(count, n, generator=generator)
-    wide = torch.rand(count, n, generator=generator) * torch.randint(0, 3, (count, n), generator=generator)
+    low = torch.randint(-2, 3, (count, n),
+                        generator=generator).double() + torch.rand(count, n, generator=generator)
+    wide = torch.rand(count, n, generator=generator) * torch.randint(0, 3, (count, n),
+                                                                     generator=generator)
     return Box(low, low + wide)
 
 
@@ -224,7 +241,9 @@ def test_ranked_planes_hold_and_are_exact_where_the_order_is_known(n):
 
 
 def test_the_plane_above_two_entries_is_that_of_a_rectifier():
-    """max(u, v) = v + relu(u - v), with relu's chord; and no plane of slopes from 0 to 1 is lower in the middle."""
+    """max(u, v) = v + relu(u - v), with relu's chord; and no plane of slopes from 0 to 1 is lower
+    in the middle.
+    """
     box = boxes(400, 2, 9)
     (_, _), (slopes, offset) = ranked_planes(box, torch.tensor([0]))
     (u, v), (w, z) = box.lower.T, box.upper.T

@@ -1,4 +1,6 @@
-"""CROWN-Optimized: sound for every mixture of planes, nowhere wider than CROWN, and narrower where there is room."""
+"""CROWN-Optimized: sound for every mixture of planes, nowhere wider than CROWN, and narrower where
+there is room.
+"""
 
 import json
 
@@ -21,9 +23,11 @@ RELAXED = [row for row in CASES if issubclass(lx.OPERATORS[row.operator].bound, 
 def test_every_plane_of_a_family_is_sound_and_the_first_is_crowns(row):
     p = problem(row)
     sides = boxes(p, "wide", "narrow", "tiny", "point", "grid")
-    node = bound_op_map[f"lirpa_explain::{row.operator}"](attr={"settings": json.dumps(row.settings)})
+    node = bound_op_map[f"lirpa_explain::{row.operator}"](
+        attr={"settings": json.dumps(row.settings)})
     first, families = node.planes(*sides), node.plane_family(*sides)
-    points = [sample_box(low, high, 60, torch.Generator().manual_seed(i)) for i, (low, high) in enumerate(sides)]
+    points = [sample_box(low, high, 60, torch.Generator().manual_seed(i))
+              for i, (low, high) in enumerate(sides)]
     value = torch.stack([node.forward(*point) for point in zip(*points, strict=True)])[:, None]
     for family, plain, outward in zip(families, first, (-1, 1), strict=True):
         for part, own in zip(family, plain, strict=True):
@@ -38,8 +42,8 @@ def test_every_plane_of_a_family_is_sound_and_the_first_is_crowns(row):
 @pytest.mark.parametrize("name", NETS)
 def test_nowhere_wider_than_crown(name, activation):
     model, x = make(name, activation)
-    plain, best = (lx.certify(Saliency(model), x, eps=0.05, method=method, target=[0, 2, 1], abs=False, iterations=2)
-                   for method in ("CROWN", "CROWN-Optimized"))
+    plain, best = (lx.certify(Saliency(model), x, eps=0.05, method=method, target=[0, 2, 1],
+                              abs=False, iterations=2) for method in ("CROWN", "CROWN-Optimized"))
     for narrow, wide in zip(parts(best.width), parts(plain.width), strict=True):
         assert (narrow <= wide + 1e-12).all()
 
@@ -51,8 +55,9 @@ def test_between_the_exact_range_and_crown(hidden):
         layer.weight.data.mul_(2)
     x = torch.rand(3, 4).double()
     weights = [(layer.weight.detach(), layer.bias.detach()) for layer in model[::2]]
-    exact = [torch.stack(side) for side in zip(*[exact_gradient_range(weights, one, 0.2, [1.0, 0.0]) for one in x],
-                                               strict=True)]
+    exact = [torch.stack(side)
+             for side in zip(*[exact_gradient_range(weights, one, 0.2, [1.0, 0.0]) for one in x],
+                             strict=True)]
     crown, best = (lx.certify(Saliency(model), x, eps=0.2, method=method, target=0, abs=False)
                    for method in ("CROWN", "CROWN-Optimized"))
     assert (best.lower <= exact[0] + 1e-7).all() and (exact[1] - 1e-7 <= best.upper).all()
@@ -62,8 +67,8 @@ def test_between_the_exact_range_and_crown(hidden):
 
 def test_options_are_used_and_checked():
     model, x = make("mlp", "relu")
-    widths = [float(lx.certify(Saliency(model), x, eps=0.2, method="CROWN-Optimized", target=0, abs=False, iterations=n
-                               ).width.sum()) for n in (0, 1, 20)]
+    widths = [float(lx.certify(Saliency(model), x, eps=0.2, method="CROWN-Optimized", target=0,
+                               abs=False, iterations=n).width.sum()) for n in (0, 1, 20)]
     crown = float(lx.certify(Saliency(model), x, eps=0.2, target=0, abs=False).width.sum())
     assert widths[0] == pytest.approx(crown) and widths[2] < widths[1] <= widths[0]
     for bad in ({"iterations": -1}, {"iterations": 2.0}, {"lr": 0}, {"lr": 2}, {"lr": "fast"}):
@@ -73,9 +78,10 @@ def test_options_are_used_and_checked():
 
 def test_optimised_bounds_are_differentiable_and_leave_no_gradients():
     model, x = make("mlp", "tanh")
-    certificate = lx.certify(IntegratedGradients(model), x, eps=0.05, method="CROWN-Optimized", target=0, n_steps=2,
-                             differentiable=True, iterations=3)
-    gradients = torch.autograd.grad(certificate.width.sum(), list(model.parameters()), allow_unused=True)
+    certificate = lx.certify(IntegratedGradients(model), x, eps=0.05, method="CROWN-Optimized",
+                             target=0, n_steps=2, differentiable=True, iterations=3)
+    gradients = torch.autograd.grad(certificate.width.sum(), list(model.parameters()),
+                                    allow_unused=True)
     assert sum(g.abs().sum() for g in gradients if g is not None) > 0
     assert all(p.grad is None for p in model.parameters())
     lx.certify(Saliency(model), x, eps=0.05, method="CROWN-Optimized", target=0, iterations=3)

@@ -1,4 +1,6 @@
-"""Max pooling: which positions may hold the maximum, the planes between which it lies, and ReLU put behind it."""
+"""Max pooling: which positions may hold the maximum, the planes between which it lies, and ReLU put
+behind it.
+"""
 
 import itertools
 
@@ -30,12 +32,14 @@ def net(pool: str, seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(**POOLS[pool]),
-        nn.Conv2d(3, 3, 2, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2),
+        nn.Conv2d(3, 3, 2, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.LazyLinear(2),
     ).double().eval()
 
 
 def image(rows: int = 3) -> torch.Tensor:
-    return torch.rand(rows, 1, 7, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.rand(rows, 1, 7, 8, generator=torch.Generator().manual_seed(1),
+                      dtype=torch.float64)
 
 
 def box(*shape: int, spread: float = 1.0, seed: int = 0) -> Box:
@@ -55,8 +59,8 @@ def test_the_upper_plane_is_the_lowest_in_the_middle(count):
         corners = np.array(list(itertools.product(*zip(*(end.tolist() for end in z), strict=True))))
         heights = np.maximum(0, corners.max(1))
         assert (corners @ weights.numpy() + float(offset) >= heights - 1e-12).all()
-        best = linprog(np.r_[z.center.numpy(), 1], A_ub=-np.c_[corners, np.ones(len(corners))], b_ub=-heights,
-                       bounds=[(None, None)] * (count + 1)).fun
+        best = linprog(np.r_[z.center.numpy(), 1], A_ub=-np.c_[corners, np.ones(len(corners))],
+                       b_ub=-heights, bounds=[(None, None)] * (count + 1)).fun
         assert float((weights * z.center).sum() + offset) == pytest.approx(best, abs=1e-9)
 
 
@@ -70,16 +74,19 @@ def test_whoever_wins_a_race_is_a_candidate(pool, rectified):
     kernel = layer.kernel_size if isinstance(layer.kernel_size, tuple) else (layer.kernel_size,) * 2
     windows = Windows((7, 8), list(kernel), ceil=layer.ceil_mode, **pair)
     first = Race.of(z, windows, rectified)
-    points = z.lower + z.width * torch.rand(12, *z.lower.shape, generator=torch.Generator().manual_seed(3),
+    points = z.lower + z.width * torch.rand(12, *z.lower.shape,
+                                            generator=torch.Generator().manual_seed(3),
                                             dtype=torch.float64)
     lead = torch.stack([windows.of(p) - windows.of(p).gather(2, first.pivot) for p in points])
-    known = Comparison(first.pivot, Box(lead.amin(0), lead.amax(0)), torch.zeros_like(first.undecided))
+    known = Comparison(first.pivot, Box(lead.amin(0), lead.amax(0)),
+                       torch.zeros_like(first.undecided))
     races = [first, Race.of(z, windows, rectified, known)]
     assert 0 < int(races[1].undecided.sum()) < int(first.undecided.sum()) < first.undecided.numel()
     for race, point in itertools.product(races, points):
         values = windows.of(point, -torch.inf)
         winner = values.argmax(2, keepdim=True)
-        counts = values.amax(2, keepdim=True) > 0 if rectified else torch.ones_like(winner, dtype=torch.bool)
+        counts = (values.amax(2, keepdim=True) > 0
+                  if rectified else torch.ones_like(winner, dtype=torch.bool))
         assert race.candidates.gather(2, winner)[counts].all()
         is_alone = counts & ~race.undecided
         assert (race.pivot == winner)[is_alone].all()
@@ -110,15 +117,17 @@ def test_relu_stays_where_its_values_are_read_otherwise():
     class Twice(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             a = torch.relu(x - 0.5)
-            return nn.functional.max_pool2d(a, 2).flatten(1).sum(1, keepdim=True) + a.flatten(1).sum(1, keepdim=True)
+            return (nn.functional.max_pool2d(a, 2).flatten(1).sum(1, keepdim=True)
+                    + a.flatten(1).sum(1, keepdim=True))
 
     module = capture(Twice(), (image(),))
-    assert [step.operator for step in module.steps if step.operator in ("kink_gradient", "max_pool_gradient")] == [
-        "max_pool_gradient", "kink_gradient"]
+    assert [step.operator for step in module.steps if step.operator in (
+        "kink_gradient", "max_pool_gradient")] == ["max_pool_gradient", "kink_gradient"]
 
 
-@pytest.mark.parametrize(("pool", "method"), [*((pool, "CROWN") for pool in POOLS), ("plain", "IBP"),
-                                              ("overlap", "CROWN-IBP"), ("ceil", "CROWN-Optimized")])
+@pytest.mark.parametrize(("pool", "method"),
+                         [*((pool, "CROWN") for pool in POOLS), ("plain", "IBP"),
+                          ("overlap", "CROWN-IBP"), ("ceil", "CROWN-Optimized")])
 def test_gradients_through_poolings_are_inside(pool, method):
     model, x, eps = net(pool), image(2).requires_grad_(), 0.05
     model(x)
@@ -135,7 +144,8 @@ def test_outward_bounds_through_poolings():
     model(x)
     saliency = Saliency(model)
     x.requires_grad_()
-    certificate = lx.certify(saliency, x, eps=0.02, target=1, abs=False, method="CROWN", rounding="outward")
+    certificate = lx.certify(saliency, x, eps=0.02, target=1, abs=False, method="CROWN",
+                             rounding="outward")
     assert_sound(certificate, saliency, ball(x, 0.02, count=40), target=1, abs=False)
 
 

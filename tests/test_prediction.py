@@ -1,4 +1,6 @@
-"""Predictions over a ball: samples never contradict what is certified, and linear models are exact."""
+"""Predictions over a ball: samples never contradict what is certified, and linear models are
+exact.
+"""
 
 import math
 
@@ -21,7 +23,8 @@ def confidence(scores, classes):
     return scores.softmax(1).gather(1, classes[:, None])[:, 0], scores.argmax(1)
 
 
-@pytest.mark.parametrize(("method", "norm", "outputs"), covering(lx.METHODS, [math.inf, 2, 1], [1, 2, 5]))
+@pytest.mark.parametrize(("method", "norm", "outputs"),
+                         covering(lx.METHODS, [math.inf, 2, 1], [1, 2, 5]))
 def test_no_sample_contradicts_the_bounds(method, norm, outputs):
     model = network(outputs, torch.nn.Tanh)
     generator = torch.Generator().manual_seed(0)
@@ -73,9 +76,11 @@ def test_several_inputs_one_of_them_fixed_and_further_arguments():
 
     x, y = torch.randn(2, 5, 4, dtype=torch.float64)
     scale = torch.rand(5, 1, dtype=torch.float64) + 0.5
-    bounds = lx.certify_prediction(forward, (x, y), eps=(0.1, None), additional_forward_args=scale, batch_size=2)
+    bounds = lx.certify_prediction(forward, (x, y), eps=(0.1, None), additional_forward_args=scale,
+                                   batch_size=2)
     for _ in range(50):
-        value, classes = confidence(forward(x + 0.1 * (2 * torch.rand_like(x) - 1), y, scale), bounds.classes)
+        value, classes = confidence(forward(x + 0.1 * (2 * torch.rand_like(x) - 1), y, scale),
+                                    bounds.classes)
         assert ((bounds.confidence_lower <= value) & (value <= bounds.confidence_upper)).all()
         assert (classes == bounds.classes)[bounds.certain].all()
 
@@ -85,7 +90,8 @@ def test_margins_that_overflow_leave_no_nan(scale):
     model = network(3).float()
     bounds = lx.certify_prediction(lambda x: model(x) * scale, torch.rand(3, 4), eps=5.0)
     assert not bounds.certain.any()
-    assert bounds.confidence_lower.tolist() == [0, 0, 0] and bounds.confidence_upper.tolist() == [1, 1, 1]
+    assert bounds.confidence_lower.tolist() == [0, 0,
+                                                0] and bounds.confidence_upper.tolist() == [1, 1, 1]
 
 
 def test_bad_arguments_are_refused():

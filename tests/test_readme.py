@@ -1,4 +1,6 @@
-"""README is true: its Python runs, and commands, its own and the guide's, are the ones that are tested."""
+"""README is true: its Python runs, and commands, its own and the guide's, are the ones that are
+tested.
+"""
 
 import re
 import shlex
@@ -37,8 +39,9 @@ def test_commands_run(tmp_path, monkeypatch, capsys):
     """With the files that the text names; every command says that all is well."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    (tmp_path / "nets.py").write_text("import torch\n\n\ndef make_net():\n    return torch.nn.Sequential("
-                                      "torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))\n")
+    (tmp_path / "nets.py").write_text("import torch\n\n\ndef make_net():\n    return "
+                                      "torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), "
+                                      "torch.nn.Linear(8, 2))\n")
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     torch.save(net.state_dict(), "net.pt")
@@ -47,7 +50,8 @@ def test_commands_run(tmp_path, monkeypatch, capsys):
         command, *arguments = shlex.split(line)
         assert command == "lirpa-explain"
         assert main(arguments) == 0, capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} >= {"results", "checked", "attacked", "curve.png"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"results", "checked", "attacked",
+                                                          "curve.png"}
     assert (tmp_path / "results" / "report.html").stat().st_size > 10_000
 
 
@@ -57,14 +61,17 @@ def test_the_console_script_is_that_main():
 
 
 def test_shell_blocks_are_the_commands_that_are_run_elsewhere():
-    """.ci/run executes the test command; the examples are run by test_examples; auto_LiRPA's are the error's."""
+    """.ci/run executes the test command; the examples are run by test_examples; auto_LiRPA's are
+    the error's.
+    """
     assert {language for language, _ in blocks(README)} == {"sh", "python"}
     quickstart, test = shell(README)
     auto_lirpa = shell((GUIDE / "supported.md").read_text())
     install = "python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt "
     assert quickstart.startswith(install) and test.startswith(install)
     assert (ROOT / shlex.split(quickstart)[-1]).is_file()
-    assert "<!-- test -->\n```sh\n" + test in README and "<!-- test -->" in (ROOT / ".ci" / "run").read_text()
+    assert ("<!-- test -->\n```sh\n" + test in README
+            and "<!-- test -->" in (ROOT / ".ci" / "run").read_text())
     for command in auto_lirpa:
         for part in command.strip().split(" && "):
             assert part in compat.INSTALL_AUTO_LIRPA

@@ -1,4 +1,6 @@
-"""The truth of the tests is checked itself: against enumeration, by hand, and against sampled points."""
+"""The truth of the tests is checked itself: against enumeration, by hand, and against sampled
+points.
+"""
 
 import itertools
 import math
@@ -38,13 +40,16 @@ def random_net(sizes, seed):
 
 
 def enumerated_gradient_range(layers, x, eps, cotangent):
-    """(low, high, number of patterns) over every activation pattern that some point of the box takes."""
+    """(low, high, number of patterns) over every activation pattern that some point of the box
+    takes.
+    """
     widths = [len(b) for _, b in layers[:-1]]
     box = list(zip(x - eps, x + eps, strict=True))
     gradients = []
     for pattern in itertools.product([0.0, 1.0], repeat=sum(widths)):
         activity = np.split(np.array(pattern), np.cumsum(widths)[:-1])
-        slope, offset = np.eye(len(x)), np.zeros(len(x))  # what the layers so far compute under this pattern
+        # what the layers so far compute under this pattern
+        slope, offset = np.eye(len(x)), np.zeros(len(x))
         a, b = [], []  # a x <= b: z >= 0 where active, z <= 0 where not
         for (w, bias), d in zip(layers, activity, strict=False):
             slope, offset = w @ slope, w @ offset + bias
@@ -52,11 +57,13 @@ def enumerated_gradient_range(layers, x, eps, cotangent):
             a.append(sign[:, None] * slope)
             b.append(-sign * offset)
             slope, offset = d[:, None] * slope, d * offset
-        found = linprog(np.zeros(len(x)), np.vstack(a), np.concatenate(b), bounds=box, options=TIGHT)
+        found = linprog(np.zeros(len(x)), np.vstack(a), np.concatenate(b), bounds=box,
+                        options=TIGHT)
         assert found.status in (0, 2), found.message  # solved, or no such point
         if found.status == 0:
             gradients.append(cotangent @ layers[-1][0] @ slope)
-    return torch.tensor(np.min(gradients, axis=0)), torch.tensor(np.max(gradients, axis=0)), len(gradients)
+    return (torch.tensor(np.min(gradients, axis=0)), torch.tensor(np.max(gradients, axis=0)),
+            len(gradients))
 
 
 def relu_mlp(layers):
@@ -112,7 +119,8 @@ def test_range_holds_every_sampled_gradient_and_grows_with_the_box(sizes, genera
 def test_sampled_gradients_reach_the_range(generator):
     layers, x, cotangent = random_net((2, 6, 1), 5)
     low, high = exact_gradient_range(layers, x, 0.5, cotangent)
-    points = sample_box(torch.tensor(x)[None] - 0.5, torch.tensor(x)[None] + 0.5, 20000, generator)[:, 0]
+    points = sample_box(torch.tensor(x)[None] - 0.5, torch.tensor(x)[None] + 0.5, 20000,
+                        generator)[:, 0]
     (gradients,) = input_gradient(relu_mlp(layers), (points,), torch.tensor(cotangent))
     assert (high > low).all()
     torch.testing.assert_close(gradients.amin(0), low, rtol=1e-12, atol=1e-12)
@@ -126,9 +134,11 @@ def test_sampled_gradients_reach_the_range(generator):
         ([[1.0]], [0.0], [[1.0]], -1.0, 0.5, (0, 0)),
         ([[1.0]], [0.0], [[-2.0]], 0.0, 1.0, (-2, 0)),
         ([[1.0]], [0.0], [[1.0]], 0.0, 0.0, (0, 1)),  # at the kink both sides
-        ([[1.0]], [-0.3], [[1.0]], 0.1, 0.2, (0, 1)),  # 0.1 + 0.2 > 0.3 by rounding: the kink is met
+        ([[1.0]], [-0.3], [[1.0]], 0.1, 0.2, (0, 1)),
+        # 0.1 + 0.2 > 0.3 by rounding: the kink is met
         ([[-1.0]], [0.3], [[1.0]], 0.1, 0.2, (-1, 0)),
-        ([[1.0], [-1.0]], [0.0, 0.0], [[1.0, -1.0]], 0.0, 1.0, (0, 2)),  # relu(x) - relu(-x): ties mix
+        ([[1.0], [-1.0]], [0.0, 0.0], [[1.0, -1.0]], 0.0, 1.0, (0, 2)),
+        # relu(x) - relu(-x): ties mix
         ([[1.0], [-1.0]], [0.0, 0.0], [[1.0, -1.0]], 1.0, 0.5, (1, 1)),
     ],
 )
@@ -208,7 +218,8 @@ def test_input_gradient():
     x, y = torch.tensor([[1.0, 2.0]]).double(), torch.tensor([[3.0, -1.0]]).double()
     unused = torch.zeros(1, 1).double()
     with torch.no_grad():
-        gx, gy, none = input_gradient(lambda a, b, _: a**2 * b, (x, y, unused), torch.tensor([[1.0, 10.0]]))
+        gx, gy, none = input_gradient(lambda a, b, _: a**2 * b, (x, y, unused),
+                                      torch.tensor([[1.0, 10.0]]))
     assert torch.equal(gx, torch.tensor([[6.0, -40.0]]).double())
     assert torch.equal(gy, torch.tensor([[1.0, 40.0]]).double())
     assert torch.equal(none, unused)

@@ -10,6 +10,7 @@ from torch import nn
 
 import lirpa_explain as lx
 from lirpa_explain import attributions
+from lirpa_explain.bounding.reach import reached
 from lirpa_explain.bounding.where import Where
 from lirpa_explain.certificates.metrics import evaluate
 from lirpa_explain.errors import UnsupportedOperation
@@ -252,17 +253,17 @@ def test_what_is_not_reached_does_not_depend_on_marked_inputs():
     marks[0, [0, 12]], marks[1, 40] = True, True
     _, values, balls, _ = problem.rows.take(torch.arange(2))
     with network.at(values, balls):
-        reached = {
-            node.name: flat_rows(network.reached(node, {network.moving_inputs[0].name: marks}))
+        found = {
+            node.name: flat_rows(reached(node, {network.moving_inputs[0].name: marks}))
             for node in network.nodes if node.name in problem.kinks}
     before, after = ({name: z for row in range(2) for name, z in [
         (f"{name}{row}", z) for name, z in problem.nodes(row, (points[row:row + 1],)).items()]}
                      for points in (x, x + marks * 0.1))
-    for name, mask in reached.items():
+    for name, mask in found.items():
         for row in range(2):
             moved = (before[f"{name}{row}"] != after[f"{name}{row}"])[0]
             assert moved.any() and not bool((moved & ~mask[row]).any())
-    assert not bool(reached[min(reached)].all())
+    assert not bool(found[min(found)].all())
 
 
 def test_no_point_lies_in_an_empty_domain():

@@ -1,4 +1,6 @@
-"""Lines, planes and ranges as plain tensor functions: against dense samples, corners and an optimiser."""
+"""Lines, planes and ranges as plain tensor functions: against dense samples, corners and an
+optimiser.
+"""
 
 import itertools
 
@@ -27,7 +29,8 @@ def random_boxes(count: int, seed: int, *shape: int) -> Box:
         return torch.tensor(values, dtype=torch.float64)[
             torch.randint(0, len(values), (count, *shape), generator=generator)]
 
-    ends = torch.rand(2, count, *shape, generator=generator, dtype=torch.float64) * pick(0, 1e-12, 1, 1, 1, 1e8)
+    ends = torch.rand(2, count, *shape, generator=generator,
+                      dtype=torch.float64) * pick(0, 1e-12, 1, 1, 1, 1e8)
     low = pick(-1, -1, 0, 1) * ends[0]
     return Box(low, low + pick(0, 1, 1, 1) * ends[1])
 
@@ -95,14 +98,17 @@ FACTORS = {"tanh": tanh().function, "tanh_slope": tanh().derivative, "sigmoid": 
 
 @pytest.mark.parametrize("factor", [IDENTITY, "step", *FACTORS])
 def test_planes_hold_on_the_whole_box(factor):
-    """A product g d(t), with d the identity (McCormick's own case), a step, or a smooth function."""
+    """A product g d(t), with d the identity (McCormick's own case), a step, or a smooth
+    function.
+    """
     g, t = random_boxes(1500, 2), random_boxes(1500, 3)
     zero, one = torch.zeros_like(t[0]), torch.ones_like(t[0])
     if factor == IDENTITY:
         d, around, function = t, ((one, zero), (one, zero)), lambda t: t
     elif factor == "step":
         d = piecewise.step_range(*t, 0.1)
-        around, function = ((zero, d[0]), (zero, d[1])), lambda t: torch.where(t > 0, one, 0.1 * one)
+        around, function = ((zero, d[0]), (zero, d[1])), lambda t: torch.where(t > 0, one,
+                                                                               0.1 * one)
     else:
         smooth = FACTORS[factor]
         d, around, function = range_of(smooth, *t), lines(smooth, *t), smooth.value
@@ -119,12 +125,15 @@ def test_planes_hold_on_the_whole_box(factor):
 
 
 def test_planes_of_a_product_touch_two_corners():
-    """Each of McCormick's planes meets x y in three of the four corners; mixtures of two, in the two they share."""
-    g, t = (Box(low.clamp(-10, 10), low.clamp(-10, 10) + 0.1 + (high - low).clamp(max=10)) for low, high in (
-        random_boxes(800, seed) for seed in (4, 5)))
+    """Each of McCormick's planes meets x y in three of the four corners; mixtures of two, in the
+    two they share.
+    """
+    g, t = (Box(low.clamp(-10, 10), low.clamp(-10, 10) + 0.1 + (high - low).clamp(max=10))
+            for low, high in (random_boxes(800, seed) for seed in (4, 5)))
     one = torch.ones_like(t[0]), torch.zeros_like(t[0])
     for a, b, c in planes(g, t, t, (one, one)):
-        touched = torch.stack([(a * x + b * y + c - x * y).abs() <= 1e-10 for x, y in itertools.product(g, t)]).sum(0)
+        touched = torch.stack([(a * x + b * y + c - x * y).abs() <= 1e-10
+                               for x, y in itertools.product(g, t)]).sum(0)
         assert (touched >= 2).all()
 
 
@@ -164,22 +173,27 @@ def variance_of(points: np.ndarray) -> float:
 
 
 def test_variance_range_holds_and_its_lower_end_is_attained():
-    """Lower end: an optimiser finds a point with that variance. Upper end: above all corners, never above chance."""
+    """Lower end: an optimiser finds a point with that variance. Upper end: above all corners, never
+    above chance.
+    """
     generator = torch.Generator().manual_seed(11)
     centers = torch.randn(25, 5, 1, generator=generator, dtype=torch.float64)
-    radii = torch.rand(25, 5, 1, generator=generator, dtype=torch.float64) * torch.tensor([0, 0.1, 1, 3, 1])[:, None]
+    radii = torch.rand(25, 5, 1, generator=generator,
+                       dtype=torch.float64) * torch.tensor([0, 0.1, 1, 3, 1])[:, None]
     box = Box(centers - radii, centers + radii)
     low, high = variance_range(box)
     for i, (lower, upper) in enumerate(zip(*box, strict=True)):
         ends = list(zip(lower[:, 0].tolist(), upper[:, 0].tolist(), strict=True))
-        best = min(minimize(variance_of, np.clip(start, *zip(*ends, strict=True)), bounds=ends, tol=1e-14).fun
+        best = min(minimize(variance_of, np.clip(start, *zip(*ends, strict=True)), bounds=ends,
+                            tol=1e-14).fun
                    for start in (centers[i, :, 0].numpy(), np.full(5, centers[i].mean().item())))
         assert low[i].item() <= best + 1e-12
         assert low[i].item() >= best - 1e-6
         largest = max(map(variance_of, itertools.product(*ends)))
         assert high[i].item() >= largest - 1e-12
         assert high[i].item() <= 1.5 * largest + 1e-12
-    points = box[0] + (box[1] - box[0]) * torch.rand(300, 25, 5, 1, generator=generator, dtype=torch.float64)
+    points = box[0] + (box[1] - box[0]) * torch.rand(300, 25, 5, 1, generator=generator,
+                                                     dtype=torch.float64)
     sampled = points.var(2, correction=0)
     assert (sampled >= low - 1e-12).all() and (sampled <= high + 1e-12).all()
 
@@ -194,8 +208,10 @@ def test_variance_range_of_extreme_boxes():
     least, most = variance_range(Box(low, high))
     corners = torch.stack([low, high, (low + high) / 2]).var(2, correction=0)
     assert least.isfinite().all() and most.isfinite().all()
-    rounding = 1e-9 * (high - low).abs().amax(1).square().clamp(min=1) + 1e-9 * low.abs().amax(1).square()
-    assert (least <= corners.amin(0) + rounding).all() and (most >= corners.amax(0) - rounding).all()
+    rounding = (1e-9 * (high - low).abs().amax(1).square().clamp(min=1)
+                + 1e-9 * low.abs().amax(1).square())
+    assert ((least <= corners.amin(0) + rounding).all()
+            and (most >= corners.amax(0) - rounding).all())
 
 
 def test_smaller_boxes_have_smaller_ranges():
@@ -218,12 +234,16 @@ def test_a_factor_that_is_fixed_leaves_no_roundings_of_the_other():
 
 @pytest.mark.parametrize("sign", [0, 1, -1])
 def test_product_ranges_lie_at_corners_and_move_with_them(sign):
-    """Of factors of any sign, of one that is at least 0, and of one that is at most 0; with one row for many."""
+    """Of factors of any sign, of one that is at least 0, and of one that is at most 0; with one row
+    for many.
+    """
     def boxes(generator: torch.Generator) -> list[Tensor]:
         g, d = torch.randn(2, 1, 7, generator=generator), torch.randn(2, 50, 7, generator=generator)
-        return [end.double() for x in (g, sign * d.abs() if sign else d) for end in (x.amin(0), x.amax(0))]
+        return [end.double() for x in (g, sign * d.abs() if sign else d)
+                for end in (x.amin(0), x.amax(0))]
 
-    touching = [*random_boxes(300, 15, 2), *(sign * end.abs() if sign else end for end in random_boxes(300, 16, 2))]
+    touching = [*random_boxes(300, 15, 2),
+                *(sign * end.abs() if sign else end for end in random_boxes(300, 16, 2))]
     touching[2:] = torch.minimum(*touching[2:]), torch.maximum(*touching[2:])
     for gl, gu, dl, du in (boxes(torch.Generator().manual_seed(0)), touching):
         corners = torch.stack([g * d for g in (gl, gu) for d in (dl, du)])

@@ -1,4 +1,6 @@
-"""Reports: what they say is what the certificates say, and they work in a real browser without a network."""
+"""Reports: what they say is what the certificates say, and they work in a real browser without a
+network.
+"""
 
 import ast
 import dataclasses
@@ -29,24 +31,26 @@ FEATURES = ["age", "income", "hours & days", "debt"]
 @pytest.fixture(scope="module")
 def browser():
     """Headless Chromium without a network."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    chromium = (shutil.which("chromium") or shutil.which("google-chrome")
+                or shutil.which("chromium-browser"))
     driver = shutil.which("chromedriver")
     if chromium is None or driver is None:
-        message = ("Reports are tested in a browser: install Chromium and chromedriver (Debian: apt-get install "
-                   "chromium chromium-driver), on PATH.")
+        message = ("Reports are tested in a browser: install Chromium and chromedriver (Debian: "
+                   "apt-get install chromium chromium-driver), on PATH.")
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900",
-                     "--host-resolver-rules=MAP * ~NOTFOUND"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
+                     "--window-size=1200,900", "--host-resolver-rules=MAP * ~NOTFOUND"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     opened = webdriver.Chrome(options=options, service=Service(driver))
     opened.execute_cdp_cmd("Network.enable", {})
     opened.execute_cdp_cmd("Network.emulateNetworkConditions",
-                           {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0})
+                           {"offline": True, "latency": 0, "downloadThroughput": 0,
+                            "uploadThroughput": 0})
     yield opened
     opened.quit()
 
@@ -55,7 +59,8 @@ def browser():
 def rows():
     """Certificates of rows of a table, one of which has an infinite bound."""
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(),
+                                torch.nn.Linear(8, 3)).double()
     x = torch.rand(12, 4).double()
     certifier = lx.Certifier(Saliency(model), abs=False, target=1)
     certificates = {eps: certifier.certify(x, eps=eps) for eps in EPS}
@@ -67,7 +72,8 @@ def rows():
 def table_page(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "table.html"
     certificates, predictions = rows
-    lx.report(certificates, path, names=NAMES, features=FEATURES, targets=[1] * 12, predictions=predictions,
+    lx.report(certificates, path, names=NAMES, features=FEATURES, targets=[1] * 12,
+              predictions=predictions,
               metrics=["cosine", ("top_k_overlap", {"k": 2}), Measure("linf")], details=4)
     return path
 
@@ -76,16 +82,19 @@ def table_page(rows, tmp_path_factory):
 def image_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "images.html"
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(72, 2))
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+                                torch.nn.Linear(72, 2))
     x = 4 * torch.rand(2, 3, 8, 8) - 2
-    lx.report(lx.certify(IntegratedGradients(model), x, eps=0.02, target=0, n_steps=2), path, inputs=x, details=1)
+    lx.report(lx.certify(IntegratedGradients(model), x, eps=0.02, target=0, n_steps=2), path,
+              inputs=x, details=1)
     return path
 
 
 def opened(browser, page):
     browser.get_log("browser")
     browser.get(page.as_uri())
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
+    assert not [entry
+                for entry in browser.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
     return browser
 
 
@@ -95,23 +104,26 @@ def header(browser, name):
 
 
 def cells(browser, name):
-    index = browser.execute_script("return [...document.querySelectorAll('#summary th')].findIndex("
-                                   "  th => th.textContent.trim().split(/\\s/)[0] === arguments[0])", name)
+    index = browser.execute_script("return [...document.querySelectorAll('#summary "
+                                   "th')].findIndex(  th => th.textContent.trim().split(/\\s/)[0] "
+                                   "=== arguments[0])", name)
     assert index >= 0
-    return browser.execute_script("return [...document.querySelectorAll('#summary tbody tr')].map(row => {"
-                                  "  const cell = row.cells[arguments[0]];"
-                                  "  return cell.dataset.value ?? cell.textContent})", index)
+    return browser.execute_script("return [...document.querySelectorAll('#summary tbody "
+                                  "tr')].map(row => {  const cell = row.cells[arguments[0]];  "
+                                  "return cell.dataset.value ?? cell.textContent})", index)
 
 
 def test_the_page_needs_no_other_file(browser, table_page):
     opened(browser, table_page)
     assert browser.title == "Certificates of Saliency"
-    used = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    used = browser.execute_script("return performance.getEntriesByType('resource').map(entry => "
+                                  "entry.name)")
     assert all(name.startswith("data:") for name in used)
     assert len(browser.find_elements(By.CSS_SELECTOR, "script, link, iframe")) == 1
     assert browser.execute_async_script(  # the page may not reach for anything even if it wanted to
-        "const done = arguments[0]; fetch('https://example.org').then(() => done('fetched'), () => done('refused'))"
-    ) == "refused"
+                                        "const done = arguments[0]; "
+                                        "fetch('https://example.org').then(() => done('fetched'), "
+                                        "() => done('refused'))") == "refused"
 
 
 @pytest.mark.parametrize("page", ["table_page", "image_page"])
@@ -123,15 +135,17 @@ def test_all_figures_show(browser, page, request):
     for image in images:
         browser.execute_script("arguments[0].scrollIntoView()", image)
     widths = browser.execute_async_script(
-        "const done = arguments[0]; const images = [...document.images];"
-        "Promise.all(images.map(image => image.decode())).then(() => done(images.map(image => image.naturalWidth)))")
+        "const done = arguments[0]; const images = "
+        "[...document.images];Promise.all(images.map(image => image.decode())).then(() => "
+        "done(images.map(image => image.naturalWidth)))")
     assert all(width > 300 for width in widths)
     root = "document.documentElement"
-    assert browser.execute_script(f"return {root}.scrollWidth - {root}.clientWidth") <= 0  # nothing is beside the page
+    # nothing is beside the page
+    assert browser.execute_script(f"return {root}.scrollWidth - {root}.clientWidth") <= 0
 
 
-@pytest.mark.parametrize(("name", "key"), [("example", int), ("cosine", float), ("linf", float), ("eps", float),
-                                           ("prediction", str)])
+@pytest.mark.parametrize(("name", "key"), [("example", int), ("cosine", float), ("linf", float),
+                                           ("eps", float), ("prediction", str)])
 def test_the_table_sorts(browser, table_page, name, key):
     opened(browser, table_page)
     unsorted = [key(cell) for cell in cells(browser, name)]
@@ -164,8 +178,8 @@ def test_examples_open(browser, table_page):
     parts[1].find_element(By.TAG_NAME, "summary").click()
     assert table.is_displayed()
     browser.find_element(By.LINK_TEXT, "2").click()
-    assert browser.execute_async_script(
-        "const done = arguments[0]; setTimeout(() => done(document.getElementById('example-2').open), 50)")
+    assert browser.execute_async_script("const done = arguments[0]; setTimeout(() => "
+                                        "done(document.getElementById('example-2').open), 50)")
 
 
 def test_what_is_listed_of_an_example(browser, table_page, rows):
@@ -174,11 +188,12 @@ def test_what_is_listed_of_an_example(browser, table_page, rows):
     part = browser.find_element(By.ID, "example-3")
     part.find_element(By.TAG_NAME, "summary").click()
     listed = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")]
-              for row in part.find_elements(By.TAG_NAME, "table")[2].find_elements(By.CSS_SELECTOR, "tbody tr")]
+              for row in part.find_elements(By.TAG_NAME, "table")[2].find_elements(By.CSS_SELECTOR,
+                                                                                   "tbody tr")]
     order = certificate.nominal[3].abs().argsort(descending=True).tolist()
     words = {1: "positive", -1: "negative", 0: "open"}
-    assert listed == [[FEATURES[i], *(f"{float(side[3, i]):.4g}" for side in (certificate.nominal, certificate.lower,
-                                                                            certificate.upper)),
+    assert listed == [[FEATURES[i], *(f"{float(side[3, i]):.4g}" for side in (
+        certificate.nominal, certificate.lower, certificate.upper)),
                        words[int(certificate.sign()[3, i])]] for i in order]
 
 
@@ -203,10 +218,12 @@ def test_dark_screens_and_paper(browser, table_page):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {
             "media": "print", "features": [{"name": "prefers-color-scheme", "value": "light"}]})
         assert brightness() == 3 * 255
-        assert [part.is_displayed() for part in browser.find_elements(By.TAG_NAME, "details")] == [True] + 3 * [False]
+        assert ([part.is_displayed() for part in browser.find_elements(By.TAG_NAME, "details")]
+                == [True] + 3 * [False])
         last = browser.find_elements(By.CSS_SELECTOR, "#summary tbody tr")[-1]
         frame = browser.find_element(By.CSS_SELECTOR, ".scroll")
-        assert last.rect["y"] + last.rect["height"] <= frame.rect["y"] + frame.rect["height"] + 1  # nothing is cut off
+        # nothing is cut off
+        assert last.rect["y"] + last.rect["height"] <= frame.rect["y"] + frame.rect["height"] + 1
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
@@ -220,11 +237,11 @@ def test_only_the_first_examples_get_pictures(browser, image_page):
 
 def test_numbers_are_those_of_the_certificates(rows):
     certificates, predictions = rows
-    table = make_table({eps: [part] for eps, part in certificates.items()}, [Measure("top_k_overlap", {"k": 2})], NAMES,
-                       [1] * 12, predictions)
-    assert [column.name for column in table.columns] == ["example", "name", "target", "eps", "top_k_overlap(k=2)",
-                                                         "mean_width", "predicted", "prediction", "confidence_lower",
-                                                         "confidence_upper"]
+    table = make_table({eps: [part] for eps, part in certificates.items()},
+                       [Measure("top_k_overlap", {"k": 2})], NAMES, [1] * 12, predictions)
+    assert [column.name for column in table.columns] == [
+        "example", "name", "target", "eps", "top_k_overlap(k=2)",
+        "mean_width", "predicted", "prediction", "confidence_lower", "confidence_upper"]
     for i, eps in enumerate(EPS):
         part = table.rows[12 * i: 12 * i + 12]
         assert [row[4] for row in part] == certificates[eps].top_k_overlap(2).tolist()
@@ -235,7 +252,8 @@ def test_numbers_are_those_of_the_certificates(rows):
 
 def test_settings_may_have_a_row_for_each_of_all_examples(rows):
     whole = rows[0][0.05]
-    parts = [dataclasses.replace(whole, lower=whole.lower[part], upper=whole.upper[part], nominal=whole.nominal[part])
+    parts = [dataclasses.replace(whole, lower=whole.lower[part], upper=whole.upper[part],
+                                 nominal=whole.nominal[part])
              for part in (slice(0, 5), slice(5, 12))]
     mask = torch.rand(12, 4, generator=torch.Generator().manual_seed(0)) > 0.5
     for settings in ({"mask": mask}, {"mask": mask[0]}):
@@ -244,13 +262,16 @@ def test_settings_may_have_a_row_for_each_of_all_examples(rows):
 
 
 def test_assumptions_are_those_of_the_certificate():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1)).double()
+    model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(),
+                                torch.nn.Linear(4, 1)).double()
     x = torch.rand(1, 2).double()
     said = {
         "plain": assumptions(lx.certify(Saliency(model), x, eps=0.1)),
-        "integral": assumptions(lx.certify(IntegratedGradients(model), x, eps=0.1, n_steps=2, integral="exact")),
-        "expectation": assumptions(lx.certify(NoiseTunnel(Saliency(model)), x, eps=0.1, norm=2, abs=False, stdevs=1.0,
-                                              nt_samples=10, expectation="gaussian", confidence=0.9)),
+        "integral": assumptions(lx.certify(IntegratedGradients(model), x, eps=0.1, n_steps=2,
+                                           integral="exact")),
+        "expectation": assumptions(
+            lx.certify(NoiseTunnel(Saliency(model)), x, eps=0.1, norm=2, abs=False, stdevs=1.0,
+                       nt_samples=10, expectation="gaussian", confidence=0.9)),
         "outward": assumptions(lx.certify(Saliency(model), x, eps=0.1, rounding="outward")),
         "predicted": assumptions(lx.certify(Saliency(model), x, eps=0.1), predicted=True),
     }
@@ -259,7 +280,8 @@ def test_assumptions_are_those_of_the_certificate():
                          "drawn noise": {"plain", "predicted", "outward"},
                          "computed in float64; the bounds hold up to": set(said) - {"outward"},
                          "proven bound of all rounding errors": {"outward"},
-                         "whether the prediction itself changes": set(said) - {"predicted"}}.items():
+                         "whether the prediction itself changes": set(said)
+                         - {"predicted"}}.items():
         assert {kind for kind, sentences in said.items() if words in " ".join(sentences)} == kinds
 
 

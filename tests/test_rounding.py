@@ -1,4 +1,6 @@
-"""Roundings raise no alarm and lie within; outward bounds hold for what is computed, as longer arithmetic shows."""
+"""Roundings raise no alarm and lie within; outward bounds hold for what is computed, as longer
+arithmetic shows.
+"""
 
 import copy
 import math
@@ -36,7 +38,9 @@ def points(x, eps, count=10):
 
 
 def test_what_sums_round_is_within_gamma():
-    """N terms of both signs whose sum nearly cancels: the error of every order against the exact sum."""
+    """N terms of both signs whose sum nearly cancels: the error of every order against the exact
+    sum.
+    """
     generator = torch.Generator().manual_seed(0)
     terms = torch.randn(1000, generator=generator)
     terms = torch.cat([terms, -terms + 1e-7 * torch.randn(1000, generator=generator)])
@@ -51,14 +55,17 @@ def test_what_sums_round_is_within_gamma():
 
 
 NETS = {
-    "one entry a group": lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.GroupNorm(2, 2), nn.Flatten(),
-                                               nn.Linear(2, 2)),
+    "one entry a group": lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.GroupNorm(2, 2),
+                                               nn.Flatten(), nn.Linear(2, 2)),
     "layer of one entry": lambda: nn.Sequential(nn.Flatten(), nn.LayerNorm(1), nn.Linear(1, 2)),
-    "norms after each other": lambda: nn.Sequential(nn.Flatten(), nn.Linear(1, 6), nn.LayerNorm(6), nn.LeakyReLU(0.1),
+    "norms after each other": lambda: nn.Sequential(nn.Flatten(), nn.Linear(1, 6), nn.LayerNorm(6),
+                                                    nn.LeakyReLU(0.1),
                                                     nn.LayerNorm(6), nn.Linear(6, 2)),
-    "pooling": lambda: nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(1, 2, 3, padding=1), nn.LeakyReLU(0.5),
-                                     nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(2, 2)),
-    "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(1, 6), nn.GELU(), nn.Linear(6, 4), nn.Softmax(1)),
+    "pooling": lambda: nn.Sequential(
+        nn.Upsample(scale_factor=4), nn.Conv2d(1, 2, 3, padding=1), nn.LeakyReLU(0.5),
+        nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(2, 2)),
+    "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(1, 6), nn.GELU(), nn.Linear(6, 4),
+                                     nn.Softmax(1)),
 }
 
 
@@ -76,12 +83,16 @@ def net(name, dtype, scale):
 def test_neither_alarms_nor_narrow_bounds(name, dtype, scale):
     model, x = net(name, dtype, scale)
     for eps, how in ((0.0, "default"), (0.05, "default"), (0.05, "outward")):
-        certificate = lx.certify(InputXGradient(model), x, eps=eps, target=0, method="IBP", rounding=how)
-        assert all(inside(certificate, InputXGradient(model).attribute(point, target=0)) for point in points(x, eps))
+        certificate = lx.certify(InputXGradient(model), x, eps=eps, target=0, method="IBP",
+                                 rounding=how)
+        assert all(inside(certificate, InputXGradient(model).attribute(point, target=0))
+                   for point in points(x, eps))
 
 
 def test_widths_are_roundings():
-    """A smooth net, which no kink widens: at radius 0 only roundings are between the bounds, and they are few."""
+    """A smooth net, which no kink widens: at radius 0 only roundings are between the bounds, and
+    they are few.
+    """
     for dtype, most in ((torch.float32, 3e-5), (torch.float64, 5e-14)):
         model, x = net("softmax", dtype, 1.0)
         certificate = lx.certify(Saliency(model), x, eps=0.0, target=0, abs=False)
@@ -117,7 +128,9 @@ def test_dead_windows_of_power_pooling_have_no_gradient():
 
 
 def test_infinite_bounds_times_nothing_are_no_contradiction():
-    """LPPool on a ball that contains 0 has no bound; a multiplier or weight of 0 must not make NaN of that."""
+    """LPPool on a ball that contains 0 has no bound; a multiplier or weight of 0 must not make NaN
+    of that.
+    """
     model = nn.Sequential(nn.LPPool2d(2, 2), nn.Flatten(), nn.Linear(4, 2)).double()
     x = torch.randn(1, 1, 4, 4).double()
     for attribution in (InputXGradient(model), IntegratedGradients(model)):
@@ -126,7 +139,9 @@ def test_infinite_bounds_times_nothing_are_no_contradiction():
 
 
 def test_an_exact_zero_explains_no_jump():
-    """Captum's derivative at 0 is taken at 0; another one there is a contradiction, however near the kink."""
+    """Captum's derivative at 0 is taken at 0; another one there is a contradiction, however near
+    the kink.
+    """
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1)).double()
     x = torch.zeros(1, 2).double()
     module = capture(model, (x,))
@@ -139,7 +154,8 @@ def test_roundings_at_a_reference_are_none_of_the_model():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.LeakyReLU(0.3), nn.Linear(5, 2)).double()
     x = torch.randn(2, 4).double()
-    lx.certify(DeepLift(model), x, eps=1e-3, baselines=x + 1e-10 * torch.randn(2, 4).double(), target=0)
+    lx.certify(DeepLift(model), x, eps=1e-3, baselines=x + 1e-10 * torch.randn(2, 4).double(),
+               target=0)
 
 
 # Outward rounding
@@ -155,7 +171,8 @@ class Longer:
 
     def gradient(self, x):
         z = self.W * x + self.b
-        upstream = mpmath.matrix([v * (1 - mpmath.tanh(t) ** 2) for v, t in zip(self.v, z, strict=True)])
+        upstream = mpmath.matrix([v * (1 - mpmath.tanh(t) ** 2)
+                                  for v, t in zip(self.v, z, strict=True)])
         return self.W.T * upstream
 
     def integrated(self, x, nodes, weights):
@@ -174,16 +191,21 @@ def within(certificate, values):
 
 @pytest.mark.parametrize("method", lx.METHODS)
 def test_outward_bounds_hold_for_exact_numbers_and_computed_ones(method):
-    """In float64 on a point, where bounds are all rounding, mpmath's value and Captum's lie within, digit by digit."""
+    """In float64 on a point, where bounds are all rounding, mpmath's value and Captum's lie within,
+    digit by digit.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     x = torch.randn(1, 3).double()
     with mpmath.workdps(60):
         longer, exact = Longer(model), mpmath.matrix(x[0].tolist())
-        certificate = lx.certify(Saliency(model), x, eps=0.0, abs=False, method=method, rounding="outward")
-        assert within(certificate, longer.gradient(exact)) and inside(certificate, certificate.nominal)
+        certificate = lx.certify(Saliency(model), x, eps=0.0, abs=False, method=method,
+                                 rounding="outward")
+        assert within(certificate, longer.gradient(exact)) and inside(certificate,
+                                                                      certificate.nominal)
         assert certificate.width.max() < 1e-11
-        certificate = lx.certify(IntegratedGradients(model), x, eps=0.0, n_steps=3, method=method, rounding="outward")
+        certificate = lx.certify(IntegratedGradients(model), x, eps=0.0, n_steps=3, method=method,
+                                 rounding="outward")
         nodes, weights = (part(3) for part in _quadrature())
         assert within(certificate, longer.integrated(exact, nodes, weights))
         assert certificate.width.max() < 1e-11
@@ -193,19 +215,22 @@ def _quadrature():
     from captum.attr._utils.approximation_methods import approximation_parameters
 
     step_sizes, alphas = approximation_parameters("gausslegendre")
-    return alphas, lambda n: torch.tensor(step_sizes(n)).tolist()  # Captum's weights are rounded to float32
+    # Captum's weights are rounded to float32
+    return alphas, lambda n: torch.tensor(step_sizes(n)).tolist()
 
 
 @pytest.mark.parametrize("norm", [math.inf, 2])
 @pytest.mark.parametrize("method", ["IBP", "CROWN"])
 @pytest.mark.parametrize("name", NETS)
 def test_outward_bounds_of_float32_hold_in_float64(name, method, norm):
-    """The value of the same float32 numbers in float64 is as good as exact; it, and what float32 makes, lie within."""
+    """The value of the same float32 numbers in float64 is as good as exact; it, and what float32
+    makes, lie within.
+    """
     model, x = net(name, torch.float32, 1.0)
     double = copy.deepcopy(model).double()
     attribution, exact = (Saliency(m) for m in (model, double))
-    certificate = lx.certify(attribution, x, eps=0.01, norm=norm, target=0, abs=False, method=method,
-                             rounding="outward")
+    certificate = lx.certify(attribution, x, eps=0.01, norm=norm, target=0, abs=False,
+                             method=method, rounding="outward")
     for point in points(x, 0.01):
         assert inside(certificate, attribution.attribute(point, target=0, abs=False))
         value = exact.attribute(point.double(), target=0, abs=False)
@@ -213,7 +238,9 @@ def test_outward_bounds_of_float32_hold_in_float64(name, method, norm):
 
 
 def test_outward_bounds_of_sums_and_functions():
-    """Noise, paths, reductions and linear functions are rounded too, and lie within all the same."""
+    """Noise, paths, reductions and linear functions are rounded too, and lie within all the
+    same.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 6), nn.Softplus(), nn.Linear(6, 2))
     x, spec = torch.randn(2, 3), torch.tensor([[1.0, -1.0, 0.0], [1.0, 1.0, 1.0]])
@@ -221,7 +248,8 @@ def test_outward_bounds_of_sums_and_functions():
         attribution = NoiseTunnel(IntegratedGradients(model))
         keywords = {"nt_type": kind, "nt_samples": 3, "n_steps": 4}
         torch.manual_seed(1)
-        certificate = lx.certify(attribution, x, eps=1e-6, target=1, rounding="outward", spec=spec, **keywords)
+        certificate = lx.certify(attribution, x, eps=1e-6, target=1, rounding="outward", spec=spec,
+                                 **keywords)
         torch.manual_seed(1)
         assert inside(certificate, attribution.attribute(x, target=1, **keywords))
         found = torch.einsum("kd,nd->nk", spec.double(), certificate.nominal.double())
@@ -230,8 +258,10 @@ def test_outward_bounds_of_sums_and_functions():
 
 def test_outward_bounds_contain_the_others_nearly():
     model, x = net("pooling", torch.float64, 1.0)
-    plain, outward = (lx.certify(Saliency(model), x, eps=0.01, target=0, rounding=how) for how in rounding.GUARANTEES)
-    assert (outward.width >= plain.width - 1e-12).all() and (outward.width <= plain.width + 1e-9).all()
+    plain, outward = (lx.certify(Saliency(model), x, eps=0.01, target=0, rounding=how)
+                      for how in rounding.GUARANTEES)
+    assert ((outward.width >= plain.width - 1e-12).all()
+            and (outward.width <= plain.width + 1e-9).all())
 
 
 def test_a_certificate_says_how_it_is_rounded(tmp_path):
@@ -249,7 +279,8 @@ def test_a_certificate_says_how_it_is_rounded(tmp_path):
     ({"rounding": "up"}, "rounding must be one of default, outward; given: 'up'"),
     ({"rounding": None}, "rounding must be one of default, outward; given: None"),
     ({"rounding": "outward", "integral": "exact"}, "does not go with integral"),
-    ({"rounding": "outward", "parameters": lx.ParameterBox(relative=0.1)}, "does not go with parameters"),
+    ({"rounding": "outward", "parameters": lx.ParameterBox(relative=0.1)},
+     "does not go with parameters"),
 ])
 def test_what_is_refused(given, message):
     model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1))
@@ -284,7 +315,9 @@ def test_nothing_is_drawn_from_the_callers_generator():
 
 
 def test_a_secant_rounds_as_the_values_that_it_is_the_difference_of():
-    """Sigmoid is 1/2 at tiny arguments: Captum's quotient of differences is off by a millionth there."""
+    """Sigmoid is 1/2 at tiny arguments: Captum's quotient of differences is off by a millionth
+    there.
+    """
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 1)).double()
     with torch.no_grad():

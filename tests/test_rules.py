@@ -1,4 +1,6 @@
-"""Backward rules of Captum's DeepLift and LRP: the values are Captum's, plain and recorded, and what is refused."""
+"""Backward rules of Captum's DeepLift and LRP: the values are Captum's, plain and recorded, and
+what is refused.
+"""
 
 import copy
 import functools
@@ -45,7 +47,8 @@ def gradient(out, xs, target, cotangent):
 def deep_lift(model, inputs, baselines, target=None, extras=(), cotangent=None):
     """DeepLift by the rescaled gradient."""
     xs = tuple(x.detach().requires_grad_() for x in inputs)
-    with rescaled(model, lambda: model(*baselines, *extras), functools.partial(captum_hooks, DeepLift(model))):
+    with rescaled(model, lambda: model(*baselines, *extras),
+                  functools.partial(captum_hooks, DeepLift(model))):
         out = model(*xs, *extras)
     gradients = gradient(out, xs, target, cotangent)
     return tuple((x - b) * g for x, b, g in zip(xs, baselines, gradients, strict=True))
@@ -74,9 +77,11 @@ def arguments(row):
     inputs, extras = parts(keywords.pop("inputs")), keywords.get("additional_forward_args")
     extras = () if extras is None else extras if isinstance(extras, tuple) else (extras,)
     given = keywords.get("baselines", 0)
-    baselines = tuple(b if isinstance(b, torch.Tensor) else torch.full_like(x, float(b)) for x, b in zip(
-        inputs, given if isinstance(given, tuple) else (given,) * len(inputs), strict=True))
-    kept = {name: value for name, value in keywords.items() if name in ("target", "additional_forward_args")}
+    baselines = tuple(b if isinstance(b, torch.Tensor) else torch.full_like(x, float(b))
+                      for x, b in zip(inputs, given if isinstance(given, tuple)
+                                      else (given,) * len(inputs), strict=True))
+    kept = {name: value
+            for name, value in keywords.items() if name in ("target", "additional_forward_args")}
     return model, inputs, baselines, extras, kept
 
 
@@ -93,7 +98,8 @@ def test_lrp_of_captums_table(row):
     same(lrp(model, inputs, kept.get("target"), extras), LRP(model).attribute(inputs, **kept))
 
 
-ACTIVATIONS = [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.ELU(), nn.ELU(0.5), nn.ELU(2.0), nn.Sigmoid(),
+ACTIVATIONS = [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.ELU(), nn.ELU(0.5),
+               nn.ELU(2.0), nn.Sigmoid(),
                nn.Tanh(), nn.Softplus(), nn.Softplus(3.0, 2.0), nn.GELU()]
 
 
@@ -103,8 +109,8 @@ def mlp(activation):
 
 def conv():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 2), nn.ReLU(),
-                         nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2),
+                         nn.Conv2d(4, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
 
 
 class Residual(nn.Module):
@@ -113,9 +119,10 @@ class Residual(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.bn, self.relu, self.pool = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), \
-            nn.MaxPool2d(2)
-        self.inner, self.tanh, self.add, self.last = nn.Conv2d(4, 4, 1), nn.Tanh(), Addition_Module(), nn.Linear(16, 3)
+        self.conv, self.bn, self.relu, self.pool = (nn.Conv2d(2, 4, 3, padding=1),
+                                                    nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+        self.inner, self.tanh, self.add, self.last = (nn.Conv2d(4, 4, 1), nn.Tanh(),
+                                                      Addition_Module(), nn.Linear(16, 3))
         self.bn.running_mean, self.bn.running_var = torch.randn(4) / 4, torch.rand(4) + 0.5
         self.drop = nn.Dropout()
 
@@ -139,11 +146,13 @@ def test_deep_lift_of_activations(activation, dtype):
 def test_deep_lift_of_a_convolution_and_of_many_baselines():
     model, x, b = conv(), torch.randn(5, 2, 4, 4), torch.randn(3, 2, 4, 4)
     same(deep_lift(model, (x,), (torch.zeros_like(x),), 2), DeepLift(model).attribute(x, target=2))
-    many = deep_lift(model, (x.repeat_interleave(3, 0),), (b.repeat(5, 1, 1, 1),), 2)[0].unflatten(0, (5, 3)).mean(1)
+    many = deep_lift(model, (x.repeat_interleave(3, 0),), (b.repeat(5, 1, 1, 1),),
+                     2)[0].unflatten(0, (5, 3)).mean(1)
     same((many,), DeepLiftShap(model).attribute(x, b, target=2))
 
 
-@pytest.mark.parametrize("model", [mlp(nn.ReLU()), mlp(nn.Tanh()), Residual()], ids=["relu", "tanh", "residual"])
+@pytest.mark.parametrize("model", [mlp(nn.ReLU()), mlp(nn.Tanh()), Residual()],
+                         ids=["relu", "tanh", "residual"])
 def test_lrp_of_models(model):
     model = model.double().eval()
     x = torch.randn(5, *((4,) if isinstance(model, nn.Sequential) else (2, 4, 4)),
@@ -164,14 +173,16 @@ def test_rules_are_recorded_as_single_operations_and_the_model_is_restored():
     assert targets.count("lirpa_explain.activation_gradient.default") == 3
     same(graph(other[0]), LRP(model).attribute(other[0], target=1))
     assert torch.equal(torch.autograd.functional.jacobian(lambda x: model(x).sum(0), x), plain)
-    assert not any("forward" in m.__dict__ or m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert not any("forward" in m.__dict__ or m._forward_hooks or m._forward_pre_hooks
+                   for m in model.modules())
 
 
 def test_deep_lift_refuses_what_captum_has_other_rules_for():
     relu = nn.ReLU()
     cube = nn.Sequential(nn.Unflatten(1, (1, 1, 2, 2)), nn.MaxPool3d((1, 1, 2)), nn.Flatten())
     for model, words in ((cube, r"1 \(MaxPool3d\)"),
-                         (nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu), "1 more than once")):
+                         (nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu),
+                          "1 more than once")):
         x = torch.ones(2, 4)
         with pytest.raises(UnsupportedAttribution, match=words):
             deep_lift(model, (x,), (0 * x,))
@@ -181,7 +192,8 @@ def test_deep_lift_refuses_what_captum_has_other_rules_for():
 class Functional(nn.Module):
     def __init__(self, function):
         super().__init__()
-        self.function, self.first, self.relu, self.last = function, nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+        self.function, self.first, self.relu, self.last = (function, nn.Linear(4, 4), nn.ReLU(),
+                                                           nn.Linear(4, 2))
 
     def forward(self, x):
         return self.function(self, x)
@@ -196,8 +208,10 @@ def gamma():
 @pytest.mark.parametrize(("model", "words"), [
     (mlp(nn.Sigmoid()), r"1 \(Sigmoid\): there is no rule"),
     (gamma(), r"2 \(Linear\): its rule is GammaRule"),
-    (Functional(lambda m, x: m.last(m.relu(m.first(x)) + x)), "relu outside of a module.*Addition_Module"),
-    (Functional(lambda m, x: m.last(m.relu(m.first(x))).sin()), "last outside .* the model's output"),
+    (Functional(lambda m, x: m.last(m.relu(m.first(x)) + x)), "relu outside of a "
+     "module.*Addition_Module"),
+    (Functional(lambda m, x: m.last(m.relu(m.first(x))).sin()), "last outside .* the model's "
+     "output"),
     (Functional(lambda m, x: -m.relu(m.first(x))), "multiplies the result of relu"),
     (Functional(lambda m, x: m.first(m.relu(m.first(x)))), "first more than once"),
     (Functional(lambda m, x: m.last(m.relu(m.relu(m.first(x))))), "follows relu"),
@@ -214,7 +228,8 @@ def module_of(function, *examples):
     result = lower(functional(make_fx(function)(*examples), examples), builder, inputs)[0]
     result = builder.reshape(result, (math.prod(result.shape),))
     used = {name for step in builder.steps for name in step.inputs}
-    return GradientModule([x.name for x in inputs], builder.steps, result.name, builder.used_tensors(used), (), ())
+    return GradientModule([x.name for x in inputs], builder.steps, result.name,
+                          builder.used_tensors(used), (), ())
 
 
 def test_the_modules_of_captums_rules_are_those_of_the_table():
@@ -225,27 +240,33 @@ def test_the_modules_of_captums_rules_are_those_of_the_table():
 @pytest.mark.parametrize(("rule", "model"), [
     *[(DeepLift, mlp(a)) for a in ACTIVATIONS if not isinstance(a, nn.GELU)], (DeepLift, conv()),
     (LRP, mlp(nn.ReLU())), (LRP, mlp(nn.Tanh())), (LRP, Residual()),
-], ids=lambda value: getattr(value, "__name__", "") or f"{type(value).__name__}-{list(value.modules())[2]}")
+], ids=lambda value: getattr(value, "__name__", "")
+                         or f"{type(value).__name__}-{list(value.modules())[2]}")
 def test_bounds_hold(rule, model):
     """Captum's values at points of a box lie inside, and at a point the bounds have no width."""
     model = model.double().eval()
     generator = torch.Generator().manual_seed(0)
-    shape = (4,) if isinstance(model[0] if isinstance(model, nn.Sequential) else None, nn.Linear) else (2, 4, 4)
+    shape = (4,) if isinstance(model[0] if isinstance(model, nn.Sequential) else None,
+                               nn.Linear) else (2, 4, 4)
     x, b = (torch.randn(3, *shape, generator=generator, dtype=torch.float64) for _ in range(2))
     b[1, 0] = x[1, 0]
     c = torch.eye(3, dtype=torch.float64)[[1, 1, 1]]
     if rule is DeepLift:
-        module, rest = module_of(lambda x, b, c: deep_lift(model, (x,), (b,), cotangent=c)[0], x, b, c), (b, c)
+        module, rest = module_of(lambda x, b, c: deep_lift(model, (x,), (b,), cotangent=c)[0], x, b,
+                                 c), (b, c)
     else:
         module, rest = module_of(lambda x, c: lrp(model, (x,), cotangent=c)[0], x, c), (c,)
     engine = Engine(module, (x, *rest), Optimization(iterations=3))  # as sound as more
     for eps in (0.0, 0.01, 0.3):
-        points = x + eps * (3 * torch.rand(40, *x.shape, generator=generator, dtype=x.dtype) - 1.5).clamp(-1, 1)
+        points = x + eps * (3 * torch.rand(40, *x.shape, generator=generator, dtype=x.dtype)
+                            - 1.5).clamp(-1, 1)
         given = {"baselines": b.repeat(40, *[1] * (b.ndim - 1))} if rule is DeepLift else {}
-        values = rule(model).attribute(points.flatten(0, 1), target=1, **given).detach().reshape(40, 3, -1)
+        values = rule(model).attribute(points.flatten(0, 1), target=1,
+                                       **given).detach().reshape(40, 3, -1)
         for method in lx.METHODS if len(shape) == 1 and eps == 0.3 else ("IBP", "CROWN"):
             with torch.no_grad():
-                low, high = engine((x, *rest), (PerturbationLpNorm(norm=math.inf, eps=eps),), method)
+                low, high = engine((x, *rest), (PerturbationLpNorm(norm=math.inf, eps=eps),),
+                                   method)
             assert (low <= values + 1e-9).all() and (values <= high + 1e-9).all(), (method, eps)
             assert eps or (high - low).max() <= 1e-9, method
 
@@ -253,4 +274,5 @@ def test_bounds_hold(rule, model):
 def test_settings_of_the_operation_are_its_own():
     g, z = torch.ones(2), torch.tensor([1.0, -1.0])
     settings = json.dumps({"eps": 0.0, "slope": 0.5})
-    assert torch.ops.lirpa_explain.secant_gradient(g, z, -z, "kink", settings).tolist() == [0.75, 0.75]
+    assert torch.ops.lirpa_explain.secant_gradient(g, z, -z, "kink", settings).tolist() == [0.75,
+                                                                                            0.75]

@@ -1,4 +1,6 @@
-"""Ranges of secant slopes and lines around them: against dense samples, at kinks, near the fixed point, far away."""
+"""Ranges of secant slopes and lines around them: against dense samples, at kinks, near the fixed
+point, far away.
+"""
 
 import json
 
@@ -11,14 +13,18 @@ from lirpa_explain.relaxations.secant import secant_family, secant_lines, secant
 
 COUNT = 4000
 FUNCTIONS = [("kink", {"slope": slope}, 1.0) for slope in (0.0, 0.1, 1.5, -0.2)] + [
-    ("elu", {"alpha": alpha, "scale": 1.0, "input_scale": 1.0}, 1.0) for alpha in (0.5, 1.0, 2.0)] + [
-    ("tanh", {}, 1.0), ("sigmoid", {}, 2.0), ("softplus", {"beta": 1.0, "threshold": 20.0}, 10.0),
-    ("softplus", {"beta": 3.0, "threshold": 2.0}, 0.5)]
-each_function = pytest.mark.parametrize(("name", "settings", "size"), FUNCTIONS, ids=lambda v: str(v))
+    ("elu", {"alpha": alpha, "scale": 1.0, "input_scale": 1.0}, 1.0)
+    for alpha in (0.5, 1.0, 2.0)] + [("tanh", {}, 1.0), ("sigmoid", {}, 2.0),
+                                     ("softplus", {"beta": 1.0, "threshold": 20.0}, 10.0),
+                                     ("softplus", {"beta": 3.0, "threshold": 2.0}, 0.5)]
+each_function = pytest.mark.parametrize(("name", "settings", "size"), FUNCTIONS,
+                                        ids=lambda v: str(v))
 
 
 def problems(size, seed):
-    """Intervals of every width, and fixed points inside, outside, at an end, at 0 and next to an end."""
+    """Intervals of every width, and fixed points inside, outside, at an end, at 0 and next to an
+    end.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def numbers():
@@ -37,7 +43,8 @@ def problems(size, seed):
 def points(lo, hi, z0, eps):
     """Points (n, COUNT) of the intervals."""
     grid = torch.linspace(0, 1, 33, dtype=lo.dtype)[:, None]
-    near = [torch.zeros_like(lo), z0, z0 + 0.99 * eps, z0 - 0.99 * eps, z0 + 1e-3, torch.full_like(lo, 1e-12)]
+    near = [torch.zeros_like(lo), z0, z0 + 0.99 * eps, z0 - 0.99 * eps, z0 + 1e-3,
+            torch.full_like(lo, 1e-12)]
     dense = lo + (grid**6) * (hi - lo)
     return torch.cat([lo + grid * (hi - lo), dense, torch.stack(near)]).clamp(lo, hi)
 
@@ -82,7 +89,8 @@ def test_lines_leave_little_room(name, settings, size):
     spread = s.amax(0) - s.amin(0)
     share = excess / spread.clamp(min=1e-9)
     worst = share.argmax()
-    assert share.max() <= 0.1 and share.mean() <= 0.01, (share.max(), share.mean(), lo[worst], hi[worst], z0[worst])
+    assert share.max() <= 0.1 and share.mean() <= 0.01, (share.max(), share.mean(), lo[worst],
+                                                         hi[worst], z0[worst])
 
 
 def test_slopes_are_exact_next_to_the_fixed_point():

@@ -11,13 +11,13 @@ from lirpa_explain.bounding import schedule
 NETS = {
     "pooling": lambda: nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3, padding=2),
-        nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(72, 10), nn.ReLU(), nn.Linear(10, 2)),
-    "groups": lambda: nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=2, dilation=2, groups=2), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=3), nn.LeakyReLU(),
-        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(54, 10), nn.ReLU(), nn.Linear(10, 2)),
-    "layers": lambda: nn.Sequential(
-        nn.Flatten(), nn.Linear(162, 30), nn.ReLU(), nn.Linear(30, 20), nn.Softplus(), nn.Linear(20, 12), nn.ReLU(),
-        nn.Linear(12, 2)),
+        nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(72, 10), nn.ReLU(),
+        nn.Linear(10, 2)),
+    "groups": lambda: nn.Sequential(nn.Conv2d(2, 6, 3, padding=2, dilation=2, groups=2), nn.ReLU(),
+                                    nn.Conv2d(6, 6, 3, groups=3), nn.LeakyReLU(), nn.AvgPool2d(2),
+                                    nn.Flatten(), nn.Linear(54, 10), nn.ReLU(), nn.Linear(10, 2)),
+    "layers": lambda: nn.Sequential(nn.Flatten(), nn.Linear(162, 30), nn.ReLU(), nn.Linear(30, 20),
+                                    nn.Softplus(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 2)),
 }
 
 

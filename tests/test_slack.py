@@ -10,10 +10,13 @@ from lirpa_explain.bounding.schedule import Schedule
 from lirpa_explain.bounding.slack import _least
 
 NETS = {
-    "relu": lambda: nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3)),
-    "smooth": lambda: nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 20), nn.GELU(), nn.Linear(20, 3)),
-    "pooling": lambda: nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3, stride=1, padding=1), nn.ReLU(),
-                                     nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)),
+    "relu": lambda: nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(),
+                                  nn.Linear(20, 3)),
+    "smooth": lambda: nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 20), nn.GELU(),
+                                    nn.Linear(20, 3)),
+    "pooling": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3, stride=1, padding=1), nn.ReLU(),
+        nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)),
 }
 
 
@@ -39,7 +42,8 @@ def test_bounds_with_slack_hold_and_cost_less(name, method, wanted):
     attribution, found = Saliency(net), {}
     for slack in (0.0, 0.2):
         wanted.clear()
-        certificate = lx.certify(attribution, x, eps=eps, target=1, abs=False, method=method, iterations=2, slack=slack)
+        certificate = lx.certify(attribution, x, eps=eps, target=1, abs=False, method=method,
+                                 iterations=2, slack=slack)
         found[slack] = certificate, sum(wanted)
     (tight, many), (loose, few) = found.values()
     assert few < many

@@ -1,4 +1,6 @@
-"""Bounds of many expectations from draws: beside other implementations, and counted how often they hold."""
+"""Bounds of many expectations from draws: beside other implementations, and counted how often they
+hold.
+"""
 
 import math
 
@@ -50,7 +52,9 @@ def test_no_draws_say_nothing():
 
 
 def holm_reference(p_values, error):
-    """The textbook's: from the smallest p-value on, until one exceeds error / (how many are left)."""
+    """The textbook's: from the smallest p-value on, until one exceeds error / (how many are
+    left).
+    """
     won = set()
     for place, i in enumerate(np.argsort(p_values)):
         if p_values[i] > error / (len(p_values) - place):
@@ -80,13 +84,16 @@ def test_holm_is_the_step_down_of_p_values():
 @pytest.mark.parametrize("levels", [1, 3])
 @pytest.mark.parametrize("radius", [None, 0.05, 0.2])
 def test_all_bounds_of_an_example_hold_together_as_often_as_stated(radius, levels):
-    """4,000 examples of 15 entries whose expectations are known; entries of one example depend on one another."""
+    """4,000 examples of 15 entries whose expectations are known; entries of one example depend on
+    one another.
+    """
     rng = np.random.default_rng(1)
     settings = Smoothing(sigma=0.25, confidence=0.9, radius=radius, levels=levels)
     shares = np.concatenate([np.linspace(0.02, 0.98, 9), [0.5, threshold(settings)] * 3])
     first, others = 10, 190
     uniform = rng.random((4000, first + others, 1)) * np.ones((1, 1, 15))
-    uniform[:, :, ::2] = rng.random((4000, first + others, 8))  # half of the entries share their draws
+    # half of the entries share their draws
+    uniform[:, :, ::2] = rng.random((4000, first + others, 8))
     hits = (uniform[..., None] < shares[:, None] ** np.arange(1, levels + 1)).sum(-1)
     truth = torch.from_numpy((shares[:, None] ** np.arange(1, levels + 1)).mean(1))
     parts = [torch.from_numpy(part) for part in (hits[:, :first], hits[:, first:])]
@@ -99,7 +106,8 @@ def test_all_bounds_of_an_example_hold_together_as_often_as_stated(radius, level
 def test_holm_decides_more_than_bounds_for_all_radii():
     """At the radius of interest, with many entries that are clear and a few that nearly are."""
     counts = torch.cat([torch.full((1, 90), 900), torch.full((1, 10), 807)], 1)
-    alike, holms = (expectations(Smoothing(sigma=0.25, radius=radius, nt_samples=1000), tally_of(counts // 9, 100),
+    alike, holms = (expectations(Smoothing(sigma=0.25, radius=radius, nt_samples=1000),
+                                 tally_of(counts // 9, 100),
                                  tally_of(counts, 900), torch.tensor([0.001]))
                     for radius in (None, 0.25 * stats.norm.ppf(0.85)))
     assert int((holms.lower > 0.85).sum()) == 100 and int((alike.lower > 0.85).sum()) == 90
@@ -111,7 +119,8 @@ def test_so_many_draws_are_needed_and_no_fewer(settings):
     def decides(draws):
         guesses = 0 if settings.radius is None else draws // 10
         both = [tally_of(torch.full((1, 50), n * settings.levels), n,
-                         torch.full((1, 50), n * settings.levels**2)) for n in (guesses, draws - guesses)]
+                         torch.full((1, 50), n * settings.levels**2))
+                for n in (guesses, draws - guesses)]
         box = expectations(settings, *both, torch.tensor([(1 - settings.confidence) * 0.9]))
         return bool((box.lower >= threshold(settings)).all())
 

@@ -21,7 +21,9 @@ EPS, TOLERANCE = 0.03, ROUNDING[torch.float64]
 
 @functools.lru_cache
 def case(kind, name="mlp", activation="tanh"):
-    """Inputs, the certifier of an attribution, and Captum's values at points of the ball, the inputs first."""
+    """Inputs, the certifier of an attribution, and Captum's values at points of the ball, the
+    inputs first.
+    """
     model, x = make(name, activation)
     attribution, keywords = attributions_of(model)[kind]
     keywords["target"] = [0, 2, 1]
@@ -37,7 +39,8 @@ def certified(kind, name="mlp", activation="tanh", **more):
 
 def functions(x, count=5):
     generator = torch.Generator().manual_seed(0)
-    found = tuple(torch.randn(count, *part.shape[1:], generator=generator, dtype=torch.float64) for part in parts(x))
+    found = tuple(torch.randn(count, *part.shape[1:], generator=generator, dtype=torch.float64)
+                  for part in parts(x))
     return found if isinstance(x, tuple) else found[0]
 
 
@@ -56,7 +59,8 @@ def test_functions_of_sampled_points_lie_inside_and_never_wider_than_the_box(kin
     assert (certificate.spec_upper <= -of_box(-C, lower, upper) + TOLERANCE).all()
     assert_inside((certificate.spec_lower, certificate.spec_upper), values @ C.T)
     torch.testing.assert_close(certificate.spec_nominal, values[0] @ C.T)
-    if method == "CROWN" and kind not in ("vargrad", "smoothgrad squared ig"):  # propagation gains on the box
+    # propagation gains on the box
+    if method == "CROWN" and kind not in ("vargrad", "smoothgrad squared ig"):
         box = -of_box(-C, lower, upper) - of_box(C, lower, upper)
         assert (certificate.spec_upper - certificate.spec_lower).mean() < 0.9 * box.mean()
 
@@ -74,7 +78,8 @@ def test_several_inputs_and_functions_of_each_example():
 
 @pytest.mark.parametrize(("spec", "error"), [
     (torch.ones(2, 4), ValueError), (torch.ones(5), ValueError), (torch.ones(2, 2, 5), ValueError),
-    (torch.full((2, 5), torch.nan), ValueError), ("all", TypeError), ((torch.ones(2, 5),) * 2, TypeError),
+    (torch.full((2, 5), torch.nan), ValueError), ("all", TypeError),
+    ((torch.ones(2, 5),) * 2, TypeError),
     (torch.ones(0, 5), ValueError),
 ], ids=str)
 def test_bad_functions_are_refused(spec, error):
@@ -87,7 +92,8 @@ def test_refined_ranks_and_signs_hold_at_sampled_points(kind):
     certificate, values = certified(kind)
     k = 2
     signs, certain = (flat(certificate.sign(refine=r)) for r in (None, "spec"))
-    assert ((certain == signs) | (signs == 0)).all() and ((values.sign() == certain) | (certain == 0)).all()
+    assert (((certain == signs) | (signs == 0)).all()
+            and ((values.sign() == certain) | (certain == 0)).all())
     for absolute in (True, False):
         top, refined = (flat(certificate.top_k(k, absolute, refine=r)) for r in (None, "spec"))
         overlap, least = (certificate.top_k_overlap(k, absolute, refine=r) for r in (None, "spec"))
@@ -102,9 +108,11 @@ def test_refining_decides_more():
     weight = nn.Parameter(torch.tensor([[1.0, 0.9, 0.1]]).double())
     attribution = Saliency(lambda x: torch.sigmoid(2 * (x * weight).sum(1)))
     certificate = lx.certify(attribution, torch.full((1, 3), 0.3).double(), eps=0.3)
-    assert certificate.top_k_overlap(1).item() == 0 and certificate.top_k_overlap(1, refine="spec").item() == 1
+    assert (certificate.top_k_overlap(1).item() == 0
+            and certificate.top_k_overlap(1, refine="spec").item() == 1)
     assert certificate.top_k(2, refine="spec").tolist() == [[True, True, False]]
-    box, refined = (certificate.region_sum(torch.tensor([1.0, -1.0, 0.0]), refine=r) for r in (None, "spec"))
+    box, refined = (certificate.region_sum(torch.tensor([1.0, -1.0, 0.0]), refine=r)
+                    for r in (None, "spec"))
     assert refined[0].item() > 0 > box[0].item()
 
 
@@ -122,13 +130,15 @@ def test_region_sums_of_sampled_points_lie_inside(kind, refined):
 
 def test_a_loaded_certificate_has_nothing_to_refine_with(tmp_path):
     model, x = make("mlp", "relu")
-    certificate = lx.certify(IntegratedGradients(model), x, eps=EPS, target=0, n_steps=2, spec=torch.eye(5).double())
+    certificate = lx.certify(IntegratedGradients(model), x, eps=EPS, target=0, n_steps=2,
+                             spec=torch.eye(5).double())
     certificate.save(tmp_path / "a.npz")
     loaded = lx.Certificate.load(tmp_path / "a.npz")
     assert torch.equal(loaded.spec_lower, certificate.spec_lower) and loaded.refiner is None
     assert torch.equal(loaded.top_k(2), certificate.top_k(2))
     for ask in (lambda: loaded.sign(refine="spec"), lambda: loaded.top_k(1, refine="spec"),
-                lambda: loaded.top_k_overlap(1, refine="spec"), lambda: loaded.region_sum(x[0] > 0, refine="spec")):
+                lambda: loaded.top_k_overlap(1, refine="spec"),
+                lambda: loaded.region_sum(x[0] > 0, refine="spec")):
         with pytest.raises(ValueError, match="nothing to refine with"):
             ask()
     with pytest.raises(ValueError, match="pass None or 'spec'"):
@@ -145,7 +155,9 @@ def test_the_noise_that_was_drawn_is_refined():
 
 
 def test_least_overlap_is_below_the_true_one():
-    """All relations of 2 leaders with 3 others: the true one by enumerating who may come and who may leave."""
+    """All relations of 2 leaders with 3 others: the true one by enumerating who may come and who
+    may leave.
+    """
     size, k = 5, 2
     for bits in itertools.product([False, True], repeat=k * (size - k)):
         reach = torch.zeros(1, k, size, dtype=torch.bool)
@@ -159,14 +171,17 @@ def test_least_overlap_is_below_the_true_one():
 
 def test_sums_of_absolute_values_are_bounded_as_a_whole():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(),
+                        nn.Linear(8, 2)).double()
     x = torch.rand(3, 4, dtype=torch.float64)
     certificate = lx.certify(Saliency(net), x, eps=0.3, target=0, abs=False)
     ones = torch.ones(4, dtype=torch.float64)
-    points = (x + 0.3 * (2 * torch.rand(2000, 3, 4, dtype=torch.float64) - 1)).flatten(0, 1).requires_grad_()
+    points = (x + 0.3 * (2 * torch.rand(2000, 3, 4, dtype=torch.float64)
+                         - 1)).flatten(0, 1).requires_grad_()
     sums = torch.autograd.grad(net(points)[:, 0].sum(), points)[0].abs().sum(1).reshape(2000, 3)
     for name, worst, sign in (("mass_upper", sums.amax(0), 1), ("mass_lower", sums.amin(0), -1)):
-        box, whole = (certificate.metric(name, refine=way, mask=ones, absolute=True) for way in (None, "spec"))
+        box, whole = (certificate.metric(name, refine=way, mask=ones, absolute=True)
+                      for way in (None, "spec"))
         assert bool((sign * (whole - worst) >= -1e-9).all())
         assert bool((sign * (box - whole) >= 0).all())
         assert bool((sign * (box - whole) > 1e-6).any())

@@ -1,4 +1,5 @@
-"""certify() leaves the model, the inputs and the process as they were, whether it succeeds or fails.
+"""certify() leaves the model, the inputs and the process as they were, whether it succeeds or
+fails.
 
 `unchanged` takes the snapshot; tests/test_arguments.py uses it around every call that must fail.
 """
@@ -50,16 +51,19 @@ def attribute(value):
 
 
 def hooks_of(owner):
-    return {name: list(hooks.items()) for name, hooks in vars(owner).items() if "hooks" in name and hooks}
+    return {name: list(hooks.items())
+            for name, hooks in vars(owner).items() if "hooks" in name and hooks}
 
 
 def snapshot(model, inputs):
     """All that a call could leave behind, by name."""
     name, keys, *rest = np.random.get_state()
     return {
-        "attributes": [{name: attribute(value) for name, value in vars(m).items()} for m in model.modules()],
+        "attributes": [{name: attribute(value) for name, value in vars(m).items()}
+                       for m in model.modules()],
         "modules": [(id(m), m.training, sorted(vars(m)), hooks_of(m)) for m in model.modules()],
-        "parameters": {name: describe(p) for name, p in model.named_parameters(remove_duplicate=False)},
+        "parameters": {name: describe(p)
+                       for name, p in model.named_parameters(remove_duplicate=False)},
         "buffers": {name: describe(b) for name, b in model.named_buffers(remove_duplicate=False)},
         "inputs": [describe(x) for x in inputs if isinstance(x, torch.Tensor)],
         "torch's random state": values(torch.get_rng_state()),
@@ -69,9 +73,11 @@ def snapshot(model, inputs):
         "warning filters": list(warnings.filters),
         "global hooks": {name: list(hooks.items()) for name, hooks in vars(module_globals).items()
                          if name.startswith("_global") and hasattr(hooks, "items")},
-        "exporter": {name: str(value) for name, value in vars(lx._compat.exporter_globals()).items()},
+        "exporter": {name: str(value)
+                     for name, value in vars(lx._compat.exporter_globals()).items()},
         "backends": (torch._C._get_mkldnn_enabled(), torch.backends.cuda.math_sdp_enabled(),
-                     torch.backends.cuda.flash_sdp_enabled(), torch.get_default_dtype(), torch.get_num_threads()),
+                     torch.backends.cuda.flash_sdp_enabled(), torch.get_default_dtype(),
+                     torch.get_num_threads()),
     }
 
 
@@ -95,14 +101,16 @@ DISTURBANCES = {
     "training mode": lambda model, x: model[1].train(),
     "parameter": lambda model, x: model[0].weight.data.add_(1),
     "version of a parameter": lambda model, x: model[0].weight.detach().add_(0),
-    "another parameter": lambda model, x: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach().clone())),
+    "another parameter": lambda model,
+    x: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach().clone())),
     "requires_grad": lambda model, x: model[0].bias.requires_grad_(False),
     "gradient": lambda model, x: setattr(model[0].bias, "grad", torch.zeros_like(model[0].bias)),
     "buffer": lambda model, x: model[1].running_mean.add_(1),
     "hook": lambda model, x: model[0].register_forward_hook(lambda *args: None),
     "attribute": lambda model, x: setattr(model[0], "note", 1),
     "number": lambda model, x: setattr(model[1], "momentum", 0.3),
-    "parameter's memory": lambda model, x: setattr(model[0].weight, "data", model[0].weight.data + 1),
+    "parameter's memory": lambda model,
+    x: setattr(model[0].weight, "data", model[0].weight.data + 1),
     "python's random state": lambda model, x: random.random(),
     "input": lambda model, x: x.data.mul_(2),
     "input's requires_grad": lambda model, x: x.requires_grad_(),
@@ -132,7 +140,8 @@ class Everything(nn.Module):
         self.register_buffer("offset", torch.ones(4))
 
     def forward(self, x):
-        hidden = self.first(self.dropout(torch.relu(self.normalization(self.convolution(x)))).flatten(1))
+        hidden = self.first(
+            self.dropout(torch.relu(self.normalization(self.convolution(x)))).flatten(1))
         return self.again(torch.tanh(self.again(hidden)) + self.offset)
 
 
@@ -183,7 +192,8 @@ def test_failure_after_the_noise_was_drawn_changes_nothing():
     model, x = everything(), images()
     attribution = NoiseTunnel(IntegratedGradients(model))
     with unchanged(model, x), pytest.raises(ValueError, match="out of bounds"):
-        lx.certify(attribution, x, eps=0.01, target=9, draw_baseline_from_distrib=True, baselines=x.detach())
+        lx.certify(attribution, x, eps=0.01, target=9, draw_baseline_from_distrib=True,
+                   baselines=x.detach())
 
 
 def test_training_mode_without_random_layers_is_kept():
@@ -216,7 +226,8 @@ def test_bounds_need_no_gradient_unless_asked():
     model, x = everything(), images()
     plain = lx.certify(Saliency(model), x, eps=0.01, target=0)
     asked = lx.certify(Saliency(model), x, eps=0.01, target=0, differentiable=True)
-    assert not plain.lower.requires_grad and not plain.upper.requires_grad and not plain.nominal.requires_grad
+    assert (not plain.lower.requires_grad and not plain.upper.requires_grad
+            and not plain.nominal.requires_grad)
     with unchanged(model, x):
         gradients = torch.autograd.grad(asked.width.sum(), [model.first.weight, model.again.weight])
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
@@ -274,21 +285,25 @@ def test_models_without_parameters(function):
 @pytest.mark.parametrize("progress", [True, False])
 def test_progress(progress, capfd):
     model, x = everything(), images()
-    lx.certify(IntegratedGradients(model), x, eps=0.01, target=0, n_steps=3, batch_size=2, progress=progress)
+    lx.certify(IntegratedGradients(model), x, eps=0.01, target=0, n_steps=3, batch_size=2,
+               progress=progress)
     out, err = capfd.readouterr()
     assert out == ""
     assert ("/6" in err and "gradient" in err) if progress else err == ""
 
 
 class Restless(nn.Module):
-    """Counts its calls in every way, keeps what it saw, draws what it does not use, and adds hooks and attributes."""
+    """Counts its calls in every way, keeps what it saw, draws what it does not use, and adds hooks
+    and attributes.
+    """
 
     def __init__(self):
         super().__init__()
         self.first, self.activation, self.last = nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)
         self.register_buffer("in_place", torch.zeros(1))
         self.register_buffer("replaced", torch.tensor(0))
-        self.plain, self.calls, self.seen, self.notes, self.cache = torch.zeros(2), 0, [], {"calls": 0}, None
+        self.plain, self.calls, self.seen, self.notes, self.cache = (torch.zeros(2), 0, [],
+                                                                     {"calls": 0}, None)
 
     def forward(self, x):
         self.in_place += 1
@@ -327,17 +342,20 @@ PUBLIC = {
     "parameters": explain(Saliency, parameters=lx.ParameterBox(relative=0.01)),
     "spec": explain(Saliency, spec=torch.ones(1, 3)),
     "refine": lambda model: explain(Saliency)(model).sign(refine="spec"),
-    "sandwich": lambda model: explain(Saliency)(model).sandwich("max_change", settings={"steps": 2}),
+    "sandwich": lambda model: explain(Saliency)(model).sandwich("max_change",
+                                                                settings={"steps": 2}),
     "certifier": lambda model: lx.Certifier(Saliency(model), POINTS, target=0),
     "bounds": lambda model: lx.Certifier(Saliency(model), target=0).bounds(POINTS, eps=0.01),
-    "attack": lambda model: lx.attack(Saliency(model), POINTS, **BALL, objective="l2", steps=2, output_weight=0.1),
-    "radius": lambda model: lx.radius(lx.Certifier(Saliency(model), target=0), POINTS, lambda c: c.sign().any(1),
-                                      high=1.0, steps=1),
+    "attack": lambda model: lx.attack(Saliency(model), POINTS, **BALL, objective="l2", steps=2,
+                                      output_weight=0.1),
+    "radius": lambda model: lx.radius(lx.Certifier(Saliency(model), target=0), POINTS,
+                                      lambda c: c.sign().any(1), high=1.0, steps=1),
     "prediction": lambda model: lx.certify_prediction(model, POINTS, eps=0.01),
     "find": lambda model: lx.find_boundary(model, POINTS, search_options=SHORT),
     "gap": lambda model: lx.boundary_gap(lx.BoundarySaliency(model, SHORT), POINTS),
     "loss": lambda model: lx.training.explanation_loss(model, POINTS, LABELS, eps=0.01),
-    "cross_entropy": lambda model: lx.training.certified_cross_entropy(model, POINTS, LABELS, eps=0.01),
+    "cross_entropy": lambda model: lx.training.certified_cross_entropy(model, POINTS, LABELS,
+                                                                       eps=0.01),
     "capture": lambda model: lx.capture(model, (POINTS,)),
 }
 
@@ -351,12 +369,13 @@ def test_what_a_model_does_to_itself_is_undone(name):
 
 
 BUT = {  # what else is left alone
-    # Captum writes the parameters' own values into them, which counts as a version
-    "lrp": (explain(LRP), {"parameters"}),
-    "lrp_bounds": (lambda model: lx.Certifier(LRP(model), target=0).bounds(POINTS, eps=0.01), {"parameters"}),
-    # draws samples from torch's generator
-    "sensitivity": (lambda model: lx.baseline_sensitivity(IntegratedGradients(model), POINTS, eps=0.1, target=0,
-                                                          n_steps=2, samples=1), {"torch's random state"}),
+       # Captum writes the parameters' own values into them, which counts as a version
+       "lrp": (explain(LRP), {"parameters"}),
+       "lrp_bounds": (lambda model: lx.Certifier(LRP(model), target=0).bounds(POINTS, eps=0.01),
+                      {"parameters"}),
+       # draws samples from torch's generator
+       "sensitivity": (lambda model: lx.baseline_sensitivity(IntegratedGradients(
+           model), POINTS, eps=0.1, target=0, n_steps=2, samples=1), {"torch's random state"}),
 }
 
 
@@ -369,12 +388,14 @@ def test_what_a_model_does_to_itself_is_undone_but(name):
     call(model)
     after = snapshot(model, [])
     assert {part for part in before if before[part] != after[part]} <= but
-    assert all(torch.equal(p, weight) for p, weight in zip(model.parameters(), weights, strict=True))
+    assert all(torch.equal(p, weight)
+               for p, weight in zip(model.parameters(), weights, strict=True))
 
 
 def test_running_statistics_of_training_mode():
     norm = nn.InstanceNorm1d(2, track_running_stats=True)
-    model = nn.Sequential(nn.Unflatten(1, (2, 3)), norm, nn.Flatten(), nn.Linear(6, 2)).double().train()
+    model = nn.Sequential(nn.Unflatten(1, (2, 3)), norm, nn.Flatten(),
+                          nn.Linear(6, 2)).double().train()
     x = torch.randn(2, 6, dtype=torch.float64)
     with unchanged(model, x):
         lx.certify(Saliency(model), x, **BALL)
@@ -414,7 +435,8 @@ def test_parameters_that_a_call_changes():
     model = Renormed(3, 2).double()
     model.weight.data += 1
     for call in (PUBLIC["saliency"], PUBLIC["function"], PUBLIC["prediction"], PUBLIC["capture"]):
-        with unchanged(model, POINTS), pytest.raises(lx.UnsupportedOperation, match="1 of its parameters"):
+        with unchanged(model, POINTS), pytest.raises(lx.UnsupportedOperation,
+                                                     match="1 of its parameters"):
             call(model)
     model(POINTS)
     with unchanged(model, POINTS):
@@ -442,7 +464,8 @@ def test_captums_failures_leave_no_hooks_and_say_the_same_again(kind, make):
     model = make().double()
     said = []
     for _ in range(2):
-        with unchanged(model, POINTS), pytest.raises((TypeError, ValueError), match=kind.__name__) as caught:
+        with unchanged(model, POINTS), pytest.raises((TypeError, ValueError),
+                                                     match=kind.__name__) as caught:
             lx.certify(kind(model), POINTS, **BALL)
         said.append(str(caught.value))
     assert said[0] == said[1]

@@ -1,4 +1,5 @@
-"""What is traced is what Captum computes, everywhere in the ball and as long as the trace is used; or it is refused.
+"""What is traced is what Captum computes, everywhere in the ball and as long as the trace is used;
+or it is refused.
 
 Truth is Captum's own attribution at points of the ball.
 """
@@ -29,7 +30,8 @@ class Joined(nn.Module):
 
     def __init__(self, join, first=nn.ReLU, second=nn.Tanh):
         super().__init__()
-        self.start, self.first, self.second, self.end = nn.Linear(2, 3), first(), second(), nn.Linear(3, 1)
+        self.start, self.first, self.second, self.end = (nn.Linear(2, 3), first(), second(),
+                                                         nn.Linear(3, 1))
         self.join = join
 
     def forward(self, x):
@@ -44,10 +46,12 @@ ADJACENT = {
     "two": lambda: chain(nn.ReLU(), nn.Tanh()),
     "in place": lambda: chain(nn.ReLU(inplace=True), nn.ReLU(inplace=True)),
     "three": lambda: chain(nn.Tanh(), nn.Sigmoid(), nn.ReLU()),
-    "nothing between": lambda: chain(nn.ReLU(), nn.Identity(), nn.Flatten(), nn.Dropout(), nn.Softplus()),
+    "nothing between": lambda: chain(nn.ReLU(), nn.Identity(), nn.Flatten(), nn.Dropout(),
+                                     nn.Softplus()),
     "a view between": lambda: Joined(lambda m, z: m.second(m.first(z).view(-1, 3, 1)).flatten(1)),
     "a function between": lambda: Joined(lambda m, z: m.second(F.elu(m.first(z)))),
-    "at the end": lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), nn.Sigmoid(), nn.Tanh()),
+    "at the end": lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), nn.Sigmoid(),
+                                        nn.Tanh()),
     "at the start": lambda: nn.Sequential(nn.ReLU(), nn.ReLU(), nn.Linear(2, 1)),
     "and once more": lambda: Joined(lambda m, z: m.second(m.first(z)) + F.relu(z)),
 }
@@ -68,7 +72,9 @@ def made(net):
 @pytest.mark.parametrize("name", [name for name in ADJACENT if name != "and once more"])
 @pytest.mark.filterwarnings("ignore::lirpa_explain.CaptumWarning")
 def test_deep_lift_where_activations_stand_behind_each_other(name):
-    """Captum's hooks give the first of them the plain derivative of the second, and not its secant."""
+    """Captum's hooks give the first of them the plain derivative of the second, and not its
+    secant.
+    """
     attribution, baselines = DeepLift(made(ADJACENT[name])), torch.randn(1, 2).double().expand(2, 2)
     for eps in (0.01, EPS):
         certificate = lx.certify(attribution, X, eps=eps, baselines=baselines, target=0)
@@ -91,14 +97,15 @@ def test_deep_lift_at_layers_that_stand_behind_each_other(kind, index, to_input)
 def test_deep_lift_where_something_else_reads_an_activations_input(name):
     """Captum's hook on that input replaces the gradient of both."""
     attribution = DeepLift(made((SHARED | ADJACENT)[name]))
-    with pytest.raises(lx.UnsupportedAttribution, match="not only the activation module .* reads its input"):
+    with pytest.raises(lx.UnsupportedAttribution,
+                       match="not only the activation module .* reads its input"):
         lx.certify(attribution, X, eps=EPS, baselines=torch.zeros(2, 2).double(), target=0)
 
 
 def test_deep_lift_where_the_first_of_two_activations_is_steep():
     with pytest.raises(lx.UnsupportedAttribution, match="slope exceeds 1"):
-        lx.certify(DeepLift(made(lambda: chain(nn.LeakyReLU(3.0), nn.ReLU()))), X, eps=EPS, target=0,
-                   baselines=torch.zeros(2, 2).double())
+        lx.certify(DeepLift(made(lambda: chain(nn.LeakyReLU(3.0), nn.ReLU()))), X, eps=EPS,
+                   target=0, baselines=torch.zeros(2, 2).double())
 
 
 def test_the_trace_is_compared_with_captum_at_other_inputs_too(monkeypatch):
@@ -121,10 +128,12 @@ class Shift(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("moved", torch.zeros(()).double())
-        self.number, self.tensor, self.nested = 0.0, torch.zeros(()).double(), {"by": [0.0, np.zeros(1)]}
+        self.number, self.tensor, self.nested = 0.0, torch.zeros(()).double(), {"by": [0.0,
+                                                                                       np.zeros(1)]}
 
     def forward(self, x):
-        by = self.moved + self.number + self.tensor + self.nested["by"][0] + float(self.nested["by"][1][0])
+        by = self.moved + self.number + self.tensor + self.nested["by"][0] + float(
+            self.nested["by"][1][0])
         return torch.relu(x - by)
 
 
@@ -142,10 +151,12 @@ CHANGES = {
     "buffer": (Shift, lambda m: m[0].moved.fill_(0.4)),
     "buffer past its version": (Shift, lambda m: m[0].moved.data.fill_(0.4)),
     "another module": (nn.ReLU, lambda m: m.__setitem__(0, nn.LeakyReLU(5.0))),
-    "a hook": (nn.ReLU, lambda m: m[0].register_forward_hook(lambda module, given, result: torch.tanh(result))),
+    "a hook": (nn.ReLU, lambda m: m[0].register_forward_hook(lambda module, given,
+                                                             result: torch.tanh(result))),
     "its function": (nn.ReLU, lambda m: setattr(m[0], "forward", torch.tanh)),
 }
-WRAPPINGS = {"model": lambda m: m, "method": lambda m: m.forward, "lambda": lambda m: lambda x: m(x)}
+WRAPPINGS = {"model": lambda m: m, "method": lambda m: m.forward,
+             "lambda": lambda m: lambda x: m(x)}
 
 
 @pytest.mark.parametrize("wrap", WRAPPINGS)
@@ -167,7 +178,8 @@ def test_a_certifier_notices_what_changes_in_an_argument():
     certifier = lx.Certifier(attribution, target=0, abs=False, additional_forward_args=(settings,))
     certifier.certify(X, eps=EPS)
     settings["slope"][0] = 5.0
-    assert_holds(certifier.certify(X, eps=EPS), attribution, target=0, abs=False, additional_forward_args=(settings,))
+    assert_holds(certifier.certify(X, eps=EPS), attribution, target=0, abs=False,
+                 additional_forward_args=(settings,))
 
 
 def test_a_loss_notices_what_changes_in_the_model():
@@ -178,7 +190,8 @@ def test_a_loss_notices_what_changes_in_the_model():
     model[0].negative_slope = 5.0
     assert torch.equal(kept(X, y), lx.training.ExplanationLoss(model, eps=EPS)(X, y))
     fresh = nn.Sequential(nn.LeakyReLU(5.0), model[1])
-    assert torch.equal(*(lx.training.certified_cross_entropy(m, X, y, eps=EPS) for m in (model, fresh)))
+    assert torch.equal(*(lx.training.certified_cross_entropy(m, X, y, eps=EPS)
+                         for m in (model, fresh)))
 
 
 class Notes(nn.Module):
@@ -238,8 +251,8 @@ RANDOM = {
     "poisson": lambda x: x * torch.poisson(torch.ones(2).double()),
     "binomial": lambda x: x * torch.binomial(3 * torch.ones(2), torch.ones(2) / 2).double(),
     "multinomial": lambda x: x * torch.multinomial(torch.ones(2), 2).double(),
-    "fractional_max_pool2d": lambda x: F.fractional_max_pool2d(x.reshape(-1, 1, 1, 2).expand(-1, 1, 4, 2), (2, 1),
-                                                               output_size=(2, 1)).flatten(1),
+    "fractional_max_pool2d": lambda x: F.fractional_max_pool2d(
+        x.reshape(-1, 1, 1, 2).expand(-1, 1, 4, 2), (2, 1), output_size=(2, 1)).flatten(1),
     "numpy": lambda x: x[:, np.random.permutation(2).copy()],
     "python": lambda x: x * random.choice([1.0, 2.0]),
 }

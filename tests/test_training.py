@@ -1,4 +1,6 @@
-"""Training on bounds: the interval pass, gradients through the user's parameters, losses, schedules, and loops."""
+"""Training on bounds: the interval pass, gradients through the user's parameters, losses,
+schedules, and loops.
+"""
 
 import copy
 import gc
@@ -21,7 +23,13 @@ from lirpa_explain.certifying import nominal, posed, traces
 from lirpa_explain.graph import capture
 from lirpa_explain.relaxations.piecewise import step_range
 from lirpa_explain.relaxations.ranges import product_range
-from lirpa_explain.training import LOSSES, ExplanationLoss, Ramp, certified_cross_entropy, explanation_loss
+from lirpa_explain.training import (
+    LOSSES,
+    ExplanationLoss,
+    Ramp,
+    certified_cross_entropy,
+    explanation_loss,
+)
 from lirpa_explain.training.losses import Loss, register
 from tests.cases import CASES, boxes, problem
 from tests.nets import mlp
@@ -34,7 +42,8 @@ OPTIONS = {"metric": {"name": "cosine"}, "top_k": {"k": 2}, "protected": {"mask"
 ATTRIBUTIONS = {
     "gradient": (None, {}),
     "integrated": (IntegratedGradients, {"n_steps": 3}),
-    "smoothed": (lambda model: NoiseTunnel(Saliency(model)), {"nt_samples": 3, "stdevs": 0.1, "abs": False}),
+    "smoothed": (lambda model: NoiseTunnel(Saliency(model)),
+                 {"nt_samples": 3, "stdevs": 0.1, "abs": False}),
 }
 
 
@@ -57,18 +66,20 @@ def test_the_interval_pass_is_the_engine_on_every_operator(case):
     kinds = boxes(made, "wide", "point", "tiny")
     lower, upper = zip(*kinds, strict=True)
     rest = tuple(t.repeat(len(lower[0]) // len(t), *[1] * (t.ndim - 1)) for t in made.rest)
-    perturbations = tuple(lx.Ball(math.inf, *box, None, "").rows(torch.arange(len(box[0]))) for box in kinds)
+    perturbations = tuple(lx.Ball(math.inf, *box, None, "").rows(torch.arange(len(box[0])))
+                          for box in kinds)
     middle = tuple((low + high) / 2 for low, high in kinds)
-    engine = Engine(made.module, tuple(t[:3] for t in (*middle, *rest)))((*middle, *rest), perturbations, "IBP")
+    engine = Engine(made.module, tuple(t[:3] for t in (*middle, *rest)))((*middle, *rest),
+                                                                         perturbations, "IBP")
     found = IntervalPass(made.module)((*middle, *rest), [Interval(box) for box in kinds])
     # The engine moves what relaxations read outward by roundings.
     for side, other in zip(found.ends, engine, strict=True):
         torch.testing.assert_close(side, other, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=() if name in ("layer-norm", "max-pool-1d", "attention") else pytest.mark.slow)
-    for name in LAYERS])
+@pytest.mark.parametrize("name", [pytest.param(
+    name, marks=() if name in ("layer-norm", "max-pool-1d", "attention") else pytest.mark.slow)
+                                  for name in LAYERS])
 def test_the_interval_pass_is_the_engine_on_every_layer(name):
     torch.manual_seed(0)
     model = LAYERS[name]().double().eval()
@@ -77,10 +88,12 @@ def test_the_interval_pass_is_the_engine_on_every_layer(name):
     cotangent = torch.randn(2, *module.cotangent_shape, dtype=torch.float64)
     engine = Engine(module, module.example)
     for ball in (lx.Ball(math.inf, x - 0.01, x + 0.02, None, ""),
-                 *(lx.Ball(norm, x - 0.01, x + 0.01, torch.full((2, 1), 0.01).double(), "") for norm in (1, 2))):
+                 *(lx.Ball(norm, x - 0.01, x + 0.01, torch.full((2, 1), 0.01).double(), "")
+                   for norm in (1, 2))):
         box = Interval(Box(ball.low, ball.high))
         expected = engine((x, cotangent), (ball.rows(torch.arange(2)),), "IBP")
-        for side, other in zip(IntervalPass(module)((x, cotangent), (box,)).ends, expected, strict=True):
+        for side, other in zip(IntervalPass(module)((x, cotangent), (box,)).ends, expected,
+                               strict=True):
             torch.testing.assert_close(side, other, rtol=1e-7, atol=1e-8)
 
 
@@ -88,7 +101,8 @@ def test_one_radius_for_all_rows_is_that_radius_in_every_row():
     model, (x, _) = small(), batch()
     module = capture(model, (x,))
     cotangent = torch.eye(3).double().repeat(2, 1)
-    common, each = (IntervalPass(module)((x, cotangent), (Interval(around=(x, x.new_full((rows, 5), 0.1))),))
+    common, each = (IntervalPass(module)((x, cotangent),
+                                         (Interval(around=(x, x.new_full((rows, 5), 0.1))),))
                     for rows in (1, 6))
     torch.testing.assert_close(common.lower, each.lower)
     torch.testing.assert_close(common.width, each.upper - each.lower)
@@ -107,7 +121,8 @@ def test_bounds_are_those_of_a_certificate(name, norm, method):
     torch.manual_seed(5)  # of the noise
     bounds = certifier.bounds(x, eps=0.05, norm=norm)
     for side in ("lower", "upper"):
-        torch.testing.assert_close(getattr(bounds, side), getattr(certificate, side), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(getattr(bounds, side), getattr(certificate, side), rtol=1e-9,
+                                   atol=1e-12)
     torch.testing.assert_close(bounds.value, certificate.nominal)
     torch.testing.assert_close(bounds.width, certificate.width, rtol=1e-9, atol=1e-12)
     assert bounds.shaped(bounds.lower).shape == x.shape
@@ -129,7 +144,8 @@ def test_losses_pass_gradcheck_in_all_parameters(activation, name, method):
     attribution, keywords = ATTRIBUTIONS[name]
     model = mlp(2, 3, 2, activation=activation).train()
     x, y = torch.rand(2, 2, dtype=torch.float64), torch.tensor([0, 1])
-    loss = ExplanationLoss(model, eps=0.05, attribution=attribution, method=method, reduction="none", **keywords)
+    loss = ExplanationLoss(model, eps=0.05, attribution=attribution, method=method,
+                           reduction="none", **keywords)
 
     def value(*_):  # gradcheck changes the model's own parameters, in place
         torch.manual_seed(5)
@@ -143,24 +159,29 @@ def test_the_rules_of_kinks_pass_gradcheck(slope):
     """Away from the kinks, with radii of their own and one radius for all rows."""
     generator = torch.Generator().manual_seed(0)
     center = torch.randn(4, 3, generator=generator).double().requires_grad_()
-    z, reach = torch.randn(4, 3, generator=generator).double(), torch.rand(1, 3, generator=generator).double()
+    z, reach = (torch.randn(4, 3, generator=generator).double(),
+                torch.rand(1, 3, generator=generator).double())
     for rows in (4, 1):
         radius = torch.rand(rows, 3, generator=generator).double().requires_grad_()
         assert torch.autograd.gradcheck(lambda c, r: _Kink.apply(c, r, slope), (center, radius))
-        assert torch.autograd.gradcheck(lambda c, r: _KinkGradient.apply(c, r, z, reach, slope), (center, radius))
+        assert torch.autograd.gradcheck(lambda c, r: _KinkGradient.apply(c, r, z, reach, slope),
+                                        (center, radius))
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.1, 1.0])
 def test_the_rules_of_kinks_are_those_of_the_relaxations(slope):
     """Also where an interval touches 0, is a point, or one row of g stands for all."""
     generator = torch.Generator().manual_seed(1)
-    center, radius = (torch.randint(-2, 3, (200, 4), generator=generator).double() for _ in range(2))
+    center, radius = (torch.randint(-2, 3, (200, 4), generator=generator).double()
+                      for _ in range(2))
     z = Interval(around=(center.requires_grad_(), radius.abs() + 1e-3 * (radius == 0)))
     ends = tuple(end.detach() for end in z.ends)
-    g = Interval(Box(-torch.rand(1, 4, generator=generator).double(), torch.rand(1, 4, generator=generator).double()))
+    g = Interval(Box(-torch.rand(1, 4, generator=generator).double(),
+                     torch.rand(1, 4, generator=generator).double()))
     expected = product_range(g.ends, step_range(*ends, slope))
     again = Interval(around=z.around)
-    for side, other in zip(KINK_RULES["kink_gradient"](g, again, slope=slope).ends, expected, strict=True):
+    for side, other in zip(KINK_RULES["kink_gradient"](g, again, slope=slope).ends, expected,
+                           strict=True):
         torch.testing.assert_close(side, other)
     for side, end in zip(KINK_RULES["kink"](again, slope=slope).ends, ends, strict=True):
         torch.testing.assert_close(side.detach(), F.leaky_relu(end, slope))
@@ -183,9 +204,12 @@ def test_gradients_that_do_not_move_are_entries_too():
     torch.manual_seed(0)
     model, inputs = Additive().double(), (torch.rand(2, 4).double(), torch.rand(2, 3).double())
     loss = explanation_loss(model, inputs, torch.tensor([0, 1]), eps=0.1)
-    certificate = lx.certify(Saliency(model), inputs, eps=0.1, target=[0, 1], abs=False, method="IBP")
-    widths = torch.cat([upper - lower for lower, upper in zip(certificate.lower, certificate.upper, strict=True)], 1)
-    assert loss.item() == pytest.approx(widths.mean().item(), rel=1e-6)  # certificates move bounds outward
+    certificate = lx.certify(Saliency(model), inputs, eps=0.1, target=[0, 1], abs=False,
+                             method="IBP")
+    widths = torch.cat([upper - lower for lower, upper in zip(certificate.lower, certificate.upper,
+                                                              strict=True)], 1)
+    # certificates move bounds outward
+    assert loss.item() == pytest.approx(widths.mean().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -197,7 +221,8 @@ def test_losses_are_differentiable_and_have_a_row_for_each_example(name):
     for row in range(2):
         torch.testing.assert_close(loss(x[row:row + 1], y[row:row + 1])[0], each[row])
     each.sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in (model[0].weight, model[2].weight))
+    assert all(p.grad is not None and p.grad.isfinite().all()
+               for p in (model[0].weight, model[2].weight))
     assert model[0].weight.grad.abs().sum() > 0
     with torch.no_grad():
         assert not loss(x, y).requires_grad
@@ -206,11 +231,13 @@ def test_losses_are_differentiable_and_have_a_row_for_each_example(name):
 def test_losses_of_the_same_bounds_are_added_up():
     model, (x, y) = small(), batch()
     options = {"top_k": {"k": 2, "margin": 0.5}}
-    both = explanation_loss(model, x, y, eps=0.1, loss={"top_k": 2.0, "width": 0.5}, options=options)
+    both = explanation_loss(model, x, y, eps=0.1, loss={"top_k": 2.0, "width": 0.5},
+                            options=options)
     each = [explanation_loss(model, x, y, eps=0.1, loss="top_k", options=options["top_k"]),
             explanation_loss(model, x, y, eps=0.1)]
     torch.testing.assert_close(both, 2 * each[0] + 0.5 * each[1])
-    for loss, given in (({}, None), ({"width": 1.0}, {"k": 2}), ({"width": 1.0}, {"width": {"k": 2}})):
+    for loss, given in (({}, None), ({"width": 1.0}, {"k": 2}),
+                        ({"width": 1.0}, {"width": {"k": 2}})):
         with pytest.raises(ValueError, match="loss names|width"):
             explanation_loss(model, x, y, eps=0.1, loss=loss, options=given)
 
@@ -223,18 +250,19 @@ def test_bounds_under_changes_of_the_parameters_are_those_of_a_certificate(net, 
     if net == "dense":
         model, x = small(nn.Softplus), batch(3)[0]
     else:
-        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.PReLU(),
-                              nn.Flatten(), nn.Linear(18, 3)).double().eval()
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 2),
+                              nn.PReLU(), nn.Flatten(), nn.Linear(18, 3)).double().eval()
         x = torch.rand(3, 1, 6, 6, dtype=torch.float64)
     certifier = lx.Certifier(Saliency(model), method=method, abs=False)
     given = {"eps": eps, "target": 1, "parameters": lx.ParameterBox(relative=0.02, absolute=0.001)}
     bounds, certificate = certifier.bounds(x, **given), certifier.certify(x, **given)
     for side in ("lower", "upper"):
-        torch.testing.assert_close(bounds.shaped(getattr(bounds, side)), getattr(certificate, side), rtol=1e-8,
-                                   atol=1e-10)
+        torch.testing.assert_close(bounds.shaped(getattr(bounds, side)), getattr(certificate, side),
+                                   rtol=1e-8, atol=1e-10)
     assert bounds.width.mean() > 0
     bounds.width.mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.ndim > 1)
+    assert all(p.grad is not None and p.grad.isfinite().all()
+               for p in model.parameters() if p.ndim > 1)
 
 
 def test_training_makes_explanations_survive_changes_of_the_parameters():
@@ -244,7 +272,8 @@ def test_training_makes_explanations_survive_changes_of_the_parameters():
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(20):
         optimizer.zero_grad()
-        (torch.nn.functional.cross_entropy(model(x), y) + explanation_loss(model, x, y, **given)).backward()
+        (torch.nn.functional.cross_entropy(model(x), y) + explanation_loss(model, x, y,
+                                                                           **given)).backward()
         optimizer.step()
     assert explanation_loss(model, x, y, **given) < 0.8 * before
 
@@ -282,7 +311,8 @@ def test_a_loss_of_zero_is_a_certificate(name):
             model[0].weight[:, ~MASK] = 0
     seen = set()
     for eps in (0.001, 0.05, 0.3):
-        zero = explanation_loss(model, x, y, eps=eps, loss=name, options=OPTIONS.get(name), reduction="none") == 0
+        zero = explanation_loss(model, x, y, eps=eps, loss=name, options=OPTIONS.get(name),
+                                reduction="none") == 0
         certificate = lx.certify(Saliency(model), x, eps=eps, method="IBP", target=y, abs=False)
         assert not (zero & ~CERTIFIED[name](certificate)).any()
         seen |= set(zero.tolist())
@@ -293,10 +323,12 @@ def test_a_loss_of_zero_is_a_certificate(name):
 def test_a_loss_is_the_number_of_the_certificate(name):
     model, (x, y) = small(), batch()
     certificate = lx.certify(Saliency(model), x, eps=0.05, method="IBP", target=y, abs=False)
-    found = explanation_loss(model, x, y, eps=0.05, loss=name, options=OPTIONS.get(name), reduction="none")
+    found = explanation_loss(model, x, y, eps=0.05, loss=name, options=OPTIONS.get(name),
+                             reduction="none")
     torch.testing.assert_close(found.detach(), NUMBER[name](certificate), rtol=1e-7, atol=1e-8)
     for reduction, total in (("mean", found.mean()), ("sum", found.sum())):
-        torch.testing.assert_close(explanation_loss(model, x, y, eps=0.05, loss=name, options=OPTIONS.get(name),
+        torch.testing.assert_close(explanation_loss(model, x, y, eps=0.05, loss=name,
+                                                    options=OPTIONS.get(name),
                                                     reduction=reduction), total)
 
 
@@ -304,14 +336,15 @@ def test_the_bound_of_the_cosine_has_the_derivative_of_finite_differences():
     generator = torch.Generator().manual_seed(0)
     nominal = torch.randn(4, 6, generator=generator).double()
     # Not around the nominal value, where all terms of the bound change sides at once.
-    below, above = (torch.tensor([[0.1], [0.3], [2.0], [9.0]]) * torch.rand(4, 6, generator=generator).double()
-                    for _ in range(2))
+    below, above = (torch.tensor([[0.1], [0.3], [2.0], [9.0]])
+                    * torch.rand(4, 6, generator=generator).double() for _ in range(2))
     metric = lx.METRICS["cosine"].function
     sides = [t.requires_grad_() for t in (nominal - below, nominal + above, nominal.clone())]
     least = metric(*sides)
     assert (least > 0).any() and (least < 0).any()
     directions = [torch.randn(4, 6, generator=generator).double() for _ in sides]
-    there, back = (metric(*[t + s * 1e-6 * d for t, d in zip(sides, directions, strict=True)]) for s in (1, -1))
+    there, back = (metric(*[t + s * 1e-6 * d for t, d in zip(sides, directions, strict=True)])
+                   for s in (1, -1))
     for row in range(4):
         gradients = torch.autograd.grad(least[row], sides, retain_graph=True)
         slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True))
@@ -338,8 +371,10 @@ def test_losses_are_registered_once(monkeypatch):
 @pytest.mark.parametrize("keywords, error, message", [
     ({"loss": "nothing"}, ValueError, "no loss"), ({"options": {"k": 1}}, ValueError, "options"),
     ({"reduction": "max"}, ValueError, "reduction"), ({"method": "nothing"}, ValueError, "method"),
-    ({"loss": "top_k", "options": {"k": 9}}, ValueError, "k"), ({"n_steps": 3}, (TypeError, ValueError), "n_steps"),
-    ({"loss": "region", "options": {"mask": torch.ones(4)}}, ValueError, "mask"), ({"eps": -1.0}, ValueError, "eps"),
+    ({"loss": "top_k", "options": {"k": 9}}, ValueError, "k"),
+    ({"n_steps": 3}, (TypeError, ValueError), "n_steps"),
+    ({"loss": "region", "options": {"mask": torch.ones(4)}}, ValueError, "mask"),
+    ({"eps": -1.0}, ValueError, "eps"),
 ])
 def test_bad_arguments_are_refused(keywords, error, message):
     x, y = batch()
@@ -363,15 +398,17 @@ def test_models_of_one_output_need_no_target(shape):
 
 
 def test_nothing_of_the_users_is_changed():
-    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5),
+                          nn.Linear(8, 3)).double()
     model[1].eval()
     model[0].bias.requires_grad_(False)
     x, y = batch()
     x.requires_grad_()
 
     def state():
-        return ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()],
-                [p.grad for p in model.parameters()], x.grad, [len(m._forward_hooks) for m in model.modules()],
+        return ([m.training for m in model.modules()],
+                [p.requires_grad for p in model.parameters()], [p.grad for p in model.parameters()],
+                x.grad, [len(m._forward_hooks) for m in model.modules()],
                 [list(vars(m)) for m in model.modules()], torch.get_rng_state().tolist(),
                 [(n, t.tolist()) for n, t in model.state_dict().items()])
 
@@ -387,9 +424,11 @@ def test_nothing_of_the_users_is_changed():
 def test_training_mode_means_the_bounds_of_eval_mode_and_current_statistics(monkeypatch):
     traced = []
     capture_program = traces.capture_program
-    monkeypatch.setattr(traces, "capture_program", lambda *a, **k: traced.append(1) or capture_program(*a, **k))
+    monkeypatch.setattr(traces, "capture_program", lambda *a,
+                        **k: traced.append(1) or capture_program(*a, **k))
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5),
+                          nn.Linear(8, 3)).double()
     x, y = batch()
     for _ in range(3):
         model(3 * x)  # moves the statistics
@@ -435,7 +474,8 @@ def test_training_makes_bounds_tight(name, method):
 
     def relative():
         certificate = lx.certify(Saliency(model), x, eps=0.2, target=y, abs=False)
-        return (certificate.width.mean() / certificate.nominal.abs().mean()).item(), loss(x, y).item()
+        return ((certificate.width.mean() / certificate.nominal.abs().mean()).item(),
+                loss(x, y).item())
 
     before = relative()
     for _ in range(20):
@@ -450,12 +490,16 @@ def test_the_certified_cross_entropy_is_that_of_the_worst_logits():
     model, (x, y) = small(), batch()
     found = certified_cross_entropy(model, x, y, eps=0.1, reduction="none")
     prediction = lx.certify_prediction(model, x, eps=0.1, method="IBP")
-    ball = x[None] + 0.1 * (2 * torch.rand(200, 6, 5, generator=torch.Generator().manual_seed(0)).double() - 1)
-    sampled = F.cross_entropy(model(ball).flatten(0, 1), y.repeat(200), reduction="none").reshape(200, 6).amax(0)
+    ball = x[None] + 0.1 * (
+        2 * torch.rand(200, 6, 5, generator=torch.Generator().manual_seed(0)).double() - 1)
+    sampled = F.cross_entropy(model(ball).flatten(0, 1), y.repeat(200),
+                              reduction="none").reshape(200, 6).amax(0)
     assert (found >= sampled).all()
     same = prediction.classes == y
-    assert (found[same] <= -prediction.confidence_lower[same].log() + 1e-9).all()  # merged with the last layer
-    torch.testing.assert_close(certified_cross_entropy(model, x, y, eps=0.0), F.cross_entropy(model(x), y))
+    # merged with the last layer
+    assert (found[same] <= -prediction.confidence_lower[same].log() + 1e-9).all()
+    torch.testing.assert_close(certified_cross_entropy(model, x, y, eps=0.0),
+                               F.cross_entropy(model(x), y))
     names = [name for name, _ in model.named_parameters()]
 
     def value(*tensors):
@@ -466,12 +510,14 @@ def test_the_certified_cross_entropy_is_that_of_the_worst_logits():
         low, high = (z - spread).relu(), (z + spread).relu()
         difference = w["2.weight"][y][:, None] - w["2.weight"][None]
         margin = torch.einsum("nkh,nh->nk", difference, (low + high) / 2) - torch.einsum(
-            "nkh,nh->nk", difference.abs(), (high - low) / 2) + w["2.bias"][y][:, None] - w["2.bias"]
+            "nkh,nh->nk", difference.abs(),
+            (high - low) / 2) + w["2.bias"][y][:, None] - w["2.bias"]
         return torch.logsumexp(-margin, 1)
 
     torch.testing.assert_close(found, value(*model.parameters()))
     expected = torch.autograd.grad(value(*model.parameters()).sum(), list(model.parameters()))
-    for gradient, other in zip(torch.autograd.grad(found.sum(), list(model.parameters())), expected, strict=True):
+    for gradient, other in zip(torch.autograd.grad(found.sum(), list(model.parameters())), expected,
+                               strict=True):
         torch.testing.assert_close(gradient, other)
 
 
@@ -519,7 +565,8 @@ def test_a_checkpoint_resumes_bit_by_bit(name, tmp_path):
         for _ in range(steps):
             index = torch.randperm(24)[:8]
             optimiser.zero_grad()
-            loss = explanation_loss(model, x[index], y[index], eps=eps.value, attribution=attribution, **keywords)
+            loss = explanation_loss(model, x[index], y[index], eps=eps.value,
+                                    attribution=attribution, **keywords)
             (F.cross_entropy(model(x[index]), y[index]) + loss).backward()
             optimiser.step()
             eps.step()
@@ -528,7 +575,8 @@ def test_a_checkpoint_resumes_bit_by_bit(name, tmp_path):
     torch.manual_seed(0)
     model, optimiser, eps = start()
     train(model, optimiser, eps, 4)
-    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "eps": eps.state_dict(),
+    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(),
+                "eps": eps.state_dict(),
                 "random": torch.get_rng_state()}, tmp_path / "checkpoint.pt")
     expected = copy.deepcopy(train(model, optimiser, eps, 4))
 

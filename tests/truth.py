@@ -63,8 +63,8 @@ def values_at(
     Args:
         attribution: One of Captum's.
         points: Of each input, (n, N, *S).
-        seed: For attributions that draw noise, which then is the same at each point. Without it, all points
-            are rows of one call.
+        seed: For attributions that draw noise, which then is the same at each point. Without it,
+            all points are rows of one call.
         keywords: Of `attribute`. What has a row for each of the N examples is repeated.
 
     Returns:

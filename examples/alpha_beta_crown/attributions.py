@@ -1,7 +1,8 @@
-"""Questions about attributions for alpha-beta-CROWN: the models that its YAML files name, and their VNN-LIB queries.
+"""Questions about attributions for alpha-beta-CROWN: the models that its YAML files name, and their
+VNN-LIB queries.
 
-A YAML file of it says `model: name: Customized("attributions.py", "question", "iris-sign")`. The queries that go with
-the models are written by
+A YAML file of it says `model: name: Customized("attributions.py", "question", "iris-sign")`. The
+queries that go with the models are written by
 
     python attributions.py FOLDER
 """
@@ -22,18 +23,20 @@ import lirpa_explain as lx
 
 def iris() -> nn.Sequential:
     """A network of four features of a flower."""
-    return nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3))
+    return nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(),
+                         nn.Linear(20, 3))
 
 
 def digits() -> nn.Sequential:
     """A network of 64 pixels."""
-    return nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 10))
+    return nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(),
+                         nn.Linear(20, 10))
 
 
 def convolutional() -> nn.Sequential:
     """A convolutional network of the same pixels."""
-    return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 3, 3, stride=2), nn.ReLU(), nn.Flatten(),
-                         nn.Linear(27, 16), nn.ReLU(), nn.Linear(16, 10))
+    return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 3, 3, stride=2), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(27, 16), nn.ReLU(), nn.Linear(16, 10))
 
 
 def data_of(load: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -91,7 +94,8 @@ class Question:
     def module(self, torch_relus: bool = True) -> lx.MarginModule:
         """What the verifier is given."""
         attribution = self.attribution(trained(self.network)[0])
-        return lx.MarginModule(attribution, self.inputs, self.property, torch_relus=torch_relus, **self.keywords)
+        return lx.MarginModule(attribution, self.inputs, self.property, torch_relus=torch_relus,
+                               **self.keywords)
 
 
 PROPERTIES = lx.PROPERTIES

@@ -1,17 +1,21 @@
-"""Benchmark: an ordinary CNN with BatchNorm and pooling, from one gradient to Integrated Gradients of 50 steps.
+"""Benchmark: an ordinary CNN with BatchNorm and pooling, from one gradient to Integrated Gradients
+of 50 steps.
 
-    python examples/benchmarks/cnn.py DATA [--pools max average] [--attributions saliency ig] [--methods CROWN]
+    python examples/benchmarks/cnn.py DATA [--pools max average] [--attributions saliency ig]
+    [--methods CROWN]
         [--eps 0.0005 0.001 0.002] [--images 1] [--steps 50] [--weights FOLDER]
 
-The net: images 1x28x28; convolution 16, BatchNorm, ReLU, pooling; convolution 32, BatchNorm, ReLU, pooling; convolution
-32, ReLU; 64 hidden units; 2 classes; all convolutions 3x3. It is trained here on PneumoniaMNIST (a minute), and kept in
---weights for the next time. Explained is the predicted class of the first test images, by Saliency with abs=False or by
-Integrated Gradients from a baseline of 0, over linf balls of radius --eps cut to the range of pixels.
+The net: images 1x28x28; convolution 16, BatchNorm, ReLU, pooling; convolution 32, BatchNorm, ReLU,
+pooling; convolution 32, ReLU; 64 hidden units; 2 classes; all convolutions 3x3. It is trained here
+on PneumoniaMNIST (a minute), and kept in --weights for the next time. Explained is the predicted
+class of the first test images, by Saliency with abs=False or by Integrated Gradients from a
+baseline of 0, over linf balls of radius --eps cut to the range of pixels.
 
-"width" is the mean width of the bounds, "/ found" divides it by the mean width of what was found at --samples corners
-and points of the ball, "signs" is the share of entries whose sign is certified. "s" are seconds of the processor (start
-it with OMP_NUM_THREADS=1) that one certificate takes a `Certifier` whose trace is made: medians over the images. "GiB"
-is by how much that raised the process's peak.
+"width" is the mean width of the bounds, "/ found" divides it by the mean width of what was found at
+--samples corners and points of the ball, "signs" is the share of entries whose sign is certified.
+"s" are seconds of the processor (start it with OMP_NUM_THREADS=1) that one certificate takes a
+`Certifier` whose trace is made: medians over the images. "GiB" is by how much that raised the
+process's peak.
 """
 
 import argparse
@@ -60,19 +64,21 @@ def load_net(data: Path, pool: str, epochs: int, weights: Path | None = None) ->
     return net.eval()
 
 
-def sampled_width(attribution: Saliency | IntegratedGradients, keywords: dict[str, object], image: Tensor,
-                  target: Tensor, eps: float, samples: int) -> Tensor:
+def sampled_width(attribution: Saliency | IntegratedGradients, keywords: dict[str, object],
+                  image: Tensor, target: Tensor, eps: float, samples: int) -> Tensor:
     """Widths of the attributions found at corners and uniform points of the ball, half of each."""
     generator = torch.Generator().manual_seed(0)
     step = 2 * torch.rand(samples, *image.shape[1:], generator=generator) - 1
     step[::2] = step[::2].sign()
     points = (image + eps * step).clamp(0, 1)
-    found = torch.cat([attribution.attribute(part, target=target.expand(len(part)), **keywords).detach()
-                       for part in points.split(16)])
+    found = torch.cat(
+        [attribution.attribute(part, target=target.expand(len(part)), **keywords).detach()
+         for part in points.split(16)])
     return found.amax(0) - found.amin(0)
 
 
-def measure(pool: str, kind: str, method: str, eps: float, args: argparse.Namespace) -> dict[str, float]:
+def measure(pool: str, kind: str, method: str, eps: float,
+            args: argparse.Namespace) -> dict[str, float]:
     """Medians over the images."""
     net = load_net(args.data, pool, args.epochs, args.weights)
     images = common.load_pneumonia(args.data, "test")[0][:args.images]
@@ -102,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = common.parser(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--pools", nargs="+", choices=POOLS, default=list(POOLS))
-    parser.add_argument("--attributions", nargs="+", choices=("saliency", "ig"), default=("saliency", "ig"))
+    parser.add_argument("--attributions", nargs="+", choices=("saliency", "ig"),
+                        default=("saliency", "ig"))
     parser.add_argument("--methods", nargs="+", default=["CROWN"])
     parser.add_argument("--eps", nargs="+", type=float, default=[0.0005, 0.001, 0.002])
     parser.add_argument("--images", type=int, default=1)
@@ -112,22 +119,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args(argv)
     if args.one:
-        torch.save(measure(args.pools[0], args.attributions[0], args.methods[0], args.eps[0], args), args.one)
+        torch.save(measure(args.pools[0], args.attributions[0], args.methods[0], args.eps[0], args),
+                   args.one)
         return
     print(f"{common.versions()}\n")
-    options = [f"--{key}={getattr(args, key)}" for key in ("images", "steps", "samples", "weights", "epochs")
+    options = [f"--{key}={getattr(args, key)}"
+               for key in ("images", "steps", "samples", "weights", "epochs")
                if getattr(args, key) is not None]
     test, labels = common.load_pneumonia(args.data, "test")
     lines = []
     for pool in args.pools:
         net = load_net(args.data, pool, args.epochs, args.weights)
-        common.progress(f"{pool}: {(net(test).argmax(1) == labels).double().mean():.1%} of the test images right")
-        for kind, method, eps in [(k, m, e) for k in args.attributions for m in args.methods for e in args.eps]:
-            result = common.in_process(__file__, [args.data, "--pools", pool, "--attributions", kind, "--methods",
+        common.progress(f"{pool}: {(net(test).argmax(1) == labels).double().mean():.1%} of the "
+                        "test images right")
+        for kind, method, eps in [(k, m, e) for k in args.attributions for m in args.methods
+                                  for e in args.eps]:
+            result = common.in_process(__file__, [args.data, "--pools", pool, "--attributions",
+                                                  kind, "--methods",
                                                   method, "--eps", eps, *options])
-            lines.append([pool, kind, method, str(eps), f"{result['width']:.3g}", f"{result['over']:.1f}",
+            lines.append([pool, kind, method, str(eps), f"{result['width']:.3g}",
+                          f"{result['over']:.1f}",
                           f"{result['signs']:.1%}", f"{result['s']:.2f}", f"{result['peak']:.2f}"])
-    common.print_table(("pooling", "attribution", "method", "eps", "width", "/ found", "signs", "s", "GiB"), lines)
+    common.print_table(("pooling", "attribution", "method", "eps", "width", "/ found", "signs", "s",
+                        "GiB"), lines)
 
 
 if __name__ == "__main__":

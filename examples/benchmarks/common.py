@@ -1,12 +1,13 @@
-"""What the benchmarks share: networks and images, tables, memory, and one process for each measurement.
+"""What the benchmarks share: networks and images, tables, memory, and one process for each
+measurement.
 
 DATA, the argument of most benchmarks, is a folder with
   * auto_lirpa/: kw_mnist.pth, mnist_a_adv.pth, mnist_cnn_small.pth and mnist_fc_3layer.pth, from
     examples/vision/pretrained of auto_LiRPA's repository;
   * mnist/: MNIST's four files *-ubyte.gz;
   * medmnist/: pneumoniamnist*.npz, as MedMNIST gives it;
-  * cifar10/: CIFAR-10 as PNG files with an image in each row of pixels, cifar10_batch_50.png the first 1000 test images
-    (the form of convnetjs);
+  * cifar10/: CIFAR-10 as PNG files with an image in each row of pixels, cifar10_batch_50.png the
+    first 1000 test images (the form of convnetjs);
   * cifar_resnet/resnet20-12fca82f.th, from akamaster/pytorch_resnet_cifar10.
 """
 
@@ -34,12 +35,13 @@ NETS = ("kw_mnist", "mnist_a_adv", "mnist_cnn_small", "mnist_fc_3layer")
 def load_net(data: Path, name: str) -> nn.Sequential:
     """One of auto_LiRPA's MNIST networks, in eval mode."""
     if name == "mnist_fc_3layer":
-        net = nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(),
-                            nn.Linear(64, 10))
+        net = nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64),
+                            nn.ReLU(), nn.Linear(64, 10))
     else:
         c, hidden = (8, 256) if name == "mnist_cnn_small" else (16, 100)
         net = nn.Sequential(
-            nn.Conv2d(1, c, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(c, 2 * c, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(1, c, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(c, 2 * c, 4, stride=2, padding=1), nn.ReLU(),
             nn.Flatten(), nn.Linear(98 * c, hidden), nn.ReLU(), nn.Linear(hidden, 10),
         )
     stored = torch.load(data / "auto_lirpa" / f"{name}.pth", map_location="cpu", weights_only=True)
@@ -59,7 +61,9 @@ def load_mnist(data: Path, count: int, train: bool = False) -> tuple[Tensor, Ten
 
 
 def load_pneumonia(data: Path, split: str) -> tuple[Tensor, Tensor]:
-    """PneumoniaMNIST's images (N, 1, 28, 28) of a split (train, val, test), in [0, 1], and their classes (N,)."""
+    """PneumoniaMNIST's images (N, 1, 28, 28) of a split (train, val, test), in [0, 1], and their
+    classes (N,).
+    """
     import numpy as np
 
     arrays = np.load(next((data / "medmnist").glob("pneumoniamnist*.npz")))
@@ -68,7 +72,9 @@ def load_pneumonia(data: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def load_cifar(data: Path, count: int, part: int = 50) -> Tensor:
-    """The first images (N, 3, 32, 32) of a file in [0, 1], in the default type; those of part 50 are for testing."""
+    """The first images (N, 3, 32, 32) of a file in [0, 1], in the default type; those of part 50
+    are for testing.
+    """
     import numpy as np
     from PIL import Image
 
@@ -86,7 +92,8 @@ def print_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         print("|", " | ".join(cell.rjust(width) if i else cell.ljust(width)
-                              for i, (cell, width) in enumerate(zip(cells, widths, strict=True))), "|", flush=True)
+                              for i, (cell, width) in enumerate(zip(cells, widths, strict=True))),
+              "|", flush=True)
 
 
 def progress(text: str) -> None:
@@ -96,8 +103,9 @@ def progress(text: str) -> None:
 
 def versions() -> str:
     """What the numbers were made with."""
-    return (f"torch {torch.__version__}, auto_LiRPA {lx.AUTO_LIRPA_VERSION}, Python {platform.python_version()}, "
-            f"{torch.get_num_threads()} thread(s), {torch.get_default_dtype()}")
+    return (f"torch {torch.__version__}, auto_LiRPA {lx.AUTO_LIRPA_VERSION}, Python "
+            f"{platform.python_version()}, {torch.get_num_threads()} thread(s), "
+            f"{torch.get_default_dtype()}")
 
 
 # Measuring
@@ -113,11 +121,13 @@ def peak() -> float:
 
 
 def in_process(script: str, arguments: Sequence[Any]) -> dict[str, Any]:
-    """What `script` with these arguments and --one FILE saves in FILE; a process of its own, for its memory."""
+    """What `script` with these arguments and --one FILE saves in FILE; a process of its own, for
+    its memory.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.pt"
-        subprocess.run([sys.executable, "-W", "ignore", script, *map(str, arguments), "--one", file], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-W", "ignore", script, *map(str, arguments), "--one",
+                        file], check=True, stdout=subprocess.DEVNULL)
         return torch.load(file, weights_only=True)
 
 
@@ -128,6 +138,7 @@ def outside(lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> float:
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser of options with the hidden option --one, see `in_process`."""
-    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = argparse.ArgumentParser(description=doc,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     return result

@@ -1,20 +1,24 @@
-"""Benchmark: certificates of a whole data set by this process, by processes, and by dask; and runs that are killed.
+"""Benchmark: certificates of a whole data set by this process, by processes, and by dask; and runs
+that are killed.
 
-    python examples/benchmarks/datasets.py DATA [--images 200] [--digits 5000] [--chunk 25] [--eps 1]
+    python examples/benchmarks/datasets.py DATA [--images 200] [--digits 5000] [--chunk 25] [--eps
+    1]
         [--method CROWN] [--digits-method IBP] [--ways here "2 processes" ...]
 
-The gradient of the labelled class's logit of kw_mnist (Captum's Saliency with abs=False) is certified for the first
-MNIST test images over linf balls of radius --eps/255 by `lirpa_explain.certify_dataset`. Each line is a process of its
-own: --images images by this process ("here"), one and two processes ("1 process", ...), dask with two workers ("dask"),
-and by two processes and dask's two workers of which one is killed after a third of the images.
+The gradient of the labelled class's logit of kw_mnist (Captum's Saliency with abs=False) is
+certified for the first MNIST test images over linf balls of radius --eps/255 by
+`lirpa_explain.certify_dataset`. Each line is a process of its own: --images images by this process
+("here"), one and two processes ("1 process", ...), dask with two workers ("dask"), and by two
+processes and dask's two workers of which one is killed after a third of the images.
 
-"s, first" is until the first file is there: processes that start, import, and trace the model. "images/s" is of all
-that came after. "CPU ms/image" is of the processor, workers included, over all images, start included: the figure to go
-by where others use the machine. MiB are the peak of the process that starts the run and of the largest worker (Linux).
+"s, first" is until the first file is there: processes that start, import, and trace the model.
+"images/s" is of all that came after. "CPU ms/image" is of the processor, workers included, over all
+images, start included: the figure to go by where others use the machine. MiB are the peak of the
+process that starts the run and of the largest worker (Linux).
 
-Then --digits images are certified by two processes, in a run that is killed with SIGKILL, workers and all, after a
-third and again after two thirds of the images, and given a third time. Read back, a sample of the bounds is compared
-with `certify`'s own.
+Then --digits images are certified by two processes, in a run that is killed with SIGKILL, workers
+and all, after a third and again after two thirds of the images, and given a third time. Read back,
+a sample of the bounds is compared with `certify`'s own.
 """
 
 import os
@@ -49,7 +53,8 @@ def workers() -> list[int]:
     found, parents = [], {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except (OSError, IndexError):
             continue
     for pid in parents:
@@ -70,7 +75,9 @@ def memory(pid: int) -> float:
 
 
 class Watch(threading.Thread):
-    """Notes when the first file is there and how large workers grow; kills a worker when enough is there."""
+    """Notes when the first file is there and how large workers grow; kills a worker when enough is
+    there.
+    """
 
     def __init__(self, out: Path, kill_at: int | None) -> None:
         super().__init__(daemon=True)
@@ -94,7 +101,8 @@ class Watch(threading.Thread):
 def certify(given: Any, count: int, executor: Any, out: Path, method: str) -> lx.DatasetRun:
     """Certify the first images."""
     images, labels = common.load_mnist(given.data, count)
-    return lx.certify_dataset(attribution(given.data), (images, labels), out=out, executor=executor, chunk=given.chunk,
+    return lx.certify_dataset(attribution(given.data), (images, labels), out=out, executor=executor,
+                              chunk=given.chunk,
                               eps=given.eps / 255, method=method, abs=False, progress=False)
 
 
@@ -107,8 +115,8 @@ def measure(given: Any, way: str) -> dict[str, Any]:
         if way.startswith("dask"):
             from distributed import Client, LocalCluster
 
-            with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, \
-                    Client(cluster) as client:
+            with LocalCluster(n_workers=2, threads_per_worker=1,
+                              dashboard_address=None) as cluster, Client(cluster) as client:
                 run = certify(given, given.images, client, Path(folder), given.method)
                 over = time.perf_counter() - watch.started
         else:
@@ -118,10 +126,11 @@ def measure(given: Any, way: str) -> dict[str, Any]:
         watch.over.set()
         watch.join()
         rows = len(lx.read_results(folder))
-    used = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"first": watch.first, "rate": (given.images - given.chunk) / (over - watch.first), "seconds": over,
-            "cpu": 1e3 * used / given.images, "mine": common.peak(), "largest": watch.largest, "rows": rows,
-            "examples": run.examples}
+    used = sum(sum(resource.getrusage(who)[:2])
+               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {"first": watch.first, "rate": (given.images - given.chunk) / (over - watch.first),
+            "seconds": over, "cpu": 1e3 * used / given.images, "mine": common.peak(),
+            "largest": watch.largest, "rows": rows, "examples": run.examples}
 
 
 def killed_twice(given: Any) -> None:
@@ -131,11 +140,12 @@ def killed_twice(given: Any) -> None:
         for stop in (given.digits // 3, 2 * given.digits // 3, None):
             before = len(list(Path(folder).glob("0*.parquet"))) * given.chunk
             started = time.perf_counter()
-            process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, given.data, "--whole", folder,
-                                        *options(given)], start_new_session=True)
+            process = subprocess.Popen([sys.executable, "-W", "ignore", __file__, given.data,
+                                        "--whole", folder, *options(given)], start_new_session=True)
             while process.poll() is None:
                 time.sleep(TICK)
-                if stop is not None and len(list(Path(folder).glob("0*.parquet"))) * given.chunk >= stop:
+                if (stop is not None
+                        and len(list(Path(folder).glob("0*.parquet"))) * given.chunk >= stop):
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
             there = len(lx.read_results(folder))
@@ -151,9 +161,10 @@ def killed_twice(given: Any) -> None:
                         method=given.digits_method, target=labels[rows])
     stored = torch.tensor(np.stack(table["lower"].loc[rows.tolist()].to_list()))
     difference = float((stored - bounds.lower.flatten(1)).abs().max() / bounds.width.max())
-    print(f"\n{len(table)} rows, {int(table['error'].notna().sum())} errors, {sizes / len(table) / 1024:.1f} KiB an "
-          f"image on disk; lower bounds of {len(rows)} images differ from certify's by at most {difference:.1e} of the "
-          "largest width (batches of another size round otherwise)")
+    print(f"\n{len(table)} rows, {int(table['error'].notna().sum())} errors, "
+          f"{sizes / len(table) / 1024:.1f} KiB an image on disk; lower bounds of {len(rows)} "
+          f"images differ from certify's by at most {difference:.1e} of the largest width (batches "
+          "of another size round otherwise)")
 
 
 def options(given: Any) -> list[str]:
@@ -173,7 +184,8 @@ def main() -> None:
     parser.add_argument("--method", default="CROWN")
     parser.add_argument("--digits-method", default="IBP")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, metavar="WAY")
-    parser.add_argument("--whole", type=Path, help="folder of the run of all digits, which is killed")
+    parser.add_argument("--whole", type=Path,
+                        help="folder of the run of all digits, which is killed")
     given = parser.parse_args()
     if given.one is not None:
         torch.save(measure(given, given.ways[0]), given.one)
@@ -186,11 +198,12 @@ def main() -> None:
     for way in given.ways:
         result = common.in_process(__file__, [given.data, "--ways", way, *options(given)])
         common.progress(f"{way}: {result}")
-        lines.append([way, f"{result['first']:.1f}", f"{result['seconds']:.1f}", f"{result['rate']:.1f}",
+        lines.append([way, f"{result['first']:.1f}", f"{result['seconds']:.1f}",
+                      f"{result['rate']:.1f}",
                       f"{result['cpu']:.0f}", f"{result['mine']:.0f}", f"{result['largest']:.0f}",
                       str(result["rows"])])
-    common.print_table(["who", "s, first", "s, all", "images/s", "CPU ms/image", "MiB, starts", "MiB, worker", "rows"],
-                       lines)
+    common.print_table(["who", "s, first", "s, all", "images/s", "CPU ms/image", "MiB, starts",
+                        "MiB, worker", "rows"], lines)
     print()
     killed_twice(given)
 

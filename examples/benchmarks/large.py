@@ -1,22 +1,27 @@
-"""Benchmark: how far a CIFAR-10 ResNet-20, a ResNet-18 and small vision transformers can be certified.
+"""Benchmark: how far a CIFAR-10 ResNet-20, a ResNet-18 and small vision transformers can be
+certified.
 
     python examples/benchmarks/large.py DATA [--nets resnet20 resnet18 vit vit65] [--methods CROWN]
         [--halvings 5] [--low -26] [--high -10] [--memory 1] [--weights FOLDER]
 
-The gradient of the predicted class's logit (Captum's Saliency with abs=False) is bounded over linf balls around the
-first test images. In units of a pixel, from 0 to 1 (a normalisation is part of the model). "eps * 255" is the largest
-radius found at which half of the signs of the non-zero entries are certified, for each image by bisection of
-log2(eps) with one `Certifier`; "half" is the smallest share at it, "s" the seconds of the last bound at it, "peak" that
-of the whole process, with memory_limit of --memory GiB.
+The gradient of the predicted class's logit (Captum's Saliency with abs=False) is bounded over linf
+balls around the first test images. In units of a pixel, from 0 to 1 (a normalisation is part of the
+model). "eps * 255" is the largest radius found at which half of the signs of the non-zero entries
+are certified, for each image by bisection of log2(eps) with one `Certifier`; "half" is the smallest
+share at it, "s" the seconds of the last bound at it, "peak" that of the whole process, with
+memory_limit of --memory GiB.
 
   * resnet20: akamaster/pytorch_resnet_cifar10, BatchNorm in eval mode, 32x32x3 pixels.
   * vit: 28x28 MNIST in patches of 7, dimension 32, a class token, learned positions, 2 layers of
-    nn.TransformerEncoderLayer(norm_first=True, activation="gelu", dropout=0) with 4 heads and 64 hidden units; trained
-    here for --epochs, and kept in --weights for the next time.
-  * vit65: the same with patches of 7 taken every 3 pixels, so that there are 64 and the class token.
-  * resnet18: torchvision's layout (7x7 convolution of stride 2, 3x3 max pooling, widths 64 to 512, stages of two basic
-    blocks with 1x1 convolutions as shortcuts, BatchNorm, ReLU) on 3x64x64, CIFAR-10's images enlarged; random weights.
-  * resnet18_trained: the same, trained here for --steps18 steps of 64 of these images, and kept in --weights.
+    nn.TransformerEncoderLayer(norm_first=True, activation="gelu", dropout=0) with 4 heads and 64
+    hidden units; trained here for --epochs, and kept in --weights for the next time.
+  * vit65: the same with patches of 7 taken every 3 pixels, so that there are 64 and the class
+    token.
+  * resnet18: torchvision's layout (7x7 convolution of stride 2, 3x3 max pooling, widths 64 to 512,
+    stages of two basic blocks with 1x1 convolutions as shortcuts, BatchNorm, ReLU) on 3x64x64,
+    CIFAR-10's images enlarged; random weights.
+  * resnet18_trained: the same, trained here for --steps18 steps of 64 of these images, and kept in
+    --weights.
 """
 
 import argparse
@@ -36,7 +41,9 @@ F = nn.functional
 
 
 class Block(nn.Module):
-    """A basic block: two convolutions, and a shortcut that drops every other pixel and pads channels."""
+    """A basic block: two convolutions, and a shortcut that drops every other pixel and pads
+    channels.
+    """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -74,11 +81,14 @@ class ResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """ResNet-18's block: two convolutions, and a 1x1 convolution beside them where the shape changes."""
+    """ResNet-18's block: two convolutions, and a 1x1 convolution beside them where the shape
+    changes.
+    """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.conv1, self.bn1 = (nn.Conv2d(before, after, 3, stride, 1, bias=False),
+                                nn.BatchNorm2d(after))
         self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
         self.beside = nn.Sequential() if before == after else nn.Sequential(
             nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
@@ -94,25 +104,25 @@ class ResNet18(nn.Sequential):
     def __init__(self, classes: int = 10) -> None:
         widths = (64, 64, 128, 256, 512)
         stages = [block for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False))
-                  for block in (BasicBlock(before, after, 1 + (i > 0)), BasicBlock(after, after, 1))]
-        super().__init__(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *stages,
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+                  for block in (BasicBlock(before, after, 1 + (i > 0)),
+                                BasicBlock(after, after, 1))]
+        super().__init__(nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+                         nn.MaxPool2d(3, 2, 1), *stages,
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
 
 
 class ViT(nn.Module):
     """A small vision transformer of 28x28 images in [0, 1]."""
 
-    def __init__(self, dim: int = 32, layers: int = 2, heads: int = 4, patch: int = 7, stride: int = 7) -> None:
+    def __init__(self, dim: int = 32, layers: int = 2, heads: int = 4, patch: int = 7,
+                 stride: int = 7) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, dim, patch, stride)
         self.token = nn.Parameter(torch.randn(1, 1, dim) / 8)
         self.position = nn.Parameter(torch.randn(1, ((28 - patch) // stride + 1) ** 2 + 1, dim) / 8)
         self.layers = nn.Sequential(*[
-            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout=0.0, activation="gelu", batch_first=True,
-                                       norm_first=True)
-            for _ in range(layers)
-        ])
+            nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout=0.0, activation="gelu",
+                                       batch_first=True, norm_first=True) for _ in range(layers)])
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +134,8 @@ class ViT(nn.Module):
 
 def load_resnet(data: Path) -> ResNet:
     """The trained ResNet-20 in eval mode."""
-    stored = torch.load(data / "cifar_resnet" / "resnet20-12fca82f.th", map_location="cpu", weights_only=True)
+    stored = torch.load(data / "cifar_resnet" / "resnet20-12fca82f.th", map_location="cpu",
+                        weights_only=True)
     net = ResNet()
     state = {name.removeprefix("module."): value for name, value in stored["state_dict"].items()}
     net.load_state_dict({"mean": net.mean, "std": net.std, **state})
@@ -132,17 +143,22 @@ def load_resnet(data: Path) -> ResNet:
 
 
 def load_images64(data: Path, count: int, part: int = 50) -> tuple[Tensor, Tensor]:
-    """The first images of a file of CIFAR-10, enlarged to 3x64x64, and their classes; part 50 holds test images."""
+    """The first images of a file of CIFAR-10, enlarged to 3x64x64, and their classes; part 50 holds
+    test images.
+    """
     import numpy as np
 
-    labels = np.load(data / "cifar10" / ("labels_first1000_test.npy" if part == 50 else "labels_first4000_train.npy"))
+    labels = np.load(data / "cifar10" / ("labels_first1000_test.npy"
+                                         if part == 50 else "labels_first4000_train.npy"))
     first = 0 if part == 50 else 1000 * part
     images = F.interpolate(common.load_cifar(data, count, part), scale_factor=2, mode="bilinear")
     return images, torch.tensor(labels[first:first + count]).long()
 
 
 def load_resnet18(data: Path, weights: Path | None, steps: int) -> ResNet18:
-    """The ResNet-18 in eval mode: random weights with statistics of its own, or trained for so many steps."""
+    """The ResNet-18 in eval mode: random weights with statistics of its own, or trained for so many
+    steps.
+    """
     torch.manual_seed(0)
     net, file = ResNet18(), weights and weights / f"resnet18_{steps}.pth"
     if file and file.exists():
@@ -154,7 +170,8 @@ def load_resnet18(data: Path, weights: Path | None, steps: int) -> ResNet18:
     for i in range(max(steps, 10)):
         index = torch.randint(len(images), (64,))
         with torch.set_grad_enabled(steps > 0):
-            loss = F.cross_entropy(net(images[index]), labels[index])  # with random weights, for the statistics alone
+            # with random weights, for the statistics alone
+            loss = F.cross_entropy(net(images[index]), labels[index])
         if steps:
             optimizer.zero_grad()
             loss.backward()
@@ -165,10 +182,12 @@ def load_resnet18(data: Path, weights: Path | None, steps: int) -> ResNet18:
     return net.eval()
 
 
-def load_vit(data: Path, weights: Path | None, epochs: int, train_images: int, stride: int = 7) -> ViT:
+def load_vit(data: Path, weights: Path | None, epochs: int, train_images: int,
+             stride: int = 7) -> ViT:
     """The vision transformer in eval mode, trained unless its weights are there."""
     torch.manual_seed(0)
-    net, file = ViT(stride=stride), weights and weights / ("vit.pth" if stride == 7 else f"vit_{stride}.pth")
+    net, file = (ViT(stride=stride),
+                 weights and weights / ("vit.pth" if stride == 7 else f"vit_{stride}.pth"))
     if file and file.exists():
         net.load_state_dict(torch.load(file, weights_only=True))
         return net.eval()
@@ -193,17 +212,17 @@ def share(certificate: lx.Certificate) -> float:
     return float((certificate.sign() != 0)[live].double().mean())
 
 
-def bisect(certifier: lx.Certifier, image: Tensor, target: Tensor, halvings: int, low: float, high: float
-           ) -> dict[str, float]:
+def bisect(certifier: lx.Certifier, image: Tensor, target: Tensor, halvings: int, low: float,
+           high: float) -> dict[str, float]:
     """The largest eps found at which half of the signs are certified."""
     result = {"eps": 0.0, "share": math.nan, "seconds": math.nan}
     for _ in range(halvings):
         middle = (low + high) / 2
         certificate = certifier.certify(image, eps=2**middle, target=target)
         certified = share(certificate)
-        common.progress(f"{certifier.method}, eps {255 * 2**middle:.5f}/255: {certified:.1%} of the signs, mean width "
-                        f"{float(certificate.width.mean()):.3g}, {certificate.elapsed_s:.1f} s, peak "
-                        f"{common.peak() / 1024:.2f} GiB")
+        common.progress(f"{certifier.method}, eps {255 * 2**middle:.5f}/255: {certified:.1%} of "
+                        f"the signs, mean width {float(certificate.width.mean()):.3g}, "
+                        f"{certificate.elapsed_s:.1f} s, peak {common.peak() / 1024:.2f} GiB")
         if certified >= 0.5:
             low = middle
             result = {"eps": 2**middle, "share": certified, "seconds": certificate.elapsed_s}
@@ -214,7 +233,8 @@ def bisect(certifier: lx.Certifier, image: Tensor, target: Tensor, halvings: int
 
 LOAD = {
     "resnet20": lambda args: (load_resnet(args.data), common.load_cifar(args.data, args.images)),
-    "resnet18": lambda args: (load_resnet18(args.data, args.weights, 0), load_images64(args.data, args.images)[0]),
+    "resnet18": lambda args: (load_resnet18(args.data, args.weights, 0),
+                              load_images64(args.data, args.images)[0]),
     "resnet18_trained": lambda args: (load_resnet18(args.data, args.weights, args.steps18),
                                       load_images64(args.data, args.images)[0]),
     "vit": lambda args: (load_vit(args.data, args.weights, args.epochs, args.train),
@@ -253,27 +273,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="folder for the trained transformer")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--train", type=int, default=20000, help="training images")
-    parser.add_argument("--steps18", type=int, default=100, help="training steps of resnet18_trained")
+    parser.add_argument("--steps18", type=int, default=100,
+                        help="training steps of resnet18_trained")
     args = parser.parse_args(argv)
     if args.one:
         torch.save(measure(args.nets[0], args.methods[0], args), args.one)
         return
     print(f"{common.versions()}\n")
-    options = [f"--{key}={getattr(args, key)}"
-               for key in ("images", "halvings", "memory", "epochs", "train", "low", "high", "steps18")]
+    options = [f"--{key}={getattr(args, key)}" for key in ("images", "halvings", "memory", "epochs",
+                                                           "train", "low", "high", "steps18")]
     lines = []
     for name in args.nets:
         if name == "vit":
             net = load_vit(args.data, args.weights, args.epochs, args.train)
             images, labels = common.load_mnist(args.data, 1000)
-            common.progress(f"vit: {(net(images).argmax(1) == labels).double().mean():.1%} of 1000 test images right")
+            common.progress(f"vit: {(net(images).argmax(1) == labels).double().mean():.1%} of 1000 "
+                            "test images right")
         for method in args.methods:
-            result = common.in_process(__file__, [args.data, "--nets", name, "--methods", method, *options,
-                                                  *(["--weights", args.weights] if args.weights else [])])
+            result = common.in_process(__file__,
+                                       [args.data, "--nets", name, "--methods", method, *options,
+                                        *(["--weights", args.weights] if args.weights else [])])
             lines.append([name, method, str(args.images), f"{255 * result['eps'].median():.5f}",
-                          f"{result['share'].min():.1%}", f"{result['trace']:.1f}", f"{result['seconds'].median():.1f}",
-                          f"{result['peak'] / 1024:.2f}"])
-    common.print_table(("net", "method", "images", "eps * 255", "half", "s, trace", "s", "GiB, peak"), lines)
+                          f"{result['share'].min():.1%}", f"{result['trace']:.1f}",
+                          f"{result['seconds'].median():.1f}", f"{result['peak'] / 1024:.2f}"])
+    common.print_table(("net", "method", "images", "eps * 255", "half", "s, trace", "s",
+                        "GiB, peak"), lines)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,8 @@ def cases(net: nn.Module, last: nn.Module | None, size: int) -> dict[str, Case]:
                                      {"feature_mask": patches, "n_samples": 2}),
             "Lime": (attr.Lime(net), few),
             "LayerGradCam": (grad_cam(attr.LayerGradCam(net, net.patches), size), {}),
-            "Occlusion": (attr.Occlusion(net), {"sliding_window_shapes": (7, 7), "strides": (3, 3)}),
+            "Occlusion": (attr.Occlusion(net),
+                          {"sliding_window_shapes": (7, 7), "strides": (3, 3)}),
         }
     return found
 
@@ -165,7 +166,9 @@ def smooth(case: Case, name: str, images: Tensor, target: Tensor, sigma: float, 
 
 
 def mosaic(net: nn.Module, images: Tensor, shrink: bool) -> tuple[Tensor, int]:
-    """The 2 x 2 grid of the images that a net is surest of, of four classes, and the class of the first."""
+    """The 2 x 2 grid of the images that a net is surest of, of four classes, and the class of the
+    first.
+    """
     with torch.no_grad():
         sure, classes = net(images).softmax(1).max(1)
     chosen: list[int] = []
@@ -209,7 +212,9 @@ def measure(title: str, net: nn.Module, last: nn.Module | None, images: Tensor, 
 
 
 def located(wide: lx.SmoothedCertificate) -> str:
-    """The share of a mosaic's certainly important pixels in its first cell, and how many these are."""
+    """The share of a mosaic's certainly important pixels in its first cell, and how many these
+    are.
+    """
     labels = wide.labels()[0]
     count = int((labels > 0).sum())
     inside = lx.smoothing.localisation(wide, lx.smoothing.grid_cell(labels.shape, 0)).item()

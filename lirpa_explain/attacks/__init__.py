@@ -1,4 +1,6 @@
-"""Attacks on explanations: the strongest change found, beside which every certified number stands."""
+"""Attacks on explanations: the strongest change found, beside which every certified number
+stands.
+"""
 
 from .attack import AttackResult as AttackResult
 from .attack import attack as attack

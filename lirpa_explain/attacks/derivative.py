@@ -1,6 +1,7 @@
 """The attribution that a plan describes as a differentiable function of the inputs.
 
-Captum builds no graph of its gradients; the gradient module is plain torch, so autograd differentiates through it.
+Captum builds no graph of its gradients; the gradient module is plain torch, so autograd
+differentiates through it.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from ..operators.bound import flat_rows
 
 
 def derivative_of(request: Request, batch_size: int) -> "Derivative | str":
-    """The traced attribution of a call, which can be differentiated, or the reason why there is none."""
+    """The traced attribution of a call, which can be differentiated, or the reason why there is
+    none.
+    """
     attribution = request.attribution
     try:
         with request.replayed(), torch.no_grad():
@@ -42,12 +45,15 @@ class Derivative:
         batch_size: most rows differentiated at once.
     """
 
-    def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...], batch_size: int) -> None:
+    def __init__(self, plan: Plan, module: GradientModule, inputs: tuple[Tensor, ...],
+                 batch_size: int) -> None:
         self.plan, self.module, self.inputs, self.batch_size = plan, module, inputs, batch_size
         self.rows = PlanRows(plan, module, inputs, (None,) * len(inputs))
 
     def chunks(self, points: tuple[Tensor, ...]) -> list[tuple[Tensor, tuple[Tensor, ...], Tensor]]:
-        """Sample (B,), inputs of the module, and weights (B, 1) of all rows, at points in place of the inputs."""
+        """Sample (B,), inputs of the module, and weights (B, 1) of all rows, at points in place of
+        the inputs.
+        """
         def moved(sample: Tensor) -> tuple[Tensor, ...]:
             own = tuple(x[self.rows.example[sample]] for x in points)
             partners = range(self.rows.moving - len(points))
@@ -56,18 +62,22 @@ class Derivative:
         return [(sample, (*moved(sample), *values[self.rows.moving:]), weight)
                 for sample, values, _, weight in self.rows.chunks(self.batch_size, progress=False)]
 
-    def __call__(self, points: tuple[Tensor, ...], call: Callable[..., Tensor] | None = None) -> Tensor:
+    def __call__(self, points: tuple[Tensor, ...],
+                 call: Callable[..., Tensor] | None = None) -> Tensor:
         """The attribution (N, D) at points, each (N, *S); for `call` see `pull_back`."""
         return self._finish(self._sums(points, call or self._exact), points)
 
     def pull_back(self, points: tuple[Tensor, ...], cotangent: Callable[[Tensor], Tensor],
-                  call: Callable[..., Tensor] | None = None, parameters: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
-        """The gradient of <c, A(x)> at points, one (N, *S) for each input; memory is that of one chunk.
+                  call: Callable[..., Tensor] | None = None,
+                  parameters: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
+        """The gradient of <c, A(x)> at points, one (N, *S) for each input; memory is that of one
+        chunk.
 
         Args:
             points: each (N, *S).
             cotangent: maps A(points) to c, both (N, D).
-            call: `call(example, *inputs)` computes rows in place of the module, `example` (B,) that of each.
+            call: `call(example, *inputs)` computes rows in place of the module, `example` (B,) that
+                of each.
             parameters: of the module, to differentiate by as well; their gradients come last.
         """
         call = call or self._exact
@@ -75,8 +85,8 @@ class Derivative:
             sums = self._sums(points, call).requires_grad_()
             xs = tuple(x.detach().requires_grad_() for x in points)
             value = self._finish(sums, xs)
-            upstream, *totals = torch.autograd.grad(value, (sums, *xs), cotangent(value.detach()), allow_unused=True,
-                                                    materialize_grads=True)
+            upstream, *totals = torch.autograd.grad(value, (sums, *xs), cotangent(value.detach()),
+                                                    allow_unused=True, materialize_grads=True)
             totals += [torch.zeros_like(parameter) for parameter in parameters]
             for sample, values, weight in self.chunks(xs):
                 result = call(self.rows.example[sample], *values)
@@ -95,14 +105,18 @@ class Derivative:
         """Weighted sum over the path of each sample, (V, D)."""
         sums = VALUES.zero(self.inputs[0], len(self.rows.example), self.module.size)
         for sample, values, weight in self.chunks(points):
-            VALUES.add(sums, sample, VALUES.scaled(call(self.rows.example[sample], *values), weight))
+            VALUES.add(sums, sample,
+                       VALUES.scaled(call(self.rows.example[sample], *values), weight))
         return sums
 
     def _finish(self, sums: Tensor, points: tuple[Tensor, ...]) -> Tensor:
-        """The attribution (N, D) from the sums of its samples, (V, D), and their multiplier x + e_j - b_j at points."""
+        """The attribution (N, D) from the sums of its samples, (V, D), and their multiplier x + e_j
+        - b_j at points.
+        """
 
         def factor() -> Tensor:
-            moved = (flat_rows((p - x)[self.rows.example]) for p, x in zip(points, self.inputs, strict=True))
+            moved = (flat_rows((p - x)[self.rows.example])
+                     for p, x in zip(points, self.inputs, strict=True))
             return self.rows.multiplier()[1] + torch.cat(list(moved), 1)
 
         return fold(self.plan, sums, VALUES, factor)

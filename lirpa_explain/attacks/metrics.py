@@ -27,7 +27,8 @@ def mask_rows(mask: Any, like: Tensor, shapes: Shapes) -> Tensor:
 
 
 def at_point(name: str, a: Tensor, nominal: Tensor, shapes: Shapes, **settings: Any) -> Tensor:
-    """A metric of one attribution: its row's `at`, or the bound over the box that holds nothing else.
+    """A metric of one attribution: its row's `at`, or the bound over the box that holds nothing
+    else.
 
     Args:
         name: a key of `lirpa_explain.METRICS`.

@@ -1,7 +1,7 @@
 """What an attack maximises, as a function of the attribution and of that at the unperturbed input.
 
-Each objective is a row of a table. Its value may be piecewise constant, such as a number of flipped signs; it then has
-a surrogate that can be differentiated and grows with it.
+Each objective is a row of a table. Its value may be piecewise constant, such as a number of flipped
+signs; it then has a surrogate that can be differentiated and grows with it.
 """
 
 import inspect
@@ -23,13 +23,14 @@ from .metrics import Score, Shapes, mask_rows, worsening
 
 @dataclass(frozen=True)
 class Objective:
-    """One row of the table: a number (N,) of an attribution, 0 where nothing changed or nothing was gained.
+    """One row of the table: a number (N,) of an attribution, 0 where nothing changed or nothing was
+    gained.
 
     Args:
         name: its name.
         words: what it is, for people.
-        value: `value(a, nominal, shapes, **options) -> (N,)` of attributions (N, D) and the shapes of one example of
-            their parts.
+        value: `value(a, nominal, shapes, **options) -> (N,)` of attributions (N, D) and the shapes
+            of one example of their parts.
         surrogate: of the same arguments: what gradients are taken of.
         options: the caller's options.
     """
@@ -80,7 +81,8 @@ def objective(name: str, options: dict[str, Any] | None = None) -> Objective:
         options: its own options, such as {"k": 5}.
 
     Raises:
-        ValueError: there is none of that name, or an option is missing or unknown; the message lists those there are.
+        ValueError: there is none of that name, or an option is missing or unknown; the message
+            lists those there are.
 
     Example:
         >>> objective("sign_flips").value(-torch.ones(1, 2), torch.ones(1, 2), ((2,),))
@@ -91,7 +93,8 @@ def objective(name: str, options: dict[str, Any] | None = None) -> Objective:
     known = {p.name for p in parameters}
     required = {p.name for p in parameters if p.default is p.empty}
     if not set(options) <= known or not required <= set(options):
-        raise ValueError(f"The objective {name!r} has the options {', '.join(sorted(known)) or 'none'}, of which "
+        raise ValueError(f"The objective {name!r} has the options "
+                         f"{', '.join(sorted(known)) or 'none'}, of which "
                          f"{', '.join(sorted(required)) or 'none'} must be given; given: "
                          f"{', '.join(sorted(options)) or 'none'}.")
     return Objective(row.name, row.words, row.value, row.surrogate, options)
@@ -102,8 +105,8 @@ def _entry(a: Tensor, entry: Any, shapes: Shapes) -> Tensor:
 
     Args:
         a: attributions, (N, D).
-        entry: an index of the flattened attribution, or a tensor with one for each row; or a tuple: an index of one
-            example, after the number of the part where the attribution has several.
+        entry: an index of the flattened attribution, or a tensor with one for each row; or a tuple:
+            an index of one example, after the number of the part where the attribution has several.
         shapes: of one example of each part.
     """
     if isinstance(entry, tuple):
@@ -111,12 +114,13 @@ def _entry(a: Tensor, entry: Any, shapes: Shapes) -> Tensor:
     try:
         index = torch.as_tensor(entry, device=a.device).expand(len(a))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"entry must be an index of the flattened attribution, a tensor with one for each of the "
-                         f"{len(a)} examples, or a tuple that is an index of one example; given: {entry!r:.80}."
-                         ) from error
+        raise ValueError("entry must be an index of the flattened attribution, a tensor with one "
+                         f"for each of the {len(a)} examples, or a tuple that is an index of one "
+                         f"example; given: {entry!r:.80}.") from error
     whole = not index.is_floating_point() and index.dtype != torch.bool
     if not whole or bool(((index < 0) | (index >= a.shape[1])).any()):
-        raise ValueError(f"entry must be an index of the flattened attribution, 0 to {a.shape[1] - 1}; given: {entry}.")
+        raise ValueError("entry must be an index of the flattened attribution, 0 to "
+                         f"{a.shape[1] - 1}; given: {entry}.")
     return a.gather(1, index.long()[:, None])[:, 0]
 
 
@@ -124,8 +128,8 @@ def _flat_index(entry: tuple[Any, ...], shapes: Shapes) -> int:
     """An index tuple as one of the flattened attribution."""
     places = _whole_numbers(entry)
     part, index = (places[0], places[1:]) if len(shapes) > 1 and places else (0, places)
-    if len(places) != len(entry) or not 0 <= part < len(shapes) or len(index) != len(shapes[part]) or \
-            not all(0 <= i < size for i, size in zip(index, shapes[part], strict=True)):
+    if (len(places) != len(entry) or not 0 <= part < len(shapes) or len(index) != len(shapes[part])
+            or not all(0 <= i < size for i, size in zip(index, shapes[part], strict=True))):
         form = f"an index of the shape {shapes[0]}" if len(shapes) == 1 else \
             f"(part, *index) with an index of one of the shapes {', '.join(map(str, shapes))}"
         raise ValueError(f"entry, as a tuple, must be {form}; given: {entry!r:.80}.")
@@ -167,7 +171,8 @@ def region_sum(a: Tensor, nominal: Tensor, shapes: Shapes, mask: Any) -> Tensor:
 def _scores(a: Tensor, nominal: Tensor, k: int, absolute: bool) -> tuple[Tensor, Tensor]:
     """What is ranked of both."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= a.shape[1]:
-        raise ValueError(f"k must be an integer from 1 to {a.shape[1]}, the number of features; given: {k!r}.")
+        raise ValueError(f"k must be an integer from 1 to {a.shape[1]}, the number of features; "
+                         f"given: {k!r}.")
     return (a.abs(), nominal.abs()) if absolute else (a, nominal)
 
 
@@ -188,11 +193,13 @@ def _flat(surrogate: Callable[..., Tensor]) -> Score:
     return lambda a, nominal, shapes, **options: surrogate(a, nominal, **options)
 
 
-@register("top_k_lost", "how many of the k largest features are no longer among them", _flat(margin))
+@register("top_k_lost", "how many of the k largest features are no longer among them",
+          _flat(margin))
 def top_k_lost(a: Tensor, nominal: Tensor, shapes: Shapes, k: int, absolute: bool = True) -> Tensor:
     """The size k minus |top k of a, intersected with the top k of nominal|."""
     scores, reference = _scores(a, nominal, k, absolute)
-    top, before = (torch.zeros_like(s).scatter(1, s.topk(k, 1).indices, 1) for s in (scores, reference))
+    top, before = (torch.zeros_like(s).scatter(1, s.topk(k, 1).indices, 1)
+                   for s in (scores, reference))
     return k - (top * before).sum(1)
 
 
@@ -203,9 +210,12 @@ def sign_flips(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
 
 
 def _centre(a: Tensor, shapes: Shapes) -> Tensor:
-    """Mass centre of |a| in the last two dimensions (the last, if there is one), in pixels: (N, 2) or (N, 1)."""
+    """Mass centre of |a| in the last two dimensions (the last, if there is one), in pixels: (N, 2)
+    or (N, 1).
+    """
     if len(shapes) != 1 or not shapes[0]:
-        raise ValueError("mass_centre is defined for an attribution of one tensor with at least one feature dimension.")
+        raise ValueError("mass_centre is defined for an attribution of one tensor with at least "
+                         "one feature dimension.")
     shape = shapes[0][-2:]
     shares = share(a).reshape(len(a), -1, *shape).sum(1)
     axes = [torch.arange(n, device=a.device, dtype=a.dtype) for n in shape]
@@ -219,13 +229,15 @@ def mass_centre(a: Tensor, nominal: Tensor, shapes: Shapes) -> Tensor:
     return torch.linalg.vector_norm(_centre(a, shapes) - _centre(nominal, shapes), dim=1)
 
 
-@register("region", "share of the mass that a region gains (targeted attack of Ghorbani et al. 2019)")
+@register("region",
+          "share of the mass that a region gains (targeted attack of Ghorbani et al. 2019)")
 def region(a: Tensor, nominal: Tensor, shapes: Shapes, mask: Any) -> Tensor:
     """Growth of sum_{i in A} |a_i| / sum_j |a_j|, A the region."""
     return (mask_rows(mask, a, shapes) * (share(a) - share(nominal))).sum(1)
 
 
-@register("target_map", "how much nearer a given map comes, in squared l2 distance (Dombrowski et al. 2019)")
+@register("target_map",
+          "how much nearer a given map comes, in squared l2 distance (Dombrowski et al. 2019)")
 def target_map(a: Tensor, nominal: Tensor, shapes: Shapes, target: Any) -> Tensor:
     """Loss of |a - t|_2^2, t the map."""
     wanted = mask_rows(target, a, shapes)

@@ -1,4 +1,6 @@
-"""Certified beside found: the two sides between which the worst case lies, and the alarm if they cross."""
+"""Certified beside found: the two sides between which the worst case lies, and the alarm if they
+cross.
+"""
 
 import dataclasses
 import functools
@@ -44,9 +46,9 @@ class Coupled:
 
 def _of_metric(metric: Metric) -> dict[str, Coupled]:
     """A metric beside the objective of that name."""
-    return {metric.name: Coupled(
-        functools.partial(certified_worsening, metric.name), functools.partial(_itself, metric.name),
-        f"by how much this gets worse: {metric.formula}")}
+    return {metric.name: Coupled(functools.partial(certified_worsening, metric.name),
+                                 functools.partial(_itself, metric.name),
+                                 f"by how much this gets worse: {metric.formula}")}
 
 
 def _itself(name: str, /, **options: Any) -> tuple[str, dict[str, Any]]:
@@ -58,8 +60,8 @@ SANDWICHES: Table[str, Coupled] = Table(
     lambda name, row: empty(row, "words"), source=METRICS, make=_of_metric, reserved=("width",))
 
 
-def couple(name: str, words: str, objective: Coupling, certified: Callable[..., Tensor], *, overwrite: bool = False
-           ) -> None:
+def couple(name: str, words: str, objective: Coupling, certified: Callable[..., Tensor], *,
+           overwrite: bool = False) -> None:
     """Set a certified number and an objective beside each other.
 
     Args:
@@ -94,45 +96,54 @@ def _may_flip(certificate: Certificate) -> Tensor:
 couple("max_change", "|a - nominal| in the norm `norm`",
        lambda norm=2: ({1: "l1", 2: "l2"}.get(norm, "linf"), {}),
        lambda certificate, norm=2: certificate.max_change(norm))
-couple("sign", "how many entries that are not 0 may lose their sign", lambda: ("sign_flips", {}), _may_flip)
-couple("region_sum", "|change of the sum over the region `mask`|", lambda mask: ("region_sum", {"mask": mask}),
-       _region_change)
-couple("region", "share of the mass of |a| that the region `mask` may gain", lambda mask: ("region", {"mask": mask}),
-       lambda certificate, mask: certificate.metric("share_upper", mask=mask) - _share_of(certificate, mask))
+couple("sign", "how many entries that are not 0 may lose their sign", lambda: ("sign_flips", {}),
+       _may_flip)
+couple("region_sum", "|change of the sum over the region `mask`|",
+       lambda mask: ("region_sum", {"mask": mask}), _region_change)
+couple("region", "share of the mass of |a| that the region `mask` may gain",
+       lambda mask: ("region", {"mask": mask}), lambda certificate,
+       mask: certificate.metric("share_upper", mask=mask) - _share_of(certificate, mask))
 
 
-def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str | os.PathLike[str] | None = None,
+def sandwich(certificate: Certificate, metric: str = "max_change", *,
+             path: str | os.PathLike[str] | None = None,
              entries: int = 4, settings: dict[str, Any] | None = None, **options: Any) -> Sandwich:
     """Attack what a certificate certifies, and set what was found beside it.
 
-    The attack starts from the very call that was certified: its inputs, ball, keywords and random draws.
+    The attack starts from the very call that was certified: its inputs, ball, keywords and random
+    draws.
 
-    Both sides say by how much the metric may get worse than at the unperturbed input: of a metric that is bounded from
-    above, its increase; of one that is bounded from below, its decrease. For distances that is the metric itself.
+    Both sides say by how much the metric may get worse than at the unperturbed input: of a metric
+    that is bounded from above, its increase; of one that is bounded from below, its decrease. For
+    distances that is the metric itself.
 
     Args:
         certificate: as `certify` returned it; not a loaded one.
-        metric: a key of `lirpa_explain.SANDWICHES`, such as those of `lirpa_explain.METRICS`; or "width" for the mean
-            over all entries of upper - lower.
-        path: where a counterexample is saved, should there be one; default: a temporary file, named in the error.
-        entries: for "width": how many entries of each example, the widest first, are pushed up and down one by one.
-        settings: of the search: `samples`, `restarts`, `steps`, `step`, `schedule`, `sharpness`, `seed`, `batch_size`,
-            `progress`, as for `attack`.
-        **options: of the metric: its settings in `lirpa_explain.METRICS`; `norm` of "max_change", `mask` of "region"
-            and "region_sum".
+        metric: a key of `lirpa_explain.SANDWICHES`, such as those of `lirpa_explain.METRICS`; or
+            "width" for the mean over all entries of upper - lower.
+        path: where a counterexample is saved, should there be one; default: a temporary file, named
+            in the error.
+        entries: for "width": how many entries of each example, the widest first, are pushed up and
+            down one by one.
+        settings: of the search: `samples`, `restarts`, `steps`, `step`, `schedule`, `sharpness`,
+            `seed`, `batch_size`, `progress`, as for `attack`.
+        **options: of the metric: its settings in `lirpa_explain.METRICS`; `norm` of "max_change",
+            `mask` of "region" and "region_sum".
 
     Returns:
         A `Sandwich`.
 
     Raises:
-        SoundnessError: an attribution was found outside of the bounds, or a number beyond the certified one. The
-            counterexample is saved with `torch.save` as a dictionary of tensors.
-        ValueError: an unknown metric, bad options, or a certificate that has nothing to be attacked.
+        SoundnessError: an attribution was found outside of the bounds, or a number beyond the
+            certified one. The counterexample is saved with `torch.save` as a dictionary of tensors.
+        ValueError: an unknown metric, bad options, or a certificate that has nothing to be
+            attacked.
 
     Example:
         >>> import torch, lirpa_explain as lx
         >>> from captum.attr import Saliency
-        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(),
+        ...                             torch.nn.Linear(4, 2))
         >>> certificate = lx.certify(Saliency(model), torch.rand(2, 3), eps=0.1, target=0)
         >>> bool((lx.sandwich(certificate, "max_change", norm=2).ratio > 0.99).all())
         True
@@ -140,18 +151,22 @@ def sandwich(certificate: Certificate, metric: str = "max_change", *, path: str 
     return certificate.sandwich(metric, path=path, entries=entries, settings=settings, **options)
 
 
-def attacked(request: Request, certificate: Certificate, metric: str, *, path: str | os.PathLike[str] | None = None,
+def attacked(request: Request, certificate: Certificate, metric: str, *,
+             path: str | os.PathLike[str] | None = None,
              entries: int = 4, settings: dict[str, Any] | None = None, **options: Any) -> Sandwich:
     """What `sandwich` returns, for a certificate of this request.
 
     Raises:
-        ValueError: an unknown metric, bad options, or a certificate that has nothing to be attacked.
+        ValueError: an unknown metric, bad options, or a certificate that has nothing to be
+            attacked.
     """
     if metric != "width" and metric not in SANDWICHES:
-        raise ValueError(f"metric must be one of width, {', '.join(SANDWICHES)}; given: {metric!r}.")
+        raise ValueError(f"metric must be one of width, {', '.join(SANDWICHES)}; given: "
+                         f"{metric!r}.")
     if not certificate.meaning.is_nominal:
-        raise ValueError(f"This certificate bounds not the attribution but its {certificate.meaning.kind}, which "
-                         "cannot be evaluated exactly at other inputs. Certify in the plain sense to compare.")
+        raise ValueError("This certificate bounds not the attribution but its "
+                         f"{certificate.meaning.kind}, which cannot be evaluated exactly at other "
+                         "inputs. Certify in the plain sense to compare.")
     given = Settings(**(settings or {}))
     with torch.no_grad():
         alarm = _Alarm(certificate, request, path)
@@ -161,20 +176,27 @@ def attacked(request: Request, certificate: Certificate, metric: str, *, path: s
         try:
             name, chosen = row.objective(**options)
         except TypeError as error:
-            raise ValueError(f"The metric {metric!r}, {row.words}, was given bad options: {error}.") from error
+            raise ValueError(
+                f"The metric {metric!r}, {row.words}, was given bad options: {error}.") from error
         goal = objective(name, chosen)
         certified = row.certified(certificate, **options).detach()
         result = run(request, goal, given, alarm)
-        alarm.compare(metric, certified, row.certified(alarm.widened(certificate), **options).detach(), result)
-    return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high, result.steps,
+        alarm.compare(metric, certified,
+                      row.certified(alarm.widened(certificate), **options).detach(), result)
+    return Sandwich(metric, certified, result.value, result.worst_inputs, result.low, result.high,
+                    result.steps,
                     result.fallback, result.interrupted, result.worst_parameters, options)
 
 
-def _width(certificate: Certificate, request: Request, alarm: Watch, settings: Settings, entries: int) -> Sandwich:
-    """Widths: what the extremes of all entries span that were met while the widest ones were pushed."""
+def _width(certificate: Certificate, request: Request, alarm: Watch, settings: Settings,
+           entries: int) -> Sandwich:
+    """Widths: what the extremes of all entries span that were met while the widest ones were
+    pushed.
+    """
     widths = flatten(certificate.upper) - flatten(certificate.lower)
     order = widths.topk(min(entries, widths.shape[1]), 1).indices
-    goals = [objective(name, {"entry": entry}) for entry in order.T for name in ("increase", "decrease")]
+    goals = [objective(name, {"entry": entry}) for entry in order.T
+             for name in ("increase", "decrease")]
     results: list[AttackResult] = []
     for i, goal in enumerate(goals or [objective("linf")]):
         changed = {"samples": settings.samples if i == 0 else 0, "seed": settings.seed + i}
@@ -189,58 +211,73 @@ def _width(certificate: Certificate, request: Request, alarm: Watch, settings: S
 
 
 class _Alarm:
-    """Raises SoundnessError as soon as an attribution leaves its certificate, with the counterexample saved.
+    """Raises SoundnessError as soon as an attribution leaves its certificate, with the
+    counterexample saved.
 
-    Bounds and attributions are rounded: only what the tolerance of the self-check does not explain is reported.
+    Bounds and attributions are rounded: only what the tolerance of the self-check does not explain
+    is reported.
     """
 
-    def __init__(self, certificate: Certificate, request: Request, path: str | os.PathLike[str] | None) -> None:
+    def __init__(self, certificate: Certificate, request: Request,
+                 path: str | os.PathLike[str] | None) -> None:
         self.request, self.path = request, path
         self.lower, self.upper, nominal = (
-            flatten(part).detach() for part in (certificate.lower, certificate.upper, certificate.nominal))
+            flatten(part).detach()
+            for part in (certificate.lower, certificate.upper, certificate.nominal))
         self.names = certificate.features
         sizes = torch.cat([self.lower, self.upper], 1).nan_to_num(0, 0, 0).abs()
         self.rtol = TOLERANCE.get(nominal.dtype, 1e-2)
-        self.slack = self.rtol * sizes.amax(1, keepdim=True) + roundings(FOUND, nominal.dtype) * sizes.max()
+        self.slack = (self.rtol * sizes.amax(1, keepdim=True)
+                      + roundings(FOUND, nominal.dtype) * sizes.max())
         difference = (request.nominal.flat - nominal).abs()
         if not bool((difference <= self.slack).all()):
-            raise ValueError(f"The attribution at the unperturbed input is no longer the certificate's: it differs by "
-                             f"{float(difference.max()):.3g}. The model was changed; certify again.")
+            raise ValueError("The attribution at the unperturbed input is no longer the "
+                             f"certificate's: it differs by {float(difference.max()):.3g}. The "
+                             "model was changed; certify again.")
 
     def __call__(self, points: Points, a: Tensor, values: Values) -> None:
-        """Compare the attributions (N, D) at points, and at values of the parameters, with the bounds."""
+        """Compare the attributions (N, D) at points, and at values of the parameters, with the
+        bounds.
+        """
         outside = Box(self.lower, self.upper).outside(a) - self.slack
         if bool((outside <= 0).all()):
             return
         example, entry = divmod(int(outside.nan_to_num(torch.inf).argmax()), a.shape[1])
         name = "" if self.names is None else f" ({self.names[entry]})"
-        self.ring(f"{float(a[example, entry]):.9g} was found for entry {entry}{name} of the flattened attribution of "
-                  f"example {example}, whose bounds are [{float(self.lower[example, entry]):.9g}, "
+        self.ring(f"{float(a[example, entry]):.9g} was found for entry {entry}{name} of the "
+                  f"flattened attribution of example {example}, whose bounds are "
+                  f"[{float(self.lower[example, entry]):.9g}, "
                   f"{float(self.upper[example, entry]):.9g}].", points, a, example, values)
 
     def widened(self, certificate: Certificate) -> Certificate:
-        """The certificate, its bounds moved out by the tolerance: what may be found for all that rounding explains."""
+        """The certificate, its bounds moved out by the tolerance: what may be found for all that
+        rounding explains.
+        """
         lower, upper = (unflatten(certificate.nominal, side)
                         for side in (self.lower - self.slack, self.upper + self.slack))
         return dataclasses.replace(certificate, lower=lower, upper=upper)
 
-    def compare(self, metric: str, certified: Tensor, at_most: Tensor, result: AttackResult) -> None:
-        """Compare the numbers (N,) of a metric; at_most are those certified of the widened bounds."""
+    def compare(self, metric: str, certified: Tensor, at_most: Tensor,
+                result: AttackResult) -> None:
+        """Compare the numbers (N,) of a metric; at_most are those certified of the widened
+        bounds.
+        """
         rounding = roundings(FOUND, self.lower.dtype)
         excess = result.value - at_most - self.rtol * at_most.abs() - rounding
         if bool((excess <= 0).all()):
             return
         example = int(excess.nan_to_num(torch.inf).argmax())
-        points = result.worst_inputs if isinstance(result.worst_inputs, tuple) else (result.worst_inputs,)
-        self.ring(f"{metric} is {float(result.value[example]):.9g} at an input of the ball of example {example}, "
-                  f"certified is at most {float(certified[example]):.9g}.", points, flatten(result.attribution),
-                  example, {name: value[example] for name, value in result.worst_parameters.items()})
+        points = result.worst_inputs if isinstance(result.worst_inputs,
+                                                   tuple) else (result.worst_inputs,)
+        self.ring(f"{metric} is {float(result.value[example]):.9g} at an input of the ball of "
+                  f"example {example}, certified is at most {float(certified[example]):.9g}.",
+                  points, flatten(result.attribution), example,
+                  {name: value[example] for name, value in result.worst_parameters.items()})
 
     def ring(self, words: str, points: Points, a: Tensor, example: int, values: Values) -> None:
         """Save the counterexample and raise."""
-        content: dict[str, Any] = {
-            "inputs": self.request.xs, "worst_inputs": points, "attribution": a, "lower": self.lower,
-            "upper": self.upper}
+        content: dict[str, Any] = {"inputs": self.request.xs, "worst_inputs": points,
+                                   "attribution": a, "lower": self.lower, "upper": self.upper}
         content = {name: [t.detach().cpu().clone() for t in value] if isinstance(value, tuple) else
                    value.detach().cpu().clone() for name, value in content.items()}
         path = self.path
@@ -249,5 +286,6 @@ class _Alarm:
             os.close(handle)
         parameters = {name: value.detach().cpu().clone() for name, value in values.items()}
         torch.save({**content, "example": example, "worst_parameters": parameters}, path)
-        raise contradicted(f"The certificate is wrong: {words} The counterexample was saved to {path}; torch.load "
-                           "reads it. This is a defect: please report the model and that file.")
+        raise contradicted(f"The certificate is wrong: {words} The counterexample was saved to "
+                           f"{path}; torch.load reads it. This is a defect: please report the "
+                           "model and that file.")

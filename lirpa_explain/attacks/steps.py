@@ -16,7 +16,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: (1.0 + math.cos(math.pi * done)) / 2,
     "geometric": lambda done: 0.01**done,
 }
-"""Step schedules: share of the steps that are done, from 0 to below 1 -> factor of the first step's length."""
+"""Step schedules: share of the steps that are done, from 0 to below 1 -> factor of the first step's
+length."""
 
 
 def ascend(ball: Ball, center: Tensor, points: Tensor, gradient: Tensor, size: float) -> Tensor:
@@ -36,7 +37,8 @@ def ascend(ball: Ball, center: Tensor, points: Tensor, gradient: Tensor, size: f
         return project(ball, center, points + size / 2 * (ball.high - ball.low) * gradient.sign())
     flat = gradient.flatten(1) if ball.free is None else (gradient * ball.free).flatten(1)
     if ball.norm == 2:
-        direction = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp(min=least(flat.dtype))
+        direction = flat / torch.linalg.vector_norm(flat, dim=1,
+                                                    keepdim=True).clamp(min=least(flat.dtype))
     else:
         largest = flat.abs().argmax(1, keepdim=True)
         direction = torch.zeros_like(flat).scatter(1, largest, flat.sign().gather(1, largest))
@@ -44,10 +46,11 @@ def ascend(ball: Ball, center: Tensor, points: Tensor, gradient: Tensor, size: f
 
 
 def flip(ball: Ball, center: Tensor, points: Tensor, gradient: Tensor, size: float) -> Tensor:
-    """One step towards a corner: the entries that gain most by it, to first order, go to the end of their range.
+    """One step towards a corner: the entries that gain most by it, to first order, go to the end of
+    their range.
 
-    Where the attribution is piecewise constant, a gradient says which way to go and not how far. Balls of norm 2 and 1
-    have no corners: there it is `ascend`.
+    Where the attribution is piecewise constant, a gradient says which way to go and not how far.
+    Balls of norm 2 and 1 have no corners: there it is `ascend`.
 
     Args:
         ball: the ball of each example.

@@ -1,7 +1,8 @@
 """Smooth stand-ins for the kinks of a gradient module, so that its derivative says where to go.
 
-The gradient of a ReLU net is piecewise constant: its derivative is 0 wherever it exists. An attack therefore takes the
-derivative of a smoothed module (Dombrowski et al. 2019 replace ReLU by softplus), and the value of the true one.
+The gradient of a ReLU net is piecewise constant: its derivative is 0 wherever it exists. An attack
+therefore takes the derivative of a smoothed module (Dombrowski et al. 2019 replace ReLU by
+softplus), and the value of the true one.
 """
 
 import functools
@@ -25,8 +26,8 @@ class Jumps:
     """What is smoothed of a step.
 
     Args:
-        bends: whether it is the slope of a function that jumps; else the value of a function, or of a
-            factor of an upstream gradient.
+        bends: whether it is the slope of a function that jumps; else the value of a function, or of
+            a factor of an upstream gradient.
         places: where, and by how much.
     """
 
@@ -37,9 +38,9 @@ class Jumps:
 class Softened:
     """A gradient module whose jumps are smoothed.
 
-    A jump J of a slope d at p becomes d(z) + J (sigmoid(b (z - p)) - [z > p]), and the function itself is moved by
-    J (softplus_b(z - p) - relu(z - p)); for a ReLU that is softplus. The width 1 / b is set, for each layer and
-    example, as a share of how far its values move over the ball.
+    A jump J of a slope d at p becomes d(z) + J (sigmoid(b (z - p)) - [z > p]), and the function
+    itself is moved by J (softplus_b(z - p) - relu(z - p)); for a ReLU that is softplus. The width 1
+    / b is set, for each layer and example, as a share of how far its values move over the ball.
 
     Args:
         module: the gradient module.
@@ -50,7 +51,8 @@ class Softened:
     def __init__(self, module: GradientModule, examples: int, sharpness: float = 1.0) -> None:
         self.module, self.examples, self.sharpness = module, examples, sharpness
         self.reach: dict[str, Tensor] = {}
-        self.jumps = {step.output: found for step in module.steps if (found := _jumps(step)) is not None}
+        self.jumps = {step.output: found
+                      for step in module.steps if (found := _jumps(step)) is not None}
 
     def __call__(self, example: Tensor, *inputs: Tensor) -> Tensor:
         """The results (B, D) of the smoothed module at rows of these examples, (B,)."""
@@ -59,7 +61,8 @@ class Softened:
     @torch.no_grad()
     def measure(self, example: Tensor, start: tuple[Tensor, ...], moved: tuple[Tensor, ...],
                 there: AbstractContextManager[None]) -> None:
-        """Note how far the argument of each jump moves, for each example, from one set of rows to another.
+        """Note how far the argument of each jump moves, for each example, from one set of rows to
+        another.
 
         `there` is entered for the second: the module may have other parameters there.
         """
@@ -124,5 +127,6 @@ def _near(place: float) -> float:
 def _slope(operator: str, at: float, settings: dict[str, Any]) -> float:
     z = torch.tensor([at], dtype=torch.float64)
     function = operators.lookup(operator).function
-    upstream = () if next(iter(inspect.signature(function).parameters)) == "z" else (torch.ones_like(z),)
+    upstream = (() if next(iter(inspect.signature(function).parameters)) == "z"
+                else (torch.ones_like(z),))
     return function(*upstream, z, **settings).item()

@@ -1,4 +1,6 @@
-"""Which Captum attributions can be certified, and the sum of gradients, or of outputs, that each is."""
+"""Which Captum attributions can be certified, and the sum of gradients, or of outputs, that each
+is.
+"""
 
 from . import (  # noqa: F401  (each fills the table)
     ablation,

@@ -1,7 +1,8 @@
-"""Attributions that mask features and look at the output: which masks Captum makes is found by running it.
+"""Attributions that mask features and look at the output: which masks Captum makes is found by
+running it.
 
-The masks depend on shapes and settings alone, so Captum's own class is run on inputs of ones with baselines of zeros,
-and a function that notes what it is called with: these are the masks.
+The masks depend on shapes and settings alone, so Captum's own class is run on inputs of ones with
+baselines of zeros, and a function that notes what it is called with: these are the masks.
 """
 
 import itertools
@@ -29,7 +30,8 @@ from .plan import Plan, extras_of, register
 
 Tensors = tuple[Tensor, ...]
 
-IGNORED = ("inputs", "baselines", "target", "additional_forward_args", "perturbations_per_eval", "show_progress")
+IGNORED = ("inputs", "baselines", "target", "additional_forward_args", "perturbations_per_eval",
+           "show_progress")
 """Keywords on which the masks do not depend."""
 
 IN_ORDER: tuple[Any, ...] = (FeatureAblation, Occlusion)
@@ -51,7 +53,9 @@ class Recorder:
         return inputs[0].new_zeros(len(inputs[0]))
 
     def rows(self, count: int) -> Tensor:
-        """What the calls were given of each of N examples, (N, J, D); a call may have had several copies of all."""
+        """What the calls were given of each of N examples, (N, J, D); a call may have had several
+        copies of all.
+        """
         return torch.stack([part for seen in self.seen for part in seen.split(count)], 1)
 
 
@@ -60,9 +64,9 @@ def recorded(kind: Callable[[Any], Any], tensors: Tensors, keywords: dict[str, A
     recorder, ones = Recorder(), tuple(torch.ones_like(x) for x in tensors)
     settings = {name: value for name, value in keywords.items() if name not in IGNORED}
     settings |= {"perturbations_per_eval": AT_ONCE} if kind in IN_ORDER else {}
-    many = len(ones) > 1 or isinstance(settings.get("feature_mask"), tuple) or \
-        isinstance(settings.get("strides"), tuple) and isinstance(settings["strides"][0], tuple) or \
-        any(isinstance(part, tuple) for part in settings.get("sliding_window_shapes", ()))
+    many = len(ones) > 1 or isinstance(settings.get("feature_mask"), tuple) or isinstance(
+        settings.get("strides"), tuple) and isinstance(settings["strides"][0], tuple) or any(
+            isinstance(part, tuple) for part in settings.get("sliding_window_shapes", ()))
     name = getattr(kind, "__name__", "attribution")
     with in_the_name_of(f"Captum's {name}.attribute rejects these arguments"):
         kind(recorder).attribute(ones if many else ones[0], **settings)
@@ -71,13 +75,14 @@ def recorded(kind: Callable[[Any], Any], tensors: Tensors, keywords: dict[str, A
 
 def baselines_of(tensors: Tensors, given: Any) -> Tensors:
     """Captum's `baselines` as one tensor (N, *T) for each that is masked."""
-    return tuple(
-        (b.detach().to(x) if isinstance(b, Tensor) else torch.full_like(x[:1], b)).broadcast_to(x.shape)
-        for b, x in zip(_format_baseline(given, tensors), tensors, strict=True))
+    return tuple((b.detach().to(x)
+                  if isinstance(b, Tensor) else torch.full_like(x[:1], b)).broadcast_to(x.shape)
+                 for b, x in zip(_format_baseline(given, tensors), tensors, strict=True))
 
 
 def ablated(masks: Tensor, averaged: bool) -> tuple[Tensor, Tensor]:
-    """Weights of sum_j a_j (f(x) - f(x without j)), a_j 1 where window j ablates; averaged over the windows.
+    """Weights of sum_j a_j (f(x) - f(x without j)), a_j 1 where window j ablates; averaged over the
+    windows.
 
     Args:
         masks: (N, J, D), the first of them of ones.
@@ -97,23 +102,27 @@ def shared(rows: Tensor) -> Tensor:
 
 
 @register(FeatureAblation, "f(x) - f(x with the feature's entries replaced by b)")
-def feature_ablation(attribution: FeatureAblation, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+def feature_ablation(attribution: FeatureAblation, inputs: Tensors,
+                     keywords: dict[str, Any]) -> Plan:
     """Plan of FeatureAblation."""
     function = Masked(attribution.forward_func, len(inputs), len(inputs))
     masks = recorded(FeatureAblation, inputs, keywords)
     return _ablation(function, inputs, inputs, masks, keywords.get("baselines"), keywords)
 
 
-@register(Occlusion, "mean over the windows that hold an entry of f(x) - f(x with the window's entries replaced by b)")
+@register(Occlusion, "mean over the windows that hold an entry of f(x) - f(x with the window's "
+          "entries replaced by b)")
 def occlusion(attribution: Occlusion, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
     """Plan of Occlusion, whose result Captum rounds to float32."""
     function = Masked(attribution.forward_func, len(inputs), len(inputs))
     masks = recorded(Occlusion, inputs, keywords)
-    return _ablation(function, inputs, inputs, masks, keywords.get("baselines"), keywords, averaged=True)
+    return _ablation(function, inputs, inputs, masks, keywords.get("baselines"), keywords,
+                     averaged=True)
 
 
 @register(NeuronFeatureAblation, "FeatureAblation of a_n(x)")
-def neuron_feature_ablation(attribution: NeuronFeatureAblation, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+def neuron_feature_ablation(attribution: NeuronFeatureAblation, inputs: Tensors,
+                            keywords: dict[str, Any]) -> Plan:
     """Plan of NeuronFeatureAblation."""
     neuron = Neuron(attribution, keywords)
     function = Masked(neuron, len(inputs), len(inputs), key=neuron.key)
@@ -123,7 +132,8 @@ def neuron_feature_ablation(attribution: NeuronFeatureAblation, inputs: Tensors,
 
 
 @register(LayerFeatureAblation, "f(x) - f(x with the feature's entries of a(x) replaced by b)")
-def layer_feature_ablation(attribution: LayerFeatureAblation, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+def layer_feature_ablation(attribution: LayerFeatureAblation, inputs: Tensors,
+                           keywords: dict[str, Any]) -> Plan:
     """Plan of LayerFeatureAblation: what goes past the layer sees x."""
     layer = Layer(attribution, keywords)
     given = *(x.clone() for x in inputs), *extras_of(keywords)  # models write into inputs
@@ -138,15 +148,18 @@ def _ablation(function: Masked, inputs: Tensors, tensors: Tensors, masks: Tensor
               keywords: dict[str, Any], averaged: bool = False) -> Plan:
     weights, index = ablated(masks, averaged)
     windows = masks.shape[1] if averaged else 1
-    combination = Combination(weights, index, torch.float32 if averaged else inputs[0].dtype, windows + 3)
-    return combined(inputs, keywords, function, shared(masks), baselines_of(tensors, baselines), combination)
+    combination = Combination(weights, index, torch.float32 if averaged else inputs[0].dtype,
+                              windows + 3)
+    return combined(inputs, keywords, function, shared(masks), baselines_of(tensors, baselines),
+                    combination)
 
 
 def marginal(masks: Tensor, permutations: int) -> tuple[Tensor, Tensor]:
     """Weights of the mean over permutations of f(with a feature) - f(before it came).
 
     Args:
-        masks: (N, 1 + permutations * F, D): no feature, then those of each permutation as they come.
+        masks: (N, 1 + permutations * F, D): no feature, then those of each permutation as they
+            come.
         permutations: how many there are.
     """
     count, total, size = masks.shape
@@ -167,17 +180,21 @@ def _shapley(attribution: Any, kind: type[Any], inputs: Tensors, keywords: dict[
     weights, index = marginal(masks, count)
     combination = Combination(weights, index, torch.float32, count + 3)
     function = Masked(attribution.forward_func, len(inputs), len(inputs))
-    return combined(inputs, keywords, function, shared(masks), baselines_of(inputs, keywords.get("baselines")),
-                    combination)
+    return combined(inputs, keywords, function, shared(masks),
+                    baselines_of(inputs, keywords.get("baselines")), combination)
 
 
-@register(ShapleyValueSampling, "mean over drawn permutations of f(with a feature) - f(before it came), others being b")
-def shapley_value_sampling(attribution: ShapleyValueSampling, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+@register(ShapleyValueSampling,
+          "mean over drawn permutations of f(with a feature) - f(before it came), others being b")
+def shapley_value_sampling(attribution: ShapleyValueSampling, inputs: Tensors,
+                           keywords: dict[str, Any]) -> Plan:
     """Plan of ShapleyValueSampling; draws permutations from torch's generator as Captum does."""
-    return _shapley(attribution, ShapleyValueSampling, inputs, keywords, lambda _: keywords.get("n_samples", 25))
+    return _shapley(attribution, ShapleyValueSampling, inputs, keywords,
+                    lambda _: keywords.get("n_samples", 25))
 
 
-@register(ShapleyValues, "mean over all permutations of f(with a feature) - f(before it came), others being b")
+@register(ShapleyValues,
+          "mean over all permutations of f(with a feature) - f(before it came), others being b")
 def shapley_values(attribution: ShapleyValues, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
     """Plan of ShapleyValues: with F features there are F! permutations, and 2^F masks."""
     return _shapley(attribution, ShapleyValues, inputs, keywords, lambda evaluations: next(

@@ -15,6 +15,7 @@ def saliency(attribution: Saliency, inputs: tuple[Tensor, ...], keywords: dict[s
 
 
 @register(InputXGradient, "x * grad f(x)")
-def input_x_gradient(attribution: InputXGradient, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
+def input_x_gradient(attribution: InputXGradient, inputs: tuple[Tensor, ...],
+                     keywords: dict[str, Any]) -> Plan:
     """Plan of InputXGradient."""
     return Plan(**common_fields(inputs, keywords), multiply=True)

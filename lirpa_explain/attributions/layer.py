@@ -31,10 +31,13 @@ Tensors = tuple[Tensor, ...]
 
 
 class Layer:
-    """One or more layers of a model, as an attribution names them: their input or output is looked at."""
+    """One or more layers of a model, as an attribution names them: their input or output is looked
+    at.
+    """
 
     def __init__(self, attribution: Any, keywords: dict[str, Any], suffix: str = "layer") -> None:
-        self.layers = attribution.layer if isinstance(attribution.layer, list) else [attribution.layer]
+        self.layers = attribution.layer if isinstance(attribution.layer,
+                                                      list) else [attribution.layer]
         self.to_input = bool(keywords.get(f"attribute_to_{suffix}_input", False))
         self.grad_kwargs = keywords.get("grad_kwargs") or {}
         self.key = (tuple(map(id, self.layers)), self.to_input, repr(self.grad_kwargs))
@@ -42,9 +45,10 @@ class Layer:
     def evaluate(self, call: Call, inputs: Tensors) -> tuple[Tensor, Tensors]:
         """The model's output, and the activations (B, *T) of the layers."""
         saved, output = _forward_layer_distributed_eval(
-            call, inputs, self.layers, attribute_to_layer_input=self.to_input, forward_hook_with_return=True,
-            require_layer_grads=True)
-        return output, tuple(a for layer in self.layers for tensors in saved[layer].values() for a in tensors)
+            call, inputs, self.layers, attribute_to_layer_input=self.to_input,
+            forward_hook_with_return=True, require_layer_grads=True)
+        return output, tuple(a for layer in self.layers for tensors in saved[layer].values()
+                             for a in tensors)
 
     def gradients(self, call: Call, inputs: Tensors, cotangent: Tensor) -> tuple[Tensors, Tensors]:
         """Gradients with respect to the activations, and these."""
@@ -67,7 +71,8 @@ class Layer:
             for handle in handles:
                 handle.remove()
 
-    def program(self, name: str, points: tuple[str, ...], compute: Compute, alpha: bool = False, *key: Any) -> Program:
+    def program(self, name: str, points: tuple[str, ...], compute: Compute, alpha: bool = False,
+                *key: Any) -> Program:
         """A program at this layer."""
         return Program((name, self.key, *key), points, compute, alpha)
 
@@ -81,19 +86,21 @@ def _minus(first: Tensors, second: Tensors) -> Tensors:
 
 
 @register(LayerActivation, "a(x)")
-def layer_activation(attribution: LayerActivation, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+def layer_activation(attribution: LayerActivation, inputs: Tensors,
+                     keywords: dict[str, Any]) -> Plan:
     """Plan of LayerActivation, in which there is no gradient at all."""
     layer = Layer(attribution, keywords)
 
     def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
         return layer.evaluate(call, tuple(x.clone() for x in points["input"]))[1]
 
-    return Plan(**common_fields(inputs, keywords), program=layer.program("activation", ("input",), compute))
+    return Plan(**common_fields(inputs, keywords),
+                program=layer.program("activation", ("input",), compute))
 
 
 @register(LayerGradientXActivation, "a(x) * grad_a f(x); no a(x) if multiply_by_inputs=False")
-def layer_gradient_x_activation(attribution: LayerGradientXActivation, inputs: Tensors, keywords: dict[str, Any]
-                                ) -> Plan:
+def layer_gradient_x_activation(attribution: LayerGradientXActivation, inputs: Tensors,
+                                keywords: dict[str, Any]) -> Plan:
     """Plan of LayerGradientXActivation."""
     layer, multiply = Layer(attribution, keywords), attribution.multiplies_by_inputs
 
@@ -105,11 +112,13 @@ def layer_gradient_x_activation(attribution: LayerGradientXActivation, inputs: T
     return Plan(**common_fields(inputs, keywords), program=program)
 
 
-@register(LayerGradCam, "sum over channels c of mean(grad_a_c f(x)) * a_c(x); its relu if relu_attributions=True")
+@register(LayerGradCam,
+          "sum over channels c of mean(grad_a_c f(x)) * a_c(x); its relu if relu_attributions=True")
 def layer_grad_cam(attribution: LayerGradCam, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
     """Plan of LayerGradCam."""
     layer = Layer(attribution, keywords)
-    settings = bool(keywords.get("attr_dim_summation", True)), bool(keywords.get("relu_attributions", False))
+    settings = (bool(keywords.get("attr_dim_summation", True)),
+                bool(keywords.get("relu_attributions", False)))
 
     def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
         return _grad_cam(layer, call, leaves(points["input"]), cotangent, *settings)
@@ -118,9 +127,11 @@ def layer_grad_cam(attribution: LayerGradCam, inputs: Tensors, keywords: dict[st
     return Plan(**common_fields(inputs, keywords), program=program)
 
 
-def _grad_cam(layer: Layer, call: Call, inputs: Tensors, cotangent: Tensor, add: bool, relu: bool) -> Tensors:
+def _grad_cam(layer: Layer, call: Call, inputs: Tensors, cotangent: Tensor, add: bool,
+              relu: bool) -> Tensors:
     gradients, activations = layer.gradients(call, inputs, cotangent)
-    weights = tuple(g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g for g in gradients)
+    weights = tuple(g.mean(tuple(range(2, g.ndim)), keepdim=True) if g.ndim > 2 else g
+                    for g in gradients)
     result = tuple(a.sum(1, keepdim=True) if add else a for a in _times(weights, activations))
     return tuple(map(torch.relu, result)) if relu else result
 
@@ -141,18 +152,21 @@ def guided_grad_cam(attribution: GuidedGradCam, inputs: Tensors, keywords: dict[
 
 
 @register(InternalInfluence, "sum_k w_k grad_a f(b + s_k (x - b))")
-def internal_influence(attribution: InternalInfluence, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+def internal_influence(attribution: InternalInfluence, inputs: Tensors,
+                       keywords: dict[str, Any]) -> Plan:
     """Plan of InternalInfluence."""
     layer = Layer(attribution, keywords)
 
     def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
         return layer.gradients(call, leaves(points["path"]), cotangent)[0]
 
-    return Plan(**quadrature(inputs, keywords), program=layer.program("influence", ("path",), compute))
+    return Plan(**quadrature(inputs, keywords),
+                program=layer.program("influence", ("path",), compute))
 
 
 @register(LayerConductance, "sum_k (a(x_k+1) - a(x_k)) * grad_a f(x_k) with x_k = b + s_k (x - b)")
-def layer_conductance(attribution: LayerConductance, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+def layer_conductance(attribution: LayerConductance, inputs: Tensors,
+                      keywords: dict[str, Any]) -> Plan:
     """Plan of LayerConductance: differences of activations stand for the weights."""
     layer = Layer(attribution, keywords)
     _, scales = approximation_parameters(keywords.get("method", "gausslegendre"))
@@ -164,15 +178,17 @@ def layer_conductance(attribution: LayerConductance, inputs: Tensors, keywords: 
         return _times(gradients, _minus(following, activations))
 
     program = layer.program("conductance", ("path", "next"), compute)
-    return Plan(**common_fields(inputs, keywords), baselines=baseline_rows(inputs, keywords), scales=places[:-1],
-                next_scales=places[1:], program=program)
+    return Plan(**common_fields(inputs, keywords), baselines=baseline_rows(inputs, keywords),
+                scales=places[:-1], next_scales=places[1:], program=program)
 
 
-@register(LayerIntegratedGradients,
-          "(a(x) - a(b)) * sum_k w_k grad_a f at a(b) + s_k (a(x) - a(b)); no factor if multiply_by_inputs=False")
-def layer_integrated_gradients(attribution: LayerIntegratedGradients, inputs: Tensors, keywords: dict[str, Any]
-                               ) -> Plan:
-    """Plan of LayerIntegratedGradients, whose path is one of activations; what goes past the layer sees x."""
+@register(LayerIntegratedGradients, "(a(x) - a(b)) * sum_k w_k grad_a f at a(b) + s_k (a(x) - "
+          "a(b)); no factor if multiply_by_inputs=False")
+def layer_integrated_gradients(attribution: LayerIntegratedGradients, inputs: Tensors,
+                               keywords: dict[str, Any]) -> Plan:
+    """Plan of LayerIntegratedGradients, whose path is one of activations; what goes past the layer
+    sees x.
+    """
     layer, multiply = Layer(attribution, keywords), attribution.multiplies_by_inputs
 
     def compute(call: Call, points: Values, cotangent: Tensor) -> Tensors:
@@ -182,7 +198,8 @@ def layer_integrated_gradients(attribution: LayerIntegratedGradients, inputs: Te
         alpha, = points["alpha"]
         at = leaves(tuple(a + alpha.reshape(-1, *[1] * (a.ndim - 1)) * step
                           for a, step in zip(start, steps, strict=True)))
-        gradients = torch.autograd.grad(layer.replaced(call, xs, at), at, cotangent, **layer.grad_kwargs)
+        gradients = torch.autograd.grad(layer.replaced(call, xs, at), at, cotangent,
+                                        **layer.grad_kwargs)
         return _times(gradients, steps) if multiply else gradients
 
     program = layer.program("integrated gradients", ("input", "baseline"), compute, True, multiply)
@@ -207,10 +224,11 @@ def layer_input_baseline_x_gradient(attribution: LayerInputBaselineXGradient, in
     return Plan(**drawn_point(inputs, keywords), program=program)
 
 
-@register(LayerGradientShap,
-          "mean over drawn u_j, e_j, b_j of (a(x + e_j) - a(b_j)) * grad_a f(b_j + u_j (x + e_j - b_j))")
-def layer_gradient_shap(attribution: LayerGradientShap, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+@register(LayerGradientShap, "mean over drawn u_j, e_j, b_j of (a(x + e_j) - a(b_j)) * grad_a "
+          "f(b_j + u_j (x + e_j - b_j))")
+def layer_gradient_shap(attribution: LayerGradientShap, inputs: Tensors,
+                        keywords: dict[str, Any]) -> Plan:
     """Plan of LayerGradientShap, which is a NoiseTunnel."""
-    inner = LayerInputBaselineXGradient(attribution.forward_func, attribution.layer, attribution.device_ids,
-                                        attribution.multiplies_by_inputs)
+    inner = LayerInputBaselineXGradient(attribution.forward_func, attribution.layer,
+                                        attribution.device_ids, attribution.multiplies_by_inputs)
     return tunnelled(inner, inputs, keywords)

@@ -12,18 +12,20 @@ from .plan import Plan, common_fields, register
 from .unseen import warn_of_trapezoid
 
 
-@register(IntegratedGradients, "(x - b) * sum_k w_k grad f(b + s_k (x - b)); no (x - b) if multiply_by_inputs=False")
+@register(IntegratedGradients,
+          "(x - b) * sum_k w_k grad f(b + s_k (x - b)); no (x - b) if multiply_by_inputs=False")
 def integrated_gradients(attribution: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]
                          ) -> Plan:
     """Plan of IntegratedGradients."""
     return Plan(**quadrature(inputs, keywords), multiply=attribution.multiplies_by_inputs)
 
 
-def quadrature(inputs: tuple[Tensor, ...], keywords: dict[str, Any], method: str = "gausslegendre") -> dict[str, Any]:
+def quadrature(inputs: tuple[Tensor, ...], keywords: dict[str, Any],
+               method: str = "gausslegendre") -> dict[str, Any]:
     """The fields of a plan that sums along a path: Captum's own quadrature, rounding included.
 
-    Captum rounds the weights to float32 whatever the type of the input, and its trapezoid weights sum to
-    (n_steps - 1) / n_steps; the plan has the same numbers.
+    Captum rounds the weights to float32 whatever the type of the input, and its trapezoid weights
+    sum to (n_steps - 1) / n_steps; the plan has the same numbers.
 
     Args:
         inputs: the examples.
@@ -42,6 +44,6 @@ def quadrature(inputs: tuple[Tensor, ...], keywords: dict[str, Any], method: str
 def baseline_rows(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> tuple[Tensor, ...]:
     """Captum's `baselines` as one tensor (N, *S) or (1, *S) for each input."""
     return tuple(
-        b.detach().to(x).broadcast_to(len(b), *x.shape[1:]) if isinstance(b, Tensor) else torch.full_like(x[:1], b)
-        for b, x in zip(_format_baseline(keywords.get("baselines"), inputs), inputs, strict=True)
-    )
+        b.detach().to(x).broadcast_to(len(b), *x.shape[1:])
+        if isinstance(b, Tensor) else torch.full_like(x[:1], b)
+        for b, x in zip(_format_baseline(keywords.get("baselines"), inputs), inputs, strict=True))

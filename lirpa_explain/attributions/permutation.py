@@ -18,9 +18,11 @@ IGNORED = ("inputs", "target", "additional_forward_args", "show_progress", "base
 """Keywords on which the permutations do not depend."""
 
 
-@register(FeaturePermutation, "f(x) - f(x with the feature's entries of another, drawn example of the batch)",
+@register(FeaturePermutation,
+          "f(x) - f(x with the feature's entries of another, drawn example of the batch)",
           mixes=True)
-def feature_permutation(attribution: FeaturePermutation, inputs: Tensors, keywords: dict[str, Any]) -> Plan:
+def feature_permutation(attribution: FeaturePermutation, inputs: Tensors,
+                        keywords: dict[str, Any]) -> Plan:
     """Plan of FeaturePermutation; draws permutations from torch's generator as Captum does.
 
     The example whose features another one takes is perturbed as well, in its own ball.
@@ -47,16 +49,18 @@ def _origins(attribution: FeaturePermutation, inputs: Tensors, keywords: dict[st
     Captum's own class is run on inputs that are the numbers of the examples, and nothing else.
     """
     recorder, count = Recorder(), len(inputs[0])
-    numbers = tuple(torch.arange(count, device=x.device).to(x).reshape(-1, *[1] * (x.ndim - 1)).expand_as(x).clone()
-                    for x in inputs)
+    numbers = tuple(torch.arange(count, device=x.device).to(x).reshape(
+        -1, *[1] * (x.ndim - 1)).expand_as(x).clone() for x in inputs)
     settings = {name: value for name, value in keywords.items() if name not in IGNORED}
     many = len(inputs) > 1 or isinstance(settings.get("feature_mask"), tuple)
     with in_the_name_of("Captum's FeaturePermutation.attribute rejects these arguments"):
-        FeaturePermutation(recorder, attribution.perm_func).attribute(numbers if many else numbers[0], **settings)
+        FeaturePermutation(recorder, attribution.perm_func).attribute(
+            numbers if many else numbers[0], **settings)
     found = recorder.rows(count)
     if not bool(((found == found.round()) & (found >= 0) & (found < count)).all()):
-        raise UnsupportedAttribution("FeaturePermutation cannot be certified with a perm_func that does more than "
-                                     "move entries from one example of the batch to another.")
+        raise UnsupportedAttribution("FeaturePermutation cannot be certified with a perm_func that "
+                                     "does more than move entries from one example of the batch to "
+                                     "another.")
     return found.long()
 
 
@@ -65,6 +69,6 @@ def _partner(origins: Tensor, own: Tensor) -> Tensor:
     other = torch.where(origins == own, -1, origins)
     most = other.amax(2)
     if not bool(((other == -1) | (other == most[:, :, None])).all()):
-        raise UnsupportedAttribution("FeaturePermutation cannot be certified with a perm_func that takes a feature's "
-                                     "entries from several examples.")
+        raise UnsupportedAttribution("FeaturePermutation cannot be certified with a perm_func that "
+                                     "takes a feature's entries from several examples.")
     return torch.where(most < 0, own[:, :, 0], most).flatten()

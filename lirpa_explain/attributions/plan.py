@@ -1,13 +1,15 @@
-"""What an attribution sums: a program at points of a path, weights, multipliers, and what is done with the sum.
+"""What an attribution sums: a program at points of a path, weights, multipliers, and what is done
+with the sum.
 
 Every attribution here is, for each example x,
 
     A(x) = reduce over samples j of  outer( m_j(x) * sum_k w_jk P(s_jk (x + e_j) + (1 - s_jk) b_j) )
 
-with steps k along a path from a baseline b_j to x + e_j, a noise e_j, the program P (the gradient of f, or something
-else made of gradients; see `graph.program`), the multiplier m_j(x) = x + e_j - b_j or 1, the outer map |.| or the
-identity, and a reduction over the samples of one example. Where a plan has a combination, the samples are outputs, and
-A is a linear function of them (see `combination`).
+with steps k along a path from a baseline b_j to x + e_j, a noise e_j, the program P (the gradient
+of f, or something else made of gradients; see `graph.program`), the multiplier m_j(x) = x + e_j -
+b_j or 1, the outer map |.| or the identity, and a reduction over the samples of one example. Where
+a plan has a combination, the samples are outputs, and A is a linear function of them (see
+`combination`).
 """
 
 from collections.abc import Callable
@@ -32,7 +34,8 @@ REDUCTIONS = ("mean", "mean of squares", "variance")
 
 @dataclass(frozen=True)
 class Plan:
-    """The sum that one call of `attribute` computes. V = N * J samples, J for each of N examples, side by side.
+    """The sum that one call of `attribute` computes. V = N * J samples, J for each of N examples,
+    side by side.
 
     Args:
         points: x + e_j for each sample, one (V, *S) for each input.
@@ -41,22 +44,23 @@ class Plan:
         next_scales: for programs that read the following point of the path as well, likewise.
         weights: w_k, (K,); None for 1.
         program: what is computed at each point; None: the gradient.
-        function: the function f, with an attribute `key` that is equal for equal functions; None: the attribution's
-            `forward_func`.
+        function: the function f, with an attribute `key` that is equal for equal functions; None:
+            the attribution's `forward_func`.
         multiply: whether the sum is multiplied by x + e_j - b_j.
         absolute: whether the outer map is |.|.
         reduction: one of `REDUCTIONS`.
         samples: J.
-        ends: ends of K sub-intervals of the path, (K + 1,): row k stands for the mean over s from `ends[k]` to
-            `ends[k + 1]`, `scales` for its middle; None: every row is one point.
+        ends: ends of K sub-intervals of the path, (K + 1,): row k stands for the mean over s from
+            `ends[k]` to `ends[k + 1]`, `scales` for its middle; None: every row is one point.
         noisy: whether `points` differ from the inputs.
         targets: (number of samples, Captum target for these), in order.
         extras: additional forward arguments; tensors that have rows are (V, ...).
-        nearest: set for boundary attributions, whose baselines are boundary points: the function whose decision changes
-            there, and the options of the search.
+        nearest: set for boundary attributions, whose baselines are boundary points: the function
+            whose decision changes there, and the options of the search.
         combination: what is made of the samples, which are outputs, in place of `reduction`.
-        partners: for each input, (V,), the example whose input a sample reads beside its own: the attribution of an
-            example then depends on others of the batch; None where no example reads another.
+        partners: for each input, (V,), the example whose input a sample reads beside its own: the
+            attribution of an example then depends on others of the batch; None where no example
+            reads another.
     """
 
     points: tuple[Tensor, ...]
@@ -96,18 +100,23 @@ class Plan:
 
     @property
     def outer(self) -> str | None:
-        """The map of each sample's sum before they are averaged, as `graph.capture` names it; None for the identity."""
+        """The map of each sample's sum before they are averaged, as `graph.capture` names it; None
+        for the identity.
+        """
         if self.reduction == "mean of squares":
             return "square"
         return "absolute" if self.absolute else None
 
     @property
     def is_row_linear(self) -> bool:
-        """Whether A is a weighted mean, over samples and steps, of a function of single gradients."""
+        """Whether A is a weighted mean, over samples and steps, of a function of single
+        gradients.
+        """
         return self.reduction != "variance" and (self.outer is None or self.weights is None)
 
     def first_extras(self, count: int, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Additional forward arguments of the first sample of each of so many examples, as a trace is made with them.
+        """Additional forward arguments of the first sample of each of so many examples, as a trace
+        is made with them.
 
         Args:
             count: N.
@@ -120,22 +129,28 @@ class Plan:
                      for e in self.extras)
 
     def moved_to(self, inputs: tuple[Tensor, ...], points: tuple[Tensor, ...]) -> "Plan":
-        """The same sum, with the same draws and baselines, at points in place of the inputs, all (N, *S)."""
+        """The same sum, with the same draws and baselines, at points in place of the inputs, all
+        (N, *S).
+        """
         moved = tuple(p.repeat_interleave(self.samples, 0) for p in points)
         if self.noisy:
-            noise = (own - x.repeat_interleave(self.samples, 0) for own, x in zip(self.points, inputs, strict=True))
+            noise = (own - x.repeat_interleave(self.samples, 0)
+                     for own, x in zip(self.points, inputs, strict=True))
             moved = tuple(p + e for p, e in zip(moved, noise, strict=True))
         return replace(self, points=moved)
 
     def cotangent(self, shape: tuple[int, ...]) -> Tensor:
-        """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for outputs (V, *shape)."""
+        """What Captum's choice of target makes of the output, as a gradient: (V, *shape) for
+        outputs (V, *shape).
+        """
         known: dict[tuple[int, str], Tensor] = {}
         parts: list[Tensor] = []
         for count, target in self.targets:
             key = count, str(target.tolist() if isinstance(target, Tensor) else target)
             if key not in known:
                 output = self.points[0].new_zeros(count, *shape, requires_grad=True)
-                with torch.enable_grad(), in_the_name_of("The target does not fit the model's output"):
+                with torch.enable_grad(), in_the_name_of("The target does not fit the model's "
+                                                         "output"):
                     known[key], = torch.autograd.grad(_select_targets(output, target).sum(), output)
             parts.append(known[key])
         return torch.cat(parts)
@@ -160,28 +175,29 @@ class Supported:
 
 
 ATTRIBUTIONS: Table[type[Attribution], Supported] = Table(
-    "attribution",
-    "@lirpa_explain.attributions.register(YourClass, formula) over a function that returns its Plan",
-    lambda kind, row: empty(row, "formula"), error=UnsupportedAttribution,
+    "attribution", "@lirpa_explain.attributions.register(YourClass, formula) over a function that "
+    "returns its Plan", lambda kind, row: empty(row, "formula"), error=UnsupportedAttribution,
     spell=lambda kind: getattr(kind, "__name__", str(kind)))
 
 
 WHY_NOT: dict[str, str] = {
     "LimeBase": "what its functions read is not known; use Lime or KernelShap",
-    "DeepLift of a batch through max pooling or softmax": "Captum's rules for these read other examples of the batch; "
-                                                          "certify one example at a time",
-    "NoiseTunnel over FeaturePermutation": "the noisy copies of all examples would be permuted with each other",
-    "Lime with a Lasso": "its coefficients are not linear in the outputs; give SkLearnLinearRegression() or "
-                         "SkLearnRidge(alpha=...)",
-    "Lime with an exponential kernel": "its weights depend on the input; give a similarity_func of the interpretable "
-                                       "sample alone, or use KernelShap",
+    "DeepLift of a batch through max pooling or softmax": "Captum's rules for these read other "
+    "examples of the batch; certify one example at a time",
+    "NoiseTunnel over FeaturePermutation": "the noisy copies of all examples would be permuted "
+    "with each other",
+    "Lime with a Lasso": "its coefficients are not linear in the outputs; give "
+    "SkLearnLinearRegression() or SkLearnRidge(alpha=...)",
+    "Lime with an exponential kernel": "its weights depend on the input; give a similarity_func of "
+    "the interpretable sample alone, or use KernelShap",
 }
 """What of Captum is not certified, and why."""
 
 
 def register(kind: type[Attribution], formula: str, *, overwrite: bool = False, mixes: bool = False
              ) -> Callable[[Planner], Planner]:
-    """Decorator: certify attributions of class `kind` by the decorated planner, which `mixes` examples or does not.
+    """Decorator: certify attributions of class `kind` by the decorated planner, which `mixes`
+    examples or does not.
 
     Raises:
         ValueError: the class is registered and `overwrite` is False.
@@ -206,18 +222,22 @@ def lookup(attribution: Any) -> Supported:
     kind = type(attribution)
     if kind not in ATTRIBUTIONS:
         why = WHY_NOT.get(kind.__name__, "it is known neither as a sum of gradients nor of outputs")
-        raise UnsupportedAttribution(f"{kind.__name__} cannot be certified: {why}. {ATTRIBUTIONS.unknown(kind)}")
+        raise UnsupportedAttribution(f"{kind.__name__} cannot be certified: {why}. "
+                                     f"{ATTRIBUTIONS.unknown(kind)}")
     return ATTRIBUTIONS[kind]
 
 
 def mixes(attribution: Any) -> bool:
-    """Whether the attribution of one example, or of what an object is around, depends on the others of its batch."""
+    """Whether the attribution of one example, or of what an object is around, depends on the others
+    of its batch.
+    """
     inner = getattr(attribution, "attribution_method", attribution)
     return type(inner) in ATTRIBUTIONS and ATTRIBUTIONS[type(inner)].mixes
 
 
 def refuse_mixed(attribution: Any, what: str) -> None:
-    """Refuse an attribution whose examples depend on each other where each of them is to stand alone.
+    """Refuse an attribution whose examples depend on each other where each of them is to stand
+    alone.
 
     Args:
         attribution: it, or one around it; anything else is passed over.
@@ -228,9 +248,10 @@ def refuse_mixed(attribution: Any, what: str) -> None:
     """
     if mixes(attribution):
         raise UnsupportedAttribution(
-            f"{name_of(attribution)} of one example is made of the other examples of its batch: it has no {what} by "
-            "itself. Certify the whole batch at a radius of your choice; or take FeatureAblation, with another "
-            "example as baseline, which is one of each example alone.")
+            f"{name_of(attribution)} of one example is made of the other examples of its batch: it "
+            f"has no {what} by itself. Certify the whole batch at a radius of your choice; or take "
+            "FeatureAblation, with another example as baseline, which is one of each example "
+            "alone.")
 
 
 def make_plan(attribution: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
@@ -246,7 +267,8 @@ def name_of(attribution: Any) -> str:
 
 def common_fields(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> dict[str, Any]:
     """The fields of a plan that come from the inputs and from keywords that all classes share."""
-    return {"points": inputs, "targets": ((len(inputs[0]), keywords.get("target")),), "extras": extras_of(keywords)}
+    return {"points": inputs, "targets": ((len(inputs[0]), keywords.get("target")),),
+            "extras": extras_of(keywords)}
 
 
 def extras_of(keywords: dict[str, Any]) -> tuple[Any, ...]:

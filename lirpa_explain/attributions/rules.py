@@ -1,4 +1,6 @@
-"""Attributions whose backward pass follows other rules: what Captum's own hooks make of it is recorded."""
+"""Attributions whose backward pass follows other rules: what Captum's own hooks make of it is
+recorded.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,14 +18,17 @@ from .unseen import warn_of_unseen
 @register(GuidedBackprop, "grad f(x) in which each nn.ReLU hands back relu(g) * [z > 0]")
 @register(Deconvolution, "grad f(x) in which each nn.ReLU hands back relu(g)")
 def modified_relu(attribution: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
-    """Plan of GuidedBackprop and Deconvolution. Captum's hooks do not see functional ReLUs, and neither do we."""
+    """Plan of GuidedBackprop and Deconvolution. Captum's hooks do not see functional ReLUs, and
+    neither do we.
+    """
     return Plan(**common_fields(inputs, keywords), program=hooked_gradient(attribution))
 
 
 def hooked_gradient(attribution: Any) -> Program:
     """The gradient with Captum's hooks of an attribution that modifies that of ReLUs."""
 
-    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+    def compute(call: Callable[..., Tensor], points: Values,
+                cotangent: Tensor) -> tuple[Tensor, ...]:
         zs = leaves(points["input"])
         with relu_hooks(attribution), warn_of_unseen(type(attribution).__name__, (nn.ReLU,)):
             return torch.autograd.grad(call(*zs), zs, cotangent)

@@ -1,4 +1,6 @@
-"""Gradients at random points between baselines and noisy inputs: GradientShap and what it is made of."""
+"""Gradients at random points between baselines and noisy inputs: GradientShap and what it is made
+of.
+"""
 
 from typing import Any
 
@@ -17,14 +19,15 @@ FORMULA = "mean over drawn u_j, e_j, b_j of (x + e_j - b_j) * grad f(b_j + u_j (
 
 
 @register(InputBaselineXGradient, "(x - b) * grad f(b + u (x - b)) for a drawn u")
-def input_baseline_x_gradient(attribution: InputBaselineXGradient, inputs: tuple[Tensor, ...], keywords: dict[str, Any]
-                              ) -> Plan:
+def input_baseline_x_gradient(attribution: InputBaselineXGradient, inputs: tuple[Tensor, ...],
+                              keywords: dict[str, Any]) -> Plan:
     """Plan of InputBaselineXGradient; draws from numpy's random generator as Captum does."""
     return Plan(**drawn_point(inputs, keywords), multiply=attribution.multiplies_by_inputs)
 
 
 @register(GradientShap, FORMULA)
-def gradient_shap(attribution: GradientShap, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
+def gradient_shap(attribution: GradientShap, inputs: tuple[Tensor, ...],
+                  keywords: dict[str, Any]) -> Plan:
     """Plan of GradientShap, which is a NoiseTunnel."""
     inner = InputBaselineXGradient(attribution.forward_func, attribution.multiplies_by_inputs)
     return tunnelled(inner, inputs, keywords)
@@ -38,15 +41,21 @@ def drawn_point(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> dict[st
 
 
 def drawn_baselines(inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> tuple[Tensor, ...]:
-    """Captum's `baselines` to draw from, each (M, *S), given as tensors or as a function, perhaps of the inputs."""
-    return _format_callable_baseline(keywords["baselines"], inputs if len(inputs) > 1 else inputs[0])
+    """Captum's `baselines` to draw from, each (M, *S), given as tensors or as a function, perhaps
+    of the inputs.
+    """
+    return _format_callable_baseline(keywords["baselines"],
+                                     inputs if len(inputs) > 1 else inputs[0])
 
 
 def tunnelled(inner: Any, inputs: tuple[Tensor, ...], keywords: dict[str, Any]) -> Plan:
-    """Plan of an attribution at drawn points, each sample with a baseline drawn from those given."""
+    """Plan of an attribution at drawn points, each sample with a baseline drawn from those
+    given.
+    """
     baselines = drawn_baselines(inputs, keywords)
     shared = "target", "additional_forward_args", "attribute_to_layer_input"
     passed: dict[str, Any] = {name: keywords[name] for name in shared if name in keywords}
     return noise_tunnel(NoiseTunnel(inner), inputs, {
         **passed, "nt_type": "smoothgrad", "nt_samples": keywords.get("n_samples", 5),
-        "stdevs": keywords.get("stdevs", 0.0), "draw_baseline_from_distrib": True, "baselines": baselines})
+        "stdevs": keywords.get("stdevs", 0.0), "draw_baseline_from_distrib": True,
+        "baselines": baselines})

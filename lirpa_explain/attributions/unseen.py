@@ -1,4 +1,6 @@
-"""Warnings where Captum computes something else than its documentation says: certified is what it computes."""
+"""Warnings where Captum computes something else than its documentation says: certified is what it
+computes.
+"""
 
 import contextlib
 import warnings
@@ -19,14 +21,16 @@ class _Calls(TorchFunctionMode):
         super().__init__()
         self.functions, self.count = functions, 0
 
-    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (),
+                           kwargs: Any = None) -> Any:
         self.count += function in self.functions
         return function(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
 def warn_of_unseen(name: str, kinds: tuple[type[nn.Module], ...]) -> Iterator[None]:
-    """Warn if functions are called while it is active that hooks on modules of these kinds do not see.
+    """Warn if functions are called while it is active that hooks on modules of these kinds do not
+    see.
 
     Args:
         name: the attribution's.
@@ -47,14 +51,14 @@ def warn_of_unseen(name: str, kinds: tuple[type[nn.Module], ...]) -> Iterator[No
         handle.remove()
     if calls.count > seen:
         modules = ", ".join(kind.__name__ for kind in kinds)
-        warnings.warn(
-            f"The model calls {calls.count - seen} activation(s) as functions, which Captum's {name} does not see: "
-            f"they keep their plain gradient. Use modules ({modules}). Certified is what Captum computes.",
-            CaptumWarning, stacklevel=2)
+        warnings.warn(f"The model calls {calls.count - seen} activation(s) as functions, which "
+                      f"Captum's {name} does not see: they keep their plain gradient. Use modules "
+                      f"({modules}). Certified is what Captum computes.",
+                      CaptumWarning, stacklevel=2)
 
 
 def warn_of_trapezoid(steps: int) -> None:
     """Warn that Captum's trapezoid weights do not sum to 1."""
-    warnings.warn(f"Captum's weights of riemann_trapezoid sum to {steps - 1}/{steps}: the attribution is too small by "
-                  "that factor. Certified is what Captum computes; take method='gausslegendre', or more n_steps.",
-                  CaptumWarning, stacklevel=2)
+    warnings.warn(f"Captum's weights of riemann_trapezoid sum to {steps - 1}/{steps}: the "
+                  "attribution is too small by that factor. Certified is what Captum computes; "
+                  "take method='gausslegendre', or more n_steps.", CaptumWarning, stacklevel=2)

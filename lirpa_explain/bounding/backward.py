@@ -1,5 +1,6 @@
 """Linear bounds: coefficients of functions of a node, pulled back through a network to its
-inputs."""
+inputs.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,8 @@ class Linear:
 
     def pulled(self, lower: Coefficient | None, upper: Coefficient | None) -> "Linear":
         """Bounds of functions of these functions, by coefficients (S', B, *T) where S is the
-        product of T."""
+        product of T.
+        """
         (low, below), (high, above) = _through(lower, self, 0), _through(upper, self, 1)
         return Linear({name: (low[name], high[name]) for name in self.inputs}, below, above)
 
@@ -48,7 +50,8 @@ class Linear:
 def _through(A: Coefficient | None, form: Linear,
              side: int) -> tuple[dict[str, Tensor | None], Tensor]:
     """One side of functions of a value between linear bounds: each bound is used where it is the
-    right one."""
+    right one.
+    """
     if A is None:
         return dict.fromkeys(form.inputs), form.lower.new_zeros(())
     dense = A.dense() if isinstance(A, Local) else A

@@ -1,4 +1,6 @@
-"""The set of inputs a certificate speaks of: a ball around each example, one for each input tensor."""
+"""The set of inputs a certificate speaks of: a ball around each example, one for each input
+tensor.
+"""
 
 import math
 import numbers
@@ -28,8 +30,10 @@ class Ball:
         radius: (N, 1) for norm 2 and 1; None for norm inf.
         words: the perturbation for people.
         named: the same, given the names of the features; None where these add nothing.
-        common: (1, *S), the radius of the box around the ball, if it is the same for all examples; else None.
-        free: (N, *S), bool: the entries that move, of a ball of norm 2 or 1 in which some are held fixed; else None.
+        common: (1, *S), the radius of the box around the ball, if it is the same for all examples;
+            else None.
+        free: (N, *S), bool: the entries that move, of a ball of norm 2 or 1 in which some are held
+            fixed; else None.
     """
 
     norm: float
@@ -51,7 +55,9 @@ class Ball:
             return PerturbationLpNorm(norm=self.norm, eps=self.radius[index])
 
     def held(self, x: Tensor, fixed: Tensor) -> "Ball":
-        """The points of the ball around x, (N, *S), that agree with it where `fixed`, (N, *S), is True."""
+        """The points of the ball around x, (N, *S), that agree with it where `fixed`, (N, *S), is
+        True.
+        """
         low, high = (torch.where(fixed, x, side) for side in (self.low, self.high))
         count, named = f", {int(fixed.sum())} of {fixed.numel()} entries held fixed", self.named
         free = None if self.radius is None else ~fixed if self.free is None else ~fixed & self.free
@@ -75,26 +81,32 @@ class HeldPerturbation(PerturbationLpNorm):
         self.free = free
 
     def concretize(self, x: Tensor, A: Any, sign: int = -1, *rest: Any, **keywords: Any) -> Any:
-        """As auto_LiRPA's, where coefficients of entries that are held fixed reach their values alone."""
+        """As auto_LiRPA's, where coefficients of entries that are held fixed reach their values
+        alone.
+        """
         if not isinstance(A, Tensor):
             return super().concretize(x, A, sign, *rest, **keywords)
         flat, free = A.flatten(2), self.free.flatten(1)[:, None]
         value = super().concretize(x, flat * free, sign, *rest, **keywords)
-        return value + torch.where(free, 0, flat).matmul(x.flatten(1)[:, :, None]).squeeze(-1).reshape(value.shape)
+        return value + torch.where(free, 0, flat).matmul(x.flatten(1)[:, :, None]).squeeze(
+            -1).reshape(value.shape)
 
 
-def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, eps: Any = None, norm: float = math.inf,
+def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, eps: Any = None,
+               norm: float = math.inf,
                clip: Any = None, may_be_fixed: bool = False) -> tuple[Ball | None, ...]:
     """The balls of all inputs, from whichever of the ways of giving them the caller chose.
 
     Args:
         inputs: one tensor or a tuple, each (N, *S); `BoundedTensor`s bring their own perturbation.
-        perturbation: an auto_LiRPA `PerturbationLpNorm`, or a tuple of them with None for inputs held fixed.
-        eps: radius: a number, a tensor that broadcasts to the input (for norm 2 and 1: one number an example), or a
-            tuple with one of these, or None for a fixed input, for each input.
+        perturbation: an auto_LiRPA `PerturbationLpNorm`, or a tuple of them with None for inputs
+            held fixed.
+        eps: radius: a number, a tensor that broadcasts to the input (for norm 2 and 1: one number
+            an example), or a tuple with one of these, or None for a fixed input, for each input.
         norm: inf, 2 or 1; used with `eps`.
         clip: (low, high), numbers or tensors, to which a ball of norm inf is cut; used with `eps`.
-        may_be_fixed: whether all inputs may be held fixed, and none of the ways chosen: something else moves.
+        may_be_fixed: whether all inputs may be held fixed, and none of the ways chosen: something
+            else moves.
 
     Returns:
         One `Ball` for each input; None for inputs held fixed.
@@ -116,8 +128,8 @@ def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, ep
         return (None,) * len(xs)
     if sum(given.values()) != 1:
         chosen = " and ".join(name for name, is_given in given.items() if is_given) or "none"
-        raise ValueError(f"Give the perturbation in exactly one way: eps, perturbation, or BoundedTensor inputs; "
-                         f"given: {chosen}.")
+        raise ValueError("Give the perturbation in exactly one way: eps, perturbation, or "
+                         f"BoundedTensor inputs; given: {chosen}.")
     if eps is not None:
         radii = _each(eps, len(xs), "eps")
         clips = _each(clip, len(xs), "clip", pair=True)
@@ -126,7 +138,8 @@ def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, ep
     else:
         if clip is not None or norm != math.inf:
             raise ValueError("clip and norm go with eps; an auto_LiRPA perturbation has its own.")
-        perturbations = carried if perturbation is None else _each(perturbation, len(xs), "perturbation")
+        perturbations = (carried
+                         if perturbation is None else _each(perturbation, len(xs), "perturbation"))
         balls = tuple(None if p is None else _from_perturbation(plain(x), p)
                       for x, p in zip(xs, perturbations, strict=True))
     if all(ball is None for ball in balls) and not may_be_fixed:
@@ -134,7 +147,8 @@ def make_balls(inputs: Tensor | tuple[Tensor, ...], perturbation: Any = None, ep
     return balls
 
 
-def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any, balls: tuple[Ball | None, ...]) -> float:
+def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any,
+                     balls: tuple[Ball | None, ...]) -> float:
     """The norm of balls that can be made again with another radius.
 
     Args:
@@ -145,27 +159,30 @@ def check_has_radius(inputs: tuple[Tensor, ...], perturbation: Any, balls: tuple
     Raises:
         ValueError: there are none, they are boxes given by x_L and x_U, or of several norms.
     """
-    carried = [getattr(x, "ptb", None) for x in inputs] if perturbation is None else _each(perturbation, len(inputs),
-                                                                                           "perturbation")
+    carried = ([getattr(x, "ptb", None) for x in inputs]
+               if perturbation is None else _each(perturbation, len(inputs), "perturbation"))
     if any(getattr(p, end, None) is not None for p in carried for end in ("x_L", "x_U")):
-        raise ValueError("The certificate's box was given by x_L and x_U, and so has no radius to vary; certify with "
-                         "eps, and with clip for the range of the data.")
+        raise ValueError("The certificate's box was given by x_L and x_U, and so has no radius to "
+                         "vary; certify with eps, and with clip for the range of the data.")
     norms = {ball.norm for ball in balls if ball is not None}
     if not norms:
-        raise ValueError("The certificate's inputs are held fixed: there is no radius to vary; certify with eps.")
+        raise ValueError("The certificate's inputs are held fixed: there is no radius to vary; "
+                         "certify with eps.")
     if len(norms) > 1:
-        raise ValueError(f"The certificate's balls are of the norms {sorted(norms)}; certify with eps and one norm.")
+        raise ValueError(f"The certificate's balls are of the norms {sorted(norms)}; certify with "
+                         "eps and one norm.")
     return norms.pop()
 
 
 def _each(value: Any, count: int, name: str, pair: bool = False) -> Sequence[Any]:
     """One value for each of `count` inputs, from one value or a tuple of them."""
-    is_tuple = isinstance(value, tuple) and not (pair and not any(isinstance(v, tuple) or v is None for v in value))
+    is_tuple = (isinstance(value, tuple)
+                and not (pair and not any(isinstance(v, tuple) or v is None for v in value)))
     if not is_tuple:
         return [value] * count
     if len(value) != count:
-        raise ValueError(f"{name} has {len(value)} entries for {count} inputs; give one for each, None for inputs "
-                         "held fixed.")
+        raise ValueError(f"{name} has {len(value)} entries for {count} inputs; give one for each, "
+                         "None for inputs held fixed.")
     return value
 
 
@@ -175,7 +192,8 @@ def _from_eps(x: Tensor, eps: Any, norm: float, clip: Any) -> Ball:
     if isinstance(eps, bool) or not isinstance(eps, numbers.Real | Tensor) or \
             isinstance(eps, Tensor) and (eps.is_complex() or eps.dtype == torch.bool):
         kind = f"a tensor of {eps.dtype}" if isinstance(eps, Tensor) else type(eps).__name__
-        advice = " Radii by name: perturbation=Table(features, ...).around(inputs, eps)." * isinstance(eps, Mapping)
+        advice = (" Radii by name: perturbation=Table(features, ...).around(inputs, eps)."
+                  * isinstance(eps, Mapping))
         raise TypeError(f"eps must be a number or a tensor; given: {kind}.{advice}")
     given = radius = _like(eps, x)
     if not bool(torch.isfinite(radius).all()) or bool((radius < 0).any()):
@@ -185,11 +203,13 @@ def _from_eps(x: Tensor, eps: Any, norm: float, clip: Any) -> Ball:
     try:
         radius = radius.broadcast_to(shape)
     except RuntimeError:
-        raise ValueError(f"eps of shape {tuple(radius.shape)} does not broadcast to {tuple(shape)}"
-                         f"{'' if norm == math.inf else ', one number an example for norm 2 and 1'}.") from None
+        per = "" if norm == math.inf else ", one number an example for norm 2 and 1"
+        raise ValueError(f"eps of shape {tuple(radius.shape)} does not broadcast to "
+                         f"{tuple(shape)}{per}.") from None
     if norm != math.inf:
         if clip is not None:
-            raise ValueError("clip needs norm=math.inf: an l1 or l2 ball cut by a range has no exact bounds here.")
+            raise ValueError("clip needs norm=math.inf: an l1 or l2 ball cut by a range has no "
+                             "exact bounds here.")
         words = f"l{norm:g} ball, radius {radius_words(given, x.ndim)}"
         return Ball(norm, x - radius, x + radius, radius.reshape(-1, 1), words, _common(eps, x))
     low, high, cut = x - radius, x + radius, ""
@@ -217,16 +237,19 @@ def _cut(x: Tensor, low: Tensor, high: Tensor, clip: Any) -> tuple[Tensor, Tenso
     try:
         floor, ceiling = (_like(c, x).broadcast_to(x.shape) for c in clip)
     except RuntimeError:
-        raise ValueError(f"clip's numbers or tensors must broadcast to {tuple(x.shape)}, the shape of the input."
-                         ) from None
+        raise ValueError(f"clip's numbers or tensors must broadcast to {tuple(x.shape)}, the shape "
+                         "of the input.") from None
     if not bool((floor <= x).all()) or not bool((x <= ceiling).all()):
-        raise ValueError(f"The input reaches beyond clip={clip}: its smallest value is {float(x.min()):.6g}, its "
-                         f"largest {float(x.max()):.6g}. Give the range that the data really has.")
+        raise ValueError(f"The input reaches beyond clip={clip}: its smallest value is "
+                         f"{float(x.min()):.6g}, its largest {float(x.max()):.6g}. Give the range "
+                         "that the data really has.")
     return torch.maximum(low, floor), torch.minimum(high, ceiling)
 
 
 def _like(value: Any, x: Tensor) -> Tensor:
-    """A number or tensor in the type of x at once: torch's own default would round float64 numbers to float32."""
+    """A number or tensor in the type of x at once: torch's own default would round float64 numbers
+    to float32.
+    """
     if isinstance(value, Tensor):
         check_kind(value, "eps, clip, x_L and x_U")
     try:
@@ -241,7 +264,8 @@ def _number(value: Any) -> str:
 
 def _from_perturbation(x: Tensor, perturbation: Any) -> Ball:
     if not isinstance(perturbation, PerturbationLpNorm):
-        raise TypeError(f"perturbation must be auto_LiRPA's PerturbationLpNorm; given: {type(perturbation).__name__}.")
+        raise TypeError("perturbation must be auto_LiRPA's PerturbationLpNorm; given: "
+                        f"{type(perturbation).__name__}.")
     norm = float(perturbation.norm)
     low, high = getattr(perturbation, "x_L", None), getattr(perturbation, "x_U", None)
     if norm != math.inf:
@@ -257,7 +281,9 @@ def _from_perturbation(x: Tensor, perturbation: Any) -> Ball:
     try:
         low, high = (_like(side, x).broadcast_to(x.shape) for side in (low, high))
     except RuntimeError:
-        raise ValueError(f"x_L and x_U must have the shape of the input, {tuple(x.shape)}.") from None
+        raise ValueError(
+            f"x_L and x_U must have the shape of the input, {tuple(x.shape)}.") from None
     if not bool((low <= x).all()) or not bool((x <= high).all()):
-        raise ValueError("x_L <= input <= x_U must hold everywhere: the certificate is about a set around the input.")
+        raise ValueError("x_L <= input <= x_U must hold everywhere: the certificate is about a set "
+                         "around the input.")
     return Ball(norm, low, high, None, getattr(perturbation, "words", "box given by x_L and x_U"))

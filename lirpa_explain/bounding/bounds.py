@@ -1,4 +1,6 @@
-"""Bounds of an attribution for training: differentiable, and nothing computed that is not asked for."""
+"""Bounds of an attribution for training: differentiable, and nothing computed that is not asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ from .rows import PlanRows
 class Bounds:
     """Bounds of an attribution, and its value, flat: all parts of an example side by side, (N, D).
 
-    All are differentiable in the model's parameters unless grad mode was off, and each is computed when it is first
-    asked for.
+    All are differentiable in the model's parameters unless grad mode was off, and each is computed
+    when it is first asked for.
 
     Args:
         interval: lower and upper bounds.
@@ -33,8 +35,8 @@ class Bounds:
         split: cuts (N, D) into the attribution's parts.
     """
 
-    def __init__(self, interval: Interval, value: Callable[[], Tensor], split: Callable[[Tensor], tuple[Tensor, ...]]
-                 ) -> None:
+    def __init__(self, interval: Interval, value: Callable[[], Tensor],
+                 split: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         self._interval, self._value, self._split = interval, value, split
 
     @property
@@ -68,12 +70,15 @@ class Bounds:
         return self._value()
 
     def shaped(self, flat: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """One of these, (N, D), in the shape of the attribution; a tuple if it has several parts."""
+        """One of these, (N, D), in the shape of the attribution; a tuple if it has several
+        parts.
+        """
         parts = self._split(flat)
         return parts if len(parts) > 1 else parts[0]
 
 
-def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass, inputs: tuple[Tensor, ...],
+def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
+                    inputs: tuple[Tensor, ...],
                     balls: tuple[Ball | None, ...], parameters: Parameters | None = None) -> Bounds:
     """Interval bounds of the attribution that a plan describes, of all rows at once.
 
@@ -92,27 +97,36 @@ def interval_bounds(plan: Plan, module: GradientModule, intervals: IntervalPass,
     values, sample = _all_rows(rows)
     example = None if sample is None else rows.example[sample]
     boxes = [input_interval(x, ball, example) for x, ball in zip(inputs, balls, strict=True)]
-    for i, (x, ball) in enumerate(zip(inputs, balls, strict=True) if plan.partners is not None else ()):
-        boxes.append(input_interval(x, ball, rows.partner(i) if sample is None else rows.partner(i)[sample]))
-    box = fold_rows(rows, intervals(values, boxes, parameters), INTERVALS, lambda: rows.multiplier()[0])
+    for i, (x, ball) in enumerate(zip(inputs, balls, strict=True)
+                                  if plan.partners is not None else ()):
+        boxes.append(input_interval(x, ball,
+                                    rows.partner(i) if sample is None else rows.partner(i)[sample]))
+    box = fold_rows(rows, intervals(values, boxes, parameters), INTERVALS,
+                    lambda: rows.multiplier()[0])
     return Bounds(box, lambda: _value(rows, module, values), module.split)
 
 
 def linear_bounds(plan: Plan, module: GradientModule, engine: Engine, inputs: tuple[Tensor, ...],
                   balls: tuple[Ball | None, ...], method: str, batch_size: int,
                   parameters: Parameters | None = None) -> Bounds:
-    """Bounds by the engine, `batch_size` rows at a time; other arguments as for `interval_bounds`."""
-    composed = compose(plan, module, engine.over(parameters), inputs, balls, method, batch_size, evaluate=False)
+    """Bounds by the engine, `batch_size` rows at a time; other arguments as for
+    `interval_bounds`.
+    """
+    composed = compose(plan, module, engine.over(parameters), inputs, balls, method, batch_size,
+                       evaluate=False)
     rows = PlanRows(plan, module, inputs, balls)
     return Bounds(Interval(composed.box), lambda: _value(rows, module, _all_rows(rows)[0]),
                   module.split)
 
 
 def input_interval(x: Tensor, ball: Ball | None, example: Tensor | None = None) -> Interval | None:
-    """Where an input (N, *S) lies, for each example, or for rows of these examples, (B,); None if it is fixed."""
+    """Where an input (N, *S) lies, for each example, or for rows of these examples, (B,); None if
+    it is fixed.
+    """
     if ball is None:
         return None
-    box = Interval(Box(ball.low, ball.high)) if ball.common is None else Interval(around=(x, ball.common))
+    box = Interval(Box(ball.low,
+                       ball.high)) if ball.common is None else Interval(around=(x, ball.common))
     return box if example is None else box.rows(example)
 
 

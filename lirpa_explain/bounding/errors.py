@@ -1,9 +1,11 @@
-"""How far roundings carry: the error of a value computed in floating point, and all that rounding may make of it.
+"""How far roundings carry: the error of a value computed in floating point, and all that rounding
+may make of it.
 
-`value_and_error` computes a module several times, each step's result moved at random by a few units of the terms that
-it adds up (stochastic arithmetic, Vignes 1974): what comes of it has the size of the roundings, with all that cancels
-between steps cancelled. `Reach` widens the interval of each step by more of these: whatever side of a kink, and
-whichever of tied maxima, roundings may choose lies in it.
+`value_and_error` computes a module several times, each step's result moved at random by a few units
+of the terms that it adds up (stochastic arithmetic, Vignes 1974): what comes of it has the size of
+the roundings, with all that cancels between steps cancelled. `Reach` widens the interval of each
+step by more of these: whatever side of a kink, and whichever of tied maxima, roundings may choose
+lies in it.
 """
 
 from collections.abc import Sequence
@@ -27,8 +29,8 @@ from ..rounding import PROBES, REACH, SPREAD, underflow, unit
 from .intervals import argument, bound_operator
 
 JUMP = 2.0 ** -10
-"""Relative change of a derivative within a few roundings beyond which it is a jump. Bounds on any ball hold for both
-sides of one that is so near, and do not need to be moved by it."""
+"""Relative change of a derivative within a few roundings beyond which it is a jump. Bounds on any
+ball hold for both sides of one that is so near, and do not need to be moved by it."""
 
 JUMPING = frozenset({"sign", "window", "threshold", "hardshrink"})
 """Functions of one variable that jump themselves."""
@@ -43,7 +45,8 @@ class Terms:
 
     def __init__(self, module: GradientModule) -> None:
         self.operators = {step.output: bound_operator(step) for step in module.steps}
-        self._leaving = {name for step in module.steps if step.operator not in CARRIED for name in step.inputs}
+        self._leaving = {name for step in module.steps if step.operator not in CARRIED
+                         for name in step.inputs}
         self._leaving.add(module.output)
         self._uncancelled: dict[str, Tensor] = {}
 
@@ -51,23 +54,25 @@ class Terms:
         """Sums of the sizes of terms of each entry of a step's result.
 
         Returns:
-            Of the terms that the step adds up, 0 where nothing is rounded; and where a chain of sums and products
-            ends, of all that it is made of, if it is one, else None.
+            Of the terms that the step adds up, 0 where nothing is rounded; and where a chain of
+            sums and products ends, of all that it is made of, if it is one, else None.
         """
         operator, size = self.operators[step.output], result.size
         sizes = [box.size for box in boxes]
-        added = torch.zeros_like(size) if step.operator in EXACT else terms(operator, boxes, sizes, size)
+        added = (torch.zeros_like(size)
+                 if step.operator in EXACT else terms(operator, boxes, sizes, size))
         if step.operator not in CARRIED:
             return added, None
-        carried = [self._uncancelled.get(name, own) for name, own in zip(step.inputs, sizes, strict=True)]
+        carried = [self._uncancelled.get(name, own)
+                   for name, own in zip(step.inputs, sizes, strict=True)]
         whole = carried[0] if step.operator == "center" else terms(operator, boxes, carried, size)
         self._uncancelled[step.output] = whole
         return added, whole if step.output in self._leaving and step.operator not in EXACT else None
 
 
 @torch.no_grad()
-def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: Sequence[Tensor | None],
-                    count: int = PROBES) -> tuple[Tensor, Tensor]:
+def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...],
+                    errors: Sequence[Tensor | None], count: int = PROBES) -> tuple[Tensor, Tensor]:
     """What a module computes, and about how far roundings may have moved it.
 
     Args:
@@ -77,23 +82,27 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
         count: how many times roundings are tried.
 
     Returns:
-        Value and error, (B, D) each. The error is found by chance: it exceeds the rounding of nearly every entry, and
-        is proven of none.
+        Value and error, (B, D) each. The error is found by chance: it exceeds the rounding of
+        nearly every entry, and is proven of none.
     """
     rows, known = len(inputs[0]), Terms(module)
     generator = torch.Generator(inputs[0].device).manual_seed(0)
 
     def probes(value: Tensor, error: Tensor | None) -> Tensor:
-        """Rows of a value (B, *S) and of its probes, each moved by up to the error; alike in all rows of a batch."""
+        """Rows of a value (B, *S) and of its probes, each moved by up to the error; alike in all
+        rows of a batch.
+        """
         if error is None:
             return value.repeat(1 + count, *[1] * (value.ndim - 1)) if len(value) == rows else value
         value = value if len(value) > rows else value.repeat(1 + count, *[1] * (value.ndim - 1))
         shape = count, 1, *value.shape[1:]
-        noise = torch.rand(shape, generator=generator, dtype=value.dtype, device=value.device) * 2 - 1
+        noise = torch.rand(shape, generator=generator, dtype=value.dtype,
+                           device=value.device) * 2 - 1
         clean, moved = value[:rows], value[rows:].unflatten(0, (count, rows))
         return torch.cat([clean, (moved + noise * error).flatten(0, 1)])
 
-    values = {name: probes(x, error) for name, x, error in zip(module.input_names, inputs, errors, strict=True)}
+    values = {name: probes(x, error)
+              for name, x, error in zip(module.input_names, inputs, errors, strict=True)}
     fixed = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
     last = {name: step for step in module.steps for name in step.inputs}
     for step in module.steps:
@@ -103,11 +112,13 @@ def value_and_error(module: GradientModule, inputs: tuple[Tensor, ...], errors: 
         if isinstance(operator, BoundUnperturbed):
             fixed[step.output] = result
             continue
-        clean = [Box.point(x[:rows] if n in values else x) for n, x in zip(step.inputs, arguments, strict=True)]
+        clean = [Box.point(x[:rows] if n in values else x)
+                 for n, x in zip(step.inputs, arguments, strict=True)]
         added, whole = known.of(step, clean, Box.point(result[:rows]))
         if step.operator not in EXACT:
             error = SPREAD * added if whole is None else SPREAD * added + whole
-            result = probes(result, unit(result.dtype) * error + underflow(result.dtype) * (error > 0))
+            result = probes(result,
+                            unit(result.dtype) * error + underflow(result.dtype) * (error > 0))
         values[step.output] = result
         for name in set(step.inputs) - {module.output}:
             if last[name] is step:
@@ -123,7 +134,8 @@ def _frozen(operator: BoundOperator, arguments: list[Tensor], rows: int) -> Tens
         given, z = list(arguments), arguments[operator.decided_by]
         given[operator.decided_by] = z[:rows].repeat(len(z) // rows, *[1] * (z.ndim - 1))
         return operator.forward(*given)
-    if isinstance(operator, BoundActivation | BoundActivationGradient | BoundSecantGradient | BoundMaxPoolGradient):
+    if isinstance(operator, BoundActivation | BoundActivationGradient | BoundSecantGradient
+                  | BoundMaxPoolGradient):
         *gradient, z = arguments[:2] if len(arguments) > 1 else arguments
         still = [*gradient, z[:rows].repeat(len(z) // rows, *[1] * (z.ndim - 1)), *arguments[2:]]
         if isinstance(operator, BoundMaxPoolGradient) or operator.operator.name in JUMPING:
@@ -131,7 +143,8 @@ def _frozen(operator: BoundOperator, arguments: list[Tensor], rows: int) -> Tens
         result = operator.forward(*arguments)
         if gradient:
             kept = operator.forward(*still)
-            result = torch.where((result - kept).abs() <= JUMP * (kept.abs() + gradient[0].abs()), result, kept)
+            result = torch.where((result - kept).abs() <= JUMP * (kept.abs() + gradient[0].abs()),
+                                 result, kept)
         return result
     return operator.forward(*arguments)
 
@@ -147,7 +160,8 @@ class Reach:
         self.module = module
 
     @torch.no_grad()
-    def __call__(self, inputs: tuple[Tensor, ...], perturbations: Sequence[Any], method: str = "IBP") -> Box:
+    def __call__(self, inputs: tuple[Tensor, ...], perturbations: Sequence[Any],
+                 method: str = "IBP") -> Box:
         """Bounds (B, D) of the output, with every step widened by `REACH` roundings.
 
         Args:
@@ -157,8 +171,10 @@ class Reach:
         """
         module, known = self.module, Terms(self.module)
         boxes: dict[str, Box] = {name: Box.point(x) if p is None else Box(p.x_L, p.x_U)
-                                 for name, x, p in zip(module.input_names, inputs, perturbations, strict=True)}
-        for tensors in (module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
+                                 for name, x, p in zip(module.input_names, inputs, perturbations,
+                                                       strict=True)}
+        for tensors in (module.named_parameters(recurse=False),
+                        module.named_buffers(recurse=False)):
             boxes |= {name: Box.point(tensor) for name, tensor in tensors}
         scale = REACH * unit(inputs[0].dtype)
         for step in module.steps:
@@ -173,7 +189,9 @@ class Reach:
 
 
 def _range(operator: BoundOperator, boxes: list[Box]) -> Box:
-    """Interval of a result; where an argument is known exactly, with the very derivative that is taken there."""
+    """Interval of a result; where an argument is known exactly, with the very derivative that is
+    taken there.
+    """
     if all(box.is_point for box in boxes):
         return Box.point(operator.forward(*[box.lower for box in boxes]))
     if isinstance(operator, BoundMaxPoolGradient | BoundPut):
@@ -194,6 +212,7 @@ def _secant_range(operator: BoundSecantGradient, g: Box, z: Box, z0: Box) -> Box
     points = [operator.forward(torch.ones_like(a + b), a, b) for a in z for b in z0]
     ranges = [operator.slopes(z, Box.point(b)) for b in z0]
     exact = (z[0] == z[1]) & (z0[0] == z0[1])
-    low, high = (torch.where(exact, points[0], torch.stack([*points, *(r[i] for r in ranges)]).aminmax(dim=0)[i])
+    low, high = (torch.where(exact, points[0],
+                             torch.stack([*points, *(r[i] for r in ranges)]).aminmax(dim=0)[i])
                  for i in (0, 1))
     return product_range(g, Box(low, high))

@@ -1,10 +1,12 @@
-"""The sum that a plan describes, once, for whatever is summed: values, boxes, intervals, or how far roundings carry.
+"""The sum that a plan describes, once, for whatever is summed: values, boxes, intervals, or how far
+roundings carry.
 
     A = reduce over samples j of  outer( m_j * sum_k w_jk P_jk )
 
-An algebra says what the operations of that formula are for its elements, which stand for (V, D) numbers: V samples, J
-of them side by side for each of N examples. `fold` is the formula. Rows are added up a chunk at a time where memory
-asks for it (`zero`, `scaled`, `add`), else all at once (`fold_rows`).
+An algebra says what the operations of that formula are for its elements, which stand for (V, D)
+numbers: V samples, J of them side by side for each of N examples. `fold` is the formula. Rows are
+added up a chunk at a time where memory asks for it (`zero`, `scaled`, `add`), else all at once
+(`fold_rows`).
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ def fold(plan: Plan, sums: T, algebra: Algebra[T, F], factor: Callable[[], F]) -
         return algebra.combined(sums, plan.combination, plan.samples)
     sums = algebra.complete(algebra.times(sums, factor()) if plan.multiply else sums)
     sums = outer(plan, sums, algebra)
-    return algebra.variance(sums, plan.samples) if plan.reduction == "variance" else algebra.mean(sums, plan.samples)
+    return (algebra.variance(sums, plan.samples)
+            if plan.reduction == "variance" else algebra.mean(sums, plan.samples))
 
 
 def fold_rows(rows: PlanRows, terms: T, algebra: Algebra[T, F], factor: Callable[[], F]) -> T:
@@ -200,7 +203,8 @@ class Intervals(Algebra[Interval, Box]):
         return Interval(x.ends.square())
 
     def mean(self, x: Interval, samples: int) -> Interval:
-        return x if samples == 1 else Interval(x.ends.map(lambda side: by_example(side, samples).mean(1)))
+        return (x if samples == 1
+                else Interval(x.ends.map(lambda side: by_example(side, samples).mean(1))))
 
     def variance(self, x: Interval, samples: int) -> Interval:
         return Interval(variance_range(x.ends.map(lambda side: by_example(side, samples))))
@@ -210,7 +214,9 @@ class Intervals(Algebra[Interval, Box]):
 
 
 class Sized(NamedTuple):
-    """A box of what is computed in floating point, and the sizes of the terms that it will be averaged from."""
+    """A box of what is computed in floating point, and the sizes of the terms that it will be
+    averaged from.
+    """
 
     box: Box
     size: Tensor
@@ -219,10 +225,13 @@ class Sized(NamedTuple):
 
 
 class OutwardBoxes(Algebra[Sized, Box]):
-    """Boxes that are moved outward by what each operation may round; multipliers are moved already."""
+    """Boxes that are moved outward by what each operation may round; multipliers are moved
+    already.
+    """
 
     def times(self, x: Sized, factor: Box) -> Sized:
-        return x._replace(box=moved_out(product_range(x.box, factor).or_nothing(), x.box.size * factor.size, 1))
+        return x._replace(box=moved_out(product_range(x.box, factor).or_nothing(),
+                                        x.box.size * factor.size, 1))
 
     def complete(self, x: Sized) -> Sized:
         return Sized(x.box, x.box.size)
@@ -274,7 +283,8 @@ class Errors(Algebra[Rounded, Multiplier]):
 
     def times(self, x: Rounded, factor: Multiplier) -> Rounded:
         few = LAST * unit(x.value.dtype)
-        return Rounded(x.value * factor.value, x.error * factor.growth + x.value.abs() * few * factor.terms)
+        return Rounded(x.value * factor.value,
+                       x.error * factor.growth + x.value.abs() * few * factor.terms)
 
     def complete(self, x: Rounded) -> Rounded:
         return Rounded(x.value, x.error + LAST * unit(x.value.dtype) * x.value.abs())
@@ -290,7 +300,8 @@ class Errors(Algebra[Rounded, Multiplier]):
 
     def variance(self, x: Rounded, samples: int) -> Rounded:
         sizes = 2 * VALUES.mean(x.value.abs(), samples) * VALUES.mean(x.error, samples)
-        return Rounded(VALUES.variance(x.value, samples), VALUES.mean(self.square(x).error, samples) + sizes)
+        return Rounded(VALUES.variance(x.value, samples),
+                       VALUES.mean(self.square(x).error, samples) + sizes)
 
     def combined(self, x: Rounded, of: Combination, samples: int) -> Rounded:
         value, error = (part.reshape(-1, samples) for part in x)
@@ -299,7 +310,9 @@ class Errors(Algebra[Rounded, Multiplier]):
 
 
 def combination_error(of: Combination, outputs: Tensor, count: float) -> Tensor:
-    """By how much Captum's way from outputs (N, J) to an attribution (N, D) rounds, as `count` roundings add up."""
+    """By how much Captum's way from outputs (N, J) to an attribution (N, D) rounds, as `count`
+    roundings add up.
+    """
     error = unit(of.dtype) * (LAST + count) * of.sizes(outputs)
     if of.error is not None:
         error = error + of.error * outputs.abs().amax(1, keepdim=True)

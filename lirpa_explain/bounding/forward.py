@@ -1,13 +1,14 @@
 """A cheap pass first: affine forms of a whole layer, carried forward once through a network.
 
-In deep convolutional nets intervals leave most neurons open of which linear bounds then close all but a few, at the
-price of one pass back for each. An affine form says the same of all neurons of a layer at once, a little less tightly:
+In deep convolutional nets intervals leave most neurons open of which linear bounds then close all
+but a few, at the price of one pass back for each. An affine form says the same of all neurons of a
+layer at once, a little less tightly:
 
     y = center + sum_d columns_d e_d + error f,    e_d and f anywhere in [-1, 1],
 
-with one e_d for each entry of the input and for each relaxed neuron, and an error of each entry's own. Affine steps map
-it; of a function between two lines the mean slope is taken, and what lies between is an error; a maximum is its pivot
-and a lead of at most U.
+with one e_d for each entry of the input and for each relaxed neuron, and an error of each entry's
+own. Affine steps map it; of a function between two lines the mean slope is taken, and what lies
+between is an error; a maximum is its pivot and a lead of at most U.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from ..operators.bound import box_of, moving_box, value_of
 from ..operators.max_pooling import BoundMaxPool
 
 LARGE = 2 ** 24
-"""Entries of the input times neurons of the widest layer from which on the pass is worth it, for one row at a time."""
+"""Entries of the input times neurons of the widest layer from which on the pass is worth it, for
+one row at a time."""
 
 COLUMNS = 2 ** 22
 """Most entries of one tensor of columns that are mapped at once, about: layers are up to ..."""
@@ -38,11 +40,12 @@ WIDER = 8
 """... so many times as wide as the input."""
 
 FRESH = 512
-"""Most entries of a layer whose errors, the largest ones, are columns of their own, which later layers add up with
-their signs; at most half as many as the input has, in all."""
+"""Most entries of a layer whose errors, the largest ones, are columns of their own, which later
+layers add up with their signs; at most half as many as the input has, in all."""
 
 LIVE = 2.1
-"""Forms that are alive at once, where two paths meet, and what is mapped: times the largest form, memory is taken."""
+"""Forms that are alive at once, where two paths meet, and what is mapped: times the largest form,
+memory is taken."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Form:
 
     Args:
         center: (1, *S).
-        columns: tensors (d, *S) by where they come from: some of the input's entries, or a relaxation's errors.
+        columns: tensors (d, *S) by where they come from: some of the input's entries, or a
+            relaxation's errors.
         error: (1, *S), at least 0.
     """
 
@@ -62,7 +66,8 @@ class Form:
     @property
     def box(self) -> Box:
         """Where it lies."""
-        radius = sum((part.abs().sum(0, keepdim=True) for part in self.columns.values()), self.error)
+        radius = sum((part.abs().sum(0, keepdim=True) for part in self.columns.values()),
+                     self.error)
         return Box(self.center - radius, self.center + radius)
 
     def mapped(self, function: Callable[[Tensor], Tensor], is_last: bool) -> dict[Hashable, Tensor]:
@@ -73,7 +78,8 @@ class Form:
 
 
 class Forms:
-    """The forms of a network's nodes, made when they are asked for, and dropped when all have read them.
+    """The forms of a network's nodes, made when they are asked for, and dropped when all have read
+    them.
 
     Args:
         nodes: all nodes, each after its inputs.
@@ -87,7 +93,8 @@ class Forms:
 
     def box(self, node: Bound) -> Box | None:
         """Bounds of a node whose predecessors have bounds; None: it has no form."""
-        for n in self.nodes[:self.nodes.index(node) + 1]:  # each after its inputs, so that nothing recurs
+        # each after its inputs, so that nothing recurs
+        for n in self.nodes[:self.nodes.index(node) + 1]:
             if n.name not in self._forms:
                 self._forms[n.name] = self._made(n) if n.perturbed else None
                 for before in n.inputs if isinstance(n, READERS) else ():
@@ -103,19 +110,21 @@ class Forms:
             is_box = type(ball) is PerturbationLpNorm and ball.norm == math.inf
             return _of_input(node.name, box_of(node)) if is_box else None
         forms = [self._forms.get(n.name) for n in node.inputs]
-        if not isinstance(node, READERS) or any(form is None and n.perturbed or moving_box(n) is not None
-                                                for form, n in zip(forms, node.inputs, strict=True)):
+        if not isinstance(node,
+                          READERS) or any(form is None and n.perturbed or moving_box(n) is not None
+                                          for form, n in zip(forms, node.inputs, strict=True)):
             return None
         is_last = [self._left[n.name] == 1 for n in node.inputs]
         if isinstance(node, BoundAffine):
             if node.operator.name == "add":
                 return _sum(node, forms, is_last)
-            return _together(node, forms) if node.operator.name == "concatenate" else _affine(node, forms, is_last[0])
+            return (_together(node, forms)
+                    if node.operator.name == "concatenate" else _affine(node, forms, is_last[0]))
         form = forms[0]
         if form is None:
             return None
-        return _between_lines(node, form, is_last[0]) if isinstance(node, BoundActivation) else _largest(
-            node, form, is_last[0])
+        return (_between_lines(node, form, is_last[0])
+                if isinstance(node, BoundActivation) else _largest(node, form, is_last[0]))
 
 
 READERS = (BoundAffine, BoundActivation, BoundMaxPool)
@@ -129,7 +138,8 @@ def _of_input(name: str, box: Box) -> Form:
     columns: dict[Hashable, Tensor] = {}
     for i in range(0, len(flat), count):
         part = flat[i:i + count]
-        columns[name, i] = _one_hot(torch.arange(i, i + len(part), device=part.device), part, radius.shape[1:])
+        columns[name, i] = _one_hot(torch.arange(i, i + len(part), device=part.device), part,
+                                    radius.shape[1:])
     return Form(center, columns, torch.zeros_like(center))
 
 
@@ -142,7 +152,8 @@ def _one_hot(index: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
 def _sum(node: BoundAffine, forms: list[Form | None], is_last: list[bool]) -> Form:
     """Of x + y, either of which may be fixed, and be broadcast."""
     shape = node.output_shape[1:]
-    centers = [value_of(n) if form is None else form.center for n, form in zip(node.inputs, forms, strict=True)]
+    centers = [value_of(n) if form is None else form.center
+               for n, form in zip(node.inputs, forms, strict=True)]
     moving = [form for form in forms if form is not None]
     columns: dict[Hashable, Tensor] = {}
     for form, last in zip(forms, is_last, strict=True):
@@ -155,8 +166,11 @@ def _sum(node: BoundAffine, forms: list[Form | None], is_last: list[bool]) -> Fo
 
 
 def _together(node: BoundAffine, forms: list[Form | None]) -> Form:
-    """Of several values side by side: what belongs to one of them is 0 at the places of the others."""
-    centers = [value_of(n) if form is None else form.center for n, form in zip(node.inputs, forms, strict=True)]
+    """Of several values side by side: what belongs to one of them is 0 at the places of the
+    others.
+    """
+    centers = [value_of(n) if form is None else form.center
+               for n, form in zip(node.inputs, forms, strict=True)]
 
     def at_own_place(part: Tensor, place: int) -> Tensor:
         return node.forward(*[part if i == place else center.new_zeros(len(part), *center.shape[1:])
@@ -173,17 +187,23 @@ def _together(node: BoundAffine, forms: list[Form | None]) -> Form:
 
 
 def _affine(node: BoundAffine, forms: list[Form | None], is_last: bool) -> Form | None:
-    """Of an affine step of its first input: columns without its constant, and errors by its magnitude."""
+    """Of an affine step of its first input: columns without its constant, and errors by its
+    magnitude.
+    """
     form = forms[0]
-    if form is None or any(forms[1:]) or node.traits.magnitude is None and not node.traits.homogeneous:
+    if (form is None or any(forms[1:])
+            or node.traits.magnitude is None and not node.traits.homogeneous):
         return None
     weights = [value_of(n) for n in node.inputs[1:]]
-    return Form(node.forward(form.center, *weights), form.mapped(lambda part: node.forward(part, *weights), is_last),
+    return Form(node.forward(form.center, *weights),
+                form.mapped(lambda part: node.forward(part, *weights), is_last),
                 node.magnitude(form.error, *weights))
 
 
 def _between_lines(node: BoundActivation, form: Form, is_last: bool) -> Form:
-    """Of a function of one variable: what lies between its lines is a column for each of a few entries."""
+    """Of a function of one variable: what lies between its lines is a column for each of a few
+    entries.
+    """
     box = box_of(node.inputs[0])
     (below, low), (above, high) = node.planes(box)
     slope = (below + above) / 2
@@ -202,15 +222,20 @@ def _largest(node: BoundMaxPool, form: Form, is_last: bool) -> Form:
     def pivots(x: Tensor) -> Tensor:
         return x.flatten(1).gather(1, race.place.expand(len(x), -1)).reshape(-1, *shape)
 
-    lead = race.lead.upper.masked_fill(~race.candidates, 0.0).clamp(min=0).amax(2).reshape(1, *shape) / 2
-    return _with_errors(node, pivots(form.center) + lead, form.mapped(pivots, is_last), pivots(form.error), lead)
+    lead = race.lead.upper.masked_fill(~race.candidates,
+                                       0.0).clamp(min=0).amax(2).reshape(1, *shape) / 2
+    return _with_errors(node, pivots(form.center) + lead, form.mapped(pivots, is_last),
+                        pivots(form.error), lead)
 
 
-def _with_errors(node: Bound, center: Tensor, columns: dict[Hashable, Tensor], error: Tensor, new: Tensor) -> Form:
-    """A form with new errors of its entries, (1, *S): the largest are columns, which later layers add up by sign."""
+def _with_errors(node: Bound, center: Tensor, columns: dict[Hashable, Tensor], error: Tensor,
+                 new: Tensor) -> Form:
+    """A form with new errors of its entries, (1, *S): the largest are columns, which later layers
+    add up by sign.
+    """
     flat = new.flatten()
-    inputs, fresh = (sum(len(part) for key, part in columns.items() if isinstance(key, tuple) is of_input)
-                     for of_input in (True, False))
+    inputs, fresh = (sum(len(part) for key, part in columns.items()
+                         if isinstance(key, tuple) is of_input) for of_input in (True, False))
     largest, index = flat.topk(max(0, min(FRESH, len(flat), inputs // 2 - fresh)))
     index = index[largest > 0]
     if len(index):

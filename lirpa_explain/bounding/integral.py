@@ -1,8 +1,10 @@
-"""The integral along a path that a finite sum stands for: each sub-interval of the path is bounded as a whole.
+"""The integral along a path that a finite sum stands for: each sub-interval of the path is bounded
+as a whole.
 
-With K sub-intervals, s in [s_k, s_k+1], the mean gradient over one of them lies between what bound propagation gives
-for all s in it and all x in the ball. Where that is a linear function of x and s, its mean over s is its value in the
-middle: only what is not linear widens the bounds, so that they close like 1 / K^2 where the gradient is smooth.
+With K sub-intervals, s in [s_k, s_k+1], the mean gradient over one of them lies between what bound
+propagation gives for all s in it and all x in the ball. Where that is a linear function of x and s,
+its mean over s is its value in the middle: only what is not linear widens the bounds, so that they
+close like 1 / K^2 where the gradient is smooth.
 """
 
 import dataclasses
@@ -23,8 +25,9 @@ INTEGRALS = ("exact",)
 class Stretch(PerturbationLpNorm):
     """A place s anywhere on a sub-interval of a path, or the mean over it.
 
-    Relaxations must hold all over [low, high]. A function that lies above a s + c there has a mean above
-    a (low + high) / 2 + c: once all relaxations are made, `average` turns coefficients of s into numbers by its mean.
+    Relaxations must hold all over [low, high]. A function that lies above a s + c there has a mean
+    above a (low + high) / 2 + c: once all relaxations are made, `average` turns coefficients of s
+    into numbers by its mean.
 
     Args:
         low: where each row's sub-interval starts, (B,).
@@ -48,11 +51,13 @@ class Stretch(PerturbationLpNorm):
         if not self.average:
             return super().concretize(x, A, *args, **kwargs)
         middle = (self.x_L + self.x_U) / 2
-        return PerturbationLpNorm(norm=self.norm, x_L=middle, x_U=middle).concretize(x, A, *args, **kwargs)
+        return PerturbationLpNorm(norm=self.norm, x_L=middle,
+                                  x_U=middle).concretize(x, A, *args, **kwargs)
 
 
 def integral_plans(plan: Plan, attribution: Any) -> tuple[Plan, Plan]:
-    """Plans of Captum's finite sum and of the integral it stands for, both made of the same program.
+    """Plans of Captum's finite sum and of the integral it stands for, both made of the same
+    program.
 
     Args:
         plan: the plan of an `IntegratedGradients`, or of another sum of gradients along a path.
@@ -64,11 +69,13 @@ def integral_plans(plan: Plan, attribution: Any) -> tuple[Plan, Plan]:
     Raises:
         UnsupportedAttribution: the attribution is no path integral.
     """
-    if plan.program is not None or plan.weights is None or plan.scales is None or plan.scales.ndim > 1:
+    if (plan.program is not None or plan.weights is None or plan.scales is None
+            or plan.scales.ndim > 1):
         raise UnsupportedAttribution(
-            f"integral='exact' bounds the integral of gradients along a path that a quadrature stands for, as in "
-            f"IntegratedGradients; {name_of(attribution)} is none. Leave integral out."
-        )
+            "integral='exact' bounds the integral of gradients along a path that a quadrature "
+            f"stands for, as in IntegratedGradients; {name_of(attribution)} is none. Leave "
+            "integral out.")
     finite = dataclasses.replace(plan, program=segment_gradient())
     ends = torch.linspace(0, 1, plan.steps + 1, dtype=torch.float64)
-    return finite, dataclasses.replace(finite, ends=ends, scales=(ends[1:] + ends[:-1]) / 2, weights=ends.diff())
+    return finite, dataclasses.replace(finite, ends=ends, scales=(ends[1:] + ends[:-1]) / 2,
+                                       weights=ends.diff())

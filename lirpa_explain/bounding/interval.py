@@ -14,8 +14,8 @@ class Interval:
 
     Args:
         ends: (lower, upper), (B, *S) each.
-        around: (centre, radius); the radius (B, *S), or (1, *S) if it is the same for all rows, the centre a tensor or
-            a function that computes it, called when it is asked for.
+        around: (centre, radius); the radius (B, *S), or (1, *S) if it is the same for all rows, the
+            centre a tensor or a function that computes it, called when it is asked for.
 
     Example:
         >>> import torch
@@ -26,8 +26,8 @@ class Interval:
 
     __slots__ = ("_ends", "_center", "_radius")
 
-    def __init__(self, ends: Box | None = None, around: tuple[Tensor | Callable[[], Tensor], Tensor] | None = None
-                 ) -> None:
+    def __init__(self, ends: Box | None = None,
+                 around: tuple[Tensor | Callable[[], Tensor], Tensor] | None = None) -> None:
         self._ends = ends
         self._center: Tensor | Callable[[], Tensor] | None = None if around is None else around[0]
         self._radius: Tensor | None = None if around is None else around[1]
@@ -81,10 +81,13 @@ class Interval:
 
     @property
     def width(self) -> Tensor:
-        """Upper less lower end; the centre is not computed for it where all rows have radii of their own."""
+        """Upper less lower end; the centre is not computed for it where all rows have radii of
+        their own.
+        """
         if self._radius is None:
             return self.ends.width
-        return 2 * (self._radius if len(self._radius) > 1 else self._radius.expand_as(self.around[0]))
+        return 2 * (self._radius
+                    if len(self._radius) > 1 else self._radius.expand_as(self.around[0]))
 
     def rows(self, index: Tensor) -> Interval:
         """The intervals of these rows."""
@@ -95,8 +98,9 @@ class Interval:
 
     def grouped_sum(self, size: int) -> Interval:
         """The sums of so many rows each, (B / size, *S)."""
-        center, radius = (side.expand(len(self.around[0]), *side.shape[1:]).unflatten(0, (-1, size)).sum(1)
-                          for side in self.around)
+        center, radius = (
+            side.expand(len(self.around[0]), *side.shape[1:]).unflatten(0, (-1, size)).sum(1)
+            for side in self.around)
         return Interval(around=(center, radius))
 
     def __add__(self, value: Tensor) -> Interval:

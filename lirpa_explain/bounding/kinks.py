@@ -1,7 +1,9 @@
-"""Interval rules of operators with one kink, from centre and radius to these, with gradients written out.
+"""Interval rules of operators with one kink, from centre and radius to these, with gradients
+written out.
 
-In training on large layers a step spends half of its time between the products, and more of that in asking for memory
-than in computing. So these rules work in place where they can, and keep what others keep too.
+In training on large layers a step spends half of its time between the products, and more of that in
+asking for memory than in computing. So these rules work in place where they can, and keep what
+others keep too.
 """
 
 from __future__ import annotations
@@ -41,11 +43,12 @@ class _Kink(torch.autograd.Function):
 
 
 class _KinkGradient(torch.autograd.Function):
-    """Centre and radius of g d from those of g, for d anywhere between the slopes of a kink at both ends of z.
+    """Centre and radius of g d from those of g, for d anywhere between the slopes of a kink at both
+    ends of z.
 
-    These are 1 where an end of z is above 0, and `slope` elsewhere. The lower end is that of g times the slope at the
-    lower end of z if it is positive, at the upper one if it is negative; the upper end likewise. This is a symmetric
-    map of centre and radius, and so its own transpose.
+    These are 1 where an end of z is above 0, and `slope` elsewhere. The lower end is that of g
+    times the slope at the lower end of z if it is positive, at the upper one if it is negative; the
+    upper end likewise. This is a symmetric map of centre and radius, and so its own transpose.
     """
 
     @staticmethod
@@ -53,7 +56,8 @@ class _KinkGradient(torch.autograd.Function):
                 ) -> tuple[Tensor, Tensor]:
         lower, upper = center - radius, center + radius
         at_lower, at_upper = lower.sign(), upper.sign()
-        beyond = 1 + roundings(2 * JUMP, z.dtype)  # roundings must not hide that an interval reaches 0
+        # roundings must not hide that an interval reaches 0
+        beyond = 1 + roundings(2 * JUMP, z.dtype)
         torch.addcmul(z, at_lower, reach, value=-beyond, out=at_lower)
         torch.addcmul(z, at_upper, reach, value=beyond, out=at_upper)
         ctx.save_for_backward(at_lower, at_upper)
@@ -62,15 +66,19 @@ class _KinkGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, center: Tensor,
+                 radius: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         at_lower, at_upper = ctx.saved_tensors
         sides = _scaled(center - radius, center + radius, at_lower, at_upper, ctx.slope)
-        return sides[0].sum_to_size(ctx.shapes[0]), sides[1].sum_to_size(ctx.shapes[1]), None, None, None
+        return (sides[0].sum_to_size(ctx.shapes[0]), sides[1].sum_to_size(ctx.shapes[1]), None,
+                None, None)
 
 
 def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, slope: float
             ) -> tuple[Tensor, Tensor]:
-    """Centre and radius of ends that are scaled: by 1 where another tensor is above 0, by slope elsewhere; in place."""
+    """Centre and radius of ends that are scaled: by 1 where another tensor is above 0, by slope
+    elsewhere; in place.
+    """
     for end, at in ((lower, at_lower), (upper, at_upper)):
         leaky_relu_backward.grad_input(end, at, slope, False, grad_input=end)
     middle = lower.lerp_(upper, 0.5)
@@ -78,7 +86,9 @@ def _scaled(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, sl
 
 
 def kink(z: Interval, slope: float) -> Interval:
-    """Interval of leaky_relu(z), which is z where z >= 0 and slope * z elsewhere, from that of z."""
+    """Interval of leaky_relu(z), which is z where z >= 0 and slope * z elsewhere, from that of
+    z.
+    """
     return Interval(around=_Kink.apply(*z.around, slope))
 
 

@@ -1,4 +1,6 @@
-"""What bound propagation proves of a decision: how near no boundary is, and beyond which planes it must lie."""
+"""What bound propagation proves of a decision: how near no boundary is, and beyond which planes it
+must lie.
+"""
 
 from typing import Any
 
@@ -17,10 +19,13 @@ from .engine import Engine
 from .parameters import Parameters
 
 BISECTIONS = 12
-"""Of the largest radius that is certified: to 1/4096 of the distance of the point that was found."""
+"""Of the largest radius that is certified: to 1/4096 of the distance of the point that was
+found."""
 
 class _Recording(PerturbationLpNorm):
-    """An l2 ball that notes the coefficients of the last lower bound it was asked to make a number."""
+    """An l2 ball that notes the coefficients of the last lower bound it was asked to make a
+    number.
+    """
 
     def __init__(self, radius: Tensor) -> None:
         super().__init__(eps=radius, norm=2)
@@ -66,10 +71,12 @@ class Margins:
         centers = self.decision.split(self.decision.x[index])
         column = radius[:, None]
         every = torch.arange(len(index), device=index.device)
-        balls = tuple(Ball(2, c - _like(column, c), c + _like(column, c), column, "").rows(every) for c in centers)
+        balls = tuple(Ball(2, c - _like(column, c), c + _like(column, c), column, "").rows(every)
+                      for c in centers)
         return self.bounds(index, balls, method)[0]
 
-    def bounds(self, index: Tensor, perturbations: tuple[PerturbationLpNorm | None, ...], method: str) -> Box:
+    def bounds(self, index: Tensor, perturbations: tuple[PerturbationLpNorm | None, ...],
+               method: str) -> Box:
         """Bounds of the margins over all rivals in any sets around the examples.
 
         Args:
@@ -91,7 +98,8 @@ class Margins:
         outputs = self.engine.module(*self.decision.split(self.decision.x), *self.extras)
         return torch.einsum("nrk,nk->nr", self.rivals, outputs)
 
-    def certified_distance(self, reach: Tensor, method: str, batch_size: int, progress: bool = False) -> Tensor:
+    def certified_distance(self, reach: Tensor, method: str, batch_size: int,
+                           progress: bool = False) -> Tensor:
         """Radii within which the decision holds for certain, by bisection.
 
         Args:
@@ -105,8 +113,8 @@ class Margins:
         """
         low = torch.zeros_like(reach)
         parts = torch.arange(len(reach), device=reach.device).split(batch_size)
-        with tqdm(total=len(parts) * (BISECTIONS + 1), disable=not progress, unit="step", desc="certified distance",
-                  leave=False) as bar:
+        with tqdm(total=len(parts) * (BISECTIONS + 1), disable=not progress, unit="step",
+                  desc="certified distance", leave=False) as bar:
             for index in parts:
                 near, far = low[index], reach[index]
                 radius = far  # all of it first: a linear model is certified up to its boundary
@@ -122,8 +130,9 @@ class Margins:
                     ) -> tuple[Tensor, Tensor, Tensor]:
         """Half-spaces outside of which a rival cannot win within balls.
 
-        CROWN bounds the margin over rival j in the ball around y from below by a linear function a . (z - y) + c. Where
-        the rival wins or ties, it is at most 0: the point lies in {n . (z - y) >= h} for n = -a / |a|, h = c / |a|.
+        CROWN bounds the margin over rival j in the ball around y from below by a linear function a
+        . (z - y) + c. Where the rival wins or ties, it is at most 0: the point lies in {n . (z - y)
+        >= h} for n = -a / |a|, h = c / |a|.
 
         Args:
             index: whose decision, (B,).
@@ -132,7 +141,8 @@ class Margins:
             rivals: margins as linear functions of the output, (B, R, K), such as some of `rivals`.
 
         Returns:
-            n (B, R, D); h (B, R), at most the radius where the rival may win; and where it may, (B, R).
+            n (B, R, D); h (B, R), at most the radius where the rival may win; and where it may, (B,
+            R).
         """
         centers = self.decision.split(center)
         recorders = tuple(_Recording(radius) for _ in centers)
@@ -141,9 +151,11 @@ class Margins:
             lower = self.engine.lower_bound((*centers, *extras), recorders, rivals)
         shape = (*lower.shape, -1)
         parts = [lower.new_zeros(*lower.shape, c[0].numel()) if r.coefficients is None
-                 else r.coefficients.reshape(shape) for r, c in zip(recorders, centers, strict=True)]
+                 else r.coefficients.reshape(shape)
+                 for r, c in zip(recorders, centers, strict=True)]
         a = torch.cat(parts, 2)
-        # Each input's ball was made a number by itself: lower = c - radius * sum of the norms of their parts of a.
+        # Each input's ball was made a number by itself: lower = c - radius * sum of the norms of
+        # their parts of a.
         constant = lower + radius * sum(part.norm(dim=2) for part in parts)
         size = a.norm(dim=2)
         scores = self.decision.output(center, index).detach().reshape(len(index), -1)

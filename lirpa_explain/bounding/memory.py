@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from .methods import Method
 
 COEFFICIENTS = 2 ** 22
-"""Most entries of one coefficient tensor (functions x rows x neurons of the widest layer) computed at once, unless a
-limit of memory is given."""
+"""Most entries of one coefficient tensor (functions x rows x neurons of the widest layer) computed
+at once, unless a limit of memory is given."""
 
 TOGETHER = 2 ** 17
-"""Most neurons (rows x those of the widest layer) of rows whose neurons are bounded linearly together: of each row as
-many are bounded as the row with the most open ones has."""
+"""Most neurons (rows x those of the widest layer) of rows whose neurons are bounded linearly
+together: of each row as many are bounded as the row with the most open ones has."""
 
 CHOSEN_SHARE = 4
 """By this it is divided where planes are chosen: the descent holds the graph of each bound."""
@@ -36,14 +36,17 @@ class Memory:
     limit: int | None = None
 
     def rows_at_once(self, batch_size: int, method: Method) -> int:
-        """Rows a batch, at most `batch_size`, so that the coefficients of one function of each fit the budget."""
+        """Rows a batch, at most `batch_size`, so that the coefficients of one function of each fit
+        the budget.
+        """
         rows = min(batch_size, self.entries(method) // self.width)
         if method.is_linear_within:
             rows = min(rows, TOGETHER // self.width)
         return max(1, rows)
 
     def functions_at_once(self, rows: int, method: Method, width: int | None = None) -> int:
-        """How many functions of so many rows are bounded at once, which have so many coefficients at most in a layer.
+        """How many functions of so many rows are bounded at once, which have so many coefficients
+        at most in a layer.
 
         Args:
             rows: how many.

@@ -18,7 +18,9 @@ SMALL, LARGE = 2 ** 12, 2 ** 20
 
 
 def _convolved(result: Any, x: Tensor, weight: Tensor, *others: Any) -> int:
-    """What a convolution works in: its patches, or, in single precision, other layouts of what it reads and makes."""
+    """What a convolution works in: its patches, or, in single precision, other layouts of what it
+    reads and makes.
+    """
     if x.dtype == torch.float32 or others[4]:  # transposed: one example after the other
         return _bytes(x) + _bytes(result)
     return _bytes(result) // weight.shape[0] * weight[0].numel()
@@ -31,10 +33,12 @@ WITHIN: Mapping[Any, Callable[..., int]] = {torch.ops.aten.convolution.default: 
 class Meter(TorchDispatchMode):
     """Counts the tensors that operations make within it, for as long as these are alive.
 
-    Memory that is not handed on, such as what operations work in, is not seen, but where `WITHIN` says how much it is.
+    Memory that is not handed on, such as what operations work in, is not seen, but where `WITHIN`
+    says how much it is.
 
     Args:
-        held: bytes that the C library may keep of freed memory before it is told to give them back; None: as it likes.
+        held: bytes that the C library may keep of freed memory before it is told to give them back;
+            None: as it likes.
 
     Example:
         >>> with Meter() as meter:
@@ -87,9 +91,11 @@ class Meter(TorchDispatchMode):
 
         self._known[key] = weakref.ref(storage, gone)
         self.live += size
-        if self._held is not None and size >= LARGE and resident() - self._start - self.live > self._held:
+        if (self._held is not None and size >= LARGE
+                and resident() - self._start - self.live > self._held):
             give_back()
-            self._start = max(self._start, resident() - self.live)  # what is left of it is held by others
+            # what is left of it is held by others
+            self._start = max(self._start, resident() - self.live)
 
 
 def _bytes(x: Tensor) -> int:

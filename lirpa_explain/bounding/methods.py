@@ -20,16 +20,19 @@ class Method:
     Args:
         name: its key.
         words: what it bounds how, in one line.
-        within: by what it bounds the values within that a relaxation reads: "intervals", or also "linear" bounds of
-            the entries that a relaxation can still gain from.
+        within: by what it bounds the values within that a relaxation reads: "intervals", or also
+            "linear" bounds of the entries that a relaxation can still gain from.
         result: by what it bounds the result, likewise.
-        chosen: whether the planes of relaxations are chosen by descent for each function that is bounded linearly.
-        tensors: coefficient tensors alive at once, about: what a limit of memory in bytes is divided by.
-        schedule: a subclass of `schedule.Schedule`, for a method that does more than these words say; None: that
-            class itself.
+        chosen: whether the planes of relaxations are chosen by descent for each function that is
+            bounded linearly.
+        tensors: coefficient tensors alive at once, about: what a limit of memory in bytes is
+            divided by.
+        schedule: a subclass of `schedule.Schedule`, for a method that does more than these words
+            say; None: that class itself.
 
     Raises:
-        ValueError: a field is none of its kind, or planes are chosen and nothing is bounded by them.
+        ValueError: a field is none of its kind, or planes are chosen and nothing is bounded by
+            them.
 
     Example:
         >>> Method("mine", "linear bounds within", within="linear", result="intervals").is_linear
@@ -49,8 +52,8 @@ class Method:
             if (kind := getattr(self, field)) not in KINDS:
                 raise ValueError(f"{field} must be one of {', '.join(KINDS)}; given: {kind!r}.")
         if self.chosen and not self.is_linear:
-            raise ValueError(f"The method {self.name!r} chooses planes and bounds nothing by them; let within or "
-                             "result be \"linear\", or chosen be False.")
+            raise ValueError(f"The method {self.name!r} chooses planes and bounds nothing by them; "
+                             "let within or result be \"linear\", or chosen be False.")
         if isinstance(self.tensors, bool) or not isinstance(self.tensors, int) or self.tensors < 1:
             raise ValueError(f"tensors must be an integer of at least 1; given: {self.tensors!r}.")
 
@@ -76,12 +79,15 @@ class Method:
 
     @property
     def gains_by_functions(self) -> bool:
-        """Whether a function of the result, bounded as a whole, can be narrower than that function of the bounds."""
+        """Whether a function of the result, bounded as a whole, can be narrower than that function
+        of the bounds.
+        """
         return self.has_linear_result or self.schedule is not None
 
 
 METHODS: Table[str, Method] = Table(
-    "method of bounding", "lirpa_explain.bounding.methods.register(Method(...))", lambda name, row: empty(row, "words"))
+    "method of bounding", "lirpa_explain.bounding.methods.register(Method(...))", lambda name,
+    row: empty(row, "words"))
 """From a name to how bounds are computed."""
 
 for row in (
@@ -111,7 +117,8 @@ def register(method: Method, *, overwrite: bool = False) -> Method:
         ValueError: the name is taken and `overwrite` is False.
 
     Example:
-        >>> row = register(Method("within", "linear bounds within only", within="linear", result="intervals"))
+        >>> row = register(Method("within", "linear bounds within only", within="linear",
+        ...                       result="intervals"))
         >>> list(METHODS)[-1], METHODS.pop("within") is row
         ('within', True)
     """

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -27,6 +27,7 @@ from .backward import FAR, Linear, numbers, pull_back
 from .integral import Stretch
 from .outward import Outward, OutwardPerturbation
 from .parameters import Parameters
+from .reach import reshaped_inputs
 
 KEPT = 2 ** 20
 """Most coefficients of a node's entries, for each row, that are kept."""
@@ -131,11 +132,7 @@ class Network:
                     node.forget()
 
     def read_nodes(self, linearly: bool) -> Iterator[tuple[Bound, Readers]]:
-        """Each node that moves and whose bounds a relaxation reads, front to back, with its
-        readers.
-
-        What is affine reads bounds, where its weight moves, for linear bounds only.
-        """
+        """Each node that moves and that a relaxation reads, front to back, and its readers."""
         readers: dict[str, Readers] = {name: [] for name in self._nodes}
         for reader in self._nodes.values():
             if isinstance(reader, BoundOperator) and (linearly
@@ -194,19 +191,17 @@ class Network:
         linear = pull_back(self._ordered, node, functions, self._forms, tell)
         if keep:
             self._forms[node.name] = linear
-        return numbers(self._nodes, linear,
-                       functions.shape[:2]).map(lambda side: side.transpose(0, 1))
+        box = numbers(self._nodes, linear, functions.shape[:2])
+        return box.map(lambda side: side.transpose(0, 1))
 
     def lower(self, node: Bound, functions: Coefficient) -> Tensor:
-        """Linear lower bounds alone, made numbers, of functions of a node, as for `linear`: (B,
-        K)."""
+        """Linear lower bounds of functions of a node made numbers, as for `linear`: (B, K)."""
         functions = _by_functions(functions, node)
         linear = pull_back(self._ordered, node, functions, self._forms, lower_only=True)
         return numbers(self._nodes, linear, functions.shape[:2]).lower.transpose(0, 1)
 
     def in_inputs(self, node: Bound, functions: Coefficient, lower_only: bool = False) -> Linear:
-        """Linear bounds of linear functions of a node in the inputs that move; local ones where
-        these are images.
+        """Linear bounds of functions of a node in the inputs that move; local ones of images.
 
         Args:
             node: the node.
@@ -214,22 +209,14 @@ class Network:
             lower_only: whether upper bounds are left out.
         """
         return pull_back(self._ordered, node, _by_functions(functions, node), {},
-                         lower_only=lower_only, aliases=self._reshaped)
+                         lower_only=lower_only, aliases=self._aliases)
 
     @functools.cached_property
-    def _reshaped(self) -> dict[str, str]:
-        """Nodes through which alone an input is read, in another shape, and its name."""
-        readers: dict[str, list[Bound]] = {}
-        for node in self._ordered:
-            for n in node.inputs:
-                readers.setdefault(n.name, []).append(node)
-        alone = ((n, found[0]) for n in self._inputs if len(found := readers.get(n.name, [])) == 1)
-        return {node.name: n.name for n, node in alone
-                if isinstance(node, BoundOperator) and node.operator.name == "reshape"}
+    def _aliases(self) -> dict[str, str]:
+        return reshaped_inputs(self._ordered, self._inputs)
 
     def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
-        """Linear bounds of the output, one number (B, 1), in the inputs that move, which are named
-        by their places."""
+        """Linear bounds of the output, one number (B, 1), in the inputs, by their places."""
         node = self.result
         linear = pull_back(self._ordered, node, torch.ones_like(node.forward_value)[None],
                            self._forms)
@@ -238,11 +225,7 @@ class Network:
                        for name, sides in linear.inputs.items()}, linear.lower, linear.upper)
 
     def ends_passes(self, node: Bound) -> bool:
-        """Whether linear bounds of all entries of a node are worth keeping: there are nodes far
-        behind, and few inputs.
-
-        Bounds of what is computed in floating point are always pulled back to the inputs.
-        """
+        """Whether to keep linear bounds of all entries: few inputs, and nodes far behind."""
         if self._outward is not None or len(self._ordered) < 2 * FAR:
             return False
         inputs = sum(math.prod(n.output_shape[1:]) for n in self.moving_inputs)
@@ -250,15 +233,7 @@ class Network:
 
     def sums(self, node: Bound, index: Tensor, weights: Sequence[float], sign: Tensor | None = None
              ) -> tuple[Bound, Coefficient]:
-        """Weighted sums of n entries each, as functions of a node; of the one before, if it is only
-        reshaped.
-
-        Args:
-            node: the node.
-            index: entries of the flattened node, (B, K, n).
-            weights: n of them.
-            sign: of each sum, (B, K); None: 1.
-        """
+        """Weighted sums of n entries each, of a node or of the one it only reshapes."""
         while (isinstance(node, BoundOperator) and node.operator.name == "reshape"
                    and node.inputs[0].perturbed):
             node = node.inputs[0]
@@ -301,8 +276,7 @@ class Network:
         return getattr(node, "rounding_margin", None) is not None
 
     def settle(self, node: Bound, box: Box) -> None:
-        """Give a node its bounds, moved outward by roundings, for all relaxations that read
-        them."""
+        """Give a node its bounds, moved outward by roundings, for all its readers."""
         node.lower, node.upper = node.interval = box
         node.rounding_margin = margin = self.rounding_margin(node)
         node.lower, node.upper = node.interval = box.outward(margin)
@@ -315,33 +289,8 @@ class Network:
                 if self._outward is None else torch.zeros_like(self.current(node).lower))
         return roundings(RELAXED, size.dtype) * size
 
-    @torch.no_grad()
-    def reached(self, node: Bound, marks: Mapping[str, Tensor]) -> Tensor:
-        """Entries of a node that depend on marked entries of the inputs: a bool mask of the node's
-        shape.
-
-        Args:
-            node: the node.
-            marks: masks of the inputs that move, by the names of their nodes.
-        """
-        if node.name in marks:
-            return marks[node.name]
-        moving = [self.reached(n, marks) for n in node.inputs if n.perturbed]
-        if isinstance(node, BoundAffine):
-            found, is_sum = iter(moving), node.traits.magnitude is None
-            values = (next(found).to(self.result.forward_value) if n.perturbed
-                      else torch.zeros_like(self._value(n)) if is_sum else self._value(n)
-                      for n in node.inputs)
-            return node.added(*values) > 0
-        if isinstance(node, BoundPlanes):
-            return functools.reduce(torch.logical_or, moving)
-        rows = torch.stack([mask.flatten(1).any(1) for mask in moving]).any(0)
-        return rows.reshape(-1,
-                            *[1] * (len(node.output_shape) - 1)).expand(-1, *node.output_shape[1:])
-
     def average_stretches(self) -> None:
-        """Bound averages along stretches of a path from now on; relaxations are made for all of
-        each stretch."""
+        """Bound averages along stretches of a path from now on, and relax for all of each."""
         for node in self._nodes.values():
             if isinstance(getattr(node, "perturbation", None), Stretch):
                 node.perturbation.average = True
@@ -371,15 +320,13 @@ class Network:
                 node.perturbed = True
 
     def _detach_parameters(self) -> None:
-        """Read the parameters as constants, so that optimising mixtures does not differentiate by
-        them too."""
+        """Read the parameters as constants, so that optimising leaves them alone."""
         for node in self._nodes.values():
             if isinstance(node, BoundParams):
                 node.forward_value = node.forward_value.detach()
 
     def _forget_intervals(self) -> None:
-        """Forget intervals of nodes that are not bounded yet: they came from looser bounds, and are
-        computed anew."""
+        """Forget intervals of nodes not bounded yet, which came from looser bounds."""
         for node in self._loose:
             if node.perturbed and not self.is_settled(node) and not _is_input(node):
                 node.lower = node.upper = None
@@ -387,8 +334,7 @@ class Network:
         self._loose = []
 
     def _size(self, node: Bound) -> Tensor:
-        """Size of the terms that an entry is the sum of: what its rounding errors are relative
-        to."""
+        """Size of the terms that an entry sums: its rounding errors are relative to it."""
         if isinstance(node, BoundAffine) and node.perturbed:
             first, *others = node.inputs
             sized = self._size if node.traits.bilinear else self._value  # indices have no size

@@ -1,7 +1,7 @@
 """CROWN-Optimized: choose the planes of every relaxation for each function that is bounded.
 
-Every bound on the way is sound, whatever the mixtures, so the best of all iterations is kept, entry by entry, and the
-first of them is plain CROWN's.
+Every bound on the way is sound, whatever the mixtures, so the best of all iterations is kept, entry
+by entry, and the first of them is plain CROWN's.
 """
 
 import functools
@@ -26,7 +26,8 @@ class Optimization:
         lr: length of Adam's first steps, as a change of a weight between 0 and 1.
         decay: factor of the step length after each step.
         patience: after so many steps ...
-        tolerance: ... a bound is left as it is if its width has not fallen by more than this share of it.
+        tolerance: ... a bound is left as it is if its width has not fallen by more than this share
+            of it.
     """
 
     iterations: int = 20
@@ -37,16 +38,17 @@ class Optimization:
 
 
 STEADY = 1e-3
-"""Adam's eps, for gradients of widths relative to themselves: a weight that moves its bound by less than this share has
-shorter steps, so that gradients which are rounding errors have none."""
+"""Adam's eps, for gradients of widths relative to themselves: a weight that moves its bound by less
+than this share has shorter steps, so that gradients which are rounding errors have none."""
 
 
-def optimized(bound: Callable[[Tensor], Box], functions: Tensor, nodes: Iterable[BoundPlanes], options: Optimization
-              ) -> Box:
+def optimized(bound: Callable[[Tensor], Box], functions: Tensor, nodes: Iterable[BoundPlanes],
+              options: Optimization) -> Box:
     """The tightest bounds met while the mixtures of the nodes descend the sum of the widths.
 
     Args:
-        bound: maps functions (B, S, D) to bounds of them with the mixtures that the nodes have, each (B, S).
+        bound: maps functions (B, S, D) to bounds of them with the mixtures that the nodes have,
+            each (B, S).
         functions: (B, S, D).
         nodes: those whose planes may be chosen.
         options: see `Optimization`.
@@ -57,7 +59,8 @@ def optimized(bound: Callable[[Tensor], Box], functions: Tensor, nodes: Iterable
     keep_graph = torch.is_grad_enabled()
     best = bound(functions)
     index = torch.arange(functions.shape[1], device=functions.device)
-    active = torch.ones_like(best[0], dtype=torch.bool)  # each row stops by itself: a batch gives what its rows give
+    # each row stops by itself: a batch gives what its rows give
+    active = torch.ones_like(best[0], dtype=torch.bool)
     mixed = list(nodes)
     try:
         mixtures = [mixture for node in mixed if (mixture := _start(node, len(index))) is not None]
@@ -94,8 +97,8 @@ def _start(node: BoundPlanes, functions: int) -> Mixture | None:
     return node.mixture
 
 
-def _descend(bound: Callable[[], Box], mixtures: list[Mixture], steps: int, lr: float, decay: float, keep_graph: bool
-             ) -> Box:
+def _descend(bound: Callable[[], Box], mixtures: list[Mixture], steps: int, lr: float, decay: float,
+             keep_graph: bool) -> Box:
     """Take so many steps, and return the best bounds met after each of them."""
     weights = [mixture.weights for mixture in mixtures]
     optimizer = torch.optim.Adam(weights, lr, eps=STEADY)
@@ -108,10 +111,12 @@ def _descend(bound: Callable[[], Box], mixtures: list[Mixture], steps: int, lr: 
             gap = (width / torch.where(width > 0, width, torch.ones_like(width)).detach()).sum()
             depends = step < steps and gap.requires_grad  # not if no mixture is reached
         if depends:
-            gradients = torch.autograd.grad(gap, weights, allow_unused=True, retain_graph=keep_graph)
+            gradients = torch.autograd.grad(gap, weights, allow_unused=True,
+                                            retain_graph=keep_graph)
         if not keep_graph:
             lower, upper = lower.detach(), upper.detach()
-        best = Box(lower, upper) if best is None else Box(torch.fmax(best[0], lower), torch.fmin(best[1], upper))
+        best = Box(lower, upper) if best is None else Box(torch.fmax(best[0], lower),
+                                                          torch.fmin(best[1], upper))
         if not depends:
             break
         for weight, gradient in zip(weights, gradients, strict=True):

@@ -1,4 +1,6 @@
-"""The set of parameters a certificate speaks of: a box around each parameter of the model that may change."""
+"""The set of parameters a certificate speaks of: a box around each parameter of the model that may
+change.
+"""
 
 import fnmatch
 import math
@@ -27,14 +29,17 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 @dataclass(frozen=True)
 class ParameterBox:
-    """How far each entry of a parameter may move: |W' - W| <= relative |W| + absolute, or as rounding moves it.
+    """How far each entry of a parameter may move: |W' - W| <= relative |W| + absolute, or as
+    rounding moves it.
 
     Args:
         relative: share of the entry's own size, at least 0.
         absolute: the same for all entries, at least 0.
-        quantization: "int8": rounded to the symmetric grid of step max |W| / 127; "bf16", "fp16": rounded to the
-            nearest number of that type. What is rounded are the parameters, not what is computed from them.
-        per_channel: "int8": one grid for each output channel of a weight, and not one for the tensor.
+        quantization: "int8": rounded to the symmetric grid of step max |W| / 127; "bf16", "fp16":
+            rounded to the nearest number of that type. What is rounded are the parameters, not what
+            is computed from them.
+        per_channel: "int8": one grid for each output channel of a weight, and not one for the
+            tensor.
         bias: whether biases move too: parameters whose own name contains "bias".
 
     Raises:
@@ -43,7 +48,8 @@ class ParameterBox:
     Example:
         >>> ParameterBox(relative=0.5).radius(torch.tensor([-2.0, 1.0])).tolist()
         [1.0, 0.5]
-        >>> ParameterBox(quantization="int8").radius(torch.tensor([-2.0, 1.0])).tolist()  # 2 / 254, and roundings
+        >>> # 2 / 254, and roundings
+        >>> ParameterBox(quantization="int8").radius(torch.tensor([-2.0, 1.0])).tolist()
         [0.00787..., 0.00787...]
     """
 
@@ -56,13 +62,15 @@ class ParameterBox:
     def __post_init__(self) -> None:
         for name in ("relative", "absolute"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            if (isinstance(value, bool) or not isinstance(value, int | float)
+                    or not 0 <= value < math.inf):
                 raise ValueError(f"{name} must be a finite number of at least 0; given: {value!r}.")
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
-            raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, or None; given: "
-                             f"{self.quantization!r}.")
+            raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, or None; "
+                             f"given: {self.quantization!r}.")
         if self.quantization is not None and (self.relative or self.absolute):
-            raise ValueError("quantization says how far parameters move; leave out relative and absolute.")
+            raise ValueError("quantization says how far parameters move; leave out relative and "
+                             "absolute.")
         if self.per_channel and self.quantization != "int8":
             raise ValueError("per_channel goes with quantization='int8'.")
 
@@ -88,7 +96,8 @@ class ParameterBox:
         if self.quantization is not None:
             text = f"rounded to {self.quantization}{' per channel' * self.per_channel}"
         else:
-            terms = [f"{self.relative:.6g} |W|"] * (self.relative > 0) + [f"{self.absolute:.6g}"] * (self.absolute > 0)
+            terms = ([f"{self.relative:.6g} |W|"] * (self.relative > 0)
+                     + [f"{self.absolute:.6g}"] * (self.absolute > 0))
             text = f"|W' - W| <= {' + '.join(terms) or '0'}"
         return text + ", biases fixed" * (not self.bias)
 
@@ -105,8 +114,8 @@ def _half_ulp(weight: Tensor, name: str) -> Tensor:
     """Half the distance of neighbouring numbers of a type around each entry; 0 where that is 0."""
     limits = torch.finfo(FLOATS[name])
     if not bool(torch.isfinite(weight.to(FLOATS[name])).all()):
-        raise ValueError(f"A parameter has entries up to {float(weight.abs().max()):.6g}, which overflow in {name}: "
-                         f"its largest number is {limits.max:.6g}.")
+        raise ValueError(f"A parameter has entries up to {float(weight.abs().max()):.6g}, which "
+                         f"overflow in {name}: its largest number is {limits.max:.6g}.")
     exponent = torch.frexp(weight).exponent - 1  # |W| in [2^e, 2^(e + 1))
     smallest = math.frexp(limits.tiny)[1] - 1
     half = torch.ldexp(torch.full_like(weight, limits.eps / 2), exponent.clamp(min=smallest))
@@ -138,15 +147,20 @@ class Parameters:
         return {name: parameter for name, parameter in found.items() if parameter is not None}
 
     def draw(self, extreme: bool, generator: torch.Generator) -> dict[str, Tensor]:
-        """A random point of all boxes: a corner, or one from the inside; the same on all devices."""
+        """A random point of all boxes: a corner, or one from the inside; the same on all
+        devices.
+        """
         values = {}
         for name, (lower, upper) in self.boxes.items():
-            share = torch.rand(lower.shape, generator=generator, dtype=torch.float64, device=generator.device)
+            share = torch.rand(lower.shape, generator=generator, dtype=torch.float64,
+                               device=generator.device)
             share = share.to(lower)
-            values[name] = torch.lerp(lower.detach(), upper.detach(), share.round() if extreme else share)
+            values[name] = torch.lerp(lower.detach(), upper.detach(),
+                                      share.round() if extreme else share)
         return values
 
-    def ascend(self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor], size: float) -> dict[str, Tensor]:
+    def ascend(self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor],
+               size: float) -> dict[str, Tensor]:
         """One step of steepest ascent, `size` times the radius of each box, that stays within."""
         moved = {}
         for name, box in self.boxes.items():
@@ -162,7 +176,9 @@ class Parameters:
 
     @contextmanager
     def set_to(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """While it is active, the model's own parameters have these values, and can be differentiated by."""
+        """While it is active, the model's own parameters have these values, and can be
+        differentiated by.
+        """
         own = {name: (self.tensors[name].data, self.tensors[name].requires_grad) for name in values}
         try:
             for name, value in values.items():
@@ -176,20 +192,22 @@ class Parameters:
 
 
 def make_parameters(forward: Any, given: Any) -> Parameters | None:
-    """The boxes of a model's parameters, from whichever of the ways of giving them the caller chose.
+    """The boxes of a model's parameters, from whichever of the ways of giving them the caller
+    chose.
 
     Args:
         forward: the model, or a method of it.
-        given: a `ParameterBox` or auto_LiRPA `PerturbationLpNorm` of norm inf for all parameters; or a dictionary from
-            names, or patterns of them as `fnmatch` has them, to one of these, or to None for those held fixed: of the
-            entries that match, the last counts.
+        given: a `ParameterBox` or auto_LiRPA `PerturbationLpNorm` of norm inf for all parameters;
+            or a dictionary from names, or patterns of them as `fnmatch` has them, to one of these,
+            or to None for those held fixed: of the entries that match, the last counts.
 
     Returns:
         The parameters that move; None if none does.
 
     Raises:
         TypeError: `given` is something else.
-        ValueError: a name or pattern matches nothing, the model is not known, or a box does not contain its parameter.
+        ValueError: a name or pattern matches nothing, the model is not known, or a box does not
+            contain its parameter.
     """
     if given is None:
         return None
@@ -199,9 +217,11 @@ def make_parameters(forward: Any, given: Any) -> Parameters | None:
     chosen: dict[str, Any] = {}
     for pattern, value in patterns.items():
         _check(value)
-        matched = {aliases[name]: None for name in aliases if fnmatch.fnmatchcase(name, str(pattern))}
+        matched = {aliases[name]: None
+                   for name in aliases if fnmatch.fnmatchcase(name, str(pattern))}
         if not matched:
-            raise ValueError(f"No parameter matches {pattern!r}; the model has: {', '.join(named) or 'none'}.")
+            raise ValueError(f"No parameter matches {pattern!r}; the model has: "
+                             f"{', '.join(named) or 'none'}.")
         chosen.update(dict.fromkeys(matched, value))
     channels = {id(m.weight): 1 for m in _module(forward).modules() if isinstance(m, TRANSPOSED)}
     boxes = {name: _box(name, named[name], chosen[name], channels.get(id(named[name]), 0))
@@ -215,23 +235,26 @@ def make_parameters(forward: Any, given: Any) -> Parameters | None:
 def _module(forward: Any) -> nn.Module:
     model = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
     if not isinstance(model, nn.Module):
-        raise ValueError("parameters needs an attribution of an nn.Module, or of a method of one: this one's function "
-                         f"is a {type(forward).__name__}, whose parameters have no names.")
+        raise ValueError("parameters needs an attribution of an nn.Module, or of a method of one: "
+                         f"this one's function is a {type(forward).__name__}, whose parameters "
+                         "have no names.")
     return model
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
     """All names of each parameter -> the first of them."""
     first: dict[int, str] = {}
-    return {name: first.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)}
+    return {name: first.setdefault(id(p), name)
+            for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 def _check(value: Any) -> None:
     if value is None or isinstance(value, ParameterBox):
         return
     if not isinstance(value, PerturbationLpNorm):
-        raise TypeError("parameters must be a ParameterBox, an auto_LiRPA PerturbationLpNorm, or a dictionary from "
-                        f"names or patterns to one of these or None; given: {type(value).__name__}.")
+        raise TypeError("parameters must be a ParameterBox, an auto_LiRPA PerturbationLpNorm, or a "
+                        "dictionary from names or patterns to one of these or None; given: "
+                        f"{type(value).__name__}.")
     if float(value.norm) != math.inf:
         raise ValueError(f"Perturbations of parameters must have norm inf; given: {value.norm}.")
 
@@ -250,7 +273,8 @@ def _box(name: str, weight: Tensor, value: Any, channel: int) -> Box:
         lower = (weight - like(eps) if low is None else like(low)).broadcast_to(weight.shape)
         upper = (weight + like(eps) if high is None else like(high)).broadcast_to(weight.shape)
     except RuntimeError:
-        raise ValueError(f"The perturbation of {name} must have its shape, {tuple(weight.shape)}.") from None
+        raise ValueError(
+            f"The perturbation of {name} must have its shape, {tuple(weight.shape)}.") from None
     if not bool(Box(lower, upper).contains(weight).all()):
         raise ValueError(f"x_L <= parameter <= x_U must hold everywhere, and does not for {name}.")
     return Box(lower, upper)
@@ -258,7 +282,9 @@ def _box(name: str, weight: Tensor, value: Any, channel: int) -> Box:
 
 def _words(patterns: Mapping[Any, Any]) -> str:
     others = {False: "in a given box", True: "held fixed"}
-    words = [str(value) if isinstance(value, ParameterBox) else others[value is None] for value in patterns.values()]
+    words = [str(value) if isinstance(value, ParameterBox) else others[value is None]
+             for value in patterns.values()]
     if list(patterns) == ["*"]:
         return f"parameters {words[0]}"
-    return "parameters " + "; ".join(f"{pattern}: {word}" for pattern, word in zip(patterns, words, strict=True))
+    return "parameters " + "; ".join(f"{pattern}: {word}"
+                                     for pattern, word in zip(patterns, words, strict=True))

@@ -13,8 +13,8 @@ from .ball import Ball
 def project(ball: Ball, center: Tensor, points: Tensor) -> Tensor:
     """The nearest points of the ball.
 
-    min |y - x|_2 over y in the ball. A ball of norm 2 or 1 is first made smaller by a few roundings, so that no point
-    returned lies outside.
+    min |y - x|_2 over y in the ball. A ball of norm 2 or 1 is first made smaller by a few
+    roundings, so that no point returned lies outside.
 
     Args:
         ball: the ball of each example.
@@ -25,7 +25,8 @@ def project(ball: Ball, center: Tensor, points: Tensor) -> Tensor:
         (N, *S).
 
     Source:
-        For norm 1: Duchi et al., Efficient Projections onto the l1-Ball for Learning in High Dimensions, 2008.
+        For norm 1: Duchi et al., Efficient Projections onto the l1-Ball for Learning in High
+        Dimensions, 2008.
 
     Example:
         >>> from lirpa_explain.bounding.ball import make_balls
@@ -57,7 +58,8 @@ def draw(ball: Ball | None, center: Tensor, extreme: bool, generator: torch.Gene
     Args:
         ball: None for an input that is held fixed.
         center: (N, *S).
-        extreme: a corner of a box, a point of the sphere of norm 2, a vertex of norm 1; else one from the inside.
+        extreme: a corner of a box, a point of the sphere of norm 2, a vertex of norm 1; else one
+            from the inside.
         generator: on the CPU, so that all devices draw the same.
 
     Returns:
@@ -87,6 +89,7 @@ def _free(ball: Ball, move: Tensor) -> Tensor:
     return move if ball.free is None else move * ball.free.flatten(1)
 
 
-def _random(kind: Callable[..., Tensor], shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _random(kind: Callable[..., Tensor], shape: tuple[int, ...],
+            generator: torch.Generator) -> Tensor:
     """Random numbers where the generator is, whatever the default device and type."""
     return kind(shape, generator=generator, dtype=torch.float64, device=generator.device)

@@ -12,13 +12,15 @@ from .meter import Meter
 from .methods import Method
 
 FIRST = 0.5
-"""Share of what the widths of layers allow that is measured first, where nothing is known of functions, ..."""
+"""Share of what the widths of layers allow that is measured first, where nothing is known of
+functions, ..."""
 
 GROWTH = 4
 """... and by how many times later portions may be larger than the one before."""
 
 COUNTED = 0.8
-"""Share of a limit that counted tensors may take; the rest is for what is not counted, and for memory in pieces."""
+"""Share of a limit that counted tensors may take; the rest is for what is not counted, and for
+memory in pieces."""
 
 RESERVED = 0.1
 """Share of a limit that a portion may take in any case, while what is kept leaves so much."""
@@ -27,7 +29,8 @@ HELD = 0.2
 """Share of a limit that freed memory may take before it is given back to the system."""
 
 PLENTY = 4
-"""Nothing is measured, which takes time, where a limit has room for so many functions of each neuron of a layer."""
+"""Nothing is measured, which takes time, where a limit has room for so many functions of each
+neuron of a layer."""
 
 SPARE = 1.1
 """By this a limit that would do exceeds what was counted."""
@@ -36,9 +39,9 @@ SPARE = 1.1
 class Portions:
     """Portions of functions of the nodes of a network, for the time of one call.
 
-    Without a limit their sizes follow from the widths of layers. With one, each portion is measured, and the next is as
-    large as its memory allows. Should a single function be too much, one of each later node is bounded, so as to know
-    the limit that would do.
+    Without a limit their sizes follow from the widths of layers. With one, each portion is
+    measured, and the next is as large as its memory allows. Should a single function be too much,
+    one of each later node is bounded, so as to know the limit that would do.
 
     Args:
         memory: the budget.
@@ -62,7 +65,8 @@ class Portions:
             MemoryLimitTooSmall: one function of each row was too much.
         """
         limit = self.memory.limit
-        if limit is None or self.memory.functions_at_once(rows, self.method) >= PLENTY * self.memory.width:
+        if (limit is None
+                or self.memory.functions_at_once(rows, self.method) >= PLENTY * self.memory.width):
             yield
             return
         with Meter(int(HELD * limit)) as self._meter:
@@ -75,7 +79,8 @@ class Portions:
     @property
     def room(self) -> int | None:
         """Bytes that are left; None: there is no limit."""
-        return None if self._meter is None or self.memory.limit is None else self.memory.limit - self._meter.live
+        return (None if self._meter is None or self.memory.limit is None
+                else self.memory.limit - self._meter.live)
 
     def of(self, key: Hashable, count: int, rows: int, width: int | None = None) -> Iterator[slice]:
         """Portions of so many functions, each to be bounded before the next is asked for.
@@ -84,7 +89,8 @@ class Portions:
             key: what they are functions of.
             count: how many there are, for each row.
             rows: how many rows.
-            width: the most coefficients that one has in a layer; None: those of the whole widest layer.
+            width: the most coefficients that one has in a layer; None: those of the whole widest
+                layer.
 
         Yields:
             Each portion's place among the functions.

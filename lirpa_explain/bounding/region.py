@@ -1,4 +1,6 @@
-"""Sets of points for rows of flat inputs, and of the segments between them: a box, and an l2 ball."""
+"""Sets of points for rows of flat inputs, and of the segments between them: a box, and an l2
+ball.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from .ball import Ball
 
 @dataclass(frozen=True)
 class Region:
-    """For each of B rows, all points that lie in a box and in an l2 ball. Flat: all inputs side by side.
+    """For each of B rows, all points that lie in a box and in an l2 ball. Flat: all inputs side by
+    side.
 
     Args:
         low: smallest entries, (B, D).
@@ -45,8 +48,8 @@ class Region:
         return cls(low, high, (low + high) / 2, (high - low).norm(dim=1, keepdim=True) / 2)
 
     @classmethod
-    def of(cls, points: tuple[Tensor, ...], inputs: tuple[Tensor, ...], balls: tuple[Ball | None, ...],
-           example: Tensor) -> Region:
+    def of(cls, points: tuple[Tensor, ...], inputs: tuple[Tensor, ...],
+           balls: tuple[Ball | None, ...], example: Tensor) -> Region:
         """The allowed perturbations of inputs, moved to given points.
 
         Args:
@@ -58,7 +61,8 @@ class Region:
         low: list[Tensor] = []
         high: list[Tensor] = []
         for point, x, ball in zip(points, inputs, balls, strict=True):
-            for sides, side in ((low, None if ball is None else ball.low), (high, None if ball is None else ball.high)):
+            for sides, side in ((low, None if ball is None else ball.low),
+                                (high, None if ball is None else ball.high)):
                 sides.append(flat_rows(point if side is None else point + (side - x)[example]))
         center = torch.cat([flat_rows(point) for point in points], 1)
         radii = [_radius(x, ball)[example] for x, ball in zip(inputs, balls, strict=True)]
@@ -90,7 +94,8 @@ class Region:
         """All s p + (1 - s) q for p in this set and q in the other; s in [0, 1], (B, 1)."""
         rest = 1 - share
         return Region(share * self.low + rest * other.low, share * self.high + rest * other.high,
-                      share * self.center + rest * other.center, share * self.radius + rest * other.radius)
+                      share * self.center + rest * other.center,
+                      share * self.radius + rest * other.radius)
 
     def difference(self, other: Region) -> Box:
         """Bounds of p - q for p in this set and q in the other, (B, D) each."""
@@ -99,11 +104,14 @@ class Region:
     def is_cut(self) -> Tensor:
         """Where the ball reaches out of the box, (B,): there the box says something of its own."""
         slack = 1e-5 * self.radius
-        return ((self.low > self.center - self.radius + slack) | (self.high < self.center + self.radius - slack)).any(1)
+        return ((self.low > self.center - self.radius + slack)
+                | (self.high < self.center + self.radius - slack)).any(1)
 
 
 def _radius(x: Tensor, ball: Ball | None) -> Tensor:
-    """Radius of an l2 ball around x, (N, 1), that contains a ball of whatever norm: |v|_2 <= |v|_1."""
+    """Radius of an l2 ball around x, (N, 1), that contains a ball of whatever norm: |v|_2 <=
+    |v|_1.
+    """
     if ball is None:
         return flat_rows(x)[:, :1].new_zeros(len(x), 1)
     if ball.radius is not None:

@@ -1,4 +1,6 @@
-"""Memory of the process that is held for nothing: freed pieces that the C library keeps for later."""
+"""Memory of the process that is held for nothing: freed pieces that the C library keeps for
+later.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ from .integral import Stretch
 
 
 class Multiplier(NamedTuple):
-    """The multiplier of each sample as it rounds: its value, sizes of its terms, by what errors grow; (V, D) each."""
+    """The multiplier of each sample as it rounds: its value, sizes of its terms, by what errors
+    grow; (V, D) each.
+    """
 
     value: Tensor
     terms: Tensor
@@ -41,14 +43,18 @@ class PlanRows:
         known = {name: (tensor, i) for kind, tensor in KINDS.items()
                  for i, name in enumerate(input_names(kind, max(len(inputs), len(self.names))))}
         self._kinds = [known[name] for name in self.names]
-        self.example = torch.arange(len(inputs[0]), device=inputs[0].device).repeat_interleave(plan.samples)
+        self.example = torch.arange(len(inputs[0]),
+                                    device=inputs[0].device).repeat_interleave(plan.samples)
         self.cotangent = plan.cotangent(module.cotangent_shape)
         self.arguments = module.further(plan.extras, len(self.example))
-        self.weights = inputs[0].new_ones(plan.steps) if plan.weights is None else plan.weights.to(inputs[0])
+        self.weights = (inputs[0].new_ones(plan.steps)
+                        if plan.weights is None else plan.weights.to(inputs[0]))
 
     def chunks(self, size: int, progress: bool, chosen: Tensor | None = None
                ) -> Iterator[tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]]:
-        """All rows, or those of chosen examples (B,) in their order, so many at a time; see `take`."""
+        """All rows, or those of chosen examples (B,) in their order, so many at a time; see
+        `take`.
+        """
         every = torch.arange(len(self.example) * self.plan.steps, device=self.example.device)
         if chosen is not None:
             every = every.reshape(len(self.inputs[0]), -1)[chosen].flatten()
@@ -58,20 +64,26 @@ class PlanRows:
                 bar.update(len(index))
 
     def take(self, index: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Any, ...], Tensor]:
-        """Sample of each row, the engine's inputs and perturbations for them, and their weights (B, 1)."""
+        """Sample of each row, the engine's inputs and perturbations for them, and their weights (B,
+        1).
+        """
         sample, step = index // self.plan.steps, index % self.plan.steps
         values = self.values(sample, step)
-        return sample, values, self._perturbations(sample, step, values), self.weights[step][:, None]
+        return (sample, values, self._perturbations(sample, step, values),
+                self.weights[step][:, None])
 
     def values(self, sample: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """The engine's inputs for rows of these samples and steps."""
         places = PlanPlaces(self, sample, step)
         return tuple(kind.make(places, i) for kind, i in self._kinds)
 
-    def _perturbations(self, sample: Tensor, step: Tensor, values: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    def _perturbations(self, sample: Tensor, step: Tensor,
+                       values: tuple[Tensor, ...]) -> tuple[Any, ...]:
         example = self.example[sample]
-        perturbations: list[Any] = [None if ball is None else ball.rows(example) for ball in self.balls]
-        for i, ball in enumerate(self.balls if self.plan.partners is not None else ()):  # they come next
+        perturbations: list[Any] = [None if ball is None else ball.rows(example)
+                                    for ball in self.balls]
+        # they come next
+        for i, ball in enumerate(self.balls if self.plan.partners is not None else ()):
             perturbations.append(None if ball is None else ball.rows(self.partner(i)[sample]))
         if self.plan.ends is not None:
             ends = self.plan.ends.to(self.inputs[0])
@@ -82,12 +94,14 @@ class PlanRows:
         perturbations += [None] * (len(values) - len(perturbations))
         errors = [torch.zeros_like(x) if error is None else error
                   for x, error in zip(values, self.errors(values, sample), strict=True)]
-        return tuple(PerturbationLpNorm(norm=math.inf, x_L=x - error, x_U=x + error) if p is None else p
-                     for p, x, error in zip(perturbations, values, errors, strict=True))
+        return tuple(PerturbationLpNorm(norm=math.inf, x_L=x - error, x_U=x + error) if p is None
+                     else p for p, x, error in zip(perturbations, values, errors, strict=True))
 
     @property
     def moving(self) -> int:
-        """How many of the engine's inputs, the first ones, are inputs of examples, which may be perturbed."""
+        """How many of the engine's inputs, the first ones, are inputs of examples, which may be
+        perturbed.
+        """
         return len(self.inputs) * (1 if self.plan.partners is None else 2)
 
     @property
@@ -98,14 +112,19 @@ class PlanRows:
     def farthest(self, values: tuple[Tensor, ...], sample: Tensor) -> tuple[Tensor, ...]:
         """The engine's inputs where each entry of the perturbed ones is as large as it can be."""
         example = self.example[sample]
-        far = [None if ball is None else torch.where(-ball.low > ball.high, ball.low, ball.high) for ball in self.balls]
+        far = [None if ball is None else torch.where(-ball.low > ball.high, ball.low, ball.high)
+               for ball in self.balls]
         ends = [None if end is None else end[example] for end in far]
         if self.plan.partners is not None:
-            ends += [None if end is None else end[self.partner(i)[sample]] for i, end in enumerate(far)]
-        return tuple(value if end is None else end for value, end in itertools.zip_longest(values, ends))
+            ends += [None if end is None else end[self.partner(i)[sample]]
+                     for i, end in enumerate(far)]
+        return tuple(value if end is None else end
+                     for value, end in itertools.zip_longest(values, ends))
 
     def errors(self, values: tuple[Tensor, ...], sample: Tensor) -> list[Tensor | None]:
-        """How far each of the engine's inputs may be off: Captum computes points in an order of its own."""
+        """How far each of the engine's inputs may be off: Captum computes points in an order of its
+        own.
+        """
         found: list[Tensor | None] = []
         for (kind, i), value in zip(self._kinds, values, strict=True):
             if not kind.summed:
@@ -141,7 +160,8 @@ class PlanRows:
         low, high, value = [], [], []
         for i, (x, ball) in enumerate(zip(self.inputs, self.balls, strict=True)):
             added, center = self._offset(i), x[self.example]
-            sides = Box.point(center) if ball is None else Box(ball.low, ball.high).rows(self.example)
+            sides = (Box.point(center)
+                     if ball is None else Box(ball.low, ball.high).rows(self.example))
             low.append(flat_rows(sides.lower + added))
             high.append(flat_rows(sides.upper + added))
             value.append(flat_rows(center + added))
@@ -163,7 +183,8 @@ class PlanRows:
 
     def multiplier_size(self) -> Tensor:
         """The sizes of the multiplier's terms, (V, D)."""
-        sizes = [self._largest(i)[self.example] + self._offset(i).abs() for i in range(len(self.inputs))]
+        sizes = [self._largest(i)[self.example] + self._offset(i).abs()
+                 for i in range(len(self.inputs))]
         if self.plan.baselines is not None:
             sizes = [size + self.baseline(i).abs() for i, size in enumerate(sizes)]
         return torch.cat([flat_rows(size) for size in sizes], 1)
@@ -214,4 +235,5 @@ class PlanPlaces:
         like = self.rows.inputs[0]
         if scales is None:
             return like.new_ones(len(self.sample))
-        return scales.to(like)[self.step] if scales.ndim == 1 else scales.to(like)[self.sample, self.step]
+        return (scales.to(like)[self.step]
+                if scales.ndim == 1 else scales.to(like)[self.sample, self.step])

@@ -1,7 +1,8 @@
 """What is bounded in which order.
 
-Pre-activations are bounded front to back, then upstream gradients back to front, then the result. Interval bounds
-come first; linear bounds follow only for the entries that a relaxation can still gain from.
+Pre-activations are bounded front to back, then upstream gradients back to front, then the result.
+Interval bounds come first; linear bounds follow only for the entries that a relaxation can still
+gain from.
 """
 
 import functools
@@ -29,17 +30,20 @@ from .portions import Portions
 from .slack import negligible
 
 ONE_SIDE = 2 ** 21
-"""Coefficients of all functions of a node from which on the bounds that may suffice are computed before the others."""
+"""Coefficients of all functions of a node from which on the bounds that may suffice are computed
+before the others."""
 
 FEW_OPEN = 0.02
-"""Share of a layer's entries up to which these are bounded one by one at once, without a pass for all of them."""
+"""Share of a layer's entries up to which these are bounded one by one at once, without a pass for
+all of them."""
 
 
 class Schedule:
     """One method at work on one network.
 
-    A method that bounds otherwise is a subclass: `bounds` for one that chooses other sets to bound over, such as parts
-    of the inputs' balls; `bound_within`, `result` or `linear` for one that bounds something else over the same sets.
+    A method that bounds otherwise is a subclass: `bounds` for one that chooses other sets to bound
+    over, such as parts of the inputs' balls; `bound_within`, `result` or `linear` for one that
+    bounds something else over the same sets.
 
     Args:
         network: what is bounded.
@@ -52,7 +56,8 @@ class Schedule:
     """
 
     def __init__(self, network: Network, method: Method, memory: Memory, options: Optimization,
-                 parameters: Parameters | None = None, rounded: bool = False, slack: float = 0.0) -> None:
+                 parameters: Parameters | None = None, rounded: bool = False,
+                 slack: float = 0.0) -> None:
         self.network, self.method, self.memory, self.options = network, method, memory, options
         self.parameters, self.rounded, self.slack = parameters, rounded, slack
         self.portions = Portions(memory, method, network.costs)
@@ -65,15 +70,18 @@ class Schedule:
             self.bound_within()
             return self.result(functions)
 
-    def forms(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...]) -> tuple[Box, Linear]:
-        """Bounds of the network's output, one number, and its linear bounds; see `engine.Engine`."""
+    def forms(self, inputs: tuple[Tensor, ...],
+              perturbations: tuple[Perturbation | None, ...]) -> tuple[Box, Linear]:
+        """Bounds of the network's output, one number, and its linear bounds; see
+        `engine.Engine`.
+        """
         with self.network.at(inputs, perturbations, self.parameters, self.rounded), \
                 self.portions.measured(len(inputs[0])):
             self.bound_within()
             return self.result(None), self.network.forms(perturbations)
 
-    def lower_bound(self, inputs: tuple[Tensor, ...], perturbations: tuple[Perturbation | None, ...],
-                    functions: Tensor) -> Tensor:
+    def lower_bound(self, inputs: tuple[Tensor, ...],
+                    perturbations: tuple[Perturbation | None, ...], functions: Tensor) -> Tensor:
         """The linear lower bound of linear functions by itself; see `engine.Engine`."""
         with self.network.at(inputs, perturbations, self.parameters, self.rounded), \
                 self.portions.measured(len(inputs[0])):
@@ -81,7 +89,9 @@ class Schedule:
             return self.network.linear(self.network.result, functions)[0]
 
     def bound_within(self) -> None:
-        """Bound every node that a relaxation reads: intervals, then linear bounds of what is open for a reader."""
+        """Bound every node that a relaxation reads: intervals, then linear bounds of what is open
+        for a reader.
+        """
         forms = self._forms() if self.method.is_linear_within else None
         for node, readers in self.network.read_nodes(self.method.is_linear):
             for reader, _ in readers:
@@ -97,21 +107,29 @@ class Schedule:
             self.network.settle(node, box)
 
     def _forms(self) -> Forms | None:
-        """Affine forms, where the network is large and one row is bounded for what its parameters are."""
-        if torch.is_grad_enabled() or self.rounded or self.parameters is not None or self.network.rows != 1 or \
-                not worth(self.network.moving_inputs, self.memory.width, self.memory.item_size, self.portions.room):
+        """Affine forms, where the network is large and one row is bounded for what its parameters
+        are.
+        """
+        if (torch.is_grad_enabled() or self.rounded or self.parameters is not None
+                or self.network.rows != 1
+                or not worth(self.network.moving_inputs, self.memory.width, self.memory.item_size,
+                             self.portions.room)):
             return None
         return Forms(self.network.nodes)
 
     def _first_pass(self, node: Bound, box: Box, readers: Readers, forms: Forms) -> Box:
-        """A box of a node cut to what affine forms say, where intervals leave a large share of it open."""
+        """A box of a node cut to what affine forms say, where intervals leave a large share of it
+        open.
+        """
         wanted = self._open_entries(node, box, readers)
         if int(wanted.sum()) <= FEW_OPEN * wanted.numel() or (found := forms.box(node)) is None:
             return box
         return box.intersect(found.outward(self.network.rounding_margin(node))).ordered()
 
     def result(self, functions: Tensor | None) -> Box:
-        """Bounds of the output (B, D), or of linear functions (B, K, D) of it, once all within is bounded."""
+        """Bounds of the output (B, D), or of linear functions (B, K, D) of it, once all within is
+        bounded.
+        """
         node = self.network.result
         box = self.network.interval(node)
         self.network.average_stretches()
@@ -123,11 +141,13 @@ class Schedule:
         if functions is None:
             every = torch.arange(count, device=box.lower.device).expand(rows, -1)
             return box.intersect(self._linear_entries(node, every)).ordered()
-        parts = (functions[:, part] for part in self.portions.of("functions", functions.shape[1], rows))
+        parts = (functions[:, part]
+                 for part in self.portions.of("functions", functions.shape[1], rows))
         return box.intersect(self.linear(node, parts, functions.shape[1])).ordered()
 
     def linear(self, node: Bound, parts: Iterable[Tensor], count: int) -> Box:
-        """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is bounded at once.
+        """Linear bounds of a node's linear functions, given in parts (B, K, D) of which each is
+        bounded at once.
 
         Args:
             node: the node.
@@ -136,12 +156,16 @@ class Schedule:
         """
         bound = functools.partial(self.network.linear, node)
         relaxed = self.network.relaxations_before(node) if self.method.chosen else []
-        sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part) for part in parts]
+        sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part)
+                 for part in parts]
         return _joined(sides, count)
 
     def _compare(self, node: Bound, box: Box, readers: Readers) -> None:
-        """Bound by how much the entries of a node, in this box, lead each other, for the poolings that read it."""
-        pools = [reader for reader, i in readers if isinstance(reader, BoundPooled) and i == reader.pooled]
+        """Bound by how much the entries of a node, in this box, lead each other, for the poolings
+        that read it.
+        """
+        pools = [reader
+                 for reader, i in readers if isinstance(reader, BoundPooled) and i == reader.pooled]
         known: dict[str, Comparison] = {}
         for pool in sorted(pools, key=lambda reader: not isinstance(reader, BoundMaxPool)):
             key = str(pool.settings | {"rectified": pool.rectified})
@@ -168,18 +192,23 @@ class Schedule:
         return Comparison(race.pivot, lead, ignored)
 
     def _leads(self, node: Bound, race: Race, lead: Box, wanted: Tensor, sign: float) -> Box:
-        """Leads with one linear bound more, the upper one if the sign is -1, of those that are wanted."""
+        """Leads with one linear bound more, the upper one if the sign is -1, of those that are
+        wanted.
+        """
         index = _first_true(flat_rows(wanted))
         if not index.shape[1]:
             return lead
         pairs, margin = self._pairs(node, race, index)
-        bound = sign * (self._lower_sums(node, pairs, [1.0, -1.0], torch.full_like(margin, sign)) - margin)
+        bound = sign * (self._lower_sums(node, pairs, [1.0, -1.0], torch.full_like(margin, sign))
+                        - margin)
         old = lead.map(lambda side: flat_rows(side).gather(1, index))
-        return _with_entries(lead, index, Box(bound, old.upper) if sign > 0 else Box(old.lower, bound),
-                             flat_rows(wanted))
+        return _with_entries(lead, index, Box(bound, old.upper)
+                             if sign > 0 else Box(old.lower, bound), flat_rows(wanted))
 
     def _pairs(self, node: Bound, race: Race, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The two entries of each difference of a race, (B, K, 2), and by how much roundings may move it, (B, K)."""
+        """The two entries of each difference of a race, (B, K, 2), and by how much roundings may
+        move it, (B, K).
+        """
         pairs = torch.stack(race.pairs(index), 2)
         margin = flat_rows(self.network.rounding_margin(node))
         return pairs, margin.gather(1, pairs[..., 0]) + margin.gather(1, pairs[..., 1])
@@ -187,8 +216,8 @@ class Schedule:
     def _wanted(self, node: Bound, box: Box, readers: Readers) -> Tensor:
         """Which entries of a node get linear bounds; bool, of the node's shape.
 
-        Those of a function of one variable get none where its argument has: lines below the function, at the ends of
-        the argument's bounds, are nowhere above its range.
+        Those of a function of one variable get none where its argument has: lines below the
+        function, at the ends of the argument's bounds, are nowhere above its range.
         """
         if self._is_kept(node):
             wanted = torch.ones_like(box.lower, dtype=torch.bool)
@@ -201,22 +230,29 @@ class Schedule:
         return wanted
 
     def _is_kept(self, node: Bound) -> bool:
-        """Whether linear bounds of all entries of a node are kept, to end passes from far behind."""
+        """Whether linear bounds of all entries of a node are kept, to end passes from far
+        behind.
+        """
         return not self.method.chosen and self.network.ends_passes(node)
 
     def _open_entries(self, node: Bound, box: Box, readers: Readers) -> Tensor:
-        """Which entries of a node, in this box, a reader can gain from; bool, of the node's shape."""
+        """Which entries of a node, in this box, a reader can gain from; bool, of the node's
+        shape.
+        """
         current, found = self.network.current, torch.zeros_like(box.lower, dtype=torch.bool)
         for reader, i in readers:
             if not found.all():
-                found = found | reader.open_entries(i, *[box if n is node else current(n) for n in reader.inputs])
+                found = found | reader.open_entries(
+                    i, *[box if n is node else current(n) for n in reader.inputs])
         return found
 
-    def _by_sides(self, node: Bound, box: Box, wanted: Tensor, readers: Readers) -> tuple[Box, Tensor]:
-        """A box in which one bound closes many of the wanted entries, and what is wanted of both sides still.
+    def _by_sides(self, node: Bound, box: Box, wanted: Tensor,
+                  readers: Readers) -> tuple[Box, Tensor]:
+        """A box in which one bound closes many of the wanted entries, and what is wanted of both
+        sides still.
 
-        The sign of most neurons follows from one of their bounds, that on the side of 0 on which the value itself is.
-        The other one is computed for those alone that stay open.
+        The sign of most neurons follows from one of their bounds, that on the side of 0 on which
+        the value itself is. The other one is computed for those alone that stay open.
         """
         if not self._is_worth_a_side(node, int(wanted.sum())):
             return box, wanted
@@ -233,10 +269,13 @@ class Schedule:
     def _is_worth_a_side(self, node: Bound, count: int) -> bool:
         """Whether so many functions of a node take so long that each of their bounds counts."""
         is_plain = not (self.method.chosen or self.rounded or self.parameters is not None)
-        return is_plain and count * self.network.width >= ONE_SIDE and count * self.network.width_of(node) >= ONE_SIDE
+        return (is_plain and count * self.network.width >= ONE_SIDE
+                and count * self.network.width_of(node) >= ONE_SIDE)
 
     def _with_side(self, node: Bound, box: Box, wanted: Tensor, sign: Tensor) -> Box:
-        """A box with the linear lower bound of entries whose sign is 1, or the upper one where it is -1."""
+        """A box with the linear lower bound of entries whose sign is 1, or the upper one where it
+        is -1.
+        """
         wanted, sign = flat_rows(wanted), flat_rows(sign)
         index = _first_true(wanted)
         if not index.shape[1]:
@@ -264,7 +303,9 @@ class Schedule:
         return self._linear_sums(node, index[..., None], [1.0])
 
     def _linear_sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> Box:
-        """Linear bounds of weighted sums of n entries each, `index` (B, K, n) in the flattened node: each (B, K)."""
+        """Linear bounds of weighted sums of n entries each, `index` (B, K, n) in the flattened
+        node: each (B, K).
+        """
         zero, rows, count = node.forward_value.new_zeros(()), len(index), index.shape[1]
         key, size = (node.name, len(weights)), math.prod(node.output_shape[1:])
         if self.method.chosen:  # planes are chosen for each function of a whole layer
@@ -277,21 +318,26 @@ class Schedule:
         is_whole = (count, len(weights)) == (size, 1)
         fits = fits or count <= self.memory.functions_at_once(rows, self.method, width)
         if is_whole and fits and self.network.ends_passes(node):
-            return self.network.linear(*self.network.sums(node, index, weights), keep=True).or_nothing()
+            return self.network.linear(*self.network.sums(node, index, weights),
+                                       keep=True).or_nothing()
         return _joined([self.network.linear(*self.network.sums(node, index[:, part], weights))
                         for part in self.portions.of(key, count, rows, width)], count)
 
-    def _lower_sums(self, node: Bound, index: Tensor, weights: Sequence[float], sign: Tensor) -> Tensor:
+    def _lower_sums(self, node: Bound, index: Tensor, weights: Sequence[float],
+                    sign: Tensor) -> Tensor:
         """Linear lower bounds of the same, each times a sign (B, K): (B, K)."""
         rows, count = index.shape[:2]
         key, width = (node.name, len(weights), "side"), self.network.width_of(node)
-        found = [self.network.lower(*self.network.sums(node, index[:, part], weights, sign[:, part]))
-                 for part in self.portions.of(key, count, rows, width)]
+        found = [
+            self.network.lower(*self.network.sums(node, index[:, part], weights, sign[:, part]))
+            for part in self.portions.of(key, count, rows, width)]
         return _joined([Box.point(part) for part in found], count).lower
 
 
 def _joined(sides: Sequence[Box], count: int) -> Box:
-    """Bounds of functions (B, K) each, side by side; of those that are missing of so many, nothing."""
+    """Bounds of functions (B, K) each, side by side; of those that are missing of so many,
+    nothing.
+    """
     lower, upper = (torch.cat(side, 1) for side in zip(*sides, strict=True))
     missing = count - lower.shape[1]
     return Box(torch.nn.functional.pad(lower, (0, missing), value=-math.inf),
@@ -299,18 +345,23 @@ def _joined(sides: Sequence[Box], count: int) -> Box:
 
 
 def _with_entries(box: Box, index: Tensor, entries: Box, wanted: Tensor) -> Box:
-    """A box (B, *S) with other entries (B, K) where they are wanted, (B, D): a batch gives what its rows give."""
+    """A box (B, *S) with other entries (B, K) where they are wanted, (B, D): a batch gives what its
+    rows give.
+    """
     wanted = wanted.gather(1, index)
     flat = box.map(flat_rows)
-    return Box(*(side.scatter(1, index, torch.where(wanted, new, side.gather(1, index))).reshape(box.lower.shape)
-                 for side, new in zip(flat, entries, strict=True)))
+    return Box(*(side.scatter(1, index, torch.where(wanted, new, side.gather(1, index))).reshape(
+        box.lower.shape) for side, new in zip(flat, entries, strict=True)))
 
 
 def _first_true(mask: Tensor) -> Tensor:
-    """Indices (B, K) of the true entries of each row, K the largest count; rows with fewer have others beside them.
+    """Indices (B, K) of the true entries of each row, K the largest count; rows with fewer have
+    others beside them.
 
-    They ascend: where one row wants all entries, those of the others are in their places too, and may be kept.
+    They ascend: where one row wants all entries, those of the others are in their places too, and
+    may be kept.
     """
     counts = mask.sum(1)
-    first = torch.argsort(mask.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    first = torch.argsort(mask.to(torch.int8), dim=1, descending=True,
+                          stable=True)[:, : int(counts.max())]
     return first.sort(1).values

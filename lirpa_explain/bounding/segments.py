@@ -17,7 +17,8 @@ from .fold import BOXES, fold
 from .region import Region
 
 
-def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts: Region, ends: Region, sample: Tensor,
+def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts: Region,
+                     ends: Region, sample: Tensor,
                      factor: Box, method: str, batch_size: int, progress: bool = False) -> Box:
     """Bound an attribution whose path leads from any point of one set to any point of another.
 
@@ -25,11 +26,13 @@ def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts:
 
         m * sum_k w_k grad f(s_k p + (1 - s_k) q)     for all p in its end, q in its start,
 
-    and m in `factor` if the plan multiplies, else 1: the point of step k lies in the sum of the two sets, scaled by s_k
-    and 1 - s_k. Of a sample's branches one holds, it is not known which: the sample has their hull.
+    and m in `factor` if the plan multiplies, else 1: the point of step k lies in the sum of the two
+    sets, scaled by s_k and 1 - s_k. Of a sample's branches one holds, it is not known which: the
+    sample has their hull.
 
     Args:
-        plan: the attribution: weights, scales, targets and reduction; its points and baselines are not used.
+        plan: the attribution: weights, scales, targets and reduction; its points and baselines are
+            not used.
         module: gradient of the model, captured without a path.
         engine: bounds of that module.
         starts: where the paths start, B branches.
@@ -58,19 +61,25 @@ def compose_segments(plan: Plan, module: GradientModule, engine: Engine, starts:
             part = _gradients(module, engine, region, rest, method)
             BOXES.add(box, branch, BOXES.scaled(part, weights[step][:, None]))
             bar.update(len(index))
-    box = BOXES.times(box, factor) if plan.multiply else box  # before the hull, since each branch has its own
-    return fold(replace(plan, multiply=False), _hulls(box, sample, len(plan.points[0])), BOXES, lambda: factor)
+    # before the hull, since each branch has its own
+    box = BOXES.times(box, factor) if plan.multiply else box
+    return fold(replace(plan, multiply=False), _hulls(box, sample, len(plan.points[0])), BOXES,
+                lambda: factor)
 
 
-def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tuple[Tensor, ...], method: str) -> Box:
-    """Bounds of the gradient over regions: over their balls, and over the boxes of those where it says more."""
+def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tuple[Tensor, ...],
+               method: str) -> Box:
+    """Bounds of the gradient over regions: over their balls, and over the boxes of those where it
+    says more.
+    """
     def bounds(center: Tensor, balls: list[PerturbationLpNorm], rest: tuple[Any, ...]) -> Box:
         return Box(*engine((*module.split(center), *rest), tuple(balls), method))
 
     rows = torch.arange(len(region.low), device=region.low.device)
     parts = module.split(region.center)
     radius = region.radius
-    balls = [Ball(2, p - _like(radius, p), p + _like(radius, p), radius, "").rows(rows) for p in parts]
+    balls = [Ball(2, p - _like(radius, p), p + _like(radius, p), radius, "").rows(rows)
+             for p in parts]
     found = bounds(region.center, balls, rest)
     cut = region.is_cut().nonzero()[:, 0]
     if len(cut):
@@ -79,15 +88,18 @@ def _gradients(module: GradientModule, engine: Engine, region: Region, rest: tup
         boxes = [PerturbationLpNorm(norm=torch.inf, x_L=low, x_U=high) for low, high in sides]
         middle = Box(box.low, box.high).nearest(box.center)
         better = found.rows(cut).intersect(bounds(middle, boxes, tuple(r[cut] for r in rest)))
-        found = Box(*(side.index_copy(0, cut, new) for side, new in zip(found, better, strict=True)))
+        found = Box(*(side.index_copy(0, cut, new)
+                      for side, new in zip(found, better, strict=True)))
     return found.ordered()
 
 
 def _hulls(box: Box, sample: Tensor, count: int) -> Box:
     """The hull of the boxes (B, D) of each sample's branches: (V, D) each."""
     where = sample[:, None].expand_as(box[0])
-    lower = box[0].new_full((count, box[0].shape[1]), torch.inf).scatter_reduce(0, where, box[0], "amin")
-    upper = box[1].new_full((count, box[1].shape[1]), -torch.inf).scatter_reduce(0, where, box[1], "amax")
+    lower = box[0].new_full((count, box[0].shape[1]),
+                            torch.inf).scatter_reduce(0, where, box[0], "amin")
+    upper = box[1].new_full((count, box[1].shape[1]),
+                            -torch.inf).scatter_reduce(0, where, box[1], "amax")
     return Box(lower, upper)
 
 

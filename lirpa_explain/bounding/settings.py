@@ -20,15 +20,15 @@ class Bounding:
     Args:
         method: a key of `lirpa_explain.METHODS`.
         batch_size: most rows (examples x path points) bounded at once; None: `ROWS`.
-        memory_limit: bytes, at least 2**20, that tensors of bounds may take beside the model; None: no limit but what
-            `batch_size` and the size of coefficients imply.
+        memory_limit: bytes, at least 2**20, that tensors of bounds may take beside the model; None:
+            no limit but what `batch_size` and the size of coefficients imply.
         iterations: most steps by which a method chooses planes.
         lr: its first step length, above 0 and at most 1.
         progress: show a progress bar.
         differentiable: keep the bounds differentiable in the model's parameters.
         rounding: a key of `rounding.GUARANTEES`.
-        slack: from 0 to below 1: the share of a layer's relaxation gaps that neurons may have together which are left
-            at interval or other cheap bounds.
+        slack: from 0 to below 1: the share of a layer's relaxation gaps that neurons may have
+            together which are left at interval or other cheap bounds.
 
     Raises:
         ValueError: a setting is none of its kind.
@@ -52,17 +52,22 @@ class Bounding:
     def __post_init__(self) -> None:
         check_method(self.method)
         if not isinstance(self.differentiable, bool):
-            raise TypeError(f"differentiable must be True or False; given: {self.differentiable!r}.")
+            raise TypeError("differentiable must be True or False; given: "
+                            f"{self.differentiable!r}.")
         if not isinstance(self.rounding, str) or self.rounding not in GUARANTEES:
-            raise ValueError(f"rounding must be one of {', '.join(GUARANTEES)}; given: {self.rounding!r}.")
+            raise ValueError(f"rounding must be one of {', '.join(GUARANTEES)}; given: "
+                             f"{self.rounding!r}.")
         _check_count("batch_size", self.batch_size, 1)
         _check_count("memory_limit", self.memory_limit, 2**20)
         _check_count("iterations", self.iterations, 0)
-        if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 < self.lr <= 1:
+        if (isinstance(self.lr, bool) or not isinstance(self.lr, int | float)
+                or not 0 < self.lr <= 1):
             raise ValueError(f"lr must be a number above 0 and at most 1; given: {self.lr!r}.")
 
-        if isinstance(self.slack, bool) or not isinstance(self.slack, int | float) or not 0 <= self.slack < 1:
-            raise ValueError(f"slack must be a number of at least 0 and below 1; given: {self.slack!r}.")
+        if (isinstance(self.slack, bool) or not isinstance(self.slack, int | float)
+                or not 0 <= self.slack < 1):
+            raise ValueError("slack must be a number of at least 0 and below 1; given: "
+                             f"{self.slack!r}.")
 
     @property
     def row(self) -> Method:
@@ -88,12 +93,14 @@ class Bounding:
 def check_method(method: Any) -> None:
     """Refuse what is no method."""
     if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}. (Quadratures of "
-                         f"IntegratedGradients are {', '.join(SUPPORTED_METHODS)}.)")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; given: {method!r}. "
+                         "(Quadratures of IntegratedGradients are "
+                         f"{', '.join(SUPPORTED_METHODS)}.)")
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
     if value is None and least > 0:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}{', or None' * (least > 0)}; given: {value!r}.")
+        raise ValueError(f"{name} must be an integer of at least "
+                         f"{least}{', or None' * (least > 0)}; given: {value!r}.")

@@ -1,8 +1,9 @@
-"""Which neurons need no tighter bounds: those whose relaxations make little of a layer's gap with the bounds they have.
+"""Which neurons need no tighter bounds: those whose relaxations make little of a layer's gap with
+the bounds they have.
 
-What linear bounds of a neuron can gain is at most the gap of its relaxation: how far the planes above and below are
-apart. Neurons that make up a given share of a layer's gaps together are left as they are; their relaxations are sound
-with any bounds.
+What linear bounds of a neuron can gain is at most the gap of its relaxation: how far the planes
+above and below are apart. Neurons that make up a given share of a layer's gaps together are left as
+they are; their relaxations are sound with any bounds.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from ..operators.planes import BoundPlanes
 from .network import Readers
 
 
-def negligible(node: Bound, box: Box, readers: Readers, current: Callable[[Bound], Box], share: float) -> Tensor:
-    """Entries of a node, in this box, that have no more than a share of the gaps of each reader together.
+def negligible(node: Bound, box: Box, readers: Readers, current: Callable[[Bound], Box],
+               share: float) -> Tensor:
+    """Entries of a node, in this box, that have no more than a share of the gaps of each reader
+    together.
 
     Args:
         node: the node.

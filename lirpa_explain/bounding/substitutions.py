@@ -26,15 +26,18 @@ class Substitutions(PerturbationLpNorm):
         self.words = words
 
 
-def substitutions(layer: Callable[[Tensor], Tensor], ids: Tensor, table: Mapping[int, Iterable[int]]) -> Substitutions:
-    """What a layer returns if tokens are replaced by synonyms, any number of them at once, as a perturbation.
+def substitutions(layer: Callable[[Tensor], Tensor], ids: Tensor,
+                  table: Mapping[int, Iterable[int]]) -> Substitutions:
+    """What a layer returns if tokens are replaced by synonyms, any number of them at once, as a
+    perturbation.
 
-    [min_s a(s), max_s a(s)], entry by entry, over the token s = t itself and the substitutes s in table[t]: a box that
-    contains the layer's output at every choice of substitutes for all tokens together, and what lies between.
+    [min_s a(s), max_s a(s)], entry by entry, over the token s = t itself and the substitutes s in
+    table[t]: a box that contains the layer's output at every choice of substitutes for all tokens
+    together, and what lies between.
 
     Args:
-        layer: the embedding, or another function of token ids (N, T) whose values (N, T, *E) at a token depend on that
-            token, and where it stands, alone.
+        layer: the embedding, or another function of token ids (N, T) whose values (N, T, *E) at a
+            token depend on that token, and where it stands, alone.
         ids: token ids, (N, T).
         table: the substitutes of a token id; a token without any, such as padding, stays.
 
@@ -48,27 +51,31 @@ def substitutions(layer: Callable[[Tensor], Tensor], ids: Tensor, table: Mapping
     Example:
         >>> import lirpa_explain as lx
         >>> from captum.attr import LayerIntegratedGradients
-        >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(12, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Flatten(),
+        ...                             torch.nn.Linear(12, 2))
         >>> ids = torch.tensor([[1, 5, 8]])
         >>> words = lx.substitutions(model[0], ids, {5: [6, 7]})
         >>> attribution = LayerIntegratedGradients(model, model[0])
         >>> certificate = lx.certify(attribution, ids, perturbation=words, target=0, n_steps=4)
-        >>> bool(certificate.contains(attribution.attribute(torch.tensor([[1, 7, 8]]), target=0, n_steps=4)).all())
+        >>> bool(certificate.contains(attribution.attribute(torch.tensor([[1, 7, 8]]), target=0,
+        ...                                                 n_steps=4)).all())
         True
     """
-    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+    if (not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex()
+            or ids.dtype == torch.bool):
         given = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
         raise TypeError(f"ids must be a tensor of token ids, such as torch.long; given: {given}.")
     choices = {token: list(table.get(token, ())) for token in ids.unique().tolist()}
     with torch.no_grad(), in_the_name_of("The layer rejects these tokens"):
         first = plain(layer(ids))
-        rows = [plain(layer(_replaced(ids, choices, i))) for i in range(max(map(len, choices.values())))]
+        rows = [plain(layer(_replaced(ids, choices, i)))
+                for i in range(max(map(len, choices.values())))]
     if rows:
         _check_alone(layer, ids, _replaced(ids, choices, 0), first)
     box = torch.stack([first, *rows])
     count = sum(int((ids == token).sum()) for token, others in choices.items() if others)
-    return Substitutions(box.amin(0), box.amax(0), f"substitutes of {count} of {ids.numel()} tokens, the box around "
-                                                   "their values")
+    return Substitutions(box.amin(0), box.amax(0), f"substitutes of {count} of {ids.numel()} "
+                         "tokens, the box around their values")
 
 
 def _replaced(ids: Tensor, choices: Mapping[int, list[int]], i: int) -> Tensor:
@@ -80,13 +87,16 @@ def _replaced(ids: Tensor, choices: Mapping[int, list[int]], i: int) -> Tensor:
     return changed
 
 
-def _check_alone(layer: Callable[[Tensor], Tensor], ids: Tensor, others: Tensor, first: Tensor) -> None:
+def _check_alone(layer: Callable[[Tensor], Tensor], ids: Tensor, others: Tensor,
+                 first: Tensor) -> None:
     """Refuse a layer at which a token has an effect on the values at its neighbours."""
     tolerance = TOLERANCE.get(first.dtype, 1e-2)
     is_even = torch.arange(ids.shape[-1], device=ids.device).expand_as(ids) % 2 == 0
     for stays in (is_even, ~is_even):
         with torch.no_grad():
             moved = plain(layer(torch.where(stays, ids, others)))
-        if first.shape[: ids.ndim] != ids.shape or not torch.allclose(moved[stays], first[stays], tolerance, tolerance):
-            raise ValueError("The layer's values at a token must depend on that token alone, one row (N, T, *E) each; "
-                             "here they change with the tokens beside it. Give the embedding itself.")
+        if (first.shape[: ids.ndim] != ids.shape
+                or not torch.allclose(moved[stays], first[stays], tolerance, tolerance)):
+            raise ValueError("The layer's values at a token must depend on that token alone, one "
+                             "row (N, T, *E) each; here they change with the tokens beside it. "
+                             "Give the embedding itself.")

@@ -119,7 +119,8 @@ class Table:
         """The box around rows.
 
         Args:
-            inputs: rows as the model takes them, so scaled: a tensor, an array or a DataFrame (N, D).
+            inputs: rows as the model takes them, so scaled: a tensor, an array or a DataFrame (N,
+                D).
             eps: radius of each column in the data's own units, by name; others are held fixed. A
                 number is that of all columns but those held fixed and those of groups. Groups move
                 by themselves.
@@ -226,9 +227,8 @@ class Table:
         if bool((data < floor - slack).any()) or bool((data > ceiling + slack).any()):
             raise ValueError(
                 f"{name!r} has entries from {float(data.min()):.6g} to {float(data.max()):.6g}, "
-                f"beyond its range [{least}, {most}]. Give the range that the data has, and rows that are "
-                "scaled as the model takes them."
-            )
+                f"beyond its range [{least}, {most}]. Give the range that the data has, and rows "
+                "that are scaled as the model takes them.")
         return (
             torch.minimum((data - reach).clamp(min=floor), data),
             torch.maximum((data + reach).clamp(max=ceiling), data),

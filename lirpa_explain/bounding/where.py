@@ -36,9 +36,9 @@ class Where:
     fixed: Fixed = None
 
     @classmethod
-    def of(cls, forward: Any, inputs: Tensor | tuple[Tensor, ...], *, perturbation: Any = None, eps: Any = None,
-           norm: float = math.inf, clip: Any = None, parameters: Any = None, differentiable: bool = True,
-           fixed: Any = None, ids: tuple[Tensor, ...] = ()) -> "Where":
+    def of(cls, forward: Any, inputs: Tensor | tuple[Tensor, ...], *, perturbation: Any = None,
+           eps: Any = None, norm: float = math.inf, clip: Any = None, parameters: Any = None,
+           differentiable: bool = True, fixed: Any = None, ids: tuple[Tensor, ...] = ()) -> "Where":
         """The set that a caller described; see `lirpa_explain.certify`.
 
         Args:
@@ -58,7 +58,8 @@ class Where:
             TypeError: an argument of a wrong type.
         """
         with torch.inference_mode(False):
-            balls = make_balls(inputs, perturbation, eps, norm, clip, may_be_fixed=parameters is not None)
+            balls = make_balls(inputs, perturbation, eps, norm, clip,
+                               may_be_fixed=parameters is not None)
             with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
                 moved = make_parameters(forward, parameters)
         xs = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -77,12 +78,14 @@ class Where:
         return tuple(None if ball is None else ball.rows(index) for ball in self.balls)
 
     def resized(self, xs: tuple[Tensor, ...], radii: Tensor) -> "Where":
-        """The same set with balls of other radii, (N,), around the inputs, each (N, *S); of a table, multiples of its.
+        """The same set with balls of other radii, (N,), around the inputs, each (N, *S); of a
+        table, multiples of its.
 
         Raises:
             ValueError: the balls have no radius to vary.
         """
-        given = self.perturbation if isinstance(self.perturbation, tuple) else (self.perturbation,) * len(xs)
+        given = self.perturbation if isinstance(self.perturbation,
+                                                tuple) else (self.perturbation,) * len(xs)
         tables = [p for p in given if isinstance(p, TableBox)]
         if tables and len(tables) == sum(p is not None for p in given):
             moved = tuple(p.resized(radii) if isinstance(p, TableBox) else None for p in given)

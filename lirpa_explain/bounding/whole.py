@@ -59,33 +59,38 @@ def total(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 class AttributionModule(nn.Module):
-    """An attribution, as a module from the inputs to it: points of a path, weights, multiplier, target and all.
+    """An attribution, as a module from the inputs to it: points of a path, weights, multiplier,
+    target and all.
 
-    `module(x)` is `attribution.attribute(x, **attribute_kwargs)`, flat: (N, D). It is an ordinary module of bound
-    operators, so `auto_LiRPA.BoundedModule(module, x)` bounds it, for sets, linear functions (`C`) and methods of one's
-    own. What belongs to examples (targets, baselines, noise, further arguments) is that of these N examples; what is
-    random is drawn once, here. Its parameters are the model's own.
+    `module(x)` is `attribution.attribute(x, **attribute_kwargs)`, flat: (N, D). It is an ordinary
+    module of bound operators, so `auto_LiRPA.BoundedModule(module, x)` bounds it, for sets, linear
+    functions (`C`) and methods of one's own. What belongs to examples (targets, baselines, noise,
+    further arguments) is that of these N examples; what is random is drawn once, here. Its
+    parameters are the model's own.
 
     Args:
         attribution: an object of one of the classes in `lirpa_explain.ATTRIBUTIONS`.
         inputs: the examples (N, *S), or a tuple.
-        torch_relus: whether ReLUs are torch's own, for verifiers that branch on these. Each pre-activation, of the
-            forward pass and of gradients, is read by one of them.
-        any_rows: whether, made of one example, it is for any number of rows near it, as verifiers use it.
+        torch_relus: whether ReLUs are torch's own, for verifiers that branch on these. Each
+            pre-activation, of the forward pass and of gradients, is read by one of them.
+        any_rows: whether, made of one example, it is for any number of rows near it, as verifiers
+            use it.
         **attribute_kwargs: keywords of `attribution.attribute`.
 
     Raises:
-        UnsupportedAttribution: there is no plan of it, or it is one at a decision's boundary, which moves with the
-            inputs.
+        UnsupportedAttribution: there is no plan of it, or it is one at a decision's boundary, which
+            moves with the inputs.
         UnsupportedOperation: the model contains an operation that has no bound operator.
 
     Example:
         >>> import lirpa_explain as lx
         >>> from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
         >>> from captum.attr import IntegratedGradients
-        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(),
+        ...                             torch.nn.Linear(4, 2))
         >>> x = torch.rand(2, 3)
-        >>> bounded = BoundedModule(lx.AttributionModule(IntegratedGradients(model), x, target=1, n_steps=3), x)
+        >>> bounded = BoundedModule(lx.AttributionModule(IntegratedGradients(model), x, target=1,
+        ...                                              n_steps=3), x)
         >>> ball = BoundedTensor(x, PerturbationLpNorm(eps=0.01))
         >>> lower, upper = bounded.compute_bounds((ball,), method="CROWN")
         >>> lower.shape, bool((lower <= upper).all())
@@ -93,7 +98,8 @@ class AttributionModule(nn.Module):
     """
 
     @uncompiled
-    def __init__(self, attribution: Any, inputs: Tensor | tuple[Tensor, ...], *, torch_relus: bool = False,
+    def __init__(self, attribution: Any, inputs: Tensor | tuple[Tensor, ...], *,
+                 torch_relus: bool = False,
                  any_rows: bool = False, **attribute_kwargs: Any) -> None:
         super().__init__()
         self.torch_relus, self.any_rows = torch_relus, any_rows
@@ -102,11 +108,13 @@ class AttributionModule(nn.Module):
         with isolated(xs[0].device, attribution), untouched(attribution), torch.no_grad():
             plan = attributions.make_plan(attribution, xs, attribute_kwargs)
             if plan.nearest is not None:
-                raise UnsupportedAttribution("An attribution at a decision's boundary is no module: its points are "
-                                             "searched for anew at each input. Use certify.")
+                raise UnsupportedAttribution("An attribution at a decision's boundary is no "
+                                             "module: its points are searched for anew at each "
+                                             "input. Use certify.")
             if plan.partners is not None:
-                raise UnsupportedAttribution(f"{attributions.name_of(attribution)} is no module: what it says of one "
-                                             "example depends on others, which are perturbed as well. Use certify.")
+                raise UnsupportedAttribution(f"{attributions.name_of(attribution)} is no module: "
+                                             "what it says of one example depends on others, which "
+                                             "are perturbed as well. Use certify.")
             function = attribution.forward_func if plan.function is None else plan.function
             extras = plan.first_extras(len(xs[0]), extras_of(attribute_kwargs))
             self.row = capture_program(plan.row_program(), function, xs, extras)
@@ -115,7 +123,9 @@ class AttributionModule(nn.Module):
             self._keep(PlanRows(plan, self.row, xs, (None,) * len(xs)))
 
     def _keep(self, rows: PlanRows) -> None:
-        """Hold what rows are given beside the inputs: one buffer for each sample, step and input of a row."""
+        """Hold what rows are given beside the inputs: one buffer for each sample, step and input of
+        a row.
+        """
         count, samples = len(self.example[0]), self.plan.samples
         self.weights = rows.weights.tolist()
         every = torch.arange(count, device=self.example[0].device)
@@ -127,13 +137,15 @@ class AttributionModule(nn.Module):
         if self.plan.combination is not None:
             self._keep_combination(self.plan.combination)
         if self.plan.multiply:
-            added = rows.multiplier()[1] - torch.cat([x.flatten(1) for x in self.example], 1).repeat_interleave(
-                samples, 0)
+            added = rows.multiplier()[1] - torch.cat([x.flatten(1) for x in self.example],
+                                                     1).repeat_interleave(samples, 0)
             for j in range(samples):
                 self.register_buffer(f"added_{j}", added[j::samples].clone())
 
     def _keep_combination(self, of: Combination) -> None:
-        """Hold the weight of each output in each entry: (J, D) if all examples have the same, else J of (N, D)."""
+        """Hold the weight of each output in each entry: (J, D) if all examples have the same, else
+        J of (N, D).
+        """
         count = max(len(of.weights), len(of.index))
         index = of.index.expand(count, -1)[..., None].expand(-1, -1, of.weights.shape[2])
         weights = of.weights.expand(count, -1, -1).gather(1, index).to(self.example[0])
@@ -164,7 +176,8 @@ class AttributionModule(nn.Module):
     def _gradients(self, inputs: tuple[Tensor, ...], j: int, k: int) -> Tensor:
         count = len(self.row.input_names) - len(inputs)
         values = [*inputs, *(self.get_buffer(f"given_{j}_{k}_{i}") for i in range(count))]
-        if self.any_rows:  # auto_LiRPA's optimisation wants of what is constant as many rows as there are
+        # auto_LiRPA's optimisation wants of what is constant as many rows as there are
+        if self.any_rows:
             values[-1] = call("add", values[-1], self._no_change(inputs[0], values[-1].ndim))
         return run_with_relus(self.row, tuple(values)) if self.torch_relus else self.row(*values)
 
@@ -175,7 +188,8 @@ class AttributionModule(nn.Module):
 
     def _factors(self, inputs: tuple[Tensor, ...]) -> Samples:
         """The multiplier x + e_j - b_j of each sample."""
-        flat = [call("reshape", x, shape=[size]) for x, size in zip(inputs, self.sizes, strict=True)]
+        flat = [call("reshape", x, shape=[size])
+                for x, size in zip(inputs, self.sizes, strict=True)]
         x = flat[0] if len(flat) == 1 else call("concatenate", *flat, dim=1)
         return [call("add", x, self.get_buffer(f"added_{j}")) for j in range(self.plan.samples)]
 

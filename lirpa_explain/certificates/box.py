@@ -17,7 +17,8 @@ from lirpa_explain.boxes import Box
 def ordered_box(lower: Tensor, upper: Tensor) -> Box:
     """Return a box that contains the given one and whose ends are in order and never NaN.
 
-    Rounding can cross the ends of a box of width 0, and overflow can leave NaN, which bounds nothing.
+    Rounding can cross the ends of a box of width 0, and overflow can leave NaN, which bounds
+    nothing.
 
     Args:
         lower: (N, D).
@@ -108,7 +109,8 @@ def contains(lower: Tensor, upper: Tensor, point: Tensor, rtol: float) -> Tensor
         (N,), bool; False wherever the point or a bound is NaN.
 
     Example:
-        >>> contains(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([[1.1], [math.nan]]), rtol=0.2)
+        >>> contains(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([[1.1], [math.nan]]),
+        ...          rtol=0.2)
         tensor([ True, False])
     """
     # An infinite bound must neither excuse the other features nor turn the tolerance into NaN.

@@ -65,7 +65,8 @@ def _table(certificate: Certificate) -> str:
         flatten(side).detach().double().cpu() for side in (part.lower, part.nominal, part.upper)
     )
     threshold = certificate.meaning.threshold
-    certain, names = signs(lower - threshold, upper - threshold), labels(part.features, part.nominal)
+    certain, names = (signs(lower - threshold, upper - threshold),
+                      labels(part.features, part.nominal))
     largest = nominal.abs().argsort(dim=1, descending=True, stable=True)[:, :ENTRIES].tolist()
     rows = [
         [
@@ -90,7 +91,5 @@ def _left_out(count: int, width: int) -> str:
     """What the table does not show."""
     if count <= EXAMPLES and width <= ENTRIES:
         return ""
-    return (
-        f"<p>The largest {min(width, ENTRIES)} of {width} entries, of the first {min(count, EXAMPLES)} of {count} "
-        "examples; to_frame() has all.</p>"
-    )
+    return (f"<p>The largest {min(width, ENTRIES)} of {width} entries, of the first "
+            f"{min(count, EXAMPLES)} of {count} examples; to_frame() has all.</p>")

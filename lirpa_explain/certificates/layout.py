@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Attributions = Tensor | tuple[Tensor, ...]  # one (N, *S) for each input; a tuple where the user passed one
+# one (N, *S) for each input; a tuple where the user passed one
+Attributions = Tensor | tuple[Tensor, ...]
 
 
 def tensors(value: Attributions) -> tuple[Tensor, ...]:
@@ -28,7 +29,8 @@ def count(value: Attributions) -> int:
 
 
 def rows(value: Any, index: Tensor) -> Any:
-    """Some examples of a tensor, or of each tensor in a tuple or dictionary; anything else as it is.
+    """Some examples of a tensor, or of each tensor in a tuple or dictionary; anything else as it
+    is.
 
     Example:
         >>> rows((torch.arange(3), None), torch.tensor([2, 0]))
@@ -38,11 +40,13 @@ def rows(value: Any, index: Tensor) -> Any:
         return value[index]
     if isinstance(value, tuple):
         return tuple(rows(part, index) for part in value)
-    return {name: rows(part, index) for name, part in value.items()} if isinstance(value, dict) else value
+    return ({name: rows(part, index) for name, part in value.items()}
+            if isinstance(value, dict) else value)
 
 
 def joined(values: Sequence[Any]) -> Any:
-    """The examples of all, one after the other: of tensors, or tuples or dictionaries of them; else the first.
+    """The examples of all, one after the other: of tensors, or tuples or dictionaries of them; else
+    the first.
 
     Example:
         >>> joined([(torch.arange(2), None), (torch.arange(1), None)])
@@ -53,7 +57,8 @@ def joined(values: Sequence[Any]) -> Any:
         return torch.cat(list(values))
     if isinstance(first, tuple):
         return tuple(joined(parts) for parts in zip(*values, strict=True))
-    return {name: joined([value[name] for value in values]) for name in first} if isinstance(first, dict) else first
+    return {name: joined([value[name] for value in values])
+            for name in first} if isinstance(first, dict) else first
 
 
 def flatten(value: Attributions) -> Tensor:
@@ -76,12 +81,11 @@ def require_same_shape(name: str, value: Attributions, nominal: Attributions) ->
     """
     for part in tensors(value):
         if not isinstance(part, Tensor):
-            raise TypeError(f"{name} holds a {type(part).__name__}; pass a Tensor, or a tuple of Tensors.")
+            raise TypeError(f"{name} holds a {type(part).__name__}; pass a Tensor, or a tuple of "
+                            "Tensors.")
     if describe(value) != describe(nominal):
-        raise ValueError(
-            f"{name} has the shape {describe(value)}, but the nominal attribution has {describe(nominal)}; "
-            "pass one of the same shape."
-        )
+        raise ValueError(f"{name} has the shape {describe(value)}, but the nominal attribution has "
+                         f"{describe(nominal)}; pass one of the same shape.")
 
 
 def unflatten(nominal: Attributions, rows: Tensor) -> Attributions:
@@ -100,12 +104,14 @@ def mask_weights(mask: Attributions, nominal: Attributions) -> Tensor:
     """
     parts = []
     if not all(isinstance(part, Tensor) for part in tensors(mask)):
-        raise ValueError(f"mask must be a tensor, or a tuple of them; given: {type(mask).__name__}.")
+        raise ValueError("mask must be a tensor, or a tuple of them; given: "
+                         f"{type(mask).__name__}.")
     for part, shape in zip(tensors(mask), tensors(nominal), strict=False):
         if part.shape not in (shape.shape, shape.shape[1:]):
-            raise ValueError(f"mask must be shaped like the attribution, {describe(nominal)}, or like one "
-                             f"example of it; given: {describe(mask)}.")
+            raise ValueError(f"mask must be shaped like the attribution, {describe(nominal)}, or "
+                             f"like one example of it; given: {describe(mask)}.")
         parts.append(part.to(shape).expand_as(shape))
     if len(parts) != len(tensors(nominal)) or len(parts) != len(tensors(mask)):
-        raise ValueError(f"mask must have one tensor for each of the {len(tensors(nominal))} inputs.")
+        raise ValueError(f"mask must have one tensor for each of the {len(tensors(nominal))} "
+                         "inputs.")
     return flatten(tuple(parts))

@@ -37,7 +37,9 @@ def checked_names(names: Any, nominal: Attributions) -> tuple[str, ...] | None:
 
 
 def places(nominal: Attributions) -> list[str]:
-    """Where each entry is, such as 0, 3, 5 for channel, row, column; after its input, of several."""
+    """Where each entry is, such as 0, 3, 5 for channel, row, column; after its input, of
+    several.
+    """
     parts = tensors(nominal)
     return [
         ", ".join(map(str, ([part] if len(parts) > 1 else []) + place))

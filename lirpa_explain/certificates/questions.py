@@ -11,7 +11,13 @@ from torch import Tensor
 from lirpa_explain.boxes import Box
 from lirpa_explain.certificates import box, ranking
 from lirpa_explain.certificates import refine as refinement
-from lirpa_explain.certificates.layout import Attributions, flatten, mask_weights, require_same_shape, unflatten
+from lirpa_explain.certificates.layout import (
+    Attributions,
+    flatten,
+    mask_weights,
+    require_same_shape,
+    unflatten,
+)
 from lirpa_explain.certificates.metrics import evaluate, lookup, rank_intervals
 from lirpa_explain.certificates.names import named_masks
 from lirpa_explain.relaxations.ranges import linear_range
@@ -20,7 +26,9 @@ _RTOL = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 
 
 class Questions:
-    """Signs, ranks, sums, distances and metrics of every attribution between `lower` and `upper`."""
+    """Signs, ranks, sums, distances and metrics of every attribution between `lower` and
+    `upper`.
+    """
 
     lower: Attributions
     upper: Attributions
@@ -41,7 +49,8 @@ class Questions:
             refine: "spec" to bound undecided features again by propagation; see `top_k`.
 
         Returns:
-            Shaped like `nominal`, int8: +1 or -1 where it is certain, 0 where the value is or may be 0.
+            Shaped like `nominal`, int8: +1 or -1 where it is certain, 0 where the value is or may
+            be 0.
         """
         lower, upper = flatten(self.lower), flatten(self.upper)
         if (bound := self._bounder(refine)) is not None:
@@ -56,29 +65,32 @@ class Questions:
         Args:
             k: How many features are the largest, from 1 to the number of features of an example.
             absolute: Whether to rank by |attribution| or by the signed attribution.
-            refine: None to decide by the box of bounds, which forgets that features move together; "spec" to bound
-                the differences of undecided pairs by propagation through the model, which takes longer.
+            refine: None to decide by the box of bounds, which forgets that features move together;
+                "spec" to bound the differences of undecided pairs by propagation through the model,
+                which takes longer.
 
         Returns:
             Shaped like `nominal`, bool.
 
         Raises:
             TypeError: If k is not an int.
-            ValueError: If there are no k features, or the certificate was loaded and cannot be refined.
+            ValueError: If there are no k features, or the certificate was loaded and cannot be
+                refined.
         """
         lower, upper, nominal = self._ranked(k, absolute)
         certain = ranking.certain_top_k(lower, upper, k)
         if (bound := self._bounder(refine)) is not None:
-            rivals = refinement.rivals(bound, flatten(self.lower), flatten(self.upper), nominal, k, absolute)
+            rivals = refinement.rivals(bound, flatten(self.lower), flatten(self.upper), nominal, k,
+                                       absolute)
             certain = certain | refinement.certain_top_k(rivals, nominal, k)
         return unflatten(self.nominal, certain)
 
     def top_k_overlap(self, k: int, absolute: bool = True, refine: str | None = None) -> Tensor:
         """Return how many of the k largest features must stay among the k largest.
 
-        The minimum of |top k of a, intersected with the top k of `nominal`| over all points a between
-        the bounds and all ways of breaking ties: exact for the box. Refined, it is a lower bound of what the
-        model itself allows, nowhere smaller.
+        The minimum of |top k of a, intersected with the top k of `nominal`| over all points a
+        between the bounds and all ways of breaking ties: exact for the box. Refined, it is a lower
+        bound of what the model itself allows, nowhere smaller.
 
         Args:
             k: How many features are the largest, from 1 to the number of features of an example.
@@ -90,28 +102,33 @@ class Questions:
 
         Raises:
             TypeError: If k is not an int.
-            ValueError: If there are no k features, or the certificate was loaded and cannot be refined.
+            ValueError: If there are no k features, or the certificate was loaded and cannot be
+                refined.
         """
         lower, upper, nominal = self._ranked(k, absolute)
         overlap = ranking.top_k_overlap(lower, upper, nominal, k)
         if (bound := self._bounder(refine)) is not None:
-            rivals = refinement.rivals(bound, flatten(self.lower), flatten(self.upper), nominal, k, absolute)
+            rivals = refinement.rivals(bound, flatten(self.lower), flatten(self.upper), nominal, k,
+                                       absolute)
             overlap = torch.maximum(overlap, refinement.least_overlap(rivals, k))
         return overlap
 
-    def region_sum(self, mask: Attributions | list[str], refine: str | None = None) -> tuple[Tensor, Tensor]:
+    def region_sum(self, mask: Attributions | list[str],
+                   refine: str | None = None) -> tuple[Tensor, Tensor]:
         """Return bounds of the sum of the attribution over a region: sum_i mask_i a_i.
 
         Args:
-            mask: Shaped like `nominal`, or like one example of it; bool, or weights of any sign; or a list of
-                names of features.
-            refine: None to add up the box; "spec" to bound the sum by propagation, in which errors cancel.
+            mask: Shaped like `nominal`, or like one example of it; bool, or weights of any sign; or
+                a list of names of features.
+            refine: None to add up the box; "spec" to bound the sum by propagation, in which errors
+                cancel.
 
         Returns:
             (lower, upper), each (N,).
 
         Raises:
-            ValueError: If the mask has another shape, or the certificate was loaded and cannot be refined.
+            ValueError: If the mask has another shape, or the certificate was loaded and cannot be
+                refined.
         """
         named = named_masks({"mask": mask}, self.features, self.nominal)
         weights = mask_weights(named["mask"], self.nominal)[:, None]
@@ -140,10 +157,11 @@ class Questions:
         """Bound a number about the explanation over all perturbations.
 
         Args:
-            name: A key of `lirpa_explain.METRICS`, whose row says what is bounded and from which side.
-            **settings: Of the metric; masks are shaped like `nominal`, or like one example of it, or lists of names
-                of features. For mass_lower and mass_upper also refine="spec", to bound the sum as a function of the
-                graph and not from the box alone.
+            name: A key of `lirpa_explain.METRICS`, whose row says what is bounded and from which
+                side.
+            **settings: Of the metric; masks are shaped like `nominal`, or like one example of it,
+                or lists of names of features. For mass_lower and mass_upper also refine="spec", to
+                bound the sum as a function of the graph and not from the box alone.
 
         Returns:
             (N,); never NaN: where bounds are infinite, what holds of every attribution.
@@ -156,7 +174,8 @@ class Questions:
         settings = named_masks(settings, self.features, self.nominal)
         for setting in set(lookup(name).features) & set(settings):
             settings[setting] = mask_weights(settings[setting], self.nominal)
-        value = evaluate(name, flatten(self.lower), flatten(self.upper), flatten(self.nominal), **settings)
+        value = evaluate(name, flatten(self.lower), flatten(self.upper), flatten(self.nominal),
+                         **settings)
         bound = self._bounder(refine)
         if bound is None:
             return value
@@ -165,7 +184,8 @@ class Questions:
         return refinement.mass(bound, name, value, settings.get("mask"))
 
     def rank_interval(self, absolute: bool = True) -> tuple[Attributions, Attributions]:
-        """Return the ranks that each feature can have, the largest having rank 1; exact for the box.
+        """Return the ranks that each feature can have, the largest having rank 1; exact for the
+        box.
 
         Args:
             absolute: Whether to rank by |attribution| or by the signed attribution.
@@ -180,8 +200,8 @@ class Questions:
     def contains(self, attribution: Attributions, rtol: float | None = None) -> Tensor:
         """Return whether an attribution lies between the bounds, in all features of an example.
 
-        There is a tolerance because the bounds, and the attribution, are computed in floating point; outward
-        bounds need none.
+        There is a tolerance because the bounds, and the attribution, are computed in floating
+        point; outward bounds need none.
 
         Args:
             attribution: Shaped like `nominal`, a tuple where that is one.
@@ -209,8 +229,8 @@ class Questions:
         if refine != "spec":
             raise ValueError(f"refine is {refine!r}; pass None or 'spec'.")
         if self.refiner is None:
-            raise ValueError("This certificate was loaded, or made without its model: it has nothing to refine with. "
-                             "Certify again, and refine before saving.")
+            raise ValueError("This certificate was loaded, or made without its model: it has "
+                             "nothing to refine with. Certify again, and refine before saving.")
         return self.refiner
 
     def _ranked(self, k: int, absolute: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 
 def certain_top_k(lower: Tensor, upper: Tensor, k: int) -> Tensor:
-    """Return which features are among the k largest at every point of the box, however ties are broken.
+    """Return which features are among the k largest at every point of the box, however ties are
+    broken.
 
     Feature i is certain when fewer than k other features j have upper_j >= lower_i.
 
@@ -31,13 +32,15 @@ def certain_top_k(lower: Tensor, upper: Tensor, k: int) -> Tensor:
     """
     if k == upper.shape[1]:
         return torch.ones_like(upper, dtype=torch.bool)
-    # upper_i >= lower_i too, so "fewer than k others" is "at most k in all": the (k+1)-th largest is smaller.
+    # upper_i >= lower_i too, so "fewer than k others" is "at most k in all": the (k+1)-th largest
+    # is smaller.
     rival = upper.topk(k + 1).values[:, -1:]  # (N, 1)
     return lower > rival
 
 
 def top_k_overlap(lower: Tensor, upper: Tensor, nominal: Tensor, k: int) -> Tensor:
-    """Return how many of the nominal's k largest features stay among the k largest in the worst case.
+    """Return how many of the nominal's k largest features stay among the k largest in the worst
+    case.
 
     With T the nominal's top k (where it ties, torch.topk's choice): the minimum of
     |top k of a, intersected with T| over all points a of the box and all ways of breaking ties.
@@ -60,9 +63,12 @@ def top_k_overlap(lower: Tensor, upper: Tensor, nominal: Tensor, k: int) -> Tens
     """
     replaceable = min(k, upper.shape[1] - k)
     top = nominal.topk(k).indices  # (N, k)
-    weakest = lower.gather(1, top).topk(replaceable, largest=False).values  # (N, replaceable), ascending
-    rivals = upper.scatter(1, top, -math.inf).topk(replaceable).values  # (N, replaceable), descending
-    # The one row ascends and the other descends, so the True entries come first and their count is m.
+    # (N, replaceable), ascending
+    weakest = lower.gather(1, top).topk(replaceable, largest=False).values
+    # (N, replaceable), descending
+    rivals = upper.scatter(1, top, -math.inf).topk(replaceable).values
+    # The one row ascends and the other descends, so the True entries come first and their count is
+    # m.
     return k - (rivals >= weakest).sum(dim=1)
 
 
@@ -76,4 +82,5 @@ def check_k(k: int, features: int) -> None:
     if not isinstance(k, int) or isinstance(k, bool):
         raise TypeError(f"k is {k!r}, a {type(k).__name__}; pass an int, a number of features.")
     if not 1 <= k <= features:
-        raise ValueError(f"k is {k}, but an example has {features} features; pass 1 <= k <= {features}.")
+        raise ValueError(f"k is {k}, but an example has {features} features; pass 1 <= k <= "
+                         f"{features}.")

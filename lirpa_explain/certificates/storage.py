@@ -1,4 +1,6 @@
-"""How certificates are written to disk: a numpy .npz archive of arrays, and a header of words, without pickles."""
+"""How certificates are written to disk: a numpy .npz archive of arrays, and a header of words,
+without pickles.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 _FORMAT = 2
-_HEADER = "lirpa_explain."  # with a class's name: the array that makes an .npz file one of its certificates
+# with a class's name: the array that makes an .npz file one of its certificates
+_HEADER = "lirpa_explain."
 
 
 def write(path: str | os.PathLike[str], values: dict[str, Any], kind: str = "Certificate") -> None:
@@ -35,7 +38,8 @@ def write(path: str | os.PathLike[str], values: dict[str, Any], kind: str = "Cer
             arrays |= {f"{name}.{i}": _to_numpy(part) for i, part in enumerate(value)}
         else:
             words[name] = value
-    arrays[_HEADER + kind] = np.array(json.dumps({"format": _FORMAT, "words": words, "dtypes": dtypes}))
+    arrays[_HEADER + kind] = np.array(
+        json.dumps({"format": _FORMAT, "words": words, "dtypes": dtypes}))
     with open(path, "wb") as file:  # np.savez would append .npz to a path
         np.savez(file, **arrays)
 
@@ -53,9 +57,8 @@ def read(path: str | os.PathLike[str], kind: str = "Certificate") -> dict[str, A
     header, arrays = _read(path, kind)
     if header["format"] != _FORMAT:
         raise ValueError(
-            f"{path} is a certificate of format {header['format']}; this version of lirpa_explain reads "
-            f"format {_FORMAT}. Load it with the version that saved it, or certify again."
-        )
+            f"{path} is a certificate of format {header['format']}; this version of lirpa_explain "
+            f"reads format {_FORMAT}. Load it with the version that saved it, or certify again.")
 
     def tensor(key: str, dtype: str) -> Tensor:
         return torch.from_numpy(arrays[key]).view(getattr(torch, dtype))
@@ -91,7 +94,9 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header and the arrays of a saved certificate, or raise a ValueError if it is none."""
+    """Return the header and the arrays of a saved certificate, or raise a ValueError if it is
+    none.
+    """
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -101,6 +106,5 @@ def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict
                 raise ValueError(f"it is a {other[0]}")
             return json.loads(str(archive[_HEADER + kind])), dict(archive)
     except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} is not a certificate of this kind ({error}); pass a file that {kind}.save wrote."
-        ) from error
+        raise ValueError(f"{path} is not a certificate of this kind ({error}); pass a file that "
+                         f"{kind}.save wrote.") from error

@@ -1,1 +1,3 @@
-"""From a call to a certificate: what is certified, by which traces, how it is proven, and how that is checked."""
+"""From a call to a certificate: what is certified, by which traces, how it is proven, and how that
+is checked.
+"""

@@ -38,16 +38,17 @@ from .traces import Traces
 class Certifier:
     """Certificates of one attribution; the model is traced and parsed once for inputs of one shape.
 
-    What depends on the call alone (inputs, ball, target, baselines, noise, parameters' values) costs no new trace. A
-    changed shape or type, other constant arguments, replaced or changed buffers and a change of mode do.
+    What depends on the call alone (inputs, ball, target, baselines, noise, parameters' values)
+    costs no new trace. A changed shape or type, other constant arguments, replaced or changed
+    buffers and a change of mode do.
 
     Args:
         attribution: an object of one of the classes in `lirpa_explain.ATTRIBUTIONS`.
         example_inputs: inputs (N, *S), or a tuple; if given, the trace is made at once.
         method: a key of `lirpa_explain.METHODS`, the default of `certify`.
         batch_size: most rows (examples x path points) bounded at once, default 64.
-        memory_limit: bytes, at least 2**20, that tensors of bounds may take beside the model; default: no limit but
-            what `batch_size` and chunks of 2**22 coefficients imply.
+        memory_limit: bytes, at least 2**20, that tensors of bounds may take beside the model;
+            default: no limit but what `batch_size` and chunks of 2**22 coefficients imply.
         progress: show a progress bar.
         differentiable: keep the bounds differentiable in the model's parameters.
         iterations: most steps of method "CROWN-Optimized".
@@ -55,8 +56,9 @@ class Certifier:
         rounding: "default" or "outward", the default of `certify`.
         perturb: "input" or "layer", the default of `certify`.
         features: names of the inputs' columns, the default of `certify`.
-        slack: a number from 0 to below 1. Neurons that make up at most this share of a layer's relaxation gaps
-            together keep interval or other cheap bounds: faster, and a little wider; bounds hold all the same.
+        slack: a number from 0 to below 1. Neurons that make up at most this share of a layer's
+            relaxation gaps together keep interval or other cheap bounds: faster, and a little
+            wider; bounds hold all the same.
         **attribute_kwargs: keywords of `attribution.attribute`, the defaults of `certify`.
 
     Raises:
@@ -65,7 +67,8 @@ class Certifier:
     Example:
         >>> import torch, lirpa_explain as lx
         >>> from captum.attr import Saliency
-        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(),
+        ...                             torch.nn.Linear(3, 2))
         >>> certifier = lx.Certifier(Saliency(model), torch.rand(1, 2), target=0)
         >>> wide, narrow = (certifier.certify(torch.rand(4, 2), eps=eps) for eps in (0.1, 0.01))
         >>> bool((narrow.width <= wide.width.max()).all())
@@ -73,16 +76,17 @@ class Certifier:
     """
 
     @uncompiled
-    def __init__(self, attribution: Any, example_inputs: Tensor | tuple[Tensor, ...] | None = None, *,
-                 method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
-                 progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
-                 rounding: str = "default", perturb: str | None = None, features: Any = None, slack: float = 0.0,
-                 **attribute_kwargs: Any) -> None:
+    def __init__(
+        self, attribution: Any, example_inputs: Tensor | tuple[Tensor, ...] | None = None, *,
+        method: str = "CROWN", batch_size: int | None = None, memory_limit: int | None = None,
+        progress: bool = False, differentiable: bool = False, iterations: int = 20, lr: float = 0.3,
+        rounding: str = "default", perturb: str | None = None, features: Any = None,
+        slack: float = 0.0, **attribute_kwargs: Any) -> None:
         attributions.lookup(attribution)
         check_known(attribution, attribute_kwargs, Certifier, Certifier.certify)
         method, attribute_kwargs = split_method(method, None, attribute_kwargs)
-        self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress, differentiable, rounding,
-                                 slack)
+        self.bounding = Bounding(method, batch_size, memory_limit, iterations, lr, progress,
+                                 differentiable, rounding, slack)
         check_seam(attribution)
         self.attribution = attribution
         self.attribute_kwargs = attribute_kwargs
@@ -105,13 +109,16 @@ class Certifier:
     def certify(self, inputs: Tensor | tuple[Tensor, ...], *,
                 perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                 eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
-                clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
+                clip: tuple[Any, Any] | None = None, method: str | None = None,
+                quadrature: str | None = None,
                 spec: Tensor | tuple[Tensor, ...] | None = None, integral: str | None = None,
-                expectation: str | None = None, confidence: float = 0.999, boundary: str | Moving | None = None,
+                expectation: str | None = None, confidence: float = 0.999,
+                boundary: str | Moving | None = None,
                 sense: Sense | None = None, parameters: Any = None, rounding: str | None = None,
                 perturb: str | None = None, fixed: Any = None, features: Any = None,
                 **attribute_kwargs: Any) -> Certificate:
-        """Bound the attribution over every allowed perturbation of these inputs, and of the model's parameters.
+        """Bound the attribution over every allowed perturbation of these inputs, and of the model's
+        parameters.
 
         Args:
             inputs: as for `lirpa_explain.certify`, and so all others.
@@ -123,8 +130,8 @@ class Certifier:
             quadrature: Captum's `method` of IntegratedGradients.
             spec: linear functions of the attribution to bound as well.
             integral: "exact" to bound the path integral and not the finite sum.
-            expectation: "gaussian" or "gaussian-propagated" to bound the expectation under the noise and not the mean
-                of samples.
+            expectation: "gaussian" or "gaussian-propagated" to bound the expectation under the
+                noise and not the mean of samples.
             confidence: with which they hold then.
             boundary: "fixed", "moving" or a `Moving`, for boundary attributions.
             sense: what is bounded, as an object, where no keyword chooses it.
@@ -133,24 +140,26 @@ class Certifier:
             perturb: "input" or "layer", if not as the certifier was made for.
             fixed: what is held fixed of what is perturbed.
             features: names of the inputs' columns, if not as the certifier was made for.
-            **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
+            **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the
+              certifier.
 
         Returns:
             A `Certificate`.
         """
         check_known(self.attribution, attribute_kwargs, self.certify)
         bounding, keywords = self._settings(method, quadrature, attribute_kwargs, rounding)
-        chosen = sense_of({"sense": sense, "integral": integral, "expectation": expectation, "boundary": boundary,
-                           "confidence": confidence})
-        inputs, columns, keywords = given_tensors(
-            self.attribution, inputs, keywords, self.features if features is None else features, perturbation)
+        chosen = sense_of({"sense": sense, "integral": integral, "expectation": expectation,
+                           "boundary": boundary, "confidence": confidence})
+        inputs, columns, keywords = given_tensors(self.attribution, inputs, keywords, self.features
+                                                  if features is None else features, perturbation)
         eps, clip, spec = (as_tensors(value) for value in (eps, clip, spec))
         posed = self.poser.pose(inputs, keywords, perturb, isinstance(chosen, Integral))
         columns = posed.names_of(columns)
         check_columns(columns, posed.call.xs)
-        where = Where.of(self.attribution.forward_func, posed.call.inputs, perturbation=perturbation, eps=eps,
-                         norm=norm, clip=clip, parameters=parameters, differentiable=bounding.differentiable,
-                         fixed=fixed, ids=posed.ids)
+        where = Where.of(
+            self.attribution.forward_func, posed.call.inputs, perturbation=perturbation, eps=eps,
+            norm=norm, clip=clip, parameters=parameters, differentiable=bounding.differentiable,
+            fixed=fixed, ids=posed.ids)
         self.poser.check_parameters(posed, where.parameters)
         request = Request(posed, where, random_state(posed.call.xs[0].device), columns)
         return self._certificate(request, bounding, chosen, spec)
@@ -179,9 +188,11 @@ class Certifier:
         """
         certificate = self.certify(inputs, **settings)
         return certificate.refine(what, spec, seconds=seconds, tolerance=tolerance, domains=domains,
-                                  method=refine_method, batch_size=refine_batch_size, progress=progress)
+                                  method=refine_method, batch_size=refine_batch_size,
+                                  progress=progress)
 
-    def _certificate(self, request: Request, bounding: Bounding, sense: Sense, spec: Any) -> Certificate:
+    def _certificate(self, request: Request, bounding: Bounding, sense: Sense,
+                     spec: Any) -> Certificate:
         """The certificate of a request, bounded so, in that sense."""
         started = time.perf_counter()
         prover = Prover(request, self.traces, bounding)
@@ -190,30 +201,39 @@ class Certifier:
             nominal = request.posed.nominal
         with torch.inference_mode(False):
             functions = None if spec is None else check_spec(spec, nominal.parts)
-        with isolated(device, self.attribution), torch.set_grad_enabled(bounding.differentiable), remembered(searched):
+        with isolated(device, self.attribution), torch.set_grad_enabled(
+            bounding.differentiable), remembered(searched):
             plan = attributions.make_plan(request.attribution, request.xs, request.keywords)
             check_parameters(request.parameters, plan)
             sense.check(request, plan, bounding)
             proven = sense.prove(prover, plan, nominal)
-            box = Box(*proven.box).of_type(nominal.flat.dtype)  # Captum rounds some attributions to float32
+            # Captum rounds some attributions to float32
+            box = Box(*proven.box).of_type(nominal.flat.dtype)
             specified = {} if functions is None else _specified(prover, proven, functions, nominal)
         return Certificate(
             lower=nominal.shaped(box.lower), upper=nominal.shaped(box.upper),
-            nominal=nominal.shaped(nominal.flat), attribution=attributions.name_of(self.attribution),
+            nominal=nominal.shaped(nominal.flat),
+            attribution=attributions.name_of(self.attribution),
             method=bounding.method,
-            perturbation=describe(request.where, request.posed.place, sense.words(plan), request.columns),
-            dtype=str(nominal.flat.dtype).removeprefix("torch."), elapsed_s=time.perf_counter() - started,
+            perturbation=describe(request.where, request.posed.place, sense.words(plan),
+                                  request.columns),
+            dtype=str(nominal.flat.dtype).removeprefix("torch."),
+            elapsed_s=time.perf_counter() - started,
             convergence_delta=nominal.delta, versions=versions(), meaning=proven.meaning,
             rounding=bounding.rounding,
             features=entry_names(self.attribution, request.columns, request.xs, nominal.parts),
             refiner=Refiner(prover, proven),
             recertifier=functools.partial(self._at_radii, request, bounding, sense, spec),
-            brancher=functools.partial(refined, prover, proven) if sense.is_refined(request, plan) else None,
+            brancher=functools.partial(refined, prover, proven)
+            if sense.is_refined(request, plan) else None,
             attacker=None if plan.nearest else functools.partial(attacked, request), **specified,
         )
 
-    def _at_radii(self, request: Request, bounding: Bounding, sense: Sense, spec: Any, radii: Tensor) -> Certificate:
-        """The certificate of a request at radii (N,), with the random draws that were made for it."""
+    def _at_radii(self, request: Request, bounding: Bounding, sense: Sense, spec: Any,
+                  radii: Tensor) -> Certificate:
+        """The certificate of a request at radii (N,), with the random draws that were made for
+        it.
+        """
         attributions.refuse_mixed(request.attribution, "radius")
         resized = dataclasses.replace(request, where=request.where.resized(request.xs, radii))
         with request.replayed():
@@ -223,15 +243,17 @@ class Certifier:
     def bounds(self, inputs: Tensor | tuple[Tensor, ...], *,
                perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
-               clip: tuple[Any, Any] | None = None, method: str | None = None, quadrature: str | None = None,
+               clip: tuple[Any, Any] | None = None, method: str | None = None,
+               quadrature: str | None = None,
                parameters: Any = None, perturb: str | None = None, fixed: Any = None,
                **attribute_kwargs: Any) -> Bounds:
         """Bounds alone, for training: differentiable in the model's parameters, and at little cost.
 
-        They are those of `certify`, for the model in eval mode whatever mode it is in. Captum is not called, and the
-        bounds do not check themselves: a full certificate of these inputs checks each trace of the model once. By IBP
-        they are not moved outward by roundings, so in the end certify by `certify`. An attribution that draws noise
-        draws it here as Captum does, from torch's and numpy's generators.
+        They are those of `certify`, for the model in eval mode whatever mode it is in. Captum is
+        not called, and the bounds do not check themselves: a full certificate of these inputs
+        checks each trace of the model once. By IBP they are not moved outward by roundings, so in
+        the end certify by `certify`. An attribution that draws noise draws it here as Captum does,
+        from torch's and numpy's generators.
 
         Args:
             inputs: as for `certify`, and so all others.
@@ -242,10 +264,12 @@ class Certifier:
             method: how to bound, if not as the certifier was made for.
             quadrature: Captum's `method` of IntegratedGradients.
             parameters: how far the model's parameters may change.
-            perturb: "input" or "layer", if not as the certifier was made for. A layer's output, around which the ball
-                is then, is a constant: bounds do not differentiate in the parameters that it is computed from.
+            perturb: "input" or "layer", if not as the certifier was made for. A layer's output,
+                around which the ball is then, is a constant: bounds do not differentiate in the
+                parameters that it is computed from.
             fixed: what is held fixed of what is perturbed.
-            **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the certifier.
+            **attribute_kwargs: keywords of `attribution.attribute`; they go before those of the
+              certifier.
 
         Returns:
             `Bounds` of the N attributions, differentiable unless grad mode is off.
@@ -257,25 +281,30 @@ class Certifier:
         Example:
             >>> import torch, lirpa_explain as lx
             >>> from captum.attr import Saliency
-            >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+            >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(),
+            ...                             torch.nn.Linear(3, 2))
             >>> certifier = lx.Certifier(Saliency(model), method="IBP", abs=False)
             >>> bounds = certifier.bounds(torch.rand(4, 2), eps=0.1, target=0)
             >>> bounds.width.mean().backward()
             >>> model[0].weight.grad.shape
             torch.Size([3, 2])
         """
-        for name in ("spec", "sense", *SENSES, *(other for _, others in SENSES.values() for other in others)):
+        for name in ("spec", "sense", *SENSES,
+                     *(other for _, others in SENSES.values() for other in others)):
             if name in attribute_kwargs:
-                raise ValueError(f"bounds() takes no {name}; it is for training, certify() bounds other things.")
+                raise ValueError(f"bounds() takes no {name}; it is for training, certify() bounds "
+                                 "other things.")
         check_known(self.attribution, attribute_kwargs, self.bounds)
         bounding, keywords = self._settings(method, quadrature, attribute_kwargs)
         forward = self.attribution.forward_func
-        inputs, _, keywords = given_tensors(self.attribution, inputs, keywords, self.features, perturbation)
+        inputs, _, keywords = given_tensors(self.attribution, inputs, keywords, self.features,
+                                            perturbation)
         eps, clip = as_tensors(eps), as_tensors(clip)
         with torch.inference_mode(False), evaluating(forward):
             posed = self.poser.pose(inputs, keywords, perturb)
             attribution, xs, keywords = posed.call.attribution, posed.call.xs, posed.call.keywords
-            where = Where.of(forward, posed.call.inputs, perturbation=perturbation, eps=eps, norm=norm, clip=clip,
+            where = Where.of(forward, posed.call.inputs, perturbation=perturbation, eps=eps,
+                             norm=norm, clip=clip,
                              parameters=parameters, fixed=fixed, ids=posed.ids)
             self.poser.check_parameters(posed, where.parameters)
             plan = attributions.make_plan(attribution, xs, keywords)
@@ -286,10 +315,11 @@ class Certifier:
                 self._certificate(request, bounding, FiniteSum(), None)
                 trace, _ = self.traces.of(attribution, plan, xs, keywords)
             if bounding.row.is_interval_pass:
-                return interval_bounds(plan, trace.module, trace.intervals, xs, where.balls, where.parameters)
+                return interval_bounds(plan, trace.module, trace.intervals, xs, where.balls,
+                                       where.parameters)
             rows = trace.engine.rows_at_once(bounding.rows, bounding.method)
-            return linear_bounds(plan, trace.module, trace.engine, xs, where.balls, bounding.method, rows,
-                                 where.parameters)
+            return linear_bounds(plan, trace.module, trace.engine, xs, where.balls, bounding.method,
+                                 rows, where.parameters)
 
     def perturbed(self, inputs: Tensor | tuple[Tensor, ...], **settings: Any) -> tuple[Tensor, ...]:
         """What `certify` would perturb: the inputs, or the layer's outputs at them, each (N, *S).
@@ -300,19 +330,23 @@ class Certifier:
         """
         own = inspect.signature(self.certify).parameters
         keywords = {name: value for name, value in settings.items() if name not in own}
-        return self.poser.pose(inputs, {**self.attribute_kwargs, **keywords}, settings.get("perturb")).call.xs
+        return self.poser.pose(inputs, {**self.attribute_kwargs, **keywords},
+                               settings.get("perturb")).call.xs
 
-    def _settings(self, method: str | None, quadrature: str | None, given: dict[str, Any], rounding: str | None = None
-                  ) -> tuple[Bounding, dict[str, Any]]:
-        """How to bound, and the keywords of `attribution.attribute`, those given before those of the certifier."""
-        method, keywords = split_method(self.bounding.method if method is None else method, quadrature,
-                                        {**self.attribute_kwargs, **given})
+    def _settings(self, method: str | None, quadrature: str | None, given: dict[str, Any],
+                  rounding: str | None = None) -> tuple[Bounding, dict[str, Any]]:
+        """How to bound, and the keywords of `attribution.attribute`, those given before those of
+        the certifier.
+        """
+        method, keywords = split_method(self.bounding.method if method is None else method,
+                                        quadrature, {**self.attribute_kwargs, **given})
         check_keywords(keywords)
         rounding = self.bounding.rounding if rounding is None else rounding
         return dataclasses.replace(self.bounding, method=method, rounding=rounding), keywords
 
 
-def _specified(prover: Prover, proven: Proven, functions: Tensor, nominal: Nominal) -> dict[str, Any]:
+def _specified(prover: Prover, proven: Proven, functions: Tensor,
+               nominal: Nominal) -> dict[str, Any]:
     """Fields of a certificate about linear functions (N, K, D) of the attribution."""
     lower, upper = prover.functions(proven, functions)
     return {"spec_lower": lower, "spec_upper": upper,

@@ -22,10 +22,8 @@ def given_names(features: Any, perturbation: Any, is_tuple: bool) -> Any:
         return features
     known = of_tables if is_tuple else of_tables[0]
     if features is not None and _lists(features) != _lists(known):
-        raise ValueError(
-            "features names other columns, or in another order, than the Table of the perturbation: "
-            "leave it out."
-        )
+        raise ValueError("features names other columns, or in another order, than the Table of the "
+                         "perturbation: leave it out.")
     return known
 
 
@@ -75,10 +73,13 @@ def entry_names(
     xs: tuple[Tensor, ...],
     parts: tuple[Tensor, ...],
 ) -> Names | None:
-    """Names of the entries of an attribution that has one for each feature of the inputs; or None."""
+    """Names of the entries of an attribution that has one for each feature of the inputs; or
+    None.
+    """
     inner = getattr(attribution, "attribution_method", attribution)
     is_alike = [p.shape for p in parts] == [x.shape for x in xs]
-    if isinstance(inner, LayerAttribution) or not is_alike or all(names is None for names in columns):
+    if (isinstance(inner, LayerAttribution) or not is_alike
+            or all(names is None for names in columns)):
         return None
     if len(xs) == 1:
         return columns[0]

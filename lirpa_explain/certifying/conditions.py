@@ -34,23 +34,28 @@ class MetricCondition:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, lower: Tensor, upper: Tensor, example: int) -> Tensor:
-        """By how much bounds (B, D) of an example's attributions meet it, (B,): from 0 on they do."""
+        """By how much bounds (B, D) of an example's attributions meet it, (B,): from 0 on they
+        do.
+        """
         features = lookup(self.name).features
         settings = {key: value[example].expand_as(lower) if key in features else value
                     for key, value in self.settings.items()}
-        value = evaluate(self.name, lower, upper, self.nominal[example].expand_as(lower), **settings)
+        value = evaluate(self.name, lower, upper, self.nominal[example].expand_as(lower),
+                         **settings)
         met = value.to(lower) - self.bound
         return met if self.comparison == ">=" else -met
 
 
 def is_condition(what: Any) -> bool:
     """Whether something is a condition's text, alone or with settings."""
-    text = what[0] if isinstance(what, tuple) and len(what) == 2 and isinstance(what[1], dict) else what
+    text = (what[0]
+            if isinstance(what, tuple) and len(what) == 2 and isinstance(what[1], dict) else what)
     return isinstance(text, str) and any(sign in text for sign in SIDES)
 
 
 def condition(what: Any, nominal: Tensor, flat: Any) -> MetricCondition:
-    """Read "METRIC >= NUMBER" or "METRIC:SETTING=VALUE,... <= NUMBER", or a tuple of that and further settings.
+    """Read "METRIC >= NUMBER" or "METRIC:SETTING=VALUE,... <= NUMBER", or a tuple of that and
+    further settings.
 
     Args:
         what: the text, or the tuple.
@@ -63,14 +68,17 @@ def condition(what: Any, nominal: Tensor, flat: Any) -> MetricCondition:
     text, given = what if isinstance(what, tuple) else (what, {})
     match = re.fullmatch(r"\s*(\w+)\s*(?::\s*(.*?))?\s*(>=|<=)\s*(\S+)\s*", text)
     if match is None:
-        raise ValueError(f"{text!r} is not of the form 'METRIC >= NUMBER' or 'METRIC:SETTING=VALUE <= NUMBER'.")
+        raise ValueError(f"{text!r} is not of the form 'METRIC >= NUMBER' or 'METRIC:SETTING=VALUE "
+                         "<= NUMBER'.")
     name, pairs, comparison, number = match.groups()
     metric = lookup(name)
     if metric.direction != SIDES[comparison]:
         other = next(sign for sign, side in SIDES.items() if side == metric.direction)
         raise ValueError(f"{text!r} cannot be certified: {name} is bounded from "
-                         f"{'above' if metric.direction == 'upper' else 'below'} only; ask for {name} {other} NUMBER.")
-    settings = {**dict(_setting(pair) for pair in (pairs or "").split(",") if pair.strip()), **given}
+                         f"{'above' if metric.direction == 'upper' else 'below'} only; ask for "
+                         f"{name} {other} NUMBER.")
+    settings = {**dict(_setting(pair) for pair in (pairs or "").split(",") if pair.strip()),
+                **given}
     for feature in set(metric.features) & set(settings):
         settings[feature] = flat(settings[feature])
     try:

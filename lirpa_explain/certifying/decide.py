@@ -28,13 +28,18 @@ def draws(prover: Prover, example: int) -> Tensor:
                       for i, ball in enumerate(request.balls) if ball is not None], 1)
 
 
-def decided_condition(prover: Prover, certificate: Certificate, problem: Problem, meets: MetricCondition, box: Box,
+def decided_condition(prover: Prover, certificate: Certificate, problem: Problem,
+                      meets: MetricCondition, box: Box,
                       error: Tensor, limits: Limits, progress: bool) -> Certificate:
-    """The certificate with what is known of a condition: `decided`, `domains` and `seconds`, (N, 1) each."""
+    """The certificate with what is known of a condition: `decided`, `domains` and `seconds`, (N, 1)
+    each.
+    """
     if problem.plan.steps * problem.plan.samples > 1:
-        raise UnsupportedAttribution("A condition on an attribution that is a sum over a path or over samples cannot "
-                                     "be refined as a whole; refine its entries: what='width'.")
-    conditions = [Condition(n, Box(box.lower[n], box.upper[n]), error[n]) for n in range(len(error))]
+        raise UnsupportedAttribution("A condition on an attribution that is a sum over a path or "
+                                     "over samples cannot be refined as a whole; refine its "
+                                     "entries: what='width'.")
+    conditions = [Condition(n, Box(box.lower[n], box.upper[n]), error[n])
+                  for n in range(len(error))]
     for condition in conditions:
         n = condition.example
         if float(meets(box.lower[n:n + 1], box.upper[n:n + 1], n)) >= 0:
@@ -46,15 +51,19 @@ def decided_condition(prover: Prover, certificate: Certificate, problem: Problem
     search.run()
     decided, place, inputs = _confirmed(prover, conditions, meets, box)
     column = torch.tensor([[c.domains] for c in conditions])
-    facts = {"decided": decided[:, None], "domains": column, "found_lower_at": place[:, None], "found_inputs": inputs,
-             "seconds": torch.tensor([[c.seconds] for c in conditions]), "refinement_interrupted": search.interrupted}
+    facts = {"decided": decided[:, None], "domains": column, "found_lower_at": place[:, None],
+             "found_inputs": inputs, "seconds": torch.tensor([[c.seconds] for c in conditions]),
+             "refinement_interrupted": search.interrupted}
     meaning = certificate.meaning
-    return dataclasses.replace(certificate, meaning=dataclasses.replace(meaning, facts={**meaning.facts, **facts}))
+    return dataclasses.replace(
+        certificate, meaning=dataclasses.replace(meaning, facts={**meaning.facts, **facts}))
 
 
 def _confirmed(prover: Prover, conditions: list[Condition], meets: MetricCondition, box: Box
                ) -> tuple[Tensor, Tensor, Tensor | tuple[Tensor, ...]]:
-    """What is decided, refutations only where Captum's attribution breaks the condition at the point that was found."""
+    """What is decided, refutations only where Captum's attribution breaks the condition at the
+    point that was found.
+    """
     request, points = prover.request, tuple(x.clone() for x in prover.request.xs)
     for condition in conditions:
         if condition.point is not None:

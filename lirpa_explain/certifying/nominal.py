@@ -19,7 +19,8 @@ class Nominal:
     Args:
         parts: one attribution (N, *T) for each input, or for each tensor that a layer returns.
         is_tuple: whether Captum returns more than one tensor, or a tuple of one.
-        delta: its convergence delta, if the caller asked for it; one or more for each example, side by side.
+        delta: its convergence delta, if the caller asked for it; one or more for each example, side
+            by side.
     """
 
     parts: tuple[Tensor, ...]
@@ -36,11 +37,14 @@ class Nominal:
         return unflatten(self.parts if self.is_tuple else self.parts[0], flat)
 
 
-def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Nominal:
+def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...],
+              kwargs: dict[str, Any]) -> Nominal:
     """Captum's own attributions, and its convergence delta if the caller asked for it."""
-    given = tuple(x.detach().clone().requires_grad_(x.is_floating_point()) for x in xs)  # models write into inputs
+    # models write into inputs
+    given = tuple(x.detach().clone().requires_grad_(x.is_floating_point()) for x in xs)
     name = type(attribution).__name__
-    with untouched(attribution), in_the_name_of(f"Captum's {name}.attribute rejects these arguments"):
+    with untouched(attribution), in_the_name_of(f"Captum's {name}.attribute rejects these "
+                                                "arguments"):
         result = attribution.attribute(given if isinstance(inputs, tuple) else given[0], **kwargs)
     delta = None
     if kwargs.get("return_convergence_delta"):
@@ -63,8 +67,8 @@ def attribute(attribution: Any, inputs: Any, xs: tuple[Tensor, ...], kwargs: dic
 def _by_example(delta: Tensor, count: int, kwargs: dict[str, Any]) -> Tensor:
     """Convergence deltas, several for each of so many examples, those of an example side by side.
 
-    Captum computes the samples of a `NoiseTunnel` some at a time if asked to, and has those of all examples one
-    such group after the other.
+    Captum computes the samples of a `NoiseTunnel` some at a time if asked to, and has those of all
+    examples one such group after the other.
     """
     samples = kwargs.get("nt_samples", 5)
     size = kwargs.get("nt_samples_batch_size") or samples
@@ -75,12 +79,15 @@ def _by_example(delta: Tensor, count: int, kwargs: dict[str, Any]) -> Tensor:
     return torch.cat([group.reshape(count, -1) for group in groups], 1).flatten()
 
 
-def completeness(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], kwargs: dict[str, Any],
-                 parts: tuple[Tensor, ...]) -> Tensor | None:
-    """Captum's convergence delta of attributions, sum_i a_i - (f(x) - f(b)), (N,); None where Captum defines none."""
+def completeness(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...],
+                 kwargs: dict[str, Any], parts: tuple[Tensor, ...]) -> Tensor | None:
+    """Captum's convergence delta of attributions, sum_i a_i - (f(x) - f(b)), (N,); None where
+    Captum defines none.
+    """
     if not isinstance(attribution, IntegratedGradients) or not attribution.multiplies_by_inputs:
         return None
     with torch.no_grad():
         return attribution.compute_convergence_delta(
-            parts, tuple(b.expand_as(x) for b, x in zip(baselines, xs, strict=True)), xs, target=kwargs.get("target"),
+            parts, tuple(b.expand_as(x) for b, x in zip(baselines, xs, strict=True)), xs,
+            target=kwargs.get("target"),
             additional_forward_args=kwargs.get("additional_forward_args"))

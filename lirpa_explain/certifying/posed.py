@@ -1,4 +1,6 @@
-"""What a call is about: an attribution as a function of what is perturbed, its inputs or its layer's output."""
+"""What a call is about: an attribution as a function of what is perturbed, its inputs or its
+layer's output.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +63,9 @@ class Posed:
         return () if self.original is None else self.original.xs
 
     def names_of(self, columns: tuple[Names | None, ...]) -> tuple[Names | None, ...]:
-        """The names of the features of what is perturbed, given those of the inputs: a layer's have none."""
+        """The names of the features of what is perturbed, given those of the inputs: a layer's have
+        none.
+        """
         return columns if self.original is None else (None,) * len(self.call.xs)
 
     @property
@@ -79,9 +83,10 @@ class Posed:
             if bool(((theirs.flat - ours.flat).abs() <= TOLERANCE[ours.flat.dtype] * scale).all()):
                 return theirs
         raise UnsupportedAttribution(
-            f"{name_of(self.original.attribution)} is not a function of the layer's output: with that output given, "
-            "Captum's value is another one. Perhaps the model computes something else from its inputs, past the layer, "
-            "that is not the same for inputs and baselines: give it as additional_forward_args.")
+            f"{name_of(self.original.attribution)} is not a function of the layer's output: with "
+            "that output given, Captum's value is another one. Perhaps the model computes "
+            "something else from its inputs, past the layer, that is not the same for inputs and "
+            "baselines: give it as additional_forward_args.")
 
 
 class Poser:
@@ -89,7 +94,8 @@ class Poser:
 
     Args:
         attribution: a Captum object.
-        perturb: "input", "layer", or None: "layer" if the inputs are whole numbers, such as token ids.
+        perturb: "input", "layer", or None: "layer" if the inputs are whole numbers, such as token
+            ids.
     """
 
     def __init__(self, attribution: Any, perturb: str | None = None) -> None:
@@ -97,14 +103,16 @@ class Poser:
         self.attribution, self.perturb = attribution, perturb
         self._from_layer: at_layer.FromLayer | None = None
 
-    def pose(self, inputs: Any, keywords: dict[str, Any], perturb: str | None = None, as_input: bool = False) -> Posed:
+    def pose(self, inputs: Any, keywords: dict[str, Any], perturb: str | None = None,
+             as_input: bool = False) -> Posed:
         """A call as one of what is perturbed.
 
         Args:
             inputs: as the caller gave them.
             keywords: of `attribution.attribute`.
             perturb: as for the class, and before what it was made with.
-            as_input: whether an attribution of a layer's output shall be one to inputs, if there is such a one.
+            as_input: whether an attribution of a layer's output shall be one to inputs, if there is
+                such a one.
         """
         check_perturb(perturb)
         perturb = self.perturb if perturb is None else perturb
@@ -119,10 +127,12 @@ class Poser:
             found = self._from_layer.of(xs, keywords, as_input)
         values = check_inputs(found.values, what="The layer's outputs")
         if len(values[0]) != len(xs[0]):
-            raise UnsupportedAttribution(f"The layer's output has the shape {tuple(values[0].shape)} for {len(xs[0])} "
-                                         "examples; it must have one row for each of them.")
+            raise UnsupportedAttribution("The layer's output has the shape "
+                                         f"{tuple(values[0].shape)} for {len(xs[0])} examples; it "
+                                         "must have one row for each of them.")
         return Posed(Call(found.attribution, found.values, values, found.keywords),
-                     Call(self.attribution, inputs, xs, keywords), f"at the output of {self._from_layer.words}")
+                     Call(self.attribution, inputs, xs, keywords),
+                     f"at the output of {self._from_layer.words}")
 
     def check_parameters(self, posed: Posed, parameters: Parameters | None) -> None:
         """Refuse parameters that move what is perturbed, or its baselines.
@@ -136,11 +146,12 @@ class Poser:
         with isolated(posed.call.xs[0].device, self.attribution), parameters.set_to(values):
             again = self._from_layer.of(posed.original.xs, posed.original.keywords)
         before, after = (torch.utils._pytree.tree_leaves((of, keywords.get("baselines", ())))
-                         for of, keywords in ((posed.call.inputs, posed.call.keywords), (again.values, again.keywords)))
+                         for of, keywords in ((posed.call.inputs, posed.call.keywords),
+                                              (again.values, again.keywords)))
         if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
-            raise ValueError("parameters moves parameters that the layer's output is computed from, while "
-                             "perturb='layer' puts a ball around the output that they give now: hold them fixed, by "
-                             "None for their names.")
+            raise ValueError("parameters moves parameters that the layer's output is computed "
+                             "from, while perturb='layer' puts a ball around the output that they "
+                             "give now: hold them fixed, by None for their names.")
 
 
 def check_perturb(perturb: Any) -> None:
@@ -152,4 +163,5 @@ def check_perturb(perturb: Any) -> None:
 def _are_whole(inputs: Any) -> bool:
     """Whether some of the inputs are tensors of whole numbers."""
     xs = inputs if isinstance(inputs, tuple) else (inputs,)
-    return any(isinstance(x, Tensor) and not x.is_floating_point() and not x.is_complex() for x in xs)
+    return any(isinstance(x, Tensor) and not x.is_floating_point() and not x.is_complex()
+               for x in xs)

@@ -11,8 +11,10 @@ from ..bounding.where import Where
 from ..version import AUTO_LIRPA_VERSION, __version__
 
 
-def describe(where: Where, place: str, words: str, columns: tuple[Sequence[str] | None, ...] = ()) -> str:
-    """The set that a certificate speaks of: each input's ball, where it lies, the parameters', what its sense adds.
+def describe(where: Where, place: str, words: str,
+             columns: tuple[Sequence[str] | None, ...] = ()) -> str:
+    """The set that a certificate speaks of: each input's ball, where it lies, the parameters', what
+    its sense adds.
 
     Args:
         where: the set.
@@ -21,7 +23,8 @@ def describe(where: Where, place: str, words: str, columns: tuple[Sequence[str] 
         columns: for each input, the names of its features; None where they have none.
     """
     balls = [_of_ball(*pair) for pair in itertools.zip_longest(where.balls, columns)]
-    text = balls[0] if len(set(balls)) == 1 else "; ".join(f"input {i}: {ball}" for i, ball in enumerate(balls))
+    text = (balls[0] if len(set(balls)) == 1
+            else "; ".join(f"input {i}: {ball}" for i, ball in enumerate(balls)))
     parts = ["inputs held fixed" if set(balls) == {"held fixed"} else text]
     parts += [place] if place else []
     parts += [where.parameters.words] if where.parameters is not None else []
@@ -37,5 +40,5 @@ def _of_ball(ball: Ball | None, names: Sequence[str] | None) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of all that computes a certificate."""
-    return {"lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION, "captum": metadata.version("captum"),
-            "torch": torch.__version__}
+    return {"lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION,
+            "captum": metadata.version("captum"), "torch": torch.__version__}

@@ -1,4 +1,6 @@
-"""What is certified and attacked: an attribution, its inputs and arguments, the ball, and the draws to replay."""
+"""What is certified and attacked: an attribution, its inputs and arguments, the ball, and the draws
+to replay.
+"""
 
 import functools
 import inspect
@@ -27,12 +29,14 @@ Points = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Request:
-    """An attribution as a function of what is perturbed: whatever it draws, it draws the same at all points.
+    """An attribution as a function of what is perturbed: whatever it draws, it draws the same at
+    all points.
 
     Args:
         posed: the call of Captum's, whose inputs are what is perturbed.
         where: the balls of the inputs and the boxes of the parameters.
-        state: of the random generators of torch, the GPU, numpy and Python at which the attribution starts.
+        state: of the random generators of torch, the GPU, numpy and Python at which the attribution
+            starts.
         columns: the names of each input's features; None where they have none.
     """
 
@@ -82,7 +86,9 @@ class Request:
         return tuple(tuple(part.shape[1:]) for part in self.nominal.parts)
 
     def attribute(self, points: Points, values: dict[str, Tensor] | None = None) -> Nominal:
-        """Captum's own attribution at points, each (N, *S), of the model with values of the parameters that move."""
+        """Captum's own attribution at points, each (N, *S), of the model with values of the
+        parameters that move.
+        """
         keywords = {k: v for k, v in self.keywords.items() if k != "return_convergence_delta"}
         if callable(keywords.get("baselines")):
             keywords["baselines"] = self._constant(keywords["baselines"])
@@ -90,9 +96,13 @@ class Request:
             return attribute(self.attribution, self.inputs, points, keywords)
 
     def draw(self, extreme: bool, generator: torch.Generator) -> tuple[Points, dict[str, Tensor]]:
-        """Random points of the balls, each (N, *S), and values of the parameters that move; corners if `extreme`."""
-        points = tuple(draw(ball, x, extreme, generator) for x, ball in zip(self.xs, self.balls, strict=True))
-        return points, self.parameters.draw(extreme, generator) if self.parameters is not None else {}
+        """Random points of the balls, each (N, *S), and values of the parameters that move; corners
+        if `extreme`.
+        """
+        points = tuple(draw(ball, x, extreme, generator)
+                       for x, ball in zip(self.xs, self.balls, strict=True))
+        return points, self.parameters.draw(extreme,
+                                            generator) if self.parameters is not None else {}
 
     def output(self, points: Points) -> Tensor:
         """The model's output at points, flat: (N, M); differentiable."""
@@ -100,23 +110,29 @@ class Request:
         return self.attribution.forward_func(*points, *extras).reshape(len(points[0]), -1)
 
     def shaped(self, points: tuple[Any, ...]) -> Any:
-        """What there is one of for each input, such as points, in the form in which the caller gave the inputs."""
+        """What there is one of for each input, such as points, in the form in which the caller gave
+        the inputs.
+        """
         return points if isinstance(self.inputs, tuple) else points[0]
 
     def _constant(self, baselines: Callable[..., Any]) -> Callable[..., Any]:
-        """A function for baselines that draws as it does at the unperturbed inputs, whatever the inputs."""
+        """A function for baselines that draws as it does at the unperturbed inputs, whatever the
+        inputs.
+        """
         given = self.shaped(self.xs)
 
         @functools.wraps(baselines)
         def drawn(*args: Any) -> Any:
             return baselines(*([given] if args else []))
 
-        setattr(drawn, "__signature__", inspect.signature(baselines))  # noqa: B010  (Captum counts the parameters)
+        # Captum counts the parameters.
+        setattr(drawn, "__signature__", inspect.signature(baselines))  # noqa: B010
         return drawn
 
     def moved(self, values: dict[str, Tensor] | None) -> AbstractContextManager[None]:
         """The model with these values of its parameters; none, or None: those it has."""
-        return self.parameters.set_to(values) if self.parameters is not None and values else nullcontext()
+        return (self.parameters.set_to(values)
+                if self.parameters is not None and values else nullcontext())
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
@@ -134,5 +150,6 @@ class Request:
 
 def random_state(device: torch.device | None) -> tuple[Any, ...]:
     """State of the generators that attributions draw from."""
-    cuda = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
+    cuda = (torch.cuda.get_rng_state(device)
+            if device is not None and device.type == "cuda" else None)
     return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()

@@ -1,4 +1,6 @@
-"""Traces of one model: what is captured and parsed once for inputs of one shape, and when that is outgrown."""
+"""Traces of one model: what is captured and parsed once for inputs of one shape, and when that is
+outgrown.
+"""
 
 import functools
 from collections import OrderedDict
@@ -55,7 +57,8 @@ class Traces:
 
     def of(self, attribution: Any, plan: Plan, xs: tuple[Tensor, ...], keywords: dict[str, Any],
            explained: bool = False) -> tuple[Trace, bool]:
-        """The trace for inputs of these shapes and these constants, and whether it was made just now.
+        """The trace for inputs of these shapes and these constants, and whether it was made just
+        now.
 
         Args:
             attribution: the Captum object.
@@ -68,16 +71,19 @@ class Traces:
         program, outer = plan.row_program(explained), plan.outer if explained else None
         function = attribution.forward_func if plan.function is None else plan.function
         key = (program.identity, getattr(plan.function, "key", None), outer,
-               *((x.shape[1:], x.dtype, x.device) for x in xs), *(_described(e, len(xs[0])) for e in extras))
+               *((x.shape[1:], x.dtype, x.device) for x in xs),
+               *(_described(e, len(xs[0])) for e in extras))
         trace, forward = self._kept.pop(key, None), attribution.forward_func
         is_new = trace is None or not trace.made_with.matches(forward=forward) or \
             not reads_alike(trace.module, function, xs, extras)
         if trace is None or is_new:
             with untouched(attribution):
                 module, made_with = fingerprinted(
-                    lambda: capture_program(program, function, xs, extras, outer=outer), forward=forward)
+                    lambda: capture_program(program, function, xs, extras, outer=outer),
+                    forward=forward)
             how = self.bounding
-            engine = Engine(module, module.example, how.optimization, how.memory_limit, float(how.slack))
+            engine = Engine(module, module.example, how.optimization, how.memory_limit,
+                            float(how.slack))
             trace = Trace(module, engine, made_with)
         self._kept[key] = trace
         while len(self._kept) > KEPT:
@@ -90,7 +96,9 @@ class Traces:
 
 
 def _described(extra: Any, count: int) -> Hashable:
-    """What a trace holds of a further argument: the shape of one with rows, the contents of any other."""
+    """What a trace holds of a further argument: the shape of one with rows, the contents of any
+    other.
+    """
     if isinstance(extra, Tensor) and extra.ndim and len(extra) == count:
         return "rows", extra.shape[1:], extra.dtype
     return frozenset(pieces_of(argument=extra).items())

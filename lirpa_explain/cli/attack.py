@@ -32,11 +32,12 @@ def run(given: Namespace) -> int:
     """
     name, options = given.objective
     if name not in {*SANDWICHES, *OBJECTIVES, "width"}:
-        raise ValueError(f"There is no objective {name!r}; there are {', '.join(sorted({*SANDWICHES, *OBJECTIVES}))}, "
-                         "width.")
+        raise ValueError(f"There is no objective {name!r}; there are "
+                         f"{', '.join(sorted({*SANDWICHES, *OBJECTIVES}))}, width.")
     job = make_job(given)
-    store = Store(given.out, {"command": "attack", **job.settings(), "objective": name, "objective's settings": options,
-                              **{f"--{key}": vars(given)[key] for key in ("samples", "restarts", "steps")}},
+    store = Store(given.out, {
+        "command": "attack", **job.settings(), "objective": name, "objective's settings": options,
+        **{f"--{key}": vars(given)[key] for key in ("samples", "restarts", "steps")}},
                   given.restart)
     do_all(job, store, [("", write_attack)])
     atomically(given.out / CSV, lambda path: write_table(path, job, store, name))
@@ -58,7 +59,8 @@ def attack(job: Job, eps: float, rows: slice) -> dict[str, Tensor | None]:
     """
     given = job.arguments
     name, options = given.objective
-    settings: dict[str, Any] = {key: vars(given)[key] for key in ("samples", "restarts", "steps", "seed")}
+    settings: dict[str, Any] = {key: vars(given)[key]
+                                for key in ("samples", "restarts", "steps", "seed")}
     result: Any
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The attack was stopped")  # it is no result here
@@ -67,13 +69,15 @@ def attack(job: Job, eps: float, rows: slice) -> dict[str, Tensor | None]:
             certified, found = result.certified, result.found
         else:
             with job.seeded(rows):
-                result = search(job.attribution, job.data.inputs[rows], eps=eps, **job.ball, objective=name,
+                result = search(job.attribution, job.data.inputs[rows], eps=eps, **job.ball,
+                                objective=name,
                                 options=options, **settings, **job.keywords_of(rows))
             certified, found = None, result.value
     if result.interrupted:
         raise KeyboardInterrupt
     points = () if result.worst_inputs is None else tensors(result.worst_inputs)
-    return {"certified": certified, "found": found, **{f"worst_inputs{i or ''}": p for i, p in enumerate(points)}}
+    return {"certified": certified, "found": found,
+            **{f"worst_inputs{i or ''}": p for i, p in enumerate(points)}}
 
 
 def write_table(path: Path, job: Job, store: Store, objective: str) -> None:
@@ -82,11 +86,13 @@ def write_table(path: Path, job: Job, store: Store, objective: str) -> None:
     for eps, rows in job.tasks:
         arrays = load_arrays(store.path(eps, rows))
         found = arrays["found"].double()
-        certified = arrays["certified"].double() if "certified" in arrays else torch.full_like(found, torch.nan)
+        certified = (arrays["certified"].double()
+                     if "certified" in arrays else torch.full_like(found, torch.nan))
         ratio = torch.where(certified == found, torch.ones_like(found), certified / found)
         for i, example in enumerate(range(rows.start, rows.stop)):
             target = "" if job.targets is None else int(job.targets[example])
-            numbers = ["" if number.isnan() else float(number) for number in (certified[i], found[i], ratio[i])]
+            numbers = ["" if number.isnan() else float(number)
+                       for number in (certified[i], found[i], ratio[i])]
             name = "" if job.data.names is None else job.data.names[example]
             lines.append([example, name, target, eps, objective, *numbers])
     with open(path, "w", newline="", encoding="utf-8") as file:

@@ -1,4 +1,6 @@
-"""`lirpa-explain certify`: certificates, a table of metrics, attacks beside them, a report, and requirements."""
+"""`lirpa-explain certify`: certificates, a table of metrics, attacks beside them, a report, and
+requirements.
+"""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -39,17 +41,23 @@ def run(given: Namespace) -> int:
     chosen = chosen_measures(given)
     job = make_job(given)
     wants_prediction = given.prediction or any(wanted.measure is None for wanted in given.require)
-    refining = {} if given.refine is None else {"--refine": given.refine, "--seconds": given.seconds}
+    refining = {} if given.refine is None else {"--refine": given.refine,
+                                                "--seconds": given.seconds}
     store = Store(given.out, {"command": "certify", **job.settings(), **refining}, given.restart)
-    do_all(job, store, [("", write_certificate), *([(".prediction", write_prediction)] * wants_prediction)])
+    do_all(job, store,
+           [("", write_certificate), *([(".prediction", write_prediction)] * wants_prediction)])
 
-    certificates = {eps: [Certificate.load(store.path(eps, rows)) for rows in job.chunks] for eps in given.eps}
-    predictions = {eps: load_prediction(store, job, eps) for eps in given.eps} if wants_prediction else None
-    return conclude(job, certificates, chosen, predictions, partial(attacked, job, store) if given.attack else None)
+    certificates = {eps: [Certificate.load(store.path(eps, rows)) for rows in job.chunks]
+                    for eps in given.eps}
+    predictions = {eps: load_prediction(store, job, eps)
+                   for eps in given.eps} if wants_prediction else None
+    return conclude(job, certificates, chosen, predictions,
+                    partial(attacked, job, store) if given.attack else None)
 
 
 def chosen_measures(given: Namespace) -> list[Measure]:
-    """The metrics that are asked for, once it is certain that these, the required ones and the report can be made.
+    """The metrics that are asked for, once it is certain that these, the required ones and the
+    report can be made.
 
     Raises:
         ValueError: there is no such metric.
@@ -71,7 +79,8 @@ def _required(given: Namespace) -> list[Measure]:
 
 def conclude(job: Job, certificates: Mapping[float, Sequence[Certificate]], chosen: list[Measure],
              predictions: Mapping[float, Prediction] | None = None,
-             attack: Callable[[Sequence[Measure]], dict[float | None, list[Reached]]] | None = None) -> int:
+             attack: Callable[[Sequence[Measure]], dict[float | None, list[Reached]]]
+             | None = None) -> int:
     """Write the table and the report, say what they say, and check requirements.
 
     Args:
@@ -96,11 +105,12 @@ def conclude(job: Job, certificates: Mapping[float, Sequence[Certificate]], chos
     if given.report is not None:
         atomically(given.report, lambda path: report(
             known, path, inputs=job.data.inputs, names=job.data.names,
-            features=given.names or job.data.features, targets=targets, metrics=measures, predictions=predictions,
-            found=found or None, progress=not given.quiet))
+            features=given.names or job.data.features, targets=targets, metrics=measures,
+            predictions=predictions, found=found or None, progress=not given.quiet))
     if not given.quiet:
         print(summary(table))
-        print(f"Written: {given.out / CSV}" + (f", {given.report}" if given.report is not None else "")
+        print(f"Written: {given.out / CSV}"
+              + (f", {given.report}" if given.report is not None else "")
               + f", {len(job.tasks)} certificate{'s' * (len(job.tasks) > 1)} in {given.out}")
     lines = complaints(given.require, table, given.require_share)
     for line in lines:
@@ -112,7 +122,8 @@ def write_certificate(job: Job, eps: float, rows: slice, path: Path) -> None:
     """Certify a chunk, and refine the certificate if that is asked for."""
     certificate, given = job.certify(eps, rows), job.arguments
     if given.refine is not None:
-        certificate = certificate.refine(wanted(given.refine), seconds=given.seconds, progress=not given.quiet)
+        certificate = certificate.refine(wanted(given.refine), seconds=given.seconds,
+                                         progress=not given.quiet)
     certificate.save(path)
 
 
@@ -142,7 +153,8 @@ def predict(job: Job, eps: float, rows: slice) -> Prediction:
 def load_prediction(store: Store, job: Job, eps: float) -> Prediction:
     """The predictions of all examples at one radius."""
     parts = [load_arrays(store.path(eps, rows, ".prediction")) for rows in job.chunks]
-    return Prediction(**{entry.name: torch.cat([part[entry.name] for part in parts]) for entry in fields(Prediction)})
+    return Prediction(**{entry.name: torch.cat([part[entry.name] for part in parts])
+                         for entry in fields(Prediction)})
 
 
 def unique(measures: Sequence[Measure]) -> list[Measure]:
@@ -154,19 +166,22 @@ def unique(measures: Sequence[Measure]) -> list[Measure]:
     found: dict[str, Measure] = {}
     for measure in measures:
         if digest(found.setdefault(measure.label, measure).settings) != digest(measure.settings):
-            raise ValueError(f"Two metrics are both called {measure.label}; ask for one of them at a time.")
+            raise ValueError(f"Two metrics are both called {measure.label}; ask for one of them at "
+                             "a time.")
     return list(found.values())
 
 
 def summary(table: Table) -> str:
     """The mean of each certified number over the examples, a line for each radius."""
-    numbers = [column for column in table.columns[-table.certified:] if column.is_number or column.name == "prediction"]
+    numbers = [column for column in table.columns[-table.certified:]
+               if column.is_number or column.name == "prediction"]
     radii = table.column("eps").values
     lines: list[list[Any]] = [["eps", *(column.name for column in numbers)]]
     for eps in dict.fromkeys(radii):
-        chosen = [[value for value, radius in zip(column.values, radii, strict=True) if radius == eps]
-                  for column in numbers]
+        chosen = [[value for value, radius in zip(column.values, radii, strict=True)
+                   if radius == eps] for column in numbers]
         lines.append([f"{eps:g}", *(f"{sum(values) / len(values):.4g}" for values in chosen)])
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    rows = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    rows = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+            for line in lines]
     return f"Means over {len(radii) // (len(lines) - 1)} examples\n" + "\n".join(rows)

@@ -1,4 +1,6 @@
-"""Inputs for the command line: arrays, tables, folders of images; and the targets that go with them."""
+"""Inputs for the command line: arrays, tables, folders of images; and the targets that go with
+them.
+"""
 
 import csv
 from collections.abc import Callable
@@ -33,7 +35,8 @@ class Data:
 
     def rows(self, chosen: slice) -> "Data":
         """Some of the examples."""
-        return replace(self, inputs=self.inputs[chosen], names=None if self.names is None else self.names[chosen],
+        return replace(self, inputs=self.inputs[chosen],
+                       names=None if self.names is None else self.names[chosen],
                        labels=None if self.labels is None else self.labels[chosen])
 
 
@@ -62,7 +65,8 @@ def read(path: Path, how: Reading) -> Data:
     """Read inputs.
 
     Args:
-        path: a .npy, .npz or .csv file, or a folder of images, whose entries become numbers from 0 to 1.
+        path: a .npy, .npz or .csv file, or a folder of images, whose entries become numbers from 0
+            to 1.
         how: details.
 
     Returns:
@@ -76,15 +80,17 @@ def read(path: Path, how: Reading) -> Data:
     """
     kind = "folder" if path.is_dir() else path.suffix.lower()
     if kind not in READERS:
-        raise ValueError(f"{path} is neither a folder of images nor a file that ends in .npy, .npz or .csv; convert it "
-                         "to one of these.")
+        raise ValueError(f"{path} is neither a folder of images nor a file that ends in .npy, .npz "
+                         "or .csv; convert it to one of these.")
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
     if how.label is not None and kind != ".csv":
-        raise ValueError(f"--target column:{how.label} goes with inputs in a .csv file; give the targets as a file.")
+        raise ValueError(f"--target column:{how.label} goes with inputs in a .csv file; give the "
+                         "targets as a file.")
     data = READERS[kind](path, how)
     if data.inputs.ndim < 2 or not data.inputs.numel():
-        raise ValueError(f"{path} has the shape {tuple(data.inputs.shape)}; inputs are (examples, features, ...).")
+        raise ValueError(f"{path} has the shape {tuple(data.inputs.shape)}; inputs are (examples, "
+                         "features, ...).")
     if how.shape is None:
         return data
     try:
@@ -107,7 +113,8 @@ def read_labels(path: Path) -> Tensor:
 
 
 def _integers(column: np.ndarray, name: str) -> Tensor:
-    if column.ndim != 1 or not np.isfinite(column).all() or (column != np.round(column)).any() or (column < 0).any():
+    if (column.ndim != 1 or not np.isfinite(column).all() or (column != np.round(column)).any()
+            or (column < 0).any()):
         raise ValueError(f"The targets of {name} must be one column of integers from 0.")
     return torch.from_numpy(column.astype(np.int64))
 
@@ -125,7 +132,8 @@ def _read_table(path: Path, how: Reading) -> Data:
     labels = None
     if how.label is not None:
         if header is None or how.label not in header:
-            raise ValueError(f"{path} has no column {how.label!r}; it has {', '.join(header or ['no header'])}.")
+            raise ValueError(f"{path} has no column {how.label!r}; it has "
+                             f"{', '.join(header or ['no header'])}.")
         at = header.index(how.label)
         labels = _integers(numbers[:, at], f"column {how.label!r}")
         numbers, header = np.delete(numbers, at, 1), header[:at] + header[at + 1:]
@@ -135,7 +143,8 @@ def _read_table(path: Path, how: Reading) -> Data:
 def _table(path: Path) -> tuple[list[str] | None, np.ndarray]:
     """The header, if the first line is one, and the numbers of a .csv file."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
+        rows = [(line, row) for line, row in enumerate(csv.reader(file), 1)
+                if any(cell.strip() for cell in row)]
     header = None
     if rows and not all(_is_number(cell) for cell in rows[0][1]):
         header = [cell.strip() for cell in rows.pop(0)[1]]
@@ -144,11 +153,13 @@ def _table(path: Path) -> tuple[list[str] | None, np.ndarray]:
     width = len(header or rows[0][1])
     for line, row in rows:
         if len(row) != width:
-            raise ValueError(f"{path}, line {line}, has {len(row)} cells where {width} are expected.")
+            raise ValueError(f"{path}, line {line}, has {len(row)} cells where {width} are "
+                             "expected.")
         for place, cell in enumerate(row):
             if not _is_number(cell):
-                raise ValueError(f"{path}, line {line}, column {header[place] if header else place + 1}: {cell!r} is "
-                                 "not a number; encode or remove it.")
+                raise ValueError(f"{path}, line {line}, column "
+                                 f"{header[place] if header else place + 1}: {cell!r} is not a "
+                                 "number; encode or remove it.")
     return header, np.array([[float(cell) for cell in row] for _, row in rows])
 
 
@@ -180,9 +191,11 @@ def _read_images(path: Path, how: Reading) -> Data:
         arrays.append(np.asarray(shown, dtype=np.float64) / 255)
         if arrays[-1].shape != arrays[0].shape:
             raise ValueError(f"{file} is {shown.height}x{shown.width}, but {files[0].name} is "
-                             f"{arrays[0].shape[0]}x{arrays[0].shape[1]}; give --image-size HEIGHTxWIDTH.")
+                             f"{arrays[0].shape[0]}x{arrays[0].shape[1]}; give --image-size "
+                             "HEIGHTxWIDTH.")
     stack = torch.from_numpy(np.stack(arrays)).to(how.dtype)
-    return Data(stack.movedim(-1, 1) if stack.ndim == 4 else stack[:, None], [file.name for file in files])
+    return Data(stack.movedim(-1, 1) if stack.ndim == 4 else stack[:, None],
+                [file.name for file in files])
 
 
 READERS: dict[str, Callable[[Path, Reading], Data]] = {

@@ -1,4 +1,6 @@
-"""`lirpa-explain doctor`: what is installed, what is missing, and whether a small certificate is right."""
+"""`lirpa-explain doctor`: what is installed, what is missing, and whether a small certificate is
+right.
+"""
 
 import importlib
 import importlib.util
@@ -29,7 +31,8 @@ OPTIONAL = {
     "onnx2torch": ("onnx2torch", "onnx", "models from ONNX files"),
     "sklearn": ("scikit-learn", "examples", "the examples"),
 }
-"""Modules that some commands need: what pip installs, the extra that it belongs to, and what for."""
+"""Modules that some commands need: what pip installs, the extra that it belongs to, and what
+for."""
 
 
 def run(given: Namespace) -> int:
@@ -45,13 +48,16 @@ def run(given: Namespace) -> int:
     for name in REQUIRED:
         print(f"{name} {metadata.version(name)}")
     print(f"auto_LiRPA {AUTO_LIRPA_VERSION} ({Path(str(auto_lirpa.__file__)).parent})")
-    print(f"CUDA {'is available' if torch.cuda.is_available() else 'is not available: bounds are computed on the CPU'}")
+    print("CUDA is available" if torch.cuda.is_available()
+          else "CUDA is not available: bounds are computed on the CPU")
     missing = [extra for module, (_, extra, _) in OPTIONAL.items() if not is_found(module)]
     if missing:
-        print(f"To have what is missing: pip install 'lirpa_explain[{','.join(sorted(set(missing)))}]'")
+        print("To have what is missing: pip install "
+              f"'lirpa_explain[{','.join(sorted(set(missing)))}]'")
     wrong = [method for method in METHODS if not is_right(method)]
     if wrong:
-        print(f"Certificates are WRONG by {', '.join(wrong)}: do not use them, and report this output.")
+        print(f"Certificates are WRONG by {', '.join(wrong)}: do not use them, and report this "
+              "output.")
         return 2
     print(f"A small certificate is right by {', '.join(METHODS)}.")
     return 0
@@ -87,6 +93,7 @@ def is_right(method: str) -> bool:
     for eps, low, high in ((0.5, (1.0, 2.0), (1.0, 2.0)), (2.0, (0.0, 2.0), (1.0, 2.0))):
         certificate = certify(Saliency(model), x, eps=eps, method=method, target=0, abs=False)
         for side, expected in ((certificate.lower, low), (certificate.upper, high)):
-            if not isinstance(side, torch.Tensor) or not torch.allclose(side, torch.tensor([expected]).double()):
+            if (not isinstance(side, torch.Tensor)
+                    or not torch.allclose(side, torch.tensor([expected]).double())):
                 return False
     return True

@@ -1,4 +1,6 @@
-"""What `certify`, `smooth` and `attack` have in common: a model, inputs, targets, an attribution, from arguments."""
+"""What `certify`, `smooth` and `attack` have in common: a model, inputs, targets, an attribution,
+from arguments.
+"""
 
 import inspect
 from argparse import Namespace
@@ -22,9 +24,10 @@ from ..guards import isolated
 from .data import Data, Reading, read, read_labels
 from .model import fingerprint, load_model, make_attribution, predicted, takes_target
 
-RESERVED = ("inputs", "eps", "norm", "clip", "method", "batch_size", "progress", "target", "perturbation", "spec",
-            "differentiable")
-"""Arguments of `certify` that --set does not take: they have options of their own, or no use here."""
+RESERVED = ("inputs", "eps", "norm", "clip", "method", "batch_size", "progress", "target",
+            "perturbation", "spec", "differentiable")
+"""Arguments of `certify` that --set does not take: they have options of their own, or no use
+here."""
 
 OF_DRAWS = ("inputs", "target", "return_convergence_delta")
 """The same of smoothed certificates, whose own settings all have options."""
@@ -89,7 +92,8 @@ class Job:
             **fingerprint(self.model), "inputs": self.data.inputs, "targets": self.targets,
             "attribution": name_of(self.attribution), "--layer": given.layer,
             **{f"--set {name}": value for name, value in given.set},
-            **(self._ball_settings() if self.has_ball else {}), "--chunk": given.chunk, "--seed": given.seed,
+            **(self._ball_settings() if self.has_ball else {}), "--chunk": given.chunk,
+            "--seed": given.seed,
             "dtype": given.dtype, "lirpa_explain": __version__, "auto_LiRPA": AUTO_LIRPA_VERSION,
             "torch": torch.__version__, "captum": metadata.version("captum"),
         }
@@ -102,7 +106,8 @@ class Job:
     @cached_property
     def certifier(self) -> Certifier:
         """One that traces the model once for all chunks."""
-        return Certifier(self.attribution, method=self.arguments.method, batch_size=self.arguments.batch_size,
+        return Certifier(self.attribution, method=self.arguments.method,
+                         batch_size=self.arguments.batch_size,
                          features=self.feature_names, **self.for_certifier)
 
     @property
@@ -114,11 +119,13 @@ class Job:
     def certify(self, eps: float, rows: slice) -> Certificate:
         """The certificate of a chunk; its noise depends on the seed and the chunk alone."""
         with self.seeded(rows):
-            return self.certifier.certify(self.data.inputs[rows], eps=eps, **self.ball, **self.keywords_of(rows))
+            return self.certifier.certify(self.data.inputs[rows], eps=eps, **self.ball,
+                                          **self.keywords_of(rows))
 
     def keywords_of(self, rows: slice) -> dict[str, Any]:
         """The keywords of `certify`, and of the attribution, for a chunk."""
-        return self.keywords if self.targets is None else {**self.keywords, "target": self.targets[rows]}
+        return (self.keywords
+                if self.targets is None else {**self.keywords, "target": self.targets[rows]})
 
     @contextmanager
     def seeded(self, rows: slice) -> Iterator[None]:
@@ -143,18 +150,20 @@ def make_job(given: Namespace) -> Job:
     reserved = RESERVED if hasattr(given, "eps") else OF_DRAWS
     if taken := [name for name in settings if name in reserved]:
         raise ValueError(f"--set {taken[0]} is not possible: " + (
-            "give --" + taken[0].replace("_", "-") + "." if hasattr(given, taken[0]) else "it has no use here."))
+            "give --" + taken[0].replace("_", "-") + "."
+            if hasattr(given, taken[0]) else "it has no use here."))
     model = load_model(given.model, given.state_dict, dtype, given.device)
     label = given.target.removeprefix("column:") if given.target.startswith("column:") else None
-    how = Reading(array=given.array, label=label, size=given.image_size, mode=given.image_mode, shape=given.shape,
-                  dtype=dtype)
+    how = Reading(array=given.array, label=label, size=given.image_size, mode=given.image_mode,
+                  shape=given.shape, dtype=dtype)
     data = read(given.inputs, how)
     chosen = slice(*given.examples)
     if not len(data.inputs[chosen]):
         raise ValueError(f"--examples leaves none of the {len(data.inputs)} examples.")
     every, data = data, data.rows(chosen)
     data = replace(data, inputs=data.inputs.to(given.device))
-    attribution, keywords = make_attribution(given.attribution, model, given.layer, given.noise_tunnel, settings)
+    attribution, keywords = make_attribution(given.attribution, model, given.layer,
+                                             given.noise_tunnel, settings)
     check_keywords(keywords, attribution, OF_BALLS if hasattr(given, "eps") else ())
     targets = None
     if takes_target(attribution):
@@ -162,14 +171,16 @@ def make_job(given: Namespace) -> Job:
     elif given.target != "predicted":
         raise ValueError(f"{name_of(attribution)} has no target; leave --target out.")
     if mixes(attribution) and len(data.inputs) > given.chunk:
-        raise ValueError(f"{name_of(attribution)} of one example is made of the other examples of its file: give "
-                         f"--chunk {len(data.inputs)}, so that all are in one.")
+        raise ValueError(f"{name_of(attribution)} of one example is made of the other examples of "
+                         f"its file: give --chunk {len(data.inputs)}, so that all are in one.")
     for_certifier = {name: keywords.pop(name) for name in OF_CERTIFIER if name in keywords}
     return Job(model, data, targets, attribution, keywords, for_certifier, given)
 
 
-def find_targets(given: Namespace, model: nn.Module, every: Data, data: Data, chosen: slice) -> Tensor | None:
-    """The targets of the chosen examples, as --target says, (N,); None where the model has one output alone.
+def find_targets(given: Namespace, model: nn.Module, every: Data, data: Data,
+                 chosen: slice) -> Tensor | None:
+    """The targets of the chosen examples, as --target says, (N,); None where the model has one
+    output alone.
 
     Args:
         given: the arguments.
@@ -190,8 +201,8 @@ def find_targets(given: Namespace, model: nn.Module, every: Data, data: Data, ch
     else:
         path = Path(given.target)
         if not path.is_file():
-            raise ValueError(f"--target {given.target} is none of: predicted, an integer, a file of integers, "
-                             "column:NAME of a .csv.")
+            raise ValueError(f"--target {given.target} is none of: predicted, an integer, a file "
+                             "of integers, column:NAME of a .csv.")
         labels = read_labels(path)
         if len(labels) != len(every.inputs):
             raise ValueError(f"{path} has {len(labels)} targets for {len(every.inputs)} examples.")
@@ -212,12 +223,14 @@ def check_keywords(keywords: Iterable[str], attribution: Any, further: Iterable[
     """
     inner = getattr(attribution, "attribution_method", attribution)
     known = {name for call in (type(inner), inner.attribute, attribution.attribute, *further)
-             for name, p in inspect.signature(call).parameters.items() if p.kind is not p.VAR_KEYWORD}
-    known -= {"self", "forward_func", "model", "layer", "device_ids", "example_inputs", "attribution", "kwargs",
-              "attribution_method", *RESERVED}
+             for name, p in inspect.signature(call).parameters.items()
+             if p.kind is not p.VAR_KEYWORD}
+    known -= {"self", "forward_func", "model", "layer", "device_ids", "example_inputs",
+              "attribution", "kwargs", "attribution_method", *RESERVED}
     for name in keywords:
         if name not in known:
-            raise ValueError(f"{name_of(attribution)} has no keyword {name!r}; it has {', '.join(sorted(known))}.")
+            raise ValueError(f"{name_of(attribution)} has no keyword {name!r}; it has "
+                             f"{', '.join(sorted(known))}.")
 
 
 def _like(value: Any, dtype: torch.dtype, device: str) -> Any:

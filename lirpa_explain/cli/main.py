@@ -9,7 +9,8 @@ from ..errors import LirpaExplainError, SoundnessError
 from .parser import make_parser
 
 DONE, NOT_CERTIFIED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; a requirement is not certified; something must be changed; stopped by Ctrl-C."""
+"""Exit codes: done; a requirement is not certified; something must be changed; stopped by
+Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

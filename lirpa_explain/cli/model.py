@@ -21,13 +21,13 @@ FIRST = ("forward_func", "model", "layer", "attribution_method", "device_ids")
 """Arguments of Captum's constructors that are given otherwise than by --set."""
 
 
-def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
-               ) -> nn.Module:
+def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = torch.float32,
+               device: str = "cpu") -> nn.Module:
     """Import a model, in evaluation mode.
 
     Args:
-        name: `module:attribute`, a model or a function without arguments that returns one; the current directory is
-            searched too. Or the path of an ONNX file.
+        name: `module:attribute`, a model or a function without arguments that returns one; the
+            current directory is searched too. Or the path of an ONNX file.
         state_dict: a file with its weights; only tensors are read from it.
         dtype: of its parameters.
         device: where it runs.
@@ -41,8 +41,8 @@ def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = t
         return _from_onnx(name, state_dict).to(device=device, dtype=dtype).eval()
     module_name, colon, attribute = name.partition(":")
     if not colon or not attribute:
-        raise ValueError(f"--model {name} is not of the form module:function, such as nets:make_net, nor the path of "
-                         "an .onnx file.")
+        raise ValueError(f"--model {name} is not of the form module:function, such as "
+                         "nets:make_net, nor the path of an .onnx file.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -51,10 +51,12 @@ def load_model(name: str, state_dict: Path | None = None, dtype: torch.dtype = t
         raise ValueError(f"{module_name} cannot be imported: {_where(error)}") from error
     found = getattr(module, attribute, None)
     if found is None:
-        raise ValueError(f"{module_name} has no {attribute!r}; name a model in it, or a function that returns one.")
+        raise ValueError(f"{module_name} has no {attribute!r}; name a model in it, or a function "
+                         "that returns one.")
     if not isinstance(found, nn.Module):
         if not callable(found):
-            raise TypeError(f"{name} is a {type(found).__name__}; name an nn.Module, or a function that returns one.")
+            raise TypeError(f"{name} is a {type(found).__name__}; name an nn.Module, or a function "
+                            "that returns one.")
         try:
             found = found()
         except Exception as error:
@@ -86,8 +88,8 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         weights = torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a file of weights alone; write it with torch.save(model.state_dict(), path)."
-                         ) from error
+        raise ValueError(f"{path} is not a file of weights alone; write it with "
+                         "torch.save(model.state_dict(), path).") from error
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -108,8 +110,8 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     return layers[name]
 
 
-def make_attribution(name: str, model: nn.Module, layer: str | None, noise_tunnel: bool, keywords: dict[str, Any]
-                     ) -> tuple[Any, dict[str, Any]]:
+def make_attribution(name: str, model: nn.Module, layer: str | None, noise_tunnel: bool,
+                     keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A Captum attribution by the name of its class.
 
     Args:
@@ -159,19 +161,23 @@ def predicted(model: nn.Module, inputs: Tensor, batch_size: int) -> Tensor | Non
         with torch.no_grad():
             outputs = torch.cat([model(rows) for rows in inputs.split(batch_size)])
     except Exception as error:  # the user's code may raise anything
-        raise ValueError(f"The model cannot be called on inputs of shape {tuple(inputs.shape)}: {_where(error)}"
-                         ) from error
+        raise ValueError(f"The model cannot be called on inputs of shape {tuple(inputs.shape)}: "
+                         f"{_where(error)}") from error
     if outputs.ndim == 1:
         return None
     if outputs.ndim != 2:
-        raise ValueError(f"The model's output has the shape {tuple(outputs.shape)}; a predicted class needs "
-                         "(examples, classes). Give --target.")
+        raise ValueError(f"The model's output has the shape {tuple(outputs.shape)}; a predicted "
+                         "class needs (examples, classes). Give --target.")
     return outputs.argmax(1)
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
-    """What a model's outputs depend on: its parameters and buffers, its modules, and the files these are written in."""
-    modules = {type(part).__module__ for part in model.modules() if not type(part).__module__.startswith("torch.")}
+    """What a model's outputs depend on: its parameters and buffers, its modules, and the files
+    these are written in.
+    """
+    modules = {type(part).__module__
+               for part in model.modules() if not type(part).__module__.startswith("torch.")}
     files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
     return {"weights of the model": dict([*model.named_parameters(), *model.named_buffers()]),
-            "code of the model": [repr(model), *(Path(file).read_bytes() for file in sorted(filter(None, files)))]}
+            "code of the model": [repr(model), *(Path(file).read_bytes()
+                                                 for file in sorted(filter(None, files)))]}

@@ -15,7 +15,8 @@ from .data import Reading, read
 from .store import DRAWN
 
 CURVE = 20
-"""Steps of the radius of a curve of smoothed certificates, up to twice the deviation of the noise."""
+"""Steps of the radius of a curve of smoothed certificates, up to twice the deviation of the
+noise."""
 
 
 def run(given: Namespace) -> int:
@@ -43,8 +44,8 @@ def picture(given: Namespace) -> Any:
     certificate = loaded(given.certificate, given.radius)
     count = len(tensors(certificate.nominal)[0])
     if not 0 <= given.example < count:
-        raise ValueError(f"--example {given.example} is not in {given.certificate}, which has examples 0 to "
-                         f"{count - 1}.")
+        raise ValueError(f"--example {given.example} is not in {given.certificate}, which has "
+                         f"examples 0 to {count - 1}.")
     if not is_image(certificate) or given.kind == "bars":
         return plot_bars(certificate, given.example, given.names, most=given.most)[0]
     image = None
@@ -52,7 +53,8 @@ def picture(given: Namespace) -> Any:
         data = read(given.inputs, Reading())
         index = first_of(given.certificate) + given.example
         if index >= len(data.inputs):
-            raise ValueError(f"{given.inputs} has {len(data.inputs)} examples, and not number {index}.")
+            raise ValueError(f"{given.inputs} has {len(data.inputs)} examples, and not number "
+                             f"{index}.")
         image = shown(data.inputs[index])
     if certificate.meaning.kind == "smoothed":
         return plot_importance(certificate, given.example, image)[0]
@@ -74,7 +76,9 @@ def loaded(path: Path, radius: float | None) -> Certificate:
 
 
 def first_of(path: Path) -> int:
-    """The number of the first example of a certificate in an output folder, which is its file's name; else 0."""
+    """The number of the first example of a certificate in an output folder, which is its file's
+    name; else 0.
+    """
     start = path.stem.split("-")[0]
     return int(start) if start.isdigit() else 0
 
@@ -85,18 +89,24 @@ def curve(given: Namespace) -> Any:
     Raises:
         ValueError: the folder has no certificates.
     """
-    radii = {float(folder.name.removeprefix("eps-")): folder for folder in given.certificate.glob("eps-*")}
+    radii = {float(folder.name.removeprefix("eps-")): folder
+             for folder in given.certificate.glob("eps-*")}
     measure, points = Measure(*given.metric), []
     for eps, folder in sorted(radii.items()):
-        files = sorted(file for file in folder.glob("*.npz") if file.stem.replace("-", "").isdigit())
-        points.append((eps, float(measure.of([Certificate.load(file) for file in files]).double().mean())))
-    drawn = [SmoothedCertificate.load(file) for file in sorted((given.certificate / DRAWN).glob("*.npz"))]
+        files = sorted(file
+                       for file in folder.glob("*.npz") if file.stem.replace("-", "").isdigit())
+        points.append(
+            (eps, float(measure.of([Certificate.load(file) for file in files]).double().mean())))
+    drawn = [SmoothedCertificate.load(file)
+             for file in sorted((given.certificate / DRAWN).glob("*.npz"))]
     if drawn and not points:
         sigma = drawn[0].settings.sigma
-        measure = Measure("importance_agreement") if measure == Measure("sign_agreement") else measure
+        measure = (Measure("importance_agreement")
+                   if measure == Measure("sign_agreement") else measure)
         points = [(radius, float(measure.of([found.at(radius) for found in drawn]).double().mean()))
                   for radius in (2 * sigma * step / CURVE for step in range(CURVE + 1))]
     if not points:
-        raise ValueError(f"{given.certificate} has no certificates; give a folder that lirpa-explain certify or smooth "
-                         "wrote.")
-    return plot_curve([eps for eps, _ in points], [mean for _, mean in points], ylabel=f"mean {measure.label}")[0]
+        raise ValueError(f"{given.certificate} has no certificates; give a folder that "
+                         "lirpa-explain certify or smooth wrote.")
+    return plot_curve([eps for eps, _ in points], [mean for _, mean in points],
+                      ylabel=f"mean {measure.label}")[0]

@@ -1,4 +1,6 @@
-"""The work of a command in portions, a radius and a chunk each, done here, by processes, or by a cluster."""
+"""The work of a command in portions, a radius and a chunk each, done here, by processes, or by a
+cluster.
+"""
 
 import functools
 import os
@@ -18,7 +20,8 @@ from .job import Job, make_job
 from .store import Store, once
 
 Write = Callable[[Job, Any, slice, Path], None]
-"""Writes the file of a radius and a chunk; a function of a module, so that other processes find it."""
+"""Writes the file of a radius and a chunk; a function of a module, so that other processes find
+it."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,13 @@ def do_all(job: Job, store: Store, work: Sequence[tuple[str, Write]]) -> None:
         WorkerDied: processes died again and again.
     """
     given = job.arguments
-    portions = [Portion(eps, rows, tuple((store.path(eps, rows, kind).resolve(), write) for kind, write in work))
-                for eps, rows in job.tasks]
-    missing = [portion for portion in portions if not all(path.exists() for path, _ in portion.files)]
+    portions = [Portion(eps, rows, tuple((store.path(eps, rows, kind).resolve(), write)
+                                         for kind, write in work)) for eps, rows in job.tasks]
+    missing = [portion
+               for portion in portions if not all(path.exists() for path, _ in portion.files)]
     done = len(portions) - len(missing)
-    with executor_of(given) as executor, crew_of(executor) as crew, \
-            tqdm(total=len(portions), initial=done, unit="chunk", disable=True if given.quiet else None) as bar:
+    with executor_of(given) as executor, crew_of(executor) as crew, tqdm(total=len(
+        portions), initial=done, unit="chunk", disable=True if given.quiet else None) as bar:
         if crew.shares_memory:
             results = crew.do(lambda portion: portion.do(job), missing)
         else:
@@ -110,12 +114,13 @@ def executor_of(given: Namespace) -> Iterator[Any]:
         yield given.workers if given.workers > 1 else None
         return
     if given.workers > 1:
-        raise ValueError("--workers are processes of this machine, --scheduler has its own: give one of them.")
+        raise ValueError("--workers are processes of this machine, --scheduler has its own: give "
+                         "one of them.")
     try:
         from distributed import Client
     except ImportError as error:
-        raise ImportError("--scheduler needs dask: pip install 'lirpa_explain[dask]', or pip install distributed."
-                          ) from error
+        raise ImportError("--scheduler needs dask: pip install 'lirpa_explain[dask]', or pip "
+                          "install distributed.") from error
     try:
         client = Client(given.scheduler)
     except OSError as error:  # a timeout, too

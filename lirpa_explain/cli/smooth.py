@@ -25,10 +25,12 @@ def run(given: Namespace) -> int:
         0, or 1 if a requirement is not certified.
 
     Raises:
-        ValueError: bad input, and so the other errors of `make_job` and of `lirpa_explain.certify_smoothed`.
+        ValueError: bad input, and so the other errors of `make_job` and of
+            `lirpa_explain.certify_smoothed`.
     """
     if any(wanted.measure is None for wanted in given.require):
-        raise ValueError("--require prediction is for `certify`: smoothed certificates say nothing of predictions.")
+        raise ValueError("--require prediction is for `certify`: smoothed certificates say nothing "
+                         "of predictions.")
     chosen, settings = chosen_measures(given), settings_of(given)
     Smoothing(**settings)
     job = make_job(given)
@@ -42,9 +44,10 @@ def run(given: Namespace) -> int:
 
 def settings_of(given: Namespace) -> dict[str, Any]:
     """What the arguments say of the map."""
-    return {"sigma": given.sigma, "keep": given.keep, "levels": given.levels, "absolute": not given.signed,
-            "sum_channels": given.sum_channels, "confidence": given.confidence, "radius": given.radius,
-            "nt_samples": given.samples, "seed": given.seed}
+    return {"sigma": given.sigma, "keep": given.keep, "levels": given.levels,
+            "absolute": not given.signed,
+            "sum_channels": given.sum_channels, "confidence": given.confidence,
+            "radius": given.radius, "nt_samples": given.samples, "seed": given.seed}
 
 
 def write_smoothed(job: Job, _: None, rows: slice, path: Path) -> None:
@@ -55,11 +58,13 @@ def write_smoothed(job: Job, _: None, rows: slice, path: Path) -> None:
     """
     given, inputs = job.arguments, job.data.inputs[rows]
     part = given.out / "smoothed" / f"{rows.start:05d}-{rows.stop - 1:05d}.npz{PARTIAL}"
-    how: dict[str, Any] = {"batch_size": given.batch_size or 64, "attribute_keywords": job.keywords_of(rows)}
+    how: dict[str, Any] = {"batch_size": given.batch_size or 64,
+                           "attribute_keywords": job.keywords_of(rows)}
     if part.exists():
         found = SmoothedCertificate.load(part).more(job.attribution, inputs, **how)
     else:
-        found = certify_smoothed(job.attribution, inputs, features=job.feature_names, **settings_of(given), **how)
+        found = certify_smoothed(job.attribution, inputs, features=job.feature_names,
+                                 **settings_of(given), **how)
     if found.interrupted:
         atomically(part, found.save)
         raise KeyboardInterrupt
@@ -78,8 +83,8 @@ def doubled(job: Job, rows: slice, path: Path) -> SmoothedCertificate:
     missing = given.doublings - round(math.log2(most / found.settings.nt_samples))
     if found.interrupted or missing > 0:
         found = found.more(job.attribution, job.data.inputs[rows], doublings=max(missing, 0),
-                           batch_size=given.batch_size or 64, attribute_keywords=job.keywords_of(rows),
-                           progress=not given.quiet)
+                           batch_size=given.batch_size or 64,
+                           attribute_keywords=job.keywords_of(rows), progress=not given.quiet)
         atomically(path, found.save)
         if found.interrupted:
             raise KeyboardInterrupt

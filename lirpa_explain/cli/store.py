@@ -1,4 +1,6 @@
-"""An output folder in which work is done once: what it was done with, and files that are whole or not there."""
+"""An output folder in which work is done once: what it was done with, and files that are whole or
+not there.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,8 +34,10 @@ class Store:
     def __init__(self, folder: Path, settings: Mapping[str, Any], restart: bool = False) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = Manifest(folder / MANIFEST, settings, "give --restart to replace them, or another --out")
-        found = [file for kind in ("eps-*", DRAWN) for file in folder.glob(f"{kind}/[0-9]*-[0-9]*.npz*")]
+        manifest = Manifest(folder / MANIFEST, settings,
+                            "give --restart to replace them, or another --out")
+        found = [file for kind in ("eps-*", DRAWN)
+                 for file in folder.glob(f"{kind}/[0-9]*-[0-9]*.npz*")]
         if restart:
             for file in found:
                 file.unlink()
@@ -41,8 +45,8 @@ class Store:
             manifest.compare()
             return
         elif found:
-            raise ValueError(f"{folder} has results but no {MANIFEST} that says of what. Give --restart to replace "
-                             "them, or another --out.")
+            raise ValueError(f"{folder} has results but no {MANIFEST} that says of what. Give "
+                             "--restart to replace them, or another --out.")
         manifest.write()
 
     def path(self, eps: float | None, rows: slice, kind: str = "") -> Path:

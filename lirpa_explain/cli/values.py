@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-WORDS = {"inf": math.inf, "-inf": -math.inf, "true": True, "false": False, "none": None, "null": None}
+WORDS = {"inf": math.inf, "-inf": -math.inf, "true": True, "false": False, "none": None,
+         "null": None}
 """Words that stand for a value, however they are capitalised."""
 
 
@@ -18,7 +19,8 @@ def value(text: str) -> Any:
     """Read a Python or JSON literal, a word, or an array from a file.
 
     Args:
-        text: such as `50`, `1e-3`, `True`, `(0, 1)`, `{"a": 1}`, `inf`, `smoothgrad`, or `@baselines.npy`.
+        text: such as `50`, `1e-3`, `True`, `(0, 1)`, `{"a": 1}`, `inf`, `smoothgrad`, or
+            `@baselines.npy`.
 
     Returns:
         The value; a word that is no literal is a str, an array a tensor.
@@ -42,7 +44,8 @@ def value(text: str) -> Any:
             continue
     if re.fullmatch(r"[A-Za-z][\w.-]*", text):
         return text
-    raise ValueError(f"{text!r} is not a value; write a number, a word, a Python or JSON literal, or @file.npy.")
+    raise ValueError(f"{text!r} is not a value; write a number, a word, a Python or JSON literal, "
+                     "or @file.npy.")
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -73,7 +76,8 @@ def call(text: str) -> tuple[str, dict[str, Any]]:
     """
     name, colon, rest = text.partition(":")
     if not name.strip() or colon and not rest.strip():
-        raise ValueError(f"{text!r} is not of the form NAME or NAME:SETTING=VALUE,..., such as top_k_overlap:k=5.")
+        raise ValueError(f"{text!r} is not of the form NAME or NAME:SETTING=VALUE,..., such as "
+                         "top_k_overlap:k=5.")
     parts = re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", rest) if colon else []
     return name.strip(), dict(setting(part) for part in parts)
 
@@ -92,16 +96,17 @@ def read_array(path: Path, name: str | None = None) -> np.ndarray:
     try:
         loaded = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as an array of numbers; write it with numpy.save of numbers, not of "
-                         "objects.") from error
+        raise ValueError(f"{path} cannot be read as an array of numbers; write it with numpy.save "
+                         "of numbers, not of objects.") from error
     if isinstance(loaded, np.ndarray):
         array = loaded
     else:
         with loaded:
-            found = loaded.files if name is None else [array for array in loaded.files if array == name]
+            found = loaded.files if name is None else [array
+                                                       for array in loaded.files if array == name]
             if len(found) != 1:
-                raise ValueError(f"{path} has the arrays {', '.join(loaded.files) or 'none'}; name one of them with "
-                                 "--array.")
+                raise ValueError(f"{path} has the arrays {', '.join(loaded.files) or 'none'}; name "
+                                 "one of them with --array.")
             array = loaded[found[0]]
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path} holds {array.dtype}; only numbers can be read.")

@@ -1,4 +1,6 @@
-"""Data sets in any form as examples: inputs without a batch dimension, and what is to be explained of each."""
+"""Data sets in any form as examples: inputs without a batch dimension, and what is to be explained
+of each.
+"""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -103,37 +105,40 @@ def examples_of(dataset: Any) -> Indexed | Streamed:
     """A data set as examples.
 
     Args:
-        dataset: an array (N, *S); a pair of arrays, inputs and targets; a torch `Dataset` or a sequence of items; or
-            an iterable of them. An item is an input, or a pair of an input (a tuple if the model has several) and a
-            target.
+        dataset: an array (N, *S); a pair of arrays, inputs and targets; a torch `Dataset` or a
+            sequence of items; or an iterable of them. An item is an input, or a pair of an input (a
+            tuple if the model has several) and a target.
 
     Raises:
         TypeError: it is none of these.
         ValueError: it is empty, or inputs and targets are not equally many.
     """
     if isinstance(dataset, DataLoader):
-        raise TypeError("dataset is a DataLoader, whose items are batches: pass its data set, loader.dataset.")
+        raise TypeError("dataset is a DataLoader, whose items are batches: pass its data set, "
+                        "loader.dataset.")
     if isinstance(dataset, str | bytes | Mapping) or hasattr(dataset, "iloc"):
-        raise TypeError(f"dataset is a {type(dataset).__name__}; pass arrays such as table.to_numpy(), a torch "
-                        "Dataset, or an iterable of (input, target).")
+        raise TypeError(f"dataset is a {type(dataset).__name__}; pass arrays such as "
+                        "table.to_numpy(), a torch Dataset, or an iterable of (input, target).")
     arrays = dataset if isinstance(dataset, tuple) else (dataset,)
     if arrays and all(isinstance(array, Tensor | np.ndarray) for array in arrays):
         return _of_arrays(arrays)
-    if not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+    if (not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__")
+            and hasattr(dataset, "__len__")):
         if not len(dataset):
             raise ValueError("dataset is empty: there is nothing to certify.")
         return Indexed(Numbered(dataset), len(dataset))
     if isinstance(dataset, Iterable):
         return Streamed(dataset, _length(dataset))
-    raise TypeError(f"dataset is a {type(dataset).__name__}; pass arrays, a torch Dataset with a length, or an "
-                    "iterable of (input, target).")
+    raise TypeError(f"dataset is a {type(dataset).__name__}; pass arrays, a torch Dataset with a "
+                    "length, or an iterable of (input, target).")
 
 
 def _of_arrays(arrays: tuple[Any, ...]) -> Indexed:
-    if len(arrays) > 2 or any(array.ndim == 0 for array in arrays) or len({len(array) for array in arrays}) != 1:
+    if (len(arrays) > 2 or any(array.ndim == 0 for array in arrays)
+            or len({len(array) for array in arrays}) != 1):
         shapes = ", ".join(str(tuple(array.shape)) for array in arrays)
-        raise ValueError("Arrays must be inputs (N, *S), or a pair of them and N targets; given shapes: "
-                         f"{shapes}. Several inputs are an iterable of ((x1, x2), target).")
+        raise ValueError("Arrays must be inputs (N, *S), or a pair of them and N targets; given "
+                         f"shapes: {shapes}. Several inputs are an iterable of ((x1, x2), target).")
     if not len(arrays[0]):
         raise ValueError("dataset is empty: there is nothing to certify.")
     return Indexed(Paired(arrays), len(arrays[0]))
@@ -155,8 +160,8 @@ def example_of(item: Any) -> Example:
     if not isinstance(item, tuple | list):
         return Example((_tensor(item),))
     if len(item) not in (1, 2):
-        raise TypeError(f"an item has {len(item)} parts; it must be an input, or (input, target), and several inputs "
-                        "are a tuple in place of the one: ((x1, x2), target).")
+        raise TypeError(f"an item has {len(item)} parts; it must be an input, or (input, target), "
+                        "and several inputs are a tuple in place of the one: ((x1, x2), target).")
     inputs, target = item[0], item[1] if len(item) == 2 else None
     parts = tuple(map(_tensor, inputs if isinstance(inputs, tuple | list) else (inputs,)))
     return Example(parts, _target(target), isinstance(inputs, tuple | list))
@@ -179,16 +184,20 @@ def _target(value: Any) -> Target:
     return int(number)
 
 
-def batch(examples: Sequence[Example], device: torch.device) -> tuple[Tensor | tuple[Tensor, ...], Any]:
-    """Examples as a batch of inputs, and their targets as Captum takes them; None where there are none.
+def batch(examples: Sequence[Example],
+          device: torch.device) -> tuple[Tensor | tuple[Tensor, ...], Any]:
+    """Examples as a batch of inputs, and their targets as Captum takes them; None where there are
+    none.
 
     Raises:
-        ValueError: the examples differ in shape, in their number of inputs or in the kind of their targets.
+        ValueError: the examples differ in shape, in their number of inputs or in the kind of their
+            targets.
     """
     shapes = {tuple((x.shape, x.dtype) for x in example.inputs) for example in examples}
     kinds = {type(example.target) for example in examples}
     if len(shapes) > 1 or len(kinds) > 1:
-        raise ValueError("examples of a batch must have inputs of one shape and type, and targets of one kind.")
+        raise ValueError("examples of a batch must have inputs of one shape and type, and targets "
+                         "of one kind.")
     parts = tuple(torch.stack(column).to(device)
                   for column in zip(*(example.inputs for example in examples), strict=True))
     targets: Any = [example.target for example in examples]

@@ -1,4 +1,6 @@
-"""Who does the work: this process, a pool of processes of our own, or an executor of the caller's."""
+"""Who does the work: this process, a pool of processes of our own, or an executor of the
+caller's.
+"""
 
 import multiprocessing
 import os
@@ -55,7 +57,8 @@ class Crew:
         return self.executor is None or isinstance(self.executor, ThreadPoolExecutor)
 
     def do(self, call: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
-        """What `call` returns for each task, as they are done; those that have not begun at the end are given up.
+        """What `call` returns for each task, as they are done; those that have not begun at the end
+        are given up.
 
         Yields:
             What a task returned.
@@ -106,7 +109,8 @@ class Crew:
             except BrokenExecutor:
                 self._renew()
             except RuntimeError as error:
-                raise ValueError(f"The executor is closed ({error}): pass one that runs.") from error
+                raise ValueError(
+                    f"The executor is closed ({error}): pass one that runs.") from error
 
     def _renew(self) -> None:
         """Take another pool.
@@ -122,9 +126,9 @@ class Crew:
 
 def died() -> WorkerDied:
     """The error of a worker's death."""
-    return WorkerDied(
-        "A worker died: it was killed, perhaps because memory ran out. What was written is kept; give the call again "
-        "with a new executor, and with a smaller chunk, batch_size or memory_limit if memory is short.")
+    return WorkerDied("A worker died: it was killed, perhaps because memory ran out. What was "
+                      "written is kept; give the call again with a new executor, and with a "
+                      "smaller chunk, batch_size or memory_limit if memory is short.")
 
 
 def is_death(error: BaseException) -> bool:
@@ -138,8 +142,8 @@ def crew_of(executor: Any) -> Iterator[Crew]:
     """A crew for the time of a run.
 
     Args:
-        executor: None for this process; a number of processes; any `concurrent.futures.Executor`, which stays open;
-            or a `dask.distributed.Client`.
+        executor: None for this process; a number of processes; any `concurrent.futures.Executor`,
+            which stays open; or a `dask.distributed.Client`.
 
     Yields:
         The crew.
@@ -159,17 +163,19 @@ def crew_of(executor: Any) -> Iterator[Crew]:
     elif hasattr(executor, "get_executor"):
         yield Crew(executor.get_executor(), _threads(executor))
     else:
-        raise TypeError(f"executor is a {type(executor).__name__}; pass None, a number of processes, an executor of "
-                        "concurrent.futures, or a dask.distributed Client.")
+        raise TypeError(f"executor is a {type(executor).__name__}; pass None, a number of "
+                        "processes, an executor of concurrent.futures, or a dask.distributed "
+                        "Client.")
 
 
 def _check_fork(executor: Executor) -> None:
     """Refuse processes that would wait for ever for threads which a fork does not take along."""
     context = getattr(executor, "_mp_context", None)
     if context is not None and context.get_start_method() == "fork" and torch.get_num_threads() > 1:
-        raise ValueError("The executor's processes are forks, in which torch's threads do not run: pass a number of "
-                         "processes, or ProcessPoolExecutor(..., mp_context=multiprocessing.get_context('spawn')), or "
-                         "call torch.set_num_threads(1) before anything else.")
+        raise ValueError("The executor's processes are forks, in which torch's threads do not run: "
+                         "pass a number of processes, or ProcessPoolExecutor(..., "
+                         "mp_context=multiprocessing.get_context('spawn')), or call "
+                         "torch.set_num_threads(1) before anything else.")
 
 
 def _own(count: int) -> Iterator[Crew]:

@@ -19,7 +19,8 @@ def digest(value: Any) -> str:
 
     Example:
         >>> import torch
-        >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2)}), digest([1]) == digest([2])
+        >>> (digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2)}),
+        ...  digest([1]) == digest([2]))
         (True, False)
     """
     sha = hashlib.sha256()
@@ -46,7 +47,9 @@ def _feed(sha: Any, value: Any) -> None:
 
 
 def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name beside its own and then rename it, so that it is whole or not there."""
+    """Write a file under a temporary name beside its own and then rename it, so that it is whole or
+    not there.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         write(temporary)
@@ -62,7 +65,8 @@ class Manifest:
 
     Args:
         path: of that file.
-        settings: whatever determines the results, by name; what is neither a word nor a number, by its digest.
+        settings: whatever determines the results, by name; what is neither a word nor a number, by
+            its digest.
         how: what to do if the results are of other settings, as the end of a sentence.
     """
 
@@ -86,7 +90,8 @@ class Manifest:
         """Read the file.
 
         Raises:
-            ValueError: it is of other settings, or cannot be read; the message says which and what to do.
+            ValueError: it is of other settings, or cannot be read; the message says which and what
+                to do.
         """
         try:
             content = json.loads(self.path.read_text())

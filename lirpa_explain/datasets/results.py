@@ -53,7 +53,8 @@ class Results:
         if manifest.path.exists():
             manifest.compare()
         elif self.files():
-            raise ValueError(f"{self.folder} has results but no {MANIFEST} that says of what: {HOW}.")
+            raise ValueError(f"{self.folder} has results but no {MANIFEST} that says of what: "
+                             f"{HOW}.")
         for file in self.folder.glob(".*.tmp"):  # of workers that were killed
             file.unlink()
         manifest.write(fingerprint=manifest.fingerprint)
@@ -74,8 +75,8 @@ class Results:
         try:
             return json.loads((self.folder / MANIFEST).read_text())
         except (OSError, ValueError) as error:
-            raise ValueError(f"{self.folder} is not a folder of results ({error}): pass the `out` of "
-                             "certify_dataset.") from error
+            raise ValueError(f"{self.folder} is not a folder of results ({error}): pass the `out` "
+                             "of certify_dataset.") from error
 
     def inputs_of(self, name: str) -> str:
         """The hash of the examples of a file."""
@@ -97,9 +98,11 @@ class Results:
                 table = arrow.parquet.read_table(file)
                 found = json.loads(table.schema.metadata[HEADER])["fingerprint"]
             except (arrow.ArrowInvalid, LookupError, TypeError, ValueError) as error:
-                raise ValueError(f"{file} cannot be read ({error}): delete it and give the call again.") from error
+                raise ValueError(f"{file} cannot be read ({error}): delete it and give the call "
+                                 "again.") from error
             if found != fingerprint:
-                raise ValueError(f"{file} is of another run than the rest of its folder: delete it.")
+                raise ValueError(f"{file} is of another run than the rest of its folder: delete "
+                                 "it.")
             yield table
 
 
@@ -110,9 +113,10 @@ def read_results(out: str | os.PathLike[str]) -> Any:
         out: the folder.
 
     Returns:
-        A `pandas.DataFrame` whose index is the example's number, with its target, bounds, metrics, seconds and error
-        (None where it was certified). Where the features have names, "lower[NAME]", "nominal[NAME]" and "upper[NAME]"
-        are columns of numbers; else "lower", "nominal" and "upper" hold arrays.
+        A `pandas.DataFrame` whose index is the example's number, with its target, bounds, metrics,
+        seconds and error (None where it was certified). Where the features have names,
+        "lower[NAME]", "nominal[NAME]" and "upper[NAME]" are columns of numbers; else "lower",
+        "nominal" and "upper" hold arrays.
 
     Raises:
         ValueError: the folder has no results, or damaged ones.
@@ -139,7 +143,8 @@ def _named(table: Any, names: Sequence[str]) -> Any:
     parts, sides = [], [side for side in (*SIDES, RADII) if side in table]
     for side in sides:
         rows = [missing if values is None else values for values in table[side]]
-        parts.append(pandas.DataFrame(rows, index=table.index, columns=[f"{side}[{name}]" for name in names]))
+        parts.append(pandas.DataFrame(rows, index=table.index,
+                                      columns=[f"{side}[{name}]" for name in names]))
     rest = table.drop(columns=sides)
     return pandas.concat([rest[["target"]], *parts, rest.drop(columns="target")], axis=1)
 
@@ -154,8 +159,8 @@ def certificates_of(results: Results) -> Iterator[tuple[Any, Certificate | None]
         yield table, certificate_of(table)
 
 
-def write_report(results: Results, path: str | os.PathLike[str], measures: Sequence[Measure], progress: bool | None
-                 ) -> None:
+def write_report(results: Results, path: str | os.PathLike[str], measures: Sequence[Measure],
+                 progress: bool | None) -> None:
     """Write a report of what a folder has.
 
     Args:
@@ -182,10 +187,11 @@ def write_report(results: Results, path: str | os.PathLike[str], measures: Seque
         if certificate is not None:
             certificates.append(certificate)
     if not certificates:
-        raise ValueError(f"No example of {results.folder} was certified: there is nothing to report.")
+        raise ValueError(f"No example of {results.folder} was certified: there is nothing to "
+                         "report.")
     size = sum(map(count_of, tensors(certificates[0].nominal)))
     is_numbered = all(isinstance(target, int) for target in targets)
     report(certificates, path, names=names if failures else None,
            targets=targets if is_numbered else None, features=certificates[0].features,
-           metrics=measures or default_measures(size, certificates[0].meaning.kind), failures=failures,
-           progress=bool(progress))
+           metrics=measures or default_measures(size, certificates[0].meaning.kind),
+           failures=failures, progress=bool(progress))

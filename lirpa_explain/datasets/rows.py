@@ -23,7 +23,8 @@ KNOWN = ("example", "target", *SIDES, "seconds", "error")
 """Columns that every file has."""
 
 RADII = "radii"
-"""The column of smoothed certificates that says within which l2 radius each entry stays on its side."""
+"""The column of smoothed certificates that says within which l2 radius each entry stays on its
+side."""
 
 SPECIFIED = ("spec_lower", "spec_nominal", "spec_upper")
 WORDS = ("attribution", "method", "perturbation", "dtype", "versions", "rounding", "features")
@@ -59,13 +60,13 @@ def need_pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Results of data sets need pyarrow and pandas: pip install 'lirpa_explain[datasets]', or "
-                          "pip install pyarrow pandas.") from error
+        raise ImportError("Results of data sets need pyarrow and pandas: pip install "
+                          "'lirpa_explain[datasets]', or pip install pyarrow pandas.") from error
     return pyarrow
 
 
-def write_rows(path: Path, rows: range, examples: Sequence[Example], parts: Sequence[Part], failed: dict[int, str],
-               labels: Sequence[str], header: dict[str, Any]) -> None:
+def write_rows(path: Path, rows: range, examples: Sequence[Example], parts: Sequence[Part],
+               failed: dict[int, str], labels: Sequence[str], header: dict[str, Any]) -> None:
     """Write a chunk.
 
     Args:
@@ -83,7 +84,8 @@ def write_rows(path: Path, rows: range, examples: Sequence[Example], parts: Sequ
     columns |= {label: [None] * len(rows) for label in labels}
     for part in parts:
         for name, values in _columns(part).items():
-            columns.setdefault(name, [None] * len(rows))[part.first: part.first + len(values)] = values
+            columns.setdefault(name,
+                               [None] * len(rows))[part.first: part.first + len(values)] = values
         count = len(tensors(part.certificate.nominal)[0])
         seconds[part.first: part.first + count] = [part.certificate.elapsed_s / count] * count
     bounds = arrow.list_(arrow.float32() if _is_single(examples) else arrow.float64())
@@ -91,10 +93,12 @@ def write_rows(path: Path, rows: range, examples: Sequence[Example], parts: Sequ
     targets = [example.target for example in examples]
     is_number = all(target is None or isinstance(target, int) for target in targets)
     fields = [("example", arrow.array(rows, arrow.int64())),
-              ("target", arrow.array(targets, arrow.int64() if is_number else arrow.list_(arrow.int64()))),
+              ("target",
+               arrow.array(targets, arrow.int64() if is_number else arrow.list_(arrow.int64()))),
               *((name, arrow.array(values, kinds[name])) for name, values in columns.items()),
               ("seconds", arrow.array(seconds, arrow.float64())),
-              ("error", arrow.array([failed.get(place) for place in range(len(rows))], arrow.string()))]
+              ("error",
+               arrow.array([failed.get(place) for place in range(len(rows))], arrow.string()))]
     table = arrow.table(dict(fields))
     words = header | ({"certificate": words_of(parts[0].certificate)} if parts else {})
     arrow.parquet.write_table(table.replace_schema_metadata({HEADER: json.dumps(words)}), path)
@@ -137,7 +141,8 @@ def words_of(certificate: Certificate) -> dict[str, Any]:
     facts = certificate.meaning.facts
     kinds = {name: "rows" if isinstance(value, Tensor) and value.ndim == 1 else "attributions"
              for name, value in facts.items() if isinstance(value, Tensor | tuple)}
-    return {**{name: getattr(certificate, name) for name in WORDS}, "meaning": meaning, "fact columns": kinds,
+    return {**{name: getattr(certificate, name) for name in WORDS}, "meaning": meaning,
+            "fact columns": kinds,
             "facts": {name: value for name, value in facts.items() if name not in kinds},
             "shapes": [list(part.shape[1:]) for part in tensors(certificate.nominal)],
             "is_tuple": isinstance(certificate.nominal, tuple)}

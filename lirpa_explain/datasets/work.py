@@ -36,7 +36,8 @@ ONE_AT_A_TIME = threading.RLock()
 
 
 Chunk = tuple[range, list[Example] | bytes | None]
-"""Numbers of examples, and these, pickled for another process; None where the data set is at hand."""
+"""Numbers of examples, and these, pickled for another process; None where the data set is at
+hand."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,22 @@ class Work:
             given: the examples, as in `Chunk`.
 
         Raises:
-            UnsupportedOperation: the model cannot be certified, and so the other errors in `OF_MODEL`.
+            UnsupportedOperation: the model cannot be certified, and so the other errors in
+                `OF_MODEL`.
             OSError: the file cannot be written.
         """
         with ONE_AT_A_TIME:
             examples = self._examples(rows, given)
             parts: list[Part] = []
-            failed = {place: example.error for place, example in enumerate(examples) if example.error is not None}
-            for first, last in _runs([place for place in range(len(examples)) if place not in failed]):
+            failed = {place: example.error
+                      for place, example in enumerate(examples) if example.error is not None}
+            for first, last in _runs([place
+                                      for place in range(len(examples)) if place not in failed]):
                 self._certify(rows, examples, first, last, parts, failed)
             header = {"fingerprint": self.fingerprint, "inputs": digest_of(examples)}
             labels = [measure.label for measure in self.measures or ()]
-            atomically(self.out / file_of(rows), lambda path: write_rows(path, rows, examples, parts, failed, labels,
-                                                                         header))
+            atomically(self.out / file_of(rows),
+                       lambda path: write_rows(path, rows, examples, parts, failed, labels, header))
         return Outcome(rows, {rows[place]: reason for place, reason in failed.items()})
 
     def _examples(self, rows: range, given: list[Example] | bytes | None) -> list[Example]:
@@ -110,9 +114,11 @@ class Work:
             return self.dataset.read(rows)
         return pickle.loads(given) if isinstance(given, bytes) else list(given or ())
 
-    def _certify(self, rows: range, examples: list[Example], first: int, last: int, parts: list[Part],
-                 failed: dict[int, str]) -> None:
-        """Certify the examples from one place up to another; where that fails, each half of them."""
+    def _certify(self, rows: range, examples: list[Example], first: int, last: int,
+                 parts: list[Part], failed: dict[int, str]) -> None:
+        """Certify the examples from one place up to another; where that fails, each half of
+        them.
+        """
         try:
             parts.append(self._part(rows[first], first, examples[first:last]))
         except OF_MODEL:
@@ -135,14 +141,16 @@ class Work:
             keywords = {} if targets is None else {"target": targets}
         columns: dict[str, Tensor] = {}
         if self.smooths:
-            smoothed = certify_smoothed(attribution, inputs, seed=self.seed, **self.settings, **keywords)
+            smoothed = certify_smoothed(attribution, inputs, seed=self.seed, **self.settings,
+                                        **keywords)
             if smoothed.interrupted:  # half of the draws are none
                 raise KeyboardInterrupt
             certificate, columns = smoothed.at(), {RADII: flatten(smoothed.radii)}
         else:
             with seeded(self.seed + number):
                 certificate = self._certifier().certify(inputs, **keywords, **{
-                    name: value for name, value in self.settings.items() if name not in OF_CERTIFIER})
+                    name: value
+                    for name, value in self.settings.items() if name not in OF_CERTIFIER})
         metrics = {measure.label: measure.of([certificate]) for measure in self.measures or ()}
         return Part(place, certificate, metrics, columns)
 
@@ -154,7 +162,8 @@ class Work:
 
     def _certifier(self) -> Certifier:
         if self.certifier is None:
-            made_with = {name: self.settings[name] for name in OF_CERTIFIER if name in self.settings}
+            made_with = {name: self.settings[name]
+                         for name in OF_CERTIFIER if name in self.settings}
             self.certifier = Certifier(self._explaining(), **made_with)
         return self.certifier
 
@@ -164,13 +173,13 @@ class Work:
         if self.target != "predicted":
             return self.target
         if forward is self._explaining():
-            raise ValueError(f"Of a {type(forward).__name__} it is not known which model it explains, and so what that "
-                             "predicts: give the targets.")
+            raise ValueError(f"Of a {type(forward).__name__} it is not known which model it "
+                             "explains, and so what that predicts: give the targets.")
         with torch.no_grad():
             outputs = forward(*inputs) if isinstance(inputs, tuple) else forward(inputs)
         if outputs.ndim > 2:
-            raise ValueError(f"The model's output has the shape {tuple(outputs.shape)}; a predicted class needs "
-                             "(examples, classes). Give target=.")
+            raise ValueError(f"The model's output has the shape {tuple(outputs.shape)}; a "
+                             "predicted class needs (examples, classes). Give target=.")
         return outputs.argmax(1) if outputs.ndim == 2 else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -182,18 +191,20 @@ def attribution_of(given: Any, may_be_any: bool = False) -> Any:
 
     Args:
         given: by the caller.
-        may_be_any: whether anything that explains will do, which is an object with a method `attribute`, or a function
-            that the function returns.
+        may_be_any: whether anything that explains will do, which is an object with a method
+            `attribute`, or a function that the function returns.
 
     Raises:
         TypeError: it is neither.
     """
     is_one = isinstance(given, Attribution | type) or may_be_any and hasattr(given, "attribute")
     found = given() if callable(given) and not is_one else given
-    if not isinstance(found, Attribution) and not (may_be_any and callable(getattr(found, "attribute", found))):
+    if (not isinstance(found, Attribution)
+            and not (may_be_any and callable(getattr(found, "attribute", found)))):
         what = "The function returned a" if found is not given else "attribution is a"
-        raise TypeError(f"{what} {type(found).__name__}; pass an object of one of Captum's classes, such as "
-                        "Saliency(model), or a function without arguments that returns one.")
+        raise TypeError(f"{what} {type(found).__name__}; pass an object of one of Captum's "
+                        "classes, such as Saliency(model), or a function without arguments that "
+                        "returns one.")
     return found
 
 
@@ -272,15 +283,18 @@ def _load(payload: Payload) -> Work:
             try:
                 content = payload.path.read_bytes()
             except OSError as error:
-                raise ValueError(f"The worker on {host} cannot read {payload.path.parent} ({error}): out must be a "
-                                 "folder that all workers share.") from error
+                raise ValueError(
+                    f"The worker on {host} cannot read {payload.path.parent} ({error}): out must "
+                    "be a folder that all workers share.") from error
             if hashlib.sha256(content).hexdigest() != payload.digest:
-                raise ValueError(f"{payload.path} is not what this run wrote: another run uses the folder.")
+                raise ValueError(f"{payload.path} is not what this run wrote: another run uses the "
+                                 "folder.")
             try:
                 work = pickle.loads(content)
             except (AttributeError, ImportError, pickle.UnpicklingError) as error:
-                raise ValueError(f"The worker on {host} cannot load the model or the data set ({error}): put their "
-                                 "classes into a module that it can import.") from error
+                raise ValueError(
+                    f"The worker on {host} cannot load the model or the data set ({error}): put "
+                    "their classes into a module that it can import.") from error
             _LOADED.clear()
             _LOADED[payload.digest] = work
         return _LOADED[payload.digest]

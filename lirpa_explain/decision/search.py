@@ -1,9 +1,10 @@
 """The search for the nearest point where a decision changes.
 
-Projected gradient descent over growing l2 balls finds such a point for most examples; a descent after Carlini and
-Wagner looks for a nearer one, and so does gradient descent in smaller balls towards single rival classes; projections
-onto the boundary's tangent plane and bisection polish it. The closest point met is kept. What is random is drawn from a
-generator of the search's own, the same for every example: a search always gives the same points.
+Projected gradient descent over growing l2 balls finds such a point for most examples; a descent
+after Carlini and Wagner looks for a nearer one, and so does gradient descent in smaller balls
+towards single rival classes; projections onto the boundary's tangent plane and bisection polish it.
+The closest point met is kept. What is random is drawn from a generator of the search's own, the
+same for every example: a search always gives the same points.
 """
 
 import contextlib
@@ -34,14 +35,15 @@ class BoundaryPoints:
     """Where decisions change, as near to N examples as was found.
 
     Args:
-        points: the points, shaped like the inputs, a tuple for several inputs; on the far side of the boundary, so near
-            to it that rounding decides; NaN where none was found.
+        points: the points, shaped like the inputs, a tuple for several inputs; on the far side of
+            the boundary, so near to it that rounding decides; NaN where none was found.
         found: whether a point was found, (N,).
         distance: l2 distance of the point from its example, (N,); infinite where none was found.
         classes: the predicted classes of the examples, (N,), whose decision changes.
         by_sign: whether the model has a single output, whose sign is the decision.
-        certified_distance: nearer than this the decision changes nowhere, (N,), proven by bound propagation; None if
-            that was not asked for. The truly nearest point lies between the two distances.
+        certified_distance: nearer than this the decision changes nowhere, (N,), proven by bound
+            propagation; None if that was not asked for. The truly nearest point lies between the
+            two distances.
 
     Example:
         >>> from lirpa_explain import find_boundary
@@ -65,11 +67,12 @@ class BoundaryPoints:
         missing = (~self.found).nonzero()[:, 0].tolist()
         if missing:
             raise BoundaryNotFound(
-                f"No point where the decision changes was found for example{'s' * (len(missing) > 1)} "
-                f"{', '.join(map(str, missing[:20]))}{', ...' * (len(missing) > 20)} of {len(self.found)}. Search "
-                "further: BoundarySearch with larger radii, more steps or a wider clip. Or leave these examples out, "
-                "or, for attributions without a certificate, pass not_found='nan'."
-            )
+                "No point where the decision changes was found for "
+                f"example{'s' * (len(missing) > 1)} "
+                f"{', '.join(map(str, missing[:20]))}{', ...' * (len(missing) > 20)} of "
+                f"{len(self.found)}. Search further: BoundarySearch with larger radii, more steps "
+                "or a wider clip. Or leave these examples out, or, for attributions without a "
+                "certificate, pass not_found='nan'.")
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,18 @@ class BoundarySearch:
     """How to search for boundary points.
 
     Args:
-        radii: increasing radii of the l2 balls that are searched, above 0, in units of the input; an example leaves
-            with the first in which a point is found. The descent that follows is not limited by them.
+        radii: increasing radii of the l2 balls that are searched, above 0, in units of the input;
+            an example leaves with the first in which a point is found. The descent that follows is
+            not limited by them.
         pgd_steps: steps in each ball, at least 1.
         cw_steps: steps of the Carlini-Wagner descent, at least 0.
-        restarts: so many times, gradient descent starts anew, in a ball that is smaller than the distance of the
-            closest point so far, towards one rival class after the other; at least 0.
+        restarts: so many times, gradient descent starts anew, in a ball that is smaller than the
+            distance of the closest point so far, towards one rival class after the other; at least
+            0.
         polish_steps: projections onto the tangent plane of the boundary, at least 0.
-        clip: (low, high), the range of the data, numbers or tensors that broadcast to one example: points outside are
-            no data, and not searched. For a single input, or the same for all. None for no limit.
+        clip: (low, high), the range of the data, numbers or tensors that broadcast to one example:
+            points outside are no data, and not searched. For a single input, or the same for all.
+            None for no limit.
         batch_size: most examples searched at once.
         progress: show a progress bar, wherever the search is run.
 
@@ -108,13 +114,17 @@ class BoundarySearch:
 
     def __post_init__(self) -> None:
         radii = tuple(self.radii)
-        if not radii or not all(0 < a < float("inf") for a in radii) or list(radii) != sorted(set(radii)):
+        if (not radii or not all(0 < a < float("inf") for a in radii)
+                or list(radii) != sorted(set(radii))):
             raise ValueError(f"radii must be increasing numbers above 0; given: {self.radii!r}.")
-        for name, least in (("pgd_steps", 1), ("cw_steps", 0), ("restarts", 0), ("polish_steps", 0), ("batch_size", 1)):
+        for name, least in (("pgd_steps", 1), ("cw_steps", 0), ("restarts", 0), ("polish_steps", 0),
+                            ("batch_size", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}; given: {value!r}.")
-        if self.clip is not None and (not isinstance(self.clip, tuple | list) or len(self.clip) != 2):
+                raise ValueError(f"{name} must be an integer of at least {least}; given: "
+                                 f"{value!r}.")
+        if self.clip is not None and (not isinstance(self.clip, tuple | list)
+                                      or len(self.clip) != 2):
             raise ValueError(f"clip must be a pair (low, high), or None; given: {self.clip!r}.")
 
     def range(self, like: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -126,8 +136,10 @@ class BoundarySearch:
         low, high = (-torch.inf, torch.inf) if self.clip is None else self.clip
         sides = []
         for side in (low, high):
-            with in_the_name_of("clip must be a pair of numbers, or of tensors that broadcast to one example"):
-                parts = [torch.as_tensor(side).to(x).expand(x.shape[1:]).reshape(1, -1) for x in like]
+            with in_the_name_of("clip must be a pair of numbers, or of tensors that broadcast to "
+                                "one example"):
+                parts = [torch.as_tensor(side).to(x).expand(x.shape[1:]).reshape(1, -1)
+                         for x in like]
             sides.append(torch.cat(parts, 1))
         return sides[0], sides[1]
 
@@ -137,7 +149,9 @@ _MEMORY: ContextVar[list[tuple[Any, ...]] | None] = ContextVar("boundary searche
 
 @contextlib.contextmanager
 def remembered(memory: list[tuple[Any, ...]]) -> Iterator[None]:
-    """Within, a search that is in the memory is not run again, and examples without a boundary point are refused."""
+    """Within, a search that is in the memory is not run again, and examples without a boundary
+    point are refused.
+    """
     outer = _MEMORY.get()
     token = _MEMORY.set(memory if outer is None else outer)
     try:
@@ -164,7 +178,8 @@ def search(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], extras: 
     """
     memory = _MEMORY.get()
     for known, known_arguments, result in memory or ():
-        if known[0] is function and known[1] is settings and _same(known_arguments, (*inputs, *extras)):
+        is_known = known[0] is function and known[1] is settings
+        if is_known and _same(known_arguments, (*inputs, *extras)):
             return result
     with untouched(function), no_training_layers():
         result = _Search(Decision(function, inputs, extras), inputs, settings, progress).run()
@@ -182,17 +197,16 @@ def _same(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
 class _Search:
     """One search: the closest point met so far for each example, and ways to a closer one."""
 
-    def __init__(self, decision: Decision, inputs: tuple[Tensor, ...], settings: BoundarySearch, progress: bool
-                 ) -> None:
+    def __init__(self, decision: Decision, inputs: tuple[Tensor, ...], settings: BoundarySearch,
+                 progress: bool) -> None:
         self.progress = progress or settings.progress
         self.decision, self.settings, self.x = decision, settings, decision.x.detach()
         self.low, self.high = settings.range(inputs)
         if bool((self.x < self.low).any()) or bool((self.x > self.high).any()):
             raise ValueError(
-                f"The input reaches beyond the clip of the boundary search: its smallest value is "
-                f"{float(self.x.min()):.6g}, its largest {float(self.x.max()):.6g}. Give the range that the data "
-                "really has, or none; a NoiseTunnel leaves it, so needs none."
-            )
+                "The input reaches beyond the clip of the boundary search: its smallest value is "
+                f"{float(self.x.min()):.6g}, its largest {float(self.x.max()):.6g}. Give the range "
+                "that the data really has, or none; a NoiseTunnel leaves it, so needs none.")
         self.best = torch.full_like(self.x, torch.nan)
         self.distance = self.x.new_full((len(self.x),), torch.inf)
 
@@ -202,8 +216,8 @@ class _Search:
         every = torch.arange(len(self.x), device=self.x.device).split(settings.batch_size)
         steps = settings.pgd_steps * (len(settings.radii) + settings.restarts) + settings.cw_steps
         steps += settings.polish_steps * (1 + settings.restarts)
-        with tqdm(total=len(every) * steps, disable=not self.progress, unit="step", desc="boundary search",
-                  leave=False) as self.bar:
+        with tqdm(total=len(every) * steps, disable=not self.progress, unit="step",
+                  desc="boundary search", leave=False) as self.bar:
             for index in every:
                 self._at_once(index)
                 self._descend_in_balls(index)
@@ -211,8 +225,8 @@ class _Search:
                 self._polish(index)
                 self._restart(index)
         found = self.distance.isfinite()
-        return BoundaryPoints(self.decision.split(self.best), found, self.distance, self.decision.classes,
-                              self.decision.has_sign)
+        return BoundaryPoints(self.decision.split(self.best), found, self.distance,
+                              self.decision.classes, self.decision.has_sign)
 
     def _keep(self, index: Tensor, point: Tensor, margin: Tensor) -> None:
         """Keep points at which the decision has changed, if they are the closest so far."""
@@ -227,13 +241,13 @@ class _Search:
             self._keep(index, self.x[index], self.decision.margin(self.x[index], index))
 
     def _inside(self, index: Tensor, point: Tensor, radius: Tensor | float) -> Tensor:
-        """Points moved into the ball of a radius around their examples, and into the range of the data."""
+        """Points moved into balls around their examples, and into the range of the data."""
         step = point - self.x[index]
         step = step * (radius / step.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1)
         return Box(self.low, self.high).nearest(self.x[index] + step)
 
     def _descend_in_balls(self, index: Tensor) -> None:
-        """Projected gradient descent on the margin, in ball after ball, from where the last one ended."""
+        """Descent on the margin within ball after ball, from where the last one ended."""
         point = self.x[index]
         for radius in self.settings.radii:
             for _ in range(self.settings.pgd_steps):
@@ -253,7 +267,8 @@ class _Search:
     def _restart(self, index: Tensor) -> None:
         """Projected gradient descent in balls a little smaller than the closest point is far.
 
-        The strongest rivals are tried one after the other, from the example itself, then once more from random points.
+        The strongest rivals are tried one after the other, from the example itself, then once more
+        from random points.
         """
         generator = torch.Generator().manual_seed(0)
         rivals = self.decision.strongest_rivals(index)
@@ -262,7 +277,8 @@ class _Search:
             radius = torch.where(before.isfinite(), 0.95 * before, self.settings.radii[-1])[:, None]
             point, rival = self.x[index], rivals[:, i % rivals.shape[1]]
             if i >= rivals.shape[1]:
-                direction = _unit(torch.randn(1, self.x.shape[1], generator=generator, dtype=torch.float64))
+                direction = _unit(torch.randn(1, self.x.shape[1], generator=generator,
+                                              dtype=torch.float64))
                 point = self._inside(index, point + radius * direction.to(self.x), radius)
             for _ in range(self.settings.pgd_steps):
                 self.bar.update()
@@ -277,12 +293,15 @@ class _Search:
             self._polish(index[closer])
 
     def _carlini_wagner(self, index: Tensor) -> None:
-        """Adam on |x' - x|^2 + c * max(margin, 0), c growing while the decision holds and falling while not."""
+        """Adam on |x' - x|^2 + c * max(margin, 0), c growing while the decision holds and falling
+        while not.
+        """
         x, start = self.x[index], self.best[index]
         found = self.distance[index].isfinite()
         point = torch.where(found[:, None], start, x)
         reach = torch.where(found, self.distance[index], self.settings.radii[-1])
-        lr = (0.1 * reach / x.shape[1] ** 0.5)[:, None]  # a step moves the point by about a tenth of its distance
+        # a step moves the point by about a tenth of its distance
+        lr = (0.1 * reach / x.shape[1] ** 0.5)[:, None]
         weight = torch.ones_like(reach)
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         for t in range(1, self.settings.cw_steps + 1):
@@ -301,7 +320,9 @@ class _Search:
         self._bisect(index)
 
     def _polish(self, index: Tensor) -> None:
-        """Where the boundary is a plane, the foot of the perpendicular from the example onto it is nearest."""
+        """Where the boundary is a plane, the foot of the perpendicular from the example onto it is
+        nearest.
+        """
         index = index[self.distance[index].isfinite()]
         for step in range(self.settings.polish_steps):
             self.bar.update()
@@ -316,7 +337,9 @@ class _Search:
         self._bisect(index)
 
     def _pushed(self, index: Tensor, point: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """Points pushed along the normal until the decision has changed, then back onto the boundary."""
+        """Points pushed along the normal until the decision has changed, then back onto the
+        boundary.
+        """
         x, reach = self.x[index], self.distance[index]
         margin = self.decision.margin(point, index).detach()
         for share in (1e-4, 1e-3, 1e-2, 1e-1):
@@ -325,7 +348,8 @@ class _Search:
                 new = self.decision.margin(further, index)
             stay = (margin <= 0)[:, None]
             point, margin = torch.where(stay, point, further), torch.where(stay[:, 0], margin, new)
-        return self._nearest_on_segment(index, x, point, HALVINGS_WITHIN), torch.where(margin <= 0, margin, 1.0)
+        return (self._nearest_on_segment(index, x, point, HALVINGS_WITHIN),
+                torch.where(margin <= 0, margin, 1.0))
 
     def _bisect(self, index: Tensor) -> None:
         """Move the kept points along the segments to their examples, onto the boundary."""
@@ -337,7 +361,7 @@ class _Search:
 
     @torch.no_grad()
     def _nearest_on_segment(self, index: Tensor, x: Tensor, point: Tensor, halvings: int) -> Tensor:
-        """The first change of the decision that bisection meets between x and a point where it has changed."""
+        """The first change of the decision that bisection meets between x and a point."""
         near, far = torch.zeros_like(x[:, :1]), torch.ones_like(x[:, :1])
         for _ in range(halvings):
             middle = (near + far) / 2
@@ -356,12 +380,14 @@ def as_tuple(additional_forward_args: Any) -> tuple[Any, ...]:
     """Captum's further arguments as a tuple."""
     if additional_forward_args is None:
         return ()
-    return additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
+    return additional_forward_args if isinstance(additional_forward_args,
+                                                 tuple) else (additional_forward_args,)
 
 
 def shaped_like(points: BoundaryPoints, inputs: Any) -> BoundaryPoints:
     """The same points, a tensor or a tuple as the inputs are."""
-    return points if isinstance(inputs, tuple) else dataclasses.replace(points, points=points.points[0])
+    return (points
+            if isinstance(inputs, tuple) else dataclasses.replace(points, points=points.points[0]))
 
 
 def with_certified(points: BoundaryPoints, distance: Tensor) -> BoundaryPoints:

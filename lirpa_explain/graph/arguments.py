@@ -1,7 +1,9 @@
-"""Further arguments of a model: masks, ids, lengths, labels. They never move, so what is made of them is computed.
+"""Further arguments of a model: masks, ids, lengths, labels. They never move, so what is made of
+them is computed.
 
-A module has no steps for them. Where a value that moves meets one that is made of arguments alone, that one is an
-input of the module, computed by running this part of the recorded graph on each example's arguments by themselves.
+A module has no steps for them. Where a value that moves meets one that is made of arguments alone,
+that one is an input of the module, computed by running this part of the recorded graph on each
+example's arguments by themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +19,9 @@ from .masks import finite
 
 @dataclass(frozen=True)
 class Given:
-    """A value that depends on further arguments, and on no input or parameter; `value` is that of the trace."""
+    """A value that depends on further arguments, and on no input or parameter; `value` is that of
+    the trace.
+    """
 
     node: fx.Node
     value: Any
@@ -56,7 +60,9 @@ class Arguments:
         return len(self._entries)
 
     def number(self, given: Given) -> int:
-        """The input that holds a value as numbers: truth as 1 and 0, masks of -inf as finite ones."""
+        """The input that holds a value as numbers: truth as 1 and 0, masks of -inf as finite
+        ones.
+        """
 
         def make(value: Tensor) -> Tensor:
             return finite(value.to(self.dtype))
@@ -64,15 +70,18 @@ class Arguments:
         return self.add((given,), make, "number")
 
     def add(self, given: Sequence[Given], make: Callable[..., Tensor], key: Any) -> int:
-        """An input made of values by a function of them; the number of one there is of that key and these values."""
+        """An input made of values by a function of them; the number of one there is of that key and
+        these values.
+        """
         if not all(value.leads(self.size) for value in given):
-            raise UnsupportedOperation("a value that is made of further arguments of several examples at once")
+            raise UnsupportedOperation("a value that is made of further arguments of several "
+                                       "examples at once")
         nodes = tuple(value.node for value in given)
         self._entries.setdefault((key, nodes), Entry(nodes, make))
         return list(self._entries).index((key, nodes))
 
-    def complete(self, graph: fx.GraphModule, arguments: range, examples: Sequence[Tensor], read: Sequence[Any]
-                 ) -> None:
+    def complete(self, graph: fx.GraphModule, arguments: range, examples: Sequence[Tensor],
+                 read: Sequence[Any]) -> None:
         """Cut out of a graph what computes the inputs.
 
         Args:
@@ -82,7 +91,8 @@ class Arguments:
             read: what the model read of them.
         """
         given = [value for value in read if isinstance(value, Given)]
-        wanted = [node for entry in self._entries.values() for node in entry.nodes] + [value.node for value in given]
+        wanted = [node for entry in self._entries.values() for node in entry.nodes] + [
+            value.node for value in given]
         self._examples, self._read = list(examples), [value.value for value in given]
         self._compute = _part(graph, arguments, wanted)
 
@@ -98,7 +108,9 @@ class Arguments:
         return [torch.stack([found[key][0][k] for key in keys]) for k in range(self.count)]
 
     def same(self, arguments: Sequence[Tensor]) -> bool:
-        """Whether the model would read of the arguments of all these rows what it read in the trace."""
+        """Whether the model would read of the arguments of all these rows what it read in the
+        trace.
+        """
         if not self._read:
             return True
         distinct = {_key(arguments, i): i for i in range(len(arguments[0]))}
@@ -128,7 +140,8 @@ def has_rows(argument: Any, count: int) -> bool:
 
 
 def _key(arguments: Sequence[Tensor], i: int) -> tuple[bytes, ...]:
-    return tuple(argument[i].detach().cpu().contiguous().numpy().tobytes() for argument in arguments)
+    return tuple(argument[i].detach().cpu().contiguous().numpy().tobytes()
+                 for argument in arguments)
 
 
 def _part(graph: fx.GraphModule, arguments: range, wanted: Sequence[fx.Node]) -> fx.GraphModule:

@@ -1,4 +1,6 @@
-"""What a trace is lowered to: values that have rows, values that do not, and the steps that compute them."""
+"""What a trace is lowered to: values that have rows, values that do not, and the steps that compute
+them.
+"""
 
 import json
 import math
@@ -17,18 +19,21 @@ from .module import Step
 
 @dataclass(frozen=True)
 class Rows:
-    """A value that depends on an input: dimension 0 is the batch in the module, and any dimension in the trace.
+    """A value that depends on an input: dimension 0 is the batch in the module, and any dimension
+    in the trace.
 
-    The trace's tensor is the module's with the batch moved behind the first `before` dimensions of a row, and merged
-    with a neighbour where `outer` or `inner` say so: (T, N, C) has `before` = 1; a linear layer on (N, L, C) is traced
-    on (N * L, C), which has `inner`, and on (T, N, C) on (T * N, C), which has `before` = 1 and `outer`.
+    The trace's tensor is the module's with the batch moved behind the first `before` dimensions of
+    a row, and merged with a neighbour where `outer` or `inner` say so: (T, N, C) has `before` = 1;
+    a linear layer on (N, L, C) is traced on (N * L, C), which has `inner`, and on (T, N, C) on (T *
+    N, C), which has `before` = 1 and `outer`.
 
     Args:
         name: its name in the module.
         shape: shape of one row in the module.
         before: number of dimensions of a row that come before the batch in the trace.
         outer: the last of them is merged with the batch, which runs faster.
-        inner: the first dimension of a row after the batch is merged with it; the batch runs slower.
+        inner: the first dimension of a row after the batch is merged with it; the batch runs
+            slower.
     """
 
     name: str
@@ -50,7 +55,8 @@ class Rows:
     @property
     def merged(self) -> tuple[int, int]:
         """Sizes that the trace has merged with the batch: before it and after it."""
-        return (self.shape[self.before - 1] if self.outer else 1), (self.shape[self.before] if self.inner else 1)
+        return ((self.shape[self.before - 1] if self.outer else 1),
+                (self.shape[self.before] if self.inner else 1))
 
     @property
     def leads(self) -> bool:
@@ -58,7 +64,9 @@ class Rows:
         return self.before == 0 and not self.inner
 
     def place(self, dim: int) -> int:
-        """Index in `shape` of dimension `dim` of the trace, or of a new dimension there; not of the batch itself."""
+        """Index in `shape` of dimension `dim` of the trace, or of a new dimension there; not of the
+        batch itself.
+        """
         return dim if dim <= self.batch else dim - 1 + self.outer + self.inner
 
     def dim(self, dim: int) -> int:
@@ -71,7 +79,8 @@ class Rows:
     def traced(self, rows: int) -> tuple[int, ...]:
         """Shape in the trace."""
         outer, inner = self.merged
-        return (*self.shape[: self.batch], outer * rows * inner, *self.shape[self.before + self.inner:])
+        return (*self.shape[: self.batch], outer * rows * inner,
+                *self.shape[self.before + self.inner:])
 
     def lines_up(self, other: "Rows") -> bool:
         """Whether the batch is at the same place of two traced tensors."""
@@ -106,7 +115,8 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Indices:
-    """Where an operation on `of` found its maxima, or other ranks; the gradient finds them again from the same input.
+    """Where an operation on `of` found its maxima, or other ranks; the gradient finds them again
+    from the same input.
 
     Args:
         of: the input.
@@ -121,7 +131,8 @@ class Indices:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Where a value lies between two numbers (None: no limit), or where it does not if `inside` is False.
+    """Where a value lies between two numbers (None: no limit), or where it does not if `inside` is
+    False.
 
     With `closed` the numbers themselves lie between.
     """
@@ -182,7 +193,9 @@ class Builder:
         return Rows(f"argument{self.arguments.number(value)}", tuple(value.value.shape[1:]))
 
     def step(self, operator: str, *inputs: str, **settings: Any) -> str:
-        """Append a call and return the name of its result; the result of the same call is the same."""
+        """Append a call and return the name of its result; the result of the same call is the
+        same.
+        """
         key = operator, inputs, json.dumps(settings)
         if key not in self._made:
             self._made[key] = f"v{len(self.steps)}"
@@ -191,7 +204,9 @@ class Builder:
 
     def emit(self, operator: str, x: Any, *inputs: Any, shape: tuple[int, ...] | None = None,
              before: int | None = None, **settings: Any) -> Rows:
-        """Append a call of which an input has rows; `shape` and `before` are those of the result, if they differ."""
+        """Append a call of which an input has rows; `shape` and `before` are those of the result,
+        if they differ.
+        """
         if not isinstance(x, Rows):
             x = self._as_rows(x, inputs)
         name = self.step(operator, *[self.name(i) for i in (x, *inputs)], **settings)
@@ -199,22 +214,26 @@ class Builder:
                        before=x.before if before is None else before)
 
     def _as_rows(self, value: Any, inputs: tuple[Any, ...]) -> Rows:
-        """A first input that is the same for all rows, such as a gradient that a model takes of a sum of its own."""
+        """A first input that is the same for all rows, such as a gradient that a model takes of a
+        sum of its own.
+        """
         like = next((i for i in inputs if isinstance(i, Rows)), None)
         if like is None:
             raise UnsupportedOperation("it is taken of values that do not depend on the input")
         return self.emit("add", self.emit("scale", like, factor=0.0), self.operand(value, like))
 
-    def reshape(self, x: Rows, shape: tuple[int, ...], before: int = 0, outer: bool = False, inner: bool = False
-                ) -> Rows:
+    def reshape(self, x: Rows, shape: tuple[int, ...], before: int = 0, outer: bool = False,
+                inner: bool = False) -> Rows:
         """The same entries, in the same order, in rows of another shape."""
         name = x.name if shape == x.shape else self.step("reshape", x.name, shape=list(shape))
         return Rows(name, shape, before, outer, inner)
 
     def view(self, x: Rows, sizes: tuple[int, ...]) -> Rows:
-        """Reshape to a shape of the trace, one dimension of which must be the batch, merged with whole others or not.
+        """Reshape to a shape of the trace, one dimension of which must be the batch, merged with
+        whole others or not.
 
-        Entries ahead of the batch and behind it keep their order, so that is found by counting them.
+        Entries ahead of the batch and behind it keep their order, so that is found by counting
+        them.
         """
         ahead, behind = math.prod(x.shape[: x.before]), math.prod(x.shape[x.before:])
         if -1 in sizes:
@@ -224,14 +243,17 @@ class Builder:
             first, last = math.prod(sizes[:at]), math.prod(sizes[at + 1:])
             if first and last and ahead % first == 0 and behind % last == 0:
                 outer, inner = ahead // first, behind // last
-                shape = (*sizes[:at], *[outer] * (outer > 1), *[inner] * (inner > 1), *sizes[at + 1:])
+                shape = (*sizes[:at], *[outer] * (outer > 1), *[inner] * (inner > 1),
+                         *sizes[at + 1:])
                 return self.reshape(x, shape, at + (outer > 1), outer > 1, inner > 1)
-        raise UnsupportedOperation(f"a reshape to {tuple(sizes)}, which splits the examples of a batch")
+        raise UnsupportedOperation(f"a reshape to {tuple(sizes)}, which splits the examples of a "
+                                   "batch")
 
     def unsqueeze(self, x: Rows, dim: int) -> Rows:
         """A new dimension of size 1 of the trace; `dim` counts from the front."""
         at = x.place(dim)
-        return self.reshape(x, (*x.shape[:at], 1, *x.shape[at:]), x.before + (dim <= x.batch), x.outer, x.inner)
+        return self.reshape(x, (*x.shape[:at], 1, *x.shape[at:]), x.before + (dim <= x.batch),
+                            x.outer, x.inner)
 
     def permute(self, x: Rows, dims: list[int]) -> Rows:
         """Another order of the trace's dimensions."""
@@ -249,15 +271,18 @@ class Builder:
         tensors = [a for a in tree_leaves((arguments, keywords)) if isinstance(a, Live | Tensor)]
         described, named = tree_map(lambda a: dict(TENSOR) if isinstance(a, Live | Tensor) else a,
                                     (list(arguments), keywords))
-        if target in ("view.default", "_unsafe_view.default"):  # copies that made it possible are not recorded
+        # copies that made it possible are not recorded
+        if target in ("view.default", "_unsafe_view.default"):
             target = "reshape.default"
         with torch.no_grad():
-            value = call_aten(*[t.value if isinstance(t, Live) else t for t in tensors], target=target,
-                              arguments=described, keywords=named)
-        settings = {"target": target, "arguments": described, **({"keywords": named} if named else {})}
+            value = call_aten(*[t.value if isinstance(t, Live) else t for t in tensors],
+                              target=target, arguments=described, keywords=named)
+        settings = {"target": target, "arguments": described,
+                    **({"keywords": named} if named else {})}
 
         def result(part: Tensor, **which: int) -> Live:
-            return Live(self.step("unperturbed", *map(self.name, tensors), **settings, **which), part)
+            return Live(self.step("unperturbed", *map(self.name, tensors), **settings, **which),
+                        part)
 
         return result(value) if isinstance(value, Tensor) else \
             tuple(result(part, output=i) for i, part in enumerate(value))
@@ -269,16 +294,21 @@ class Builder:
         if not isinstance(value, Tensor):
             value = torch.as_tensor(value, dtype=self.dtype, device=self.device)
         if id(value) not in self._named:
-            name = f"{'parameter' if isinstance(value, nn.Parameter) else 'constant'}{len(self.tensors)}"
+            kind = "parameter" if isinstance(value, nn.Parameter) else "constant"
+            name = f"{kind}{len(self.tensors)}"
             # Constants must own their memory: the parser misreads expanded ones.
-            own = value if isinstance(value, nn.Parameter) or value.is_contiguous() else value.contiguous()
+            own = (value if isinstance(value, nn.Parameter) or value.is_contiguous()
+                   else value.contiguous())
             self.tensors[name] = own
             self._named[id(value)] = value, name
         return self._named[id(value)][1]
 
     def line_up(self, x: Rows, y: Any) -> tuple[Rows, Any]:
-        """Two factors of an operation entry by entry, x with rows, in a form in which they broadcast in the module."""
-        ndim = y.ndim if isinstance(y, Rows) else (y.value if isinstance(y, Live) else torch.as_tensor(y)).ndim
+        """Two factors of an operation entry by entry, x with rows, in a form in which they
+        broadcast in the module.
+        """
+        ndim = (y.ndim if isinstance(y, Rows)
+                else (y.value if isinstance(y, Live) else torch.as_tensor(y)).ndim)
         while x.ndim < ndim:
             x = self.unsqueeze(x, 0)
         return x, self.operand(y, x)
@@ -289,7 +319,8 @@ class Builder:
         return self._constants.setdefault(key, value)
 
     def operand(self, value: Any, x: Rows) -> Any:
-        """A second operand of an operation entry by entry on x, in the form in which it broadcasts in the module.
+        """A second operand of an operation entry by entry on x, in the form in which it broadcasts
+        in the module.
 
         A constant with the trace's batch dimension must be the same for all rows, and loses it.
         """
@@ -303,16 +334,19 @@ class Builder:
         at = x.batch - x.ndim + tensor.ndim
         if at < 0:
             return value
-        sizes, merged = tuple(tensor.shape), [s for s, is_merged in zip(x.merged, (x.outer, x.inner), strict=True)
-                                              if is_merged]
+        sizes, merged = tuple(tensor.shape), [
+            s for s, is_merged in zip(x.merged, (x.outer, x.inner), strict=True) if is_merged]
         if sizes[at] == 1:
-            return self.fixed(value, "reshape.default", (*sizes[:at], *[1] * len(merged), *sizes[at + 1:]))
+            return self.fixed(value, "reshape.default",
+                              (*sizes[:at], *[1] * len(merged), *sizes[at + 1:]))
         if sizes[at] != math.prod(merged) * self.rows:
-            raise UnsupportedOperation("a constant that differs from example to example of the batch")
+            raise UnsupportedOperation("a constant that differs from example to example of the "
+                                       "batch")
         split = (*sizes[:at], x.merged[0], self.rows, x.merged[1], *sizes[at + 1:])
         rows = tensor.reshape(split)
         if not torch.equal(rows, rows.narrow(at + 1, 0, 1).expand_as(rows)):
-            raise UnsupportedOperation("a constant that differs from example to example of the batch")
+            raise UnsupportedOperation("a constant that differs from example to example of the "
+                                       "batch")
         first = self.fixed(self.fixed(value, "reshape.default", split), "select.int", at + 1, 0)
         return self.fixed(first, "reshape.default", (*sizes[:at], *merged, *sizes[at + 1:]))
 
@@ -320,9 +354,11 @@ class Builder:
         """An ATen operation on a value without rows."""
         arguments = tuple(list(a) if isinstance(a, tuple) else a for a in arguments)
         if isinstance(value, Live):
-            return value if arguments == (list(value.value.shape),) else self.live(target, value, *arguments)
+            return (value if arguments == (list(value.value.shape),)
+                    else self.live(target, value, *arguments))
         packet, overload = target.split(".")
-        return getattr(getattr(torch.ops.aten, packet), overload)(torch.as_tensor(value), *arguments).clone()
+        return getattr(getattr(torch.ops.aten, packet),
+                       overload)(torch.as_tensor(value), *arguments).clone()
 
     def producer(self, value: Rows) -> Step | None:
         """The step that computed a value; None if it is an input."""

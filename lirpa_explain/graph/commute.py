@@ -1,11 +1,15 @@
-"""Max pooling before ReLU where a model has it after: the same function, of which four times as few neurons are open.
+"""Max pooling before ReLU where a model has it after: the same function, of which four times as few
+neurons are open.
 
-ReLU increases, so the largest of its values is its value at the largest argument; backwards, what reaches a window
-whose largest argument is not positive is 0 wherever it is put. So with p = max_pool(relu(z)),
+ReLU increases, so the largest of its values is its value at the largest argument; backwards, what
+reaches a window whose largest argument is not positive is 0 wherever it is put. So with p =
+max_pool(relu(z)),
 
-    q = max_pool(z),  p = relu(q)    and    max_pool_gradient(g, relu(z)) relu'(z) = max_pool_gradient(g relu'(q), z),
+    q = max_pool(z),  p = relu(q)    and    max_pool_gradient(g, relu(z)) relu'(z) =
+    max_pool_gradient(g relu'(q), z),
 
-number by number and in floating point too. Both poolings are told that maxima below 0 are of no consequence.
+number by number and in floating point too. Both poolings are told that maxima below 0 are of no
+consequence.
 """
 
 from collections import defaultdict
@@ -19,7 +23,8 @@ RELU_GRADIENT = ("kink_gradient", {"slope": 0.0})
 
 
 def pooled_first(steps: Iterable[Step], result: str) -> list[Step]:
-    """The steps of a module, with each ReLU whose values only max pooling reads put behind the pooling.
+    """The steps of a module, with each ReLU whose values only max pooling reads put behind the
+    pooling.
 
     Args:
         steps: what is computed, in order.
@@ -30,7 +35,8 @@ def pooled_first(steps: Iterable[Step], result: str) -> list[Step]:
 
     Example:
         >>> pool = {"kernel": [2, 2]}
-        >>> for step in pooled_first([Step("kink", ("z",), "a", {"slope": 0.0}), Step("max_pool", ("a",), "p", pool),
+        >>> for step in pooled_first([Step("kink", ("z",), "a", {"slope": 0.0}),
+        ...                           Step("max_pool", ("a",), "p", pool),
         ...                           Step("max_pool_gradient", ("g", "a"), "h", pool),
         ...                           Step("kink_gradient", ("h", "z"), "r", {"slope": 0.0})], "r"):
         ...     print(step)
@@ -44,19 +50,24 @@ def pooled_first(steps: Iterable[Step], result: str) -> list[Step]:
     for step in steps:
         for name in step.inputs:
             readers[name].append(step)
-    for relu in [step for step in steps if (step.operator, step.settings) == RELU and step.output != result]:
+    for relu in [step for step in steps
+                 if (step.operator, step.settings) == RELU and step.output != result]:
         if _is_pooled(relu, readers, result):
             steps = _swapped(steps, relu, readers)
     return steps
 
 
 def _is_pooled(relu: Step, readers: dict[str, list[Step]], result: str) -> bool:
-    """Whether the values of a ReLU are read by max poolings alone, and what these send back by its gradient alone."""
+    """Whether the values of a ReLU are read by max poolings alone, and what these send back by its
+    gradient alone.
+    """
     z, a = relu.inputs[0], relu.output
-    backward = [step for step in readers[a] if step.operator == "max_pool_gradient" and step.inputs[0] != a]
+    backward = [step for step in readers[a]
+                if step.operator == "max_pool_gradient" and step.inputs[0] != a]
     return all(step.operator == "max_pool" or step in backward for step in readers[a]) and all(
-        step.output != result and all((reader.operator, reader.settings) == RELU_GRADIENT
-                                      and reader.inputs == (step.output, z) for reader in readers[step.output])
+        step.output != result
+        and all((reader.operator, reader.settings) == RELU_GRADIENT
+                and reader.inputs == (step.output, z) for reader in readers[step.output])
         for step in backward)
 
 

@@ -1,7 +1,8 @@
-"""A recorded graph as one of pure functions: nothing is written in place, and what has no rule is taken apart by torch.
+"""A recorded graph as one of pure functions: nothing is written in place, and what has no rule is
+taken apart by torch.
 
-Writes become new values of all that looks at the same memory (`torch.func.functionalize`), and an operation without a
-rule becomes those that torch's own table of decompositions makes of it.
+Writes become new values of all that looks at the same memory (`torch.func.functionalize`), and an
+operation without a rule becomes those that torch's own table of decompositions makes of it.
 """
 
 from collections.abc import Callable
@@ -26,14 +27,16 @@ FILLS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.ones_like.default, aten.new_ones.default), lambda *_: 1),
     aten.full_like.default: lambda _, value: value,
     aten.new_full.default: lambda _, __, value: value,
-    **dict.fromkeys((aten.empty_like.default, aten.new_empty.default, aten.new_empty_strided.default),
+    **dict.fromkeys((aten.empty_like.default, aten.new_empty.default,
+                     aten.new_empty_strided.default),
                     lambda *_: torch.nan),  # to be overwritten before it is read
 }
 """Operations that read nothing of a tensor but its shape -> what they fill another one with."""
 
 
 def functional(graph: fx.GraphModule, tensors: tuple[Tensor, ...]) -> fx.GraphModule:
-    """The same graph without writes in place, of operations that have rules as far as torch knows how.
+    """The same graph without writes in place, of operations that have rules as far as torch knows
+    how.
 
     Args:
         graph: of ATen operations.
@@ -45,7 +48,8 @@ def functional(graph: fx.GraphModule, tensors: tuple[Tensor, ...]) -> fx.GraphMo
     decompositions = {target: function for target, function in _decompositions().items()
                       if not (target in RULES or target in PASS_THROUGH or target in FILLS)}
     with torch.no_grad():
-        result = make_fx(functionalize(_Again(graph).run), decomposition_table=decompositions)(*tensors)
+        result = make_fx(functionalize(_Again(graph).run),
+                         decomposition_table=decompositions)(*tensors)
     _fill(result)
     return result
 
@@ -79,7 +83,9 @@ class _Again(fx.Interpreter):
         self._written = _written_constants(graph)
 
     def run_node(self, n: fx.Node) -> Any:
-        """Compute one node, and hand what it says of its origin to the nodes that were recorded for it."""
+        """Compute one node, and hand what it says of its origin to the nodes that were recorded for
+        it.
+        """
         mode = get_proxy_mode()
         assert mode is not None
         nodes = mode.tracer.graph.nodes

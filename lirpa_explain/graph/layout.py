@@ -10,16 +10,21 @@ from .builder import Rows
 
 
 class Places(NamedTuple):
-    """Some entries of a traced tensor: their coordinates in each dimension, and the examples they belong to."""
+    """Some entries of a traced tensor: their coordinates in each dimension, and the examples they
+    belong to.
+    """
 
     coordinates: Sequence[Tensor]
     rows: Tensor
 
 
 def codes(x: Rows, rows: int) -> Tensor:
-    """For each entry of a traced tensor, its flat place (example, place in its row) in the module."""
+    """For each entry of a traced tensor, its flat place (example, place in its row) in the
+    module.
+    """
     count = int(torch.Size(x.shape).numel())
-    return torch.arange(rows * count).reshape(rows, *x.shape).movedim(0, x.before).reshape(x.traced(rows))
+    return torch.arange(rows * count).reshape(rows,
+                                              *x.shape).movedim(0, x.before).reshape(x.traced(rows))
 
 
 def rows_of(traced: Tensor, x: Rows, rows: int) -> Tensor:
@@ -29,7 +34,9 @@ def rows_of(traced: Tensor, x: Rows, rows: int) -> Tensor:
 
 
 def layout_of(sizes: Sequence[int], places: Places, rows: int) -> Rows | None:
-    """How a traced tensor of this shape holds its rows, as one without a name; None if no dimension is the batch."""
+    """How a traced tensor of this shape holds its rows, as one without a name; None if no dimension
+    is the batch.
+    """
     for d, size in enumerate(sizes):
         if size % rows:
             continue

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 MASKED = -1e30
-"""What stands for -inf, or the least number of a type: intervals of those have no width, and nothing is left of it in
-a softmax either."""
+"""What stands for -inf, or the least number of a type: intervals of those have no width, and
+nothing is left of it in a softmax either."""
 
 
 def finite(value: Tensor) -> Tensor:

@@ -83,19 +83,21 @@ class GradientModule(nn.Module):
         if len(inputs) != len(self.input_names):
             raise TypeError(f"Expected the inputs {', '.join(self.input_names)}; {len(inputs)} "
                             "were given.")
-        return self.run(
-            lambda step, *tensors: operators.call(step.operator, *tensors, **step.settings), inputs)
+        return self.run(lambda step,
+                        *tensors: operators.call(step.operator, *tensors, **step.settings), inputs)
 
     def further(self, extras: Iterable[Any], count: int) -> tuple[Tensor, ...]:
         """The inputs that are made of further arguments of the function: of those, the tensors with
-        `count` rows."""
+        `count` rows.
+        """
         if self.arguments is None:
             return ()
         return tuple(self.arguments.rows([e for e in extras if has_rows(e, count)]))
 
     def reads_the_same(self, extras: Iterable[Any], count: int) -> bool:
         """Whether the function reads of further arguments of each of `count` examples what it read
-        in the trace."""
+        in the trace.
+        """
         return (self.arguments is None
                 or self.arguments.same([e for e in extras if has_rows(e, count)]))
 
@@ -109,17 +111,16 @@ class GradientModule(nn.Module):
         return values[self.output]
 
     def values(self, names: Collection[str], inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Values by name, of steps or of what they read; no step after the last of them is
-        computed."""
+        """Values by name, of steps and of what they read; steps after all of these are left out."""
         missing, found = set(names), dict(zip(self.input_names, inputs, strict=True))
-        found |= dict(self.named_parameters(recurse=False)) | dict(
-            self.named_buffers(recurse=False))
+        found |= dict(self.named_parameters(recurse=False))
+        found |= dict(self.named_buffers(recurse=False))
         for step in self.steps:
             missing -= found.keys()
             if not missing:
                 break
-            found[step.output] = operators.call(step.operator, *[found[n] for n in step.inputs],
-                                                **step.settings)
+            tensors = [found[n] for n in step.inputs]
+            found[step.output] = operators.call(step.operator, *tensors, **step.settings)
         return {name: found[name] for name in names}
 
     def depends_on(self, names: Iterable[str]) -> bool:

@@ -25,7 +25,8 @@ def where(node: fx.Node) -> str:
     origin = _forward_of(node)
     module = origin.meta.get("module")
     lines = [line.strip() for line in (origin.meta.get("stack_trace") or "").splitlines()]
-    frames = [i for i, line in enumerate(lines) if line.startswith('File "') and is_of_the_user(line.split('"')[1])]
+    frames = [i for i, line in enumerate(lines)
+              if line.startswith('File "') and is_of_the_user(line.split('"')[1])]
     found = f" in module {module}" if module else ""
     if frames:
         source = lines[frames[-1] + 1] if frames[-1] + 1 < len(lines) else ""
@@ -34,7 +35,9 @@ def where(node: fx.Node) -> str:
 
 
 def line_of(frames: Iterable[traceback.FrameSummary]) -> str:
-    """The innermost line of the user's code among frames of a stack, the innermost of which comes last."""
+    """The innermost line of the user's code among frames of a stack, the innermost of which comes
+    last.
+    """
     own = [frame for frame in frames if is_of_the_user(frame.filename)]
     return f' (File "{own[-1].filename}", line {own[-1].lineno}: `{own[-1].line}`)' if own else ""
 
@@ -45,7 +48,9 @@ def is_of_the_user(filename: str) -> bool:
 
 
 def _forward_of(node: fx.Node) -> fx.Node:
-    """Best guess of the forward operation of a backward one: one that shares a tensor with it, of its name first."""
+    """Best guess of the forward operation of a backward one: one that shares a tensor with it, of
+    its name first.
+    """
     if "module" in node.meta:
         return node
     name = base_name(node).removesuffix("_backward")

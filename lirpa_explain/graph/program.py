@@ -1,7 +1,8 @@
-"""What is recorded for one row: torch code that computes gradients at points which depend on the perturbed inputs.
+"""What is recorded for one row: torch code that computes gradients at points which depend on the
+perturbed inputs.
 
-A row has the inputs x, which may be perturbed, and tensors of its own, which may not. Points are affine in x, entry by
-entry, so a ball of any kind around x stays exact.
+A row has the inputs x, which may be perturbed, and tensors of its own, which may not. Points are
+affine in x, entry by entry, so a ball of any kind around x stays exact.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -16,7 +17,9 @@ Compute = Callable[[Callable[..., Tensor], Values, Any], tuple[Tensor, ...]]
 
 
 class Places(Protocol):
-    """Where B rows of a plan lie: what their tensors are made of. Each method is asked for one input of the model."""
+    """Where B rows of a plan lie: what their tensors are made of. Each method is asked for one
+    input of the model.
+    """
 
     @property
     def scale(self) -> Tensor:
@@ -53,7 +56,8 @@ class RowTensor:
     Args:
         make: `make(places, i)` is that of input i, at places of a plan.
         example: one for rows of an input, (B, *S), to record a program with.
-        summed: whether it is a sum of what Captum adds up in another order, so that roundings move it.
+        summed: whether it is a sum of what Captum adds up in another order, so that roundings move
+            it.
         single: whether there is one, and not one for each input of the model.
     """
 
@@ -100,7 +104,8 @@ def _ones(x: Tensor) -> Tensor:
 
 POINTS: dict[str, Point] = {
     "input": Point({}, lambda x: x),
-    "noisy": Point({"noise": RowTensor(lambda at, i: at.noise(i), summed=True)}, lambda x, noise: x + noise),
+    "noisy": Point({"noise": RowTensor(lambda at, i: at.noise(i), summed=True)}, lambda x,
+                   noise: x + noise),
     "path": Point({
         "scale": RowTensor(lambda at, i: _column(at.scale, at.x(i)), _ones),
         "shift": RowTensor(lambda at, i: _shift(at, i, at.scale), summed=True),
@@ -110,17 +115,21 @@ POINTS: dict[str, Point] = {
         "next_shift": RowTensor(lambda at, i: _shift(at, i, at.next_scale), summed=True),
     }, lambda x, scale, shift: x * scale + shift),
     "difference": Point({"offset": RowTensor(offset, summed=True)}, lambda x, offset: x + offset),
-    "baseline": Point({"baseline": RowTensor(lambda at, i: _given(at.baseline(i)))}, lambda x, baseline: baseline),
-    "partner": Point({"partner": RowTensor(lambda at, i: at.partner(i))}, lambda x, partner: partner),
+    "baseline": Point({"baseline": RowTensor(lambda at, i: _given(at.baseline(i)))}, lambda x,
+                      baseline: baseline),
+    "partner": Point({"partner": RowTensor(lambda at, i: at.partner(i))}, lambda x,
+                     partner: partner),
 }
-"""The points that a program can ask for: the input; with its noise; on a path; the following one on that path; the
-input minus its baseline; that baseline; the input of another example, which is perturbed as that example is. Scales
-have one entry for each row, (B, 1, ..., 1), all others (B, *S)."""
+"""The points that a program can ask for: the input; with its noise; on a path; the following one on
+that path; the input minus its baseline; that baseline; the input of another example, which is
+perturbed as that example is. Scales have one entry for each row, (B, 1, ..., 1), all others (B,
+*S)."""
 
 
 def _given(baseline: Tensor | None) -> Tensor:
     if baseline is None:
-        raise ValueError("This program reads a baseline; the plan has none. Give Plan(baselines=...).")
+        raise ValueError("This program reads a baseline; the plan has none. Give "
+                         "Plan(baselines=...).")
     return baseline
 
 
@@ -131,8 +140,8 @@ KINDS: dict[str, RowTensor] = {
     "argument": RowTensor(lambda at, i: at.argument(i)),
     "cotangent": RowTensor(lambda at, i: at.cotangent, single=True),
 }
-"""All tensors that rows have, by name: the input itself, those of points, the place on the path as a number, arguments
-of the model, and the cotangent."""
+"""All tensors that rows have, by name: the input itself, those of points, the place on the path as
+a number, arguments of the model, and the cotangent."""
 
 
 def input_names(kind: str, count: int) -> list[str]:
@@ -152,10 +161,10 @@ class Program:
     Args:
         key: equal for programs that compute the same.
         points: names of the points, of `POINTS`, that it reads.
-        compute: `compute(call, points, cotangent)` returns tensors (B, *T), the row's results. `call(*tensors)` is the
-            model with its further arguments; `points` maps each name to a tensor (B, *S) for each input, and "alpha" to
-            one tensor (B,) if `alpha` is True; `cotangent` is what the model's output is multiplied by before it is
-            differentiated.
+        compute: `compute(call, points, cotangent)` returns tensors (B, *T), the row's results.
+            `call(*tensors)` is the model with its further arguments; `points` maps each name to a
+            tensor (B, *S) for each input, and "alpha" to one tensor (B,) if `alpha` is True;
+            `cotangent` is what the model's output is multiplied by before it is differentiated.
         alpha: whether the row's place on the path is read.
         differentiates: whether the cotangent is read; None is passed if not.
     """
@@ -168,12 +177,15 @@ class Program:
 
     @property
     def identity(self) -> Hashable:
-        """Equal for programs that are equal, and without their function, which may hold the model."""
+        """Equal for programs that are equal, and without their function, which may hold the
+        model.
+        """
         return self.key, self.points, self.alpha, self.differentiates
 
     def tensors(self) -> dict[str, RowTensor]:
         """The row's tensors of which there is one for each input, by name."""
-        return {name: tensor for point in self.points for name, tensor in POINTS[point].tensors.items()}
+        return {name: tensor for point in self.points
+                for name, tensor in POINTS[point].tensors.items()}
 
 
 def output() -> Program:
@@ -188,7 +200,8 @@ def output() -> Program:
 def gradient(point: str = "input") -> Program:
     """The gradient at a point with respect to it."""
 
-    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+    def compute(call: Callable[..., Tensor], points: Values,
+                cotangent: Tensor) -> tuple[Tensor, ...]:
         zs = leaves(points[point])
         return torch.autograd.grad(call(*zs), zs, cotangent)
 
@@ -198,23 +211,30 @@ def gradient(point: str = "input") -> Program:
 def multiplied(program: Program) -> Program:
     """What a program computes for each input, times that input minus its baseline."""
 
-    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+    def compute(call: Callable[..., Tensor], points: Values,
+                cotangent: Tensor) -> tuple[Tensor, ...]:
         results = program.compute(call, points, cotangent)
-        return tuple(result * factor for result, factor in zip(results, points["difference"], strict=True))
+        return tuple(result * factor
+                     for result, factor in zip(results, points["difference"], strict=True))
 
-    return Program((program.key, "multiplied"), (*program.points, "difference"), compute, program.alpha)
+    return Program((program.key, "multiplied"), (*program.points, "difference"), compute,
+                   program.alpha)
 
 
 def segment_gradient() -> Program:
-    """The gradient at b + s (x - b) with respect to it, where the place s on the path may be perturbed too.
+    """The gradient at b + s (x - b) with respect to it, where the place s on the path may be
+    perturbed too.
 
-    That point is a product of what may move, so it is bounded by planes in x and s and not by a box around the path.
+    That point is a product of what may move, so it is bounded by planes in x and s and not by a box
+    around the path.
     """
 
-    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+    def compute(call: Callable[..., Tensor], points: Values,
+                cotangent: Tensor) -> tuple[Tensor, ...]:
         place, = points["alpha"]
-        zs = leaves(tuple(baseline + place.reshape(-1, *[1] * (difference.ndim - 1)) * difference
-                          for baseline, difference in zip(points["baseline"], points["difference"], strict=True)))
+        zs = leaves(tuple(
+            baseline + place.reshape(-1, *[1] * (difference.ndim - 1)) * difference
+            for baseline, difference in zip(points["baseline"], points["difference"], strict=True)))
         return torch.autograd.grad(call(*zs), zs, cotangent)
 
     return Program(("segment gradient",), ("difference", "baseline"), compute, alpha=True)
@@ -225,7 +245,8 @@ def noisy(program: Program) -> Program:
     if "input" not in program.points:
         return program
 
-    def compute(call: Callable[..., Tensor], points: Values, cotangent: Tensor) -> tuple[Tensor, ...]:
+    def compute(call: Callable[..., Tensor], points: Values,
+                cotangent: Tensor) -> tuple[Tensor, ...]:
         return program.compute(call, {**points, "input": points["noisy"]}, cotangent)
 
     points = dict.fromkeys("noisy" if point == "input" else point for point in program.points)

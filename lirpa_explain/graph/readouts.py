@@ -1,7 +1,9 @@
-"""What may be read out of tensors while a model is recorded: constants, and further arguments, but no moving value.
+"""What may be read out of tensors while a model is recorded: constants, and further arguments, but
+no moving value.
 
-A trace holds what was read as a constant. That is right for tensors that no input and no parameter moves; where it was
-read from further arguments, such as lengths, the trace is right for examples of which the same would be read.
+A trace holds what was read as a constant. That is right for tensors that no input and no parameter
+moves; where it was read from further arguments, such as lengths, the trace is right for examples of
+which the same would be read.
 """
 
 import traceback
@@ -10,7 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, get_proxy_slot
+from torch.fx.experimental.proxy_tensor import (
+    disable_proxy_modes_tracing,
+    get_proxy_mode,
+    get_proxy_slot,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,7 +25,8 @@ from ..errors import UnsupportedOperation
 from .origin import line_of
 
 READOUTS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
-"""Functions that hand out a tensor's values past the trace. (`item` and `bool` are recorded, and refused there.)"""
+"""Functions that hand out a tensor's values past the trace. (`item` and `bool` are recorded, and
+refused there.)"""
 
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """Tags of operations whose result, or its shape, is made of a tensor's values."""
@@ -51,7 +58,8 @@ class Readings:
         found = [self._sources(tensor) for tensor in tensors]
         if any(MOVES in sources for sources in found):
             return False
-        self.tensors += [tensor for tensor, sources in zip(tensors, found, strict=True) if ARGUMENT in sources]
+        self.tensors += [tensor for tensor, sources in zip(tensors, found, strict=True)
+                         if ARGUMENT in sources]
         return True
 
     def _sources(self, tensor: Tensor) -> frozenset[str]:
@@ -71,7 +79,8 @@ class Readings:
                 stack += waiting
                 continue
             stack.pop()
-            last.meta.setdefault("sources", self._own(last).union(*(s.meta["sources"] for s in last.all_input_nodes)))
+            last.meta.setdefault("sources", self._own(last).union(
+                *(s.meta["sources"] for s in last.all_input_nodes)))
         return node.meta["sources"]
 
     def _own(self, node: fx.Node) -> frozenset[str]:
@@ -83,7 +92,9 @@ class Readings:
 
 
 class Reading(TorchDispatchMode):
-    """While it is active, operations that read constants and further arguments are evaluated and not recorded."""
+    """While it is active, operations that read constants and further arguments are evaluated and
+    not recorded.
+    """
 
     def __init__(self, readings: Readings) -> None:
         super().__init__()
@@ -100,18 +111,22 @@ class Reading(TorchDispatchMode):
 
 
 class NoReadouts(TorchFunctionMode):
-    """While it is active and something is recorded, values of inputs and parameters are not read out."""
+    """While it is active and something is recorded, values of inputs and parameters are not read
+    out.
+    """
 
     def __init__(self, readings: Readings) -> None:
         super().__init__()
         self.readings = readings
 
-    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (),
+                           kwargs: Any = None) -> Any:
         """Call the function, unless it reads values out."""
-        if function in READOUTS and get_proxy_mode() is not None and not self.readings.allows(args[:1]):
+        if (function in READOUTS and get_proxy_mode() is not None
+                and not self.readings.allows(args[:1])):
             raise UnsupportedOperation(
-                f"The model reads values out of a tensor by {function.__name__}(){line_of(traceback.extract_stack())}: "
-                "bounds for all inputs in a ball cannot follow values that were read at one of them. Compute with "
-                "tensor operations instead."
-            )
+                "The model reads values out of a tensor by "
+                f"{function.__name__}(){line_of(traceback.extract_stack())}: bounds for all inputs "
+                "in a ball cannot follow values that were read at one of them. Compute with tensor "
+                "operations instead.")
         return function(*args, **(kwargs or {}))

@@ -1,13 +1,17 @@
-"""Layer-wise relevance propagation by Captum's epsilon rule, as the gradient of a model with other activations.
+"""Layer-wise relevance propagation by Captum's epsilon rule, as the gradient of a model with other
+activations.
 
-The rule takes the relevance R of a layer's output z to its input a as `a * J^T (R / (z + eps sign(z)))`, with J the
-layer's Jacobian and sign(0) = 1; activations hand it on unchanged. With u = R / (z + eps sign(z)) the factor a of one
-layer and the quotient of the one before belong to the same values: u = f * J^T u_next, where
+The rule takes the relevance R of a layer's output z to its input a as `a * J^T (R / (z + eps
+sign(z)))`, with J the layer's Jacobian and sign(0) = 1; activations hand it on unchanged. With u =
+R / (z + eps sign(z)) the factor a of one layer and the quotient of the one before belong to the
+same values: u = f * J^T u_next, where
 
-    f = phi(z) / (z + eps sign(z))    for a layer's output z with the activation phi, or without any (phi(z) = z).
+    f = phi(z) / (z + eps sign(z))    for a layer's output z with the activation phi, or without any
+    (phi(z) = z).
 
-So layers keep their gradient, activations have the gradient f, and relevance starts with the model's output itself,
-with phi that of its last activation. The first layers multiply by their inputs.
+So layers keep their gradient, activations have the gradient f, and relevance starts with the
+model's output itself, with phi that of its last activation. The first layers multiply by their
+inputs.
 """
 
 import contextlib
@@ -25,21 +29,23 @@ from ..errors import UnsupportedAttribution
 from ..operators import secant_gradient
 from .rescale import with_forward
 
-MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "T", "Squeeze", "Unsqueeze", "Clone", "Alias",
-         "Select", "Slice", "Expand", "AsStrided", "Cat", "Stack")
+MOVES = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "T", "Squeeze", "Unsqueeze",
+         "Clone", "Alias", "Select", "Slice", "Expand", "AsStrided", "Cat", "Stack")
 """Autograd nodes that move entries and change none."""
 
 SCALES = ("Mul", "Div", "Neg")
-"""Autograd nodes that, with one input that has a gradient, multiply entries by constants; allowed behind the model."""
+"""Autograd nodes that, with one input that has a gradient, multiply entries by constants; allowed
+behind the model."""
 
 
 @dataclass
 class Output:
     """What is known of a layer's output: its eps, and what follows it.
 
-    Where the model's output is c z with a constant c, relevance starts with c and ends with a product with c z: the
-    gradient that arrives counts twice. Where the relevance of the output itself is `asked` for, an activation hands
-    that on, g phi(z), and what is before the layer is of no interest.
+    Where the model's output is c z with a constant c, relevance starts with c and ends with a
+    product with c z: the gradient that arrives counts twice. Where the relevance of the output
+    itself is `asked` for, an activation hands that on, g phi(z), and what is before the layer is of
+    no interest.
     """
 
     name: str
@@ -81,27 +87,31 @@ class Place:
 
 @contextlib.contextmanager
 def relevance(model: nn.Module, place: Place | None = None) -> Iterator[None]:
-    """While it is active, the gradient of the model by its input is Captum's LRP: nothing is left to multiply it by.
+    """While it is active, the gradient of the model by its input is Captum's LRP: nothing is left
+    to multiply it by.
 
     The cotangent must be 1 at one output of each example and 0 elsewhere.
 
     Args:
-        model: a module whose leaves are layers with the epsilon rule, by default or as their attribute `rule`, or
-            ReLU, Tanh and Dropout.
+        model: a module whose leaves are layers with the epsilon rule, by default or as their
+            attribute `rule`, or ReLU, Tanh and Dropout.
         place: where the relevance is asked for, if not at the input; it is given what it needs.
 
     Raises:
-        UnsupportedAttribution: a layer has no rule or another one, is called more than once, is followed by a
-            function that is no module, or feeds both an activation and a layer; or a Tanh follows a Dropout.
+        UnsupportedAttribution: a layer has no rule or another one, is called more than once, is
+            followed by a function that is no module, or feeds both an activation and a layer; or a
+            Tanh follows a Dropout.
 
     Example:
-        >>> model, x = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(1, 2, requires_grad=True)
+        >>> model, x = (nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)),
+        ...             torch.ones(1, 2, requires_grad=True))
         >>> with relevance(model):
         ...     out = model(x)
         >>> torch.autograd.grad(out.sum(), x)[0].shape
         torch.Size([1, 2])
     """
-    leaves = {m: name for name, m in model.named_modules() if m is not model and not list(m.children())}
+    leaves = {m: name
+              for name, m in model.named_modules() if m is not model and not list(m.children())}
     calls: set[nn.Module] = set()
     dropped: list[Tensor] = []
     forwards: dict[nn.Module, Callable[..., Any]] = {}
@@ -117,7 +127,8 @@ def relevance(model: nn.Module, place: Place | None = None) -> Iterator[None]:
         scaled: list[str] = []
         for source in _sources(output, "the model's output", scaled):
             if scaled and isinstance(source, str):
-                raise UnsupportedAttribution(f"LRP of a model that multiplies the result of {source} at its end.")
+                raise UnsupportedAttribution("LRP of a model that multiplies the result of "
+                                             f"{source} at its end.")
             if scaled and isinstance(source, Output):
                 source.scaled = True
 
@@ -138,9 +149,8 @@ def _epsilon(module: nn.Module, name: str) -> float:
         raise UnsupportedAttribution(
             f"LRP of a model with the layer {name} ({type(module).__name__}): "
             + ("there is no rule for it" if rule is None else f"its rule is {type(rule).__name__}")
-            + ". Bounds are there for EpsilonRule with a positive epsilon, on the layers that Captum gives it by "
-            "default; ReLU, Tanh and Dropout need none."
-        )
+            + ". Bounds are there for EpsilonRule with a positive epsilon, on the layers that "
+            "Captum gives it by default; ReLU, Tanh and Dropout need none.")
     return float(rule.STABILITY_FACTOR)
 
 
@@ -162,12 +172,14 @@ def _layer(module: nn.Module, name: str, eps: float, calls: set[nn.Module], plac
 
     def forward(*inputs: Any) -> Tensor:
         if module in calls:
-            raise UnsupportedAttribution(f"LRP of a model that calls the layer {name} more than once.")
+            raise UnsupportedAttribution(f"LRP of a model that calls the layer {name} more than "
+                                         "once.")
         calls.add(module)
         output = Output(name, eps, asked=place is not None and not place.to_input)
         if place is not None and place.to_input:
             if len(inputs) > 1:
-                raise UnsupportedAttribution(f"LRP at the inputs of the layer {name}, which has {len(inputs)} of them.")
+                raise UnsupportedAttribution(f"LRP at the inputs of the layer {name}, which has "
+                                             f"{len(inputs)} of them.")
             place.value, place.is_first = inputs[0], not _sources(inputs[0], name)
         result = _Layer.apply(compute(*map(enter, inputs)), output)
         if output.asked and place is not None:
@@ -193,8 +205,9 @@ def _activation(module: nn.Module, name: str, dropped: list[Tensor]) -> Callable
     def forward(input: Tensor) -> Tensor:
         if function == "tanh" and any(input is tensor for tensor in dropped):
             raise UnsupportedAttribution(
-                f"LRP of a model in which {name} (Tanh) follows a Dropout: Captum's hooks of both are on one tensor, "
-                "and relevance is then multiplied by the derivative or not, by how many there are. Remove the Dropout.")
+                f"LRP of a model in which {name} (Tanh) follows a Dropout: Captum's hooks of both "
+                "are on one tensor, and relevance is then multiplied by the derivative or not, by "
+                "how many there are. Remove the Dropout.")
         sources = _sources(input, name)
         for source in sources:
             if isinstance(source, str):
@@ -204,7 +217,8 @@ def _activation(module: nn.Module, name: str, dropped: list[Tensor]) -> Callable
             _refuse_both(source)
         eps = {source.eps for source in sources if isinstance(source, Output)}
         if len(eps) > 1:
-            raise UnsupportedAttribution(f"LRP of a model in which {name} joins layers of different epsilons.")
+            raise UnsupportedAttribution(f"LRP of a model in which {name} joins layers of "
+                                         "different epsilons.")
         asked = any(source.asked for source in sources if isinstance(source, Output))
         return _Activation.apply(input, name, function, eps.pop() if eps else None, asked)
 
@@ -213,12 +227,13 @@ def _activation(module: nn.Module, name: str, dropped: list[Tensor]) -> Callable
 
 def _refuse_both(output: Output) -> None:
     if output.to_activation and output.to_layer:
-        raise UnsupportedAttribution(
-            f"LRP of a model in which the layer {output.name} feeds both an activation and a layer.")
+        raise UnsupportedAttribution(f"LRP of a model in which the layer {output.name} feeds both "
+                                     "an activation and a layer.")
 
 
 def _sources(x: Tensor, to: str, scaled: list[str] | None = None) -> list[Output | str]:
-    """The layers' outputs, and the names of activations, whose entries a value consists of; none if it is an input.
+    """The layers' outputs, and the names of activations, whose entries a value consists of; none if
+    it is an input.
 
     With a list `scaled`, products with constants are allowed and noted there.
     """
@@ -237,9 +252,11 @@ def _sources(x: Tensor, to: str, scaled: list[str] | None = None) -> list[Output
             arithmetic = arithmetic or through
             continue
         kind = str(node.name()).split("Backward")[0]
-        if scaled is not None and kind in SCALES and sum(n is not None for n, _ in node.next_functions) == 1:
+        if (scaled is not None and kind in SCALES
+                and sum(n is not None for n, _ in node.next_functions) == 1):
             scaled.append(kind)
-            stack += [(following, through) for following, _ in node.next_functions if following is not None]
+            stack += [(following, through)
+                      for following, _ in node.next_functions if following is not None]
             continue
         if kind not in MOVES:
             through = through or node.name()
@@ -247,10 +264,9 @@ def _sources(x: Tensor, to: str, scaled: list[str] | None = None) -> list[Output
         inputs |= not node.next_functions
     if found and (arithmetic or inputs):
         names = ", ".join(source.name if isinstance(source, Output) else source for source in found)
-        raise UnsupportedAttribution(
-            f"LRP of a model that computes with {names} outside of a module ({arithmetic or 'with an input'}) before "
-            f"{to}. Use modules, such as captum's Addition_Module for a sum."
-        )
+        raise UnsupportedAttribution(f"LRP of a model that computes with {names} outside of a "
+                                     f"module ({arithmetic or 'with an input'}) before {to}. Use "
+                                     "modules, such as captum's Addition_Module for a sum.")
     return found
 
 
@@ -285,10 +301,13 @@ class _Layer(torch.autograd.Function):
 
 
 class _Activation(torch.autograd.Function):
-    """An activation with the factor as gradient; on an input, where no layer is before it, its result is that."""
+    """An activation with the factor as gradient; on an input, where no layer is before it, its
+    result is that.
+    """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, name: str, function: str, eps: float | None, asked: bool) -> Tensor:
+    def forward(ctx: Any, z: Tensor, name: str, function: str, eps: float | None,
+                asked: bool) -> Tensor:
         ctx.save_for_backward(z)
         ctx.call = function, None if asked else eps
         ctx.relevance_of = name if eps is not None else f"{name}, on an input"

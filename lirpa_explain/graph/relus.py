@@ -1,8 +1,9 @@
-"""A gradient module whose ReLUs are torch's own: verifiers that branch on ReLUs find those of both passes.
+"""A gradient module whose ReLUs are torch's own: verifiers that branch on ReLUs find those of both
+passes.
 
-Branch and bound of others looks for ReLU nodes, and clips what they read. The gradient of a ReLU reads that too, and is
-exact where it has a sign. A pre-activation that only a gradient reads gets a ReLU of its own, whose value, times 0, is
-added to the result.
+Branch and bound of others looks for ReLU nodes, and clips what they read. The gradient of a ReLU
+reads that too, and is exact where it has a sign. A pre-activation that only a gradient reads gets a
+ReLU of its own, whose value, times 0, is added to the result.
 """
 
 from typing import Any
@@ -23,7 +24,8 @@ def run_with_relus(module: GradientModule, inputs: tuple[Tensor, ...]) -> Tensor
             undecided.pop(step.inputs[0], None)
             decided.add(step.inputs[0])
             return torch.relu(tensors[0])
-        if step.settings.get("slope") == 0 and step.operator == "kink_gradient" and step.inputs[1] not in decided:
+        if (step.settings.get("slope") == 0 and step.operator == "kink_gradient"
+                and step.inputs[1] not in decided):
             undecided[step.inputs[1]] = tensors[1]
         return operators.call(step.operator, *tensors, **step.settings)
 

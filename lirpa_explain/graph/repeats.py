@@ -1,4 +1,6 @@
-"""Refuse what is no fixed function of its inputs: it draws random numbers past torch, or changes with each call."""
+"""Refuse what is no fixed function of its inputs: it draws random numbers past torch, or changes
+with each call.
+"""
 
 import pickle
 import random
@@ -12,8 +14,8 @@ from torch import Tensor
 from ..errors import TrainingModeError, UnsupportedOperation
 
 TOLERANCE = 1e-5
-"""Largest difference, relative to the largest output, between two calls on the same inputs: on some devices sums are
-added up in a new order each time."""
+"""Largest difference, relative to the largest output, between two calls on the same inputs: on some
+devices sums are added up in a new order each time."""
 
 
 REPEATS = 16
@@ -23,7 +25,8 @@ REPEATS = 16
 def check_repeats(repeat: Callable[[], Tensor], output: Tensor) -> None:
     """Call a function again, and compare.
 
-    Random operations of torch show in a trace; those of numpy and Python move the state of their generators.
+    Random operations of torch show in a trace; those of numpy and Python move the state of their
+    generators.
 
     Args:
         repeat: calls it on the same inputs.
@@ -41,17 +44,16 @@ def check_repeats(repeat: Callable[[], Tensor], output: Tensor) -> None:
     draws = _drawn_so_far() != drawn
     others = [again, *(repeat() for _ in range(REPEATS if draws else 0))]
     tolerance = TOLERANCE * float(output.abs().max())
-    if all(torch.allclose(output, other, rtol=0, atol=tolerance, equal_nan=True) for other in others):
+    if all(torch.allclose(output, other, rtol=0, atol=tolerance, equal_nan=True)
+           for other in others):
         return
     if draws:
-        raise TrainingModeError(
-            "The model draws random numbers, from numpy's generator or Python's: its attribution is not one function "
-            "of the input. Call model.eval(), or take the noise out of the model."
-        )
+        raise TrainingModeError("The model draws random numbers, from numpy's generator or "
+                                "Python's: its attribution is not one function of the input. Call "
+                                "model.eval(), or take the noise out of the model.")
     raise UnsupportedOperation(
-        "The function returned something else when it was called again with the same inputs, so it is not a fixed "
-        "function of them: it draws random numbers, or changes with each call."
-    )
+        "The function returned something else when it was called again with the same inputs, so it "
+        "is not a fixed function of them: it draws random numbers, or changes with each call.")
 
 
 def _drawn_so_far() -> tuple[bytes, Any]:

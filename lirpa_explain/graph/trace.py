@@ -17,11 +17,12 @@ from .origin import line_of
 from .readouts import NoReadouts, Reading, Readings
 from .replacements import Replacements
 
-_BRANCHES = ("The model decides by the values of its input what to compute (an `if`, a loop or `.item()` on a tensor); "
-             "bounds for all inputs in a ball cannot follow one recorded branch. Rewrite the decision with tensor "
-             "operations.")
-_NO_GRADIENT = ("The output does not depend on every input through differentiable operations, so autograd has no "
-                "gradient to bound. Leave out `detach` and `no_grad`, and inputs that the model does not use.")
+_BRANCHES = ("The model decides by the values of its input what to compute (an `if`, a loop or "
+             "`.item()` on a tensor); bounds for all inputs in a ball cannot follow one recorded "
+             "branch. Rewrite the decision with tensor operations.")
+_NO_GRADIENT = ("The output does not depend on every input through differentiable operations, so "
+                "autograd has no gradient to bound. Leave out `detach` and `no_grad`, and inputs "
+                "that the model does not use.")
 
 REFUSED = {
     "data-dependent": _BRANCHES,
@@ -33,20 +34,24 @@ REFUSED = {
 
 
 class Recording(NamedTuple):
-    """What a function computes: a graph whose results are followed by what was read of further arguments."""
+    """What a function computes: a graph whose results are followed by what was read of further
+    arguments.
+    """
 
     graph: fx.GraphModule
     results: int
 
 
-def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...], arguments: range) -> Recording:
-    """Record a function, and the gradients that it takes, as one graph with these tensors as inputs.
+def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...],
+           arguments: range) -> Recording:
+    """Record a function, and the gradients that it takes, as one graph with these tensors as
+    inputs.
 
     Args:
         function: maps the tensors to a tuple of tensors.
         tensors: example inputs.
-        arguments: positions of those that never move, further arguments of the model: what is read of them is
-            constant.
+        arguments: positions of those that never move, further arguments of the model: what is read
+            of them is constant.
 
     Returns:
         The graph; writes in place are recorded as such.
@@ -66,15 +71,20 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
 
 
 def pure(recording: Recording, tensors: tuple[Tensor, ...]) -> Recording:
-    """The recording without writes in place, and of operations that have rules as far as torch knows how."""
+    """The recording without writes in place, and of operations that have rules as far as torch
+    knows how.
+    """
     with _plainly():
         return recording._replace(graph=functional(recording.graph, tensors))
 
 
 @contextlib.contextmanager
 def _plainly() -> Iterator[None]:
-    """Have torch call its plain operations: fused attention and mkldnn's kernels would be opaque single ones."""
-    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), _named_reasons():
+    """Have torch call its plain operations: fused attention and mkldnn's kernels would be opaque
+    single ones.
+    """
+    with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(
+        SDPBackend.MATH), _named_reasons():
         yield
 
 
@@ -87,9 +97,9 @@ def _named_reasons() -> Iterator[None]:
         if "Multiple dispatch" not in str(error):
             raise
         raise UnsupportedOperation(
-            "The model holds tensors of a class of their own, such as auto_LiRPA's BoundedParameter, which cannot "
-            "be traced. Keep the parameters plain, and give their perturbation to certify(..., parameters=...)."
-        ) from error
+            "The model holds tensors of a class of their own, such as auto_LiRPA's "
+            "BoundedParameter, which cannot be traced. Keep the parameters plain, and give their "
+            "perturbation to certify(..., parameters=...).") from error
     except RuntimeError as error:
         reason = next((reason for sign, reason in REFUSED.items() if sign in str(error)), None)
         if isinstance(error, torch.OutOfMemoryError | LirpaExplainError):
@@ -101,7 +111,9 @@ def _named_reasons() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Switching mkldnn off warns about hardware that is not there; our own warnings are let through."""
+    """Switching mkldnn off warns about hardware that is not there; our own warnings are let
+    through.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", CaptumWarning)

@@ -1,4 +1,6 @@
-"""What a function reads out of its tensors when it is called with a whole batch, as by an `if` or by tolist()."""
+"""What a function reads out of its tensors when it is called with a whole batch, as by an `if` or
+by tolist().
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -17,7 +19,8 @@ MOST = 64
 """Most sets of rows that are tried."""
 
 
-def transcript(function: Callable[..., Any], xs: Sequence[Tensor], extras: Sequence[Any]) -> list[str]:
+def transcript(function: Callable[..., Any], xs: Sequence[Tensor],
+               extras: Sequence[Any]) -> list[str]:
     """All values that a function reads, in order.
 
     Example:
@@ -30,9 +33,10 @@ def transcript(function: Callable[..., Any], xs: Sequence[Tensor], extras: Seque
     return log
 
 
-def rows_that_read_alike(function: Callable[..., Any], xs: Sequence[Tensor], extras: Sequence[Any], size: int
-                         ) -> list[int] | None:
-    """So many rows of a batch of which a function reads what it reads of the whole; None if none were found.
+def rows_that_read_alike(function: Callable[..., Any], xs: Sequence[Tensor], extras: Sequence[Any],
+                         size: int) -> list[int] | None:
+    """So many rows of a batch of which a function reads what it reads of the whole; None if none
+    were found.
 
     Args:
         function: takes the inputs and the further arguments.
@@ -45,12 +49,14 @@ def rows_that_read_alike(function: Callable[..., Any], xs: Sequence[Tensor], ext
     for i in range(count):
         kinds.setdefault(tuple(_of(function, xs, extras, [i])), i)
     first = [min(i, count - 1) for i in range(size)]
-    tries = itertools.chain([first], itertools.combinations_with_replacement(sorted(kinds.values()), size))
-    return next((list(rows) for rows in itertools.islice(tries, MOST) if _of(function, xs, extras, rows) == whole),
-                None)
+    tries = itertools.chain([first],
+                            itertools.combinations_with_replacement(sorted(kinds.values()), size))
+    return next((list(rows) for rows in itertools.islice(tries, MOST)
+                 if _of(function, xs, extras, rows) == whole), None)
 
 
-def _of(function: Callable[..., Any], xs: Sequence[Tensor], extras: Sequence[Any], rows: Sequence[int]) -> list[str]:
+def _of(function: Callable[..., Any], xs: Sequence[Tensor], extras: Sequence[Any],
+        rows: Sequence[int]) -> list[str]:
     """What is read of these rows."""
     index, count = torch.tensor(rows, device=xs[0].device), len(xs[0])
     return transcript(function, [x[index] for x in xs],
@@ -83,7 +89,8 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self.log = log
 
-    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (),
+                           kwargs: Any = None) -> Any:
         """Call the function."""
         if function in READOUTS:
             self.log.append(_written(args[0]))

@@ -1,4 +1,6 @@
-"""An attribution, and the question whether a property of it holds, as standard ONNX and VNN-LIB files."""
+"""An attribution, and the question whether a property of it holds, as standard ONNX and VNN-LIB
+files.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,8 @@ class Exported:
     Args:
         onnx: the file of the attribution, or of the property's margins.
         vnnlib: the file of the query; None without a property.
-        difference: largest difference of onnxruntime's outputs from the module's; None if it is not installed.
+        difference: largest difference of onnxruntime's outputs from the module's; None if it is not
+            installed.
     """
 
     onnx: Path
@@ -34,18 +37,22 @@ class Exported:
 
 @uncompiled
 def export(attribution: Any, inputs: Tensor, path: str | Path, *, property: Property | None = None,
-           eps: Any = None, perturbation: Any = None, norm: float = torch.inf, clip: tuple[Any, Any] | None = None,
+           eps: Any = None, perturbation: Any = None, norm: float = torch.inf,
+           clip: tuple[Any, Any] | None = None,
            version: str = "1.0", **attribute_kwargs: Any) -> Exported:
-    """Write an attribution, forward and gradient pass and all, as an ONNX model of standard operators.
+    """Write an attribution, forward and gradient pass and all, as an ONNX model of standard
+    operators.
 
-    With a property, the model's outputs are its margins, and beside it lies the VNN-LIB query whether one of them can
-    be 0 or less in the box of inputs: what a verifier proves impossible holds for Captum's attribution.
+    With a property, the model's outputs are its margins, and beside it lies the VNN-LIB query
+    whether one of them can be 0 or less in the box of inputs: what a verifier proves impossible
+    holds for Captum's attribution.
 
     Args:
         attribution: an object of one of the classes in `lirpa_explain.ATTRIBUTIONS`.
         inputs: one example (1, *S).
         path: where to write, such as "saliency.onnx"; the query gets the suffix .vnnlib.
-        property: made by a function of `lirpa_explain.PROPERTIES`, such as `PROPERTIES["sign"]([0, 2])`.
+        property: made by a function of `lirpa_explain.PROPERTIES`, such as `PROPERTIES["sign"]([0,
+            2])`.
         eps: radius of the ball, as for `certify`; only with a property.
         perturbation: in its place.
         norm: must be inf: VNN-LIB describes boxes.
@@ -57,16 +64,18 @@ def export(attribution: Any, inputs: Tensor, path: str | Path, *, property: Prop
         The files, and how far onnxruntime's outputs are from ours.
 
     Raises:
-        ValueError: more than one example or input, a ball that is no box, or outputs that differ from onnxruntime's.
+        ValueError: more than one example or input, a ball that is no box, or outputs that differ
+            from onnxruntime's.
         ImportError: onnx or onnxscript is not installed.
 
     Example:
         >>> import tempfile, lirpa_explain as lx
         >>> from captum.attr import Saliency
-        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(),
+        ...                             torch.nn.Linear(4, 2))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     files = lx.export(Saliency(model), torch.rand(1, 3), f"{folder}/a.onnx", target=0, abs=False,
-        ...                       property=lx.PROPERTIES["above"](0, 1), eps=0.01)
+        ...     files = lx.export(Saliency(model), torch.rand(1, 3), f"{folder}/a.onnx", target=0,
+        ...                       abs=False, property=lx.PROPERTIES["above"](0, 1), eps=0.01)
         ...     print(files.vnnlib.read_text().splitlines()[-1])
         (assert (or (and (<= Y_0 0.0))))
     """
@@ -74,13 +83,15 @@ def export(attribution: Any, inputs: Tensor, path: str | Path, *, property: Prop
     imported("onnxscript", "onnx", "writing ONNX files")
     xs = check_inputs(inputs)
     if len(xs) != 1 or len(xs[0]) != 1:
-        raise ValueError("export takes one example of one input, (1, *S): a query is about one set of inputs.")
+        raise ValueError("export takes one example of one input, (1, *S): a query is about one set "
+                         "of inputs.")
     query = None
     if property is None:
         module: nn.Module = AttributionModule(attribution, xs[0], **attribute_kwargs).eval()
     else:
         margins = MarginModule(attribution, xs[0], property, **attribute_kwargs)
-        query = margins.vnnlib(eps=eps, perturbation=perturbation, norm=norm, clip=clip, version=version)
+        query = margins.vnnlib(eps=eps, perturbation=perturbation, norm=norm, clip=clip,
+                               version=version)
         module = margins
     path = Path(path)
     _write(module, xs[0], path)
@@ -94,7 +105,8 @@ def export(attribution: Any, inputs: Tensor, path: str | Path, *, property: Prop
 
 def _write(module: nn.Module, x: Tensor, path: Path) -> None:
     """By torch's newer exporter: the older one would write our operators as they are."""
-    program = torch.onnx.export(module, (x,), dynamo=True, input_names=["x"], output_names=["y"], verbose=False)
+    program = torch.onnx.export(module, (x,), dynamo=True, input_names=["x"], output_names=["y"],
+                                verbose=False)
     assert program is not None
     program.save(path)
 
@@ -110,5 +122,6 @@ def _difference(module: nn.Module, x: Tensor, path: Path) -> float | None:
         ours = module(x).cpu()
     difference = float((ours - theirs).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):
-        raise ValueError(f"onnxruntime's outputs of {path} differ from the attribution by {difference:.3g}.")
+        raise ValueError(f"onnxruntime's outputs of {path} differ from the attribution by "
+                         f"{difference:.3g}.")
     return difference

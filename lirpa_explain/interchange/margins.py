@@ -13,9 +13,11 @@ from .vnnlib import vnnlib
 
 
 class MarginModule(nn.Module):
-    """The margins of a property: `module(x)`, (B, K), is above 0 in all entries exactly where it holds.
+    """The margins of a property: `module(x)`, (B, K), is above 0 in all entries exactly where it
+    holds.
 
-    What a verifier bounds, branches on and attacks. It is made for one example, and takes any number of rows near it.
+    What a verifier bounds, branches on and attacks. It is made for one example, and takes any
+    number of rows near it.
 
     Args:
         attribution: an object of one of the classes in `lirpa_explain.ATTRIBUTIONS`.
@@ -31,7 +33,8 @@ class MarginModule(nn.Module):
         >>> import lirpa_explain as lx
         >>> from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
         >>> from captum.attr import Saliency
-        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(),
+        ...                             torch.nn.Linear(4, 2))
         >>> x = torch.rand(1, 3)
         >>> keep = lx.PROPERTIES["sign"]()
         >>> module = lx.MarginModule(Saliency(model), x, keep, target=0, abs=False)
@@ -43,18 +46,20 @@ class MarginModule(nn.Module):
         True
     """
 
-    def __init__(self, attribution: Any, inputs: Tensor, property: Property, *, torch_relus: bool = False,
-                 **attribute_kwargs: Any) -> None:
+    def __init__(self, attribution: Any, inputs: Tensor, property: Property, *,
+                 torch_relus: bool = False, **attribute_kwargs: Any) -> None:
         super().__init__()
         xs = check_inputs(inputs)
         if len(xs) != 1 or len(xs[0]) != 1:
-            raise ValueError("A property is of one example of one input, (1, *S): a query is about one set of inputs.")
-        self.attribution = AttributionModule(attribution, xs[0], torch_relus=torch_relus, any_rows=True,
-                                             **attribute_kwargs)
+            raise ValueError("A property is of one example of one input, (1, *S): a query is about "
+                             "one set of inputs.")
+        self.attribution = AttributionModule(attribution, xs[0], torch_relus=torch_relus,
+                                             any_rows=True, **attribute_kwargs)
         with torch.no_grad():
             self.margins = property.margins(self.attribution(xs[0])[0])
         self.words, self.example = property.words, xs[0]
-        self._model = (attribution.forward_func,)  # in a tuple, lest its parameters are this module's twice
+        # in a tuple, lest its parameters are this module's twice
+        self._model = (attribution.forward_func,)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,10 +80,12 @@ class MarginModule(nn.Module):
         Raises:
             ValueError: a ball that is no box, or an unknown version.
         """
-        where = Where.of(self._model[0], self.example, perturbation=perturbation, eps=eps, norm=norm, clip=clip)
+        where = Where.of(self._model[0], self.example, perturbation=perturbation, eps=eps,
+                         norm=norm, clip=clip)
         ball = where.balls[0]
         if ball is None or ball.norm != torch.inf:
-            raise ValueError("VNN-LIB describes boxes of inputs: give eps or a perturbation in the l-inf norm.")
+            raise ValueError("VNN-LIB describes boxes of inputs: give eps or a perturbation in the "
+                             "l-inf norm.")
         with torch.no_grad():
             count = self(self.example).shape[1]
         return vnnlib(ball.low, ball.high, tuple(self.example.shape), count, self.words, version)

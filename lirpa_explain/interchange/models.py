@@ -20,14 +20,16 @@ def load_onnx(path: str | Path, *, check: bool = True) -> nn.Module:
 
     Args:
         path: the file.
-        check: whether its outputs are compared with onnxruntime's, on random inputs of the file's own shape, with one
-            example where that leaves the number open.
+        check: whether its outputs are compared with onnxruntime's, on random inputs of the file's
+            own shape, with one example where that leaves the number open.
 
     Raises:
         ImportError: onnx2torch, or for the check onnxruntime, is not installed.
-        ValueError: it contains an operation that cannot be converted, or its outputs differ from onnxruntime's.
+        ValueError: it contains an operation that cannot be converted, or its outputs differ from
+            onnxruntime's.
     """
-    onnx, onnx2torch = (imported(name, "onnx", "reading ONNX files") for name in ("onnx", "onnx2torch"))
+    onnx, onnx2torch = (imported(name, "onnx", "reading ONNX files")
+                        for name in ("onnx", "onnx2torch"))
     proto = onnx.load(path)
     try:
         model: nn.Module = onnx2torch.convert(_of_known_version(proto)).eval()
@@ -49,19 +51,22 @@ def _of_known_version(proto: Any) -> Any:
     if newest in OPSETS:
         return proto
     nearest = OPSETS[0] if newest < OPSETS[0] else OPSETS[-1]
-    return imported("onnx.version_converter", "onnx", "reading ONNX files").convert_version(proto, nearest)
+    return imported("onnx.version_converter", "onnx",
+                    "reading ONNX files").convert_version(proto, nearest)
 
 
 def _compare(model: nn.Module, proto: object, path: str) -> None:
-    onnxruntime = imported("onnxruntime", "onnx", "comparing with onnxruntime (or pass check=False)")
+    onnxruntime = imported("onnxruntime", "onnx",
+                           "comparing with onnxruntime (or pass check=False)")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
-    tensors = {given.name: torch.rand([n if isinstance(n, int) else 1 for n in given.shape], generator=generator)
-               for given in session.get_inputs()}
+    tensors = {given.name: torch.rand([n if isinstance(n, int) else 1 for n in given.shape],
+                                      generator=generator) for given in session.get_inputs()}
     theirs = session.run(None, {name: x.numpy() for name, x in tensors.items()})
     with torch.no_grad():
         ours = model(*tensors.values())
     for one, other in zip(ours if isinstance(ours, tuple | list) else [ours], theirs, strict=True):
         difference = float((one - torch.as_tensor(other)).abs().max())
         if not difference <= TOLERANCE * max(1.0, float(one.abs().max())):
-            raise ValueError(f"The outputs of {path} as converted differ from onnxruntime's by {difference:.3g}.")
+            raise ValueError(f"The outputs of {path} as converted differ from onnxruntime's by "
+                             f"{difference:.3g}.")

@@ -1,4 +1,6 @@
-"""Properties of an attribution as margins: numbers all of which are above 0 exactly where the property holds."""
+"""Properties of an attribution as margins: numbers all of which are above 0 exactly where the
+property holds.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ class Property:
 
     Args:
         words: it, for people.
-        margins: maps the nominal attribution (D,) to a module from attributions (B, D) to margins (B, K).
+        margins: maps the nominal attribution (D,) to a module from attributions (B, D) to margins
+            (B, K).
     """
 
     words: str
@@ -44,11 +47,13 @@ class Rank(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         """Margins (B, 1) of attributions (B, D)."""
-        parts = [_entries(a, start, stop) for start, stop in ((0, self.feature), (self.feature + 1, self.count))
+        parts = [_entries(a, start, stop)
+                 for start, stop in ((0, self.feature), (self.feature + 1, self.count))
                  if start < stop]
         others = parts[0] if len(parts) == 1 else call("concatenate", *parts, dim=1)
         least = call("ranked", others, dim=1, ranks=[self.k - 1])
-        lead = call("add", _entries(a, self.feature, self.feature + 1), call("scale", least, factor=-1.0))
+        lead = call("add", _entries(a, self.feature, self.feature + 1),
+                    call("scale", least, factor=-1.0))
         return call("scale", lead, factor=self.side)
 
 
@@ -78,13 +83,16 @@ def sign(entries: Sequence[int] | None = None) -> Property:
         entries: flat places in the attribution; None: all that are not 0.
     """
     def margins(nominal: Tensor) -> nn.Module:
-        chosen = nominal.nonzero()[:, 0] if entries is None else torch.as_tensor(list(entries), device=nominal.device)
+        chosen = (nominal.nonzero()[:, 0]
+                  if entries is None else torch.as_tensor(list(entries), device=nominal.device))
         _check(nominal, chosen.tolist())
         if not len(chosen) or bool((nominal[chosen] == 0).any()):
-            raise ValueError("An entry that is 0 at the input has no sign to keep; leave it out of entries.")
+            raise ValueError("An entry that is 0 at the input has no sign to keep; leave it out of "
+                             "entries.")
         return Linear(torch.diag(nominal.sign())[chosen])
 
-    return Property("the sign stays" if entries is None else f"the signs of {list(entries)} stay", margins)
+    return Property("the sign stays" if entries is None else f"the signs of {list(entries)} stay",
+                    margins)
 
 
 def above(first: int, second: int) -> Property:
@@ -110,7 +118,8 @@ def top_k(feature: int, k: int) -> Property:
         feature: its flat place.
         k: from 1 to the number of entries - 1.
     """
-    return Property(f"{feature} stays among the {k} largest", lambda nominal: _rank(nominal, feature, k, 1.0))
+    return Property(f"{feature} stays among the {k} largest",
+                    lambda nominal: _rank(nominal, feature, k, 1.0))
 
 
 def out_of_top_k(feature: int, k: int) -> Property:
@@ -120,7 +129,8 @@ def out_of_top_k(feature: int, k: int) -> Property:
         feature: its flat place.
         k: from 1 to the number of entries - 1.
     """
-    return Property(f"{feature} stays out of the {k} largest", lambda nominal: _rank(nominal, feature, k, -1.0))
+    return Property(f"{feature} stays out of the {k} largest",
+                    lambda nominal: _rank(nominal, feature, k, -1.0))
 
 
 def near(limit: float) -> Property:
@@ -137,7 +147,8 @@ def near(limit: float) -> Property:
 def _rank(nominal: Tensor, feature: int, k: int, side: float) -> nn.Module:
     _check(nominal, [feature])
     if not 1 <= k < len(nominal):
-        raise ValueError(f"k must be from 1 to {len(nominal) - 1}, less than there are entries; given: {k}.")
+        raise ValueError(f"k must be from 1 to {len(nominal) - 1}, less than there are entries; "
+                         f"given: {k}.")
     return Rank(feature, len(nominal), k, side)
 
 
@@ -148,7 +159,8 @@ def _check(nominal: Tensor, entries: Sequence[int]) -> None:
 
 
 PROPERTIES: Table[str, Callable[..., Property]] = Table(
-    "property", "lirpa_explain.PROPERTIES.add(name, function)", lambda name, row: empty(row, "__doc__"))
+    "property", "lirpa_explain.PROPERTIES.add(name, function)", lambda name,
+    row: empty(row, "__doc__"))
 """Name -> function of its settings that makes the property."""
 PROPERTIES.add("sign", sign)
 PROPERTIES.add("above", above)

@@ -46,16 +46,16 @@ def replay(attribution: Any, inputs: Tensor, counterexample: Tensor | Sequence[f
     Example:
         >>> import lirpa_explain as lx
         >>> from captum.attr import InputXGradient
-        >>> found = replay(InputXGradient(torch.nn.Linear(2, 1)), torch.ones(1, 2), [-1.0, 1.0], target=0,
-        ...                property=lx.PROPERTIES["sign"]([0]))
+        >>> found = replay(InputXGradient(torch.nn.Linear(2, 1)), torch.ones(1, 2), [-1.0, 1.0],
+        ...                target=0, property=lx.PROPERTIES["sign"]([0]))
         >>> found.broken
         True
     """
     x, = check_inputs(inputs)
     point = torch.as_tensor(counterexample, dtype=x.dtype, device=x.device)
     if point.numel() != x.numel() or len(x) != 1:
-        raise ValueError(f"The counterexample must have the {x.numel()} entries of one example; given: "
-                         f"{point.numel()}.")
+        raise ValueError(f"The counterexample must have the {x.numel()} entries of one example; "
+                         f"given: {point.numel()}.")
     nominal = attribute(attribution, x, (x,), attribute_kwargs)
     there = attribute(attribution, x, (point.reshape(x.shape),), attribute_kwargs)
     if property is None:

@@ -1,6 +1,7 @@
 """A set of inputs and a property as text in the VNN-LIB format.
 
-A verifier is asked whether some input of the box breaks the property: one of the margins is at most 0.
+A verifier is asked whether some input of the box breaks the property: one of the margins is at most
+0.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from torch import Tensor
 Names = Callable[[int], str]
 
 
-def vnnlib(low: Tensor, high: Tensor, shape: Sequence[int], margins: int, words: str, version: str = "1.0") -> str:
+def vnnlib(low: Tensor, high: Tensor, shape: Sequence[int], margins: int, words: str,
+           version: str = "1.0") -> str:
     """The query whether the property can be broken.
 
     Args:
@@ -32,12 +34,14 @@ def vnnlib(low: Tensor, high: Tensor, shape: Sequence[int], margins: int, words:
         raise ValueError(f"version must be one of {', '.join(VERSIONS)}; given: {version!r}.")
     head, x, y = VERSIONS[version](shape, margins, str(low.dtype).removeprefix("torch."))
     lines = [f"; VNN-LIB {version}. Can this be broken: {words}?", *head]
-    for i, (least, most) in enumerate(zip(low.flatten().tolist(), high.flatten().tolist(), strict=True)):
+    for i, (least, most) in enumerate(zip(low.flatten().tolist(), high.flatten().tolist(),
+                                          strict=True)):
         lines += [f"(assert (>= {x(i)} {_exact(least)}))", f"(assert (<= {x(i)} {_exact(most)}))"]
     broken = [f"(<= {y(k)} 0.0)" for k in range(margins)]
     if version == "1.0":
         broken = [f"(and {part})" for part in broken]
-    lines.append(f"(assert {broken[0]})" if margins == 1 and version != "1.0" else f"(assert (or {' '.join(broken)}))")
+    lines.append(f"(assert {broken[0]})"
+                 if margins == 1 and version != "1.0" else f"(assert (or {' '.join(broken)}))")
     return "\n".join(lines) + "\n"
 
 
@@ -71,12 +75,13 @@ def _second(shape: Sequence[int], margins: int, dtype: str) -> tuple[list[str], 
             i //= n
         return f"X[{','.join(map(str, reversed(places)))}]"
 
-    head = ["(vnnlib-version <2.0>)", "(declare-network N", f"  (declare-input X {dtype} {sizes})".replace(", ", ","),
+    head = ["(vnnlib-version <2.0>)", "(declare-network N",
+            f"  (declare-input X {dtype} {sizes})".replace(", ", ","),
             f"  (declare-output Y {dtype} [1,{margins}])", ")"]
     return head, place, "Y[0,{}]".format
 
 
 VERSIONS: dict[str, Callable[[Sequence[int], int, str], tuple[list[str], Names, Names]]] = {
     "1.0": _first, "2.0": _second}
-"""Version -> from the input's shape, the number of outputs and their type: declarations, and names of inputs and
-outputs by their flat places."""
+"""Version -> from the input's shape, the number of outputs and their type: declarations, and names
+of inputs and outputs by their flat places."""

@@ -1,1 +1,3 @@
-"""What can be certified beside an attribution: labels, radii, boundary points and distances to other attributions."""
+"""What can be certified beside an attribution: labels, radii, boundary points and distances to
+other attributions.
+"""

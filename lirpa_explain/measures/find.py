@@ -11,7 +11,14 @@ from ..bounding.settings import check_method
 from ..boxes import Box
 from ..certifying.exit import check_numbers
 from ..decision.decision import Decision
-from ..decision.search import BoundaryPoints, BoundarySearch, as_tuple, search, shaped_like, with_certified
+from ..decision.search import (
+    BoundaryPoints,
+    BoundarySearch,
+    as_tuple,
+    search,
+    shaped_like,
+    with_certified,
+)
 from ..guards import isolated, no_training_layers
 from ..inputs import check_inputs, uncompiled
 
@@ -19,20 +26,22 @@ from ..inputs import check_inputs, uncompiled
 @uncompiled
 def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Tensor, ...], *,
                   additional_forward_args: Any = None, search_options: BoundarySearch | None = None,
-                  certified: bool = True, method: str = "CROWN", batch_size: int = 64, progress: bool = False
-                  ) -> BoundaryPoints:
-    """The nearest points found at which the predicted class changes, and how much nearer the nearest can be.
+                  certified: bool = True, method: str = "CROWN", batch_size: int = 64,
+                  progress: bool = False) -> BoundaryPoints:
+    """The nearest points found at which the predicted class changes, and how much nearer the
+    nearest can be.
 
-    certified_distance <= min { |z - x|_2 : the decision at z is another one, or a tie } <= distance.
-    The decision is for the largest output, or by the sign of a single one. Not finding a point proves nothing.
+    certified_distance <= min { |z - x|_2 : the decision at z is another one, or a tie } <=
+    distance. The decision is for the largest output, or by the sign of a single one. Not finding a
+    point proves nothing.
 
     Args:
         forward_func: the model: outputs (N, classes), (N, 1) or (N,).
         inputs: a tensor (N, *S) or a tuple of them, whose distances count together.
         additional_forward_args: as for Captum; held fixed.
         search_options: how to search; default `BoundarySearch()`.
-        certified: whether to bound the distance from below. Where no point was found, radii up to the largest that was
-            searched are tried.
+        certified: whether to bound the distance from below. Where no point was found, radii up to
+            the largest that was searched are tried.
         method: how to bound, a key of `lirpa_explain.METHODS`.
         batch_size: most examples bounded at once.
         progress: show progress bars.
@@ -41,12 +50,16 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
         `BoundaryPoints`; look at `found`.
 
     Raises:
-        ValueError: bad inputs or method, outputs of another shape, or inputs outside the search's clip.
-        UnsupportedOperation: the model contains an operation that has no bound operator; pass certified=False.
-        TrainingModeError: a layer is in training mode whose output is then random or depends on the batch.
+        ValueError: bad inputs or method, outputs of another shape, or inputs outside the search's
+            clip.
+        UnsupportedOperation: the model contains an operation that has no bound operator; pass
+            certified=False.
+        TrainingModeError: a layer is in training mode whose output is then random or depends on the
+            batch.
 
     Source:
-        Wang, Fredrikson, Datta: Robust Models Are More Interpretable Because Attributions Look Normal, ICML 2022.
+        Wang, Fredrikson, Datta: Robust Models Are More Interpretable Because Attributions Look
+            Normal, ICML 2022.
 
     Example:
         >>> import torch, lirpa_explain as lx
@@ -72,13 +85,16 @@ def find_boundary(forward_func: Callable[..., Tensor], inputs: Tensor | tuple[Te
     return shaped_like(found, inputs)
 
 
-def _check(margins: Margins, found: BoundaryPoints, distance: Tensor, reach: Tensor, method: str, batch_size: int
-           ) -> None:
-    """Certified distances are at most those found, and bounds within them hold the margins at the examples."""
+def _check(margins: Margins, found: BoundaryPoints, distance: Tensor, reach: Tensor, method: str,
+           batch_size: int) -> None:
+    """Certified distances are at most those found, and bounds within them hold the margins at the
+    examples.
+    """
     possible = Box(torch.zeros_like(distance), torch.where(found.found, found.distance, torch.inf))
     check_numbers(possible, distance, reach, "Certified distances")
     every = torch.arange(len(distance), device=distance.device)
-    lower = torch.cat([margins.lower(index, distance[index], method) for index in every.split(batch_size)])
+    lower = torch.cat([margins.lower(index, distance[index], method)
+                       for index in every.split(batch_size)])
     value = margins.values()
     above = Box(lower, torch.full_like(lower, torch.inf))
     check_numbers(above, value, value.abs().amax(1, keepdim=True) + 1, "Margins")

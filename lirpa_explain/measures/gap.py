@@ -1,4 +1,5 @@
-"""Two claims about boundary attributions as measurements: the gap to the plain attribution, and the baseline's weight.
+"""Two claims about boundary attributions as measurements: the gap to the plain attribution, and the
+baseline's weight.
 
 Each number is a pair: what was found, and what is certain not to be exceeded.
 """
@@ -53,15 +54,18 @@ class BoundaryGap:
 
 
 @uncompiled
-def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, inputs: Tensor | tuple[Tensor, ...], *,
+def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients,
+                 inputs: Tensor | tuple[Tensor, ...], *,
                  baselines: Any = None, method: str = "CROWN", quadrature: str | None = None,
-                 batch_size: int | None = None, memory_limit: int | None = None, progress: bool = False,
-                 pieces: int = 1, **attribute_kwargs: Any) -> BoundaryGap:
-    """The distance between a boundary attribution and the plain one: |A_b(x) - A(x)|_2 for each example.
+                 batch_size: int | None = None, memory_limit: int | None = None,
+                 progress: bool = False, pieces: int = 1, **attribute_kwargs: Any) -> BoundaryGap:
+    """The distance between a boundary attribution and the plain one: |A_b(x) - A(x)|_2 for each
+    example.
 
-    Compared are BoundarySaliency with Saliency(abs=False), and BoundaryIntegratedGradients with IntegratedGradients
-    from `baselines`. The upper bound holds for the nearest boundary point wherever it is: it is certified over all
-    places that are no further than the point found and that bound propagation does not exclude.
+    Compared are BoundarySaliency with Saliency(abs=False), and BoundaryIntegratedGradients with
+    IntegratedGradients from `baselines`. The upper bound holds for the nearest boundary point
+    wherever it is: it is certified over all places that are no further than the point found and
+    that bound propagation does not exclude.
 
     Args:
         attribution: the boundary attribution.
@@ -84,31 +88,35 @@ def boundary_gap(attribution: BoundarySaliency | BoundaryIntegratedGradients, in
         ValueError: bad arguments, as for `lirpa_explain.certify`.
 
     Source:
-        Wang, Fredrikson, Datta: Robust Models Are More Interpretable Because Attributions Look Normal, ICML 2022.
+        Wang, Fredrikson, Datta: Robust Models Are More Interpretable Because Attributions Look
+            Normal, ICML 2022.
 
     Example:
         >>> import torch, lirpa_explain as lx
         >>> gap = lx.boundary_gap(lx.BoundarySaliency(torch.nn.Linear(2, 3)), torch.zeros(1, 2))
-        >>> gap.found.item(), round(gap.certified.item(), 4)  # the gradient of a linear model is the same everywhere
+        >>> # the gradient of a linear model is the same everywhere
+        >>> gap.found.item(), round(gap.certified.item(), 4)
         (0.0, 0.0)
     """
     if type(attribution) not in (BoundarySaliency, BoundaryIntegratedGradients):
-        raise UnsupportedAttribution("boundary_gap needs a BoundarySaliency or a BoundaryIntegratedGradients; given: "
+        raise UnsupportedAttribution("boundary_gap needs a BoundarySaliency or a "
+                                     "BoundaryIntegratedGradients; given: "
                                      f"{type(attribution).__name__}.")
     method, keywords = split_method(method, quadrature, attribute_kwargs)
     check_keywords(keywords)
     xs = check_inputs(inputs)
     searched: list[Any] = []
     with isolated(xs[0].device, attribution), no_training_layers(), remembered(searched):
-        points, target = attribution.found(inputs, keywords.get("target"), keywords.get("additional_forward_args"))
+        points, target = attribution.found(inputs, keywords.get("target"),
+                                           keywords.get("additional_forward_args"))
         keywords["target"] = target
         plain = _plain(attribution, inputs, baselines, keywords)
-        certifier = Certifier(attribution, method=method, batch_size=batch_size, memory_limit=memory_limit,
-                              progress=progress)
+        certifier = Certifier(attribution, method=method, batch_size=batch_size,
+                              memory_limit=memory_limit, progress=progress)
         certificate = certifier.certify(inputs, eps=0.0, boundary=Moving(pieces),
                                         quadrature=keywords.pop("method", None), **keywords)
-    value, lower, upper, nominal = (flatten(a) for a in (plain, certificate.lower, certificate.upper,
-                                                       certificate.nominal))
+    value, lower, upper, nominal = (
+        flatten(a) for a in (plain, certificate.lower, certificate.upper, certificate.nominal))
     certified = torch.maximum((upper - value).abs(), (lower - value).abs()).norm(dim=1)
     found = (nominal - value).norm(dim=1)
     possible = Box(torch.zeros_like(found), certified)
@@ -157,14 +165,17 @@ class BaselineSensitivity:
 
 
 @uncompiled
-def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGradients,
-                         inputs: Tensor | tuple[Tensor, ...], *, eps: float, norm: float = 2,
-                         clip: tuple[Any, Any] | None = None, samples: int = 8, method: str = "CROWN",
-                         quadrature: str | None = None, batch_size: int = ROWS, progress: bool = False,
-                         **attribute_kwargs: Any) -> BaselineSensitivity:
-    """How far integrated gradients move when their baseline moves: max |A(x; b') - A(x; b)|_2 over |b' - b| <= eps.
+def baseline_sensitivity(
+    attribution: IntegratedGradients | BoundaryIntegratedGradients,
+    inputs: Tensor | tuple[Tensor, ...], *, eps: float, norm: float = 2,
+    clip: tuple[Any, Any] | None = None, samples: int = 8, method: str = "CROWN",
+    quadrature: str | None = None, batch_size: int = ROWS, progress: bool = False,
+    **attribute_kwargs: Any) -> BaselineSensitivity:
+    """How far integrated gradients move when their baseline moves: max |A(x; b') - A(x; b)|_2 over
+    |b' - b| <= eps.
 
-    The baseline b is that of the attribution: `baselines` of IntegratedGradients, or the boundary point.
+    The baseline b is that of the attribution: `baselines` of IntegratedGradients, or the boundary
+    point.
 
     Args:
         attribution: the attribution, whose input is held fixed.
@@ -191,13 +202,15 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
         >>> import torch, lirpa_explain as lx
         >>> from captum.attr import IntegratedGradients
         >>> model = torch.nn.Linear(2, 1).double()
-        >>> change = lx.baseline_sensitivity(IntegratedGradients(model), torch.ones(1, 2).double(), eps=0.1)
+        >>> change = lx.baseline_sensitivity(IntegratedGradients(model), torch.ones(1, 2).double(),
+        ...                                  eps=0.1)
         >>> bool(change.found <= change.certified)
         True
     """
     if type(attribution) not in (IntegratedGradients, BoundaryIntegratedGradients):
-        raise UnsupportedAttribution("baseline_sensitivity needs IntegratedGradients or BoundaryIntegratedGradients; "
-                                     f"given: {type(attribution).__name__}.")
+        raise UnsupportedAttribution("baseline_sensitivity needs IntegratedGradients or "
+                                     "BoundaryIntegratedGradients; given: "
+                                     f"{type(attribution).__name__}.")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples must be an integer of at least 1; given: {samples!r}.")
     lookup(attribution)
@@ -214,7 +227,8 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
         balls = make_balls(baselines, eps=eps, norm=norm)
         every = torch.arange(len(xs[0]), device=xs[0].device)
         region = Region.of(baselines, baselines, balls, every).cut(*range_)
-        box = _segment_bounds(attribution.forward_func, xs, plan, region, method, batch_size, progress)
+        box = _segment_bounds(attribution.forward_func, xs, plan, region, method, batch_size,
+                              progress)
     with isolated(xs[0].device, attribution):
         value = _from_baseline(attribution, xs, baselines, plan, keywords)
     terms = box.size.nan_to_num(posinf=0).amax(1, keepdim=True)
@@ -230,23 +244,25 @@ def baseline_sensitivity(attribution: IntegratedGradients | BoundaryIntegratedGr
     return BaselineSensitivity(found, certified, value.norm(dim=1), *box)
 
 
-def _segment_bounds(function: Any, xs: tuple[Tensor, ...], plan: Plan, starts: Region, method: str, batch_size: int,
-                    progress: bool) -> Box:
-    """Bounds of integrated gradients whose path starts anywhere in regions, and ends in the inputs."""
+def _segment_bounds(function: Any, xs: tuple[Tensor, ...], plan: Plan, starts: Region, method: str,
+                    batch_size: int, progress: bool) -> Box:
+    """Bounds of integrated gradients whose path starts anywhere in regions, and ends in the
+    inputs.
+    """
     module = capture(function, xs, plan.extras)
     engine = Engine(module, module.example)
     every = torch.arange(len(xs[0]), device=xs[0].device)
     ends = Region.of(xs, xs, tuple(None for _ in xs), every)
-    return compose_segments(plan, module, engine, starts, ends, every, ends.difference(starts), method, batch_size,
-                            progress)
+    return compose_segments(plan, module, engine, starts, ends, every, ends.difference(starts),
+                            method, batch_size, progress)
 
 
-def _from_baseline(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], plan: Plan,
-                   keywords: dict[str, Any]) -> Tensor:
+def _from_baseline(attribution: Any, xs: tuple[Tensor, ...], baselines: tuple[Tensor, ...],
+                   plan: Plan, keywords: dict[str, Any]) -> Tensor:
     """Integrated gradients from given baselines, flat, by Captum."""
     plain = IntegratedGradients(attribution.forward_func, attribution.multiplies_by_inputs)
-    kept = {k: v for k, v in keywords.items() if k in ("additional_forward_args", "n_steps", "method",
-                                                        "internal_batch_size")}
+    kept = {k: v for k, v in keywords.items()
+            if k in ("additional_forward_args", "n_steps", "method", "internal_batch_size")}
     target = plan.targets[0][1]
     with in_the_name_of("Captum's IntegratedGradients.attribute rejects these arguments"):
         given = tuple(x.detach().requires_grad_() for x in xs)
@@ -258,6 +274,7 @@ def _sampled(region: Region, norm: float, eps: float) -> Tensor:
     """A point of each row's ball, on its surface but for the cut, (B, D)."""
     step = torch.randn_like(region.center) if norm == 2 else 2 * torch.rand_like(region.center) - 1
     if norm == 1:
-        step = torch.zeros_like(step).scatter(1, step.abs().argmax(1, keepdim=True), 1.0) * step.sign()
+        step = torch.zeros_like(step).scatter(1, step.abs().argmax(1, keepdim=True),
+                                              1.0) * step.sign()
     step = step / step.norm(p=norm, dim=1, keepdim=True) if norm != torch.inf else step.sign()
     return Box(region.low, region.high).nearest(region.center + eps * step)

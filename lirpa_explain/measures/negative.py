@@ -1,4 +1,6 @@
-"""certify_negative(): whether one of a model's outputs is negative, whichever, at every point of a box."""
+"""certify_negative(): whether one of a model's outputs is negative, whichever, at every point of a
+box.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +29,8 @@ class Negative:
         upper: a certified upper bound of it over the box.
         found: the largest value found.
         point: (*S), where.
-        open_low: lower ends (P, *S) of boxes that hold all inputs at which it may be 0 or more; none
-            where it is negative everywhere.
+        open_low: lower ends (P, *S) of boxes that hold all inputs at which it may be 0 or more;
+            none where it is negative everywhere.
         open_high: upper ends, likewise.
         domains: how many boxes were bounded.
         seconds: how long it took.
@@ -69,7 +71,8 @@ def certify_negative(model: Callable[..., Tensor], low: Tensor, high: Tensor, *,
 
     Raises:
         TypeError: they are no tensors of floating-point numbers.
-        ValueError: low exceeds high, their shapes differ, or a number that says when to stop is bad.
+        ValueError: low exceeds high, their shapes differ, or a number that says when to stop is
+            bad.
         UnsupportedOperation: the model contains an operation that has no bound operator.
         TrainingModeError: a layer is in training mode whose output is then random or depends on the
             batch.
@@ -83,20 +86,22 @@ def certify_negative(model: Callable[..., Tensor], low: Tensor, high: Tensor, *,
     """
     started, x = clock.now(), middle(low, high)
     check_limits(seconds, domains, batch_size)
-    with torch.inference_mode(False), isolated(x[0].device, model), no_training_layers(), torch.no_grad():
+    with torch.inference_mode(False), isolated(x[0].device,
+                                               model), no_training_layers(), torch.no_grad():
         function, program = _smallest(model), output()
         module = capture_program(program, function, x)
         plan = Plan(points=x, targets=((1, None),), program=program)
         search = search_box(plan, module, Engine(module, module.example), low, high,
-                            [x[0].new_ones(1)], function, Stop(seconds, domains, batch_size), progress)
+                            [x[0].new_ones(1)], function, Stop(seconds, domains, batch_size),
+                            progress)
         search.run()
     objective, = search.objectives
     assert objective.point is not None
     point = search.points[objective.point][1][0]
     open_low, open_high = (side.reshape(-1, *low.shape)
                            for side in open_boxes(objective, low, high, objective.decided == 1))
-    return Negative(objective.decided, -objective.lower, -objective.found, point, open_low, open_high,
-                    objective.domains, clock.now() - started)
+    return Negative(objective.decided, -objective.lower, -objective.found, point, open_low,
+                    open_high, objective.domains, clock.now() - started)
 
 
 def _smallest(model: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:

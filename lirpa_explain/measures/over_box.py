@@ -1,4 +1,6 @@
-"""What certificates over a whole box share: functions whose signs are decided by splitting it along its inputs."""
+"""What certificates over a whole box share: functions whose signs are decided by splitting it along
+its inputs.
+"""
 
 from __future__ import annotations
 
@@ -69,18 +71,22 @@ def search_box(plan: Plan, module: GradientModule, engine: Engine, low: Tensor, 
     error = end_error(whole)[0]
     objectives = [Objective(0, f, [Tree(0, f)], [1.0], float(f.abs() @ error), threshold=0.0)
                   for f in functions]
-    search = Search(Problem(plan, module, engine, x, balls, by_inputs=True), objectives, stop, progress)
+    search = Search(Problem(plan, module, engine, x, balls, by_inputs=True), objectives, stop,
+                    progress)
     points = _points(low, high)
     value = search.problem.values(0, (points,))
     terms = whole.box.size.nan_to_num(posinf=0) + value.abs()
-    check_numbers(Box.point(value), own(points), terms, "What was traced of the model, beside its own,")
+    check_numbers(Box.point(value), own(points), terms,
+                  "What was traced of the model, beside its own,")
     search.look(0, flat_rows(points))
     return search
 
 
 def open_boxes(objective: Objective, low: Tensor, high: Tensor, is_decided: bool
                ) -> tuple[Tensor, Tensor]:
-    """Ends, (P, D) each, of boxes that hold all inputs at which a function is not proven to be above 0."""
+    """Ends, (P, D) each, of boxes that hold all inputs at which a function is not proven to be
+    above 0.
+    """
     grown, least = objective.trees[0].grown, objective.margin
     leaves = [domain for lower, _, domain, _ in grown.leaves if lower <= least]
     if is_decided:

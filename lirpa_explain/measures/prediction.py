@@ -1,4 +1,6 @@
-"""certify_prediction(): what the same ball leaves of the prediction that an attribution explains."""
+"""certify_prediction(): what the same ball leaves of the prediction that an attribution
+explains.
+"""
 
 import math
 from collections.abc import Callable
@@ -31,7 +33,8 @@ class Prediction:
         classes: (N,), the class predicted at the unperturbed input.
         certain: (N,), bool: whether no perturbation changes it, a tie being a change.
         margin: (N,), lower bound of the score of that class less the largest other one.
-        confidence: (N,), the softmax probability of that class, unperturbed; the sigmoid's for a single output.
+        confidence: (N,), the softmax probability of that class, unperturbed; the sigmoid's for a
+            single output.
         confidence_lower: (N,), a lower bound of what it can become.
         confidence_upper: (N,), an upper bound of that.
     """
@@ -49,15 +52,18 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
                        perturbation: Perturbation | tuple[Perturbation | None, ...] | None = None,
                        eps: float | Tensor | tuple[Any, ...] | None = None, norm: float = math.inf,
                        clip: tuple[Any, Any] | None = None, additional_forward_args: Any = None,
-                       method: str = "CROWN", batch_size: int = 64, parameters: Any = None) -> Prediction:
-    """Bound the margins and the confidence of a prediction over the ball in which its explanation is certified.
+                       method: str = "CROWN", batch_size: int = 64,
+                       parameters: Any = None) -> Prediction:
+    """Bound the margins and the confidence of a prediction over the ball in which its explanation
+    is certified.
 
-    With margins m_j = z_c - z_j of the class c over each other class j, which are bounded by propagation as linear
-    functions of the output: the label is certain where all are above 0, and the confidence, which rises in each of
-    them, is 1 / (1 + sum_j exp(-m_j)).
+    With margins m_j = z_c - z_j of the class c over each other class j, which are bounded by
+    propagation as linear functions of the output: the label is certain where all are above 0, and
+    the confidence, which rises in each of them, is 1 / (1 + sum_j exp(-m_j)).
 
     Args:
-        forward_func: the model: scores before softmax, (N, classes), or (N, 1) or (N,) for two classes.
+        forward_func: the model: scores before softmax, (N, classes), or (N, 1) or (N,) for two
+            classes.
         inputs: as for `lirpa_explain.certify`, and so the next four.
         perturbation: an auto_LiRPA perturbation, or a tuple of them.
         eps: radius of the ball.
@@ -75,7 +81,8 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         ValueError: bad numbers or shapes, or outputs of another shape.
         TypeError: an argument of a wrong type.
         UnsupportedOperation: the model contains an operation that has no bound operator.
-        TrainingModeError: a layer is in training mode whose output is then random or depends on the batch.
+        TrainingModeError: a layer is in training mode whose output is then random or depends on the
+            batch.
 
     Example:
         >>> import torch, lirpa_explain as lx
@@ -98,17 +105,21 @@ def certify_prediction(forward_func: Callable[..., Tensor], inputs: Tensor | tup
         decision = Decision(forward_func, xs, as_tuple(additional_forward_args))
         margins = Margins(decision, xs, where.parameters)
         every = torch.arange(decision.count, device=decision.x.device)
-        parts = [margins.bounds(index, where.rows(index), method) for index in every.split(batch_size)]
+        parts = [margins.bounds(index, where.rows(index), method)
+                 for index in every.split(batch_size)]
         box = Box(*(torch.cat(side) for side in zip(*parts, strict=True)))
         outputs, value = _outputs(decision), margins.values()
         nominal = torch.einsum("nrk,nk->nr", margins.rivals, outputs)
-        terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(), outputs.abs()).amax(1, keepdim=True)
+        terms = torch.einsum("nrk,nk->nr", margins.rivals.abs(),
+                             outputs.abs()).amax(1, keepdim=True)
         terms = torch.maximum(terms, box.size.nan_to_num(posinf=0))
-        check_numbers(Box.point(nominal), value, terms, "Margins of the traced model, beside the model's own,")
+        check_numbers(Box.point(nominal), value, terms,
+                      "Margins of the traced model, beside the model's own,")
         box = issued_numbers(box, value, terms, "Margins", nominal)
         if (moved := where.parameters) is not None:
             with moved.set_to(moved.draw(True, torch.Generator().manual_seed(0))):
-                check_numbers(box, _margins(decision, margins), terms, "With other parameters, margins")
+                check_numbers(box, _margins(decision, margins), terms,
+                              "With other parameters, margins")
     lower, upper = ordered_box(*box)
     return Prediction(classes=decision.classes, certain=(lower > 0).all(1), margin=lower.amin(1),
                       confidence=_confidence(nominal), confidence_lower=_confidence(lower),

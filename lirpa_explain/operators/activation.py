@@ -1,6 +1,7 @@
 """Functions of one variable, and the product of an upstream gradient with their derivative.
 
-The forward operator is y = phi(z); the gradient operator is p = g * phi'(z), with g the upstream gradient.
+The forward operator is y = phi(z); the gradient operator is p = g * phi'(z), with g the upstream
+gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +24,15 @@ from .weights import changes_sign, product_sides
 
 @dataclass(frozen=True)
 class Curve:
-    """How a function of one variable is bounded on [lo, hi]: each field is a function of (lo, hi, **settings).
+    """How a function of one variable is bounded on [lo, hi]: each field is a function of (lo, hi,
+    **settings).
 
     Args:
         range: (lowest value, highest value).
         lines: (line below, line above).
         open: where a smaller interval would give tighter lines or a smaller range.
-        family: several lines below and several above, each tensor (K, *S), the first those of `lines`.
+        family: several lines below and several above, each tensor (K, *S), the first those of
+            `lines`.
     """
 
     range: Callable[..., Box]
@@ -97,7 +100,8 @@ class BoundActivationGradient(BoundProduct):
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         is_open = self.operator.traits.open(*boxes[1], **self.settings)
-        return is_open if index == 1 else reaching(is_open, boxes[0][0]) & (boxes[0][1] > boxes[0][0])
+        return (is_open
+                if index == 1 else reaching(is_open, boxes[0][0]) & (boxes[0][1] > boxes[0][0]))
 
     def ignored_entries(self, index: int, box: Box) -> Tensor:
         if index == 0:
@@ -110,7 +114,9 @@ class BoundActivationGradient(BoundProduct):
 
 
 def reaching(mask: Tensor, factor: Tensor) -> Tensor:
-    """Of which entries of a factor, that may be broadcast, some entry of a mask of the product is made."""
+    """Of which entries of a factor, that may be broadcast, some entry of a mask of the product is
+    made.
+    """
     mask = torch.broadcast_tensors(mask, factor)[0]
     for dim, size in enumerate(factor.shape):
         mask = mask.any(dim, keepdim=True) if size == 1 else mask
@@ -118,7 +124,9 @@ def reaching(mask: Tensor, factor: Tensor) -> Tensor:
 
 
 class BoundMultiply(BoundProduct):
-    """p = x * y, entry by entry, either or both perturbed; one of them may be a parameter that moves."""
+    """p = x * y, entry by entry, either or both perturbed; one of them may be a parameter that
+    moves.
+    """
 
     takes_parameters = True
 
@@ -149,16 +157,19 @@ class BoundMultiply(BoundProduct):
         return forward_mode.by_relaxation(self, linears)
 
     def start_mixture(self, functions: int) -> Mixture | None:
-        return super().start_mixture(functions) if all(node.perturbed for node in self.inputs) else None
+        return super().start_mixture(functions) if all(node.perturbed
+                                                       for node in self.inputs) else None
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         if all(node.perturbed for node in nodes):
             return super().bound_linear(last_lower, last_upper, *nodes)
         parameter = next((node for node in nodes if moving_box(node) is not None), None)
         if parameter is not None:
             at = 1 if parameter is nodes[0] else 0
             center, radius = box_of(parameter).around
-            return product_sides(last_lower, last_upper, nodes, at, lambda A: to_shape(A * center, nodes[at]),
+            return product_sides(last_lower, last_upper, nodes, at,
+                                 lambda A: to_shape(A * center, nodes[at]),
                                  lambda A: to_shape(A * radius, nodes[at]))
         moving = 0 if nodes[0].perturbed else 1
         weight = value_of(nodes[1 - moving])

@@ -112,8 +112,8 @@ def _complaints(name: str, row: Activation) -> list[str]:
     return empty(row, "covers") + unless(
         *[(there or column in row.without, f"has no {column!r} and does not say why")
           for column, there in row.has.items()],
-        *[(not row.has.get(column, True),
-           f"says why it has no {column!r}, which it has or nothing has") for column in row.without],
+        *[(not row.has.get(column, True), f"says why it has no {column!r}, which it has or nothing "
+           "has") for column in row.without],
         *[(operator in OPERATORS, f"has no operator {operator!r}")
           for operator in (name, f"{name}_gradient")])
 
@@ -123,8 +123,8 @@ ACTIVATIONS: Table[str, Activation] = Table(
 
 LAYERS: Table[type[nn.Module], tuple[Activation, Layer]] = Table(
     "rescaled module", "a layer of lirpa_explain.operators.register_activation(..., layers=...)",
-    lambda kind, row: [], spell=lambda kind: getattr(kind, "__name__", str(kind)), source=ACTIVATIONS,
-    make=lambda row: {layer.kind: (row, layer) for layer in row.layers})
+    lambda kind, row: [], spell=lambda kind: getattr(kind, "__name__", str(kind)),
+    source=ACTIVATIONS, make=lambda row: {layer.kind: (row, layer) for layer in row.layers})
 """The modules that DeepLift rescales, with the activation of each."""
 
 
@@ -181,8 +181,8 @@ def add_activation(row: Activation, *, overwrite: bool = False) -> None:
 def _operators(row: Activation) -> tuple[Operator, Operator]:
     """The function and its gradient, as operators."""
     if row.build is None:
-        raise ValueError(f"The activation {row.name!r} has neither a declaration nor operators; pass "
-                         "build.")
+        raise ValueError(f"The activation {row.name!r} has neither a declaration nor operators; "
+                         "pass build.")
     built = lru_cache(maxsize=256)(row.build)
 
     def value(z: Tensor, **settings: Any) -> Tensor:
@@ -216,6 +216,6 @@ def secant_of(name: str, **settings: Any) -> Secant:
     row = ACTIVATIONS[name]
     if row.secant is None:
         those = ", ".join(key for key, other in ACTIVATIONS.items() if other.secant is not None)
-        raise ValueError(f"The activation {name!r} declares no secant slope; those that do are {those}. "
-                         "Declare it by register_activation(..., secant=...).")
+        raise ValueError(f"The activation {name!r} declares no secant slope; those that do are "
+                         f"{those}. Declare it by register_activation(..., secant=...).")
     return row.secant(**settings)

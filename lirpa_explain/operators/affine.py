@@ -1,7 +1,7 @@
 """Operators that are affine in what is perturbed: arithmetic and the moving around of entries.
 
-Their linear bounds are exact: the coefficients are pulled back by the transposed map, which torch's own
-vector-Jacobian product gives. Nothing is derived by hand.
+Their linear bounds are exact: the coefficients are pulled back by the transposed map, which torch's
+own vector-Jacobian product gives. Nothing is derived by hand.
 """
 
 import functools
@@ -37,17 +37,20 @@ class Affine:
     """Traits of an affine operator.
 
     Args:
-        magnitude: for an operator that is linear in its first input and has weights of any sign, the function with all
-            weights replaced by their absolute value, `magnitude(x, *weights, **settings)`. None: it has no weights,
-            and increases in every input.
-        transposed: the transposed map from the output to the first input, where calling torch's own is slow:
-            `transposed(A, *weights, **settings, of)` maps coefficients (S, B, *output) to (S, B, *of).
-        bilinear: whether it is linear in its first weight too, which may then be a parameter that moves.
-        added: `added(*sizes, **settings)`, the sum of the sizes of what is added up for an entry, where that is more
-            than `magnitude` says because an input occurs twice.
-        homogeneous: of an operator without weights: whether it adds entries of its inputs up and moves them, with no
-            constant; then radii go the way of centres.
-        local: `transposed` for local coefficients, `local(A, *weights, **settings, of)`; None: they are made dense.
+        magnitude: for an operator that is linear in its first input and has weights of any sign,
+            the function with all weights replaced by their absolute value, `magnitude(x, *weights,
+            **settings)`. None: it has no weights, and increases in every input.
+        transposed: the transposed map from the output to the first input, where calling torch's own
+            is slow: `transposed(A, *weights, **settings, of)` maps coefficients (S, B, *output) to
+            (S, B, *of).
+        bilinear: whether it is linear in its first weight too, which may then be a parameter that
+            moves.
+        added: `added(*sizes, **settings)`, the sum of the sizes of what is added up for an entry,
+            where that is more than `magnitude` says because an input occurs twice.
+        homogeneous: of an operator without weights: whether it adds entries of its inputs up and
+            moves them, with no constant; then radii go the way of centres.
+        local: `transposed` for local coefficients, `local(A, *weights, **settings, of)`; None: they
+            are made dense.
     """
 
     magnitude: Callable[..., Tensor] | None = None
@@ -59,15 +62,17 @@ class Affine:
 
 
 MANY_WEIGHTS = 4
-"""Times the entries of a layer: so many weights it may have for their gradients to be computed, for each function."""
+"""Times the entries of a layer: so many weights it may have for their gradients to be computed, for
+each function."""
 
 
 class BoundAffine(BoundOperator):
     """Affine map of the perturbed inputs.
 
-    Without weights it increases in every input: the interval is (f(lower), f(upper)).
-    With weights it is linear in the first input and in the second, which must have no rows: the interval is
-    f(center) -+ magnitude(radius), and a parameter that moves adds f(largest |x|, radius of the parameter).
+    Without weights it increases in every input: the interval is (f(lower), f(upper)). With weights
+    it is linear in the first input and in the second, which must have no rows: the interval is
+    f(center) -+ magnitude(radius), and a parameter that moves adds f(largest |x|, radius of the
+    parameter).
     """
 
     takes_parameters = True
@@ -79,7 +84,8 @@ class BoundAffine(BoundOperator):
     @property
     def weight_moves(self) -> bool:
         """Whether it is a product with a parameter that moves."""
-        return self.traits.magnitude is not None and any(moving_box(node) is not None for node in self.inputs[1:])
+        return self.traits.magnitude is not None and any(moving_box(node) is not None
+                                                         for node in self.inputs[1:])
 
     @property
     def takes_local(self) -> bool:  # type: ignore[override]
@@ -118,23 +124,30 @@ class BoundAffine(BoundOperator):
                                    dict(enumerate(weights, 1)), linears)
 
     def added(self, *sizes: Tensor) -> Tensor:
-        """Sum of the sizes of all that is added up for an entry, from the sizes of the inputs' entries."""
-        return self.magnitude(*sizes) if self.traits.added is None else self.traits.added(*sizes, **self.settings)
+        """Sum of the sizes of all that is added up for an entry, from the sizes of the inputs'
+        entries.
+        """
+        return (self.magnitude(*sizes)
+                if self.traits.added is None else self.traits.added(*sizes, **self.settings))
 
     def magnitude(self, *sizes: Tensor) -> Tensor:
-        """By how much an entry can change at most where the inputs' entries change by these sizes."""
+        """By how much an entry can change at most where the inputs' entries change by these
+        sizes.
+        """
         if self.traits.magnitude is None:
             return self.forward(*sizes)
         return self.traits.magnitude(*sizes, **self.settings)
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         if self.traits.magnitude is None:
             return self._pull_sum(last_lower, last_upper, *nodes)
         self._check_weights_fixed()
         weights, reach = self._weights()
         if reach is not None:
-            return product_sides(last_lower, last_upper, nodes, 0, lambda A: self._pulled(A, weights),
-                                 lambda A: self._pulled(A, reach), self._shared_reach(weights, reach))
+            return product_sides(
+                last_lower, last_upper, nodes, 0, lambda A: self._pulled(A, weights),
+                lambda A: self._pulled(A, reach), self._shared_reach(weights, reach))
 
         def pull(A: Coefficient) -> tuple[list[Coefficient | None], float]:
             return [self._pulled(A, weights), *[None] * len(weights)], 0.0
@@ -169,19 +182,25 @@ class BoundAffine(BoundOperator):
             return self.traits.local(A, *weights, **self.settings, of=shape)
         if self.traits.transposed is not None:
             return self.traits.transposed(A, *weights, **self.settings, of=shape)
-        backward = torch.func.vjp(lambda x: self.forward(x, *weights), A.new_zeros(A.shape[1], *shape))[1]
+        backward = torch.func.vjp(lambda x: self.forward(x, *weights),
+                                  A.new_zeros(A.shape[1], *shape))[1]
         return torch.vmap(backward)(A)[0]
 
-    def _shared_reach(self, weights: list[Tensor], reach: list[Tensor]) -> Callable[[Tensor], Tensor] | None:
-        """`shared_reach` where a weight is used at several places, and its gradients are not too large for memory."""
+    def _shared_reach(self, weights: list[Tensor],
+                      reach: list[Tensor]) -> Callable[[Tensor], Tensor] | None:
+        """`shared_reach` where a weight is used at several places, and its gradients are not too
+        large for memory.
+        """
         x, y = self.inputs[0].output_shape[1:], self.output_shape[1:]
         if len(x) < 2 or weights[0].numel() > MANY_WEIGHTS * max(math.prod(x), math.prod(y)):
             return None
-        return shared_reach(lambda x, weight: self.forward(x, weight, *weights[1:]), box_of(self.inputs[0]),
-                            weights[0], reach[0])
+        return shared_reach(lambda x, weight: self.forward(x, weight, *weights[1:]),
+                            box_of(self.inputs[0]), weights[0], reach[0])
 
     def _weights(self) -> tuple[list[Tensor], list[Tensor] | None]:
-        """The weights, or their centres; and with the radius in place of one that moves, None if none does."""
+        """The weights, or their centres; and with the radius in place of one that moves, None if
+        none does.
+        """
         weights, reach = [], []
         for node in self.inputs[1:]:
             box = moving_box(node)
@@ -193,9 +212,8 @@ class BoundAffine(BoundOperator):
     def _check_weights_fixed(self) -> None:
         if any(node.perturbed for node in self.inputs[1:]):
             raise UnsupportedOperation(
-                f"{self.operator.name}: its weights depend on a perturbed input. Only the first factor may. Rewrite "
-                "the model as products entry by entry."
-            )
+                f"{self.operator.name}: its weights depend on a perturbed input. Only the first "
+                "factor may. Rewrite the model as products entry by entry.")
         for node in self.inputs[2 if self.traits.bilinear else 1:]:
             refuse_parameter(node, self.operator.name)
 
@@ -206,13 +224,15 @@ def _transposed_matmul(A: Tensor, w: Tensor, of: Any) -> Tensor:
 
 def _transposed_slice(A: Tensor, dim: int, start: int, stop: int, step: int, of: Any) -> Tensor:
     pulled = A.new_zeros(*A.shape[:2], *of)
-    pulled.narrow(dim + 1, start, stop - start)[(slice(None),) * (dim + 1) + (slice(None, None, step),)] = A
+    pulled.narrow(dim + 1, start,
+                  stop - start)[(slice(None),) * (dim + 1) + (slice(None, None, step),)] = A
     return pulled
 
 
 def _transposed_place(A: Tensor, size: int, dim: int, start: int, step: int, of: Any) -> Tensor:
-    return A.narrow(dim + 1, start, size - start)[(slice(None),) * (dim + 1) + (slice(None, None, step),)].narrow(
-        dim + 1, 0, of[dim - 1])
+    return A.narrow(dim + 1, start,
+                    size - start)[(slice(None),) * (dim + 1) + (slice(None, None, step),)].narrow(
+                        dim + 1, 0, of[dim - 1])
 
 
 class BoundAdd(BoundAffine):
@@ -222,7 +242,8 @@ class BoundAdd(BoundAffine):
     def takes_local(self) -> bool:  # type: ignore[override]
         return all(moving_box(node) is None for node in self.inputs)
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         def pull(A: Any, sign: int = 0) -> tuple[list[Coefficient | None], Tensor | float]:
             coefficients = [to_shape(A, node) if node.perturbed else None for node in nodes]
             bias: Tensor | float = 0.0
@@ -303,14 +324,16 @@ def _local_pad(A: Local, pad: list[int], of: Any) -> Coefficient:
     values = A.values[:, :, max(0, front):A.values.shape[2] - max(0, back)]
     if front < 0 or back < 0:
         values = torch.nn.functional.pad(values, (0, 0, 0, 0, max(0, -front), max(0, -back)))
-    return Local(values, A.places.scaled((1, 1), (top, left), A.window, tuple(of[1:])), is_cut=False)
+    return Local(values, A.places.scaled((1, 1), (top, left), A.window, tuple(of[1:])),
+                 is_cut=False)
 
 
 def _local_expand(A: Local, shape: Any, of: Any) -> Coefficient:
     if tuple(of[1:]) == (1, 1):
         summed = A.cut().values.sum((3, 4), keepdim=True)
         return summed.sum(2, keepdim=True) if of[0] == 1 else summed
-    dims = [i + 2 for i, (size, n) in enumerate(zip(A.shape[2:], of, strict=True)) if n == 1 and size != 1]
+    dims = [i + 2 for i, (size, n) in enumerate(zip(A.shape[2:], of, strict=True))
+            if n == 1 and size != 1]
     return A.dense().sum(dims, keepdim=True) if dims else A
 
 
@@ -319,37 +342,42 @@ MOVED = Affine(homogeneous=True)
 ROWS = [
     # Increasing in every input.
     Operator("add", lambda x, y: x + y, BoundAdd, "+, biases, residual connections"),
-    Operator("concatenate", lambda *xs, dim: torch.cat(xs, dim), BoundAffine, "torch.cat, torch.stack",
-             MOVED),
+    Operator("concatenate", lambda *xs, dim: torch.cat(xs, dim), BoundAffine,
+             "torch.cat, torch.stack", MOVED),
     Operator("reshape", lambda x, shape: x.reshape(_rows(x, shape)), BoundAffine,
              "reshape, view, flatten, squeeze, unsqueeze",
-             Affine(transposed=lambda A, shape, of: A.reshape(*A.shape[:2], *of), homogeneous=True)),
-    Operator("expand", lambda x, shape: x.expand(_rows(x, shape)), BoundAffine, "expand, gradient of sum and mean",
-             Affine(homogeneous=True, local=_local_expand)),
+             Affine(transposed=lambda A, shape, of: A.reshape(*A.shape[:2], *of),
+                    homogeneous=True)),
+    Operator("expand", lambda x, shape: x.expand(_rows(x, shape)), BoundAffine, "expand, gradient "
+             "of sum and mean", Affine(homogeneous=True, local=_local_expand)),
     Operator("permute", lambda x, dims: x.permute(dims), BoundAffine, "permute, transpose",
-             Affine(transposed=lambda A, dims, of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]),
+             Affine(transposed=lambda A, dims,
+                    of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]),
                     homogeneous=True)),
     Operator("slice", _slice, BoundAffine, "x[:, a:b:c], x[:, i], split, chunk",
              Affine(transposed=_transposed_slice, homogeneous=True, local=_local_slice)),
     Operator("place", _place, BoundAffine, "gradient of slicing and indexing",
              Affine(transposed=_transposed_place, homogeneous=True, local=_local_place)),
-    Operator("sum", lambda x, dims, keepdim: x.sum(dims, keepdim), BoundAffine, "sum, gradient of expand", MOVED),
-    Operator("mean", lambda x, dims, keepdim: x.mean(dims, keepdim), BoundAffine, "mean, nn.AdaptiveAvgPool2d(1)",
-             MOVED),
+    Operator("sum", lambda x, dims, keepdim: x.sum(dims, keepdim), BoundAffine,
+             "sum, gradient of expand", MOVED),
+    Operator("mean", lambda x, dims, keepdim: x.mean(dims, keepdim), BoundAffine, "mean, "
+             "nn.AdaptiveAvgPool2d(1)", MOVED),
     Operator("pad", lambda x, pad: torch.nn.functional.pad(x, pad), BoundAffine, "zero padding",
              Affine(homogeneous=True, local=_local_pad)),
     # Linear in the first input, with weights of any sign.
-    Operator("scale", lambda x, factor: x * factor, BoundAffine, "multiplication and division by numbers, -",
+    Operator("scale", lambda x, factor: x * factor, BoundAffine, "multiplication and division by "
+             "numbers, -",
              Affine(lambda x, factor: x * abs(factor), lambda A, factor, of: A * factor,
                     local=lambda A, factor, of: A * factor)),
     Operator("matmul", torch.matmul, BoundAffine, "nn.Linear, forward and gradient",
              Affine(lambda x, w: torch.matmul(x, w.abs()), _transposed_matmul)),
     Operator("along", _along, BoundAffine,
-             "nn.Upsample, nn.AdaptiveAvgPool2d, nn.ReflectionPad2d, nn.ReplicationPad2d, roll, flip, indices, cumsum",
-             Affine(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
+             "nn.Upsample, nn.AdaptiveAvgPool2d, nn.ReflectionPad2d, nn.ReplicationPad2d, roll, "
+             "flip, indices, cumsum", Affine(lambda x, matrix, dim: _along(x, matrix.abs(), dim))),
     Operator("divide", torch.div, BoundAffine, "division by constants",
              Affine(lambda x, w: x / w.abs(), bilinear=False, local=lambda A, w, of: A * (1 / w))),
-    Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, forward and gradient",
+    Operator("center", _center, BoundAffine, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, "
+             "forward and gradient",
              Affine(_center_magnitude, added=lambda x, dims: x + x.mean(dims, keepdim=True))),
 ]
 for row in ROWS:

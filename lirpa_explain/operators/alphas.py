@@ -1,8 +1,10 @@
-"""auto_LiRPA's CROWN-Optimized on our operators: weights of planes, for each function that is bounded, are its alphas.
+"""auto_LiRPA's CROWN-Optimized on our operators: weights of planes, for each function that is
+bounded, are its alphas.
 
-An alpha has the shape (2, S, B, K, M): of the lower and of the upper bounds of S functions in B rows, how much of each
-of K planes is mixed at M entries of a node. Every mixture bounds soundly, so none of what auto_LiRPA does with alphas
-between its steps (repeating rows, dropping some, keeping the best) can make bounds wrong.
+An alpha has the shape (2, S, B, K, M): of the lower and of the upper bounds of S functions in B
+rows, how much of each of K planes is mixed at M entries of a node. Every mixture bounds soundly, so
+none of what auto_LiRPA does with alphas between its steps (repeating rows, dropping some, keeping
+the best) can make bounds wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class Alphas(Optimizable):
     """The entries of the flattened node, (M,), that have alphas."""
 
     def mark_splittable(self) -> None:
-        """Say whether a domain may be split where an input is 0: where the function, or its slope, jumps there."""
+        """Say whether a domain may be split where an input is 0: where the function, or its slope,
+        jumps there.
+        """
         breaks = self.operator.breaks
         self.splittable = breaks is not None and breaks(**self.settings) == (0.0,)
 
@@ -40,7 +44,9 @@ class Alphas(Optimizable):
         return (lower < 0) & (upper > 0)
 
     def init_opt_parameters(self, start_nodes: Sequence[Any]) -> None:
-        """Begin with CROWN's own planes, for the functions of each node that bounds are asked of."""
+        """Begin with CROWN's own planes, for the functions of each node that bounds are asked
+        of.
+        """
         self.alpha: dict[str, Tensor] = {}
         for name, size, *_ in start_nodes:
             mixture = self.start_mixture(size if isinstance(size, int) else math.prod(size))

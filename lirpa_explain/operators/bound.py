@@ -1,7 +1,9 @@
-"""The common part of all bound operators: what auto_LiRPA hands a node, in one form for all its versions.
+"""The common part of all bound operators: what auto_LiRPA hands a node, in one form for all its
+versions.
 
-A backward coefficient `A` has shape (S, B, *output): S linear functions of the node's output, for each of B rows. It is
-a tensor, or `local.Local` where each function depends on a window of a layer only, and the operator takes that.
+A backward coefficient `A` has shape (S, B, *output): S linear functions of the node's output, for
+each of B rows. It is a tensor, or `local.Local` where each function depends on a window of a layer
+only, and the operator takes that.
 """
 
 import json
@@ -24,7 +26,9 @@ Coefficients = tuple[Coefficient | None, Coefficient | None]
 
 
 class BoundOperator(Bound):
-    """Base class of the bound operators; `operator` is the row of the table that a subclass was made for."""
+    """Base class of the bound operators; `operator` is the row of the table that a subclass was
+    made for.
+    """
 
     operator: Any
     takes_parameters = False
@@ -32,11 +36,14 @@ class BoundOperator(Bound):
     takes_local = False
     """Whether `bound_linear` takes local coefficients; else they are made dense for it."""
     outward: Any = None
-    """What moves its bounds outward by roundings, a `bounding.outward.Outward`, while the engine is asked to."""
+    """What moves its bounds outward by roundings, a `bounding.outward.Outward`, while the engine is
+    asked to."""
     decided_by: int | None = None
-    """Index of the input that decides what is chosen, and by which the result jumps, if that is all it does."""
+    """Index of the input that decides what is chosen, and by which the result jumps, if that is all
+    it does."""
 
-    def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
+    def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0,
+                 options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
         self.settings = json.loads(self.attr["settings"])
         self.requires_input_bounds = self.relaxed_inputs()
@@ -58,14 +65,17 @@ class BoundOperator(Bound):
         raise NotImplementedError(f"{type(self).__name__} relaxes none of its inputs")
 
     def ignored_entries(self, index: int, box: Box) -> Tensor:
-        """Entries of input `index` on which the output does not depend while that input is in its box."""
+        """Entries of input `index` on which the output does not depend while that input is in its
+        box.
+        """
         return torch.zeros_like(box.lower, dtype=torch.bool)
 
     def bound_interval(self, *boxes: Box) -> Box:
         """Bounds of the output from bounds of the inputs, all (B, *S)."""
         raise NotImplementedError
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         """Coefficients of the inputs from those of the output; `both_sides` makes the result."""
         raise NotImplementedError
 
@@ -92,13 +102,15 @@ class BoundOperator(Bound):
         if not self.takes_local:
             last_lA, last_uA = dense_sides(last_lA, last_uA)
         result = self.bound_linear(last_lA, last_uA, *x)
-        return result if self.outward is None else self.outward.linear(self, last_lA, last_uA, result)
+        return (result
+                if self.outward is None else self.outward.linear(self, last_lA, last_uA, result))
 
     def bound_forward(self, dim_in: int, *x: Any, **kwargs: Any) -> Any:
         self.refuse_perturbed_parameters()
         linear = self.carried(x)
         if linear.lw is None:  # it is bounded by numbers alone, which auto_LiRPA does not expect
-            linear.lw = linear.uw = linear.lb.new_zeros(len(linear.lb), dim_in, *linear.lb.shape[1:])
+            linear.lw = linear.uw = linear.lb.new_zeros(len(linear.lb), dim_in,
+                                                        *linear.lb.shape[1:])
         return linear
 
     def carried(self, linears: Sequence[Any]) -> Any:
@@ -110,12 +122,13 @@ class BoundOperator(Bound):
         return forward_mode.window(self, x, max_dim, offset)
 
     def refuse_perturbed_parameters(self) -> None:
-        """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it must not."""
+        """Raise UnsupportedOperation if an input is a parameter that moves, in a place where it
+        must not.
+        """
         if any(node.perturbed and not node.from_input for node in self.inputs):
-            raise UnsupportedOperation(
-                f"{self.operator.name}: a parameter is perturbed as an auto_LiRPA BoundedParameter. Keep it plain, "
-                "and give its perturbation to certify(..., parameters=...)."
-            )
+            raise UnsupportedOperation(f"{self.operator.name}: a parameter is perturbed as an "
+                                       "auto_LiRPA BoundedParameter. Keep it plain, and give its "
+                                       "perturbation to certify(..., parameters=...).")
         if not self.takes_parameters:
             for node in self.inputs:
                 refuse_parameter(node, self.operator.name)
@@ -124,14 +137,15 @@ class BoundOperator(Bound):
 def box_of_interval(interval: Any) -> Box:
     """Bounds of an interval that auto_LiRPA hands over.
 
-    For an input in an l1 or l2 ball auto_LiRPA's interval is the centre twice, with the perturbation beside it;
-    the smallest box around such a ball is centre +- eps.
+    For an input in an l1 or l2 ball auto_LiRPA's interval is the centre twice, with the
+    perturbation beside it; the smallest box around such a ball is centre +- eps.
     """
     lower, upper = interval[0], interval[1]
     if isinstance(interval, Interval) and interval.ptb is not None:
         norm, eps = Interval.get_perturbation(interval)[:2]
         if norm not in (float("inf"), 1, 2):
-            raise TypeError(f"Intervals in the l{norm} norm are not supported; use norm inf, 2 or 1.")
+            raise TypeError(f"Intervals in the l{norm} norm are not supported; use norm inf, 2 or "
+                            "1.")
         if norm != float("inf"):
             eps = torch.as_tensor(eps, dtype=lower.dtype, device=lower.device)
             eps = eps.reshape(-1, *[1] * (lower.ndim - 1)) if eps.ndim else eps
@@ -143,8 +157,9 @@ def box_of_interval(interval: Any) -> Box:
 class MovingParameter:
     """What is known of a parameter that moves, or of a function of parameters: neither has rows.
 
-    The engine sets it as a node's `moving_parameter` for the time of a call. auto_LiRPA's own `perturbed` stays False:
-    the operators that read the node account for its box, and nothing is propagated to it.
+    The engine sets it as a node's `moving_parameter` for the time of a call. auto_LiRPA's own
+    `perturbed` stays False: the operators that read the node account for its box, and nothing is
+    propagated to it.
 
     Args:
         box: bounds of the value, each of its own shape.
@@ -166,9 +181,9 @@ def refuse_parameter(node: Bound, operator: str) -> None:
     if moving_box(node) is not None:
         names = node.moving_parameter.names
         raise UnsupportedOperation(
-            f"{operator}: bounds hold for fixed parameters only, but {', '.join(names)} may change. Hold what has no "
-            f"bounds fixed, for instance parameters={{'*': lx.ParameterBox(...), {names[0]!r}: None}}."
-        )
+            f"{operator}: bounds hold for fixed parameters only, but {', '.join(names)} may "
+            f"change. Hold what has no bounds fixed, for instance parameters={{'*': "
+            f"lx.ParameterBox(...), {names[0]!r}: None}}.")
 
 
 def box_of(node: Bound) -> Box:
@@ -191,16 +206,16 @@ def value_of(node: Bound) -> Tensor:
     return node.forward_value
 
 
-def both_sides(last_lower: Coefficient | None, last_upper: Coefficient | None, lower_side: Any, upper_side: Any
-               ) -> tuple[list[Coefficients], Tensor | float, Tensor | float]:
+def both_sides(last_lower: Coefficient | None, last_upper: Coefficient | None, lower_side: Any,
+               upper_side: Any) -> tuple[list[Coefficients], Tensor | float, Tensor | float]:
     """Apply the two sides of a relaxation to the coefficients that arrive at a node.
 
     Args:
         last_lower: coefficients of the lower bound, (S, B, *output), or None.
         last_upper: coefficients of the upper bound, likewise.
         lower_side: maps A to (list of coefficients of the inputs, bias (S, B) or 0).
-        upper_side: likewise for the upper bound; the same object where the operator is exact, and then identical
-            coefficients are propagated once.
+        upper_side: likewise for the upper bound; the same object where the operator is exact, and
+            then identical coefficients are propagated once.
 
     Returns:
         What `Bound.bound_backward` returns.
@@ -211,14 +226,17 @@ def both_sides(last_lower: Coefficient | None, last_upper: Coefficient | None, l
     else:
         upper = upper_side(last_upper) if last_upper is not None else None
     given = [side for side in (lower, upper) if side]
-    coefficients = [(lower[0][i] if lower else None, upper[0][i] if upper else None) for i in range(len(given[0][0]))]
+    coefficients = [(lower[0][i] if lower else None, upper[0][i] if upper else None)
+                    for i in range(len(given[0][0]))]
     return coefficients, lower[1] if lower else 0.0, upper[1] if upper else 0.0
 
 
 def nothing_at(node: Bound, *like: Any) -> tuple[Tensor | None, Tensor | None]:
-    """Coefficients of 0 of an input, none if it does not move: they take no memory, and no time from node to node.
+    """Coefficients of 0 of an input, none if it does not move: they take no memory, and no time
+    from node to node.
 
-    auto_LiRPA hands out coefficients of the inputs that it arrives at (`return_A`), so it must arrive there.
+    auto_LiRPA hands out coefficients of the inputs that it arrives at (`return_A`), so it must
+    arrive there.
     """
     if not node.perturbed:
         return None, None
@@ -229,12 +247,15 @@ def nothing_at(node: Bound, *like: Any) -> tuple[Tensor | None, Tensor | None]:
 
 def is_nothing(A: Any) -> bool:
     """Whether coefficients are none, or such as `nothing_at` makes."""
-    return A is None or isinstance(A, Tensor) and not any(A.stride()) and A.numel() > 1 and not A[(0,) * A.ndim]
+    return (A is None or isinstance(A, Tensor) and not any(A.stride()) and A.numel() > 1
+            and not A[(0,) * A.ndim])
 
 
-def dense_sides(lower: Coefficient | None, upper: Coefficient | None) -> tuple[Tensor | None, Tensor | None]:
+def dense_sides(lower: Coefficient | None,
+                upper: Coefficient | None) -> tuple[Tensor | None, Tensor | None]:
     """Coefficients as tensors, the same one where they are the same."""
-    tensors = [A.dense() if isinstance(A, Local) else A for A in ((lower,) if lower is upper else (lower, upper))]
+    tensors = [A.dense() if isinstance(A, Local) else A
+               for A in ((lower,) if lower is upper else (lower, upper))]
     return tensors[0], tensors[-1]
 
 
@@ -249,7 +270,9 @@ def flat_functions(A: Tensor) -> Tensor:
 
 
 def weighted_sum(coefficients: Coefficient, values: Tensor) -> Tensor:
-    """Sum over a row's entries of A * values, which may be broadcast: (S, B, *S) and (B, *S) -> (S, B)."""
+    """Sum over a row's entries of A * values, which may be broadcast: (S, B, *S) and (B, *S) -> (S,
+    B).
+    """
     if isinstance(coefficients, Local):
         return coefficients.weighted_sum(values)
     if values.ndim < coefficients.ndim - 1 or len(values) == 1:  # the same for all rows
@@ -258,17 +281,20 @@ def weighted_sum(coefficients: Coefficient, values: Tensor) -> Tensor:
 
 
 FEW = 0.25
-"""Share of a layer's neurons up to which only those that differ are worked on, and not the whole layer."""
+"""Share of a layer's neurons up to which only those that differ are worked on, and not the whole
+layer."""
 SMALL = 128
-"""Neurons of a layer that are all worked on in less time than it takes to find those that differ; no matter how many
-rows and functions there are, so that a batch gives what its rows give to the last bit, as far as torch does."""
+"""Neurons of a layer that are all worked on in less time than it takes to find those that differ;
+no matter how many rows and functions there are, so that a batch gives what its rows give to the
+last bit, as far as torch does."""
 
 
 class Signed:
-    """Coefficients (S, B, *S) whose positive entries are multiplied by one factor and the others by another.
+    """Coefficients (S, B, *S) whose positive entries are multiplied by one factor and the others by
+    another.
 
-    In most layers both factors agree but for a few neurons, and coefficients are large: one product, then the few.
-    Else each coefficient has the factor of its own sign.
+    In most layers both factors agree but for a few neurons, and coefficients are large: one
+    product, then the few. Else each coefficient has the factor of its own sign.
     """
 
     def __init__(self, A: Tensor) -> None:
@@ -301,11 +327,14 @@ class Signed:
         if few is None:
             return flat_functions(self.times(positive, negative)).sum(2)
         at = flat_functions(self.A).gather(2, few.expand(len(self.A), -1, -1))
-        return Signed(at).times(flat_rows(positive).gather(1, few), flat_rows(negative).gather(1, few)).sum(2)
+        return Signed(at).times(flat_rows(positive).gather(1, few),
+                                flat_rows(negative).gather(1, few)).sum(2)
 
 
 class LocalSigned:
-    """The same of local coefficients, of which those of few neurons are not worth telling from the others."""
+    """The same of local coefficients, of which those of few neurons are not worth telling from the
+    others.
+    """
 
     def __init__(self, A: Local) -> None:
         self.A = A
@@ -320,7 +349,9 @@ class LocalSigned:
 
 
 def signed(A: Coefficient) -> Signed | LocalSigned:
-    """Coefficients whose positive entries are multiplied by one factor and the others by another."""
+    """Coefficients whose positive entries are multiplied by one factor and the others by
+    another.
+    """
     return LocalSigned(A) if isinstance(A, Local) else Signed(A)
 
 

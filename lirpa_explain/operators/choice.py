@@ -1,7 +1,7 @@
 """The larger of two values, and choices between two: planes that know how the two are related.
 
-Beside the values u and v these operators get their difference t = u - v, whose bounds say more than those of u and v;
-and what comes back to one of the two is what came in less what goes to the other.
+Beside the values u and v these operators get their difference t = u - v, whose bounds say more than
+those of u and v; and what comes back to one of the two is what came in less what goes to the other.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,8 @@ class BoundLarger(BoundPlanes):
 
     def open_entries(self, index: int, *boxes: Box) -> Tensor:
         lower, upper = boxes[index]
-        return (lower < 0) & (upper > 0) if index == 2 else torch.zeros_like(lower, dtype=torch.bool)
+        return ((lower < 0) & (upper > 0)
+                if index == 2 else torch.zeros_like(lower, dtype=torch.bool))
 
     def bound_interval(self, *boxes: Box) -> Box:
         u, v, t = boxes
@@ -61,7 +62,9 @@ class BoundLarger(BoundPlanes):
 
 
 class BoundChoice(BoundPlanes):
-    """y = a where z lies between two numbers, b elsewhere, as a function of a, b, t = a - b and z."""
+    """y = a where z lies between two numbers, b elsewhere, as a function of a, b, t = a - b and
+    z.
+    """
 
     decided_by = 3
     takes_parameters = True
@@ -80,9 +83,11 @@ class BoundChoice(BoundPlanes):
         a, b, t, z = boxes
         share = window_range(z, self.settings)
         both = Box(torch.maximum(torch.minimum(a.lower, b.lower), b.lower + t.lower.clamp(max=0)),
-                   torch.minimum(torch.maximum(a.upper, b.upper), b.upper + t.upper.clamp(min=0))).ordered()
-        return Box(*(torch.where(share.lower > 0, first, torch.where(share.upper < 1, second, either))
-                     for first, second, either in zip(a, b, both, strict=True)))
+                   torch.minimum(torch.maximum(a.upper, b.upper),
+                                 b.upper + t.upper.clamp(min=0))).ordered()
+        return Box(
+            *(torch.where(share.lower > 0, first, torch.where(share.upper < 1, second, either))
+              for first, second, either in zip(a, b, both, strict=True)))
 
     def planes(self, *boxes: Box) -> tuple[Plane, Plane]:
         """Between b + min(0, t) and b + max(0, t) where either may be chosen."""
@@ -91,7 +96,8 @@ class BoundChoice(BoundPlanes):
         rise, fall = (piecewise.kink_lines(*side, 0.0)[1] for side in (t, t.negated()))
 
         def plane(slope: Tensor, offset: Tensor) -> Plane:
-            k, c, a, free = torch.broadcast_tensors(slope, offset, first.to(slope), undecided.to(slope))
+            k, c, a, free = torch.broadcast_tensors(slope, offset, first.to(slope),
+                                                    undecided.to(slope))
             return a, 1 - a, k * free, torch.zeros_like(k), c * free
 
         return plane(fall[0], -fall[1]), plane(*rise)
@@ -102,7 +108,8 @@ class BoundChoice(BoundPlanes):
 
 
 class BoundRest(BoundOperator):
-    """y = g - p, where p is the share of g that goes elsewhere: what is left is its share where z lies between numbers.
+    """y = g - p, where p is the share of g that goes elsewhere: what is left is its share where z
+    lies between numbers.
 
     Linear bounds know that both shares add up to g; the interval is that of g times its own share.
     """
@@ -110,7 +117,8 @@ class BoundRest(BoundOperator):
     def bound_interval(self, *boxes: Box) -> Box:
         return product_range(boxes[0], window_range(boxes[2], self.settings))
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         def pull(A: Tensor) -> tuple[list[Tensor | None], Tensor | float]:
             coefficients: list[Tensor | None] = [None] * 3
             bias: Tensor | float = 0.0
@@ -129,11 +137,12 @@ def _step(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda lo, hi, tie: function(lo, hi, 0.0)
 
 
-STEP = Curve(*map(_step, (piecewise.step_range, piecewise.step_lines, piecewise.step_open, piecewise.step_family)))
+STEP = Curve(*map(_step, (piecewise.step_range, piecewise.step_lines, piecewise.step_open,
+                          piecewise.step_family)))
 
 
-def _choose(a: Tensor, b: Tensor, t: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool,
-            inside: bool) -> Tensor:
+def _choose(a: Tensor, b: Tensor, t: Tensor, z: Tensor, low: float | None, high: float | None,
+            closed: bool, inside: bool) -> Tensor:
     return torch.where(functions.window(low, high, closed, inside).function.value(z) > 0, a, b)
 
 
@@ -141,14 +150,16 @@ def _larger_gradient(g: Tensor, t: Tensor, tie: float) -> Tensor:
     return torch.where(t > 0, g, torch.where(t < 0, 0.0, tie * g))
 
 
-def _rest(g: Tensor, p: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool, inside: bool) -> Tensor:
+def _rest(g: Tensor, p: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool,
+          inside: bool) -> Tensor:
     return g - p
 
 
 ROWS = [
-    Operator("larger", lambda u, v, t: torch.maximum(u, v), BoundLarger, "torch.maximum, minimum, max of two entries"),
-    Operator("larger_gradient", _larger_gradient, BoundActivationGradient, "gradient of torch.maximum to the first",
-             STEP, breaks=lambda tie: (0.0,)),
+    Operator("larger", lambda u, v, t: torch.maximum(u, v), BoundLarger, "torch.maximum, minimum, "
+             "max of two entries"),
+    Operator("larger_gradient", _larger_gradient, BoundActivationGradient, "gradient of "
+             "torch.maximum to the first", STEP, breaks=lambda tie: (0.0,)),
     Operator("choose", _choose, BoundChoice, "torch.where of two values"),
     Operator("rest", _rest, BoundRest, "gradient of torch.maximum and torch.where to the second"),
 ]

@@ -14,7 +14,9 @@ from .registry import Operator, register
 
 
 def shortest(dtype: torch.dtype) -> float:
-    """The length below which a vector has no direction here: the square of its inverse must not overflow."""
+    """The length below which a vector has no direction here: the square of its inverse must not
+    overflow.
+    """
     return least(dtype, 0.25)
 
 
@@ -36,9 +38,11 @@ INVERSE = Curve(range=lambda lo, hi: univariate.range_of(inverse(lo.dtype), lo, 
 
 
 class BoundDirection(BoundProduct):
-    """y = x s with s at most 1 / |x|, where |x| is over one dimension: |y| <= |x_i| / |x| <= 1, whatever s.
+    """y = x s with s at most 1 / |x|, where |x| is over one dimension: |y| <= |x_i| / |x| <= 1,
+    whatever s.
 
-    Planes of the product where they are lower in the middle than the range; where x may be 0, only the range.
+    Planes of the product where they are lower in the middle than the range; where x may be 0, only
+    the range.
     """
 
     def factor(self, t: Box) -> tuple[Box, tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
@@ -51,11 +55,13 @@ class BoundDirection(BoundProduct):
     def bound_interval(self, *boxes: Box) -> Box:
         x, s = boxes
         product = product_range(x, s)
-        return Box(torch.maximum(product.lower, -self._share(x.negated())), torch.minimum(product.upper, self._share(x))
-                   ).ordered()
+        return Box(torch.maximum(product.lower, -self._share(x.negated())),
+                   torch.minimum(product.upper, self._share(x))).ordered()
 
     def _share(self, x: Box) -> Tensor:
-        """Upper bound of x_i / |x|: at the upper end of x_i, with all others as near to 0 as they come."""
+        """Upper bound of x_i / |x|: at the upper end of x_i, with all others as near to 0 as they
+        come.
+        """
         dim = self.settings["dim"]
         nearest = x.absolute().lower.square()
         others = (nearest.sum(dim, keepdim=True) - nearest).clamp(min=0)
@@ -73,7 +79,8 @@ class BoundDirection(BoundProduct):
         for plane, end, sign in zip(super().planes(x, s), range_, (-1, 1), strict=True):
             middle = plane[0] * x.center + plane[1] * s.center + plane[2]
             use = known & (sign * (middle - end) <= 0)
-            sides.append((*(torch.where(use, part, 0.0) for part in plane[:2]), torch.where(use, plane[2], end)))
+            sides.append((*(torch.where(use, part, 0.0) for part in plane[:2]),
+                          torch.where(use, plane[2], end)))
         return sides[0], sides[1]
 
     def start_mixture(self, functions: int) -> Mixture | None:
@@ -82,7 +89,8 @@ class BoundDirection(BoundProduct):
 
 
 ROWS = [
-    Operator("inverse_length", _inverse_length, BoundActivation, "F.normalize, gradient of norms", INVERSE),
+    Operator("inverse_length", _inverse_length, BoundActivation, "F.normalize, gradient of norms",
+             INVERSE),
     Operator("direction", lambda x, s, dim: x * s, BoundDirection,
              "F.normalize, F.cosine_similarity, gradient of norms"),
 ]

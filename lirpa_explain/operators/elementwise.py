@@ -73,7 +73,8 @@ def _stabilized_gradient(g: Tensor, z: Tensor, eps: float) -> Tensor:
     return g * functions.stabilized(eps).function.value(z)
 
 
-KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0), piecewise.kink_family)
+KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0),
+             piecewise.kink_family)
 STEP = Curve(piecewise.step_range, piecewise.step_lines, piecewise.step_open, piecewise.step_family)
 
 
@@ -87,9 +88,11 @@ def _leaky_relu_gradient(g: Tensor, z: Tensor, slope: float) -> Tensor:
     return torch.ops.aten.leaky_relu_backward(g, z, slope, False)
 
 
-def _select(g: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool, inside: bool) -> Tensor:
+def _select(g: Tensor, z: Tensor, low: float | None, high: float | None, closed: bool,
+            inside: bool) -> Tensor:
     chosen = functions.window(low, high, closed, inside).function.value(z) > 0
-    return torch.where(chosen, g, 0.0)  # not a product: g may be infinite or NaN where it is not chosen
+    # not a product: g may be infinite or NaN where it is not chosen
+    return torch.where(chosen, g, 0.0)
 
 
 def _at_zero(slope: float) -> tuple[float, ...]:
@@ -97,11 +100,11 @@ def _at_zero(slope: float) -> tuple[float, ...]:
 
 
 KINK_OPERATORS = (
-    Operator("kink", _leaky_relu, BoundActivation, "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", KINK,
-             "0.7.1: forward-mode bounds of LeakyReLU are violated", _at_zero),
+    Operator("kink", _leaky_relu, BoundActivation, "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU",
+             KINK, "0.7.1: forward-mode bounds of LeakyReLU are violated", _at_zero),
     Operator("kink_gradient", _leaky_relu_gradient, BoundActivationGradient,
-             "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", STEP,
-             "0.7.1: ReLU's is wrong in some batches, without an error; LeakyReLU's is missing", _at_zero),
+             "nn.ReLU, nn.LeakyReLU, nn.RReLU, nn.PReLU", STEP, "0.7.1: ReLU's is wrong in some "
+             "batches, without an error; LeakyReLU's is missing", _at_zero),
 )
 
 
@@ -122,8 +125,8 @@ add_activation(Activation(
     without=BY_HAND | {"build": "it has relaxations of its own, for the one kink at 0"}))
 
 ROWS = [
-    Operator("select", _select, BoundActivationGradient, "torch.where on comparisons with numbers, gradient of clamp",
-             curve(lambda **s: functions.window(**s).function),
+    Operator("select", _select, BoundActivationGradient, "torch.where on comparisons with numbers, "
+             "gradient of clamp", curve(lambda **s: functions.window(**s).function),
              breaks=lambda **s: functions.window(**s).function.breaks),
     Operator("stabilized_gradient", _stabilized_gradient, BoundActivationGradient,
              "captum's LRP: relevance divided by a layer's output, times that output",
@@ -147,26 +150,24 @@ def _of_power(exponent: float) -> tuple[str, dict[str, float], float]:
 
 SMOOTH = [
     Activation(
-        "tanh", functions.tanh, "nn.Tanh", gradient_auto_lirpa="0.7.1: wrong by up to 0.044 on boxes at -0.6585, the "
-        "derivative's inflection point, without an error",
+        "tanh", functions.tanh, "nn.Tanh", gradient_auto_lirpa="0.7.1: wrong by up to 0.044 on "
+        "boxes at -0.6585, the derivative's inflection point, without an error",
         aten=(Aten(_in_place("tanh"), ("tanh_backward",), saves_result=True),), secant=secants.tanh,
         layers=(Layer(nn.Tanh, lambda m: {}, torch.tanh,
                       (torch.tanh, F.tanh, Tensor.tanh, Tensor.tanh_)),)),
-    Activation(
-        "sigmoid", functions.sigmoid, "nn.Sigmoid", gradient_auto_lirpa="0.7.1: wrong by up to 0.011 on boxes at "
-        "-1.317, the derivative's inflection point, without an error",
-        aten=(Aten(_in_place("sigmoid"), ("sigmoid_backward",), saves_result=True),),
-        secant=secants.sigmoid,
-        layers=(Layer(nn.Sigmoid, lambda m: {}, torch.sigmoid,
-                      (torch.sigmoid, F.sigmoid, Tensor.sigmoid, Tensor.sigmoid_)),)),
+    Activation("sigmoid", functions.sigmoid, "nn.Sigmoid", gradient_auto_lirpa="0.7.1: wrong by up "
+               "to 0.011 on boxes at -1.317, the derivative's inflection point, without an error",
+               aten=(Aten(_in_place("sigmoid"), ("sigmoid_backward",), saves_result=True),),
+               secant=secants.sigmoid,
+               layers=(Layer(nn.Sigmoid, lambda m: {}, torch.sigmoid,
+                             (torch.sigmoid, F.sigmoid, Tensor.sigmoid, Tensor.sigmoid_)),)),
     Activation("logsigmoid", functions.logsigmoid, "nn.LogSigmoid", without=BY_HAND | UNTOUCHED),
     Activation("softsign", functions.softsign, "nn.Softsign", "0.7.1: no gradient",
                composed=(F.softsign,), without=UNTOUCHED),
     Activation("tanhshrink", functions.tanhshrink, "nn.Tanhshrink",
                composed=(F.tanhshrink,), without=UNTOUCHED),
     Activation(
-        "softplus", functions.softplus, "nn.Softplus",
-        "0.3, 0.7.1: no linear bounds, no gradient",
+        "softplus", functions.softplus, "nn.Softplus", "0.3, 0.7.1: no linear bounds, no gradient",
         aten=(Aten(("softplus",), ("softplus_backward",), (("beta", 1.0), ("threshold", 20.0))),),
         secant=secants.softplus,
         layers=(Layer(nn.Softplus,
@@ -184,8 +185,7 @@ SMOOTH = [
         "elu", functions.elu, "nn.ELU, nn.SELU, nn.CELU", "0.3, 0.7.1: missing", secant=secants.elu,
         layers=(Layer(nn.ELU, lambda m: {"alpha": float(m.alpha), "scale": 1.0, "input_scale": 1.0},
                       lambda z, alpha, scale, input_scale: F.elu(z, alpha), (F.elu, F.elu_),
-                      steepest=lambda alpha, **_: alpha),),
-        without=BY_HAND),
+                      steepest=lambda alpha, **_: alpha),), without=BY_HAND),
 ]
 BROKEN = [
     Activation("hardtanh", functions.hardtanh, "nn.Hardtanh, nn.ReLU6", "0.3, 0.7.1: missing",
@@ -220,21 +220,18 @@ BROKEN = [
                    "aten": "it is a comparison, with rules of its own in graph.rules.choices"}),
 ]
 ELEMENTARY = [
-    Activation("sin", functions.sin, "torch.sin", "0.7.1: no gradient",
-               aten=(Aten(_in_place("sin")),), primitive=lambda: ("cos", {}, -1.0),
-               without=UNTOUCHED),
-    Activation("cos", functions.cos, "torch.cos", "0.7.1: no gradient",
-               aten=(Aten(_in_place("cos")),), primitive=lambda: ("sin", {}, 1.0),
-               without=UNTOUCHED),
-    Activation("exp", functions.exp, "torch.exp",
-               primitive=lambda: ("exp", {}, 1.0), without=UNTOUCHED | {
-                   "aten": "of some arguments it is another function: graph.rules.powers says which"}),
+    Activation("sin", functions.sin, "torch.sin", "0.7.1: no gradient", aten=(
+        Aten(_in_place("sin")),), primitive=lambda: ("cos", {}, -1.0), without=UNTOUCHED),
+    Activation("cos", functions.cos, "torch.cos", "0.7.1: no gradient", aten=(
+        Aten(_in_place("cos")),), primitive=lambda: ("sin", {}, 1.0), without=UNTOUCHED),
+    Activation("exp", functions.exp, "torch.exp", primitive=lambda: ("exp", {}, 1.0),
+               without=UNTOUCHED | {"aten": "of some arguments it is another function: "
+                                    "graph.rules.powers says which"}),
     Activation("log", functions.log, "torch.log", "0.7.1: no gradient",
                aten=(Aten(_in_place("log")),), without=UNTOUCHED),
-    Activation("power", functions.power,
-               "torch.pow, sqrt, rsqrt, reciprocal, division by a value, x * x",
-               primitive=_of_power, without=UNTOUCHED | {
-                   "aten": "it has several calls, with rules of their own in graph.rules.powers"}),
+    Activation("power", functions.power, "torch.pow, sqrt, rsqrt, reciprocal, division by a value, "
+               "x * x", primitive=_of_power, without=UNTOUCHED
+               | {"aten": "it has several calls, with rules of their own in graph.rules.powers"}),
 ]
 
 OF_POWERS = UNTOUCHED | {"aten": "it is composed of others, and found by graph.rules.powers"}
@@ -254,26 +251,33 @@ def _of_bell(exponent: float, offset: float) -> tuple[str, dict[str, float], flo
 
 
 MORE = [
-    Activation("expm1", elementary.expm1, "torch.expm1", aten=(Aten(_in_place("expm1")),), without=UNTOUCHED),
-    Activation("exponential", elementary.exponential, "torch.exp2, c ** x", primitive=_of_exponential,
-               without=OF_POWERS),
+    Activation("expm1", elementary.expm1, "torch.expm1", aten=(Aten(_in_place("expm1")),),
+               without=UNTOUCHED),
+    Activation("exponential", elementary.exponential, "torch.exp2, c ** x",
+               primitive=_of_exponential, without=OF_POWERS),
     Activation("sinh", elementary.sinh, "torch.sinh", aten=(Aten(_in_place("sinh")),),
                primitive=lambda: ("cosh", {}, 1.0), without=UNTOUCHED),
     Activation("cosh", elementary.cosh, "torch.cosh", aten=(Aten(_in_place("cosh")),),
                primitive=lambda: ("sinh", {}, 1.0), without=UNTOUCHED),
-    Activation("atan", elementary.atan, "torch.atan", aten=(Aten(_in_place("atan")),), without=UNTOUCHED),
-    Activation("asinh", elementary.asinh, "torch.asinh", aten=(Aten(_in_place("asinh")),), without=UNTOUCHED),
-    Activation("asin", elementary.asin, "torch.asin, acos", aten=(Aten(_in_place("asin")),), without=UNTOUCHED),
-    Activation("acosh", elementary.acosh, "torch.acosh", aten=(Aten(_in_place("acosh")),), without=UNTOUCHED),
-    Activation("atanh", elementary.atanh, "torch.atanh", aten=(Aten(_in_place("atanh")),), without=UNTOUCHED),
+    Activation("atan", elementary.atan, "torch.atan", aten=(Aten(_in_place("atan")),),
+               without=UNTOUCHED),
+    Activation("asinh", elementary.asinh, "torch.asinh", aten=(Aten(_in_place("asinh")),),
+               without=UNTOUCHED),
+    Activation("asin", elementary.asin, "torch.asin, acos", aten=(Aten(_in_place("asin")),),
+               without=UNTOUCHED),
+    Activation("acosh", elementary.acosh, "torch.acosh", aten=(Aten(_in_place("acosh")),),
+               without=UNTOUCHED),
+    Activation("atanh", elementary.atanh, "torch.atanh", aten=(Aten(_in_place("atanh")),),
+               without=UNTOUCHED),
     Activation("logit", elementary.logit, "torch.logit",
-               aten=(Aten(_in_place("logit"), ("logit_backward",), (("eps", None),)),), without=UNTOUCHED),
+               aten=(Aten(_in_place("logit"), ("logit_backward",), (("eps", None),)),),
+               without=UNTOUCHED),
     Activation("erf", elementary.erf, "torch.erf, erfc, special.ndtr",
                aten=(Aten(_in_place("erf"), (), (("rate", 1.0),)),), without=UNTOUCHED),
-    Activation("gaussian", elementary.gaussian, "exp(-c x ** 2), gradient of torch.erf", primitive=_of_gaussian,
-               without=OF_POWERS),
-    Activation("bell", elementary.bell, "sqrt(c + x ** 2), 1 / (c + x ** 2), gradients of torch.atan and asinh",
-               primitive=_of_bell, without=OF_POWERS),
+    Activation("gaussian", elementary.gaussian, "exp(-c x ** 2), gradient of torch.erf",
+               primitive=_of_gaussian, without=OF_POWERS),
+    Activation("bell", elementary.bell, "sqrt(c + x ** 2), 1 / (c + x ** 2), gradients of "
+               "torch.atan and asinh", primitive=_of_bell, without=OF_POWERS),
     Activation("entropy", elementary.entropy, "torch.special.entr, xlogy(x, x)",
                aten=(Aten(("special_entr",)),), without=UNTOUCHED),
 ]

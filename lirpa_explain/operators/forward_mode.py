@@ -1,8 +1,10 @@
-"""auto_LiRPA's forward mode: linear bounds of a node in the network's inputs, from those of its own inputs.
+"""auto_LiRPA's forward mode: linear bounds of a node in the network's inputs, from those of its own
+inputs.
 
-`lw` and `uw` are coefficients (B, d, *S) in the d entries of the inputs, `lb` and `ub` what is added, (B, *S). In
-dynamic mode both sides are one affine form, y = lw x + lb, with a fresh variable in [-1, 1] for each entry of a relaxed
-node: it stands for what lies between the two sides of the relaxation.
+`lw` and `uw` are coefficients (B, d, *S) in the d entries of the inputs, `lb` and `ub` what is
+added, (B, *S). In dynamic mode both sides are one affine form, y = lw x + lb, with a fresh variable
+in [-1, 1] for each entry of a relaxed node: it stands for what lies between the two sides of the
+relaxation.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ AT_ONCE = 2 ** 22
 
 @dataclass(frozen=True)
 class Side:
-    """One side of an operator's relaxation at entries of its output: sum_i coefficients_i x_i + bias.
+    """One side of an operator's relaxation at entries of its output: sum_i coefficients_i x_i +
+    bias.
 
     Args:
         coefficients: of each input, (S, B, *S_i), or None.
@@ -40,10 +43,11 @@ def relaxations(node: Any, inputs: Sequence[Any]) -> list[tuple[Side, Side]]:
         node: the operator.
         inputs: linear bounds of its inputs.
 
-    The sides are one object where the operator is exact. They are found as backward mode finds them, by asking for
-    linear functions of the output: each entry is one.
+    The sides are one object where the operator is exact. They are found as backward mode finds
+    them, by asking for linear functions of the output: each entry is one.
     """
-    shape, like = node.output_shape[1:], next(x.lb for n, x in zip(node.inputs, inputs, strict=True) if n.perturbed)
+    shape, like = node.output_shape[1:], next(x.lb for n, x in zip(node.inputs, inputs, strict=True)
+                                              if n.perturbed)
     rows, size = len(like), math.prod(shape)
     widest = max(math.prod(n.output_shape[1:]) for n in node.inputs)
     count = max(1, AT_ONCE // (rows * max(size, widest)))
@@ -55,8 +59,9 @@ def relaxations(node: Any, inputs: Sequence[Any]) -> list[tuple[Side, Side]]:
 def _relaxation(node: Any, functions: Tensor) -> tuple[Side, Side]:
     coefficients, *biases = node.bound_linear(functions, functions, *node.inputs)
     is_exact = all(low is high for low, high in coefficients) and biases[0] is biases[1]
-    sides = [Side(tuple(pair[k] for pair in coefficients),
-                  (torch.as_tensor(biases[k]).to(functions) + functions.new_zeros(functions.shape[:2])).T)
+    sides = [Side(
+        tuple(pair[k] for pair in coefficients),
+        (torch.as_tensor(biases[k]).to(functions) + functions.new_zeros(functions.shape[:2])).T)
              for k in range(1 if is_exact else 2)]
     return sides[0], sides[-1]
 
@@ -99,7 +104,8 @@ def _by_sign(A: Tensor, near: Tensor, far: Tensor, sum_: str) -> Tensor:
     return torch.einsum(sum_, A.clamp(min=0), near) + torch.einsum(sum_, A.clamp(max=0), far)
 
 
-def _joined(parts: Sequence[tuple[Tensor | None, Tensor]], shape: Sequence[int]) -> tuple[Tensor | None, Tensor]:
+def _joined(parts: Sequence[tuple[Tensor | None, Tensor]],
+            shape: Sequence[int]) -> tuple[Tensor | None, Tensor]:
     weights = [part[0] for part in parts]
     bias = torch.cat([part[1] for part in parts], 1)
     some = next((w for w in weights if w is not None), None)
@@ -109,15 +115,15 @@ def _joined(parts: Sequence[tuple[Tensor | None, Tensor]], shape: Sequence[int])
     return torch.cat(filled, 2).reshape(*some.shape[:2], *shape), bias.reshape(-1, *shape)
 
 
-def by_planes(planes: Sequence[tuple[Tensor, ...]], nodes: Sequence[Any], inputs: Sequence[Any], shape: Sequence[int]
-              ) -> LinearBound:
+def by_planes(planes: Sequence[tuple[Tensor, ...]], nodes: Sequence[Any], inputs: Sequence[Any],
+              shape: Sequence[int]) -> LinearBound:
     """Linear bounds of an operator bounded entry by entry, from its planes below and above."""
     sides = [_through_plane(plane, nodes, inputs, bool(k), shape) for k, plane in enumerate(planes)]
     return LinearBound(*sides[0], *sides[1])
 
 
-def _through_plane(plane: tuple[Tensor, ...], nodes: Sequence[Any], inputs: Sequence[Any], is_upper: bool,
-                   shape: Sequence[int]) -> tuple[Tensor | None, Tensor]:
+def _through_plane(plane: tuple[Tensor, ...], nodes: Sequence[Any], inputs: Sequence[Any],
+                   is_upper: bool, shape: Sequence[int]) -> tuple[Tensor | None, Tensor]:
     weights, bias = None, plane[-1]
     for slope, node, x in zip(plane[:-1], nodes, inputs, strict=True):
         near, far = (x.ub, x.lb) if is_upper else (x.lb, x.ub)
@@ -130,13 +136,15 @@ def _through_plane(plane: tuple[Tensor, ...], nodes: Sequence[Any], inputs: Sequ
     return None if weights is None else weights.expand(*weights.shape[:2], *shape), bias
 
 
-def by_map(function: Callable[..., Tensor], magnitude: Callable[[Tensor], Tensor] | None, fixed: dict[int, Tensor],
-           inputs: Sequence[Any]) -> LinearBound:
-    """Linear bounds of an affine map's output: its linear part, applied to each entry's coefficients.
+def by_map(function: Callable[..., Tensor], magnitude: Callable[[Tensor], Tensor] | None,
+           fixed: dict[int, Tensor], inputs: Sequence[Any]) -> LinearBound:
+    """Linear bounds of an affine map's output: its linear part, applied to each entry's
+    coefficients.
 
     Args:
         function: of all inputs.
-        magnitude: of the first input, by how much the output changes at most; None: the map increases in all inputs.
+        magnitude: of the first input, by how much the output changes at most; None: the map
+            increases in all inputs.
         fixed: values of the inputs that do not move: constants of the map.
         inputs: linear bounds of all inputs.
     """
@@ -161,8 +169,8 @@ def by_map(function: Callable[..., Tensor], magnitude: Callable[[Tensor], Tensor
     return LinearBound(w - dw, b - db, w + dw, b + db)
 
 
-def _mapped(function: Callable[..., Tensor], weights: Sequence[Tensor | None], biases: Sequence[Tensor]
-            ) -> tuple[Tensor | None, Tensor]:
+def _mapped(function: Callable[..., Tensor], weights: Sequence[Tensor | None],
+            biases: Sequence[Tensor]) -> tuple[Tensor | None, Tensor]:
     """The linear part of a function at coefficients, and its value at what is added."""
     value = function(*biases)
     some = next((w for w in weights if w is not None), None)
@@ -183,10 +191,11 @@ def _mapped(function: Callable[..., Tensor], weights: Sequence[Tensor | None], b
 
 
 def window(node: Any, inputs: Sequence[Any], most: int, offset: int) -> LinearBound:
-    """The affine form of any operator's output: its coefficients of `most` variables from `offset` on.
+    """The affine form of any operator's output: its coefficients of `most` variables from `offset`
+    on.
 
-    Variables are those of all nodes together, numbered in the order in which nodes are met, so that branches which
-    meet again speak of the same ones: the one input that moves keeps the count.
+    Variables are those of all nodes together, numbered in the order in which nodes are met, so that
+    branches which meet again speak of the same ones: the one input that moves keeps the count.
     """
     moving = [(i, x) for i, x in enumerate(inputs) if node.inputs[i].perturbed]
     pieces = relaxations(node, inputs)
@@ -199,7 +208,8 @@ def window(node: Any, inputs: Sequence[Any], most: int, offset: int) -> LinearBo
     weights, bias = [], []
     for low, high in pieces:
         middle = low if low is high else _middle(node, low, high)
-        parts = [LinearBound(_padded(x.lw, width, 1), x.lb, _padded(x.lw, width, 1), x.lb) for x in inputs]
+        parts = [LinearBound(_padded(x.lw, width, 1), x.lb, _padded(x.lw, width, 1), x.lb)
+                 for x in inputs]
         w, b = _through(middle, parts, False)
         weights.append(b.new_zeros(len(b), width, b.shape[1]) if w is None else w)
         bias.append(b)
@@ -208,7 +218,8 @@ def window(node: Any, inputs: Sequence[Any], most: int, offset: int) -> LinearBo
     if fresh is not None:
         lw = lw + _diagonal(fresh, total - fresh.shape[1] - offset, width)
     lw = lw.reshape(*lw.shape[:2], *shape)
-    x_L, x_U = (_ranges([getattr(x, side) for _, x in moving], width, end) for side, end in (("x_L", -1), ("x_U", 1)))
+    x_L, x_U = (_ranges([getattr(x, side) for _, x in moving], width, end)
+                for side, end in (("x_L", -1), ("x_U", 1)))
     return LinearBound(lw, lb, lw, lb, x_L=x_L, x_U=x_U, offset=offset, tot_dim=total)
 
 
@@ -217,7 +228,8 @@ def _first_fresh(node: Any, count: int) -> int:
     root = next(n for n in _before(node) if getattr(n, "perturbation", None) is not None)
     numbers = root.linear.__dict__.setdefault("fresh_variables", {})
     if node.name not in numbers:
-        numbers[node.name] = root.linear.lw.shape[1] + sum(taken for _, taken in numbers.values()), count
+        numbers[node.name] = (root.linear.lw.shape[1] + sum(taken for _, taken in numbers.values()),
+                              count)
     return numbers[node.name][0]
 
 
@@ -248,7 +260,9 @@ def _between(node: Any, low: Side, high: Side) -> Tensor:
 
 
 def _ends(node: Any, low: Side, high: Side) -> tuple[Tensor, Tensor]:
-    """Least and largest difference of the sides to their mean slope, in the bounds of the inputs: (B, S)."""
+    """Least and largest difference of the sides to their mean slope, in the bounds of the inputs:
+    (B, S).
+    """
     least, most = low.bias, high.bias
     for a, b, n in zip(low.coefficients, high.coefficients, node.inputs, strict=True):
         if a is None or b is None or a is b or torch.equal(a, b):
@@ -270,7 +284,9 @@ def _padded(weights: Tensor | None, width: int, dim: int, value: float = 0.0) ->
 
 
 def _diagonal(values: Tensor, start: int, width: int) -> Tensor:
-    """Coefficients (B, width, S) of an own variable for each entry, the first of which has the number `start`."""
+    """Coefficients (B, width, S) of an own variable for each entry, the first of which has the
+    number `start`.
+    """
     result = values.new_zeros(len(values), width, values.shape[1])
     first, last = max(0, -start), min(values.shape[1], width - start)
     if first < last:

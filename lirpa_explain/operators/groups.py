@@ -1,7 +1,9 @@
-"""Groups of a value's entries that are compared with each other: those along a dimension, or those of a window.
+"""Groups of a value's entries that are compared with each other: those along a dimension, or those
+of a window.
 
-A group is the last dimension of what `of` makes of a value; `back` is its transpose. What an operator computes of each
-group, (..., R), is made its result by `join`, and taken apart again by `split`. All work on any leading dimensions.
+A group is the last dimension of what `of` makes of a value; `back` is its transpose. What an
+operator computes of each group, (..., R), is made its result by `join`, and taken apart again by
+`split`. All work on any leading dimensions.
 """
 
 import itertools
@@ -54,13 +56,17 @@ class Windows:
         self.sizes = tuple(sizes)
         self.output = tuple(map(len, windows))
         self.index = _indices(self.sizes, tuple(tuple(map(tuple, window)) for window in windows))
-        self.shape = math.prod(self.output), max(math.prod(map(len, w)) for w in itertools.product(*windows))
+        self.shape = math.prod(self.output), max(math.prod(map(len, w))
+                                                 for w in itertools.product(*windows))
 
     def of(self, x: Tensor, fill: float = 0.0) -> Tensor:
-        """(..., *sizes) -> (..., windows, n), with `fill` where a window has fewer entries than others."""
+        """(..., *sizes) -> (..., windows, n), with `fill` where a window has fewer entries than
+        others.
+        """
         index = self.index.to(x.device)
         flat = x.flatten(-len(self.sizes))
-        taken = flat.index_select(-1, index.clamp(min=0).flatten()).reshape(*flat.shape[:-1], *self.shape)
+        taken = flat.index_select(-1, index.clamp(min=0).flatten()).reshape(
+            *flat.shape[:-1], *self.shape)
         return torch.where(index >= 0, taken, fill)
 
     def back(self, y: Tensor) -> Tensor:
@@ -68,7 +74,8 @@ class Windows:
         index = self.index.to(y.device)
         inside = torch.where(index >= 0, y, 0.0).flatten(-2)
         flat = y.new_zeros(*y.shape[:-2], math.prod(self.sizes))
-        return flat.index_add(-1, index.clamp(min=0).flatten(), inside).reshape(*y.shape[:-2], *self.sizes)
+        return flat.index_add(-1, index.clamp(min=0).flatten(),
+                              inside).reshape(*y.shape[:-2], *self.sizes)
 
     def join(self, y: Tensor) -> Tensor:
         """(..., windows, 1) -> (..., *output)."""
@@ -81,9 +88,11 @@ class Windows:
 
 @lru_cache(maxsize=64)
 def _indices(sizes: tuple[int, ...], windows: tuple[tuple[tuple[int, ...], ...], ...]) -> Tensor:
-    """Of the flattened dimensions, what each window reads, (windows, n), with -1 where it reads less than others."""
+    """Of the flattened dimensions, what each window reads, (windows, n), with -1 where it reads
+    less than others.
+    """
     strides = [math.prod(sizes[i + 1:]) for i in range(len(sizes))]
-    flat = [[sum(i * s for i, s in zip(place, strides, strict=True)) for place in itertools.product(*window)]
-            for window in itertools.product(*windows)]
+    flat = [[sum(i * s for i, s in zip(place, strides, strict=True))
+             for place in itertools.product(*window)] for window in itertools.product(*windows)]
     most = max(map(len, flat))
     return torch.tensor([window + [-1] * (most - len(window)) for window in flat])

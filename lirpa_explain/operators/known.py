@@ -13,8 +13,8 @@ from .registry import Operator, register
 class BoundKnown(BoundOperator):
     """A value that is known to lie in [low, high], whatever is known of its terms.
 
-    It is itself a plane above and below. Where the bounds of its terms leave more room than is known, the ends of the
-    known range are.
+    It is itself a plane above and below. Where the bounds of its terms leave more room than is
+    known, the ends of the known range are.
     """
 
     def relaxed_inputs(self) -> list[int]:
@@ -28,18 +28,22 @@ class BoundKnown(BoundOperator):
         low, high = self.settings["low"], self.settings["high"]
         return boxes[0].map(lambda side: side.clamp(low, high))
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         lower, upper = box_of(nodes[0])
         low, high = self.settings["low"], self.settings["high"]
         itself = (upper - lower <= high - low).to(lower.dtype)
 
-        def side(for_positive: float, for_negative: float) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
+        def side(for_positive: float,
+                 for_negative: float) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
             return lambda A: ([A * itself], flat_functions(
-                (A.clamp(min=0) * for_positive + A.clamp(max=0) * for_negative) * (1 - itself)).sum(2))
+                (A.clamp(min=0) * for_positive + A.clamp(max=0) * for_negative) * (1 - itself)).sum(
+                    2))
 
         return both_sides(last_lower, last_upper, side(low, high), side(high, low))
 
 
-ROWS = [Operator("known", lambda x, low, high: x, BoundKnown, "nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d")]
+ROWS = [Operator("known", lambda x, low, high: x, BoundKnown, "nn.LayerNorm, nn.GroupNorm, "
+                 "nn.InstanceNorm2d")]
 for row in ROWS:
     register(row)

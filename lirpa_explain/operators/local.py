@@ -124,7 +124,8 @@ class Local:
 
     def _at(self) -> Tensor:
         """Where in the flattened plane the entries of windows are, (S, B, h, w); some other place
-        if beyond it."""
+        if beyond it.
+        """
         rows, columns = (at.clamp(0, size - 1)
                          for at, size in zip(self.places.lines, self.places.plane, strict=True))
         return self.places.to_functions(rows[..., None] * self.places.plane[1]
@@ -132,7 +133,8 @@ class Local:
 
     def of(self, x: Tensor) -> Tensor:
         """What a value (B, C, H, W), in which dimensions may be 1, has in the windows: (S, B, C, h,
-        w), 0 outside."""
+        w), 0 outside.
+        """
         return self.places.find(x)
 
     def cut(self) -> Local:
@@ -168,7 +170,8 @@ class Local:
 
     def by_sign(self, positive: Tensor, negative: Tensor) -> Local:
         """Times one value where the coefficients are above 0, and another elsewhere; each (B, C, H,
-        W)."""
+        W).
+        """
         if positive is negative:
             return self * positive
         entries = self._entries("different", positive, negative)
@@ -195,7 +198,8 @@ class Local:
 
     def _entries(self, kind: str, one: Tensor, other: Tensor) -> Entries | None:
         """Entries at which two values, (B, C, H, W), are different, or not both 0; None if they are
-        many."""
+        many.
+        """
         mask = self.places.remembered((one, other), lambda p, n: self._whole(WHERE[kind](p, n)),
                                       kind)
         return None if mask.sum() > FEW * mask.numel() else self.places.entries(mask)

@@ -14,8 +14,9 @@ from .registry import Operator, register
 class BoundMatrixProduct(BoundOperator):
     """p_ml = sum_k x_mk y_kl.
 
-    With centres c, d and radii r, s of the boxes each product differs from its tangent c y + d x - c d by
-    (x - c) (y - d), at most r s. Tangents and errors of all products are matrix products themselves.
+    With centres c, d and radii r, s of the boxes each product differs from its tangent c y + d x -
+    c d by (x - c) (y - d), at most r s. Tangents and errors of all products are matrix products
+    themselves.
     """
 
     def relaxed_inputs(self) -> list[int]:
@@ -27,10 +28,13 @@ class BoundMatrixProduct(BoundOperator):
         return other.expand_as(boxes[index][0])
 
     def bound_interval(self, *boxes: Box) -> Box:
-        x, y = boxes[0].map(lambda side: side.unsqueeze(-1)), boxes[1].map(lambda side: side.unsqueeze(-3))
-        return product_range(x, y).map(lambda side: side.sum(-2))  # of all products: (B, *, M, K, L)
+        x, y = (boxes[0].map(lambda side: side.unsqueeze(-1)),
+                boxes[1].map(lambda side: side.unsqueeze(-3)))
+        # of all products: (B, *, M, K, L)
+        return product_range(x, y).map(lambda side: side.sum(-2))
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         x, y = nodes
         if not x.perturbed or not y.perturbed:
             return self._linear(last_lower, last_upper, x, y)
@@ -49,11 +53,13 @@ class BoundMatrixProduct(BoundOperator):
         """Exact coefficients where one factor is fixed."""
 
         def pull(A: Tensor) -> tuple[list[Tensor | None], float]:
-            return [A @ value_of(y).mT if x.perturbed else None, value_of(x).mT @ A if y.perturbed else None], 0.0
+            return [A @ value_of(y).mT if x.perturbed else None,
+                    value_of(x).mT @ A if y.perturbed else None], 0.0
 
         return both_sides(last_lower, last_upper, pull, pull)
 
 
-ROWS = [Operator("matrix_product", torch.matmul, BoundMatrixProduct, "attention, torch.bmm of two values")]
+ROWS = [Operator("matrix_product", torch.matmul, BoundMatrixProduct, "attention, torch.bmm of two "
+                 "values")]
 for row in ROWS:
     register(row)

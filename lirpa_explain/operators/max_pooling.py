@@ -32,12 +32,14 @@ class BoundPooled(BoundOperator):
     pooled: int
     """Which input z is."""
     rectified: bool
-    """Whether a maximum below 0 is of no consequence: ReLU reads it, or what is sent back there is 0."""
+    """Whether a maximum below 0 is of no consequence: ReLU reads it, or what is sent back there is
+    0."""
     takes_local = True
     known: Comparison | None = None
     """What is known of differences within windows, set by the engine for the time of a call."""
 
-    def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
+    def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0,
+                 options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
         self.pooling = {name: value for name, value in self.settings.items() if name != "rectified"}
         self.rectified = self.settings.get("rectified", False)
@@ -62,25 +64,30 @@ class BoundPooled(BoundOperator):
     def relaxed(self, make: Callable[[], T], *tensors: Tensor | None) -> T:
         """A relaxation, remembered for as long as what it is made of are the same tensors."""
         key = [torch.is_grad_enabled(), self.known, *tensors]
-        if len(key) != len(self._relaxed[0]) or any(a is not b for a, b in zip(key, self._relaxed[0], strict=True)):
+        if (len(key) != len(self._relaxed[0])
+                or any(a is not b for a, b in zip(key, self._relaxed[0], strict=True))):
             self._relaxed = key, make()
         return self._relaxed[1]
 
 
 class BoundMaxPool(BoundPooled):
-    """y = max over a window of z, which is z_p for the pivot p where no other position may hold the maximum.
+    """y = max over a window of z, which is z_p for the pivot p where no other position may hold the
+    maximum.
 
-    Lower plane: the position that is ahead in the middle. Upper planes, for any weights a_k in [0, 1] of candidates:
+    Lower plane: the position that is ahead in the middle. Upper planes, for any weights a_k in [0,
+    1] of candidates:
 
-        y <= sum_k a_k z_k + max_j (u_j - a_j (u_j - l_j)) - sum_k a_k l_k                   for z_k in [l_k, u_k];
-        y - z_p = max(0, max_k d_k) <= sum_k a_k d_k + max(0, max_j (U_j - a_j (U_j - L_j))) - sum_k a_k L_k
+        y <= sum_k a_k z_k + max_j (u_j - a_j (u_j - l_j)) - sum_k a_k l_k                   for z_k
+        in [l_k, u_k]; y - z_p = max(0, max_k d_k) <= sum_k a_k d_k + max(0, max_j (U_j - a_j (U_j -
+        L_j))) - sum_k a_k L_k
 
-    for d_k = z_k - z_p in [L_k, U_k]. The weights that make the plane lowest in the middle of the box leave all but the
-    two largest of the inner maximum's terms at their largest value, so that of two candidates the second plane is the
-    chord of their difference. Whichever of the two planes is lower there is taken.
+    for d_k = z_k - z_p in [L_k, U_k]. The weights that make the plane lowest in the middle of the
+    box leave all but the two largest of the inner maximum's terms at their largest value, so that
+    of two candidates the second plane is the chord of their difference. Whichever of the two planes
+    is lower there is taken.
 
-    Rectified, the bounds are of the maximum over those entries that the box of z leaves a chance to be positive:
-    whatever that is instead of a y below 0, ReLU makes it 0.
+    Rectified, the bounds are of the maximum over those entries that the box of z leaves a chance to
+    be positive: whatever that is instead of a y below 0, ReLU makes it 0.
     """
 
     pooled = 0
@@ -97,14 +104,16 @@ class BoundMaxPool(BoundPooled):
         shape = self.forward(boxes[0].lower).shape
         return self.race(boxes[0]).range(boxes[0]).map(lambda side: side.reshape(shape))
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         z = box_of(nodes[0])
         largest = self.upper if self.rectified and isinstance(self.upper, Tensor) else None
         planes = self.relaxed(lambda: _Planes(z, self._read(self.race(z), largest)), *z, largest)
 
         def side(lower_side: bool) -> Any:
             def bound(A: Any) -> tuple[list[Coefficient | None], Tensor]:
-                return planes.local(A, lower_side) if isinstance(A, Local) else planes.dense(A, lower_side)
+                return (planes.local(A, lower_side)
+                        if isinstance(A, Local) else planes.dense(A, lower_side))
 
             return bound
 
@@ -113,11 +122,13 @@ class BoundMaxPool(BoundPooled):
     @staticmethod
     def _read(race: Race, largest: Tensor | None) -> Race:
         """A race of which only maxima that ReLU reads matter: coefficients of others are 0."""
-        return race if largest is None else race.decided_where(largest.reshape(race.undecided.shape) < 0)
+        return (race if largest is None
+                else race.decided_where(largest.reshape(race.undecided.shape) < 0))
 
 
 class _Planes:
-    """Planes below and above the maxima: the pivot, but for those windows of which several may hold the maximum.
+    """Planes below and above the maxima: the pivot, but for those windows of which several may hold
+    the maximum.
 
     Args:
         z: the box.
@@ -132,7 +143,8 @@ class _Planes:
         candidates, pivot = race.at(race.candidates, self.index), race.at(race.pivot, self.index)
         only = torch.zeros_like(at.lower).scatter(2, pivot, 1.0)
         below, above, offset = _planes(at, lead, candidates, only)
-        self.below, self.above = (below - only) * count[..., None], (above - only) * count[..., None]
+        self.below, self.above = ((below - only) * count[..., None],
+                                  (above - only) * count[..., None])
         self.offset = offset * count
 
     def dense(self, A: Tensor, lower_side: bool) -> tuple[list[Coefficient | None], Tensor]:
@@ -163,10 +175,13 @@ class _Planes:
         few, flat = values.flatten()[A.index(entries)], self.flat_index(entries)
         up, down = few.clamp(min=0), few.clamp(max=0)
         up, down = (down, up) if lower_side else (up, down)
-        change = up[:, None] * self._by_window(self.above)[flat] + down[:, None] * self._by_window(self.below)[flat]
+        change = up[:, None] * self._by_window(self.above)[flat] + down[:, None] * self._by_window(
+            self.below)[flat]
         at = windows.places_in(A.window).to(A.device)[:, entries.within].T
-        index = (entries.function * values.shape[2] + entries.channel)[:, None] * pulled.shape[3] + at
-        pulled = pulled.flatten().index_add(0, index.flatten(), change.flatten()).reshape(pulled.shape)
+        index = (entries.function * values.shape[2]
+                 + entries.channel)[:, None] * pulled.shape[3] + at
+        pulled = pulled.flatten().index_add(0, index.flatten(),
+                                            change.flatten()).reshape(pulled.shape)
         bias = entries.sums(up * self.offset.flatten()[flat], A.shape)
         return [Local(pulled.unflatten(3, moved.window), moved)], bias
 
@@ -179,12 +194,14 @@ class _Planes:
         rows, count = self.index.shape
         channels, height, width = self.race.pivots.shape[1:]
         numbers = self.index.new_zeros(rows, channels * height * width)
-        numbers = numbers.scatter(1, self.index, torch.arange(rows * count, device=numbers.device).reshape(rows, count))
+        numbers = numbers.scatter(
+            1, self.index, torch.arange(rows * count, device=numbers.device).reshape(rows, count))
         return entries.of(numbers.reshape(rows, channels, height, width))
 
 
 def _planes(z: Box, lead: Box, candidates: Tensor, only: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (B, M, K) of positions below and above the maximum of windows, and the offset above, (B, M).
+    """Weights (B, M, K) of positions below and above the maximum of windows, and the offset above,
+    (B, M).
 
     Args:
         z: of the entries, (B, M, K).
@@ -204,7 +221,8 @@ def _planes(z: Box, lead: Box, candidates: Tensor, only: Tensor) -> tuple[Tensor
 
 
 def _weights(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights a and offset c of the plane above max(0, max_k d_k) that is lowest in the middle of a box.
+    """Weights a and offset c of the plane above max(0, max_k d_k) that is lowest in the middle of a
+    box.
 
     Args:
         upper: of d, (..., K); no d above 0 counts for nothing.
@@ -214,7 +232,8 @@ def _weights(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
         (..., K) and (...).
     """
     upper = upper.clamp(min=0)
-    third = upper.topk(3, -1).values[..., 2:] if upper.shape[-1] > 2 else torch.zeros_like(upper[..., :1])
+    third = (upper.topk(3, -1).values[..., 2:]
+             if upper.shape[-1] > 2 else torch.zeros_like(upper[..., :1]))
     width = torch.where(upper > 0, upper - lower, torch.ones_like(upper))
     weights = (upper - third).clamp(min=0) / width
     return weights, third[..., 0] - (weights * lower).sum(-1)
@@ -223,9 +242,10 @@ def _weights(upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
 class BoundMaxPoolGradient(BoundPooled):
     """p = the upstream gradient of each window, put where the window has its maximum.
 
-    With A_k the coefficients of a window's positions, sum_k A_k p_k = g * w, where w lies between the smallest and
-    the largest A_k of those positions that may hold the maximum: one unknown factor a window, whatever its size.
-    Rectified, g is 0 wherever the maximum is below 0, so that positions which cannot be positive receive nothing.
+    With A_k the coefficients of a window's positions, sum_k A_k p_k = g * w, where w lies between
+    the smallest and the largest A_k of those positions that may hold the maximum: one unknown
+    factor a window, whatever its size. Rectified, g is 0 wherever the maximum is below 0, so that
+    positions which cannot be positive receive nothing.
     """
 
     pooled = 1
@@ -241,7 +261,9 @@ class BoundMaxPoolGradient(BoundPooled):
         return many.reshape(g[0].shape) & (g[1] > g[0])
 
     def bound_interval(self, *boxes: Box, ties: bool = True) -> Box:
-        """As for any operator; without `ties`, of entries that are known to be equal torch's choice has the maximum."""
+        """As for any operator; without `ties`, of entries that are known to be equal torch's choice
+        has the maximum.
+        """
         (gl, gu), z = boxes[0], boxes[1]
         race = self.race(z)
         windows, candidates = race.windows, race.candidates
@@ -256,7 +278,8 @@ class BoundMaxPoolGradient(BoundPooled):
         high = torch.where(certain, gu, gu.clamp(min=0)) * candidates
         return Box(low, high).map(windows.back)
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         g, z = box_of(nodes[0]), box_of(nodes[1])
         routes = self.relaxed(lambda: _Routes(g, self.race(z)), *g, *z)
 
@@ -274,7 +297,8 @@ class BoundMaxPoolGradient(BoundPooled):
 
 
 class _Routes:
-    """The relaxation above: what is sent to a pivot alone, and windows whose maximum may be at several positions.
+    """The relaxation above: what is sent to a pivot alone, and windows whose maximum may be at
+    several positions.
 
     Args:
         g: bounds of what is sent back.
@@ -294,7 +318,8 @@ class _Routes:
         flat = flat_functions(A)
         slope = flat.gather(2, self.race.place.expand(len(A), -1, -1))
         at = self.race.places[self.index].flatten(1).expand(len(A), -1, -1)
-        chord, offset = _chord(flat.gather(2, at).unflatten(2, self.candidates.shape[1:]), self.candidates, *self.few)
+        chord, offset = _chord(flat.gather(2, at).unflatten(2, self.candidates.shape[1:]),
+                               self.candidates, *self.few)
         slope = slope.scatter(2, self.index.expand(len(A), -1, -1), chord)
         return slope.reshape(*A.shape[:2], *self.shape), offset.sum(2)
 
@@ -309,7 +334,8 @@ class _Routes:
             return slope, flat.new_zeros(A.shape[:2])
         entries = places.entries(race.open)
         base = (entries.function * flat.shape[2] + entries.channel)[:, None] * flat.shape[3]
-        channel = entries.channel[:, None] * windows.positions + torch.arange(windows.positions, device=A.device)
+        channel = entries.channel[:, None] * windows.positions + torch.arange(
+            windows.positions, device=A.device)
         candidates = entries.of(race.grid(race.candidates.flatten(1, 2)), channel)
         chord, offset = _chord(flat.flatten()[base + table[:, entries.within].T], candidates,
                                *(entries.of(side) for side in self.g))
@@ -318,7 +344,8 @@ class _Routes:
 
 
 def _chord(spread: Tensor, candidates: Tensor, gl: Tensor, gu: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and offset of the line above g * w for g in [gl, gu] and w anywhere between candidates' coefficients.
+    """Slope and offset of the line above g * w for g in [gl, gu] and w anywhere between candidates'
+    coefficients.
 
     g * w is convex in g: at most high * g for g >= 0, low * g for g < 0, and the chord between.
 

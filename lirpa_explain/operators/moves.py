@@ -17,7 +17,8 @@ def pick(x: Tensor, index: Tensor, shape: Sequence[int], gaps: bool) -> Tensor:
 
     Args:
         x: (B, *S).
-        index: places in a row of x, flat, of all entries of a row of the result: (n,), or (B, n); -1: the entry is 0.
+        index: places in a row of x, flat, of all entries of a row of the result: (n,), or (B, n);
+            -1: the entry is 0.
         shape: of a row of the result, n entries.
         gaps: whether some places are -1.
 
@@ -37,8 +38,8 @@ def put(x: Tensor, index: Tensor, shape: Sequence[int], gaps: bool) -> Tensor:
 
     Args:
         x: (B, *S).
-        index: where each entry of a row of x, flat, is added: places in a row of the result, flat; (m,), or (B, m);
-            -1: nowhere.
+        index: where each entry of a row of x, flat, is added: places in a row of the result, flat;
+            (m,), or (B, m); -1: nowhere.
         shape: of a row of the result.
         gaps: whether some places are -1.
 
@@ -85,12 +86,14 @@ class BoundLookup(BoundOperator):
     def bound_interval(self, *boxes: Box) -> Box:
         return Box(*boxes[1].map(lambda side: self.forward(boxes[0].lower, side)))
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         box = self.bound_interval(box_of(nodes[0]), box_of(nodes[1]))
         center, radius = box.around
 
         def side(sign: int) -> Any:
-            return lambda A: ([None, None], weighted_sum(A, center) + sign * weighted_sum(A.abs(), radius))
+            return lambda A: ([None, None],
+                              weighted_sum(A, center) + sign * weighted_sum(A.abs(), radius))
 
         return both_sides(last_lower, last_upper, side(-1), side(1))
 
@@ -101,8 +104,8 @@ def _lookup(ids: Tensor, table: Tensor) -> Tensor:
 
 
 ROWS = [
-    Operator("pick", pick, BoundAffine, "gather, indices, unfold, flip, roll, tril, as_strided, x[:, i] = y",
-             Affine(pick, _pick_back, bilinear=False)),
+    Operator("pick", pick, BoundAffine, "gather, indices, unfold, flip, roll, tril, as_strided, "
+             "x[:, i] = y", Affine(pick, _pick_back, bilinear=False)),
     Operator("put", put, BoundAffine, "scatter_add, index_add, gradient of indices and of unfold",
              Affine(put, _put_back, bilinear=False)),
     Operator("lookup", _lookup, BoundLookup, "nn.Embedding of ids that are further arguments"),

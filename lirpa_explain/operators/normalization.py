@@ -1,4 +1,6 @@
-"""Normalizations: batch normalization in eval mode, an affine map of each channel, and the variance of an example."""
+"""Normalizations: batch normalization in eval mode, an affine map of each channel, and the variance
+of an example.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,9 @@ from .registry import Operator, register
 
 
 def _scale(weight: Tensor, variance: Tensor, epsilon: float, ndim: int) -> Tensor:
-    """The factor weight / sqrt(variance + epsilon), shaped to multiply the channels of an `ndim`-dimensional tensor."""
+    """The factor weight / sqrt(variance + epsilon), shaped to multiply the channels of an
+    `ndim`-dimensional tensor.
+    """
     return (weight * torch.rsqrt(variance + epsilon)).reshape(1, -1, *[1] * (ndim - 2))
 
 
@@ -25,8 +29,8 @@ def _normalize(x: Tensor, weight: Tensor, variance: Tensor, epsilon: float) -> T
 class BoundVariance(BoundOperator):
     """v = mean_i (x_i - mean(x))^2, over some dimensions.
 
-    v is convex, so its tangent at the centre lies below it. With the centre's mean m and the radii r it is at most
-    mean_i (x_i - m)^2, which exceeds that same tangent by mean_i r_i^2 at most.
+    v is convex, so its tangent at the centre lies below it. With the centre's mean m and the radii
+    r it is at most mean_i (x_i - m)^2, which exceeds that same tangent by mean_i r_i^2 at most.
     """
 
     def relaxed_inputs(self) -> list[int]:
@@ -39,10 +43,12 @@ class BoundVariance(BoundOperator):
         dims, sizes = self.settings["dims"], boxes[0][0].shape
         others = [d for d in range(len(sizes)) if d not in dims]
         shape = [1 if d in dims else size for d, size in enumerate(sizes)]
-        entries = boxes[0].map(lambda side: side.permute(*others, *dims).flatten(len(others))[..., None].flatten(0, -3))
+        entries = boxes[0].map(lambda side: side.permute(*others, *dims).flatten(
+            len(others))[..., None].flatten(0, -3))
         return variance_range(entries).map(lambda side: side.reshape(shape))
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         low, high = box_of(nodes[0])
         dims = self.settings["dims"]
         center = (low + high) / 2
@@ -51,11 +57,13 @@ class BoundVariance(BoundOperator):
         at_zero = value - (slope * center).sum(dims, keepdim=True)
         spread = ((high - low) / 2).square().mean(dims, keepdim=True)
 
-        def side(for_positive: Tensor, for_negative: Tensor) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
+        def side(for_positive: Tensor,
+                 for_negative: Tensor) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
             return lambda A: ([A * slope], flat_functions(
                 A.clamp(min=0) * for_positive + A.clamp(max=0) * for_negative).sum(2))
 
-        return both_sides(last_lower, last_upper, side(at_zero, at_zero + spread), side(at_zero + spread, at_zero))
+        return both_sides(last_lower, last_upper, side(at_zero, at_zero + spread),
+                          side(at_zero + spread, at_zero))
 
 
 def _variance(x: Tensor, dims: list[int]) -> Tensor:

@@ -1,4 +1,5 @@
-"""Entries by their rank in a group: the largest, the k-th largest, all in order; gradients, and picks, by rank.
+"""Entries by their rank in a group: the largest, the k-th largest, all in order; gradients, and
+picks, by rank.
 
 Ranks count from 0, the largest, or down from -1, the smallest.
 """
@@ -46,14 +47,19 @@ class BoundGroups(BoundOperator):
         return box.map(partial(groups.of, fill=-torch.inf))
 
     def possible(self, box: Box) -> Tensor:
-        """Which entries of each group may be an output's, (B, ..., R, n), from the box of what decides it."""
+        """Which entries of each group may be an output's, (B, ..., R, n), from the box of what
+        decides it.
+        """
         return may_have(self.boxes_of_groups(box), self.ranks(box.lower))
 
     def competing(self, box: Box) -> Tensor:
-        """Which entries of what decides it may be an output's beside others, and are not known exactly."""
+        """Which entries of what decides it may be an output's beside others, and are not known
+        exactly.
+        """
         possible = self.possible(box)
         several = (possible & (possible.sum(-1, keepdim=True) > 1)).any(-2)
-        return (self.groups(box.lower).back(several.to(box.lower.dtype)) > 0) & (box.upper > box.lower)
+        return (self.groups(box.lower).back(several.to(box.lower.dtype)) > 0) & (
+            box.upper > box.lower)
 
 
 class BoundRanked(BoundGroups):
@@ -68,16 +74,18 @@ class BoundRanked(BoundGroups):
     def bound_interval(self, *boxes: Box) -> Box:
         return boxes[0].map(self.forward)
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         box = box_of(nodes[0])
         groups = self.groups(box.lower)
         planes = ranked_planes(self.boxes_of_groups(box), self.ranks(box.lower))
         return between(last_lower, last_upper, groups, planes, (0, 1))
 
 
-def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups, planes: tuple[Plane, Plane],
-            at: tuple[int, int], fixed: Tensor | None = None) -> Any:
-    """`bound_linear` of an operator whose R results of each group lie between planes in its n entries.
+def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups,
+            planes: tuple[Plane, Plane], at: tuple[int, int], fixed: Tensor | None = None) -> Any:
+    """`bound_linear` of an operator whose R results of each group lie between planes in its n
+    entries.
 
     Args:
         last_lower: coefficients (S, B, *output).
@@ -91,11 +99,13 @@ def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups
 
     def bound(A: Tensor, upper: bool) -> tuple[list[Tensor | None], Tensor]:
         A = groups.split(A)
-        above, below = (A.clamp(min=0), A.clamp(max=0)) if upper else (A.clamp(max=0), A.clamp(min=0))
+        above, below = ((A.clamp(min=0), A.clamp(max=0))
+                        if upper else (A.clamp(max=0), A.clamp(min=0)))
         if A.shape[-1] == 1:  # many small matrix products are slow
             pulled = groups.back(above * high[..., 0, :] + below * low[..., 0, :])
         else:
-            pulled = groups.back((above[..., None, :] @ high + below[..., None, :] @ low)[..., 0, :])
+            pulled = groups.back(
+                (above[..., None, :] @ high + below[..., None, :] @ low)[..., 0, :])
         bias = flat_functions(above * high_offset + below * low_offset).sum(2)
         coefficients: list[Tensor | None] = [None] * at[1]
         if fixed is None:
@@ -106,14 +116,17 @@ def between(last_lower: Tensor | None, last_upper: Tensor | None, groups: Groups
 
     exact = low is high
     upper_side = partial(bound, upper=True)
-    return both_sides(last_lower, last_upper, upper_side if exact else partial(bound, upper=False), upper_side)
+    return both_sides(last_lower, last_upper, upper_side if exact else partial(bound, upper=False),
+                      upper_side)
 
 
 class BoundPut(BoundGroups):
-    """p = what comes in for each output of a group, put where the output is from: sum_i A_i p_i = sum_r g_r w_r.
+    """p = what comes in for each output of a group, put where the output is from: sum_i A_i p_i =
+    sum_r g_r w_r.
 
-    w_r lies between the smallest and the largest A_i of the entries that may be output r: one unknown factor an
-    output, however many entries there are, and even where g_r is shared by several of them.
+    w_r lies between the smallest and the largest A_i of the entries that may be output r: one
+    unknown factor an output, however many entries there are, and even where g_r is shared by
+    several of them.
     """
 
     decided_by = 1
@@ -129,7 +142,9 @@ class BoundPut(BoundGroups):
         return self.groups(boxes[1].lower).join(several).reshape(lower.shape) & (upper > lower)
 
     def bound_interval(self, *boxes: Box, ties: bool = True) -> Box:
-        """As for any operator; without `ties`, among entries that are known the operator's own choice is made."""
+        """As for any operator; without `ties`, among entries that are known the operator's own
+        choice is made.
+        """
         groups = self.groups(boxes[1].lower)
         g = boxes[0].map(groups.split)
         box = self.put_range(g, boxes[1])
@@ -138,15 +153,20 @@ class BoundPut(BoundGroups):
         return box.map(groups.back)
 
     def chosen(self, g: Box, decides: Box, box: Box) -> Box:
-        """A range of each group, (B, ..., n), with that of the operator's own choice where all entries are known."""
+        """A range of each group, (B, ..., n), with that of the operator's own choice where all
+        entries are known.
+        """
         entries = self.boxes_of_groups(decides)
         known = (entries.lower == entries.upper).all(-1, keepdim=True)
         choice = {"ranks": [0], "choice": ["max"]} | self.settings
-        exact = g.map(lambda side: _ranked_gradient(side, entries.lower, -1, choice["ranks"], choice["choice"]))
+        exact = g.map(lambda side: _ranked_gradient(side, entries.lower, -1, choice["ranks"],
+                                                    choice["choice"]))
         return Box(*(torch.where(known, a, b) for a, b in zip(exact, box, strict=True)))
 
     def put_range(self, g: Box, decides: Box) -> Box:
-        """Range of what each entry of each group gets: an entry has at most one rank, and surely one of some."""
+        """Range of what each entry of each group gets: an entry has at most one rank, and surely
+        one of some.
+        """
         grouped = self.boxes_of_groups(decides)
         possible = self.possible(decides)
         first, last = rank_range(grouped)
@@ -155,9 +175,11 @@ class BoundPut(BoundGroups):
         high = torch.where(possible, g.upper[..., None], -torch.inf).amax(-2)
         some = possible.any(-2)
         low, high = torch.where(some, low, 0.0), torch.where(some, high, 0.0)
-        return Box(torch.where(surely, low, low.clamp(max=0)), torch.where(surely, high, high.clamp(min=0)))
+        return Box(torch.where(surely, low, low.clamp(max=0)),
+                   torch.where(surely, high, high.clamp(min=0)))
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         g, decides = box_of(nodes[0]), box_of(nodes[1])
         groups, possible = self.groups(decides.lower), self.possible(decides)
         gl, gu = (groups.split(side) for side in g)
@@ -168,8 +190,10 @@ class BoundPut(BoundGroups):
             spread = groups.of(A)[..., None, :]
             high = torch.where(possible, spread, -torch.inf).amax(-1)
             low = torch.where(possible, spread, torch.inf).amin(-1)
-            # g * w is convex in g: at most high * g for g >= 0, low * g for g < 0, and the chord between.
-            slope = torch.where(crossing, (high * gu - low * gl) / width, torch.where(gl >= 0, high, low))
+            # g * w is convex in g: at most high * g for g >= 0, low * g for g < 0, and the chord
+            # between.
+            slope = torch.where(crossing, (high * gu - low * gl) / width,
+                                torch.where(gl >= 0, high, low))
             bias = flat_functions(torch.where(crossing, high * gu - slope * gu, 0.0)).sum(2)
             slope = groups.join(slope)
             if not nodes[0].perturbed:
@@ -185,7 +209,9 @@ class BoundPut(BoundGroups):
 
 
 class BoundPick(BoundGroups):
-    """y = the entries of a value at places that another value decides, between planes of those that may be there."""
+    """y = the entries of a value at places that another value decides, between planes of those that
+    may be there.
+    """
 
     decided_by = 1
 
@@ -198,7 +224,8 @@ class BoundPick(BoundGroups):
         several = self.possible(boxes[1])
         several = (several & (several.sum(-1, keepdim=True) > 1)).any(-2)
         groups = self.groups(boxes[0].lower)
-        return (groups.back(several.to(boxes[0].lower.dtype)) > 0) & (boxes[0].upper > boxes[0].lower)
+        return (groups.back(several.to(boxes[0].lower.dtype)) > 0) & (
+            boxes[0].upper > boxes[0].lower)
 
     def bound_interval(self, *boxes: Box) -> Box:
         possible, groups = self.possible(boxes[1]), self.groups(boxes[0].lower)
@@ -206,12 +233,14 @@ class BoundPick(BoundGroups):
         return Box(torch.where(possible, lower, torch.inf).amin(-1),
                    torch.where(possible, upper, -torch.inf).amax(-1)).map(groups.join)
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         box, possible = box_of(nodes[0]), self.possible(box_of(nodes[1]))
         groups = self.groups(box.lower)
         lower, upper = (groups.of(side)[..., None, :].expand(possible.shape) for side in box)
         slopes, offsets = largest_plane(Box(-upper, -lower), possible)
-        return between(last_lower, last_upper, groups, ((slopes, -offsets), largest_plane(Box(lower, upper), possible)),
+        return between(last_lower, last_upper, groups,
+                       ((slopes, -offsets), largest_plane(Box(lower, upper), possible)),
                        (0, 2), None if nodes[0].perturbed else value_of(nodes[0]))
 
 
@@ -224,7 +253,8 @@ class ByIndex:
     def possible(self, box: Box) -> Tensor:
         """Which entries an index may mean, (B, ..., R, n)."""
         size = self.settings["size"]
-        index = box.map(lambda side: Along(self.settings["dim"] - side.ndim).of(side).clamp(0, size - 1))
+        index = box.map(
+            lambda side: Along(self.settings["dim"] - side.ndim).of(side).clamp(0, size - 1))
         places = torch.arange(size, device=box.lower.device)
         return (places >= index.lower[..., None] - 0.5) & (places <= index.upper[..., None] + 0.5)
 
@@ -256,12 +286,14 @@ class BoundPutAt(ByIndex, BoundPut):
 CHOICES: dict[str, Callable[..., Tensor]] = {
     "max": lambda x, dim: x.max(dim, keepdim=True)[1],
     "min": lambda x, dim: x.min(dim, keepdim=True)[1],
-    "sort": lambda x, dim, descending, stable: x.sort(dim=dim, descending=descending, stable=stable)[1],
+    "sort": lambda x, dim, descending,
+    stable: x.sort(dim=dim, descending=descending, stable=stable)[1],
     "topk": lambda x, dim, k, largest: x.topk(k, dim, largest)[1],
     "kthvalue": lambda x, dim, k: x.kthvalue(k, dim, keepdim=True)[1],
     "median": lambda x, dim: x.median(dim, keepdim=True)[1],
 }
-"""torch's operations by which entries get their ranks: where entries are tied, each makes its own choice."""
+"""torch's operations by which entries get their ranks: where entries are tied, each makes its own
+choice."""
 
 
 def _places(x: Tensor, dim: int, choice: list[Any]) -> Tensor:
@@ -286,7 +318,8 @@ def _window_max(x: Tensor, sizes: list[int], windows: list[list[list[int]]]) -> 
     return groups.join(groups.of(x, -torch.inf).amax(-1, keepdim=True))
 
 
-def _window_max_gradient(g: Tensor, x: Tensor, sizes: list[int], windows: list[list[list[int]]]) -> Tensor:
+def _window_max_gradient(g: Tensor, x: Tensor, sizes: list[int],
+                         windows: list[list[list[int]]]) -> Tensor:
     groups = Windows(sizes, windows)
     entries = groups.of(x, -torch.inf)
     chosen = CHOICES["max"](entries, -1)
@@ -312,10 +345,13 @@ def _put_at(g: Tensor, index: Tensor, dim: int, size: int) -> Tensor:
 
 
 ROWS = [
-    Operator("ranked", _ranked, BoundRanked, "max, min, amax, amin, sort, topk, kthvalue, median, along a dimension"),
-    Operator("ranked_gradient", _ranked_gradient, BoundPut, "gradient of max, sort, topk and their like"),
+    Operator("ranked", _ranked, BoundRanked, "max, min, amax, amin, sort, topk, kthvalue, median, "
+             "along a dimension"),
+    Operator("ranked_gradient", _ranked_gradient, BoundPut, "gradient of max, sort, topk and their "
+             "like"),
     Operator("window_max", _window_max, BoundRanked, "nn.MaxPool3d, nn.AdaptiveMaxPool1d, 2d, 3d"),
-    Operator("window_max_gradient", _window_max_gradient, BoundPut, "nn.MaxPool3d, nn.AdaptiveMaxPool1d, 2d, 3d"),
+    Operator("window_max_gradient", _window_max_gradient, BoundPut, "nn.MaxPool3d, "
+             "nn.AdaptiveMaxPool1d, 2d, 3d"),
     Operator("pick_ranked", _pick_ranked, BoundPick, "gather by the indices of max, sort, topk"),
     Operator("pick_at", _pick_at, BoundPickAt, "gather by indices that are computed"),
     Operator("put_at", _put_at, BoundPutAt, "gradient of gather by indices that are computed"),

@@ -1,8 +1,8 @@
 """Where the windows of local coefficients lie, and what other layers and values have there.
 
-Many functions have their windows at the same place, one for each channel: these are a group, and what depends on the
-place alone is computed once for a group. The places of the lower and the upper bounds' coefficients are the same
-objects, and so is what these have found.
+Many functions have their windows at the same place, one for each channel: these are a group, and
+what depends on the place alone is computed once for a group. The places of the lower and the upper
+bounds' coefficients are the same objects, and so is what these have found.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Entries(NamedTuple):
 
     def sums(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """The sums of what entries have, (n,), for each function: (S, B)."""
-        return x.new_zeros(shape[0] * shape[1]).index_add(0, self.function, x).reshape(shape[0], shape[1])
+        return x.new_zeros(shape[0] * shape[1]).index_add(0, self.function, x).reshape(
+            shape[0], shape[1])
 
     def of(self, x: Tensor, channels: Tensor | None = None) -> Tensor:
         """What a value (B, X, H, W) has there, (n,), or in several channels each, (n, K)."""
@@ -54,7 +55,8 @@ class Places:
     """Windows of one size in the plane of a layer, one for each of S functions and B rows.
 
     Args:
-        first: row and column of the first entry of each group's window, (G, 2), integers of any sign.
+        first: row and column of the first entry of each group's window, (G, 2), integers of any
+            sign.
         row: the row of the batch that a group is of, (G,).
         group: of each function, (S, B); None: they are alone, and in this order.
         shape: (S, B).
@@ -62,8 +64,8 @@ class Places:
         plane: (H, W).
     """
 
-    def __init__(self, first: Tensor, row: Tensor, group: Tensor | None, shape: Pair, window: Pair, plane: Pair
-                 ) -> None:
+    def __init__(self, first: Tensor, row: Tensor, group: Tensor | None, shape: Pair, window: Pair,
+                 plane: Pair) -> None:
         self.first, self.row, self.group, self.shape = first, row, group, shape
         self.window, self.plane = window, plane
         self._derived: dict[Any, Any] = {}
@@ -76,7 +78,8 @@ class Places:
         row = torch.arange(shape[1], device=first.device).expand(shape)
         low, high = first.flatten(0, 1).amin(0), first.flatten(0, 1).amax(0)
         at, (height, width) = first - low, (high - low + 1).tolist()
-        keys, group = torch.unique((row * height + at[..., 0]) * width + at[..., 1], return_inverse=True)
+        keys, group = torch.unique((row * height + at[..., 0]) * width + at[..., 1],
+                                   return_inverse=True)
         if len(keys) > ALONE * group.numel():
             return cls(first.flatten(0, 1), row.flatten(), None, shape, window, plane)
         places = torch.stack([keys // width % height, keys % width], 1) + low
@@ -97,19 +100,23 @@ class Places:
     @cached_property
     def inside(self) -> Tensor | None:
         """Which entries of the windows lie in the layer, (S, B, 1, h, w); None: all of them."""
-        rows, columns = ((at >= 0) & (at < size) for at, size in zip(self.lines, self.plane, strict=True))
+        rows, columns = ((at >= 0) & (at < size)
+                         for at, size in zip(self.lines, self.plane, strict=True))
         mask = rows[..., None] & columns[..., None, :]
         return None if bool(mask.all()) else self.to_functions(mask[:, None])
 
     def find(self, x: Tensor) -> Tensor:
-        """What a value (B, C, H, W), in which dimensions may be 1, has in the windows: (S, B, C, h, w), 0 outside.
+        """What a value (B, C, H, W), in which dimensions may be 1, has in the windows: (S, B, C, h,
+        w), 0 outside.
 
         Remembered until `forget`.
         """
         return self.remembered((x,), lambda x: self.to_functions(self._of_groups(x)), "values")
 
     def find_index(self, choice: Tensor, table: Tensor) -> Tensor:
-        """What a table (K, h * w) says of the choice, (B, C, H, W), made at each entry: (S, B, C, h * w); likewise."""
+        """What a table (K, h * w) says of the choice, (B, C, H, W), made at each entry: (S, B, C, h
+        * w); likewise.
+        """
         def found(choice: Tensor) -> Tensor:
             chosen = self._of_groups(choice).flatten(2)
             columns = torch.arange(table.shape[1], device=choice.device)
@@ -122,7 +129,9 @@ class Places:
         return self.remembered((mask,), self._entries, "entries")
 
     def remembered(self, tensors: tuple[Tensor, ...], find: Callable[..., Any], kind: str) -> Any:
-        """What is found of some tensors, in either order, the first time that this kind is asked for."""
+        """What is found of some tensors, in either order, the first time that this kind is asked
+        for.
+        """
         key = kind, frozenset(map(id, tensors))
         if key not in self._found:
             self._found[key] = tensors, find(*tensors)
@@ -132,15 +141,19 @@ class Places:
         """Let go of what was found for the node that is done with."""
         self._found.clear()
 
-    def scaled(self, stride: Sequence[int], padding: Sequence[int], window: Pair, plane: Pair) -> Places:
+    def scaled(self, stride: Sequence[int], padding: Sequence[int], window: Pair,
+               plane: Pair) -> Places:
         """Windows of another layer, which begin at first * stride - padding."""
         key = "scaled", tuple(stride), tuple(padding), window, plane
         return self._once(key, lambda: self._with(
-            self.first * self.first.new_tensor(list(stride)) - self.first.new_tensor(list(padding)), window, plane))
+            self.first * self.first.new_tensor(list(stride)) - self.first.new_tensor(list(padding)),
+            window, plane))
 
     def met(self, reach: Sequence[int], stride: Sequence[int], padding: Sequence[int], outputs: Pair
             ) -> tuple[Places, Places]:
-        """Those outputs of a map by windows that meet these, and all entries that they read; see `local.met`."""
+        """Those outputs of a map by windows that meet these, and all entries that they read; see
+        `local.met`.
+        """
         key = "met", tuple(reach), tuple(stride), tuple(padding), outputs
         return self._once(key, lambda: self._met(reach, stride, padding, outputs))
 
@@ -149,7 +162,9 @@ class Places:
         return self._once(("hull", id(other)), lambda: (self._hull(other), other))[0]
 
     def move(self, values: Tensor, to: Places) -> Tensor:
-        """Values (S, B, C, h, w) of these windows, for others of the same functions, 0 outside of these."""
+        """Values (S, B, C, h, w) of these windows, for others of the same functions, 0 outside of
+        these.
+        """
         one, other = self._alike(to)
         shift = other.first - one.first
         for i, size in enumerate(to.window):
@@ -163,7 +178,8 @@ class Places:
             at = at[:, :, None, :, None] if i == 0 else at[:, :, None, None]
             sizes = list(values.shape)
             sizes[3 + i] = size
-            values = values.gather(3 + i, at.clamp(0, old - 1).expand(sizes)) * ((at >= 0) & (at < old))
+            values = values.gather(3 + i,
+                                   at.clamp(0, old - 1).expand(sizes)) * ((at >= 0) & (at < old))
         return values
 
     def _of_groups(self, x: Tensor) -> Tensor:
@@ -172,7 +188,8 @@ class Places:
         x = x.expand(*x.shape[:2], *self.plane)
         low, high = self.first.amin(0).tolist(), self.first.amax(0).tolist()
         top, left = (max(0, -n) for n in low)
-        bottom, right = (max(0, n + k - size) for n, k, size in zip(high, self.window, self.plane, strict=True))
+        bottom, right = (max(0, n + k - size)
+                         for n, k, size in zip(high, self.window, self.plane, strict=True))
         h, w = self.window
         x = F.pad(x, (left, right, top, bottom)).unfold(2, h, 1).unfold(3, w, 1)
         row = self.row if len(x) > 1 else torch.zeros_like(self.row)
@@ -193,21 +210,24 @@ class Places:
         at = (self.first[group, 0] + i) * self.plane[1] + self.first[group, 1] + j
         return Entries(function, channel, i * self.window[1] + j, self.row[group], at)
 
-    def _met(self, reach: Sequence[int], stride: Sequence[int], padding: Sequence[int], outputs: Pair
-             ) -> tuple[Places, Places]:
+    def _met(self, reach: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+             outputs: Pair) -> tuple[Places, Places]:
         steps, before = self.first.new_tensor(list(stride)), self.first.new_tensor(list(padding))
-        first = -(-(self.first + before + 1 - self.first.new_tensor(list(reach)))).div(steps, rounding_mode="floor")
+        first = -(-(self.first + before + 1 - self.first.new_tensor(list(reach)))).div(
+            steps, rounding_mode="floor")
         h, w = (min((n - 1 + k - 1) // s + 1, size)
                 for n, k, s, size in zip(self.window, reach, stride, outputs, strict=True))
         last = self.first.new_tensor([outputs[0] - h, outputs[1] - w])
         first = torch.minimum(first.clamp(min=0), last)
         whole = (h - 1) * stride[0] + reach[0], (w - 1) * stride[1] + reach[1]
-        return self._with(first, (h, w), outputs), self._with(first * steps - before, whole, self.plane)
+        return (self._with(first, (h, w), outputs),
+                self._with(first * steps - before, whole, self.plane))
 
     def _hull(self, other: Places) -> Places:
         one, other = self._alike(other)
         first = torch.minimum(one.first, other.first)
-        ends = torch.maximum(*(p.first + p.first.new_tensor(p.window) for p in (one, other))) - first
+        ends = torch.maximum(*(p.first + p.first.new_tensor(p.window)
+                               for p in (one, other))) - first
         h, w = ends.amax(0).tolist()
         return one._with(first, (h, w), self.plane)
 

@@ -1,7 +1,7 @@
 """Functions of one variable that softmax, the normalizations and norms are made of.
 
-Three of them are called on one side of 0 only. Beyond it they are continued by their tangent, so that they are convex
-and finite wherever roundings put a bound.
+Three of them are called on one side of 0 only. Beyond it they are continued by their tangent, so
+that they are convex and finite wherever roundings put a bound.
 """
 
 import torch
@@ -39,9 +39,10 @@ def root() -> Function:
 
 
 ROWS = [
-    Operator("root", lambda t: t.clamp(min=0).sqrt(), BoundActivation, "the length of a vector", curve(root)),
-    Operator("probability", _exp, BoundActivation, "nn.Softmax, attention: exp of the logarithm of a probability",
-             curve(lambda: PROBABILITY)),
+    Operator("root", lambda t: t.clamp(min=0).sqrt(), BoundActivation, "the length of a vector",
+             curve(root)),
+    Operator("probability", _exp, BoundActivation, "nn.Softmax, attention: exp of the logarithm of "
+             "a probability", curve(lambda: PROBABILITY)),
     Operator("inverse_root", lambda t, epsilon: inverse_root(epsilon).value(t), BoundActivation,
              "deviations of nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d", curve(inverse_root)),
 ]

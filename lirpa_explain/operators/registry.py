@@ -1,8 +1,8 @@
 """The table of operators: what a gradient module may consist of, and how each is bounded.
 
-An operator is a tensor function with a name, and a class of auto_LiRPA `Bound` nodes that bounds it. Registering
-it makes it known to auto_LiRPA under `lirpa_explain::<name>`, so that a module built from operators can be
-parsed by anybody's `BoundedModule`.
+An operator is a tensor function with a name, and a class of auto_LiRPA `Bound` nodes that bounds
+it. Registering it makes it known to auto_LiRPA under `lirpa_explain::<name>`, so that a module
+built from operators can be parsed by anybody's `BoundedModule`.
 
 All tensors that depend on an input have the batch as dimension 0, and their rows are independent.
 """
@@ -31,11 +31,13 @@ class Operator:
         name: name in the graph, without the domain.
         function: `function(*tensors, **settings) -> Tensor`; settings are JSON values.
         bound: the class that bounds it.
-        covers: the torch layers and functions whose forward or gradient pass contains it, for people.
+        covers: the torch layers and functions whose forward or gradient pass contains it, for
+            people.
         traits: what `bound` needs to know about this operator (each class says what it reads).
-        auto_lirpa: what auto_LiRPA's own bounds of this function lack, if it is known to be something.
-        breaks: of a function of one variable, or a factor of an upstream gradient that is one: where, given the
-            settings, it or its slope may jump. Attacks smooth these.
+        auto_lirpa: what auto_LiRPA's own bounds of this function lack, if it is known to be
+            something.
+        breaks: of a function of one variable, or a factor of an upstream gradient that is one:
+            where, given the settings, it or its slope may jump. Attacks smooth these.
     """
 
     name: str
@@ -76,7 +78,9 @@ def register(operator: Operator, *, overwrite: bool = False) -> Operator:
 
 
 def refuse_taken(*names: str) -> None:
-    """Raise ValueError if one of the names is taken, in the table or as an operation of auto_LiRPA."""
+    """Raise ValueError if one of the names is taken, in the table or as an operation of
+    auto_LiRPA.
+    """
     OPERATORS.refuse_taken(*names)
     known = [name for name in names if f"{DOMAIN}::{name}" in bound_op_map]
     if known:
@@ -95,7 +99,9 @@ def lookup(name: str) -> Operator:
 
 
 def call(name: str, *tensors: Tensor, **settings: Any) -> Tensor:
-    """Apply an operator; under a graph trace it is recorded as one node, `lirpa_explain::<name>`."""
+    """Apply an operator; under a graph trace it is recorded as one node,
+    `lirpa_explain::<name>`.
+    """
     operator = lookup(name)
     if torch.jit.is_tracing():
         return _Recorded.apply(operator, json.dumps(settings), [], *tensors)
@@ -105,16 +111,19 @@ def call(name: str, *tensors: Tensor, **settings: Any) -> Tensor:
 class _Recorded(torch.autograd.Function):
     """An operator as one node of a traced graph.
 
-    `shape` is a list that `forward` fills for `symbolic`: the exporter warns about values of unknown shape.
+    `shape` is a list that `forward` fills for `symbolic`: the exporter warns about values of
+    unknown shape.
     """
 
     @staticmethod
-    def forward(ctx: Any, operator: Operator, settings: str, shape: list[int], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, operator: Operator, settings: str, shape: list[int],
+                *tensors: Tensor) -> Tensor:
         result = operator.function(*tensors, **json.loads(settings))
         shape[:] = result.shape
         return result
 
     @staticmethod
-    def symbolic(graph: Any, operator: Operator, settings: str, shape: list[int], *tensors: Any) -> Any:
+    def symbolic(graph: Any, operator: Operator, settings: str, shape: list[int],
+                 *tensors: Any) -> Any:
         result = graph.op(f"{DOMAIN}::{operator.name}", *tensors, settings_s=settings)
         return result.setType(tensors[0].type().with_sizes(shape))

@@ -1,4 +1,5 @@
-"""The product of an upstream gradient with the secant slope of an activation: DeepLift's rescale rule.
+"""The product of an upstream gradient with the secant slope of an activation: DeepLift's rescale
+rule.
 
 p = g s(z, z0), with s = (phi(z) - phi(z0)) / (z - z0), and phi'(z) where |z - z0| < eps.
 """
@@ -30,21 +31,22 @@ class BoundFromReference(BoundPlanes):
         super().refuse_perturbed_parameters()
         if self.inputs[self.reference].perturbed:
             raise UnsupportedOperation(
-                f"{self.operator.name}: the reference z0 moves; only g and z may. DeepLift has no bounds for "
-                "parameters that move, since what its baseline gives moves with them."
-            )
+                f"{self.operator.name}: the reference z0 moves; only g and z may. DeepLift has no "
+                "bounds for parameters that move, since what its baseline gives moves with them.")
 
 
 class BoundSecantGradient(BoundFromReference):
     """p = g s(z, z0) where g and z may move, and z0 does not."""
 
-    def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
+    def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0,
+                 options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
         given = dict(self.settings)
         self.eps = given.pop("eps")
         name = given.pop("function")
         self.secant = secant_of(name, **given)
-        self.at_zero = abs(float(lookup(name).function(torch.zeros((), dtype=torch.float64), **given)))
+        self.at_zero = abs(
+            float(lookup(name).function(torch.zeros((), dtype=torch.float64), **given)))
 
     def relaxed_inputs(self) -> list[int]:
         return [0, 1]
@@ -59,7 +61,8 @@ class BoundSecantGradient(BoundFromReference):
 
     def planes(self, *boxes: Box) -> tuple[Plane, Plane]:
         g, z, (z0, _) = boxes
-        below, above = product.planes(g, self.slopes(*boxes[1:]), z, secant_lines(self.secant, *z, z0, self.eps))
+        below, above = product.planes(g, self.slopes(*boxes[1:]), z,
+                                      secant_lines(self.secant, *z, z0, self.eps))
         return _with_reference(below), _with_reference(above)
 
     def plane_family(self, *boxes: Box) -> tuple[Plane, Plane]:
@@ -80,20 +83,22 @@ def _with_reference(plane: Plane) -> Plane:
     return a, b, torch.zeros_like(c), c
 
 
-def _secant_gradient(g: Tensor, z: Tensor, z0: Tensor, function: str, eps: float, **settings: Any) -> Tensor:
+def _secant_gradient(g: Tensor, z: Tensor, z0: Tensor, function: str, eps: float,
+                     **settings: Any) -> Tensor:
     near = (z - z0).abs() < eps
     derivative = lookup(f"{function}_gradient").function(torch.ones_like(z), z, **settings)
     slope = secant(secant_of(function, **settings), z, z0)
     return g * torch.where(near, derivative, slope)
 
 
-ROWS = [Operator("secant_gradient", _secant_gradient, BoundSecantGradient,
-                 "DeepLift's rule for nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Sigmoid, nn.Tanh, nn.Softplus")]
+ROWS = [Operator("secant_gradient", _secant_gradient, BoundSecantGradient, "DeepLift's rule for "
+                 "nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Sigmoid, nn.Tanh, nn.Softplus")]
 for row in ROWS:
     register(row)
 
 
-def secant_gradient(g: Tensor, z: Tensor, z0: Tensor, function: str, eps: float = 1e-10, **settings: Any) -> Tensor:
+def secant_gradient(g: Tensor, z: Tensor, z0: Tensor, function: str, eps: float = 1e-10,
+                    **settings: Any) -> Tensor:
     """The gradient at an activation by DeepLift's rescale rule; recorded as one operation.
 
     Args:
@@ -112,7 +117,8 @@ def secant_gradient(g: Tensor, z: Tensor, z0: Tensor, function: str, eps: float 
         >>> secant_gradient(one, 3 * one, -one, "kink", slope=0.0).item()
         0.75
     """
-    return torch.ops.lirpa_explain.secant_gradient(g, z, z0, function, json.dumps({"eps": eps} | settings))
+    return torch.ops.lirpa_explain.secant_gradient(g, z, z0, function,
+                                                   json.dumps({"eps": eps} | settings))
 
 
 @torch.library.custom_op(f"{DOMAIN}::secant_gradient", mutates_args=())

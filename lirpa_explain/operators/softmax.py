@@ -1,4 +1,6 @@
-"""Softmax along one dimension: its logarithm, and the weighted averages that its gradient contains."""
+"""Softmax along one dimension: its logarithm, and the weighted averages that its gradient
+contains.
+"""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +31,8 @@ class BoundLogSoftmax(BoundOperator):
         box = log_softmax_range(*boxes[0].map(lambda side: side.movedim(dim, -1)))
         return box.map(lambda side: side.movedim(-1, dim))
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         box = box_of(nodes[0])
         dim = self.settings["dim"] - box[0].ndim
         below, above = ([t.movedim(-1, dim) for t in plane]
@@ -37,12 +40,16 @@ class BoundLogSoftmax(BoundOperator):
 
         def side(for_positive: list[Tensor], for_negative: list[Tensor]
                  ) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
-            """Bound of A * (x - L) that uses one plane of L where A > 0 and the other where A < 0."""
+            """Bound of A * (x - L) that uses one plane of L where A > 0 and the other where A <
+            0.
+            """
 
             def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
-                positive, negative = A.clamp(min=0).sum(dim, keepdim=True), A.clamp(max=0).sum(dim, keepdim=True)
+                positive, negative = (A.clamp(min=0).sum(dim, keepdim=True),
+                                      A.clamp(max=0).sum(dim, keepdim=True))
                 offsets = positive * for_positive[1] + negative * for_negative[1]
-                return [A - positive * for_positive[0] - negative * for_negative[0]], -flat_functions(offsets).sum(2)
+                return ([A - positive * for_positive[0] - negative * for_negative[0]],
+                        -flat_functions(offsets).sum(2))
 
             return bound
 
@@ -50,7 +57,9 @@ class BoundLogSoftmax(BoundOperator):
 
 
 class BoundLogSumExp(BoundOperator):
-    """L = log sum_j exp(x_j) along a dimension, between the planes of `log_sum_exp_planes`; it increases in all x_j."""
+    """L = log sum_j exp(x_j) along a dimension, between the planes of `log_sum_exp_planes`; it
+    increases in all x_j.
+    """
 
     def relaxed_inputs(self) -> list[int]:
         return [0]
@@ -61,7 +70,8 @@ class BoundLogSumExp(BoundOperator):
     def bound_interval(self, *boxes: Box) -> Box:
         return boxes[0].map(self.forward)
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         box = box_of(nodes[0])
         dim = self.settings["dim"] - box[0].ndim
         below, above = ([t.movedim(-1, dim) for t in plane]
@@ -72,7 +82,8 @@ class BoundLogSumExp(BoundOperator):
             def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
                 positive, negative = A.clamp(min=0), A.clamp(max=0)
                 offsets = positive * for_positive[1] + negative * for_negative[1]
-                return [positive * for_positive[0] + negative * for_negative[0]], flat_functions(offsets).sum(2)
+                return ([positive * for_positive[0] + negative * for_negative[0]],
+                        flat_functions(offsets).sum(2))
 
             return bound
 
@@ -97,7 +108,8 @@ class BoundWeightedCenter(BoundOperator):
         (gl, gu), (pl, pu) = ([side.movedim(dim, -1) for side in box] for box in boxes)
         other = ~torch.eye(gl.shape[-1], dtype=torch.bool, device=gl.device)
         # Differences g_i - g_j, at [..., i, j]; none between an entry and itself.
-        low, high = (gl[..., None] - gu[..., None, :]) * other, (gu[..., None] - gl[..., None, :]) * other
+        low, high = ((gl[..., None] - gu[..., None, :]) * other,
+                     (gu[..., None] - gl[..., None, :]) * other)
         pl, pu = pl[..., None, :], pu[..., None, :]
         if total is None:
             box = product_range(Box(pl, pu), Box(low, high)).map(lambda side: side.sum(-1))
@@ -105,7 +117,8 @@ class BoundWeightedCenter(BoundOperator):
             box = Box(-largest_average(-low, pl, pu, total), largest_average(high, pl, pu, total))
         return box.map(lambda side: side.movedim(-1, dim))
 
-    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None, *nodes: Any) -> Any:
+    def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
+                     *nodes: Any) -> Any:
         (center, g_radius), (p, p_radius) = (box_of(node).around for node in nodes)
         g = center
         dim, total = self.settings["dim"] - p.ndim, self.settings["total"]
@@ -134,14 +147,15 @@ class BoundWeightedCenter(BoundOperator):
                 coefficients.append(coefficient if node.perturbed else None)
             return coefficients, bias
 
-        return both_sides(last_lower, last_upper, functools.partial(bound, side=-1), functools.partial(bound, side=1))
+        return both_sides(last_lower, last_upper, functools.partial(bound, side=-1),
+                          functools.partial(bound, side=1))
 
 
 def largest_average(values: Tensor, low: Tensor, high: Tensor, total: float) -> Tensor:
     """Largest sum_j p_j v_j over p in [low, high] that add up to `total`; along the last dimension.
 
-    What the lower bounds leave of the total goes to the largest values first, to each as much as its upper bound
-    allows: exact.
+    What the lower bounds leave of the total goes to the largest values first, to each as much as
+    its upper bound allows: exact.
 
     Example:
         >>> p = torch.tensor([0.2, 0.1, 0.]), torch.tensor([0.5, 0.6, 1.])
@@ -157,14 +171,17 @@ def largest_average(values: Tensor, low: Tensor, high: Tensor, total: float) -> 
 
 
 def _weighted_center(g: Tensor, p: Tensor, dim: int, total: float | None) -> Tensor:
-    return g * (p.sum(dim, keepdim=True) if total is None else total) - (p * g).sum(dim, keepdim=True)
+    return g * (p.sum(dim, keepdim=True) if total is None else total) - (p * g).sum(
+        dim, keepdim=True)
 
 
 ROWS = [
-    Operator("log_softmax", lambda x, dim: x.log_softmax(dim), BoundLogSoftmax,
-             "nn.LogSoftmax, nn.Softmax, attention", auto_lirpa="0.3: no linear bounds; 0.7.1: no gradient"),
-    Operator("log_sum_exp", lambda x, dim: x.logsumexp(dim, keepdim=True), BoundLogSumExp, "torch.logsumexp"),
-    Operator("weighted_center", _weighted_center, BoundWeightedCenter, "gradient of nn.Softmax and attention"),
+    Operator("log_softmax", lambda x, dim: x.log_softmax(dim), BoundLogSoftmax, "nn.LogSoftmax, "
+             "nn.Softmax, attention", auto_lirpa="0.3: no linear bounds; 0.7.1: no gradient"),
+    Operator("log_sum_exp", lambda x, dim: x.logsumexp(dim, keepdim=True), BoundLogSumExp,
+             "torch.logsumexp"),
+    Operator("weighted_center", _weighted_center, BoundWeightedCenter, "gradient of nn.Softmax and "
+             "attention"),
 ]
 for row in ROWS:
     register(row)

@@ -1,4 +1,6 @@
-"""Staircases such as floor and round, and what they leave of their argument; tangent, which has one branch a period."""
+"""Staircases such as floor and round, and what they leave of their argument; tangent, which has one
+branch a period.
+"""
 
 import math
 from collections.abc import Callable
@@ -22,8 +24,8 @@ STAIRS = Curve(stairs.stair_range, stairs.stair_lines, stairs.stair_open, stairs
 REST = Curve(stairs.rest_range, stairs.rest_lines, stairs.rest_open, stairs.rest_family)
 
 ROWS = [
-    Operator("stairs", lambda z, kind: stairs.STAIRS[kind][0](z), BoundActivation, "torch.round, floor, ceil, trunc",
-             STAIRS),
+    Operator("stairs", lambda z, kind: stairs.STAIRS[kind][0](z), BoundActivation, "torch.round, "
+             "floor, ceil, trunc", STAIRS),
     Operator("remainder", _rest, BoundActivation, "torch.remainder, fmod, frac", REST),
 ]
 for row in ROWS:
@@ -69,4 +71,5 @@ TAN = (Operator("tan", torch.tan, BoundActivation, "torch.tan", _curve(_TANGENT.
 UNTOUCHED = {"secant": "Captum's DeepLift has no rule for it, and keeps its gradient",
              "build": "it has one branch a period, between poles"}
 
-add_activation(Activation("tan", None, "torch.tan", aten=(Aten(("tan", "tan_")),), operators=TAN, without=UNTOUCHED))
+add_activation(Activation("tan", None, "torch.tan", aten=(Aten(("tan", "tan_")),), operators=TAN,
+                          without=UNTOUCHED))

@@ -1,4 +1,6 @@
-"""Functions of parameters alone, such as a transposed weight: their values, and their ranges where parameters move."""
+"""Functions of parameters alone, such as a transposed weight: their values, and their ranges where
+parameters move.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,17 +15,24 @@ from .bound import BoundOperator, MovingParameter, box_of, moving_box, refuse_pa
 from .registry import Operator, register
 
 MOVES = frozenset({
-    "t.default", "transpose.int", "permute.default", "view.default", "_unsafe_view.default", "reshape.default",
-    "_reshape_alias.default", "expand.default", "unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims",
-    "slice.Tensor", "select.int", "split.Tensor", "unsafe_split.Tensor", "split_with_sizes.default", "chunk.default",
-    "unbind.int", "narrow.default", "clone.default", "contiguous.default", "flip.default", "roll.default",
-    "diagonal.default", "index_select.default", "embedding.default", "index.Tensor", "gather.default", "tril.default",
+    "t.default", "transpose.int", "permute.default", "view.default", "_unsafe_view.default",
+    "reshape.default",
+    "_reshape_alias.default", "expand.default", "unsqueeze.default", "squeeze.default",
+    "squeeze.dim", "squeeze.dims",
+    "slice.Tensor", "select.int", "split.Tensor", "unsafe_split.Tensor", "split_with_sizes.default",
+    "chunk.default",
+    "unbind.int", "narrow.default", "clone.default", "contiguous.default", "flip.default",
+    "roll.default",
+    "diagonal.default", "index_select.default", "embedding.default", "index.Tensor",
+    "gather.default", "tril.default",
     "triu.default", "constant_pad_nd.default", "repeat.default",
 })
-"""ATen operations that move, repeat and leave out entries of their first argument, and increase in it."""
+"""ATen operations that move, repeat and leave out entries of their first argument, and increase in
+it."""
 
 
-INCREASING = frozenset({"exp.default", "tanh.default", "sigmoid.default", "relu.default", "softplus.default"})
+INCREASING = frozenset({"exp.default", "tanh.default", "sigmoid.default", "relu.default",
+                        "softplus.default"})
 """ATen functions of one variable that increase in it."""
 
 
@@ -43,7 +52,8 @@ def _multiple(x: Box, factor: float) -> Box:
 
 def _reciprocal(x: Box) -> Box:
     has_sign = (x[0] > 0) | (x[1] < 0)
-    return Box(torch.where(has_sign, 1 / x[1], -torch.inf), torch.where(has_sign, 1 / x[0], torch.inf))
+    return Box(torch.where(has_sign, 1 / x[1], -torch.inf),
+               torch.where(has_sign, 1 / x[0], torch.inf))
 
 
 def _matrix_product(x: Box, y: Box) -> Box:
@@ -64,8 +74,10 @@ RANGES: dict[str, Callable[..., Box]] = {
     "div.Scalar": lambda x, y: _multiple(x, 1 / y),
     "div.Tensor": lambda x, y: product_range(_box(x), _reciprocal(_box(y))),
     "reciprocal.default": _reciprocal,
-    "cat.default": lambda xs, dim=0: Box(*(torch.cat(sides, dim) for sides in zip(*map(_box, xs), strict=True))),
-    "stack.default": lambda xs, dim=0: Box(*(torch.stack(sides, dim) for sides in zip(*map(_box, xs), strict=True))),
+    "cat.default": lambda xs,
+    dim=0: Box(*(torch.cat(sides, dim) for sides in zip(*map(_box, xs), strict=True))),
+    "stack.default": lambda xs,
+    dim=0: Box(*(torch.stack(sides, dim) for sides in zip(*map(_box, xs), strict=True))),
     "mm.default": _matrix_product,
     "mv.default": _matrix_product,
     "addmm.default": lambda b, x, y: _sum(b, _matrix_product(x, y)),
@@ -82,10 +94,13 @@ class BoundUnperturbed(BoundOperator):
         return Box.point(self.forward(*[box.lower for box in boxes]))
 
     def moving(self) -> MovingParameter | None:
-        """What the engine needs to know of the value; None if no parameter among the inputs moves."""
+        """What the engine needs to know of the value; None if no parameter among the inputs
+        moves.
+        """
         moving = [node.moving_parameter for node in self.inputs if moving_box(node) is not None]
         names = tuple(name for parameter in moving for name in parameter.names)
-        return MovingParameter(self.parameter_range(*map(box_of, self.inputs)), names) if names else None
+        return MovingParameter(self.parameter_range(*map(box_of, self.inputs)),
+                               names) if names else None
 
     def parameter_range(self, *boxes: Box) -> Box:
         """Bounds of the value, of its own shape, from bounds of the parameters.
@@ -95,7 +110,8 @@ class BoundUnperturbed(BoundOperator):
         """
         target = self.settings["target"]
         if target in MOVES | INCREASING and all(box.is_point for box in boxes[1:]):
-            return Box(self.forward(*[box.lower for box in boxes]), self.forward(*[box.upper for box in boxes]))
+            return Box(self.forward(*[box.lower for box in boxes]),
+                       self.forward(*[box.upper for box in boxes]))
         if target not in RANGES or self.settings.get("keywords"):
             for node in self.inputs:
                 refuse_parameter(node, f"aten.{target} of parameters")
@@ -113,9 +129,11 @@ def _filled(tensors: Sequence[Any], arguments: Any) -> Any:
                     is_leaf=lambda node: node == TENSOR)
 
 
-def call_aten(*tensors: Tensor, target: str, arguments: list[Any], keywords: dict[str, Any] | None = None,
-              output: int | None = None) -> Any:
-    """Call an ATen operation, such as "cat.default", on tensors in their places among its arguments."""
+def call_aten(*tensors: Tensor, target: str, arguments: list[Any],
+              keywords: dict[str, Any] | None = None, output: int | None = None) -> Any:
+    """Call an ATen operation, such as "cat.default", on tensors in their places among its
+    arguments.
+    """
     packet, overload = target.split(".")
     positional, named = _filled(tensors, (arguments, keywords or {}))
     result = getattr(getattr(torch.ops.aten, packet), overload)(*positional, **named)

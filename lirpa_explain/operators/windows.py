@@ -19,18 +19,20 @@ from .bound import flat_rows
 class Windows:
     """The windows of a two-dimensional pooling, as a dimension of their own.
 
-    `of(x)` has shape (B, C, K, L): K positions in each of L windows. `back(y)` is the transpose of `of`.
+    `of(x)` has shape (B, C, K, L): K positions in each of L windows. `back(y)` is the transpose of
+    `of`.
     """
 
-    def __init__(self, size: torch.Size | tuple[int, ...], kernel: list[int], stride: list[int], padding: list[int],
-                 dilation: list[int], ceil: bool = False) -> None:
+    def __init__(self, size: torch.Size | tuple[int, ...], kernel: list[int], stride: list[int],
+                 padding: list[int], dilation: list[int], ceil: bool = False) -> None:
         height, width = size
         self.size = height, width
         self.arguments = {"kernel_size": kernel, "dilation": dilation, "stride": stride}
         self.positions = kernel[0] * kernel[1]
-        self.output = self._count(height, kernel[0], stride[0], padding[0], dilation[0], ceil), self._count(
-            width, kernel[1], stride[1], padding[1], dilation[1], ceil)
-        # Rows and columns added after the end, so that the last window is whole (negative: entries no window reads).
+        self.output = (self._count(height, kernel[0], stride[0], padding[0], dilation[0], ceil),
+                       self._count(width, kernel[1], stride[1], padding[1], dilation[1], ceil))
+        # Rows and columns added after the end, so that the last window is whole (negative: entries
+        # no window reads).
         after = [(m - 1) * s + d * (k - 1) + 1 - n - p for m, s, d, k, n, p
                  in zip(self.output, stride, dilation, kernel, self.size, padding, strict=True)]
         self.pad = [padding[1], after[1], padding[0], after[0]]
@@ -43,28 +45,37 @@ class Windows:
     def _count(n: int, k: int, s: int, p: int, d: int, ceil: bool) -> int:
         span = n + 2 * p - d * (k - 1) - 1
         count = -(-span // s) + 1 if ceil else span // s + 1
-        # With ceil, a window that would start beyond the input and its left padding is left out, as torch does.
+        # With ceil, a window that would start beyond the input and its left padding is left out, as
+        # torch does.
         return count - 1 if ceil and (count - 1) * s >= n + p else count
 
     @property
     def are_apart(self) -> bool:
         """Whether no two windows have an entry in common."""
-        kernel, dilation, stride = (self.arguments[name] for name in ("kernel_size", "dilation", "stride"))
+        kernel, dilation, stride = (self.arguments[name]
+                                    for name in ("kernel_size", "dilation", "stride"))
         return all(s > d * (k - 1) for k, d, s in zip(kernel, dilation, stride, strict=True))
 
     @cached_property
     def index(self) -> Tensor:
-        """Where each position of each window lies in a flat channel, (K, L); -1 outside the input."""
-        places = torch.arange(self.size[0] * self.size[1], dtype=torch.float64).reshape(1, 1, *self.size)
+        """Where each position of each window lies in a flat channel, (K, L); -1 outside the
+        input.
+        """
+        places = torch.arange(self.size[0] * self.size[1],
+                              dtype=torch.float64).reshape(1, 1, *self.size)
         return self.of(places, -1.0)[0, 0].long()
 
     def read(self, count: Sequence[int]) -> tuple[int, int]:
-        """How many rows and columns so many windows, one after the other in each dimension, reach over."""
+        """How many rows and columns so many windows, one after the other in each dimension, reach
+        over.
+        """
         h, w = ((n - 1) * s + r for n, s, r in zip(count, self.steps[0], self.reach, strict=True))
         return h, w
 
     def places_in(self, count: Sequence[int]) -> Tensor:
-        """Where in the flattened entries that so many windows read each position of each window is: (K, h * w)."""
+        """Where in the flattened entries that so many windows read each position of each window is:
+        (K, h * w).
+        """
         _, width = self.read(count)
         rows, columns = (torch.arange(n) * s for n, s in zip(count, self.steps[0], strict=True))
         first = (rows[:, None] * width + columns).flatten()
@@ -73,19 +84,22 @@ class Windows:
     def of(self, x: Tensor, fill: float = 0.0) -> Tensor:
         """Entries of each window; positions outside the input are `fill`."""
         batch, channels = x.shape[:2]
-        windows = F.unfold(F.pad(x, self.pad, value=fill), **self.arguments)  # type: ignore[arg-type]
+        padded = F.pad(x, self.pad, value=fill)
+        windows = F.unfold(padded, **self.arguments)  # type: ignore[arg-type]
         return windows.reshape(batch, channels, self.positions, -1)
 
     def back(self, y: Tensor) -> Tensor:
         """Sum of the windows' entries at each place of the input: (B, C, K, L) -> (B, C, H, W)."""
-        padded = [self.size[0] + self.pad[2] + self.pad[3], self.size[1] + self.pad[0] + self.pad[1]]
+        padded = [self.size[0] + self.pad[2] + self.pad[3],
+                  self.size[1] + self.pad[0] + self.pad[1]]
         folded = F.fold(y.flatten(1, 2), padded, **self.arguments)  # type: ignore[arg-type]
         return F.pad(folded, [-p for p in self.pad])
 
 
 @dataclass(frozen=True)
 class Race:
-    """The positions of windows that may hold the maximum, and by how much they lead one of them, the pivot.
+    """The positions of windows that may hold the maximum, and by how much they lead one of them,
+    the pivot.
 
     Args:
         windows: of which pooling.
@@ -100,16 +114,18 @@ class Race:
     candidates: Tensor
 
     @classmethod
-    def of(cls, z: Box, windows: Windows, rectified: bool = False, known: Comparison | None = None) -> Race:
-        """The race of entries that lie in a box (B, C, H, W) each, and whose differences may be known too.
+    def of(cls, z: Box, windows: Windows, rectified: bool = False,
+           known: Comparison | None = None) -> Race:
+        """The race of entries that lie in a box (B, C, H, W) each, and whose differences may be
+        known too.
 
         The pivot of what is known stays the pivot, unless it is certainly behind or takes no part.
 
         Args:
             z: the box.
             windows: of the pooling.
-            rectified: whether a maximum below 0 is of no consequence: entries that are certainly negative then take no
-                part, unless all of a window are.
+            rectified: whether a maximum below 0 is of no consequence: entries that are certainly
+                negative then take no part, unless all of a window are.
             known: bounds of differences.
         """
         lower, upper = windows.of(z.lower, -torch.inf), windows.of(z.upper, -torch.inf)
@@ -141,7 +157,8 @@ class Race:
 
     def range(self, z: Box) -> Box:
         """Bounds of the maxima, (B, C, 1, L)."""
-        return z.map(lambda side: self.windows.of(side).masked_fill(~self.candidates, -torch.inf).amax(2, keepdim=True))
+        return z.map(lambda side: self.windows.of(side).masked_fill(
+            ~self.candidates, -torch.inf).amax(2, keepdim=True))
 
     def decided_where(self, mask: Tensor) -> Race:
         """The same with the pivots as the only candidates of some windows, (B, C, 1, L)."""
@@ -169,7 +186,9 @@ class Race:
         return self.candidates.scatter(2, self.pivot, False)
 
     def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Of positions (B, M) in the flattened (C, K, L): where they and the pivots lie in the flattened input."""
+        """Of positions (B, M) in the flattened (C, K, L): where they and the pivots lie in the
+        flattened input.
+        """
         positions, count = self.candidates.shape[2:]
         window = index // (positions * count) * count + index % count
         places = self.places[window]
@@ -180,13 +199,15 @@ class Race:
     @cached_property
     def place(self) -> Tensor:
         """Where the pivots lie in the flattened input, (B, C * L)."""
-        return self._flat(self.windows.index.to(self.pivot.device).expand(*self.pivot.shape[:2], -1, -1)
-                          .gather(2, self.pivot))
+        return self._flat(self.windows.index.to(self.pivot.device).expand(
+            *self.pivot.shape[:2], -1, -1).gather(2, self.pivot))
 
     def few(self) -> tuple[Tensor, Tensor]:
-        """The windows of which several may hold the maximum, as (B, M), the largest M of a row; and which count.
+        """The windows of which several may hold the maximum, as (B, M), the largest M of a row; and
+        which count.
 
-        They index the flat windows (B, C * L); rows with fewer have others beside them, which do not count.
+        They index the flat windows (B, C * L); rows with fewer have others beside them, which do
+        not count.
         """
         flat = flat_rows(self.undecided)
         most = int(flat.sum(1).max())
@@ -204,7 +225,9 @@ class Race:
 
     @cached_property
     def places(self) -> Tensor:
-        """Where each position lies in the flattened input, (C * L, K); that of another for those outside of it."""
+        """Where each position lies in the flattened input, (C * L, K); that of another for those
+        outside of it.
+        """
         index = self.windows.index.to(self.pivot.device)
         index = torch.where(index < 0, index.amax(0, keepdim=True), index).clamp(min=0)
         area = self.windows.size[0] * self.windows.size[1]
@@ -235,13 +258,17 @@ class Comparison:
 
 def _lead(entries: Box, pivot: Tensor) -> Box:
     """Bounds of z_k - z_pivot from those of both."""
-    return Box(entries.lower - entries.upper.gather(2, pivot), entries.upper - entries.lower.gather(2, pivot))
+    return Box(entries.lower - entries.upper.gather(2, pivot),
+               entries.upper - entries.lower.gather(2, pivot))
 
 
 def _argmax(x: Tensor) -> Tensor:
-    """The first position of the largest entry along dimension 2, which is kept; faster than torch's for few."""
+    """The first position of the largest entry along dimension 2, which is kept; faster than torch's
+    for few.
+    """
     largest, position = x[:, :, :1], torch.zeros_like(x[:, :, :1], dtype=torch.long)
     for k in range(1, x.shape[2]):
         is_larger = x[:, :, k:k + 1] > largest
-        largest, position = torch.where(is_larger, x[:, :, k:k + 1], largest), position.masked_fill(is_larger, k)
+        largest, position = (torch.where(is_larger, x[:, :, k:k + 1], largest),
+                             position.masked_fill(is_larger, k))
     return position

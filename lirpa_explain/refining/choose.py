@@ -53,7 +53,8 @@ def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, b
 def _best(gains: Mapping[str, Tensor], boxes: Mapping[str, Box], kinks: Mapping[str, bool]
           ) -> list[list[Decision | None]]:
     """The decisions that promise most, by gains (B, K, n) of the entries of nodes; None where none
-    does."""
+    does.
+    """
     names = sorted(gains)
     scores = torch.cat([_score(gains[name], boxes[name], kinks[name]) for name in names], 2)
     best, places = scores.max(2)
@@ -71,7 +72,8 @@ def _best(gains: Mapping[str, Tensor], boxes: Mapping[str, Box], kinks: Mapping[
 
 def _input_gains(bounded: Bounded, domains: Sequence[Domain]) -> Tensor:
     """What functions gain from inputs, (B, K, D); where that is nothing, more for those cut less
-    often."""
+    often.
+    """
     gains = bounded.gains.get(INPUT, torch.zeros_like(bounded.at))
     counts = gains.new_zeros(len(domains), gains.shape[2])
     for row, domain in zip(counts, domains, strict=True):

@@ -1,4 +1,6 @@
-"""Conditions on an explanation as a whole, such as "cosine >= 0.9", by domains on each of which the box decides."""
+"""Conditions on an explanation as a whole, such as "cosine >= 0.9", by domains on each of which the
+box decides.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ from .search import PROGRAMS, Limits
 from .tree import Leaf
 
 Meets = Callable[[Tensor, Tensor, int], Tensor]
-"""Maps lower and upper bounds (B, D) of an example's attributions to by how much they meet a condition, (B,): from 0 on
-they do, below 0 they do not; at a point it is exact."""
+"""Maps lower and upper bounds (B, D) of an example's attributions to by how much they meet a
+condition, (B,): from 0 on they do, below 0 they do not; at a point it is exact."""
 
 Job = tuple["Condition", int, Domain]
 """A condition, the number of the leaf that is parted, -1 for the ball, and a part of it."""
@@ -35,7 +37,8 @@ class Condition:
         example: of the certificate; its plan has one row.
         start: bounds of its attribution, each (D,).
         margin: by how much roundings move them, (D,).
-        leaves: domains on which it is open, with by how much the box misses it; None before the ball is bounded.
+        leaves: domains on which it is open, with by how much the box misses it; None before the
+            ball is bounded.
         is_stuck: whether some of them cannot be split.
         point: an input where the condition fails, each (*S); None while none is found.
         value: by how much it is missed there.
@@ -77,8 +80,8 @@ class ConditionSearch:
         progress: show a bar.
     """
 
-    def __init__(self, problem: Problem, conditions: Sequence[Condition], meets: Meets, limits: Limits,
-                 progress: bool = False) -> None:
+    def __init__(self, problem: Problem, conditions: Sequence[Condition], meets: Meets,
+                 limits: Limits, progress: bool = False) -> None:
         self.problem, self.conditions, self.meets, self.limits = problem, conditions, meets, limits
         self.progress, self.numbers, self.interrupted = progress, itertools.count(), False
         self.started = clock.now()
@@ -86,9 +89,11 @@ class ConditionSearch:
     def run(self) -> None:
         """Search; stopped by KeyboardInterrupt, what is decided stays decided."""
         most = self.limits.seconds
-        with tqdm(total=len(self.conditions), disable=not self.progress, unit="condition", leave=False) as bar:
+        with tqdm(total=len(self.conditions), disable=not self.progress, unit="condition",
+                  leave=False) as bar:
             try:
-                self._replace([(c, -1, self.problem.whole(c.example)) for c in self.conditions if not c.is_done])
+                self._replace([(c, -1, self.problem.whole(c.example))
+                               for c in self.conditions if not c.is_done])
                 while most is None or clock.now() - self.started < most:
                     jobs = self._halves()
                     if not jobs:
@@ -101,45 +106,54 @@ class ConditionSearch:
     def _halves(self) -> list[Job]:
         """Both parts of the domains that miss their condition most, some of each."""
         limit = self.limits.domains
-        waiting = [c for c in self.conditions if not c.is_done and (limit is None or c.domains < limit)]
+        waiting = [c for c in self.conditions
+                   if not c.is_done and (limit is None or c.domains < limit)]
         each = max(1, self.limits.batch // 2 // max(1, len(waiting)))
         jobs: list[Job] = []
         for condition in sorted(waiting, key=lambda c: c.domains)[: self.limits.batch // 2]:
             for _, number, domain, decision in heapq.nsmallest(each, condition.leaves or ()):
-                jobs += [(condition, number, half) for half in self.problem.halves(domain, decision)]
+                jobs += [(condition, number, half)
+                         for half in self.problem.halves(domain, decision)]
         return jobs
 
     def _replace(self, jobs: Sequence[Job]) -> None:
         """Bound all entries on domains, and put what stays open in the place of leaves."""
         started = clock.now()
-        found: dict[Condition, list[tuple[float, Domain, Decision | None]]] = {c: [] for c, _, _ in jobs}
+        found: dict[Condition, list[tuple[float, Domain, Decision | None]]] = {
+            c: [] for c, _, _ in jobs}
         for start in range(0, len(jobs), self.limits.batch):
-            part = [(condition, domain) for condition, _, domain in jobs[start:start + self.limits.batch]]
+            part = [(condition, domain)
+                    for condition, _, domain in jobs[start:start + self.limits.batch]]
             for condition, left in self._left(part):
                 found[condition].append(left)
         gone = {number for _, number, _ in jobs}
         for condition, parts in found.items():
             condition.is_stuck = condition.is_stuck or any(way is None for _, _, way in parts)
             kept = [leaf for leaf in condition.leaves or () if leaf[1] not in gone]
-            new = [(met, next(self.numbers), domain, way) for met, domain, way in parts if way is not None]
+            new = [(met, next(self.numbers), domain, way)
+                   for met, domain, way in parts if way is not None]
             condition.leaves = (*kept, *new)
             condition.domains += sum(c is condition for c, _, _ in jobs)
             condition.seconds += (clock.now() - started) / len(found)
 
     def _left(self, part: Sequence[tuple[Condition, Domain]]
               ) -> list[tuple[Condition, tuple[float, Domain, Decision | None]]]:
-        """Of a batch of domains, those on which the box does not decide the condition, and how to split them."""
+        """Of a batch of domains, those on which the box does not decide the condition, and how to
+        split them.
+        """
         domains, like = [domain for _, domain in part], part[0][0].margin
         for domain in domains:
             domain.is_bounded = False
         eye = torch.eye(len(like), dtype=like.dtype)
-        bounded = self.problem.bound(domains, torch.cat([eye, -eye]).expand(len(part), -1, -1), self.limits.rounds)
+        bounded = self.problem.bound(domains, torch.cat([eye, -eye]).expand(len(part), -1, -1),
+                                     self.limits.rounds)
         sides = Box(bounded.lower[:, :len(like)], -bounded.lower[:, len(like):])
         box = sides.outward(torch.stack([c.margin for c, _ in part])).intersect(
             Box(*(torch.stack([c.start[i] for c, _ in part]) for i in (0, 1)))).ordered()
         met = torch.cat([self.meets(box.lower[i:i + 1], box.upper[i:i + 1], c.example)
                          for i, (c, _) in enumerate(part)]).tolist()
-        loose = replace(bounded, gains={name: gain.sum(1, keepdim=True) for name, gain in bounded.gains.items()})
+        loose = replace(bounded, gains={name: gain.sum(1, keepdim=True)
+                                        for name, gain in bounded.gains.items()})
         ways = decisions(loose, domains, self.problem.kinks, self.problem.splits_inputs)
         if self.problem.splits_inputs:
             for (condition, _), middle in zip(part, bounded.box.center, strict=True):
@@ -163,4 +177,5 @@ class ConditionSearch:
         met = torch.cat([self.meets(one[None], one[None], condition.example) for one in a])
         worst = int(met.argmin())
         if float(met[worst]) < min(0.0, condition.value):
-            condition.value, condition.point = float(met[worst]), tuple(part[worst] for part in points)
+            condition.value, condition.point = (float(met[worst]),
+                                                tuple(part[worst] for part in points))

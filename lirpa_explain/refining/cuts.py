@@ -10,8 +10,8 @@ side is
     -|a - m G|_* - m.h + (a.center)
 
 with the dual norm: concave in m, and nearly smooth where the ball has many dimensions. It is
-climbed by reweighting:
-|t| <= (t^2 / w + w) / 2, whose right side is a quadratic function of as many variables as there are half-spaces.
+climbed by reweighting: |t| <= (t^2 / w + w) / 2, whose right side is a quadratic function of as
+many variables as there are half-spaces.
 """
 
 from __future__ import annotations
@@ -105,13 +105,14 @@ def least(ground: Ground, functions: Functions, cuts: Cuts, rounds: int = ROUNDS
     """
     if functions.index is None:
         return _least(ground, functions.A, functions.c, cuts, rounds)
+    index = functions.index.flatten(0, 1)
     if not functions.A.shape[2]:
         return functions.c - roundings(RELAXED, functions.c.dtype) * functions.c.abs()
     A, c = functions.A.flatten(0, 1)[:, None], functions.c.flatten()[:, None]
     windows = ground.read(functions)
     found = _least(windows, A, c, Cuts.none(windows.center), rounds)
     if cuts.count:
-        for some, own in _felt(ground, functions, cuts):
+        for some, own in _felt(ground, functions, index, cuts):
             cut = _least(windows.rows(some), A[some], c[some], own, min(rounds, FEW_ROUNDS))
             found[some] = torch.fmax(found[some], cut)
     return found.reshape(functions.c.shape)
@@ -137,24 +138,23 @@ def _least(ground: Ground, A: Tensor, c: Tensor, cuts: Cuts, rounds: int) -> Ten
     return torch.fmax(plain, cut)
 
 
-def _felt(ground: Ground, functions: Functions, cuts: Cuts) -> Iterator[tuple[Tensor, Cuts]]:
-    """Which of B S functions of some inputs alone can feel half-spaces, so many at a time, and
-    these as they are there.
+def _felt(ground: Ground, functions: Functions, index: Tensor, cuts: Cuts
+          ) -> Iterator[tuple[Tensor, Cuts]]:
+    """Which functions of inputs `index` (B S, n) feel half-spaces, and these, some at a time.
 
     What the other inputs add to a half-space is at most its extreme over the ball. That leaves a
     half-space of the function's own inputs; where it holds all over them, or even at the function's
     least value, nothing is gained.
     """
     scaled, windows = cuts.G * ground.radius[:, None], ground.read(functions)
-    A, index = functions.A.flatten(0, 1), functions.index.flatten(0, 1)
-    spread = ground.spread(scaled)
+    A, spread = functions.A.flatten(0, 1), ground.spread(scaled)
     middle = torch.einsum("bmd,bd->bm", cuts.G, ground.center) + cuts.h
     middle = middle + roundings(RELAXED, middle.dtype) * cuts.size(ground)
     most = middle + spread
     depth = scaled.abs() * (2 / most.clamp(min=torch.finfo(most.dtype).tiny ** 0.5))[..., None]
     some = (functions.read(depth.amax(1)).sum(2) > 1).flatten().nonzero()[:, 0]
-    padded, each = (torch.nn.functional.pad(cuts.G, (0, 1)),
-                    torch.arange(cuts.count, device=A.device))
+    padded = torch.nn.functional.pad(cuts.G, (0, 1))
+    each = torch.arange(cuts.count, device=A.device)
     for part in some.split(max(1, TOGETHER // (cuts.count * A.shape[1]))):
         row, own = part // functions.c.shape[1], windows.rows(part)
         G = padded[row[:, None, None], each[:, None], index[part][:, None]]  # (P, M, n)
@@ -168,7 +168,8 @@ def _felt(ground: Ground, functions: Functions, cuts: Cuts) -> Iterator[tuple[Te
 
 def multipliers(ground: Ground, A: Tensor, G: Tensor, h: Tensor, rounds: int) -> Tensor:
     """Multipliers (B, S, M) that nearly maximise -|A - m G|_* - m.h, for scaled A (B, S, D) and G
-    (B, M, D)."""
+    (B, M, D).
+    """
     dtype = A.dtype
     A, G, h = A.float(), G.float(), h.float()
     rows, functions, entries = A.shape
@@ -191,7 +192,8 @@ def _own_products(q: Tensor, G: Tensor) -> Tensor:
 
 def _shared_products(q: Tensor, G: Tensor) -> Tensor:
     """The same of S functions, by way of the products of half-spaces: q (B, S, D) -> (B, S, M,
-    M)."""
+    M).
+    """
     count = G.shape[1]
     first, second = torch.triu_indices(count, count, device=G.device)
     place = torch.empty(count, count, dtype=torch.long, device=G.device)

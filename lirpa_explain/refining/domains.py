@@ -1,5 +1,6 @@
 """Domains: parts of a ball, each given by decisions on which side of a place some pre-activations
-lie."""
+lie.
+"""
 
 from __future__ import annotations
 
@@ -103,21 +104,24 @@ class Domain:
     def settle(self, boxes: dict[str, Box], is_open: dict[str, Tensor], read: dict[str, Tensor],
                is_empty: bool) -> None:
         """Keep own bounds (n,) of the nodes, which of them were wanted, and that there may be no
-        input."""
+        input.
+        """
         own = {name: self._kept(name, mask) for name, mask in read.items()}
         if self.is_bounded:
             for name, mask in own.items():
                 self.read[name] = self.read[name] | mask
-                self.boxes[name] = self.boxes[name].intersect(
-                    boxes[name].map(lambda x, n=name: self._kept(n, x))).ordered()
+                new = self.boxes[name].intersect(self._kept_box(name, boxes[name]))
+                self.boxes[name] = new.ordered()
             return
         if self.whole is None:
             self.columns = self.columns or {name: mask.nonzero()[:, 0]
                                             for name, mask in is_open.items()}
-        self.boxes = {name: box.map(lambda x, n=name: self._kept(n, x))
-                      for name, box in boxes.items()}
+        self.boxes = {name: self._kept_box(name, box) for name, box in boxes.items()}
         self.read, self.since = own, frozenset()
         self.is_bounded, self.is_empty = True, self.is_empty or is_empty
+
+    def _kept_box(self, name: str, box: Box) -> Box:
+        return Box(self._kept(name, box.lower), self._kept(name, box.upper))
 
     def _kept(self, name: str, x: Tensor) -> Tensor:
         """Of what a node has, (n,), what is kept."""

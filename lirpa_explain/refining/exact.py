@@ -11,7 +11,8 @@ from . import clock
 from .program import Program
 
 TOLERANCE = 1e-6
-"""HiGHS's own tolerance of constraints and integers, by which its bounds are moved outward: they are no proof."""
+"""HiGHS's own tolerance of constraints and integers, by which its bounds are moved outward: they
+are no proof."""
 
 TIGHT = 1e-9
 """The tolerance that it is asked for."""
@@ -34,7 +35,8 @@ class Extreme:
     seconds: float
 
 
-def minimum(program: Program, function: np.ndarray, seconds: float | None = None, gap: float = 0.0) -> Extreme:
+def minimum(program: Program, function: np.ndarray, seconds: float | None = None,
+            gap: float = 0.0) -> Extreme:
     """The least value of a function (D,) of a row's result.
 
     Args:
@@ -48,12 +50,15 @@ def minimum(program: Program, function: np.ndarray, seconds: float | None = None
     objective, constant = program.objective @ function, float(program.constant @ function)
     options = {"time_limit": seconds, "mip_rel_gap": gap, "mip_feasibility_tolerance": TIGHT,
                "primal_feasibility_tolerance": TIGHT, "dual_feasibility_tolerance": TIGHT}
-    constraints = [] if not program.rows else [LinearConstraint(program.matrix(), program.least, program.most)]
+    constraints = ([] if not program.rows
+                   else [LinearConstraint(program.matrix(), program.least, program.most)])
     started = clock.now()
-    with warnings.catch_warnings():  # scipy warns that it hands the tolerances to the solver as they are
+    # scipy warns that it hands the tolerances to the solver as they are
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Unrecognized options", RuntimeWarning)
-        found = milp(objective, integrality=program.integral, bounds=Bounds(program.lower, program.upper),
-                     constraints=constraints, options={k: v for k, v in options.items() if v is not None})
+        found = milp(
+            objective, integrality=program.integral, bounds=Bounds(program.lower, program.upper),
+            constraints=constraints, options={k: v for k, v in options.items() if v is not None})
     bound = found.mip_dual_bound if found.mip_dual_bound is not None else found.fun
     lower = -np.inf if bound is None or found.status not in (0, 1) else float(bound)
     moved = TOLERANCE * (abs(lower) + abs(constant)) if np.isfinite(lower) else 0.0

@@ -61,11 +61,9 @@ class Functions:
         if any(f.index is None for f in some):
             return cls(torch.cat([f.dense() for f in some], 1), c, None, inputs)
         most = max(f.A.shape[2] for f in some)
-        A, index = (torch.cat([torch.nn.functional.pad(x, (0, most - x.shape[2]), value=none)
-                               for x in tensors], 1)
-                    for tensors, none in (([f.A for f in some], 0),
-                                          ([f.index for f in some], inputs)))
-        return cls(A, c, index, inputs)
+        A = [_padded(f.A, most, 0) for f in some]
+        index = [_padded(f.index, most, inputs) for f in some if f.index is not None]
+        return cls(torch.cat(A, 1), c, torch.cat(index, 1), inputs)
 
     def __neg__(self) -> Functions:
         return Functions(-self.A, -self.c, self.index, self.inputs)
@@ -84,7 +82,8 @@ class Functions:
 
     def read(self, x: Tensor) -> Tensor:
         """What numbers (B, D) of the inputs are where the coefficients are, 0 for none of them: (B,
-        S, n)."""
+        S, n).
+        """
         if self.index is None:
             return x[:, None]
         return torch.nn.functional.pad(x, (0, 1)).gather(1, self.index.flatten(1)).reshape(
@@ -94,3 +93,8 @@ class Functions:
 def taken(x: Tensor, at: Tensor) -> Tensor:
     """Some of the lines of each row, by number: x (B, S, n), at (B, M) -> (B, M, n)."""
     return x.gather(1, at[..., None].expand(-1, -1, x.shape[2]))
+
+
+def _padded(x: Tensor, size: int, value: int) -> Tensor:
+    """Lines (B, S, n) made so long."""
+    return torch.nn.functional.pad(x, (0, size - x.shape[2]), value=value)

@@ -21,7 +21,8 @@ LARGEST = 8.0
 @dataclass(frozen=True)
 class Part:
     """The balls of one input: |x - center|_norm <= 1 after division by `radius`, (B, D) or (B,
-    1)."""
+    1).
+    """
 
     norm: float
     center: Tensor
@@ -47,7 +48,8 @@ class Part:
 
     def rest(self, whole: Tensor, some: Tensor) -> Tensor:
         """At most the spread of the other coefficients, where that of all is known, and that of
-        some."""
+        some.
+        """
         if self.norm == math.inf:
             return whole - some
         if self.norm == 2:
@@ -57,7 +59,8 @@ class Part:
 
     def ends(self, a: Tensor) -> Tensor:
         """Where in the unit ball a.y is largest; for norm 1, where it is with all entries as large
-        as the ball is."""
+        as the ball is.
+        """
         if self.norm == 2:
             return a / torch.linalg.vector_norm(a, dim=-1, keepdim=True).clamp(
                 min=torch.finfo(a.dtype).tiny)
@@ -109,7 +112,8 @@ class Ground:
 
     def read(self, functions: Functions) -> Ground:
         """The balls in the inputs that each function depends on, each a row: B S of them, of n
-        entries."""
+        entries.
+        """
         if len(self.parts) != 1:
             raise ValueError("functions of some inputs alone need balls of one input; given: "
                              f"{len(self.parts)}.")

@@ -16,7 +16,9 @@ from .domains import INPUT, Decision, Domain, Limits
 
 def smaller(values: tuple[Tensor, ...], balls: tuple[Any, ...], domains: Sequence[Domain]
             ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-    """The engine's inputs and their boxes, cut to what domains have decided of inputs, one domain a row."""
+    """The engine's inputs and their boxes, cut to what domains have decided of inputs, one domain a
+    row.
+    """
     start, moved, cut = 0, list(values), list(balls)
     limits = Limits.of(domains, INPUT, values[0])
     sizes = [0 if ball is None else x[0].numel() for x, ball in zip(values, balls, strict=False)]
@@ -40,7 +42,9 @@ def pieces(center: Tensor, radius: Tensor, count: int) -> list[frozenset[Decisio
         cuts[longest] *= 2
     sides = []
     for j, number in enumerate(cuts):
-        places = [float(center[j] - radius[j] + 2 * radius[j] * i / number) for i in range(number + 1)]
-        sides.append([[Decision(INPUT, j, places[i], 1)] * (i > 0) + [Decision(INPUT, j, places[i + 1], -1)] *
-                      (i + 1 < number) for i in range(number)])
+        places = [float(center[j] - radius[j] + 2 * radius[j] * i / number)
+                  for i in range(number + 1)]
+        sides.append([[Decision(INPUT, j, places[i], 1)] * (i > 0)
+                      + [Decision(INPUT, j, places[i + 1], -1)] * (i + 1 < number)
+                      for i in range(number)])
     return [frozenset(itertools.chain(*chosen)) for chosen in itertools.product(*sides)]

@@ -81,7 +81,8 @@ class Problem:
     @property
     def splits_inputs(self) -> bool:
         """Whether balls are split by their inputs and not by pre-activations: boxes of few
-        dimensions."""
+        dimensions.
+        """
         if self.by_inputs is not None:
             return self.by_inputs
         ground = self.schedule.ground
@@ -136,7 +137,8 @@ class Problem:
 
     def nodes(self, row: int, points: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """What pre-activations that can be cut are at points, each (P, *S), as a row computes them:
-        (P, n) by node."""
+        (P, n) by node.
+        """
         index = torch.full((len(points[0]),), row, device=points[0].device)
         _, values, _, _ = self.rows.take(index)
         names = {name: self.schedule.network.values[name] for name in self.kinks}
@@ -150,7 +152,8 @@ class Problem:
 
     def point(self, example: int, flat: Tensor) -> tuple[Tensor, ...]:
         """Points (P, M) of the inputs that move, drawn into the balls, as points (P, *S) of all
-        inputs."""
+        inputs.
+        """
         parts, start = [], 0
         for x, ball in zip(self.inputs, self.balls, strict=True):
             own = x[example:example + 1].expand(len(flat), *x.shape[1:])

@@ -1,7 +1,8 @@
 """A piecewise-linear gradient module as a mixed-integer program.
 
-Every value is an affine function of the program's variables: the inputs, and for every kink that is open on the ball
-its output r, its side d in {0, 1}, and for every gradient g that passes it the product q = g d:
+Every value is an affine function of the program's variables: the inputs, and for every kink that is
+open on the ball its output r, its side d in {0, 1}, and for every gradient g that passes it the
+product q = g d:
 
     r = relu(z):   r >= 0,  r >= z,  r <= zu d,  r <= z - zl (1 - d)
     q = g d:       gl d <= q <= gu d,  g - gu (1 - d) <= q <= g - gl (1 - d)
@@ -46,20 +47,24 @@ class Program:
         boxes: bounds (n,) of all values that kinks read, by name.
 
     Raises:
-        UnsupportedOperation: the module has a step that is neither affine nor a kink, or a ball is no box.
+        UnsupportedOperation: the module has a step that is neither affine nor a kink, or a ball is
+            no box.
     """
 
-    def __init__(self, module: GradientModule, values: tuple[Tensor, ...], ground: Ground, moving: list[bool],
-                 boxes: Mapping[str, Box]) -> None:
+    def __init__(self, module: GradientModule, values: tuple[Tensor, ...], ground: Ground,
+                 moving: list[bool], boxes: Mapping[str, Box]) -> None:
         if any(part.norm != math.inf for part in ground.parts):
-            raise UnsupportedOperation("method='exact' needs boxes (norm=math.inf): over other balls the program is "
-                                       "not linear. Use method='branch'.")
+            raise UnsupportedOperation("method='exact' needs boxes (norm=math.inf): over other "
+                                       "balls the program is not linear. Use method='branch'.")
         self.boxes = boxes
         self.lower, self.upper, self.integral = list[float](), list[float](), list[int]()
         self.rows, self.least, self.most = list[np.ndarray](), list[float](), list[float]()
         self.sides: dict[tuple[str, int], int] = {}
-        self.fixed = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
-        self.fixed |= {name: x for name, x, moves in zip(module.input_names, values, moving, strict=True) if not moves}
+        self.fixed = dict(module.named_parameters(recurse=False)) | dict(
+            module.named_buffers(recurse=False))
+        self.fixed |= {name: x
+                       for name, x, moves in zip(module.input_names, values, moving, strict=True)
+                       if not moves}
         self.moving: dict[str, Tensor] = {}
         self._inputs(module, values, ground, moving)
         with torch.no_grad():
@@ -73,9 +78,11 @@ class Program:
         from scipy.sparse import csr_array, vstack
 
         size = len(self.lower)
-        return vstack([csr_array(np.pad(row, (0, size - len(row)))[None]) for row in self.rows]) if self.rows else None
+        return vstack([csr_array(np.pad(row, (0, size - len(row)))[None])
+                       for row in self.rows]) if self.rows else None
 
-    def _inputs(self, module: GradientModule, values: tuple[Tensor, ...], ground: Ground, moving: list[bool]) -> None:
+    def _inputs(self, module: GradientModule, values: tuple[Tensor, ...], ground: Ground,
+                moving: list[bool]) -> None:
         """Variables for the entries of the inputs."""
         names = [name for name, moves in zip(module.input_names, moving, strict=True) if moves]
         given = dict(zip(module.input_names, values, strict=True))
@@ -97,11 +104,13 @@ class Program:
             self.moving[step.output] = self._kink(step)
         elif step.operator == "kink_gradient" and step.inputs[1] in self.moving:
             self.moving[step.output] = self._kink_gradient(step)
-        elif step.operator == "kink_gradient" or issubclass(operators.lookup(step.operator).bound, AFFINE):
+        elif (step.operator == "kink_gradient"
+                  or issubclass(operators.lookup(step.operator).bound, AFFINE)):
             self.moving[step.output] = self._affine(step)
         else:
-            raise UnsupportedOperation(f"{step.operator}: method='exact' is for piecewise-linear models, made of "
-                                       "affine steps and kinks at 0 such as ReLU's. Use method='branch'.")
+            raise UnsupportedOperation(f"{step.operator}: method='exact' is for piecewise-linear "
+                                       "models, made of affine steps and kinks at 0 such as "
+                                       "ReLU's. Use method='branch'.")
 
     def _affine(self, step: Step) -> Tensor:
         """Coefficients are what the step makes of each beside what it makes of 0."""
@@ -113,14 +122,15 @@ class Program:
                 arguments.append(torch.cat([value, torch.zeros_like(value[:1])]))
             else:
                 value = self.fixed[name]
-                arguments.append(value.expand(count, *value.shape[1:]) if name in self.rowed(step) else value)
+                arguments.append(value.expand(count, *value.shape[1:])
+                                 if name in self.rowed(step) else value)
         result = operators.call(step.operator, *arguments, **step.settings)
         return torch.cat([result[:1], result[1:-1] - result[-1:]])
 
     def rowed(self, step: Step) -> set[str]:
         """Fixed inputs of a step that have rows: of one row, and not parameters."""
-        return {n for n in step.inputs if n in self.fixed and self.fixed[n].ndim > 1 and len(self.fixed[n]) == 1
-                and not isinstance(self.fixed[n], torch.nn.Parameter)}
+        return {n for n in step.inputs if n in self.fixed and self.fixed[n].ndim > 1
+                and len(self.fixed[n]) == 1 and not isinstance(self.fixed[n], torch.nn.Parameter)}
 
     def _kink(self, step: Step) -> Tensor:
         z, slope = step.inputs[0], step.settings["slope"]
@@ -133,7 +143,8 @@ class Program:
             self._require(self._unit(r) - zu * self._unit(d), -math.inf, 0.0)
             self._require(self._unit(r) - line - zl * self._unit(d), -math.inf, -zl)
             result = self._filled(result)
-            result[:, i] = torch.as_tensor(slope * self._line(value, i) + (1 - slope) * self._unit(r))
+            result[:, i] = torch.as_tensor(slope * self._line(value, i)
+                                           + (1 - slope) * self._unit(r))
         return result.reshape(-1, *self.moving[z].shape[1:])
 
     def _kink_gradient(self, step: Step) -> Tensor:
@@ -148,7 +159,8 @@ class Program:
             else:
                 product = self._product(line, d, *(float(side[i]) for side in self.boxes[g]))
             result = self._filled(result)
-            result[:, i] = torch.as_tensor(slope * self._line(gradient, i) + (1 - slope) * self._padded(product))
+            result[:, i] = torch.as_tensor(slope * self._line(gradient, i)
+                                           + (1 - slope) * self._padded(product))
         return result.reshape(-1, *self.moving[z].shape[1:])
 
     def _product(self, line: np.ndarray, d: int, gl: float, gu: float) -> np.ndarray:

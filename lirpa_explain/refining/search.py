@@ -1,5 +1,6 @@
 """Growing trees of many functions side by side: domains are rows of a batch, and equal ones are
-bounded once."""
+bounded once.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +157,8 @@ class Search:
 
     def _bounded(self, by_domain: dict[Domain, list[tuple[Tree, float]]]) -> dict[Tree, list[Part]]:
         """Bound functions of trees on domains, of which lower bounds are known: the parts of each
-        tree."""
+        tree.
+        """
         found: dict[Tree, list[Part]] = {}
         again, fresh = list[Line](), dict[Domain, Sequence[tuple[Tree, float]]]()
         for domain, trees in by_domain.items():
@@ -222,7 +224,8 @@ class Search:
 
     def _reads(self, lines: Sequence[Line]) -> Reads:
         """Which entries of upstream gradients the trees of each line read, (B, n), where all trees
-        know."""
+        know.
+        """
         known = [[tree.reads for tree, _ in trees] for _, trees in lines]
         names = set.intersection(*(set(reads) for some in known for reads in some))
         return {name: torch.stack([torch.stack([reads[name] for reads in some]).any(0)
@@ -238,7 +241,8 @@ class Search:
 
     def _find(self, domains: Sequence[Domain], parts: Sequence[tuple[Tree, Part]]) -> None:
         """Points of the domains that promise most, or are not split further: evaluated, or proven
-        not to exist."""
+        not to exist.
+        """
         if not self.problem.cuts.count:
             return
         wanted: dict[Domain, float] = {}
@@ -258,7 +262,8 @@ class Search:
 
     def look(self, example: int, flat: Tensor) -> None:
         """Evaluate the attribution of an example at points (P, M) of what moves, for all
-        objectives."""
+        objectives.
+        """
         points, objectives = self.problem.point(example, flat), self.by_example.get(example, [])
         if not objectives:
             return

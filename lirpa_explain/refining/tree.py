@@ -1,5 +1,6 @@
 """Trees of domains, one for each function of a row whose least value is wanted, and what they are
-grown for."""
+grown for.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +154,8 @@ class Objective:
     @property
     def decided(self) -> int:
         """1: it exceeds the threshold everywhere; -1: it does not somewhere; 0: that is open, or
-        nothing was asked."""
+        nothing was asked.
+        """
         if self.threshold is None:
             return 0
         return int(self.lower > self.threshold) or -int(self.found <= self.threshold)
@@ -171,7 +173,8 @@ class Objective:
 
     def lowest(self, count: int) -> list[tuple[Tree, Leaf]]:
         """Leaves to split next, so many at most: of the tree that loses most beside what was found
-        of it."""
+        of it.
+        """
         slack = [w * (tree.found - tree.lower)
                  for w, tree in zip(self.weights, self.trees, strict=True)]
         chosen: list[tuple[Tree, Leaf]] = []

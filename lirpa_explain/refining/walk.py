@@ -1,5 +1,6 @@
 """Points at which a function may be least: walks to where kinks lie on the sides that its bounds
-want."""
+want.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ def walked(problem: Problem, domains: Sequence[Domain], wants: Mapping[str, Tens
         with torch.enable_grad():
             moved = flat.clone().requires_grad_()
             nodes = problem.nodes(row, problem.point(example, moved))
-            loss = sum((-weight * nodes[name]).clamp(min=0).sum()
-                       for name, weight in weights.items())
+            wrong = [(-weight * nodes[name]).clamp(min=0) for name, weight in weights.items()]
+            loss = torch.stack([part.sum() for part in wrong]).sum()
             slope, = torch.autograd.grad(loss, moved)
         step = FIRST * (1 - i / STEPS) * ground.ends(slope * ground.radius) * ground.radius
         flat = problem.flat(problem.point(example, flat - step))
@@ -49,7 +50,8 @@ def walked(problem: Problem, domains: Sequence[Domain], wants: Mapping[str, Tens
 
 def _weights(domains: Sequence[Domain], wants: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """How much it counts that an entry is above 0, or below, relative to the width of its interval:
-    (P, n) by node."""
+    (P, n) by node.
+    """
     most = torch.stack([want.abs().amax(1) for want in wants.values()]).amax(0).tolist()
     weights = {name: want.clone() for name, want in wants.items()}
     for i, domain in enumerate(domains):

@@ -49,17 +49,20 @@ def entries(order: Tensor, count: Tensor, sign: Tensor, decides: bool) -> Wanted
 
 
 def rivals(reach: Tensor, box: Box, nominal: Tensor, k: int, absolute: bool) -> Wanted:
-    """S a_i - a_o, and s a_i + a_o for absolute values, of pairs of which it is open whether o may exceed i.
+    """S a_i - a_o, and s a_i + a_o for absolute values, of pairs of which it is open whether o may
+    exceed i.
 
     Args:
-        reach: (N, k, D), whether o may reach the i-th largest, as `certificates.refine.rivals` says.
+        reach: (N, k, D), whether o may reach the i-th largest, as `certificates.refine.rivals`
+            says.
         box: bounds, (N, D) each.
         nominal: (N, D).
         k: how many are the largest.
         absolute: whether absolute values are ranked.
     """
     top = (nominal.abs() if absolute else nominal).topk(k).indices
-    sign = torch.where(box.lower > 0, 1.0, torch.where(box.upper < 0, -1.0, nominal.sign())).to(nominal)
+    sign = torch.where(box.lower > 0, 1.0,
+                       torch.where(box.upper < 0, -1.0, nominal.sign())).to(nominal)
     found = []
     for n in range(len(nominal)):
         rows = []

@@ -9,7 +9,6 @@ its box. Where what is known of a node is empty, beyond roundings, the domain is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ..bounding.backward import Linear
 from ..bounding.network import Readers
+from ..bounding.reach import reached
 from ..bounding.schedule import Schedule
 from ..boxes import Box
 from ..operators.activation import BoundActivation, BoundActivationGradient
@@ -153,14 +153,16 @@ class WithinDomains(Schedule):
 
     def _upstream(self) -> set[str]:
         """Nodes that are read as upstream gradients alone, which nothing but the functions depends
-        on."""
+        on.
+        """
         relaxed = self.network.relaxations_before(self.network.result)
         found = {op.inputs[0].name for op in relaxed if isinstance(op, BoundActivationGradient)}
         return found - set(self._splittable())
 
     def _unknown(self, domains: Sequence[Domain]) -> dict[str, Tensor]:
         """The inputs, marked where more is known of them than the bounds that domains have
-        inherited say."""
+        inherited say.
+        """
         every = torch.tensor([domain.since is None or any(d.node == INPUT for d in domain.decisions)
                               for domain in domains], device=self.ground.center.device)
         return self._marked(every[:, None].expand_as(self.ground.center))
@@ -177,7 +179,7 @@ class WithinDomains(Schedule):
         inputs that a new half-space depends on: all new bounds come from these.
         """
         if node.name not in self.upstream:
-            return flat_rows(self.network.reached(node, self.marks))
+            return flat_rows(reached(node, self.marks))
         self.read[node.name] = reads = self.reads.get(node.name, torch.ones_like(like))
         return reads & ~torch.stack([torch.zeros_like(like[0]) | domain.is_read(node.name)
                                      for domain in domains])
@@ -205,7 +207,8 @@ class WithinDomains(Schedule):
 
     def _linear(self, node: Bound, index: Tensor) -> tuple[Functions, Functions]:
         """Linear bounds, below and above, of entries (B, K) of a node as functions of the
-        inputs."""
+        inputs.
+        """
         chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
         found = [self.network.in_inputs(*self.network.sums(node, part[..., None], (1.0,)))
                  for part in index.split(chunk, 1)]
@@ -240,7 +243,8 @@ class WithinDomains(Schedule):
 
     def _note_behind(self, seen: dict[str, Tensor], limits: Limits) -> None:
         """Add up what the half-spaces added last, relative to their extent, can gain from knowing
-        pre-activations."""
+        pre-activations.
+        """
         extent = (self.cuts.G[:, -limits.count:].abs() * self.ground.radius[:, None]).sum(2)
         share = limits.side.abs() / extent.clamp(min=torch.finfo(extent.dtype).tiny ** 0.5)
         for name, gain in self._gains(seen, True).items():
@@ -249,7 +253,8 @@ class WithinDomains(Schedule):
 
     def _decide(self, node: Bound, box: Box, limits: Limits, shape: torch.Size) -> None:
         """Narrow a settled node to what is decided, so that relaxations see it on the right side of
-        the place."""
+        the place.
+        """
         lower, upper = flat_rows(node.lower), flat_rows(node.upper)
         reach = roundings(DECIDED, lower.dtype) * torch.maximum(lower.abs(), upper.abs())
         decided = limits.box(lower.shape[1])
@@ -285,7 +290,8 @@ class WithinDomains(Schedule):
 
     def _of_result(self, functions: Tensor) -> tuple[Bound, Coefficient]:
         """Functions (B, K, D) of the result as such of some node; of one entry each, they are local
-        where it is one."""
+        where it is one.
+        """
         if bool(((functions != 0).sum(2) > 1).any()):
             return self.network.result, functions
         entry = functions.abs().argmax(2, keepdim=True)
@@ -294,7 +300,8 @@ class WithinDomains(Schedule):
 
     def _wants(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gains of kinks, below 0 where a lower bound of the functions is made by an entry below 0,
-        (B, K, n)."""
+        (B, K, n).
+        """
         found: dict[str, Tensor] = {}
         for operator in self.network.relaxations_before(self.network.result):
             if operator.name in seen and operator.operator.name in KINKS:
@@ -319,7 +326,8 @@ class WithinDomains(Schedule):
 
     def _input_gains(self, gains: dict[str, Tensor]) -> Tensor:
         """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals
-        is due to each."""
+        is due to each.
+        """
         found = []
         for name, (index, share) in self.effects.items():
             if name in gains:
@@ -361,7 +369,8 @@ class WithinDomains(Schedule):
 
 def splittable(operator: BoundPlanes) -> int | None:
     """Which of an operator's inputs decides its relaxation by itself, being cut in two; None if
-    none does."""
+    none does.
+    """
     if isinstance(operator, BoundActivation):
         return 0
     return 1 if isinstance(operator, BoundActivationGradient) else None

@@ -1,1 +1,3 @@
-"""Linear bounds of elementary functions on boxes: plain tensor functions, no knowledge of auto_LiRPA."""
+"""Linear bounds of elementary functions on boxes: plain tensor functions, no knowledge of
+auto_LiRPA.
+"""

@@ -1,4 +1,5 @@
-"""Functions of one variable as data: formulas with their derivatives, and the points where they change.
+"""Functions of one variable as data: formulas with their derivatives, and the points where they
+change.
 
 `Function` is what `univariate` bounds. `declare` makes a function and its derivative from formulas.
 """
@@ -16,7 +17,8 @@ from ..rounding import at_a_jump
 
 Elementwise = Callable[[Tensor], Tensor]
 TINY = 1e-8
-"""A jump that is not there mathematically: torch's softplus has one of 2e-9 where it goes on as a line."""
+"""A jump that is not there mathematically: torch's softplus has one of 2e-9 where it goes on as a
+line."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,21 @@ class Piece:
 class Function:
     """A function of one variable, declared as data.
 
-    Between consecutive breaks it follows one piece. At a break it may have a kink or jump; bounds then hold for the
-    values of both sides.
+    Between consecutive breaks it follows one piece. At a break it may have a kink or jump; bounds
+    then hold for the values of both sides.
 
     Args:
         pieces: the formulas, one more than there are breaks.
         breaks: where one formula ends and the next begins, ascending.
         domain: ends of the interval on which the function is defined, both included.
-        poles: points at which it is not defined. Bounds on intervals that leave the domain, or contain a pole, are
-            infinite.
-        period: `f(t + period) = f(t) + trend * period`; 0 if there is none. Otherwise there is one piece, and its
-            extrema and turns are those of one period, which begins at its first turn.
+        poles: points at which it is not defined. Bounds on intervals that leave the domain, or
+            contain a pole, are infinite.
+        period: `f(t + period) = f(t) + trend * period`; 0 if there is none. Otherwise there is one
+            piece, and its extrema and turns are those of one period, which begins at its first
+            turn.
         trend: the mean slope of a function with a period.
-        at_breaks: its values at the breaks, between those of both sides; by default the left piece's.
+        at_breaks: its values at the breaks, between those of both sides; by default the left
+            piece's.
         ends: between which it is used: where the first piece begins and the last one ends.
     """
 
@@ -86,7 +90,9 @@ class Function:
         return [formula(self.clamp(i, t)) for i, formula in enumerate(formulas)]
 
     def select(self, values: list[Tensor], t: Tensor, left: bool = True) -> Tensor:
-        """Of values for each piece those of the piece in which t lies; at a break the left one, or the right one."""
+        """Of values for each piece those of the piece in which t lies; at a break the left one, or
+        the right one.
+        """
         result = values[-1]
         for stop, value in zip(reversed(self.breaks), reversed(values[:-1]), strict=True):
             result = torch.where(t <= stop if left else t < stop, value, result)
@@ -127,15 +133,19 @@ class Function:
         return self if last - first == len(self.breaks) else _some_pieces(self, first, last)
 
     def shifts(self, lo: Tensor) -> list[Tensor]:
-        """Multiples of the period: with `start` the first turn, `start + shift` is lo or before, then 1 and 2 on."""
+        """Multiples of the period: with `start` the first turn, `start + shift` is lo or before,
+        then 1 and 2 on.
+        """
         first = torch.floor((lo - self.pieces[0].turns[0]) / self.period)
         return [(first + copy) * self.period for copy in range(3)]
 
     @cached_property
     def negative(self) -> "Function":
         """The function times -1."""
-        pieces = tuple(replace(p, value=_minus(p.value), slope=_minus(p.slope)) for p in self.pieces)
-        return replace(self, pieces=pieces, trend=-self.trend, at_breaks=tuple(-v for v in self.at_breaks))
+        pieces = tuple(replace(p, value=_minus(p.value), slope=_minus(p.slope))
+                       for p in self.pieces)
+        return replace(self, pieces=pieces, trend=-self.trend,
+                       at_breaks=tuple(-v for v in self.at_breaks))
 
     @cached_property
     def jumps(self) -> tuple[tuple[float, float], ...]:
@@ -146,12 +156,15 @@ class Function:
 
     @cached_property
     def monotone(self) -> int:
-        """1 if it never falls, -1 if it never rises, but for a tiny jump at an only break; 0 otherwise or unknown."""
+        """1 if it never falls, -1 if it never rises, but for a tiny jump at an only break; 0
+        otherwise or unknown.
+        """
         if not self.is_total or self.period or any(piece.extrema for piece in self.pieces):
             return 0
         signs = set().union(*(span.directions for span in self._spans()))
         tiny = TINY if len(self.breaks) == 1 else 0.0
-        signs |= {1 if right > left else -1 for left, right in self.jumps if abs(right - left) > tiny}
+        signs |= {1 if right > left else -1
+                  for left, right in self.jumps if abs(right - left) > tiny}
         return 0 if {1, -1} <= signs else min(signs) or max(signs) or 1
 
     @cached_property
@@ -166,12 +179,15 @@ class Function:
 
     @cached_property
     def kinds(self) -> tuple[tuple[int, ...], ...]:
-        """Of the extrema of each piece 1 for a maximum, -1 for a minimum, 0 where that is not known."""
+        """Of the extrema of each piece 1 for a maximum, -1 for a minimum, 0 where that is not
+        known.
+        """
         found = []
         for i, piece in enumerate(self.pieces):
             start, stop = self._ends(i)
             knots = [start, *piece.extrema, stop]
-            signs = [Span(i, piece, a, b).directions if a < b else {0} for a, b in zip(knots, knots[1:], strict=False)]
+            signs = [Span(i, piece, a, b).directions if a < b else {0}
+                     for a, b in zip(knots, knots[1:], strict=False)]
             found.append(tuple((left == {1} and right == {-1}) - (left == {-1} and right == {1})
                                for left, right in zip(signs, signs[1:], strict=False)))
         return tuple(found)
@@ -192,8 +208,8 @@ class Function:
 
 @lru_cache(maxsize=256)
 def _some_pieces(f: Function, first: int, last: int) -> Function:
-    return replace(f, pieces=f.pieces[first:last + 1], breaks=f.breaks[first:last], at_breaks=f.at_breaks[first:last],
-                   ends=(f.part(first)[0], f.part(last)[1]))
+    return replace(f, pieces=f.pieces[first:last + 1], breaks=f.breaks[first:last],
+                   at_breaks=f.at_breaks[first:last], ends=(f.part(first)[0], f.part(last)[1]))
 
 
 def _minus(f: Elementwise) -> Elementwise:
@@ -211,7 +227,9 @@ class Span:
 
     @cached_property
     def _grid(self) -> tuple[Tensor, Tensor]:
-        """Points of the span, dense near finite ends, and these, ascending, and the slopes there, all finite (N)."""
+        """Points of the span, dense near finite ends, and these, ascending, and the slopes there,
+        all finite (N).
+        """
         near = torch.logspace(-6, 6, 481, dtype=torch.float64)
         a, b = self.start, self.stop
         if a > -math.inf and b < math.inf:
@@ -225,28 +243,36 @@ class Span:
 
     @cached_property
     def directions(self) -> set[int]:
-        """The signs of its slopes but for roundings, which are next to an extremum; 0 if there are no others."""
+        """The signs of its slopes but for roundings, which are next to an extremum; 0 if there are
+        no others.
+        """
         slopes = self._grid[1]
         rounding = 1e-9 * slopes.abs().max()
         return {sign for sign in (1, -1) if bool((sign * slopes > rounding).any())} or {0}
 
     @cached_property
     def curvature(self) -> float:
-        """Sign of the change of the slope, from end to end: a steep function may be flat on most of the span."""
+        """Sign of the change of the slope, from end to end: a steep function may be flat on most of
+        the span.
+        """
         slopes = self._grid[1]
         change = (slopes[-1] - slopes[0]).item()
         return math.copysign(1.0, change) if change else 0.0
 
     @cached_property
     def _table(self) -> tuple[Tensor, Tensor]:
-        """Points of the span from end to end (N + 2), and minus the slopes at the inner ones, ascending (N)."""
+        """Points of the span from end to end (N + 2), and minus the slopes at the inner ones,
+        ascending (N).
+        """
         points, slopes = self._grid
         inner = (points > self.start) & (points < self.stop)
-        return (torch.cat([points.new_tensor([self.start]), points[inner], points.new_tensor([self.stop])]),
-                (-slopes[inner]).cummax(0).values)
+        return (torch.cat([points.new_tensor([self.start]), points[inner],
+                           points.new_tensor([self.stop])]), (-slopes[inner]).cummax(0).values)
 
     def bracket(self, k: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Neighbouring points of the span between which its slope, that falls, becomes less than k."""
+        """Neighbouring points of the span between which its slope, that falls, becomes less than
+        k.
+        """
         points, keys = (x.to(k) for x in self._table)
         index = torch.searchsorted(keys, -k)
         a, b = points[index], points[index + 1]
@@ -264,8 +290,8 @@ class Formula:
         value: the formula, finite wherever it is used, also under autograd.
         first: its derivative, likewise.
         second: the derivative of that, likewise.
-        zeros: where the first, second and third derivative change sign, ascending. Points where they do not do no
-            harm; one left out makes bounds wrong.
+        zeros: where the first, second and third derivative change sign, ascending. Points where
+            they do not do no harm; one left out makes bounds wrong.
     """
 
     value: Elementwise
@@ -282,7 +308,8 @@ class Differentiable:
     derivative: Function
 
 
-def declare(*formulas: Formula, breaks: tuple[float, ...] = (), domain: tuple[float, float] = (-math.inf, math.inf),
+def declare(*formulas: Formula, breaks: tuple[float, ...] = (),
+            domain: tuple[float, float] = (-math.inf, math.inf),
             poles: tuple[float, ...] = (), period: float = 0.0, trend: float = 0.0,
             values: tuple[float, ...] = (), slopes: tuple[float, ...] = ()) -> Differentiable:
     """A function and its derivative from formulas.
@@ -292,9 +319,11 @@ def declare(*formulas: Formula, breaks: tuple[float, ...] = (), domain: tuple[fl
         breaks: where one formula ends and the next begins: kinks and jumps are allowed there.
         domain: see `univariate.Function`; so the following.
         poles: where it is not defined.
-        period: after how much it repeats, but for the trend; its zeros are then those of one period.
+        period: after how much it repeats, but for the trend; its zeros are then those of one
+            period.
         trend: the mean slope of a function with a period.
-        values: what the function is at the breaks, between the values of both sides; by default that of the left one.
+        values: what the function is at the breaks, between the values of both sides; by default
+            that of the left one.
         slopes: what the derivative is there, likewise.
 
     Returns:
@@ -317,4 +346,5 @@ def declare(*formulas: Formula, breaks: tuple[float, ...] = (), domain: tuple[fl
 
 def line(slope: float, offset: float) -> Formula:
     """The formula of a straight line."""
-    return Formula(lambda t: slope * t + offset, lambda t: torch.full_like(t, slope), torch.zeros_like)
+    return Formula(lambda t: slope * t + offset, lambda t: torch.full_like(t, slope),
+                   torch.zeros_like)

@@ -23,7 +23,8 @@ def exponential(base: float) -> Differentiable:
         ValueError: `base` is not positive.
     """
     if not base > 0:
-        raise ValueError(f"A power with a variable exponent is bounded for a base > 0 only, got {base}")
+        raise ValueError("A power with a variable exponent is bounded for a base > 0 only, got "
+                         f"{base}")
     rate = math.log(base)
 
     def value(t: Tensor) -> Tensor:
@@ -49,7 +50,8 @@ def atan() -> Differentiable:
     """Arc tangent."""
     third = 1 / math.sqrt(3)
     return declare(Formula(torch.atan, lambda t: (1 + t.square()).reciprocal(),
-                           lambda t: -2 * t / (1 + t.square()).square(), ((), (0.0,), (-third, third))))
+                           lambda t: -2 * t / (1 + t.square()).square(),
+                           ((), (0.0,), (-third, third))))
 
 
 def asinh() -> Differentiable:
@@ -61,7 +63,8 @@ def asinh() -> Differentiable:
 
 def asin() -> Differentiable:
     """Arc sine; its slope is infinite at -1 and 1."""
-    declared = declare(Formula(torch.asin, lambda t: (1 - t.square()).rsqrt(), lambda t: t * (1 - t.square()).pow(-1.5),
+    declared = declare(Formula(torch.asin, lambda t: (1 - t.square()).rsqrt(),
+                               lambda t: t * (1 - t.square()).pow(-1.5),
                                ((), (0.0,), ())), domain=(-1.0, 1.0))
     return replace(declared, derivative=replace(declared.derivative, poles=(-1.0, 1.0)))
 
@@ -82,12 +85,13 @@ def atanh() -> Differentiable:
 
 def logit(eps: float | None = None) -> Differentiable:
     """`log(t / (1 - t))`; with `eps`, t is at least `eps` and at most `1 - eps`."""
-    formula = Formula(torch.logit, lambda t: (t * (1 - t)).reciprocal(), lambda t: (2 * t - 1) / (t * (1 - t)).square(),
-                      ((), (0.5,), ()))
+    formula = Formula(torch.logit, lambda t: (t * (1 - t)).reciprocal(),
+                      lambda t: (2 * t - 1) / (t * (1 - t)).square(), ((), (0.5,), ()))
     if eps is None:
         return declare(formula, domain=(0.0, 1.0), poles=(0.0, 1.0))
     low, slope = math.log(eps / (1 - eps)), 1 / (eps * (1 - eps))
-    return declare(line(0.0, low), formula, line(0.0, -low), breaks=(eps, 1 - eps), slopes=(slope, slope))
+    return declare(line(0.0, low), formula, line(0.0, -low), breaks=(eps, 1 - eps),
+                   slopes=(slope, slope))
 
 
 # Bells
@@ -102,7 +106,8 @@ def erf(rate: float = 1.0) -> Differentiable:
         return 2 * root / math.sqrt(math.pi) * torch.exp(-rate * t.square())
 
     return declare(Formula(lambda t: torch.erf(root * t), first,
-                           lambda t: -2 * rate * t.clamp(-far, far) * first(t), ((), (0.0,), (-half, half))))
+                           lambda t: -2 * rate * t.clamp(-far, far) * first(t),
+                           ((), (0.0,), (-half, half))))
 
 
 def gaussian(rate: float = 1.0) -> Differentiable:
@@ -128,13 +133,15 @@ def gaussian(rate: float = 1.0) -> Differentiable:
 
 
 def bell(exponent: float, offset: float) -> Differentiable:
-    """`(offset + t ** 2) ** exponent` for a positive offset, such as `sqrt(1 + t ** 2)` and `1 / (1 + t ** 2)`.
+    """`(offset + t ** 2) ** exponent` for a positive offset, such as `sqrt(1 + t ** 2)` and `1 / (1
+    + t ** 2)`.
 
     Raises:
         ValueError: `offset` is not positive.
     """
     if not offset > 0:
-        raise ValueError(f"(offset + t ** 2) ** exponent is bounded for an offset > 0 only, got {offset}")
+        raise ValueError("(offset + t ** 2) ** exponent is bounded for an offset > 0 only, got "
+                         f"{offset}")
     n, c = exponent, offset
     bends = n < 0.5 and n != 0
     turn, third = (math.sqrt(k * c / (1 - 2 * n)) if bends else 0.0 for k in (1, 3))
@@ -150,7 +157,8 @@ def bell(exponent: float, offset: float) -> Differentiable:
 
 def entropy() -> Differentiable:
     """`-t log(t)`, 0 at 0, where its slope is infinite."""
-    declared = declare(Formula(torch.special.entr, lambda t: -t.log() - 1, lambda t: -t.reciprocal(),
+    declared = declare(Formula(torch.special.entr, lambda t: -t.log() - 1,
+                               lambda t: -t.reciprocal(),
                                ((math.exp(-1),), (), ())), domain=(0.0, math.inf))
     return replace(declared, derivative=replace(declared.derivative, poles=(0.0,)))
 
@@ -164,5 +172,5 @@ def tangent() -> Differentiable:
         return 1 + torch.tan(t).square()
 
     pole = math.pi / 2
-    return declare(Formula(torch.tan, secant2, lambda t: 2 * torch.tan(t) * secant2(t), ((), (0.0,), ())),
-                   domain=(-pole, pole), poles=(-pole, pole))
+    return declare(Formula(torch.tan, secant2, lambda t: 2 * torch.tan(t) * secant2(t),
+                           ((), (0.0,), ())), domain=(-pole, pole), poles=(-pole, pole))

@@ -33,18 +33,21 @@ def tanh() -> Differentiable:
 def tanhshrink() -> Differentiable:
     """`t - tanh(t)`."""
     return declare(Formula(lambda t: t - torch.tanh(t), lambda t: torch.tanh(t).square(),
-                           lambda t: 2 * torch.tanh(t) * _sech2(t), ((0.0,), (0.0,), (-THIRD, THIRD))))
+                           lambda t: 2 * torch.tanh(t) * _sech2(t),
+                           ((0.0,), (0.0,), (-THIRD, THIRD))))
 
 
 def sigmoid() -> Differentiable:
     """`1 / (1 + exp(-t))`."""
-    return declare(Formula(torch.sigmoid, _sigmoid_slope, lambda t: -torch.tanh(t / 2) * _sigmoid_slope(t),
+    return declare(Formula(torch.sigmoid, _sigmoid_slope,
+                           lambda t: -torch.tanh(t / 2) * _sigmoid_slope(t),
                            ((), (0.0,), (-2 * THIRD, 2 * THIRD))))
 
 
 def logsigmoid() -> Differentiable:
     """`log(sigmoid(t))`."""
-    return declare(Formula(F.logsigmoid, lambda t: torch.sigmoid(-t), lambda t: -_sigmoid_slope(t), ((), (), (0.0,))))
+    return declare(Formula(F.logsigmoid, lambda t: torch.sigmoid(-t), lambda t: -_sigmoid_slope(t),
+                           ((), (), (0.0,))))
 
 
 def softsign() -> Differentiable:
@@ -73,7 +76,8 @@ def gelu(approximate: str = "none") -> Differentiable:
     def inner(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The point t where it matters, and twice tanh's argument with its derivatives."""
         t = t.clamp(-30, 30)  # beyond, sigmoid is 0 or 1 in float64
-        return t, 2 * scale * (t + cubic * t**3), 2 * scale * (1 + 3 * cubic * t**2), 12 * scale * cubic * t
+        return (t, 2 * scale * (t + cubic * t**3), 2 * scale * (1 + 3 * cubic * t**2),
+                12 * scale * cubic * t)
 
     def first(t: Tensor) -> Tensor:
         t, u, du, _ = inner(t)
@@ -134,13 +138,17 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Differentiable:
     """
     if not beta > 0:
         raise ValueError(f"softplus is bounded for beta > 0 only, got beta={beta}")
-    smooth = Formula(lambda t: F.softplus(t, beta, threshold=50.0),  # beyond 50 the identity in float64
-                     lambda t: torch.sigmoid(beta * t), lambda t: beta * _sigmoid_slope(beta * t), ((), (), (0.0,)))
+    smooth = Formula(lambda t: F.softplus(t, beta, threshold=50.0),
+                     # beyond 50 the identity in float64
+                     lambda t: torch.sigmoid(beta * t), lambda t: beta * _sigmoid_slope(beta * t),
+                     ((), (), (0.0,)))
     return declare(smooth, line(1.0, 0.0), breaks=(threshold / beta,))
 
 
 def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Differentiable:
-    """`scale t` for `t > 0`, `scale alpha (exp(input_scale t) - 1)` for `t < 0`: also SELU and CELU."""
+    """`scale t` for `t > 0`, `scale alpha (exp(input_scale t) - 1)` for `t < 0`: also SELU and
+    CELU.
+    """
     size = scale * alpha
     curve = Formula(lambda t: size * torch.expm1(input_scale * t),
                     lambda t: size * input_scale * torch.exp(input_scale * t),
@@ -153,7 +161,8 @@ def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Dif
 
 def hardtanh(low: float = -1.0, high: float = 1.0) -> Differentiable:
     """`t`, but at least `low` and at most `high`; its slope is 0 at both."""
-    return declare(line(0.0, low), line(1.0, 0.0), line(0.0, high), breaks=(low, high), slopes=(0.0, 0.0))
+    return declare(line(0.0, low), line(1.0, 0.0), line(0.0, high), breaks=(low, high),
+                   slopes=(0.0, 0.0))
 
 
 def clamp(low: float | None = None, high: float | None = None) -> Differentiable:
@@ -167,18 +176,22 @@ def clamp(low: float | None = None, high: float | None = None) -> Differentiable
 
 
 def window(low: float | None, high: float | None, closed: bool, inside: bool) -> Differentiable:
-    """1 between `low` and `high` (None: no limit), with them if `closed`, 0 elsewhere; not `inside`: 0 and 1."""
+    """1 between `low` and `high` (None: no limit), with them if `closed`, 0 elsewhere; not
+    `inside`: 0 and 1.
+    """
     breaks = tuple(b for b in (low, high) if b is not None)
     levels = ([] if low is None else [0.0]) + [1.0] + ([] if high is None else [0.0])
     at_breaks = (float(closed == inside),) * len(breaks)
-    return declare(*(line(0.0, level if inside else 1 - level) for level in levels), breaks=breaks, values=at_breaks)
+    return declare(*(line(0.0, level if inside else 1 - level) for level in levels), breaks=breaks,
+                   values=at_breaks)
 
 
 def stabilized(eps: float) -> Differentiable:
     """`t / (t + eps sign(t))` for a positive eps: 0 at 0, and 1 elsewhere but for `eps / |t|`."""
 
     def side(sign: float) -> Formula:
-        return Formula(lambda t: t / (t + sign * eps), lambda t: sign * eps * (t + sign * eps).pow(-2),
+        return Formula(lambda t: t / (t + sign * eps),
+                       lambda t: sign * eps * (t + sign * eps).pow(-2),
                        lambda t: -2 * sign * eps * (t + sign * eps).pow(-3))
 
     return declare(side(-1.0), side(1.0), breaks=(0.0,))
@@ -193,8 +206,8 @@ def hardsigmoid() -> Differentiable:
 
 def hardswish() -> Differentiable:
     """`t hardsigmoid(t)`."""
-    middle = Formula(lambda t: t * (t + 3) / 6, lambda t: t / 3 + 0.5, lambda t: torch.full_like(t, 1 / 3),
-                     ((-1.5,), (), ()))
+    middle = Formula(lambda t: t * (t + 3) / 6, lambda t: t / 3 + 0.5,
+                     lambda t: torch.full_like(t, 1 / 3), ((-1.5,), (), ()))
     return declare(line(0.0, 0.0), middle, line(1.0, 0.0), breaks=(-3.0, 3.0), slopes=(0.0, 1.0))
 
 
@@ -205,13 +218,14 @@ def threshold(threshold: float, value: float) -> Differentiable:
 
 def hardshrink(width: float = 0.5) -> Differentiable:
     """`t`, but 0 where `|t| <= width`."""
-    return declare(line(1.0, 0.0), line(0.0, 0.0), line(1.0, 0.0), breaks=(-width, width), values=(0.0, 0.0),
-                   slopes=(0.0, 0.0))
+    return declare(line(1.0, 0.0), line(0.0, 0.0), line(1.0, 0.0), breaks=(-width, width),
+                   values=(0.0, 0.0), slopes=(0.0, 0.0))
 
 
 def softshrink(width: float = 0.5) -> Differentiable:
     """`t` moved towards 0 by `width`, but 0 where `|t| <= width`."""
-    return declare(line(1.0, width), line(0.0, 0.0), line(1.0, -width), breaks=(-width, width), slopes=(0.0, 0.0))
+    return declare(line(1.0, width), line(0.0, 0.0), line(1.0, -width), breaks=(-width, width),
+                   slopes=(0.0, 0.0))
 
 
 def absolute() -> Differentiable:
@@ -230,13 +244,14 @@ EVEN, ODD = (0.0, math.pi), (math.pi / 2, 1.5 * math.pi)
 
 def sin() -> Differentiable:
     """Sine."""
-    return declare(Formula(torch.sin, torch.cos, lambda t: -torch.sin(t), (ODD, EVEN, ODD)), period=2 * math.pi)
+    return declare(Formula(torch.sin, torch.cos, lambda t: -torch.sin(t), (ODD, EVEN, ODD)),
+                   period=2 * math.pi)
 
 
 def cos() -> Differentiable:
     """Cosine."""
-    return declare(Formula(torch.cos, lambda t: -torch.sin(t), lambda t: -torch.cos(t), (EVEN, ODD, EVEN)),
-                   period=2 * math.pi)
+    return declare(Formula(torch.cos, lambda t: -torch.sin(t), lambda t: -torch.cos(t),
+                           (EVEN, ODD, EVEN)), period=2 * math.pi)
 
 
 def exp() -> Differentiable:
@@ -246,7 +261,8 @@ def exp() -> Differentiable:
 
 def log() -> Differentiable:
     """Natural logarithm."""
-    return declare(Formula(torch.log, torch.reciprocal, lambda t: -t.pow(-2)), domain=(0.0, math.inf), poles=(0.0,))
+    return declare(Formula(torch.log, torch.reciprocal, lambda t: -t.pow(-2)),
+                   domain=(0.0, math.inf), poles=(0.0,))
 
 
 def power(exponent: float) -> Differentiable:
@@ -254,10 +270,11 @@ def power(exponent: float) -> Differentiable:
     n, whole = float(exponent), float(exponent).is_integer()
     zero: Zeros = (0.0,) if whole and n >= 2 else ()
     zeros = (zero, zero, zero)
-    formula = Formula(lambda t: t.pow(n), lambda t: n * t.pow(n - 1), lambda t: n * (n - 1) * t.pow(n - 2),
-                      zeros)
+    formula = Formula(lambda t: t.pow(n), lambda t: n * t.pow(n - 1),
+                      lambda t: n * (n - 1) * t.pow(n - 2), zeros)
     poles = (0.0,) if n < 0 else ()
     if not whole:
         declared = declare(formula, domain=(0.0, math.inf), poles=poles)
-        return declared if n > 1 else replace(declared, derivative=replace(declared.derivative, poles=(0.0,)))
+        return declared if n > 1 else replace(declared,
+                                              derivative=replace(declared.derivative, poles=(0.0,)))
     return declare(formula, formula, breaks=(0.0,), poles=poles) if n < 0 else declare(formula)

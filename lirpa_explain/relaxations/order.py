@@ -1,4 +1,5 @@
-"""Entries by their rank: which may have it, and planes around the value that has it; along the last dimension.
+"""Entries by their rank: which may have it, and planes around the value that has it; along the last
+dimension.
 
 Ranks count from 0, the largest. All tensors are (*S, n) where nothing else is said.
 """
@@ -15,8 +16,8 @@ Plane = tuple[Tensor, Tensor]
 def rank_range(box: Box) -> tuple[Tensor, Tensor]:
     """The lowest and the highest rank that each entry may have.
 
-    An entry comes after those that are surely larger, and before those that are surely smaller. Entries within some
-    roundings of each other may have either order.
+    An entry comes after those that are surely larger, and before those that are surely smaller.
+    Entries within some roundings of each other may have either order.
 
     Args:
         box: where the entries lie; -inf stands for none.
@@ -25,12 +26,14 @@ def rank_range(box: Box) -> tuple[Tensor, Tensor]:
         (first, last), integers (*S, n), 0 <= first <= last < n.
 
     Example:
-        >>> first, last = rank_range(Box(torch.tensor([0.0, 1.0, 5.0]), torch.tensor([2.0, 3.0, 6.0])))
+        >>> first, last = rank_range(Box(torch.tensor([0.0, 1.0, 5.0]),
+        ...                              torch.tensor([2.0, 3.0, 6.0])))
         >>> first.tolist(), last.tolist()
         ([1, 1, 0], [2, 2, 0])
     """
     lower, upper = (side.detach().contiguous() for side in box)
-    margin = roundings(JUMP, lower.dtype) * box.size.detach().masked_fill(upper == -torch.inf, 0).amax(-1, keepdim=True)
+    margin = (roundings(JUMP, lower.dtype)
+              * box.size.detach().masked_fill(upper == -torch.inf, 0).amax(-1, keepdim=True))
     n = lower.shape[-1]
     first = n - torch.searchsorted(lower.sort(-1).values, upper + margin, right=True)
     last = n - 1 - torch.searchsorted(upper.sort(-1).values, lower - margin)
@@ -48,15 +51,16 @@ def may_have(box: Box, ranks: Tensor) -> Tensor:
         bool, (*S, R, n); true somewhere for each rank, if not all entries are none.
     """
     first, last = (side[..., None, :] for side in rank_range(box))
-    return (first <= ranks[:, None]) & (ranks[:, None] <= last) & (box.upper > -torch.inf)[..., None, :]
+    return (first <= ranks[:, None]) & (ranks[:, None] <= last) & (
+        box.upper > -torch.inf)[..., None, :]
 
 
 def ranked_planes(box: Box, ranks: Tensor) -> tuple[Plane, Plane]:
     """Planes below and above the values of some ranks.
 
-    Among c entries that may have a rank, of which q precede it, the value is at most the largest of any c - q of them,
-    and at least the smallest of any q + 1: `largest_plane` of those with the smallest upper, the largest lower ends.
-    Exact where only one entry may have the rank.
+    Among c entries that may have a rank, of which q precede it, the value is at most the largest of
+    any c - q of them, and at least the smallest of any q + 1: `largest_plane` of those with the
+    smallest upper, the largest lower ends. Exact where only one entry may have the rank.
 
     Args:
         box: where the entries lie; -inf stands for none.
@@ -94,10 +98,11 @@ def _drop(mask: Tensor, values: Tensor, count: Tensor) -> Tensor:
 def largest_plane(box: Box, mask: Tensor) -> Plane:
     """A plane above the largest of the entries of a mask.
 
-    With slopes a_k in [0, 1] the best constant is M - sum_k a_k l_k, M = max_k (u_k - a_k (u_k - l_k)), so that
-    a_k = max(0, u_k - M) / (u_k - l_k) for a level M >= max_k l_k. In the middle of the box that is lowest for M from
-    the third largest u_k to the second; of these that which makes the slopes add up to 1 is taken, or comes nearest to
-    it: of two entries it is the plane of x_2 + relu(x_1 - x_2). Exact where the mask has one entry.
+    With slopes a_k in [0, 1] the best constant is M - sum_k a_k l_k, M = max_k (u_k - a_k (u_k -
+    l_k)), so that a_k = max(0, u_k - M) / (u_k - l_k) for a level M >= max_k l_k. In the middle of
+    the box that is lowest for M from the third largest u_k to the second; of these that which makes
+    the slopes add up to 1 is taken, or comes nearest to it: of two entries it is the plane of x_2 +
+    relu(x_1 - x_2). Exact where the mask has one entry.
 
     Args:
         box: where the entries lie.
@@ -107,7 +112,8 @@ def largest_plane(box: Box, mask: Tensor) -> Plane:
         slopes (*S, n), offset (*S).
 
     Example:
-        >>> slopes, offset = largest_plane(Box(torch.zeros(2), torch.ones(2)), torch.ones(2, dtype=torch.bool))
+        >>> slopes, offset = largest_plane(Box(torch.zeros(2), torch.ones(2)),
+        ...                                torch.ones(2, dtype=torch.bool))
         >>> slopes.tolist(), offset.item()
         ([0.5, 0.5], 0.5)
     """

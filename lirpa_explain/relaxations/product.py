@@ -1,6 +1,8 @@
-"""Planes below and above a product of two bounded factors: McCormick's envelopes and their mixtures.
+"""Planes below and above a product of two bounded factors: McCormick's envelopes and their
+mixtures.
 
-For p = g * d with g in [gl, gu], d in [dl, du], and any lam in [0, 1], the mixture of the two upper planes
+For p = g * d with g in [gl, gu], d in [dl, du], and any lam in [0, 1], the mixture of the two upper
+planes
 
     p <= lam (gu d + dl g - gu dl) + (1 - lam) (gl d + du g - gl du)
 
@@ -25,9 +27,10 @@ Lines = tuple[Line, Line]
 def upper_plane(g: Box, d: Box, t: Box, lines: Lines) -> Plane:
     """An upper plane of g * d(t), as a function of g and t.
 
-    Of the mixtures with lam = 0, 1 and the middle one (without d where g changes sign, lam = 1/2 elsewhere), that
-    which is lowest in the middle of the box; the middle one unless another is lower by more than rounding, because
-    where the lines around d are tight all mixtures tie, and it has the coefficients nearest to the derivatives.
+    Of the mixtures with lam = 0, 1 and the middle one (without d where g changes sign, lam = 1/2
+    elsewhere), that which is lowest in the middle of the box; the middle one unless another is
+    lower by more than rounding, because where the lines around d are tight all mixtures tie, and it
+    has the coefficients nearest to the derivatives.
 
     Args:
         g: bounds of the first factor.
@@ -80,7 +83,8 @@ def _mixture(lam: Tensor, g: Box, d: Box, lines: Lines) -> Plane:
     positive = k > 0
     b = k * torch.where(positive, upper_slope, lower_slope)
     c = k * torch.where(positive, upper_offset, lower_offset) - lam * gu * dl - (1 - lam) * gl * du
-    # The product with a known factor is linear; its terms above cancel, but for roundings as large as the bounds of g.
+    # The product with a known factor is linear; its terms above cancel, but for roundings as large
+    # as the bounds of g.
     known = (dl == du) & torch.ones_like(a, dtype=torch.bool)
     return torch.where(known, dl, a), torch.where(known, 0.0, b), torch.where(known, 0.0, c)
 
@@ -93,9 +97,9 @@ def planes(g: Box, d: Box, t: Box, lines: Lines) -> tuple[Plane, Plane]:
 def plane_family(g: Box, d: Box, t: Box, lines: Lines, family: Lines) -> tuple[Plane, Plane]:
     """Several planes below and several above g * d(t), any convex mixture of which is sound.
 
-    The planes of `planes`, then those of lam = the middle, 0 and 1, the latter two with each pair of lines of
-    `family`. The coefficient k of d is linear in lam and 0 at the middle where g changes sign, so these span every
-    lam and every mixture of the lines.
+    The planes of `planes`, then those of lam = the middle, 0 and 1, the latter two with each pair
+    of lines of `family`. The coefficient k of d is linear in lam and 0 at the middle where g
+    changes sign, so these span every lam and every mixture of the lines.
 
     Args:
         g: bounds of the first factor, (*S).
@@ -107,7 +111,8 @@ def plane_family(g: Box, d: Box, t: Box, lines: Lines, family: Lines) -> tuple[P
     Returns:
         Planes below and planes above, each tensor (2 + 2 K, *S).
     """
-    return (_negated(_upper_family(g.negated(), d, t, lines, family)), _upper_family(g, d, t, lines, family))
+    return (_negated(_upper_family(g.negated(), d, t, lines, family)),
+            _upper_family(g, d, t, lines, family))
 
 
 def _upper_family(g: Box, d: Box, t: Box, lines: Lines, family: Lines) -> Plane:

@@ -1,4 +1,6 @@
-"""Ranges of products, linear functions and variances over boxes, with gradients where training needs them."""
+"""Ranges of products, linear functions and variances over boxes, with gradients where training
+needs them.
+"""
 
 from typing import Any
 
@@ -14,7 +16,8 @@ def product_range(g: Box, d: Box) -> Box:
     """Range of the product of two independent factors, once differentiable.
 
     Example:
-        >>> low, high = product_range(Box(torch.tensor(-1.), torch.tensor(2.)), Box(torch.tensor(0.), torch.tensor(3.)))
+        >>> low, high = product_range(Box(torch.tensor(-1.), torch.tensor(2.)),
+        ...                           Box(torch.tensor(0.), torch.tensor(3.)))
         >>> float(low), float(high)
         (-3.0, 6.0)
     """
@@ -22,12 +25,14 @@ def product_range(g: Box, d: Box) -> Box:
     return Box(*rule.apply(*g, *d))
 
 
-# Both rules are written out, because in training by intervals smooth nets spend most of their time in them and in
-# `univariate.range_of`.
+# Both rules are written out, because in training by intervals smooth nets spend most of their time
+# in them and in `univariate.range_of`.
 
 
 class _ScaledRange(torch.autograd.Function):
-    """For d >= 0: the lower end is gl * (dl if gl >= 0 else du), the upper one gu * (du if gu >= 0 else dl)."""
+    """For d >= 0: the lower end is gl * (dl if gl >= 0 else du), the upper one gu * (du if gu >= 0
+    else dl).
+    """
 
     @staticmethod
     def forward(ctx: Any, gl: Tensor, gu: Tensor, dl: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,8 +49,8 @@ class _ScaledRange(torch.autograd.Function):
         if any(ctx.needs_input_grad[2:]):
             gradients += [(low * gl.clamp(min=0)).addcmul_(high, gu.clamp(max=0)),
                           (low * gl.clamp(max=0)).addcmul_(high, gu.clamp(min=0))]
-        return tuple(part.sum_to_size(shape) for part, shape in zip(gradients, ctx.shapes, strict=False)
-                     ) + (None,) * (4 - len(gradients))
+        return tuple(part.sum_to_size(shape) for part, shape in zip(
+            gradients, ctx.shapes, strict=False)) + (None,) * (4 - len(gradients))
 
 
 class _ProductRange(torch.autograd.Function):
@@ -64,12 +69,15 @@ class _ProductRange(torch.autograd.Function):
     def backward(ctx: Any, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
         g, d, at_dl, at_gu, minus_g, d_high, high_at_dl, high_at_gl = ctx.saved_tensors
         to_g, to_d, high_to_g, high_to_d = low * d, low * g, high * d_high, -high * minus_g
-        ends = (_split(~at_gu, to_g, high_at_gl, high_to_g) + _split(at_dl, to_d, high_at_dl, high_to_d))
+        ends = (_split(~at_gu, to_g, high_at_gl, high_to_g)
+                + _split(at_dl, to_d, high_at_dl, high_to_d))
         return tuple(end.sum_to_size(shape) for end, shape in zip(ends, ctx.shapes, strict=True))
 
 
-def _least_product(gl: Tensor, gu: Tensor, dl: Tensor, du: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The least product, with the g and d whose product it is, whether that is dl, and whether it is gu.
+def _least_product(gl: Tensor, gu: Tensor, dl: Tensor,
+                   du: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The least product, with the g and d whose product it is, whether that is dl, and whether it
+    is gu.
 
     It lies at gl or gu, and there at the end of d that the sign asks for.
     """
@@ -97,28 +105,32 @@ def linear_range(functions: Tensor, box: Box) -> Box:
         (-3.0, 0.0)
     """
     positive, negative = functions.clamp(min=0), functions.clamp(max=0)
-    lower, upper = (torch.einsum("bkd,bd->bk", positive, box[i]) + torch.einsum("bkd,bd->bk", negative, box[1 - i])
-                    for i in (0, 1))
+    lower, upper = (torch.einsum("bkd,bd->bk", positive, box[i])
+                    + torch.einsum("bkd,bd->bk", negative, box[1 - i]) for i in (0, 1))
     return Box(lower, upper)
 
 
 def variance_range(box: Box, iterations: int = 60) -> Box:
     """Bounds of the (biased) variance over dimension 1 of a box (N, J, D).
 
-    With v(c) = mean_j (a_j - c)^2 the variance is the smallest v(c) over c. Its minimum over the box is therefore
-    min_c mean_j dist(c, [l_j, u_j])^2, exact, and its maximum is at most min_c mean_j max(|l_j - c|, |u_j - c|)^2.
-    Both are convex in c and minimised by bisection on their derivative; the lower bound is taken below its tangents,
-    so that a minimum found only nearly is not exceeded.
+    With v(c) = mean_j (a_j - c)^2 the variance is the smallest v(c) over c. Its minimum over the
+    box is therefore min_c mean_j dist(c, [l_j, u_j])^2, exact, and its maximum is at most min_c
+    mean_j max(|l_j - c|, |u_j - c|)^2. Both are convex in c and minimised by bisection on their
+    derivative; the lower bound is taken below its tangents, so that a minimum found only nearly is
+    not exceeded.
 
     Example:
-        >>> low, high = variance_range(Box(torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0], [3.0]]])))
+        >>> low, high = variance_range(Box(torch.tensor([[[0.0], [2.0]]]),
+        ...                                torch.tensor([[[1.0], [3.0]]])))
         >>> round(low.item(), 6), round(high.item(), 6)
         (0.25, 2.25)
     """
     lower, upper = box
 
     def residual(c: Tensor, nearest: bool) -> Tensor:
-        """Distance c - a_j for the nearest, or the farthest, a_j of each interval; its mean is half the derivative."""
+        """Distance c - a_j for the nearest, or the farthest, a_j of each interval; its mean is half
+        the derivative.
+        """
         if nearest:
             return c - box.nearest(c)
         return torch.where(c - lower > upper - c, c - lower, c - upper)

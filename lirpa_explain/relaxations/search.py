@@ -1,4 +1,6 @@
-"""The search for the line above a function that is lowest at one place of an interval, and for its exact offset."""
+"""The search for the line above a function that is lowest at one place of an interval, and for its
+exact offset.
+"""
 
 import math
 from functools import lru_cache
@@ -13,11 +15,14 @@ from .piecewise import Line
 
 EXCHANGES = 5  # at most so many exchanges of a supporting point in the search for the best slope
 GAP = 1e-6  # of the best height, at which the search ends
-ROUGH, FINE = 3, 6  # steps to a stationary point; what they leave open is added to the offset: tightness only
+# steps to a stationary point; what they leave open is added to the offset: tightness only
+ROUGH, FINE = 3, 6
 
 
 def line_above(f: Function, lo: Tensor, hi: Tensor, high: Tensor, place: Tensor | float) -> Line:
-    """The line above `f` on `[lo, hi]` that is lowest at one place of it; `high` is the maximum of `f` there."""
+    """The line above `f` on `[lo, hi]` that is lowest at one place of it; `high` is the maximum of
+    `f` there.
+    """
     x = torch.lerp(lo, hi, place)
     with torch.no_grad():
         above = Above(f, lo.reshape(-1), hi.reshape(-1))
@@ -26,14 +31,17 @@ def line_above(f: Function, lo: Tensor, hi: Tensor, high: Tensor, place: Tensor 
         kind = kind.reshape(lo.shape)
 
     def seen(end: Point) -> Point:
-        """For autograd a touching point is a constant: rightly, the chord has no slope by it there."""
+        """For autograd a touching point is a constant: rightly, the chord has no slope by it
+        there.
+        """
         t, index = _moving(end[0].reshape(lo.shape), lo, hi), end[2].reshape(lo.shape)
         return t, f.of_piece(index, t), index
 
     chord = _slope_between(f, seen(left), seen(right))
     k = torch.where(kind == CONSTANT, 0.0, torch.where(kind == TANGENT, _finite(f.slope(x)), chord))
     t, index, slack = (part.reshape(lo.shape) for part in above.touching(k.detach().reshape(-1)))
-    # a maximiser at an end moves with it; one between counts in second order only: h' = 0 (envelope theorem)
+    # a maximiser at an end moves with it; one between counts in second order only: h' = 0 (envelope
+    # theorem)
     t = _moving(t, lo, hi)
     return k, f.of_piece(index, t) - k * t + slack
 
@@ -45,9 +53,10 @@ TANGENT, CHORD, CONSTANT = 0, 1, 2
 def _supports(above: "Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, Point]:
     """The kind of the line that is lowest at x, and the two points that it is the chord of.
 
-    The height `H(k)` at x of the line of slope `k` is convex in `k`, and any point of the graph right (left) of x
-    bounds it from below by a line in `k` that falls (rises). The next slope tried is where the best two of them meet:
-    that of the chord between the two points. One of them is then exchanged for the highest point.
+    The height `H(k)` at x of the line of slope `k` is convex in `k`, and any point of the graph
+    right (left) of x bounds it from below by a line in `k` that falls (rises). The next slope tried
+    is where the best two of them meet: that of the chord between the two points. One of them is
+    then exchanged for the highest point.
     """
     f, todo = above.f, torch.arange(len(x), device=x.device)
     left, right = above.end(above.lo), above.end(above.hi)
@@ -55,7 +64,8 @@ def _supports(above: "Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, P
     best, kind = torch.full_like(x, math.inf), torch.zeros_like(todo)
     k, size = _finite(f.slope(x)), high - torch.minimum(left[1], right[1])
     gap = max(GAP, roundings(1e3, x.dtype))
-    bulge = at_x - torch.lerp(left[1], right[1], (x - above.lo) / (above.hi - above.lo).clamp(min=1e-30))
+    bulge = at_x - torch.lerp(left[1], right[1],
+                              (x - above.lo) / (above.hi - above.lo).clamp(min=1e-30))
     for step in range(EXCHANGES):
         t, index, slack = above.highest(k, ROUGH)
         value = f.of_piece(index, t)
@@ -68,7 +78,8 @@ def _supports(above: "Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, P
             best_left, best_right = (_put(best_end, won, _pick(end, lower))
                                      for best_end, end in ((best_left, left), (best_right, right)))
         before = t <= x
-        left, right = _where(before, (t, value, index), left), _where(before, right, (t, value, index))
+        left, right = (_where(before, (t, value, index), left),
+                       _where(before, right, (t, value, index)))
         k = _slope_between(f, left, right)
         least = torch.maximum(left[1] + k * (x - left[0]), right[1] + k * (x - right[0]))
         excess = best[todo] - at_x
@@ -84,8 +95,11 @@ def _supports(above: "Above", x: Tensor, high: Tensor) -> tuple[Tensor, Point, P
     return kind, best_left, best_right
 
 
-def _polished(above: "Above", x: Tensor, kind: Tensor, left: Point, right: Point) -> tuple[Point, Point]:
-    """The supporting points of chords once more, to the last digit: autograd takes them as given."""
+def _polished(above: "Above", x: Tensor, kind: Tensor, left: Point,
+              right: Point) -> tuple[Point, Point]:
+    """The supporting points of chords once more, to the last digit: autograd takes them as
+    given.
+    """
     index = (kind == CHORD).nonzero()[:, 0]
     if len(index) == 0:
         return left, right
@@ -108,7 +122,8 @@ def _put(point: Point, index: Tensor, new: Point) -> Point:
 
 
 def _where(mask: Tensor, one: Point, other: Point) -> Point:
-    return tuple(torch.where(mask, a, b) for a, b in zip(one, other, strict=True))  # type: ignore[return-value]
+    parts = (torch.where(mask, a, b) for a, b in zip(one, other, strict=True))
+    return tuple(parts)  # type: ignore[return-value]
 
 
 def _moving(t: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
@@ -120,7 +135,9 @@ def _finite(k: Tensor) -> Tensor:
 
 
 def _slope_between(f: Function, a: Point, b: Point) -> Tensor:
-    """Slope of the chord; where rounding would spoil it the slope in the middle, equal to second order."""
+    """Slope of the chord; where rounding would spoil it the slope in the middle, equal to second
+    order.
+    """
     width = b[0] - a[0]
     narrow = width <= narrow_width(width.dtype, 1 / 3) * (1 + a[0].abs())
     chord = (b[1] - a[1]) / torch.where(narrow, 1.0, width)
@@ -130,7 +147,9 @@ def _slope_between(f: Function, a: Point, b: Point) -> Tensor:
 
 
 class Above:
-    """The problem `max over t in [lo, hi] of f(t) - k t` for any slopes k, on flat tensors `(N)`."""
+    """The problem `max over t in [lo, hi] of f(t) - k t` for any slopes k, on flat tensors
+    `(N)`.
+    """
 
     def __init__(self, f: Function, lo: Tensor, hi: Tensor) -> None:
         self.f, self.lo, self.hi = f, lo.detach(), hi.detach()
@@ -140,7 +159,8 @@ class Above:
             reached = f.reached(i, self.lo, self.hi)
             for t in (f.clamp(i, self.lo), f.clamp(i, self.hi)):
                 value = piece.value(t)
-                self.ends.append((t, value if reached is None else torch.where(reached, value, -math.inf)))
+                self.ends.append((t, value
+                                  if reached is None else torch.where(reached, value, -math.inf)))
 
     def pick(self, index: Tensor) -> "Above":
         """The same problem at some of the entries."""
@@ -156,11 +176,13 @@ class Above:
         return t, self.f.value(t), index
 
     def highest(self, k: Tensor, steps: int) -> Point:
-        """A point `t` of piece `index`, and a slack, with `h(x) = f(x) - k x <= h(t) + slack` on the interval.
+        """A point `t` of piece `index`, and a slack, with `h(x) = f(x) - k x <= h(t) + slack` on
+        the interval.
 
-        On a bracket `[a, b]` in a concave span `h(x) <= h(a) + max(h'(a), 0) (b - a)`, and likewise from `b`;
-        `h` is lower left of `a` and right of `b`. So the bound is rigorous after any number of steps. A span without
-        a stationary point is left out: `h` has its maximum over the span at an end that leads to a higher point.
+        On a bracket `[a, b]` in a concave span `h(x) <= h(a) + max(h'(a), 0) (b - a)`, and likewise
+        from `b`; `h` is lower left of `a` and right of `b`. So the bound is rigorous after any
+        number of steps. A span without a stationary point is left out: `h` has its maximum over the
+        span at an end that leads to a higher point.
 
         Returns:
             t, index, slack.
@@ -181,26 +203,34 @@ class Above:
                 height = value - k[index] * (t - self.lo[index]) + slack
                 higher = height > best[index]
                 index = index[higher]
-                best[index], best_t[index], best_slack[index] = height[higher], t[higher], slack[higher]
+                best[index], best_t[index], best_slack[index] = (
+                    height[higher], t[higher], slack[higher])
                 best_index[index] = span.index
         return best_t, best_index, best_slack
 
     def touching(self, k: Tensor) -> Point:
-        """As `highest`, to the last digit, and of points equally high the one that rounding makes the highest."""
+        """As `highest`, to the last digit, and of points equally high the one that rounding makes
+        the highest.
+        """
         best_t, best_index, best_slack = self.highest(k, FINE)
         best = self.f.of_piece(best_index, best_t) - k * best_t + best_slack
         for i, (t, value) in enumerate(self.ends):
             offset = value - k * t
             higher = offset > best
             best, best_t = torch.maximum(best, offset), torch.where(higher, t, best_t)
-            best_index, best_slack = torch.where(higher, i // 2, best_index), torch.where(higher, 0.0, best_slack)
+            best_index, best_slack = (torch.where(higher, i // 2, best_index),
+                                      torch.where(higher, 0.0, best_slack))
         return best_t, best_index, best_slack
 
-    def _stationary(self, span: Span, shift: Tensor, k: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Entries with a stationary point in a span: their index, and there a point, the value and the slack."""
+    def _stationary(self, span: Span, shift: Tensor, k: Tensor,
+                    steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Entries with a stationary point in a span: their index, and there a point, the value and
+        the slack.
+        """
         a, b = span.bracket(k, shift if self.f.period else None)
         start, stop = span.start + shift, span.stop + shift
-        a, b = torch.maximum(torch.maximum(a, start), self.lo), torch.minimum(torch.minimum(b, stop), self.hi)
+        a, b = (torch.maximum(torch.maximum(a, start), self.lo),
+                torch.minimum(torch.minimum(b, stop), self.hi))
         index = (b > a).nonzero()[:, 0]
         a, b, k = a[index], b[index], k[index]
         value, slope = span.piece.value, span.piece.slope
@@ -217,13 +247,15 @@ class Above:
 def _narrow(g: Elementwise, a: Tensor, b: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Narrow the bracket of where g, falling, becomes negative: regula falsi in Illinois' variant.
 
-    Source: Dowell and Jarratt, A modified regula falsi method for computing the root of an equation, 1971.
+    Source: Dowell and Jarratt, A modified regula falsi method for computing the root of an
+        equation, 1971.
     """
     at_a, at_b = g(a), g(b)
     last = torch.zeros_like(a)
     for _ in range(steps):
         share = at_a / (at_a - at_b)
-        share = torch.where((share > 0) & (share < 1), share, 0.5)  # also where both are infinite, or 0
+        # also where both are infinite, or 0
+        share = torch.where((share > 0) & (share < 1), share, 0.5)
         t = torch.lerp(a, b, share)
         at_t = g(t)
         right = at_t > 0

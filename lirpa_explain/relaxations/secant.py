@@ -1,12 +1,13 @@
 """Secant slopes of a function from a fixed point: their ranges, and lines above and below.
 
-For a function phi and a fixed point z0 the secant slope is s(z) = (phi(z) - phi(z0)) / (z - z0), the mean of phi'
-between z0 and z. Within `eps` of z0 it is phi'(z) instead. A function is declared as a sum
+For a function phi and a fixed point z0 the secant slope is s(z) = (phi(z) - phi(z0)) / (z - z0),
+the mean of phi' between z0 and z. Within `eps` of z0 it is phi'(z) instead. A function is declared
+as a sum
 
     phi(t) = constant t + kink max(t, 0) + weight smooth(t),
 
-and so is its secant slope, because that is linear in phi. Each part is bounded alone; the sum is exact where only one
-part is not constant.
+and so is its secant slope, because that is linear in phi. Each part is bounded alone; the sum is
+exact where only one part is not constant.
 
 Shapes: lo, hi, z0 and all results are (*S), each entry alone; z0 may be broadcast.
 """
@@ -21,7 +22,8 @@ from .kink_secant import kink_secant, kink_secant_lines, kink_secant_range
 from .piecewise import Line
 from .smooth_secant import EXPONENTIAL, SIGMOID, SOFTPLUS, TANH, Smooth, smooth_lines, smooth_range
 
-PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)  # where each line of a family is lowest (above) or highest (below)
+# where each line of a family is lowest (above) or highest (below)
+PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Secant:
 
 
 def secant(f: Secant, z: Tensor, z0: Tensor) -> Tensor:
-    """The secant slope; at z = z0 the derivative, but where that jumps any value between those of both sides.
+    """The secant slope; at z = z0 the derivative, but where that jumps any value between those of
+    both sides.
 
     Example:
         >>> secant(kink(slope=0.0), torch.tensor([-1.0, 3.0]), torch.tensor(-1.0)).tolist()
@@ -115,7 +118,8 @@ def secant_range(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> B
     return Box(low, high)
 
 
-def secant_lines(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, place: float = 0.5) -> tuple[Line, Line]:
+def secant_lines(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
+                 place: float = 0.5) -> tuple[Line, Line]:
     """Lines below and above the secant slope for z in [lo, hi].
 
     Args:
@@ -124,13 +128,15 @@ def secant_lines(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, plac
         hi: upper ends, hi >= lo, finite.
         z0: the fixed points, anywhere.
         eps: at |z - z0| < eps the slope is the derivative, eps >= 0.
-        place: where in the interval, from 0 to 1, the line above is lowest of all lines above, and likewise below.
+        place: where in the interval, from 0 to 1, the line above is lowest of all lines above, and
+            likewise below.
 
     Returns:
         (lower line, upper line).
 
     Example:
-        >>> (kl, bl), (ku, bu) = secant_lines(kink(slope=0.0), *map(torch.tensor, (-4.0, 2.0, -1.0)), 0.0)
+        >>> (kl, bl), (ku, bu) = secant_lines(kink(slope=0.0),
+        ...                                   *map(torch.tensor, (-4.0, 2.0, -1.0)), 0.0)
         >>> kl.item(), bl.item(), round(ku.item(), 4), round(bu.item(), 4)
         (0.0, 0.0, 0.1111, 0.4444)
     """
@@ -149,9 +155,12 @@ def secant_lines(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, plac
 
 
 def secant_family(f: Secant, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Line, Line]:
-    """Several lines below and several above: those of every place, then the range; each tensor is (K, *S)."""
+    """Several lines below and several above: those of every place, then the range; each tensor is
+    (K, *S).
+    """
     lines = [secant_lines(f, lo, hi, z0, eps, place) for place in PLACES]
     low, high = secant_range(f, lo, hi, z0, eps)
     lines.append(((torch.zeros_like(low), low), (torch.zeros_like(high), high)))
-    below, above = (tuple(torch.stack(part) for part in zip(*side, strict=True)) for side in zip(*lines, strict=True))
+    below, above = (tuple(torch.stack(part) for part in zip(*side, strict=True))
+                    for side in zip(*lines, strict=True))
     return (below[0], below[1]), (above[0], above[1])

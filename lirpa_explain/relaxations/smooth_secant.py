@@ -1,10 +1,11 @@
 """The secant slope of a smooth function from a fixed point, and lines above and below it.
 
-Rounding: the formulas of the slope have no cancellation, also where z is close to z0. A line above is found among
-chords between points of a grid; its offset is the largest height at the grid plus `M w^2 / 8` for cells of width w on
-which |s''| <= M and s is not known to be convex, so it holds everywhere. With phi''' bounded, s''(z), the mean of
-t^2 phi'''(z0 + t (z - z0)) over t in [0, 1], is at most a third of it; away from z0, s'' = (phi'' - 2 s') / (z - z0)
-with s' = (phi' - s) / (z - z0).
+Rounding: the formulas of the slope have no cancellation, also where z is close to z0. A line above
+    is found among
+chords between points of a grid; its offset is the largest height at the grid plus `M w^2 / 8` for
+cells of width w on which |s''| <= M and s is not known to be convex, so it holds everywhere. With
+phi''' bounded, s''(z), the mean of t^2 phi'''(z0 + t (z - z0)) over t in [0, 1], is at most a third
+of it; away from z0, s'' = (phi'' - 2 s') / (z - z0) with s' = (phi' - s) / (z - z0).
 
 Shapes: all tensors broadcast; each entry alone.
 """
@@ -23,7 +24,9 @@ from ..rounding import SECOND_DERIVATIVE, least, roundings
 from ..rounding import narrow as narrow_width
 from .piecewise import Line
 
-CELLS = 26  # of the grid, half of them on each side of the point where the slope bends most; odd, so that places
+# of the grid, half of them on each side of the point where the slope bends most; odd, so that
+# places
+CELLS = 26
 # such as the middle are not at a point of it
 EXCHANGES = 8  # at most so many exchanges of a supporting point
 Two = Callable[[Tensor, Tensor], Tensor]
@@ -34,17 +37,19 @@ class Smooth:
     """A smooth increasing function phi, as far as its secant slopes are concerned.
 
     Args:
-        value: (z, z0) -> the slope s, without cancellation; phi'(z) at z = z0. What `error` adds is left out.
+        value: (z, z0) -> the slope s, without cancellation; phi'(z) at z = z0. What `error` adds is
+            left out.
         slope: phi', which rises, or rises up to 0 and then falls.
-        middle: z0 -> where s is largest if it is not monotone; else a point near which it bends most. Between the
-            two ends of any interval and this point s is monotone.
+        middle: z0 -> where s is largest if it is not monotone; else a point near which it bends
+            most. Between the two ends of any interval and this point s is monotone.
         bell: whether phi' falls again.
         third: (lo, hi) -> a bound of |phi'''| on [lo, hi].
         second: (t, right) -> phi'', at a jump on that side of it.
         most: (lo, hi) -> a bound of |phi''| on [lo, hi].
         bends: where phi''' changes its sign, ascending; left of the first it is positive.
         first: a bound of |phi' - s|.
-        error: (lo, hi, z0, eps) -> what is to be added to s on [lo, hi], between two numbers; or None.
+        error: (lo, hi, z0, eps) -> what is to be added to s on [lo, hi], between two numbers; or
+            None.
         straight: beyond it phi(t) = t.
     """
 
@@ -74,7 +79,8 @@ def smooth_range(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> B
     if f.bell:
         high = torch.maximum(high, f.value(f.middle(z0).clamp(lo, hi), z0))
     near, least, most, _, _ = _window(f, lo, hi, z0, eps)
-    low, high = torch.where(near, torch.minimum(low, least), low), torch.where(near, torch.maximum(high, most), high)
+    low, high = (torch.where(near, torch.minimum(low, least), low),
+                 torch.where(near, torch.maximum(high, most), high))
     inside = _inside(lo, hi, z0, eps)
     low, high = torch.where(inside, least, low), torch.where(inside, most, high)
     if f.error is None:
@@ -84,8 +90,10 @@ def smooth_range(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> B
     return Box(torch.where(straight, 1.0, low + less), torch.where(straight, 1.0, high + more))
 
 
-def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, place: float = 0.5) -> tuple[Line, Line]:
-    """Lines below and above the slope on [lo, hi], nearly the best there are at one place of it, from 0 to 1.
+def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float,
+                 place: float = 0.5) -> tuple[Line, Line]:
+    """Lines below and above the slope on [lo, hi], nearly the best there are at one place of it,
+    from 0 to 1.
 
     Example:
         >>> (kl, bl), (ku, bu) = smooth_lines(TANH, *map(torch.tensor, (0.0, 1.0, 1.0)), 1e-10)
@@ -95,7 +103,8 @@ def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, plac
     """
     lo, hi, z0 = torch.broadcast_tensors(lo, hi, z0)
     middle = f.middle(z0).clamp(lo, hi)
-    share = torch.linspace(0, 1, CELLS // 2 + 1, dtype=lo.dtype, device=lo.device).reshape(-1, *[1] * lo.ndim)
+    share = torch.linspace(0, 1, CELLS // 2 + 1, dtype=lo.dtype,
+                           device=lo.device).reshape(-1, *[1] * lo.ndim)
     z = torch.cat([torch.lerp(lo, middle, share), torch.lerp(middle, hi, share[1:])])
     z = torch.minimum(torch.maximum(z, lo), hi)
     s = f.value(z, z0)
@@ -105,7 +114,8 @@ def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, plac
     low, high = smooth_range(f, lo, hi, z0, eps)
     x = torch.lerp(lo, hi, place)
     near, least, most, start, stop = _window(f, lo, hi, z0, eps)
-    less, more = f.error(lo, hi, z0, eps) if f.error else (torch.zeros_like(lo), torch.zeros_like(lo))
+    less, more = (f.error(lo, hi, z0, eps)
+                  if f.error else (torch.zeros_like(lo), torch.zeros_like(lo)))
     sides = []
     for sign, end, window, by in ((-1, -low, -least, -less), (1, high, most, more)):
         k, c = _above(z, sign * s, slacks[sign > 0], x)
@@ -117,14 +127,17 @@ def smooth_lines(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float, plac
 
 
 def _window(f: Smooth, lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Whether [lo, hi] reaches points at which s is phi', the range of phi' there, and where they begin and end."""
+    """Whether [lo, hi] reaches points at which s is phi', the range of phi' there, and where they
+    begin and end.
+    """
     start, stop = torch.maximum(lo, z0 - eps), torch.minimum(hi, z0 + eps)
     near = (start <= stop) & (eps > 0)
     start, stop = torch.minimum(start, hi), torch.maximum(stop, lo)
     ends = f.slope(start), f.slope(stop)
     least, most = torch.minimum(*ends), torch.maximum(*ends)
     if f.bell:
-        most = torch.maximum(most, f.slope(torch.zeros_like(start).clamp(start, torch.maximum(start, stop))))
+        most = torch.maximum(
+            most, f.slope(torch.zeros_like(start).clamp(start, torch.maximum(start, stop))))
     return near, least, most, start, stop
 
 
@@ -143,22 +156,24 @@ def _curvature(f: Smooth, a: Tensor, b: Tensor, z0: Tensor) -> Tensor:
     distance = torch.maximum(a - z0, z0 - b)
     away = distance > 0
     distance = torch.where(away, distance, 1.0)
-    return torch.where(away, torch.minimum(third, (f.most(a, b) + 2 * f.first / distance) / distance), third)
+    return torch.where(
+        away, torch.minimum(third, (f.most(a, b) + 2 * f.first / distance) / distance), third)
 
 
 @torch.no_grad()
 def _signs(f: Smooth, a: Tensor, b: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]:
     """Whether s is known to be concave on [a, b], and whether it is known to be convex.
 
-    Where phi''' has one sign between z, for all z of [a, b], and z0, s'' has that sign. Where it has one sign on
-    [a, b] alone and z0 is outside, (z - z0)^3 s'' is monotone, so s'' has the sign that it has at both ends, if that is
-    the same; rounding is allowed for.
+    Where phi''' has one sign between z, for all z of [a, b], and z0, s'' has that sign. Where it
+    has one sign on [a, b] alone and z0 is outside, (z - z0)^3 s'' is monotone, so s'' has the sign
+    that it has at both ends, if that is the same; rounding is allowed for.
     """
 
     def one_sign(lo: Tensor, hi: Tensor) -> list[Tensor]:
         """Where phi''' is negative on all of [lo, hi], and where it is positive."""
         found = [torch.zeros_like(lo, dtype=torch.bool), torch.zeros_like(lo, dtype=torch.bool)]
-        for i, (start, stop) in enumerate(zip((-math.inf, *f.bends), (*f.bends, math.inf), strict=True)):
+        for i, (start, stop) in enumerate(zip((-math.inf, *f.bends), (*f.bends, math.inf),
+                                              strict=True)):
             found[1 - i % 2] |= (lo >= start) & (hi <= stop)
         return found
 
@@ -170,7 +185,8 @@ def _signs(f: Smooth, a: Tensor, b: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]
         run = torch.where(apart, z - z0, 1.0)
         bend = f.second(z, right)
         second = (bend - 2 * (f.slope(z) - f.value(z, z0)) / run) / run
-        error = roundings(SECOND_DERIVATIVE, z.dtype) * (bend.abs() + run.abs().reciprocal()) / run.abs()
+        error = roundings(SECOND_DERIVATIVE,
+                          z.dtype) * (bend.abs() + run.abs().reciprocal()) / run.abs()
         rises, falls = rises & (second > error), falls & (second < -error)
     return concave | falls, convex | rises
 
@@ -178,8 +194,8 @@ def _signs(f: Smooth, a: Tensor, b: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]
 def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
     """The line above a function, known at points z (n, *S), that is nearly the lowest one at x.
 
-    The lowest is that which supports the concave envelope there: the chord of a point left of x and one right of it,
-    found by exchanging one of them for the highest point.
+    The lowest is that which supports the concave envelope there: the chord of a point left of x and
+    one right of it, found by exchanging one of them for the highest point.
     """
     with torch.no_grad():
         left = torch.zeros_like(x, dtype=torch.long)[None]
@@ -187,7 +203,8 @@ def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
         for _ in range(EXCHANGES):
             highest = (s - _chord(z, s, left, right)[None] * (z - x)).argmax(0, keepdim=True)
             before = z.gather(0, highest) <= x
-            new_left, new_right = torch.where(before, highest, left), torch.where(before, right, highest)
+            new_left, new_right = (torch.where(before, highest, left),
+                                   torch.where(before, right, highest))
             if torch.equal(new_left, left) and torch.equal(new_right, right):
                 break
             left, right = new_left, new_right
@@ -200,7 +217,9 @@ def _above(z: Tensor, s: Tensor, slack: Tensor, x: Tensor) -> Line:
 
 
 def _chord(z: Tensor, s: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Slope of the chord between two points by their indices (1, *S); 0 where rounding would spoil it."""
+    """Slope of the chord between two points by their indices (1, *S); 0 where rounding would spoil
+    it.
+    """
     width, rise = (part.gather(0, right)[0] - part.gather(0, left)[0] for part in (z, s))
     narrow = width <= narrow_width(z.dtype, 2 / 3) * (1 + z[0].abs())
     return torch.where(narrow, 0.0, rise / torch.where(narrow, 1.0, width))
@@ -213,7 +232,8 @@ def _decay(t: Tensor) -> Tensor:
     """(1 - exp(-t)) / t for t >= 0, the mean of exp(-x) for x in [0, t]."""
     small = t < 0.02
     near, far = torch.where(small, t, 0.0), torch.where(small, 1.0, t)
-    series = 1 - near / 2 * (1 - near / 3 * (1 - near / 4 * (1 - near / 5 * (1 - near / 6 * (1 - near / 7)))))
+    series = 1 - near / 2 * (1 - near / 3
+                             * (1 - near / 4 * (1 - near / 5 * (1 - near / 6 * (1 - near / 7)))))
     return torch.where(small, series, -torch.expm1(-far) / far)
 
 
@@ -234,9 +254,11 @@ def _highest(lo: Tensor, hi: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _sigmoid_peak(z0: Tensor) -> Tensor:
-    """Where sigmoid's secant slope from z0 is largest: z on the other side of 0 with phi'(z) = s(z).
+    """Where sigmoid's secant slope from z0 is largest: z on the other side of 0 with phi'(z) =
+    s(z).
 
-    For z0 > 0 there phi' - s changes from negative to positive; |z| <= |z0| / 2, and it grows as log |z0| only.
+    For z0 > 0 there phi' - s changes from negative to positive; |z| <= |z0| / 2, and it grows as
+    log |z0| only.
     """
     far = z0.abs()
     left, right = -torch.minimum(far / 2, 2 + 2 * torch.log1p(far)) * 1.01, torch.zeros_like(far)
@@ -260,9 +282,10 @@ INFLECTION = math.log(2 + math.sqrt(3))  # of sigmoid's derivative
 SIGMOID = Smooth(_sigmoid_secant, _bump, _sigmoid_peak, True, _sigmoid_third, _sigmoid_second,
                  lambda lo, hi: _highest(lo, hi).clamp(max=0.0963), (-INFLECTION, INFLECTION), 0.25)
 TANH = Smooth(lambda z, z0: 4 * _sigmoid_secant(2 * z, 2 * z0), lambda t: 4 * _bump(2 * t),
-              lambda z0: _sigmoid_peak(2 * z0) / 2, True, lambda lo, hi: 16 * _sigmoid_third(2 * lo, 2 * hi),
-              lambda t, right: 8 * _sigmoid_second(2 * t),
-              lambda lo, hi: 8 * _highest(2 * lo, 2 * hi).clamp(max=0.0963), (-INFLECTION / 2, INFLECTION / 2), 1.0)
+              lambda z0: _sigmoid_peak(2 * z0) / 2, True, lambda lo,
+              hi: 16 * _sigmoid_third(2 * lo, 2 * hi), lambda t, right: 8 * _sigmoid_second(2 * t),
+              lambda lo, hi: 8 * _highest(2 * lo, 2 * hi).clamp(max=0.0963),
+              (-INFLECTION / 2, INFLECTION / 2), 1.0)
 """tanh(t) = 2 sigmoid(2 t) - 1."""
 
 
@@ -285,15 +308,19 @@ def EXPONENTIAL(rate: float) -> Smooth:
         return torch.where(lo >= 0, 0.0, torch.where(hi > 0, torch.inf, bound))
 
     def second(t: Tensor, right: bool) -> Tensor:
-        return torch.where((t >= 0) if right else (t > 0), 0.0, rate * torch.exp(rate * t.clamp(max=0)))
+        return torch.where((t >= 0) if right else (t > 0), 0.0,
+                           rate * torch.exp(rate * t.clamp(max=0)))
 
-    return Smooth(value, lambda t: torch.exp(rate * t.clamp(max=0)), torch.zeros_like, False, third, second,
-                  lambda lo, hi: torch.where(lo >= 0, 0.0, rate * torch.exp(rate * hi.clamp(max=0))), (0.0,), 1.0)
+    return Smooth(value, lambda t: torch.exp(rate * t.clamp(max=0)), torch.zeros_like, False, third,
+                  second,
+                  lambda lo, hi: torch.where(lo >= 0, 0.0,
+                                             rate * torch.exp(rate * hi.clamp(max=0))), (0.0,), 1.0)
 
 
 @lru_cache(maxsize=64)
 def SOFTPLUS(beta: float, threshold: float) -> Smooth:
-    """`log(1 + exp(beta t)) / beta`, from which torch's function falls to t where `beta t > threshold`.
+    """`log(1 + exp(beta t)) / beta`, from which torch's function falls to t where `beta t >
+    threshold`.
 
     Raises:
         ValueError: `beta` is not positive.
@@ -307,10 +334,12 @@ def SOFTPLUS(beta: float, threshold: float) -> Smooth:
         run = a - b
         close = run < 1
         t = torch.where(close, run, 0.0)
-        # softplus(a) - softplus(b) = -log(1 - w) with w = sigmoid(a) (1 - exp(b - a)) = sigmoid(a) t decay(t)
+        # softplus(a) - softplus(b) = -log(1 - w) with w = sigmoid(a) (1 - exp(b - a)) = sigmoid(a)
+        # t decay(t)
         w = torch.sigmoid(a) * t * _decay(t)
         near = torch.sigmoid(a) * _decay(t) * _log_ratio(w)
-        far = (F.softplus(a, threshold=50.0) - F.softplus(b, threshold=50.0)) / torch.where(close, 1.0, run)
+        far = (F.softplus(a, threshold=50.0) - F.softplus(b, threshold=50.0)) / torch.where(
+            close, 1.0, run)
         return torch.where(close, near, far)
 
     def highest(lo: Tensor, hi: Tensor) -> Tensor:
@@ -321,9 +350,12 @@ def SOFTPLUS(beta: float, threshold: float) -> Smooth:
         return F.softplus(-beta * t, threshold=50.0) / beta
 
     def error(lo: Tensor, hi: Tensor, z0: Tensor, eps: float) -> Box:
-        """For z beyond the limit alone -rest(z) / (z - z0), for z0 alone -rest(z0) / (z0 - z); both rise with |z|."""
+        """For z beyond the limit alone -rest(z) / (z - z0), for z0 alone -rest(z0) / (z0 - z); both
+        rise with |z|.
+        """
         tiny, zero = least(lo.dtype), torch.zeros_like(lo + z0)
-        first, last = torch.where(z0 > limit, hi.clamp(max=limit), lo.clamp(min=limit)), torch.where(z0 > limit, lo, hi)
+        first, last = (torch.where(z0 > limit, hi.clamp(max=limit), lo.clamp(min=limit)),
+                       torch.where(z0 > limit, lo, hi))
 
         def fall(z: Tensor) -> Tensor:
             return -rest(torch.where(z0 > limit, z0, z)) / (z - z0).abs().clamp(min=tiny)
@@ -334,7 +366,8 @@ def SOFTPLUS(beta: float, threshold: float) -> Smooth:
         return Box(torch.where(across, fall(first), 0.0), torch.where(only, fall(last), up))
 
     return Smooth(value, lambda t: torch.sigmoid(beta * t), torch.zeros_like, False,
-                  lambda lo, hi: beta**2 * highest(lo, hi).clamp(max=0.0963), lambda t, right: beta * _bump(beta * t),
+                  lambda lo, hi: beta**2 * highest(lo, hi).clamp(max=0.0963), lambda t,
+                  right: beta * _bump(beta * t),
                   lambda lo, hi: beta * highest(lo, hi), (0.0,), 1.0, error, limit)
 
 

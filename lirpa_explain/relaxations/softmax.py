@@ -1,7 +1,8 @@
-"""Bounds of the logarithm of a softmax, l_i = x_i - log sum_j exp(x_j), over a box, along the last dimension.
+"""Bounds of the logarithm of a softmax, l_i = x_i - log sum_j exp(x_j), over a box, along the last
+dimension.
 
-l_i rises with x_i and falls with every other entry, so its range is taken at two corners. It is concave in x: planes
-above are tangents, planes below replace every exp by its chord.
+l_i rises with x_i and falls with every other entry, so its range is taken at two corners. It is
+concave in x: planes above are tangents, planes below replace every exp by its chord.
 """
 
 import torch
@@ -38,14 +39,18 @@ def _log_sum_of_others(x: Tensor) -> Tensor:
 
 
 def log_sum_exp_planes(lo: Tensor, hi: Tensor) -> tuple[Plane, Plane]:
-    """Planes below and above log sum_j exp(x_j): slopes of the shape of `lo`, offsets with last dimension 1.
+    """Planes below and above log sum_j exp(x_j): slopes of the shape of `lo`, offsets with last
+    dimension 1.
 
-    Below: the tangent at the centre. Above: with the chords of exp, the logarithm of a linear function, and its
-    tangent; either of x as it is or of the differences to the entry largest at the centre, whichever is lower there.
+    Below: the tangent at the centre. Above: with the chords of exp, the logarithm of a linear
+        function, and its
+    tangent; either of x as it is or of the differences to the entry largest at the centre,
+    whichever is lower there.
 
     Source:
-        Wei et al., Convex bounds on the softmax function with applications to robustness verification, 2023
-        (arXiv:2303.01713) bound softmax by its logarithm in the first way; the second is the module's own.
+        Wei et al., Convex bounds on the softmax function with applications to robustness
+        verification, 2023 (arXiv:2303.01713) bound softmax by its logarithm in the first way; the
+        second is the module's own.
 
     Example:
         >>> lo, hi = torch.tensor([0., -1.]), torch.tensor([2., 1.])
@@ -63,7 +68,8 @@ def log_sum_exp_planes(lo: Tensor, hi: Tensor) -> tuple[Plane, Plane]:
     largest = center.argmax(-1, keepdim=True)
     pivot = torch.zeros_like(lo).scatter(-1, largest, 1.0)
     moving = 1 - pivot
-    relative, relative_height = _chords(moving * (lo - hi.gather(-1, largest)), moving * (hi - lo.gather(-1, largest)))
+    relative, relative_height = _chords(moving * (lo - hi.gather(-1, largest)),
+                                        moving * (hi - lo.gather(-1, largest)))
     relative = relative + pivot * (1 - relative.sum(-1, keepdim=True))
     relative_height = relative_height + center.gather(-1, largest)
     better = relative_height < height
@@ -76,7 +82,8 @@ def _chords(lo: Tensor, hi: Tensor) -> Plane:
     top, center, width = hi.amax(-1, keepdim=True), (lo + hi) / 2, hi - lo
     at_lo, at_hi = (lo - top).exp(), (hi - top).exp()
     narrow = width <= narrow_width(lo.dtype, 1 / 3)
-    slope = torch.where(narrow, (center - top).exp(), (at_hi - at_lo) / torch.where(narrow, 1.0, width))
+    slope = torch.where(narrow, (center - top).exp(),
+                        (at_hi - at_lo) / torch.where(narrow, 1.0, width))
     # A line above a convex function need only be above it at both ends.
     height = torch.maximum(at_lo + slope * width / 2, at_hi - slope * width / 2)
     total = height.sum(-1, keepdim=True)

@@ -1,4 +1,5 @@
-"""Ranges of, and lines around, staircases such as floor and round, and what they leave of their argument.
+"""Ranges of, and lines around, staircases such as floor and round, and what they leave of their
+argument.
 
 A line is a pair (slope, offset): t -> slope * t + offset. All functions work entry by entry.
 """
@@ -22,7 +23,8 @@ STAIRS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
 
 
 def stair_range(lo: Tensor, hi: Tensor, kind: str) -> Box:
-    """Smallest and largest value; an end as close to a jump as rounding could have moved it is on both sides of it.
+    """Smallest and largest value; an end as close to a jump as rounding could have moved it is on
+    both sides of it.
 
     Example:
         >>> import torch
@@ -35,12 +37,14 @@ def stair_range(lo: Tensor, hi: Tensor, kind: str) -> Box:
 
 
 def stair_family(lo: Tensor, hi: Tensor, kind: str) -> tuple[Line, Line]:
-    """Several lines below and several above; each tensor is (3, *S): that of the two which is nearer, and both.
+    """Several lines below and several above; each tensor is (3, *S): that of the two which is
+    nearer, and both.
 
     They are the constant ends of the range, and the argument itself moved by the most it differs.
     """
     sides = []
-    for end, offset, sign in zip(stair_range(lo, hi, kind), STAIRS[kind][1:], (1.0, -1.0), strict=True):
+    for end, offset, sign in zip(stair_range(lo, hi, kind), STAIRS[kind][1:], (1.0, -1.0),
+                                 strict=True):
         steep = sign * ((lo + hi) / 2 + offset - end) > 0
         slope, zero = torch.ones_like(end), torch.zeros_like(end)
         slopes = torch.stack([steep.to(end), zero, slope])
@@ -62,11 +66,13 @@ def stair_open(lo: Tensor, hi: Tensor, kind: str) -> Tensor:
 
 
 def rest_range(lo: Tensor, hi: Tensor, divisor: float, kind: str) -> Box:
-    """Of t - divisor * stairs(t / divisor): within one step as wide as the argument's, else all that can be left.
+    """Of t - divisor * stairs(t / divisor): within one step as wide as the argument's, else all
+    that can be left.
 
     Example:
         >>> import torch
-        >>> low, high = rest_range(torch.tensor([2.25, 1.5]), torch.tensor([2.5, 2.5]), 1.0, "floor")
+        >>> low, high = rest_range(torch.tensor([2.25, 1.5]), torch.tensor([2.5, 2.5]), 1.0,
+        ...                        "floor")
         >>> low.tolist(), high.tolist()
         ([0.25, -0.0], [0.5, 1.0])
     """

@@ -1,11 +1,14 @@
 """Lines above and below a function of one variable on an interval.
 
-One construction serves every function. The offset of a line of slope `k` above `f` on `[lo, hi]` is the exact
-maximum of `h(t) = f(t) - k t`, which lies at an end, at a break of `f` or, where `f` is concave, at `f'(t) = k`.
-So ANY slope gives a sound line and only its tightness depends on `k`. A function is declared as data (`Function`).
+One construction serves every function. The offset of a line of slope `k` above `f` on `[lo, hi]` is
+the exact maximum of `h(t) = f(t) - k t`, which lies at an end, at a break of `f` or, where `f` is
+concave, at `f'(t) = k`. So ANY slope gives a sound line and only its tightness depends on `k`. A
+function is declared as data (`Function`).
 
-Shapes: `lo`, `hi` and everything returned have one common shape `(*S)`; all operations are elementwise.
-Rounding is not directed outward: bounds hold up to a few units in the last place of `|f| + |k t| + |b|`.
+Shapes: `lo`, `hi` and everything returned have one common shape `(*S)`; all operations are
+    elementwise.
+Rounding is not directed outward: bounds hold up to a few units in the last place of `|f| + |k t| +
+|b|`.
 """
 
 import math
@@ -25,14 +28,15 @@ from .search import line_above, peak
 
 Family = tuple[Tensor, Tensor]  # slopes (K, *S), offsets (K, *S)
 
-PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)  # where in its interval each line of a family is lowest, the first one `lines`'
+# where in its interval each line of a family is lowest, the first one `lines`'
+PLACES = (0.5, 0.0, 0.25, 0.75, 1.0)
 
 
 def range_of(f: Function, lo: Tensor, hi: Tensor) -> Box:
     """Smallest and largest value of a function on an interval.
 
-    `min, max of f(t) over t in {lo, hi, both sides of the breaks and the extrema between them}`: exact, and once
-    differentiable.
+    `min, max of f(t) over t in {lo, hi, both sides of the breaks and the extrema between them}`:
+    exact, and once differentiable.
 
     Args:
         f: the function.
@@ -40,14 +44,16 @@ def range_of(f: Function, lo: Tensor, hi: Tensor) -> Box:
         hi: upper ends `(*S)`, `lo <= hi`.
 
     Returns:
-        The minimum `(*S)` and the maximum `(*S)`; infinite where `f` is not defined on the whole interval.
+        The minimum `(*S)` and the maximum `(*S)`; infinite where `f` is not defined on the whole
+        interval.
 
     Source:
         A differentiable function takes its extremes at an end or where its slope changes sign.
 
     Example:
         >>> from lirpa_explain.relaxations.functions import tanh
-        >>> low, high = range_of(tanh().derivative, torch.tensor([-1.0, 0.0]), torch.tensor([2.0, 0.0]))
+        >>> low, high = range_of(tanh().derivative, torch.tensor([-1.0, 0.0]),
+        ...                      torch.tensor([2.0, 0.0]))
         >>> high.tolist()
         [1.0, 1.0]
     """
@@ -55,9 +61,11 @@ def range_of(f: Function, lo: Tensor, hi: Tensor) -> Box:
 
 
 class _Range(torch.autograd.Function):
-    """Range of a function: a smallest or largest value moves with an end of the interval or not at all.
+    """Range of a function: a smallest or largest value moves with an end of the interval or not at
+    all.
 
-    Written out, because in training by intervals smooth nets spend most of their time here and in `product_range`.
+    Written out, because in training by intervals smooth nets spend most of their time here and in
+    `product_range`.
     """
 
     @staticmethod
@@ -68,7 +76,8 @@ class _Range(torch.autograd.Function):
             return _monotone_range(f, lo, hi)
         low, high, at_lo, at_hi = _extremes(f, lo, hi)
         low_at_lo, high_at_hi = low == at_lo, high == at_hi
-        ctx.save_for_backward(lo, hi, low_at_lo, (high == at_lo) > high_at_hi, (low == at_hi) > low_at_lo, high_at_hi)
+        ctx.save_for_backward(lo, hi, low_at_lo, (high == at_lo) > high_at_hi,
+                              (low == at_hi) > low_at_lo, high_at_hi)
         return low, high
 
     @staticmethod
@@ -88,7 +97,9 @@ class _Range(torch.autograd.Function):
 
 
 def _monotone_range(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
-    """Range of a monotone function: its values at the ends, or beyond a break that roundings of an end may reach."""
+    """Range of a monotone function: its values at the ends, or beyond a break that roundings of an
+    end may reach.
+    """
     if f.monotone < 0:
         low, high = _monotone_range(f.negative, lo, hi)
         return -high, -low
@@ -130,7 +141,8 @@ def _extremes(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Tens
         wide, rises = _wide(f, lo, hi), (f.trend * lo, f.trend * hi)
         low = torch.where(wide, torch.minimum(*rises) - peak(f.negative), low)
         high = torch.where(wide, torch.maximum(*rises) + peak(f), high)
-    at_lo, at_hi = (f.select([values[side] for values in ends], end) for side, end in enumerate((lo, hi)))
+    at_lo, at_hi = (f.select([values[side] for values in ends], end)
+                    for side, end in enumerate((lo, hi)))
     if defined is None:
         return low, high, at_lo, at_hi
     return torch.where(defined, low, -math.inf), torch.where(defined, high, math.inf), at_lo, at_hi
@@ -139,9 +151,10 @@ def _extremes(f: Function, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Tens
 def lines(f: Function, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
     """Lines below and above a function on an interval.
 
-    `kl t + bl <= f(t) <= ku t + bu` for every `t` in `[lo, hi]`, each with the least area between line and function,
-    nearly. Where `lo == hi` and `f` is smooth both are the tangent at that point. Differentiable in `lo` and `hi`
-    wherever the choice among the slopes tried does not change.
+    `kl t + bl <= f(t) <= ku t + bu` for every `t` in `[lo, hi]`, each with the least area between
+    line and function, nearly. Where `lo == hi` and `f` is smooth both are the tangent at that
+    point. Differentiable in `lo` and `hi` wherever the choice among the slopes tried does not
+    change.
 
     Args:
         f: the function.
@@ -149,12 +162,13 @@ def lines(f: Function, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
         hi: upper ends `(*S)`, `lo <= hi`, finite.
 
     Returns:
-        The lower line `(kl, bl)` and the upper line `(ku, bu)`, all of shape `(*S)`; of slope 0 and infinite where
-        `f` is not defined on the whole interval.
+        The lower line `(kl, bl)` and the upper line `(ku, bu)`, all of shape `(*S)`; of slope 0 and
+        infinite where `f` is not defined on the whole interval.
 
     Source:
-        The least of all lines above `f` supports its concave envelope at the midpoint. It is found by exchanging
-        one of two supporting points: Kelley, The cutting-plane method, 1960, in one dimension.
+        The least of all lines above `f` supports its concave envelope at the midpoint. It is found
+        by exchanging one of two supporting points: Kelley, The cutting-plane method, 1960, in one
+        dimension.
 
     Example:
         >>> from lirpa_explain.relaxations.functions import tanh
@@ -171,9 +185,9 @@ def lines(f: Function, lo: Tensor, hi: Tensor) -> tuple[Line, Line]:
 def line_family(f: Function, lo: Tensor, hi: Tensor) -> tuple[Family, Family]:
     """Several lines below and above a function on an interval.
 
-    The first are those of `lines`. The others are each lowest at another place of the interval (above): at `lo`, at a
-    quarter, at three quarters, at `hi`; the last is the constant maximum. So mixtures of them come near every useful
-    line, for any downstream coefficients.
+    The first are those of `lines`. The others are each lowest at another place of the interval
+    (above): at `lo`, at a quarter, at three quarters, at `hi`; the last is the constant maximum. So
+    mixtures of them come near every useful line, for any downstream coefficients.
 
     Args:
         f: the function.
@@ -186,7 +200,8 @@ def line_family(f: Function, lo: Tensor, hi: Tensor) -> tuple[Family, Family]:
     Example:
         >>> from lirpa_explain.relaxations.functions import tanh
         >>> (kl, bl), (ku, bu) = line_family(tanh().function, torch.tensor(-1.0), torch.tensor(2.0))
-        >>> bool((kl * 0.3 + bl <= math.tanh(0.3)).all() and (math.tanh(0.3) <= ku * 0.3 + bu).all())
+        >>> bool((kl * 0.3 + bl <= math.tanh(0.3)).all()
+        ...      and (math.tanh(0.3) <= ku * 0.3 + bu).all())
         True
     """
     places = torch.tensor(PLACES, dtype=lo.dtype, device=lo.device).reshape(-1, *[1] * lo.ndim)
@@ -198,14 +213,17 @@ def line_family(f: Function, lo: Tensor, hi: Tensor) -> tuple[Family, Family]:
 
 
 def is_straight(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
-    """Where a function is a straight line on the interval: no smaller interval would give tighter lines.
+    """Where a function is a straight line on the interval: no smaller interval would give tighter
+    lines.
 
     Example:
         >>> from lirpa_explain.relaxations.functions import hardtanh
-        >>> is_straight(hardtanh(-1, 1).function, torch.tensor([-3.0, 0.0]), torch.tensor([-2.0, 2.0])).tolist()
+        >>> is_straight(hardtanh(-1, 1).function, torch.tensor([-3.0, 0.0]),
+        ...             torch.tensor([-2.0, 2.0])).tolist()
         [True, False]
     """
-    inside = [(lo > start + at_a_jump(lo, hi)) & (hi < stop - at_a_jump(lo, hi)) for start, stop in f.straight]
+    inside = [(lo > start + at_a_jump(lo, hi)) & (hi < stop - at_a_jump(lo, hi))
+              for start, stop in f.straight]
     return reduce(torch.logical_or, inside, lo >= hi)
 
 
@@ -236,7 +254,9 @@ def _wide(f: Function, lo: Tensor, hi: Tensor) -> Tensor:
 
 def _extrema(f: Function, i: int, lo: Tensor, hi: Tensor
              ) -> Iterator[tuple[Tensor | float, Tensor, Tensor | float, int]]:
-    """Extrema of a piece, the values there, how far rounding may have moved them, and of which kind they are."""
+    """Extrema of a piece, the values there, how far rounding may have moved them, and of which kind
+    they are.
+    """
     piece = f.pieces[i]
     for point, kind in zip(piece.extrema, f.kinds[i], strict=True):
         extreme = piece.value(lo.new_tensor(point))
@@ -251,7 +271,9 @@ def _extrema(f: Function, i: int, lo: Tensor, hi: Tensor
 
 
 def _both(f: Function, lo: Tensor, hi: Tensor, place: Tensor | float) -> tuple[Line, Line]:
-    """The lines below and above that are lowest (below: highest) at that place of the interval, from 0 to 1."""
+    """The lines below and above that are lowest (below: highest) at that place of the interval,
+    from 0 to 1.
+    """
     low, high = range_of(f, lo, hi)
     usable = low.isfinite() & high.isfinite()
     known = None if usable.all() else usable

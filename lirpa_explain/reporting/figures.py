@@ -43,7 +43,8 @@ def example_figure(certificate: Certificate, row: int, image: Tensor | None = No
     return data_url(plot_bars(certificate, row, features, most=MOST_BARS)[0])
 
 
-def curve_figure(eps: Sequence[float], column: Column, found: Column | None = None, axis_label: str = "eps") -> str:
+def curve_figure(eps: Sequence[float], column: Column, found: Column | None = None,
+                 axis_label: str = "eps") -> str:
     """The mean of a certified number over the examples, against the radius, as a `data:` address.
 
     Args:
@@ -56,7 +57,8 @@ def curve_figure(eps: Sequence[float], column: Column, found: Column | None = No
     certified = _means(column, len(eps))
     reached = None if found is None else _means(found, len(eps))
     figure, axis = plot_curve([eps[i] for i in order], [certified[i] for i in order],
-                              None if reached is None else [reached[i] for i in order], ylabel=column.name)
+                              None if reached is None else [reached[i] for i in order],
+                              ylabel=column.name)
     axis.set_xlabel(axis_label)
     if found is None:
         axis.legend_ = None  # one line alone

@@ -1,4 +1,6 @@
-"""What attacks found, beside what is certified: sandwiches of a report's certificates, in the scale of its metrics."""
+"""What attacks found, beside what is certified: sandwiches of a report's certificates, in the scale
+of its metrics.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,8 @@ def by_radius(found: Any, chunks: ByRadius) -> Found:
     sides: dict[float | None, list[Reached]] = {}
     for eps, parts in given.items():
         if eps not in chunks:
-            raise ValueError(f"found has the radius {eps}, of which there is no certificate; there are "
-                             f"{', '.join(map(str, chunks))}.")
+            raise ValueError(f"found has the radius {eps}, of which there is no certificate; there "
+                             f"are {', '.join(map(str, chunks))}.")
         expected = sum(count(chunk.nominal) for chunk in chunks[eps])
         several = [parts] if isinstance(parts, Sandwich | Reached) else list(parts)
         sides[eps] = [_checked(part, expected) for part in several]
@@ -63,10 +65,11 @@ def by_radius(found: Any, chunks: ByRadius) -> Found:
 def _checked(part: Any, expected: int) -> Reached:
     """What was found of so many examples."""
     if not isinstance(part, Sandwich | Reached):
-        raise TypeError(f"found holds a {type(part).__name__}; pass what Certificate.sandwich returns.")
+        raise TypeError(f"found holds a {type(part).__name__}; pass what Certificate.sandwich "
+                        "returns.")
     if len(part.found) != expected:
-        raise ValueError(f"A sandwich of {part.metric} has {len(part.found)} examples; the certificates have "
-                         f"{expected}.")
+        raise ValueError(f"A sandwich of {part.metric} has {len(part.found)} examples; the "
+                         f"certificates have {expected}.")
     return Reached(part.metric, part.found.detach().double().cpu(), part.options)
 
 
@@ -79,7 +82,9 @@ def of_measure(sides: Iterable[Reached], name: str, settings: Mapping[str, Any])
 
 
 def reached(measure: Measure, chunks: Sequence[Certificate], side: Reached) -> Tensor:
-    """The metric at the worst input that was found, (N,): the number at the nominal attribution, and how much worse."""
+    """The metric at the worst input that was found, (N,): the number at the nominal attribution,
+    and how much worse.
+    """
     stills = []
     for chunk in chunks:
         nominal = flatten(chunk.nominal)
@@ -90,15 +95,18 @@ def reached(measure: Measure, chunks: Sequence[Certificate], side: Reached) -> T
 
 
 def columns(found: Found, chunks: ByRadius, measures: Sequence[Measure]) -> dict[str, Column]:
-    """What was found of those measures of which there is a sandwich at every radius, by their labels."""
+    """What was found of those measures of which there is a sandwich at every radius, by their
+    labels.
+    """
     made = {}
     for measure in measures:
         sides = [of_measure(found.get(eps, ()), measure.name, measure.settings) for eps in chunks]
         if measure.name in METRICS and all(side is not None for side in sides):
-            values = [value for parts, side in zip(chunks.values(), sides, strict=True) if side is not None
-                      for value in reached(measure, parts, side).tolist()]
-            made[measure.label] = Column(f"{measure.label}_found", f"{lookup(measure.name).formula}; an attack reached "
-                                         "this, so the worst case lies between the two", values)
+            values = [value for parts, side in zip(chunks.values(), sides, strict=True)
+                      if side is not None for value in reached(measure, parts, side).tolist()]
+            made[measure.label] = Column(f"{measure.label}_found",
+                                         f"{lookup(measure.name).formula}; an attack reached this, "
+                                         "so the worst case lies between the two", values)
     return made
 
 
@@ -106,5 +114,5 @@ def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether settings are the same; tensors entry by entry."""
     if one.keys() != other.keys():
         return False
-    return all(torch.equal(torch.as_tensor(value), torch.as_tensor(other[key])) if isinstance(value, Tensor)
-               else value == other[key] for key, value in one.items())
+    return all(torch.equal(torch.as_tensor(value), torch.as_tensor(other[key]))
+               if isinstance(value, Tensor) else value == other[key] for key, value in one.items())

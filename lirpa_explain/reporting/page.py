@@ -1,4 +1,6 @@
-"""report(): certificates as one page to read in a browser, without any other file and without a network."""
+"""report(): certificates as one page to read in a browser, without any other file and without a
+network.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,30 @@ from ..smoothing import SmoothedCertificate
 from .figures import curve_figure, example_figure
 from .found import by_radius as of_radii
 from .found import columns as columns_found
-from .table import PREDICTED, ByRadius, Chunks, Column, Measure, Table, default_measures, make_table, sides
+from .table import (
+    PREDICTED,
+    ByRadius,
+    Chunks,
+    Column,
+    Measure,
+    Table,
+    default_measures,
+    make_table,
+    sides,
+)
 from .verdict import MOST, Speaker
 from .words import Words
 
 MOST_FEATURES = {True: 10, False: 30}
-"""Features of an example that are listed, those with the largest attribution: of an image, and of anything else."""
+"""Features of an example that are listed, those with the largest attribution: of an image, and of
+anything else."""
 
 Reportable = Certificate | Chunks | Mapping[Any, Certificate | Chunks] | SmoothedCertificate
 """What a report can be of."""
 
 SMOOTHED = (0.25, 0.5, 1.0)
-"""Radii at which smoothed certificates are reported where none is of interest, in deviations of the noise."""
+"""Radii at which smoothed certificates are reported where none is of interest, in deviations of the
+noise."""
 
 
 @dataclass(frozen=True)
@@ -66,50 +80,56 @@ class Detail:
     views: list[View]
 
 
-def report(certificates: Reportable, path: str | os.PathLike[str], *,
-           inputs: Attributions | None = None, names: Sequence[str] | None = None,
-           features: Sequence[str] | None = None, targets: Sequence[int] | Tensor | None = None,
-           metrics: Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
-           predictions: Prediction | Mapping[Any, Prediction] | None = None, title: str | None = None,
-           found: Any = None, unit: str = "", words: Mapping[str, str] | None = None, details: int = 200,
-           failures: Mapping[str, str] | None = None, progress: bool = False) -> None:
+def report(
+    certificates: Reportable, path: str | os.PathLike[str], *,
+    inputs: Attributions | None = None, names: Sequence[str] | None = None,
+    features: Sequence[str] | None = None, targets: Sequence[int] | Tensor | None = None,
+    metrics: Sequence[str | tuple[str, Mapping[str, Any]] | Measure] | None = None,
+    predictions: Prediction | Mapping[Any, Prediction] | None = None, title: str | None = None,
+    found: Any = None, unit: str = "", words: Mapping[str, str] | None = None, details: int = 200,
+    failures: Mapping[str, str] | None = None, progress: bool = False) -> None:
     """Write a report of certificates as one HTML file, for people who were not there.
 
-    It says in plain words, for each radius, for how many examples what is proven, and what that does not say. Then come
-    a table that can be sorted with a row for each radius and example, the means of the metrics against the radius, and
-    for each example pictures and its features with their bounds.
+    It says in plain words, for each radius, for how many examples what is proven, and what that
+    does not say. Then come a table that can be sorted with a row for each radius and example, the
+    means of the metrics against the radius, and for each example pictures and its features with
+    their bounds.
 
     Args:
-        certificates: a certificate; a sequence of them, for further examples; or a mapping from radii to one or the
-            other, for the same examples; or a smoothed certificate, which is reported at its radius of interest, or
-            at some (other radii: `{radius: smoothed.at(radius) for radius in ...}`).
+        certificates: a certificate; a sequence of them, for further examples; or a mapping from
+            radii to one or the other, for the same examples; or a smoothed certificate, which is
+            reported at its radius of interest, or at some (other radii: `{radius:
+            smoothed.at(radius) for radius in ...}`).
         path: the file to write; an existing one is replaced.
         inputs: what was certified, (N, *S), to show images beside their maps.
         names: of the examples, N.
         features: of the columns of a table; default: the certificates' own.
         targets: the outputs explained, N.
-        metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings; default: some that suit anything.
+        metrics: keys of `lirpa_explain.METRICS`, or pairs of one and its settings; default: some
+            that suit anything.
         predictions: what `certify_prediction` gave, for each radius if these are several.
         title: of the page; default: the attribution's name.
-        found: what attacks found: a `Sandwich` of these examples, several, or a mapping from radii to one or several.
-            A metric's stands beside the certified number; those of "top_k_overlap" and "sign" say of how many examples
-            what is proven of others is refuted.
+        found: what attacks found: a `Sandwich` of these examples, several, or a mapping from radii
+            to one or several. A metric's stands beside the certified number; those of
+            "top_k_overlap" and "sign" say of how many examples what is proven of others is refuted.
         unit: of the inputs, and so of radii, such as "standard deviations".
-        words: texts in place of those of `lirpa_explain.reporting.WORDS`, by their keys, as for another language.
+        words: texts in place of those of `lirpa_explain.reporting.WORDS`, by their keys, as for
+            another language.
         details: how many examples, the first ones, get pictures and lists.
         failures: why other examples could not be certified, by their names.
         progress: show a progress bar.
 
     Raises:
-        ValueError: names, features or targets are not as many as needed, radii differ in their examples, what was found
-            is of other radii or examples, or a text has no such key.
+        ValueError: names, features or targets are not as many as needed, radii differ in their
+            examples, what was found is of other radii or examples, or a text has no such key.
         ImportError: jinja2 or matplotlib is missing.
 
     Example:
         >>> import pathlib, tempfile, torch, lirpa_explain as lx
         >>> from captum.attr import Saliency
         >>> model, x = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh()), torch.rand(2, 3)
-        >>> certificates = {eps: lx.certify(Saliency(model), x, eps=eps, target=0, abs=False) for eps in (0.01, 0.1)}
+        >>> certificates = {eps: lx.certify(Saliency(model), x, eps=eps, target=0, abs=False)
+        ...                 for eps in (0.01, 0.1)}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     page = pathlib.Path(folder, "report.html")
         ...     lx.report(certificates, page, features=["a", "b", "c"])
@@ -119,13 +139,16 @@ def report(certificates: Reportable, path: str | os.PathLike[str], *,
     jinja2 = need_jinja2()
     chunks = by_radius(certificates)
     first = next(iter(chunks.values()))[0]
-    counts = {eps: sum(len(tensors(part.nominal)[0]) for part in parts) for eps, parts in chunks.items()}
+    counts = {eps: sum(len(tensors(part.nominal)[0]) for part in parts)
+              for eps, parts in chunks.items()}
     count = counts[next(iter(counts))]
     if set(counts.values()) != {count}:
         raise ValueError(f"All radii must have the same examples; given: {counts}.")
     width = flatten(first.nominal).shape[1]
-    for what, given, expected in (("names", names, count), ("targets", targets, count), ("features", features, width),
-                                  ("inputs", None if inputs is None else tensors(inputs)[0], count)):
+    for what, given, expected in (("names", names, count), ("targets", targets, count),
+                                  ("features", features, width),
+                                  ("inputs", None if inputs is None else tensors(inputs)[0],
+                                   count)):
         if given is not None and len(given) != expected:
             raise ValueError(f"{what} must be {expected}; given: {len(given)}.")
     measures = [as_measure(metric) for metric in metrics] if metrics is not None \
@@ -142,20 +165,23 @@ def report(certificates: Reportable, path: str | os.PathLike[str], *,
 
     radii = [eps for eps in chunks if eps is not None]
     in_unit = f" {unit}" if unit else ""
-    curves = [(column.name, column.words, curve_figure(radii, column, reached.get(column.name),
-                                                       say("radius axis", unit=unit and f" ({unit})")))
-              for column in _drawn(table, chunks) if len(radii) > 1 and column not in reached.values()]
+    curves = [
+        (column.name, column.words, curve_figure(radii, column, reached.get(column.name),
+                                                 say("radius axis", unit=unit and f" ({unit})")))
+        for column in _drawn(table, chunks) if len(radii) > 1 and column not in reached.values()]
     titles = list(names) if names is not None else [str(i) for i in range(count)]
-    listed = [_detail(chunks, i, titles[i], None if classes is None else classes[i], inputs, features, say)
-              for i in tqdm(range(min(details, count)), desc="report", disable=None if progress else True)]
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("lirpa_explain.reporting"), autoescape=True,
-                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    listed = [_detail(chunks, i, titles[i], None if classes is None else classes[i], inputs,
+                      features, say) for i in tqdm(range(min(details, count)), desc="report",
+                                                   disable=None if progress else True)]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lirpa_explain.reporting"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = functools.partial(number, say=say)
     page = environment.get_template("report.html").render(
-        title=title or say("title", attribution=first.attribution), say=say, certificate=first, chunks=chunks,
-        count=count, features=width, radii=radii, verdicts=verdicts, unit=in_unit,
-        assumptions=assumptions(first, predicted is not None, say), table=table, curves=curves, reached=reached,
-        details=listed, images=is_image(first), failures=dict(failures or {}),
+        title=title or say("title", attribution=first.attribution), say=say, certificate=first,
+        chunks=chunks, count=count, features=width, radii=radii, verdicts=verdicts, unit=in_unit,
+        assumptions=assumptions(first, predicted is not None, say), table=table, curves=curves,
+        reached=reached, details=listed, images=is_image(first), failures=dict(failures or {}),
         elapsed=sum(part.elapsed_s for parts in chunks.values() for part in parts))
     with open(path, "w", encoding="utf-8") as file:
         file.write(page)
@@ -192,20 +218,22 @@ def by_radius(certificates: Reportable) -> ByRadius:
     if isinstance(certificates, SmoothedCertificate):
         certificates = {radius: certificates.at(radius) for radius in smoothed_radii(certificates)}
     given = certificates if isinstance(certificates, Mapping) else {None: certificates}
-    chunks = {eps: [part] if isinstance(part, Certificate) else list(part) for eps, part in given.items()}
+    chunks = {eps: [part] if isinstance(part, Certificate) else list(part)
+              for eps, part in given.items()}
     if not chunks or not all(chunks.values()):
         raise ValueError("There are no certificates to report on.")
     for part in (part for parts in chunks.values() for part in parts):
         if not isinstance(part, Certificate):
-            raise TypeError(f"certificates holds a {type(part).__name__}; pass certificates, sequences of them, or a "
-                            "mapping from radii to these.")
+            raise TypeError(f"certificates holds a {type(part).__name__}; pass certificates, "
+                            "sequences of them, or a mapping from radii to these.")
     return chunks
 
 
 def smoothed_radii(certificate: SmoothedCertificate) -> list[float]:
     """The radii at which a smoothed certificate is reported: the one of interest, or some."""
     settings = certificate.settings
-    return [part * settings.sigma for part in SMOOTHED] if settings.radius is None else [settings.radius]
+    return [part * settings.sigma
+            for part in SMOOTHED] if settings.radius is None else [settings.radius]
 
 
 def as_measure(metric: str | tuple[str, Mapping[str, Any]] | Measure) -> Measure:
@@ -215,7 +243,8 @@ def as_measure(metric: str | tuple[str, Mapping[str, Any]] | Measure) -> Measure
     return Measure(metric) if isinstance(metric, str) else Measure(*metric)
 
 
-def assumptions(certificate: Certificate, predicted: bool = False, say: Words | None = None) -> list[str]:
+def assumptions(certificate: Certificate, predicted: bool = False,
+                say: Words | None = None) -> list[str]:
     """What the bounds say and what they presuppose, sentence by sentence.
 
     Args:
@@ -247,8 +276,8 @@ def _drawn(table: Table, chunks: ByRadius) -> list[Column]:
     return [Column(always.label, always.words, values), *columns]
 
 
-def _detail(chunks: ByRadius, example: int, name: str, target: int | None, inputs: Attributions | None,
-            features: Sequence[str] | None, say: Words) -> Detail:
+def _detail(chunks: ByRadius, example: int, name: str, target: int | None,
+            inputs: Attributions | None, features: Sequence[str] | None, say: Words) -> Detail:
     image = None if inputs is None or isinstance(inputs, tuple) else inputs[example]
     views = []
     for eps, parts in chunks.items():
@@ -268,11 +297,16 @@ def _find(chunks: Chunks, example: int) -> tuple[Certificate, int]:
     raise IndexError(example)
 
 
-def _features(certificate: Certificate, row: int, names: Sequence[str] | None, say: Words) -> list[Feature]:
-    """The features of an example with the largest attribution, largest first; one that is 0 has no sign to be open."""
-    low, value, high = (torch.cat([part[row].detach().flatten() for part in tensors(side)]).double().cpu()
-                        for side in (certificate.lower, certificate.nominal, certificate.upper))
-    order = value.abs().argsort(descending=True, stable=True)[:MOST_FEATURES[is_image(certificate)]].tolist()
+def _features(certificate: Certificate, row: int, names: Sequence[str] | None,
+              say: Words) -> list[Feature]:
+    """The features of an example with the largest attribution, largest first; one that is 0 has no
+    sign to be open.
+    """
+    low, value, high = (
+        torch.cat([part[row].detach().flatten() for part in tensors(side)]).double().cpu()
+        for side in (certificate.lower, certificate.nominal, certificate.upper))
+    order = value.abs().argsort(descending=True,
+                                stable=True)[:MOST_FEATURES[is_image(certificate)]].tolist()
     named = labels(certificate.features if names is None else names, certificate.nominal)
     meaning = certificate.meaning
     side = (low > meaning.threshold).int() - (high < meaning.threshold).int()

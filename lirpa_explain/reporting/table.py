@@ -18,13 +18,17 @@ from ..measures.prediction import Prediction
 
 Chunks = Sequence[Certificate]
 ByRadius = Mapping[float | None, Chunks]
-"""Certificates by radius, the examples of each in one or several certificates, in order; None: of no stated radius."""
+"""Certificates by radius, the examples of each in one or several certificates, in order; None: of
+no stated radius."""
 
 PREDICTED = {
     "classes": ("predicted", "the class predicted at the unperturbed input"),
-    "certain": ("prediction", "whether it is certain that no perturbation changes the predicted class"),
-    "confidence_lower": ("confidence_lower", "the softmax probability of that class is at least this"),
-    "confidence_upper": ("confidence_upper", "the softmax probability of that class is at most this"),
+    "certain": ("prediction", "whether it is certain that no perturbation changes the predicted "
+                "class"),
+    "confidence_lower": ("confidence_lower", "the softmax probability of that class is at least "
+                         "this"),
+    "confidence_upper": ("confidence_upper", "the softmax probability of that class is at most "
+                         "this"),
 }
 """Fields of a `Prediction` that become columns: their names, and what they say."""
 
@@ -67,7 +71,8 @@ class Measure:
         parts = []
         for chunk, count, stop in zip(chunks, counts, stops, strict=True):
             shape = tensors(chunk.nominal)[0].shape[1:]
-            rows = {name: value[stop - count: stop] if isinstance(value, Tensor) and value.shape == (stops[-1], *shape)
+            rows = {name: value[stop - count: stop]
+                    if isinstance(value, Tensor) and value.shape == (stops[-1], *shape)
                     else value for name, value in self.settings.items()}
             parts.append(chunk.metric(self.name, **rows).detach().cpu())
         return torch.cat(parts)
@@ -75,7 +80,9 @@ class Measure:
 
 @dataclass(frozen=True)
 class Signs(Measure):
-    """The share of the entries that are not 0 whose sign is certain; a 0 has no sign that could be open."""
+    """The share of the entries that are not 0 whose sign is certain; a 0 has no sign that could be
+    open.
+    """
 
     name: str = "certain_signs"
 
@@ -95,11 +102,14 @@ class Signs(Measure):
 
 
 SIDES = {"smoothed": Measure("importance_agreement")}
-"""By what a certificate is of: the share of the features that stay on their side; of others, of the signs that stay."""
+"""By what a certificate is of: the share of the features that stay on their side; of others, of the
+signs that stay."""
 
 
 def sides(kind: str) -> Measure:
-    """The share of the features that stay on the side where they are: of 0, or of what makes them important."""
+    """The share of the features that stay on the side where they are: of 0, or of what makes them
+    important.
+    """
     return SIDES.get(kind, Signs())
 
 
@@ -110,9 +120,10 @@ def default_measures(features: int, kind: str = "attribution") -> list[Measure]:
         features: D.
         kind: of what the certificates are, as `Meaning.kind`.
     """
-    k = min(5, max(1, features // 2))  # that all of the features stay among all of them says nothing
-    return [sides(kind), Measure("top_k_overlap", {"k": k}), Measure("cosine"), Measure("relative", {"norm": 2}),
-            Measure("linf")]
+    # that all of the features stay among all of them says nothing
+    k = min(5, max(1, features // 2))
+    return [sides(kind), Measure("top_k_overlap", {"k": k}), Measure("cosine"),
+            Measure("relative", {"norm": 2}), Measure("linf")]
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,8 @@ class Column:
     @property
     def is_number(self) -> bool:
         """Whether its cells are numbers."""
-        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
+        return all(isinstance(value, int | float) and not isinstance(value, bool)
+                   for value in self.values)
 
 
 @dataclass(frozen=True)
@@ -169,8 +181,9 @@ def decided_share(certificate: Certificate) -> Tensor:
     return ((decided != 0) & asked).sum(1) / asked.sum(1).clamp(min=1) + 1.0 * (asked.sum(1) == 0)
 
 
-def make_table(certificates: ByRadius, measures: Sequence[Measure], names: Sequence[str] | None = None,
-               targets: Sequence[int] | None = None, predictions: Mapping[float | None, Prediction] | None = None,
+def make_table(certificates: ByRadius, measures: Sequence[Measure],
+               names: Sequence[str] | None = None, targets: Sequence[int] | None = None,
+               predictions: Mapping[float | None, Prediction] | None = None,
                reached: Mapping[str, Column] | None = None) -> Table:
     """Measure certificates.
 
@@ -191,23 +204,29 @@ def make_table(certificates: ByRadius, measures: Sequence[Measure], names: Seque
     if names is not None:
         columns.append(Column("name", "name of the example", list(names) * times))
     if targets is not None:
-        columns.append(Column("target", "the output that is explained, held fixed", [int(t) for t in targets] * times))
+        columns.append(Column("target", "the output that is explained, held fixed",
+                              [int(t) for t in targets] * times))
     if None not in certificates:
-        columns.append(Column("eps", "radius of the ball", [eps for eps in certificates for _ in range(count)]))
+        columns.append(Column("eps", "radius of the ball",
+                              [eps for eps in certificates for _ in range(count)]))
     known = len(columns)
     for measure in measures:
         columns.append(Column(measure.label, measure.words,
-                              [value for chunks in certificates.values() for value in measure.of(chunks).tolist()]))
+                              [value for chunks in certificates.values()
+                               for value in measure.of(chunks).tolist()]))
         if reached and measure.label in reached:
             columns.append(reached[measure.label])
     widths = [value for chunks in certificates.values() for chunk in chunks
               for value in (flatten(chunk.upper) - flatten(chunk.lower)).mean(1).tolist()]
-    columns.append(Column("mean_width", "mean over the features of upper bound - lower bound", widths))
+    columns.append(Column("mean_width", "mean over the features of upper bound - lower bound",
+                          widths))
     every = [chunk for chunks in certificates.values() for chunk in chunks]
     if all(chunk.decided is not None for chunk in every):
-        columns.append(Column("decided", "share of what was refined that is decided: certified, or refuted by an input",
-                              [share for chunk in every for share in decided_share(chunk).tolist()]))
+        columns.append(Column("decided", "share of what was refined that is decided: certified, or "
+                              "refuted by an input", [share for chunk in every
+                                                      for share in decided_share(chunk).tolist()]))
     for field_name, (name, words) in PREDICTED.items() if predictions else ():
-        columns.append(Column(name, words, [value for eps in certificates
-                                            for value in getattr((predictions or {})[eps], field_name).tolist()]))
+        columns.append(Column(
+            name, words, [value for eps in certificates
+                          for value in getattr((predictions or {})[eps], field_name).tolist()]))
     return Table(columns, len(columns) - known)

@@ -1,4 +1,6 @@
-"""What a report says first: for each radius, in plain words, what is proven, refuted and open for how many examples."""
+"""What a report says first: for each radius, in plain words, what is proven, refuted and open for
+how many examples.
+"""
 
 from __future__ import annotations
 
@@ -86,22 +88,28 @@ class Speaker:
         broken = torch.zeros_like(stay) if side is None else side.found > 0
         top = self.words("top 1" if k == 1 else "top k", k=k, **self.nouns)
         verdicts = [self._verdict(top, stay, broken & ~stay, side is not None)]
-        if any(bool((flatten(part.lower) < 0).any()) for part in parts) or parts[0].meaning.threshold != 0:
-            verdicts.append(self._sides(parts, sides))  # sizes, such as |gradient|, have no direction
+        if (any(bool((flatten(part.lower) < 0).any()) for part in parts)
+                or parts[0].meaning.threshold != 0):
+            # sizes, such as |gradient|, have no direction
+            verdicts.append(self._sides(parts, sides))
         if prediction is not None:
             same = prediction.certain.cpu()
-            verdicts.insert(0, self._verdict(self.words("prediction"), same, torch.zeros_like(same), False))
-            both = self._verdict(self.words("prediction and top"), same & stay, broken & ~stay, side is not None)
+            verdicts.insert(0, self._verdict(self.words("prediction"), same, torch.zeros_like(same),
+                                             False))
+            both = self._verdict(self.words("prediction and top"), same & stay, broken & ~stay,
+                                 side is not None)
             verdicts.insert(2, both)
-        title, confidence = self.title(parts[0].perturbation), parts[0].meaning.facts.get("confidence")
+        title, confidence = (self.title(parts[0].perturbation),
+                             parts[0].meaning.facts.get("confidence"))
         if confidence is not None:
             title += self.words("with confidence", confidence=f"{confidence:g}")
         return AtRadius(title, verdicts)
 
     def title(self, perturbation: str) -> str:
         """The ball in plain words."""
-        found = re.fullmatch(r"(linf|l2|l1) ball, radius ([\d.e+-]+)(?:, within \[([\d.e+-]+), ([\d.e+-]+)\])?",
-                             perturbation)
+        found = re.fullmatch(
+            r"(linf|l2|l1) ball, radius ([\d.e+-]+)(?:, within \[([\d.e+-]+), ([\d.e+-]+)\])?",
+            perturbation)
         if found is None:
             return self.words("any other change", perturbation=perturbation)
         norm, radius, low, high = found.groups()
@@ -110,16 +118,21 @@ class Speaker:
             percent = 100 * float(radius) / (float(high) - float(low))
             share = self.words("of the range", percent=f"{percent:.3g}", low=low, high=high)
         unit = f" {self.unit}" if self.unit else ""
-        return self.words(f"any {norm} change", radius=f"{float(radius):.4g}", unit=unit + share, **self.nouns)
+        return self.words(f"any {norm} change", radius=f"{float(radius):.4g}", unit=unit + share,
+                          **self.nouns)
 
-    def _verdict(self, text: str, certain: Tensor, refuted: Tensor, searched: bool, more: str = "") -> Verdict:
-        """Of a property that is proven, and refuted if that was searched for, for some examples (N,)."""
+    def _verdict(self, text: str, certain: Tensor, refuted: Tensor, searched: bool,
+                 more: str = "") -> Verdict:
+        """Of a property that is proven, and refuted if that was searched for, for some examples
+        (N,).
+        """
         total, proven, broken = len(certain), int(certain.sum()), int(refuted.sum())
         start = self.words("in so many", certain=proven, total=total,
                            examples=self.words.count(total, "example", "examples"))
         rest = total - proven - broken
         if broken:
-            said = self.words("refuted", refuted=broken, open=rest, are=self.words.count(rest, "is", "are"))
+            said = self.words("refuted", refuted=broken, open=rest,
+                              are=self.words.count(rest, "is", "are"))
         elif rest:
             said = self.words("unrefuted" if searched else "unsearched")
         else:
@@ -127,22 +140,28 @@ class Speaker:
         return Verdict(f"{start} {text}.", f"{more} {said}".strip(), proven, broken, total)
 
     def _sides(self, parts: Sequence[Certificate], sides: Sequence[Reached]) -> Verdict:
-        """Of the sides on which entries stay; entries whose attribution is 0 have no sign to keep."""
-        certain, counts = (torch.cat(list(column)) for column in zip(*map(decided_sides, parts), strict=True))
+        """Of the sides on which entries stay; entries whose attribution is 0 have no sign to
+        keep.
+        """
+        certain, counts = (torch.cat(list(column))
+                           for column in zip(*map(decided_sides, parts), strict=True))
         whole = (certain | ~counts).all(1)
         side = of_measure(sides, "sign", {})
         broken = torch.zeros_like(whole) if side is None else side.found > 0
         share = 100 * int((certain & counts).sum()) / max(1, int(counts.sum()))
         smoothed = "smoothed " if parts[0].meaning.kind == "smoothed" else ""
         more = self.words(f"share of {smoothed}sides", percent=percent_of(share), **self.nouns)
-        return self._verdict(self.words(f"{smoothed}sides", **self.nouns), whole, broken & ~whole, side is not None,
-                             more)
+        return self._verdict(self.words(f"{smoothed}sides", **self.nouns), whole, broken & ~whole,
+                             side is not None, more)
 
 
 def decided_sides(certificate: Certificate) -> tuple[Tensor, Tensor]:
-    """Which entries certainly stay on their side, and which have one: all but zeros of a signed attribution, (N, D)."""
+    """Which entries certainly stay on their side, and which have one: all but zeros of a signed
+    attribution, (N, D).
+    """
     lower, nominal, upper = (flatten(side).detach().cpu()
-                             for side in (certificate.lower, certificate.nominal, certificate.upper))
+                             for side in (certificate.lower, certificate.nominal,
+                                          certificate.upper))
     threshold = certificate.meaning.threshold
     counts = nominal != 0 if threshold == 0 else torch.ones_like(nominal, dtype=torch.bool)
     return (lower > threshold) | (upper < threshold), counts

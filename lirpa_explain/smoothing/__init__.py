@@ -1,4 +1,6 @@
-"""Smoothed certificates: what of any attribution's map under Gaussian noise an l2 ball cannot change."""
+"""Smoothed certificates: what of any attribution's map under Gaussian noise an l2 ball cannot
+change.
+"""
 
 from .certificate import SmoothedCertificate as SmoothedCertificate
 from .certify import certify_smoothed as certify_smoothed

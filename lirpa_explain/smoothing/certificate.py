@@ -27,7 +27,8 @@ from .settings import Smoothing
 from .statistics import shift
 
 UNCHANGED = 1e-3
-"""Relative difference of two attributions at the same input up to which they are of the same model."""
+"""Relative difference of two attributions at the same input up to which they are of the same
+model."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,7 +123,8 @@ class SmoothedCertificate:
         return (flatten(self.labels(radius)) != 0).double().mean(1)
 
     def at(self, radius: float | Tensor | None = None) -> Certificate:
-        """The certificate of the smoothed map at every x' within an l2 radius: all metrics, pictures, reports.
+        """The certificate of the smoothed map at every x' within an l2 radius: all metrics,
+        pictures, reports.
 
         Its bounds are Phi(Phi^-1(p) -+ radius / sigma), for bounds p at the input itself. All that
         follows from the box holds of the map at each x', at the confidence stated, and so do the
@@ -140,7 +142,7 @@ class SmoothedCertificate:
         distances = torch.as_tensor(radius, dtype=torch.float64)
         if distances.shape not in ((), (count,)) or not bool(
                 (distances.isfinite() & (distances >= 0)).all()):
-            raise ValueError(f"radius must be a finite number of at least 0, or one for each of the "
+            raise ValueError("radius must be a finite number of at least 0, or one for each of the "
                              f"{count} examples; given: {radius!r}.")
         nominal = self.state.total.mean(self.settings.levels)
         moved = shift(self.expectations, distances.expand(count)[:, None] / self.settings.sigma)
@@ -215,11 +217,12 @@ class SmoothedCertificate:
         """Write the certificate to exactly this path, as a numpy .npz archive without pickles."""
         storage.write(path, {
             "at_input": self.at_input, "counts": self.state.counts, "seen": self.state.seen,
-            "error": self.state.error, "looks": self.state.looks.packed(), "interrupted": self.state.interrupted,
+            "error": self.state.error, "looks": self.state.looks.packed(),
+            "interrupted": self.state.interrupted,
             "elapsed_s": self.state.elapsed_s, "settings": dataclasses.asdict(self.settings),
             "attribution": self.attribution, "inputs": self.inputs, "dtype": self.dtype,
             "versions": self.versions, "features": self.features and list(self.features)},
-            type(self).__name__)
+                      type(self).__name__)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SmoothedCertificate:

@@ -25,7 +25,8 @@ def certify_smoothed(attribution: Any, inputs: Any, *, sigma: float,
                      progress: bool = False, features: Any = None,
                      attribute_keywords: dict[str, Any] | None = None, **attribute_kwargs: Any
                      ) -> SmoothedCertificate:
-    """Certify which entries of an attribution stay important under noise, at every x' of an l2 ball.
+    """Certify which entries of an attribution stay important under noise, at every x' of an l2
+    ball.
 
     Smoothed is the map that says how often each entry is among the `keep` share that is largest, at
     x + e with e ~ N(0, sigma^2 I). Nothing need be known of the model or of the attribution, which
@@ -77,7 +78,8 @@ def certify_smoothed(attribution: Any, inputs: Any, *, sigma: float,
     Example:
         >>> import torch, lirpa_explain as lx
         >>> from captum.attr import Occlusion
-        >>> model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(),
+        ...                             torch.nn.Linear(8, 2))
         >>> found = lx.certify_smoothed(Occlusion(model), torch.rand(2, 6), sigma=0.2, keep=0.34,
         ...                             nt_samples=100, target=0, sliding_window_shapes=(1,))
         >>> found.radii.shape, bool(found.at(0.05).contains(found.nominal).all())
@@ -121,9 +123,10 @@ def looks_of(settings: Smoothing, entries: int) -> Looks:
     if settings.nt_samples < needed:
         at = "" if settings.radius is None else f" at radius {settings.radius:g}"
         raise ValueError(
-            f"nt_samples={settings.nt_samples} is too few to decide anything about {entries} entries"
-            f" with confidence {settings.confidence:g}{at}, even if all draws agree: at least "
-            f"{needed} are needed. Draw more, or ask for less (confidence, radius, or entries: "
-            "sum_channels adds those of a pixel up).")
-    least = samples_needed(settings, entries, Looks.planned(settings.nt_samples, True).pending[0][1])
+            f"nt_samples={settings.nt_samples} is too few to decide anything about {entries} "
+            f"entries with confidence {settings.confidence:g}{at}, even if all draws agree: at "
+            f"least {needed} are needed. Draw more, or ask for less (confidence, radius, or "
+            "entries: sum_channels adds those of a pixel up).")
+    least = samples_needed(settings, entries,
+                           Looks.planned(settings.nt_samples, True).pending[0][1])
     return Looks.planned(settings.nt_samples, early, least)

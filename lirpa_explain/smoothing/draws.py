@@ -30,7 +30,8 @@ STREAM = 0x5D00
 """The second half of the generator's key."""
 
 ALONE = 1e-3
-"""Relative difference of an example's attribution alone and within a batch from which on it is none of rounding."""
+"""Relative difference of an example's attribution alone and within a batch from which on it is none
+of rounding."""
 
 
 def normal(seed: int, draw: int, size: int) -> np.ndarray:
@@ -74,12 +75,16 @@ class Drawer:
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Leave models and random generators as they are, and refuse layers that draw in training mode."""
+        """Leave models and random generators as they are, and refuse layers that draw in training
+        mode.
+        """
         with isolated(self.xs[0].device, self.attribution), no_training_layers():
             yield
 
     def at_input(self) -> Attributions:
-        """The attribution at the unperturbed inputs, as it is ranked; a tuple where Captum's is one."""
+        """The attribution at the unperturbed inputs, as it is ranked; a tuple where Captum's is
+        one.
+        """
         refuse_mixed(self.attribution, "smoothed map")
         still = tuple(torch.zeros_like(x[:1]) for x in self.xs)
         with self.undisturbed():

@@ -41,7 +41,9 @@ class FaithfulnessCurve:
 
     @property
     def area(self) -> Tensor:
-        """(N,), below the curve, by trapezoids: small for deletion, large for insertion if faithful."""
+        """(N,), below the curve, by trapezoids: small for deletion, large for insertion if
+        faithful.
+        """
         return torch.trapezoid(self.outputs, self.shares.to(self.outputs), dim=1)
 
 
@@ -95,8 +97,8 @@ def faithfulness(certificate: SmoothedCertificate, forward_func: Callable[..., T
             moved = (ranks[i] < counts[:, None]).reshape(-1, *places)
             kept = moved if mode == "insertion" else ~moved
             points = torch.where(kept, x[i], base[i])
-            outputs.append(_outputs(forward_func, points, copies(keywords, i, steps + 1, len(x),
-                                                                 ())))
+            outputs.append(_outputs(forward_func, points,
+                                    copies(keywords, i, steps + 1, len(x), ())))
     certain = (flatten(certificate.labels(radius)) > 0).double().mean(1)
     return FaithfulnessCurve(mode, shares, torch.stack(outputs).cpu(), certain)
 
@@ -129,7 +131,8 @@ def _places(certificate: SmoothedCertificate, x: Tensor) -> tuple[int, ...]:
     if len(maps) == len(x) and certificate.settings.sum_channels and shape == whole[1:]:
         return (1, *shape)
     raise ValueError(f"The certificate's maps have the shape {tuple(maps.shape)}, the inputs "
-                     f"{tuple(x.shape)}; faithfulness needs a map with an entry, or a pixel, of each.")
+                     f"{tuple(x.shape)}; faithfulness needs a map with an entry, or a pixel, of "
+                     "each.")
 
 
 def _outputs(forward_func: Callable[..., Tensor], points: Tensor, keywords: dict[str, Any]

@@ -12,7 +12,8 @@ SHARED = {
     "baselines": ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap",
                   "NeuronGradientShap", "NeuronDeepLiftShap"),
 }
-"""Keywords that are a distribution for all examples, and no tensor with a row for each; of these classes."""
+"""Keywords that are a distribution for all examples, and no tensor with a row for each; of these
+classes."""
 
 REFUSED = {
     "return_convergence_delta": "a smoothed map has no convergence delta: leave it out",

@@ -8,10 +8,22 @@ from torch import Tensor
 
 from ..certificates import Certificate
 from ..certificates.html import drawn
-from ..plots import DPI, PANELS, as_drawn, as_grey, data_url, is_image, new_figure, part_of, plane_of, scale_of
+from ..plots import (
+    DPI,
+    PANELS,
+    as_drawn,
+    as_grey,
+    data_url,
+    is_image,
+    new_figure,
+    part_of,
+    plane_of,
+    scale_of,
+)
 
 IMPORTANCE = "RdBu_r", 0.1, 0.9
-"""Colours of smoothed maps, from 0 to 1: unimportant, open, important; of matplotlib, without the darkest ends."""
+"""Colours of smoothed maps, from 0 to 1: unimportant, open, important; of matplotlib, without the
+darkest ends."""
 
 PALE = -0.8
 """Brightness that is drawn black below what is certain: the image is a light grey there."""
@@ -20,7 +32,8 @@ PALE = -0.8
 def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | None = None, *,
                     alpha_overlay: float = 0.8, title: str | None = None, figure: Any = None
                     ) -> tuple[Any, list[Any]]:
-    """Draw a smoothed map between its bounds, and what is certainly important, unimportant, or open, on one scale.
+    """Draw a smoothed map between its bounds, and what is certainly important, unimportant, or
+    open, on one scale.
 
     Where the map has channels, a pixel is drawn as its most important one.
 
@@ -42,15 +55,16 @@ def plot_importance(certificate: Certificate, example: int = 0, image: Tensor | 
     Example:
         >>> import torch, lirpa_explain as lx
         >>> from captum.attr import Saliency
-        >>> model, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)), torch.rand(1, 1, 4, 4)
+        >>> model, x = (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)),
+        ...             torch.rand(1, 1, 4, 4))
         >>> found = lx.certify_smoothed(Saliency(model), x, sigma=0.2, nt_samples=50, target=0)
         >>> [axis.get_title() for axis in lx.plot_importance(found.at(0.01))[1]]
         ['lower bound', 'smoothed map', 'upper bound', 'certain within the radius']
     """
     meaning = certificate.meaning
     if meaning.kind != "smoothed":
-        raise ValueError(f"plot_importance draws smoothed maps; this certificate is one of the {meaning.kind}. Draw it "
-                         "with plot_image.")
+        raise ValueError("plot_importance draws smoothed maps; this certificate is one of the "
+                         f"{meaning.kind}. Draw it with plot_image.")
     low, value, high = (plane_of(side, example, lambda plane: plane.amax(0))
                         for side in (certificate.lower, certificate.nominal, certificate.upper))
     sure = ((low > meaning.threshold).double() - (high < meaning.threshold).double() + 1) / 2

@@ -1,4 +1,5 @@
-"""How large a radius may be for something to be certain: formulas, since bounds are known at all radii.
+"""How large a radius may be for something to be certain: formulas, since bounds are known at all
+radii.
 
 With bounds p of the smoothed map at the input and z = Phi^-1(p), the bounds at radius r are
 z_low - r / sigma and z_high + r / sigma, so that an entry passes a fixed value, or another entry,
@@ -49,7 +50,8 @@ RADII: Table[str, CertainWithin] = Table(
     lambda name, row: empty(row, "words"))
 
 
-def find(certificate: SmoothedCertificate, holds: str | Property, options: dict[str, Any]) -> Tensor:
+def find(certificate: SmoothedCertificate, holds: str | Property,
+         options: dict[str, Any]) -> Tensor:
     """The radii of a row, or of any property of certificates; see `SmoothedCertificate.radius`.
 
     Raises:
@@ -60,13 +62,15 @@ def find(certificate: SmoothedCertificate, holds: str | Property, options: dict[
         inspect.signature(function).bind(certificate, **options)
     except TypeError as error:
         known = list(inspect.signature(function).parameters)[1:]
-        raise TypeError(f"The radius of {getattr(holds, '__name__', holds)!r}: {error}; its options "
-                        f"are: {', '.join(known) or 'none'}.") from None
+        raise TypeError(f"The radius of {getattr(holds, '__name__', holds)!r}: {error}; its "
+                        f"options are: {', '.join(known) or 'none'}.") from None
     return function(certificate, **options)
 
 
 def search(holds: Property) -> Callable[..., Tensor]:
-    """The radius of a property that has no formula, by bisection on certificates that cost no draws."""
+    """The radius of a property that has no formula, by bisection on certificates that cost no
+    draws.
+    """
 
     def radius(certificate: SmoothedCertificate, high: float | None = None, steps: int = 40
                ) -> Tensor:

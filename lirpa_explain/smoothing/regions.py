@@ -97,8 +97,8 @@ def grid_cell(shape: Sequence[int], cell: int, grid: int = 2) -> Tensor:
     """
     rows, columns = _plane(shape)
     if not 0 <= cell < grid * grid or rows % grid or columns % grid:
-        raise ValueError(f"cell is {cell} of a grid of {grid} x {grid} in {rows} x {columns}; pass a "
-                         f"cell from 0 to {grid * grid - 1}, and a grid that divides the image.")
+        raise ValueError(f"cell is {cell} of a grid of {grid} x {grid} in {rows} x {columns}; pass "
+                         f"a cell from 0 to {grid * grid - 1}, and a grid that divides the image.")
     height, width = rows // grid, columns // grid
     return rectangle(shape, cell // grid * height, cell % grid * width, height, width)
 

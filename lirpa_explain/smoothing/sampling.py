@@ -1,4 +1,6 @@
-"""The draws of a smoothed certificate, made in batches, looked at as planned, and interrupted at will."""
+"""The draws of a smoothed certificate, made in batches, looked at as planned, and interrupted at
+will.
+"""
 
 from __future__ import annotations
 
@@ -125,5 +127,6 @@ def _draw(drawer: Drawer, state: State, active: Tensor, until: int, batch_size: 
             levels = drawer.steps(i, own, done)
             guesses = max(0, min(drawer.settings.guesses - done, end - done))
             both = torch.stack([row(levels[:guesses]), row(levels[guesses:])])
-            state.counts[:, i].add_(both)  # one operation: an interruption leaves all of it, or none
+            # one operation: an interruption leaves all of it, or none
+            state.counts[:, i].add_(both)
             bar.update(end - done)

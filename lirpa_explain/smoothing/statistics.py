@@ -78,7 +78,8 @@ def _beta(a: Tensor, b: Tensor, error: Tensor, from_above: bool) -> Tensor:
 
 def holm(bound: Callable[[Tensor], Tensor], threshold: float, error: Tensor, entries: int
          ) -> Tensor:
-    """Lower bounds of all entries of an example at once, from Holm's test of each against a threshold.
+    """Lower bounds of all entries of an example at once, from Holm's test of each against a
+    threshold.
 
     Those for which the test is won have the threshold as their bound; the others the bound that
     each has alone at the error divided by how many they are. All hold together: with T the entries

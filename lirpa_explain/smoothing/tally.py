@@ -52,7 +52,9 @@ class Tally:
         return torch.where(n > 0, self.sums.double() / (levels * n), 0.5)
 
     def variance(self, levels: int) -> Tensor:
-        """(N, D), float64, of h, with divisor n - 1; the largest of [0, 1] for fewer draws than 2."""
+        """(N, D), float64, of h, with divisor n - 1; the largest of [0, 1] for fewer draws than
+        2.
+        """
         n = self.draws[:, None].double()
         scatter = self.squares - self.sums.double().square() / n.clamp(min=1)
         variance = scatter.clamp(min=0) / ((n - 1).clamp(min=1) * levels**2)

@@ -1,4 +1,6 @@
-"""Training for certified explanations: losses on bounds, schedules, the methods they compete with, optimizers."""
+"""Training for certified explanations: losses on bounds, schedules, the methods they compete with,
+optimizers.
+"""
 
 from .bort import BORT_MODES as BORT_MODES
 from .bort import BortAdamW as BortAdamW
@@ -19,6 +21,7 @@ from .methods import register as register_method
 from .methods import training_loss as training_loss
 from .schedules import Ramp as Ramp
 
-__all__ = ["BORT_MODES", "LOSSES", "TRAINING_METHODS", "BortAdamW", "BortSGD", "ExplanationLoss", "Loss", "Ramp",
-           "TrainingMethod", "bort_delta", "bort_groups", "certified_cross_entropy", "explanation_loss",
+__all__ = ["BORT_MODES", "LOSSES", "TRAINING_METHODS", "BortAdamW", "BortSGD", "ExplanationLoss",
+           "Loss", "Ramp", "TrainingMethod", "bort_delta", "bort_groups", "certified_cross_entropy",
+           "explanation_loss",
            "input_gradient", "register_loss", "register_method", "smooth_relu", "training_loss"]

@@ -1,4 +1,6 @@
-"""Gradients of a target logit that are differentiable in the parameters, and a smooth stand-in for ReLU."""
+"""Gradients of a target logit that are differentiable in the parameters, and a smooth stand-in for
+ReLU.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,16 @@ RELU = (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 """What computes a ReLU; nn.ReLU calls the first."""
 
 
-def input_gradient(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, create_graph: bool = True) -> Tensor:
+def input_gradient(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor,
+                   create_graph: bool = True) -> Tensor:
     """Gradient of the logit of the target with respect to the input, f_y'(x).
 
     Args:
         model: from (N, *S) to logits (N, C), one example independent of the others.
         x: (N, *S).
         y: (N,), int64, targets.
-        create_graph: keep the result differentiable, in the parameters and in x if x asks for gradients.
+        create_graph: keep the result differentiable, in the parameters and in x if x asks for
+            gradients.
 
     Returns:
         (N, *S). No `.grad` is touched.
@@ -32,7 +36,8 @@ def input_gradient(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, crea
     """
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
-        return torch.autograd.grad(target_logits(model(x), y).sum(), x, create_graph=create_graph)[0]
+        return torch.autograd.grad(target_logits(model(x), y).sum(), x,
+                                   create_graph=create_graph)[0]
 
 
 def target_logits(logits: Tensor, y: Tensor) -> Tensor:
@@ -43,8 +48,8 @@ def target_logits(logits: Tensor, y: Tensor) -> Tensor:
 class smooth_relu(TorchFunctionMode):  # noqa: N801  (a context manager, read as a verb)
     """Context in which every ReLU of torch computes softplus_beta(z) = log(1 + exp(beta z)) / beta.
 
-    The gradient of a ReLU net is piecewise constant; that of this one can be differentiated. Neither the model nor its
-    parameters change.
+    The gradient of a ReLU net is piecewise constant; that of this one can be differentiated.
+    Neither the model nor its parameters change.
 
     Args:
         beta: sharpness, above 0; the larger, the closer to ReLU.

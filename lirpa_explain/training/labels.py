@@ -1,4 +1,6 @@
-"""certified_cross_entropy(): robustness of the label, to be trained together with that of the explanation."""
+"""certified_cross_entropy(): robustness of the label, to be trained together with that of the
+explanation.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +27,18 @@ _PASSES: WeakKeyDictionary[nn.Module, dict[Any, tuple[Any, IntervalPass]]] = Wea
 
 
 @uncompiled
-def certified_cross_entropy(model: nn.Module, x: Tensor | tuple[Tensor, ...], y: Tensor, *, eps: Any,
-                            norm: float = math.inf, clip: tuple[Any, Any] | None = None, reduction: str = "mean"
-                            ) -> Tensor:
+def certified_cross_entropy(
+    model: nn.Module, x: Tensor | tuple[Tensor, ...], y: Tensor, *, eps: Any,
+    norm: float = math.inf, clip: tuple[Any, Any] | None = None, reduction: str = "mean") -> Tensor:
     """The largest cross-entropy that interval bounds allow over a ball: log(1 + sum_j exp(-m_j)).
 
-    m_j is a lower bound of the score of the label less that of class j, bounded as one linear function of what the last
-    layer reads. With one output, class 1 has its score and class 0 the score 0.
+    m_j is a lower bound of the score of the label less that of class j, bounded as one linear
+    function of what the last layer reads. With one output, class 1 has its score and class 0 the
+    score 0.
 
     Args:
-        model: scores before softmax, (N, classes), or (N, 1) or (N,) for two classes; in training mode or not, bounded
-            in eval mode.
+        model: scores before softmax, (N, classes), or (N, 1) or (N,) for two classes; in training
+            mode or not, bounded in eval mode.
         x: inputs, (N, *S), or a tuple of such.
         y: labels, (N,).
         eps: radius of the ball.
@@ -44,15 +47,16 @@ def certified_cross_entropy(model: nn.Module, x: Tensor | tuple[Tensor, ...], y:
         reduction: "mean" or "sum" over the examples, or "none".
 
     Returns:
-        A scalar, or (N,) with reduction "none", differentiable in the model's parameters. Below log 2 the label of an
-        example is certain.
+        A scalar, or (N,) with reduction "none", differentiable in the model's parameters. Below log
+        2 the label of an example is certain.
 
     Raises:
         ValueError: bad numbers or shapes, or outputs of another shape.
         UnsupportedOperation: the model contains an operation that has no bound operator.
 
     Source:
-        Gowal et al., On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust Models, 2018.
+        Gowal et al., On the Effectiveness of Interval Bound Propagation for Training Verifiably
+        Robust Models, 2018.
 
     Example:
         >>> model = nn.Linear(2, 3)
@@ -73,28 +77,33 @@ def certified_cross_entropy(model: nn.Module, x: Tensor | tuple[Tensor, ...], y:
 
 
 def _intervals(model: nn.Module, xs: tuple[Tensor, ...]) -> IntervalPass:
-    """The pass over a model, traced for inputs of these shapes and kept for as long as the model lives."""
+    """The pass over a model, traced for inputs of these shapes and kept for as long as the model
+    lives.
+    """
     known = _PASSES.setdefault(model, {})
     key = tuple((x.shape[1:], x.dtype, x.device) for x in xs)
     with evaluating(model):
         if key not in known or not known[key][0].matches(model=model):
-            module, made_with = fingerprinted(lambda: capture_program(output(), model, xs), model=model)
+            module, made_with = fingerprinted(lambda: capture_program(output(), model, xs),
+                                              model=model)
             if len(module.cotangent_shape) > 1 or module.size == 0:
-                raise ValueError(f"The model's outputs must be (N, classes), (N, 1) or (N,); they are (N, "
-                                 f"{', '.join(map(str, module.cotangent_shape))}).")
+                raise ValueError("The model's outputs must be (N, classes), (N, 1) or (N,); they "
+                                 f"are (N, {', '.join(map(str, module.cotangent_shape))}).")
             known[key] = made_with, IntervalPass(module)
     return known[key][1]
 
 
 def _rivals(y: Tensor, x: Tensor, classes: int) -> Tensor:
-    """Margins over the other classes as linear functions of the output, (N, R, K): R = 1 for one output, else K - 1."""
+    """Margins over the other classes as linear functions of the output, (N, R, K): R = 1 for one
+    output, else K - 1.
+    """
     if not isinstance(y, Tensor):
         raise TypeError(f"y must be a tensor of labels; given: {type(y).__name__}.")
     check_kind(y, "y")
     is_label = not y.is_floating_point() and y.dtype != torch.bool
     if y.shape != x.shape[:1] or not is_label or not bool(((0 <= y) & (y < max(2, classes))).all()):
-        raise ValueError(f"y must be {len(x)} integer labels from 0 to {max(2, classes) - 1}; given: {y.dtype} of "
-                         f"shape {tuple(y.shape)}.")
+        raise ValueError(f"y must be {len(x)} integer labels from 0 to {max(2, classes) - 1}; "
+                         f"given: {y.dtype} of shape {tuple(y.shape)}.")
     if classes == 1:
         return (2 * y - 1).to(x)[:, None, None]
     eye = torch.eye(classes, dtype=x.dtype, device=x.device)

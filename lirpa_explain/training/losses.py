@@ -1,7 +1,8 @@
 """The table of losses: what training makes small, from bounds of an attribution.
 
-Functions take `Bounds` (lower, upper, center, radius, width, value: (N, D), computed only if read) and give (N,), and
-are 0 or least where the explanation is certified. v stands for the nominal attribution, l and u for its bounds.
+Functions take `Bounds` (lower, upper, center, radius, width, value: (N, D), computed only if read)
+and give (N,), and are 0 or least where the explanation is certified. v stands for the nominal
+attribution, l and u for its bounds.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Loss:
         return tuple(inspect.signature(self.function).parameters)[1:]
 
 
-LOSSES: Table[str, Loss] = Table(
-    "loss", "lirpa_explain.training.register_loss(Loss(...))", lambda name, row: empty(row, "formula", "reads"))
+LOSSES: Table[str, Loss] = Table("loss", "lirpa_explain.training.register_loss(Loss(...))",
+                                 lambda name, row: empty(row, "formula", "reads"))
 
 SMALL = 1e-6
 """What is added to sizes of which a logarithm is taken."""
@@ -76,7 +77,8 @@ def register(loss: Loss, *, overwrite: bool = False) -> Loss:
 
 
 def width(bounds: Bounds) -> Tensor:
-    """Mean width of the bounds, mean_i (u_i - l_i), at least 0. Summed over a batch it is the regulariser of the paper.
+    """Mean width of the bounds, mean_i (u_i - l_i), at least 0. Summed over a batch it is the
+    regulariser of the paper.
 
     Args:
         bounds: of N attributions.
@@ -115,18 +117,20 @@ def metric(bounds: Bounds, name: str, **settings: Any) -> Tensor:
         (N,).
 
     Raises:
-        ValueError: there is no such metric, or it has no derivative: a count, or a share of entries.
+        ValueError: there is no such metric, or it has no derivative: a count, or a share of
+            entries.
     """
     row = metric_row(name)
     number = evaluate(name, bounds.lower, bounds.upper, bounds.value, **settings)
     if torch.is_grad_enabled() and bounds.lower.requires_grad and not number.requires_grad:
-        raise ValueError(f"The metric {name!r} has no derivative, so it cannot be trained; a loss of its own may stand "
-                         f"for it: there are {', '.join(LOSSES)}.")
+        raise ValueError(f"The metric {name!r} has no derivative, so it cannot be trained; a loss "
+                         f"of its own may stand for it: there are {', '.join(LOSSES)}.")
     return number if row.direction == "upper" else -number
 
 
 def signs(bounds: Bounds, margin: float = 0.1, detach: bool = True) -> Tensor:
-    """By how much signs fail to be certain: mean_i relu(margin - m_i), m_i = (l_i if v_i > 0, else -u_i) / mean |v|.
+    """By how much signs fail to be certain: mean_i relu(margin - m_i), m_i = (l_i if v_i > 0, else
+    -u_i) / mean |v|.
 
     Args:
         bounds: of N attributions.
@@ -137,11 +141,13 @@ def signs(bounds: Bounds, margin: float = 0.1, detach: bool = True) -> Tensor:
         (N,); entries that are 0 have no sign, and count with m_i = -(u_i - l_i).
     """
     sign = bounds.value.detach().sign()
-    away = sign * bounds.center - (2 - sign.abs()) * bounds.radius  # several times as fast as torch.where
+    # several times as fast as torch.where
+    away = sign * bounds.center - (2 - sign.abs()) * bounds.radius
     return (margin - away / _scale(bounds, detach)[:, None]).relu().mean(1)
 
 
-def top_k(bounds: Bounds, k: int, margin: float = 0.1, absolute: bool = True, detach: bool = True) -> Tensor:
+def top_k(bounds: Bounds, k: int, margin: float = 0.1, absolute: bool = True,
+          detach: bool = True) -> Tensor:
     """By how much the k largest features fail to be certain to stay so.
 
     relu(margin - (min over the top k of v of l_i - max over the others of u_j) / mean |v|).
@@ -160,15 +166,18 @@ def top_k(bounds: Bounds, k: int, margin: float = 0.1, absolute: bool = True, de
         ValueError: k is out of range.
     """
     check_k(k, bounds.lower.shape[1])
-    low, high = absolute_box(bounds.lower, bounds.upper) if absolute else (bounds.lower, bounds.upper)
+    low, high = (absolute_box(bounds.lower, bounds.upper)
+                 if absolute else (bounds.lower, bounds.upper))
     value = bounds.value.abs() if absolute else bounds.value
-    inside = torch.zeros_like(value, dtype=torch.bool).scatter(1, value.topk(k, dim=1).indices, True)
-    least, largest = low.masked_fill(~inside, math.inf).amin(1), high.masked_fill(inside, -math.inf).amax(1)
+    inside = torch.zeros_like(value,
+                              dtype=torch.bool).scatter(1, value.topk(k, dim=1).indices, True)
+    least, largest = (low.masked_fill(~inside, math.inf).amin(1),
+                      high.masked_fill(inside, -math.inf).amax(1))
     return (margin - (least - largest) / _scale(bounds, detach)).relu()
 
 
-def protected(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.1, absolute: bool = True, detach: bool = True
-              ) -> Tensor:
+def protected(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.1, absolute: bool = True,
+              detach: bool = True) -> Tensor:
     """By how much protected features fail to be certain to stay out of the k largest.
 
     relu(margin - (k-th largest l_i of the others - largest u_j of the protected) / mean |v|).
@@ -197,9 +206,9 @@ def protected(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.1, absolut
 def protected_ratio(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.3) -> Tensor:
     """By how many times the sizes of protected features fail to stay below the k largest.
 
-    relu(margin + log(largest u of the protected) - log(k-th largest l of the others)), l and u ends of |v|. The ratio
-    stays as it is when explanations shrink, so that a net gains nothing from small ones, and grows however far the
-    bounds are from certain.
+    relu(margin + log(largest u of the protected) - log(k-th largest l of the others)), l and u ends
+    of |v|. The ratio stays as it is when explanations shrink, so that a net gains nothing from
+    small ones, and grows however far the bounds are from certain.
 
     Args:
         bounds: of N attributions.
@@ -219,10 +228,13 @@ def protected_ratio(bounds: Bounds, mask: Tensor, k: int, margin: float = 0.3) -
 
 
 def _rivals(bounds: Bounds, mask: Tensor, k: int, absolute: bool) -> tuple[Tensor, Tensor]:
-    """K-th largest lower end among features that are not protected, and largest upper end of those that are, (N,)."""
+    """K-th largest lower end among features that are not protected, and largest upper end of those
+    that are, (N,).
+    """
     is_protected = mask.to(bounds.lower.device).bool().expand_as(bounds.lower)
     check_k(k, int((~is_protected).sum(1).min()))
-    low, high = absolute_box(bounds.lower, bounds.upper) if absolute else (bounds.lower, bounds.upper)
+    low, high = (absolute_box(bounds.lower, bounds.upper)
+                 if absolute else (bounds.lower, bounds.upper))
     kth = low.masked_fill(is_protected, -math.inf).topk(k, dim=1).values[:, -1]
     return kth, high.masked_fill(~is_protected, -math.inf).amax(1)
 
@@ -281,14 +293,19 @@ for _loss in (
     Loss("relative_width", relative_width, "mean_i (u_i - l_i) / mean |v|", ALL),
     Loss("metric", metric, "a metric's certified bound, or minus it if that is from below", ALL,
          features=("mask",)),
-    Loss("signs", signs, "mean_i relu(margin - (l_i if v_i > 0, else -u_i) / mean |v|)", ALL, "all signs"),
-    Loss("top_k", top_k, "relu(margin - (min_top l - max_rest u) / mean |v|)", ALL, "the k largest features"),
-    Loss("protected", protected, "relu(margin - (k-th largest l of the others - max_protected u) / mean |v|)", ALL,
+    Loss("signs", signs, "mean_i relu(margin - (l_i if v_i > 0, else -u_i) / mean |v|)", ALL,
+         "all signs"),
+    Loss("top_k", top_k, "relu(margin - (min_top l - max_rest u) / mean |v|)", ALL,
+         "the k largest features"),
+    Loss("protected", protected, "relu(margin - (k-th largest l of the others - max_protected u) / "
+         "mean |v|)", ALL,
          "no protected feature among the k largest", "Wicker et al. 2023", ("mask",)),
-    Loss("protected_ratio", protected_ratio, "relu(margin + log(max_protected u / k-th largest l of the others))", BOTH,
-         "no protected feature among the k largest", features=("mask",)),
-    Loss("region", region, "largest share of |a| outside of a region", BOTH, "no mass outside", features=("mask",)),
-    Loss("squared_change", squared_change, "mean over pixels of max(u - v, v - l)^2", ALL, source="Wicker et al. 2023"),
+    Loss("protected_ratio", protected_ratio, "relu(margin + log(max_protected u / k-th largest l "
+         "of the others))", BOTH, "no protected feature among the k largest", features=("mask",)),
+    Loss("region", region, "largest share of |a| outside of a region", BOTH, "no mass outside",
+         features=("mask",)),
+    Loss("squared_change", squared_change, "mean over pixels of max(u - v, v - l)^2", ALL,
+         source="Wicker et al. 2023"),
     Loss("l1", _distance("l1"), "largest |a - v|_1", ALL),
     Loss("l2", _distance("l2"), "largest |a - v|_2", ALL),
     Loss("linf", _distance("linf"), "largest |a - v|_inf", ALL),

@@ -1,8 +1,8 @@
 """What explanations of a net are worth: certified, attacked, and by the paper's rule.
 
-The explanation is the gradient of the logit of the true class. Every row of figures says which perturbation it is for
-("input", |x' - x| <= size, or "parameters", |W' - W| <= size |W| for all weights and biases) and where its box comes
-from.
+The explanation is the gradient of the logit of the true class. Every row of figures says which
+perturbation it is for ("input", |x' - x| <= size, or "parameters", |W' - W| <= size |W| for all
+weights and biases) and where its box comes from.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,11 +54,13 @@ class Explained:
 
 FIGURES: dict[str, tuple[str, Callable[[Tensor, Tensor, Explained], Tensor]]] = {
     "fair": (f"share of points without a protected feature in the top {TOP} of |v| (targeted)",
-             lambda low, high, e: metric("targeted_fairness", low, high, e.nominal, mask=e.mask, k=TOP, absolute=True)),
-    "fair signed": (f"the same for the top {TOP} of v, as the paper has it",
-                    lambda low, high, e: metric("targeted_fairness", low, high, e.nominal, mask=e.mask, k=TOP)),
+             lambda low, high, e: metric("targeted_fairness", low, high, e.nominal, mask=e.mask,
+                                         k=TOP, absolute=True)),
+    "fair signed": (f"the same for the top {TOP} of v, as the paper has it", lambda low, high,
+                    e: metric("targeted_fairness", low, high, e.nominal, mask=e.mask, k=TOP)),
     "region": (f"share of points with a mean squared change of at most {TOLERANCE} (targeted)",
-               lambda low, high, e: metric("targeted_region", low, high, e.nominal, channels=e.channels) <= TOLERANCE),
+               lambda low, high, e: metric("targeted_region", low, high, e.nominal,
+                                           channels=e.channels) <= TOLERANCE),
     "width": ("mean |v' - v''| (untargeted)",
               lambda low, high, e: metric("untargeted", low, high, e.nominal)),
     "signs": ("share of the signs of all features that stay",
@@ -68,7 +70,9 @@ FIGURES: dict[str, tuple[str, Callable[[Tensor, Tensor, Explained], Tensor]]] = 
 
 
 def evaluate(net: nn.Sequential, data: Data, setup: Setup, activation: str) -> dict[str, Any]:
-    """All figures of a net: its accuracy, and a row for each perturbation, size and source of bounds."""
+    """All figures of a net: its accuracy, and a row for each perturbation, size and source of
+    bounds.
+    """
     with torch.no_grad():
         accuracy = (net(data.test_x).argmax(1) == data.test_y).double().mean().item()
     x, y = data.test_x[:setup.points], data.test_y[:setup.points]
@@ -89,8 +93,8 @@ def evaluate(net: nn.Sequential, data: Data, setup: Setup, activation: str) -> d
     return {"accuracy": accuracy, "majority": data.majority, "figures": rows}
 
 
-def figures(e: Explained, certifier: lx.Certifier, methods: Sequence[str], activation: str, eps: float = 0.0,
-            gamma: float = 0.0) -> Iterator[dict[str, Any]]:
+def figures(e: Explained, certifier: lx.Certifier, methods: Sequence[str], activation: str,
+            eps: float = 0.0, gamma: float = 0.0) -> Iterator[dict[str, Any]]:
     """A row for each source of bounds, under a change of the input or of the parameters."""
     boxes = certified(e, certifier, methods, eps, gamma)
     low, high, worst = attacked(e, eps, gamma)
@@ -101,16 +105,19 @@ def figures(e: Explained, certifier: lx.Certifier, methods: Sequence[str], activ
     if activation == "relu":
         low, high = paper_bounds(e.net, e.x, e.y, eps, gamma)
         row = summary(e, low.flatten(1), high.flatten(1))
-        # The code's own explanation is its bound without a perturbation, and its change is measured from there.
+        # The code's own explanation is its bound without a perturbation, and its change is measured
+        # from there.
         still = paper_bounds(e.net, e.x, e.y, 0.0)
-        row |= summary(replace(e, nominal=still[0].flatten(1)), low.flatten(1), high.flatten(1), ("region",))
+        row |= summary(replace(e, nominal=still[0].flatten(1)), low.flatten(1), high.flatten(1),
+                       ("region",))
         if eps:
             row |= {"unsound": share_outside(e.net, e.x, e.y, eps, (low, high)),
                     "unsound at 0": share_outside(e.net, e.x, e.y, 0.0, still)}
         yield {"bounds": "paper", **row}
 
 
-def summary(e: Explained, low: Tensor, high: Tensor, names: Iterable[str] = tuple(FIGURES)) -> dict[str, float]:
+def summary(e: Explained, low: Tensor, high: Tensor,
+            names: Iterable[str] = tuple(FIGURES)) -> dict[str, float]:
     """The mean over the points of each figure that a box has."""
     return {name: FIGURES[name][1](low, high, e).double().mean().item() for name in names
             if e.mask.any() or not name.startswith("fair")}
@@ -121,8 +128,8 @@ def perturbation(eps: float, gamma: float) -> dict[str, Any]:
     return {"eps": eps} if eps else {"parameters": lx.ParameterBox(relative=gamma)}
 
 
-def certified(e: Explained, certifier: lx.Certifier, methods: Sequence[str], eps: float, gamma: float
-              ) -> dict[str, Box]:
+def certified(e: Explained, certifier: lx.Certifier, methods: Sequence[str], eps: float,
+              gamma: float) -> dict[str, Box]:
     """Sound boxes (N, D) by method, and their intersection."""
     boxes = {}
     for method in methods:
@@ -133,20 +140,24 @@ def certified(e: Explained, certifier: lx.Certifier, methods: Sequence[str], eps
 
 
 def attacked(e: Explained, eps: float, gamma: float) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """The smallest and largest value found of each entry, (N, D), and the figures at the worst points found.
+    """The smallest and largest value found of each entry, (N, D), and the figures at the worst
+    points found.
 
-    Gradient ascent on the change, on flipped signs, and on what brings protected features into the top.
+    Gradient ascent on the change, on flipped signs, and on what brings protected features into the
+    top.
     """
     def run(objective: str | Objective) -> lx.AttackResult:
-        found = lx.attack(Saliency(e.net), e.x, objective=objective, target=e.y, abs=False, samples=20, restarts=1,
-                          steps=10, **perturbation(eps, gamma))
+        found = lx.attack(Saliency(e.net), e.x, objective=objective, target=e.y, abs=False,
+                          samples=20, restarts=1, steps=10, **perturbation(eps, gamma))
         if found.interrupted:
-            raise KeyboardInterrupt  # an attack ends with what it has; this figure is wanted whole or not at all
+            # an attack ends with what it has; this figure is wanted whole or not at all
+            raise KeyboardInterrupt
         return found
 
     results = {"region": run("l2"), "signs": run("sign_flips")}
     if e.mask.any():
-        results |= {"fair": run(intrusion(e.mask, True)), "fair signed": run(intrusion(e.mask, False))}
+        results |= {"fair": run(intrusion(e.mask, True)),
+                    "fair signed": run(intrusion(e.mask, False))}
     worst: dict[str, float] = {}
     for name in results.keys() - {"signs"}:
         a = results[name].attribution.flatten(1)
@@ -157,7 +168,9 @@ def attacked(e: Explained, eps: float, gamma: float) -> tuple[Tensor, Tensor, di
 
 
 def intrusion(mask: Tensor, absolute: bool) -> Objective:
-    """By how much the largest protected feature exceeds the last of the top of the others; below 0 it stays out."""
+    """By how much the largest protected feature exceeds the last of the top of the others; below 0
+    it stays out.
+    """
     def value(a: Tensor, nominal: Tensor, shapes: Any) -> Tensor:
         size = a.abs() if absolute else a
         return size[:, mask].amax(1) - size[:, ~mask].topk(TOP, 1).values[:, -1]

@@ -22,8 +22,8 @@ def fully_connected(*sizes: int) -> Callable[[Activation], nn.Sequential]:
 def small_cnn(channels: int, classes: int) -> Callable[[Activation], nn.Sequential]:
     """The "small" net of Gowal et al. without padding, for images of 28 x 28."""
     def make(activation: Activation) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(channels, 16, 4, stride=2), activation(), nn.Conv2d(16, 32, 4), activation(), nn.Flatten(),
-            nn.Linear(3200, 100), activation(), nn.Linear(100, classes))
+        return nn.Sequential(nn.Conv2d(channels, 16, 4, stride=2), activation(),
+                             nn.Conv2d(16, 32, 4), activation(), nn.Flatten(),
+                             nn.Linear(3200, 100), activation(), nn.Linear(100, classes))
 
     return make

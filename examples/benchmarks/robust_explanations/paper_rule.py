@@ -1,8 +1,10 @@
-"""The bounds of the paper's public code, by its own rule: not sound, and here to show what its figures were worth.
+"""The bounds of the paper's public code, by its own rule: not sound, and here to show what its
+figures were worth.
 
-The code explains by e = (z_t - 1) grad z_t, z_t the target's logit: the gradient of the cross-entropy with the logit
-where the softmax should be, and without the other classes. Its intervals are sound but for one thing: the first ReLU is
-never differentiated, so the bounds are those of another function. A change gamma of the parameters is halved:
+The code explains by e = (z_t - 1) grad z_t, z_t the target's logit: the gradient of the
+cross-entropy with the logit where the softmax should be, and without the other classes. Its
+intervals are sound but for one thing: the first ReLU is never differentiated, so the bounds are
+those of another function. A change gamma of the parameters is halved:
 |dW| <= gamma/2 |W| and |db| <= gamma/2.
 """
 
@@ -62,8 +64,11 @@ def paper_explanation(net: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
     return factor.reshape(-1, *[1] * (x.ndim - 1)) * input_gradient(net, x, y, create_graph=False)
 
 
-def share_outside(net: nn.Sequential, x: Tensor, y: Tensor, eps: float, bounds: Box, samples: int = 20) -> float:
-    """The share of examples at which the true explanation at some sampled point of the ball leaves bounds."""
+def share_outside(net: nn.Sequential, x: Tensor, y: Tensor, eps: float, bounds: Box,
+                  samples: int = 20) -> float:
+    """The share of examples at which the true explanation at some sampled point of the ball leaves
+    bounds.
+    """
     slack = 1e-5 * (bounds[0].abs().amax() + bounds[1].abs().amax())
     found = torch.zeros(len(x), dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
@@ -75,7 +80,9 @@ def share_outside(net: nn.Sequential, x: Tensor, y: Tensor, eps: float, bounds: 
 
 
 def _product(apply: Product, weight: Tensor, box: Box, gamma: float) -> Box:
-    """Interval times interval by centre and radius, for an apply(value, weight) that is linear in both."""
+    """Interval times interval by centre and radius, for an apply(value, weight) that is linear in
+    both.
+    """
     centre, radius = (box[1] + box[0]) / 2, (box[1] - box[0]) / 2
     change = gamma / 2 * weight.abs()
     middle = apply(centre, weight)
@@ -91,5 +98,6 @@ def _forward(layer: nn.Module) -> Product:
 
 def _backward(layer: nn.Module, shape: torch.Size) -> Product:
     if isinstance(layer, nn.Conv2d):
-        return lambda value, weight: torch.nn.grad.conv2d_input(shape, weight, value, stride=layer.stride)
+        return lambda value, weight: torch.nn.grad.conv2d_input(
+            shape, weight, value, stride=layer.stride)
     return torch.matmul

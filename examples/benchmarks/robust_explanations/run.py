@@ -1,4 +1,6 @@
-"""Runs: one net for each data set, recipe and seed, trained, evaluated and saved; none is done twice."""
+"""Runs: one net for each data set, recipe and seed, trained, evaluated and saved; none is done
+twice.
+"""
 
 import csv
 import itertools
@@ -49,7 +51,8 @@ class Run:
     @property
     def path(self) -> Path:
         """The file of its figures; the net is beside it."""
-        return self.out / "runs" / f"{self.data_set}-{self.label}-{self.recipe.name}-{self.seed}.json"
+        return (self.out / "runs"
+                / f"{self.data_set}-{self.label}-{self.recipe.name}-{self.seed}.json")
 
 
 @cache
@@ -73,9 +76,11 @@ def perform(run: Run, bar: int | None = None) -> dict[str, Any]:
     else:
         net = train(data, setup, run.recipe, run.seed, bar)
         seconds = time.perf_counter() - started
-        replace_by(weights, lambda path: torch.save({"net": net.state_dict(), "seconds": seconds}, path))
-    result = {"data_set": run.data_set, "label": run.label, "recipe": run.recipe.name, "settings": asdict(run.recipe),
-              "seed": run.seed, "training_s": seconds, **evaluate(net, data, setup, run.recipe.activation),
+        replace_by(weights,
+                   lambda path: torch.save({"net": net.state_dict(), "seconds": seconds}, path))
+    result = {"data_set": run.data_set, "label": run.label, "recipe": run.recipe.name,
+              "settings": asdict(run.recipe), "seed": run.seed, "training_s": seconds,
+              **evaluate(net, data, setup, run.recipe.activation),
               "total_s": time.perf_counter() - started}
     replace_by(run.path, lambda path: path.write_text(json.dumps(result, indent=1)))
     return result
@@ -100,7 +105,8 @@ def perform_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
                 perform(run, bar=1)
                 bar.update()
             return
-        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker, (threads,))
+        pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker,
+                                   (threads,))
         try:
             futures = {pool.submit(perform, run): run for run in left}
             for future in as_completed(futures):
@@ -124,7 +130,8 @@ def start_worker(threads: int) -> None:
 def collect(out: Path) -> list[dict[str, Any]]:
     """All finished runs, and results.csv with a line for each of their rows of figures."""
     results = [json.loads(path.read_text()) for path in sorted((out / "runs").glob("*.json"))]
-    lines = [{key: result[key] for key in ("data_set", "label", "recipe", "seed", "accuracy", "majority", "training_s")}
+    lines = [{key: result[key] for key in ("data_set", "label", "recipe", "seed", "accuracy",
+                                           "majority", "training_s")}
              | row for result in results for row in result["figures"]]
     fields = list(dict.fromkeys(itertools.chain.from_iterable(lines)))
 

@@ -26,11 +26,12 @@ class Setup:
         radii: further radii at which explanations are certified.
         gammas: relative changes of the parameters, |dW| <= gamma |W|.
         channels: of an image, whose changes add up in "region".
-        balanced: whether the task's loss weighs classes by 1 / their number; for data whose classes are not as frequent
-            in training as in the test.
-        thin: whether other methods are trained with the middle of their settings alone; for nets that take minutes.
-        crown_everywhere: whether CROWN is run beside IBP for every perturbation, and not for `eps` alone: for 100
-            images and the CNN it takes a minute, and two for its parameters.
+        balanced: whether the task's loss weighs classes by 1 / their number; for data whose classes
+            are not as frequent in training as in the test.
+        thin: whether other methods are trained with the middle of their settings alone; for nets
+            that take minutes.
+        crown_everywhere: whether CROWN is run beside IBP for every perturbation, and not for `eps`
+            alone: for 100 images and the CNN it takes a minute, and two for its parameters.
     """
 
     load: Callable[[Path | None], data.Data]
@@ -51,20 +52,22 @@ class Setup:
 
 TABULAR: dict[str, Any] = {"eps": 0.05, "batch": 32, "lr": 1e-3, "headline": "fair", "points": 200,
                            "radii": (0.01, 0.025)}
-DIGITS: dict[str, Any] = {"load": data.mnist, "eps": 0.05, "lr": 1e-3, "headline": "signs", "points": 100,
-                          "radii": (0.01, 0.025)}
-MEDICAL: dict[str, Any] = {"eps": 0.025, "epochs": 20, "batch": 100, "lr": 1e-3, "headline": "region", "points": 100,
-                           "crown_everywhere": False}
+DIGITS: dict[str, Any] = {"load": data.mnist, "eps": 0.05, "lr": 1e-3, "headline": "signs",
+                          "points": 100, "radii": (0.01, 0.025)}
+MEDICAL: dict[str, Any] = {"eps": 0.025, "epochs": 20, "batch": 100, "lr": 1e-3,
+                           "headline": "region", "points": 100, "crown_everywhere": False}
 
 SETUPS: dict[str, Setup] = {
     "adult": Setup(data.adult, nets.fully_connected(63, 256, 256, 2), epochs=10, **TABULAR),
     "german": Setup(data.german, nets.fully_connected(62, 256, 256, 2), epochs=20, **TABULAR),
-    "credit_default": Setup(data.credit_default, nets.fully_connected(146, 256, 256, 2), epochs=10, **TABULAR),
+    "credit_default": Setup(data.credit_default, nets.fully_connected(146, 256, 256, 2), epochs=10,
+                            **TABULAR),
     "mnist_fc": Setup(net=nets.fully_connected(784, 128, 10), epochs=20, batch=100, **DIGITS),
-    "mnist_cnn": Setup(net=nets.small_cnn(1, 10), epochs=10, batch=256, thin=True, crown_everywhere=False,
-                       **DIGITS),
+    "mnist_cnn": Setup(net=nets.small_cnn(1, 10), epochs=10, batch=256, thin=True,
+                       crown_everywhere=False, **DIGITS),
     "pneumonia": Setup(data.medical("pneumonia"), nets.small_cnn(1, 2), balanced=True, **MEDICAL),
-    "breast": Setup(data.medical("breast"), nets.small_cnn(1, 2), **{**MEDICAL, "epochs": 40, "batch": 32}),
+    "breast": Setup(data.medical("breast"), nets.small_cnn(1, 2),
+                    **{**MEDICAL, "epochs": 40, "batch": 32}),
     "derma": Setup(data.medical("derma"), nets.small_cnn(3, 7), channels=3, **MEDICAL),
     "blood": Setup(data.medical("blood"), nets.small_cnn(3, 8), channels=3, **MEDICAL),
 }
@@ -74,8 +77,10 @@ DEFAULT = ("adult", "german", "credit_default", "mnist_fc", "mnist_cnn", "pneumo
 
 _SMALL = {"batch": 32, "epochs": 6, "lr": 3e-3, "points": 10, "gammas": (0.02,)}
 QUICK: dict[str, Setup] = {
-    "cancer": Setup(data.cancer, nets.fully_connected(30, 32, 32, 2), eps=0.05, headline="fair", **_SMALL),
-    "digits": Setup(data.digits, nets.fully_connected(64, 32, 10), eps=0.05, headline="signs", **_SMALL),
+    "cancer": Setup(data.cancer, nets.fully_connected(30, 32, 32, 2), eps=0.05, headline="fair",
+                    **_SMALL),
+    "digits": Setup(data.digits, nets.fully_connected(64, 32, 10), eps=0.05, headline="signs",
+                    **_SMALL),
 }
 """What --quick runs: data that scikit-learn ships."""
 
@@ -96,7 +101,8 @@ class Recipe:
         eps_factor: radius in training, as a multiple of that of the data set.
         base: the method that a penalty is added to: a key of `TRAINING_METHODS`.
         base_factor: its radius, from the first step on, as a multiple of that of the data set.
-        gamma: relative change of the parameters that the method "certified" trains for, beside that of the input.
+        gamma: relative change of the parameters that the method "certified" trains for, beside that
+            of the input.
         warmup: share of the steps over which the radius, and gamma, grow from 0, linearly.
         activation: a key of `nets.ACTIVATIONS`.
         adam_decay: weight decay of Adam.
@@ -125,11 +131,13 @@ class Recipe:
     def name(self) -> str:
         """What differs from the defaults, short enough for a file."""
         default = Recipe(self.method)
-        changed = {key: value for key, value in vars(self).items() if value != getattr(default, key)}
+        changed = {key: value
+                   for key, value in vars(self).items() if value != getattr(default, key)}
         changed |= changed.pop("settings", {})
         options = changed.pop("options", {})
         if isinstance(changed.get("loss"), dict):
-            changed["loss"] = "+".join(f"{weight:g}x{name}" for name, weight in changed["loss"].items())
+            changed["loss"] = "+".join(f"{weight:g}x{name}"
+                                       for name, weight in changed["loss"].items())
             options = {key: value for own in options.values() for key, value in own.items()}
         changed |= options
         return ",".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
@@ -138,8 +146,8 @@ class Recipe:
 
 def grid(method: str, values: tuple[float, ...], key: str = "weight", **fixed: Any) -> list[Recipe]:
     """A recipe for each value of one of its fields, or of a setting of the method."""
-    return [Recipe(method, **fixed, **{key: v}) if hasattr(Recipe, key) else Recipe(method, settings={key: v}, **fixed)
-            for v in values]
+    return [Recipe(method, **fixed, **{key: v})
+            if hasattr(Recipe, key) else Recipe(method, settings={key: v}, **fixed) for v in values]
 
 
 BASELINES: dict[str, list[Recipe]] = {
@@ -159,7 +167,8 @@ BASELINES: dict[str, list[Recipe]] = {
 CONTROLS: dict[str, dict[str, list[Recipe]]] = {
     "credit_default": {"plain": [Recipe(adam_decay=3e-4, batch=128, epochs=20)]},
     "mnist_fc": {"pgd": [Recipe("pgd", eps_factor=0.5, adam_decay=1e-5, epochs=30)]},
-    "pneumonia": {"plain": [Recipe(adam_decay=1e-3)], "atex": [Recipe("atex", 1.0, adam_decay=1e-3)]},
+    "pneumonia": {"plain": [Recipe(adam_decay=1e-3)],
+                  "atex": [Recipe("atex", 1.0, adam_decay=1e-3)]},
 }
 """Data set -> label -> what our own recipes have beside the loss on bounds, alone."""
 
@@ -182,27 +191,31 @@ def signs(weight: float, **fixed: Any) -> Recipe:
 def protected(weight: float, width: float, **fixed: Any) -> Recipe:
     """A hinge on protected features among the top 5, and some of the width."""
     loss = {"protected_ratio": 1.0} | ({"width": width} if width else {})
-    return Recipe("certified", weight, {"loss": loss, "options": {"protected_ratio": {"k": 5, "margin": 0.3}}}, **fixed)
+    return Recipe("certified", weight,
+                  {"loss": loss, "options": {"protected_ratio": {"k": 5, "margin": 0.3}}}, **fixed)
 
 
 CERTIFIED: dict[str, list[Recipe]] = {
     "adult": [protected(0.3, 0.0, batch=128, epochs=20), protected(0.3, 0.4, batch=128, epochs=20),
               *widths((0.02, 0.1))],
     "german": [*widths((0.05, 0.1, 0.2), epochs=60), protected(0.1, 32.0, epochs=60)],
-    "credit_default": [*(protected(0.3, 0.4, batch=128, epochs=20, adam_decay=decay) for decay in (0.0, 1e-4, 3e-4)),
+    "credit_default": [*(protected(0.3, 0.4, batch=128, epochs=20, adam_decay=decay)
+                         for decay in (0.0, 1e-4, 3e-4)),
                        protected(1.0, 0.4, batch=128, epochs=20, adam_decay=1e-4),
                        protected(0.3, 0.0, batch=128, epochs=20), *widths((0.02, 0.1))],
     "mnist_fc": [*widths((0.01,)),
                  *(signs(weight, adam_decay=1e-5, base="pgd", base_factor=0.5, epochs=30)
                    for weight in (0.03, 0.1, 0.3, 1.0, 10.0)),
                  *(signs(weight, adam_decay=1e-5) for weight in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0))],
-    "mnist_cnn": [*(signs(weight, epochs=20, lr=2e-3, warmup=0.4, base="pgd") for weight in (0.003, 0.03)),
+    "mnist_cnn": [*(signs(weight, epochs=20, lr=2e-3, warmup=0.4, base="pgd")
+                    for weight in (0.003, 0.03)),
                   *(signs(weight, epochs=25, lr=2e-3, warmup=0.4) for weight in (0.3, 1.0, 3.0))],
     "pneumonia": [*changes((0.01, 0.03), adam_decay=1e-3, base="atex"),
                   *widths((0.003, 0.1)), *changes((0.01, 0.03, 0.1, 0.3), adam_decay=1e-3),
                   *changes((0.003, 0.03, 0.1), adam_decay=1e-3, activation="softplus"),
                   *changes((0.3,), adam_decay=1e-3, gamma=0.02)],
-    "breast": [*widths((0.001, 0.003, 0.01, 0.03)), *changes((0.3, 1.0)), *changes((0.3,), gamma=0.02)],
+    "breast": [*widths((0.001, 0.003, 0.01, 0.03)), *changes((0.3, 1.0)),
+               *changes((0.3,), gamma=0.02)],
     "derma": widths((0.003, 0.01, 0.03, 0.1)),
     "blood": widths((0.003, 0.01, 0.03, 0.1)),
     "cancer": [protected(0.03, 0.4)],
@@ -220,16 +233,18 @@ def middle(label: str) -> Recipe:
 def recipes(name: str, quick: bool = False) -> dict[str, list[Recipe]]:
     """Label -> recipes of a data set; with `quick` one of each."""
     thin, controls = setup_of(name).thin, CONTROLS.get(name, {})
-    others = {label: ([middle(label)] if thin else rows) + controls.get(label, []) for label, rows in BASELINES.items()}
+    others = {label: ([middle(label)] if thin else rows) + controls.get(label, [])
+              for label, rows in BASELINES.items()}
     every = {**others, "certified": CERTIFIED[name]}
-    return {label: [replace(rows[0], epochs=None)] for label, rows in every.items()} if quick else every
+    return {label: [replace(rows[0], epochs=None)]
+            for label, rows in every.items()} if quick else every
 
 
 def trials(name: str, seeds: int, quick: bool = False) -> Iterator[tuple[str, Recipe, int]]:
     """Label, recipe and seed of each net of a data set.
 
-    Of the settings of other methods the middle one gets all seeds, and the outer ones, which show what the setting
-    does, the first.
+    Of the settings of other methods the middle one gets all seeds, and the outer ones, which show
+    what the setting does, the first.
     """
     for label, rows in recipes(name, quick).items():
         for recipe in rows:

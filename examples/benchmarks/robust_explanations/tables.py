@@ -12,7 +12,8 @@ from .evaluate import CERTIFIED, FIGURES
 from .settings import recipes, setup_of
 
 MARGIN = 0.02
-"""A net whose accuracy is within this of the majority share has failed: a constant answer needs no explanation."""
+"""A net whose accuracy is within this of the majority share has failed: a constant answer needs no
+explanation."""
 
 OURS = "certified"
 SOMETHING = 0.005
@@ -35,8 +36,11 @@ def figure(result: Result, name: str, bounds: str, perturbation: str, size: floa
 
 
 def certified_share(result: Result, name: str, perturbation: str, size: float) -> float | None:
-    """The share that is certified at a size: at least that at any larger one, which contains all it has to cover."""
-    shares = [figure(result, name, CERTIFIED, perturbation, row["size"]) for row in result["figures"]
+    """The share that is certified at a size: at least that at any larger one, which contains all it
+    has to cover.
+    """
+    shares = [figure(result, name, CERTIFIED, perturbation, row["size"])
+              for row in result["figures"]
               if row["perturbation"] == perturbation and row["size"] >= size]
     return max((share for share in shares if share is not None), default=None)
 
@@ -57,7 +61,8 @@ def mean(values: Sequence[float | None], digits: int = 3) -> str:
     if not known:
         return ""
     half = (max(known) - min(known)) / 2
-    return f"{statistics.mean(known):.{digits}f}" + (f" ± {half:.{digits}f}" if half >= 0.5 * 10**-digits else "")
+    return f"{statistics.mean(known):.{digits}f}" + (f" ± {half:.{digits}f}"
+                                                     if half >= 0.5 * 10**-digits else "")
 
 
 def reached(group: Sequence[Result]) -> tuple[float, float]:
@@ -70,8 +75,10 @@ def reached(group: Sequence[Result]) -> tuple[float, float]:
 
 def first_columns(group: list[Result]) -> tuple[str, ...]:
     """How the nets were trained and how well they predict."""
-    verdict = f"**FAILED** ({sum(map(failed, group))} of {len(group)})" if any(map(failed, group)) else ""
-    return (group[0]["label"], group[0]["recipe"], str(len(group)), mean([r["accuracy"] for r in group]), verdict)
+    verdict = (f"**FAILED** ({sum(map(failed, group))} of {len(group)})"
+               if any(map(failed, group)) else "")
+    return (group[0]["label"], group[0]["recipe"], str(len(group)),
+            mean([r["accuracy"] for r in group]), verdict)
 
 
 FIRST = ("method", "settings", "seeds", "accuracy", "")
@@ -80,7 +87,8 @@ FIRST = ("method", "settings", "seeds", "accuracy", "")
 def certified_table(results: Sequence[Result], data_set: str) -> str:
     """Under a change of the input: certified beside attacked."""
     eps = setup_of(data_set).eps
-    names = [name for name in FIGURES if figure(results[0], name, CERTIFIED, "input", eps) is not None]
+    names = [name
+             for name in FIGURES if figure(results[0], name, CERTIFIED, "input", eps) is not None]
     lines = []
     for group in grouped(results):
         cells = []
@@ -92,19 +100,23 @@ def certified_table(results: Sequence[Result], data_set: str) -> str:
     return markdown((*FIRST, *names, "training, s"), lines)
 
 
-def size_table(results: Sequence[Result], data_set: str, perturbation: str, sizes: Sequence[float]) -> str:
+def size_table(results: Sequence[Result], data_set: str, perturbation: str,
+               sizes: Sequence[float]) -> str:
     """The headline figure at several sizes of a perturbation: certified beside attacked."""
     name = setup_of(data_set).headline
     lines = []
     for group in grouped(results):
         cells = [mean([certified_share(r, name, perturbation, size) for r in group], 2) + " / "
-                 + mean([figure(r, name, "attack", perturbation, size) for r in group], 2) for size in sizes]
+                 + mean([figure(r, name, "attack", perturbation, size) for r in group], 2)
+                 for size in sizes]
         lines.append((*first_columns(group), *cells))
     return markdown((*FIRST, *(f"{size:g}" for size in sizes)), lines)
 
 
 def unmatched(results: Sequence[Result]) -> list[str]:
-    """Recipes of other methods that certify something and of which no recipe of ours is as good in both respects."""
+    """Recipes of other methods that certify something and of which no recipe of ours is as good in
+    both respects.
+    """
     rows = [(group[0]["label"], group[0]["recipe"], *reached(group)) for group in grouped(results)]
     ours = [(share, accuracy) for label, _, share, accuracy in rows if label == OURS]
     return [f"`{label}` ({recipe}): accuracy {accuracy:.3f}, certified {share:.3f}"
@@ -122,24 +134,29 @@ def paper_table(results: Sequence[Result], data_set: str) -> str:
         cells = [mean([figure(r, key, bounds, "input", setup.eps) for r in group])
                  for key, bounds in [*wanted, ("unsound", "paper"), ("unsound at 0", "paper")]]
         lines.append((*first_columns(group), *cells))
-    return markdown((*FIRST, f"{name}, by the paper's rule", f"{name}, certified", "width, by the paper's rule",
+    return markdown((*FIRST, f"{name}, by the paper's rule", f"{name}, certified",
+                     "width, by the paper's rule",
                      "width, certified", f"unsound at {setup.eps:g}", "unsound at 0"), lines)
 
 
 def document(results: Sequence[Result], command: str) -> str:
     """The whole of RESULTS.md."""
-    parts = [INTRODUCTION.format(command=command, margin=100 * MARGIN),
-             markdown(("figure", "what it is"), [(f"`{name}`", words) for name, (words, _) in FIGURES.items()]),
-             markdown(("method", "what it adds or replaces", "source"),
-                      [(f"`{name}`", row.words, row.source) for name, row in TRAINING_METHODS.items()])]
+    parts = [
+        INTRODUCTION.format(command=command, margin=100 * MARGIN),
+        markdown(("figure", "what it is"),
+                 [(f"`{name}`", words) for name, (words, _) in FIGURES.items()]),
+        markdown(("method", "what it adds or replaces", "source"),
+                 [(f"`{name}`", row.words, row.source) for name, row in TRAINING_METHODS.items()])]
     for data_set in dict.fromkeys(r["data_set"] for r in results):
         setup = setup_of(data_set)
         own = [r for r in results if r["data_set"] == data_set]
-        parts += [f"## {data_set}", f"Majority share {own[0]['majority']:.3f}; {setup.points} test points; "
-                  f"eps {setup.eps:g}.", f"![accuracy against certified share]({data_set}.png)",
+        parts += [f"## {data_set}", f"Majority share {own[0]['majority']:.3f}; {setup.points} test "
+                  f"points; eps {setup.eps:g}.",
+                  f"![accuracy against certified share]({data_set}.png)",
                   "Nets of other methods of which no net of ours is as accurate and as certified: "
                   + ("; ".join(unmatched(own)) or "none") + ".",
-                  f"**Input, eps {setup.eps:g}: IBP / certified / attack**", certified_table(own, data_set)]
+                  f"**Input, eps {setup.eps:g}: IBP / certified / attack**",
+                  certified_table(own, data_set)]
         if setup.radii:
             parts += [f"**Input, `{setup.headline}` at several eps: certified / attack**",
                       size_table(own, data_set, "input", sorted({*setup.radii, setup.eps}))]
@@ -153,17 +170,20 @@ INTRODUCTION = """# Training for explanations that can be certified
 
 Made by `{command}`.
 
-Every number is a mean over seeds, ± half their range. Of the settings of other methods the middle one has all seeds,
-the others at least one. The recipes of `certified` were chosen by these test figures, most of them with the first
-seed, and over more trials than the other methods have settings; what some have beside the bounds (weight decay, more
-epochs) is there alone too, under the method it belongs to. The explanation is the gradient of the logit of the true
-class. Certified figures are sound: those of the intersection of IBP's and CROWN's boxes, or of IBP's alone where a
-convolutional net is bounded at another size than its eps; what is certified at one size is at every smaller one.
-Attacked figures are what was found: no certificate can say more. A net whose accuracy is less than {margin:.0f}
-points above the share of the most frequent class has FAILED: a constant answer needs no explanation.
+Every number is a mean over seeds, ± half their range. Of the settings of other methods the middle
+one has all seeds, the others at least one. The recipes of `certified` were chosen by these test
+figures, most of them with the first seed, and over more trials than the other methods have
+settings; what some have beside the bounds (weight decay, more epochs) is there alone too, under the
+method it belongs to. The explanation is the gradient of the logit of the true class. Certified
+figures are sound: those of the intersection of IBP's and CROWN's boxes, or of IBP's alone where a
+convolutional net is bounded at another size than its eps; what is certified at one size is at every
+smaller one. Attacked figures are what was found: no certificate can say more. A net whose accuracy
+is less than {margin:.0f} points above the share of the most frequent class has FAILED: a constant
+answer needs no explanation.
 
-"unsound" is the share of points at which the true value of what the paper's code explains, (z_t - 1) grad z_t, was
-found outside of that code's bounds: those of the point itself ("at 0"), or those of the ball, at one of 20 points.
+"unsound" is the share of points at which the true value of what the paper's code explains, (z_t -
+1) grad z_t, was found outside of that code's bounds: those of the point itself ("at 0"), or those
+of the ball, at one of 20 points.
 
 `bort` is `plain` with the optimizer BortAdamW, whose gamma is the setting `bort`."""
 

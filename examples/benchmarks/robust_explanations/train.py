@@ -17,7 +17,8 @@ from .nets import ACTIVATIONS
 from .settings import Recipe, Setup
 
 
-def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None = None) -> nn.Sequential:
+def train(data: Data, setup: Setup, recipe: Recipe, seed: int,
+          bar: int | None = None) -> nn.Sequential:
     """Train a net.
 
     Args:
@@ -42,7 +43,8 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None =
     settings = {**recipe.settings, **with_mask(recipe, data)}
     task = partial(F.cross_entropy, weight=1 / data.train_y.bincount() if setup.balanced else None)
     steps = epochs * (len(data.train_x) // batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step / steps, recipe.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer,
+                                                 lambda step: cosine(step / steps, recipe.warmup))
     eps, gamma = (Ramp(0.0, stop, end=round(recipe.warmup * steps))
                   for stop in (setup.eps * recipe.eps_factor, recipe.gamma))
     step = 0
@@ -54,9 +56,10 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None =
             if recipe.gamma:
                 settings["parameters"] = lx.ParameterBox(relative=gamma(step))
             if recipe.base != "plain":
-                settings["base"] = partial(training_loss, recipe.base, eps=recipe.base_factor * setup.eps)
-            loss = training_loss(recipe.method, net, data.train_x[rows], data.train_y[rows], eps=eps(step),
-                                 weight=recipe.weight, task=task, **settings)
+                settings["base"] = partial(training_loss, recipe.base,
+                                           eps=recipe.base_factor * setup.eps)
+            loss = training_loss(recipe.method, net, data.train_x[rows], data.train_y[rows],
+                                 eps=eps(step), weight=recipe.weight, task=task, **settings)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -65,7 +68,9 @@ def train(data: Data, setup: Setup, recipe: Recipe, seed: int, bar: int | None =
 
 
 def with_mask(recipe: Recipe, data: Data) -> dict[str, Any]:
-    """The options of a recipe's loss on bounds, with the data's protected features for the loss that wants a mask."""
+    """The options of a recipe's loss on bounds, with the data's protected features for the loss
+    that wants a mask.
+    """
     options = recipe.settings.get("options", {})
     if "protected_ratio" not in options:
         return {}

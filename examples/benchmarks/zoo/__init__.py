@@ -1,4 +1,6 @@
-"""Models that people explain, at small sizes and with random weights: `MODELS` is the table of all."""
+"""Models that people explain, at small sizes and with random weights: `MODELS` is the table of
+all.
+"""
 
 from .kinds import KINDS
 from .language import LANGUAGE

@@ -1,4 +1,6 @@
-"""Small models of the kinds that people ask about: masks, ids, lengths, writes in place, recurrences, losses."""
+"""Small models of the kinds that people ask about: masks, ids, lengths, writes in place,
+recurrences, losses.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +38,8 @@ def _additive_mask() -> Any:
 
 
 def _boolean_mask() -> Any:
-    layer, head = nn.TransformerEncoderLayer(6, 2, 12, dropout=0.0, batch_first=True).eval(), nn.Linear(6, 3)
+    layer, head = (nn.TransformerEncoderLayer(6, 2, 12, dropout=0.0, batch_first=True).eval(),
+                   nn.Linear(6, 3))
     encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()
     return lambda x, mask: head(encoder(x, src_key_padding_mask=mask == 0)[:, 0])
 
@@ -65,11 +68,13 @@ def _in_place() -> Any:
 
 
 def _scattered() -> Any:
-    net, head, to = nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 3), torch.tensor([0, 2, 0, 1])
+    net, head, to = (nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 3),
+                     torch.tensor([0, 2, 0, 1]))
 
     def forward(x: Tensor) -> Tensor:
         h = net(x)
-        return head(torch.zeros_like(h).scatter_add(1, to[None, :, None].expand_as(h), h).square().mean(1))
+        return head(
+            torch.zeros_like(h).scatter_add(1, to[None, :, None].expand_as(h), h).square().mean(1))
 
     return forward
 
@@ -88,7 +93,8 @@ def _loss() -> Any:
 
 
 def _normalized() -> Any:
-    net, classes = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)), nn.Parameter(torch.randn(3, 4))
+    net, classes = (nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)),
+                    nn.Parameter(torch.randn(3, 4)))
     return lambda x: 8 * F.normalize(net(x[:, 0])) @ F.normalize(classes).T
 
 
@@ -99,13 +105,16 @@ def _one_example() -> Made:
 
 
 class Block(nn.Module):
-    """ConvNeXt's: depthwise convolution, permute, norm over channels, two linear layers, layer scale."""
+    """ConvNeXt's: depthwise convolution, permute, norm over channels, two linear layers, layer
+    scale.
+    """
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.norm = nn.LayerNorm(channels)
-        self.first, self.second = nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, channels)
+        self.first, self.second = (nn.Linear(channels, 2 * channels),
+                                   nn.Linear(2 * channels, channels))
         self.scale = nn.Parameter(torch.full((channels,), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,8 +124,8 @@ class Block(nn.Module):
 
 
 def _convnext_block() -> Made:
-    return Made(nn.Sequential(nn.Conv2d(1, 4, 2, 2), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
-                image(8, 1))
+    return Made(nn.Sequential(nn.Conv2d(1, 4, 2, 2), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(4, 3)), image(8, 1))
 
 
 KINDS = {
@@ -124,7 +133,8 @@ KINDS = {
     "additive mask": Row(_sequence(_additive_mask, MASK), eps=0.01),
     "boolean mask": Row(_sequence(_boolean_mask, MASK), eps=0.01),
     "masked mean": Row(_sequence(_masked_mean, MASK), eps=0.01),
-    "masked mean, IntegratedGradients": Row(_sequence(_masked_mean, MASK), attribution="IntegratedGradients",
+    "masked mean, IntegratedGradients": Row(_sequence(_masked_mean, MASK),
+                                            attribution="IntegratedGradients",
                                             eps=0.01, keywords={"n_steps": 5}),
     "last token": Row(_sequence(_last_token, LENGTHS), eps=0.01),
     "written in place": Row(_sequence(_in_place), eps=0.01),

@@ -1,4 +1,6 @@
-"""transformers' models of language at hidden size 32, explained at their embeddings, with attention masks."""
+"""transformers' models of language at hidden size 32, explained at their embeddings, with attention
+masks.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +20,8 @@ def _classifier(name: str, sizes: dict[str, Any], closure: bool = False) -> Call
     """A model for sequences; the mask is a further argument, or in a closure."""
     def make() -> Made:
         hub = library("transformers")
-        model = settled(getattr(hub, f"{name}ForSequenceClassification")(getattr(hub, f"{name}Config")(
-            num_labels=3, **sizes)))
+        model = settled(getattr(hub, f"{name}ForSequenceClassification")(
+            getattr(hub, f"{name}Config")(num_labels=3, **sizes)))
         embedded = model.get_input_embeddings()(IDS).detach()
 
         def with_mask(x: Tensor, mask: Tensor) -> Tensor:
@@ -36,8 +38,8 @@ def _generator(name: str, sizes: dict[str, Any]) -> Callable[[], Made]:
     """A model of the next token; its logits after the last token that is not padding."""
     def make() -> Made:
         hub = library("transformers")
-        model = settled(getattr(hub, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(
-            getattr(hub, f"{name}Config")(**sizes)))
+        model = settled(getattr(hub, f"{name}LMHeadModel" if name == "GPT2"
+                                else f"{name}ForCausalLM")(getattr(hub, f"{name}Config")(**sizes)))
         embedded = model.get_input_embeddings()(IDS).detach()
 
         def function(x: Tensor, mask: Tensor) -> Tensor:
@@ -50,18 +52,22 @@ def _generator(name: str, sizes: dict[str, Any]) -> Callable[[], Made]:
 
 
 GPT2 = {"vocab_size": 20, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 16, "n_inner": 64}
-DISTIL = {"vocab_size": 20, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 16}
+DISTIL = {"vocab_size": 20, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64,
+          "max_position_embeddings": 16}
 LLAMA = {**SIZES, "num_hidden_layers": 1, "num_key_value_heads": 1}
 HIDDEN = "hidden size 32, 2 layers, 6 tokens"
 
 LANGUAGE = {
     "transformers BERT": Row(_classifier("Bert", SIZES), "transformers", HIDDEN),
-    "transformers BERT, mask in a closure": Row(_classifier("Bert", SIZES, closure=True), "transformers", HIDDEN),
-    "transformers BERT, IntegratedGradients": Row(_classifier("Bert", SIZES), "transformers", HIDDEN,
+    "transformers BERT, mask in a closure": Row(_classifier("Bert", SIZES, closure=True),
+                                                "transformers", HIDDEN),
+    "transformers BERT, IntegratedGradients": Row(_classifier("Bert", SIZES), "transformers",
+                                                  HIDDEN,
                                                   "IntegratedGradients", keywords={"n_steps": 3}),
-    "transformers RoBERTa": Row(_classifier("Roberta", SIZES | {"max_position_embeddings": 18}), "transformers",
-                                HIDDEN),
+    "transformers RoBERTa": Row(_classifier("Roberta", SIZES | {"max_position_embeddings": 18}),
+                                "transformers", HIDDEN),
     "transformers DistilBERT": Row(_classifier("DistilBert", DISTIL), "transformers", HIDDEN),
     "transformers GPT-2": Row(_generator("GPT2", GPT2), "transformers", HIDDEN),
-    "transformers LLaMA block": Row(_generator("Llama", LLAMA), "transformers", "hidden size 32, 1 layer, 6 tokens"),
+    "transformers LLaMA block": Row(_generator("Llama", LLAMA), "transformers", "hidden size 32, 1 "
+                                    "layer, 6 tokens"),
 }

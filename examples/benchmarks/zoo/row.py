@@ -57,7 +57,9 @@ class Row:
 
 
 def library(name: str) -> Any:
-    """A library, or a module of one; before it torchvision, which the others import when they find it."""
+    """A library, or a module of one; before it torchvision, which the others import when they find
+    it.
+    """
     if importlib.util.find_spec("torchvision"):
         _import_torchvision()
     return importlib.import_module(name)
@@ -90,7 +92,9 @@ def image(size: int = 32, channels: int = 3, rows: int = 1) -> tuple[Tensor, ...
 
 
 def settled(model: torch.nn.Module) -> Any:
-    """A model in eval mode as if it were trained: batch norms have seen something, and no weights are all zero."""
+    """A model in eval mode as if it were trained: batch norms have seen something, and no weights
+    are all zero.
+    """
     for weight in model.parameters():
         if weight.ndim > 1 and not weight.any():
             torch.nn.init.normal_(weight, std=0.3)

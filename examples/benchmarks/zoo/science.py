@@ -12,7 +12,9 @@ EDGES = torch.tensor([[0, 1, 1, 2, 2, 3, 3, 4, 4, 0], [1, 0, 2, 1, 3, 2, 4, 3, 0
 
 
 class MessagePassing(nn.Module):
-    """Two rounds of messages along fixed edges, added up where they arrive; graphs (N, nodes, features)."""
+    """Two rounds of messages along fixed edges, added up where they arrive; graphs (N, nodes,
+    features).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,15 +41,17 @@ def _geometric(name: str, **settings: Any) -> Any:
     def make() -> Made:
         layers = library("torch_geometric.nn")
         first, second = (getattr(layers, name)(*sizes, **settings) for sizes in ((3, 8), (8, 3)))
-        return Made(lambda x: second(torch.relu(first(x, EDGES)), EDGES).mean(-2), (torch.randn(1, 5, 3),))
+        return Made(lambda x: second(torch.relu(first(x, EDGES)), EDGES).mean(-2),
+                    (torch.randn(1, 5, 3),))
 
     return make
 
 
 def _autoencoder() -> Made:
-    net = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6), nn.ReLU(),
-                        nn.Linear(6, 12))
-    return Made(lambda x: F.mse_loss(net(x), x, reduction="none").mean(1), (torch.randn(2, 12),), target=None)
+    net = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6),
+                        nn.ReLU(), nn.Linear(6, 12))
+    return Made(lambda x: F.mse_loss(net(x), x, reduction="none").mean(1), (torch.randn(2, 12),),
+                target=None)
 
 
 def _residual() -> Made:
@@ -68,7 +72,8 @@ def _residual() -> Made:
 def _siamese(distance: Any) -> Any:
     def make() -> Made:
         tower = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
-        return Made(lambda a, b: distance(tower(a), tower(b)), (torch.randn(2, 6), torch.randn(2, 6)), target=None)
+        return Made(lambda a, b: distance(tower(a), tower(b)),
+                    (torch.randn(2, 6), torch.randn(2, 6)), target=None)
 
     return make
 

@@ -22,18 +22,22 @@ def _densenet(models: Any) -> nn.Module:
 
 def _convnext(models: Any) -> nn.Module:
     setting = library("torchvision.models.convnext").CNBlockConfig
-    return models.ConvNeXt([setting(8, 16, 1), setting(16, None, 1)], layer_scale=0.5, num_classes=CLASSES)
+    return models.ConvNeXt([setting(8, 16, 1), setting(16, None, 1)], layer_scale=0.5,
+                           num_classes=CLASSES)
 
 
 def _efficientnet(models: Any) -> nn.Module:
     setting = library("torchvision.models.efficientnet").MBConvConfig
-    return models.EfficientNet([setting(1, 3, 1, 8, 8, 1), setting(4, 3, 2, 8, 12, 1), setting(4, 5, 2, 12, 16, 1)],
+    return models.EfficientNet([setting(1, 3, 1, 8, 8, 1), setting(4, 3, 2, 8, 12, 1),
+                                setting(4, 5, 2, 12, 16, 1)],
                                0.2, last_channel=32, num_classes=CLASSES)
 
 
 def _mobilenet(models: Any) -> nn.Module:
-    setting = partial(library("torchvision.models.mobilenetv3").InvertedResidualConfig, dilation=1, width_mult=1.0)
-    return models.MobileNetV3([setting(8, 3, 8, 8, True, "RE", 2), setting(8, 3, 24, 12, False, "RE", 2),
+    setting = partial(library("torchvision.models.mobilenetv3").InvertedResidualConfig, dilation=1,
+                      width_mult=1.0)
+    return models.MobileNetV3([setting(8, 3, 8, 8, True, "RE", 2),
+                               setting(8, 3, 24, 12, False, "RE", 2),
                                setting(12, 5, 24, 16, True, "HS", 1)], 32, num_classes=CLASSES)
 
 
@@ -46,9 +50,10 @@ def _vit(models: Any) -> nn.Module:
 
 
 def _timm(name: str, size: int) -> Callable[[], Made]:
-    return lambda: Made(settled(library("timm").create_model(name, num_classes=CLASSES, img_size=size)
-                                if "vit" in name or "mixer" in name else
-                                library("timm").create_model(name, num_classes=CLASSES)), image(size))
+    return lambda: Made(
+        settled(library("timm").create_model(name, num_classes=CLASSES, img_size=size)
+                if "vit" in name or "mixer" in name
+                else library("timm").create_model(name, num_classes=CLASSES)), image(size))
 
 
 def _timm_mixer() -> Made:
@@ -59,8 +64,8 @@ def _timm_mixer() -> Made:
 def _transformers_vit() -> Made:
     hub = library("transformers")
     model = hub.ViTForImageClassification(hub.ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8,
-        num_labels=CLASSES))
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        image_size=32, patch_size=8, num_labels=CLASSES))
     model = settled(model)
     return Made(lambda x: model(x).logits, image())
 
@@ -74,7 +79,8 @@ class UNet(nn.Module):
         self.bottom = _double(2 * channels, 4 * channels)
         self.up = nn.ModuleList([nn.ConvTranspose2d(4 * channels, 2 * channels, 2, 2),
                                  nn.ConvTranspose2d(2 * channels, channels, 2, 2)])
-        self.after = nn.ModuleList([_double(4 * channels, 2 * channels), _double(2 * channels, channels)])
+        self.after = nn.ModuleList([_double(4 * channels, 2 * channels),
+                                    _double(2 * channels, channels)])
         self.head = nn.Conv2d(channels, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,8 +97,9 @@ class UNet(nn.Module):
 
 
 def _double(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True),
-                         nn.Conv2d(after, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True),
+        nn.Conv2d(after, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 
 
 def _unet() -> Made:
@@ -100,13 +107,14 @@ def _unet() -> Made:
     return Made(lambda x: model(x).sum((2, 3)), image(16, 1))
 
 
-FULL, SMALL, SMALLER = "32x32 pixels", "layers, widths, 32x32 pixels", "layers, widths, 16x16 pixels"
+FULL, SMALL, SMALLER = ("32x32 pixels", "layers, widths, 32x32 pixels",
+                        "layers, widths, 16x16 pixels")
 
 VISION = {
-    "torchvision resnet18": Row(_torchvision(lambda m: m.resnet18(num_classes=CLASSES)), "torchvision", FULL,
-                                eps=1e-5),
-    "torchvision vgg11_bn": Row(_torchvision(lambda m: m.vgg11_bn(num_classes=CLASSES)), "torchvision", FULL,
-                                method="CROWN-IBP", eps=1e-5),
+    "torchvision resnet18": Row(_torchvision(lambda m: m.resnet18(num_classes=CLASSES)),
+                                "torchvision", FULL, eps=1e-5),
+    "torchvision vgg11_bn": Row(_torchvision(lambda m: m.vgg11_bn(num_classes=CLASSES)),
+                                "torchvision", FULL, method="CROWN-IBP", eps=1e-5),
     "torchvision mobilenet_v3_small": Row(_torchvision(_mobilenet), "torchvision", SMALL),
     "torchvision efficientnet_b0": Row(_torchvision(_efficientnet, 16), "torchvision", SMALLER),
     "torchvision densenet121": Row(_torchvision(_densenet), "torchvision", SMALL),

@@ -1,4 +1,6 @@
-"""Numbers about an explanation that are bounded over every perturbation, one row of a table each."""
+"""Numbers about an explanation that are bounded over every perturbation, one row of a table
+each.
+"""
 
 from . import (  # noqa: F401  (each fills the table)
     center,

@@ -1,15 +1,18 @@
-"""The smallest cosine between a fixed direction and the points of a box: two one-dimensional searches.
+"""The smallest cosine between a fixed direction and the points of a box: two one-dimensional
+searches.
 
-With P(a) = <a, n>, |n| = 1, and S(a) = |a - c|^2 (c = 0 for the cosine, the mean of a for correlation), the smallest
-cos(a) = P(a) / sqrt(S(a)) is looked for. Its sign is that of min P, which the ends of the box give.
+With P(a) = <a, n>, |n| = 1, and S(a) = |a - c|^2 (c = 0 for the cosine, the mean of a for
+correlation), the smallest cos(a) = P(a) / sqrt(S(a)) is looked for. Its sign is that of min P,
+which the ends of the box give.
 
-* min P > 0: cos >= t if P - t sqrt(S) >= 0 all over the box. -sqrt(s) = max over mu of -(mu s + 1 / (4 mu)) makes this
-  sum_i min(a_i n_i - nu (a_i - c)^2) >= t^2 / (4 nu) for some nu = t mu and c, the terms being concave in a_i and so
-  smallest at an end. Hence t^2 = max over nu and c of 4 nu h(nu, c) with h that sum: any nu and c are sound. h is
-  concave in (nu, nu c), so that the search finds the best. The gap to the true minimum is that of the convex hull of
-  the points (P, S); it shrinks as the number of features grows.
-* min P < 0: P + |t| sqrt(S) is convex, so the minimum over the box is where its gradient says: a = clip(c - k n) for a
-  k >= 0 with k = S / -P. k (-P) - S rises in k, and the bound is exact.
+* min P > 0: cos >= t if P - t sqrt(S) >= 0 all over the box. -sqrt(s) = max over mu of -(mu s + 1 /
+  (4 mu)) makes this sum_i min(a_i n_i - nu (a_i - c)^2) >= t^2 / (4 nu) for some nu = t mu and c,
+  the terms being concave in a_i and so smallest at an end. Hence t^2 = max over nu and c of 4 nu
+  h(nu, c) with h that sum: any nu and c are sound. h is concave in (nu, nu c), so that the search
+  finds the best. The gap to the true minimum is that of the convex hull of the points (P, S); it
+  shrinks as the number of features grows.
+* min P < 0: P + |t| sqrt(S) is convex, so the minimum over the box is where its gradient says: a =
+  clip(c - k n) for a k >= 0 with k = S / -P. k (-P) - S rises in k, and the bound is exact.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ from ...rounding import DIRECTION, roundings
 
 _GOLDEN = (5**0.5 - 1) / 2
 _NU_STEPS, _K_STEPS, _CENTRE_STEPS = 56, 60, 44
-_OCTAVES = 40.0  # multipliers are looked for from 2^-40 to 2^40, with |n| = 1 and the box scaled to 1
+# multipliers are looked for from 2^-40 to 2^40, with |n| = 1 and the box scaled to 1
+_OCTAVES = 40.0
 
 
 def least_cosine(lower: Tensor, upper: Tensor, direction: Tensor, centered: bool = False) -> Tensor:
     """A lower bound of the cosine between a direction and every point of a box.
 
-    Differentiable: where the search ends, the bound has a maximum, and its own derivative does not count. The cosine
+    Differentiable: where the search ends, the bound has a maximum, and its own derivative does not
+        count. The cosine
     with a zero vector is 0, as in torch; so is, with `centered`, that with a constant one.
 
     Args:
@@ -96,7 +101,8 @@ def _smallest_positive(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> 
             new = torch.where(go_right, left + step, right - step)
             at_new = squared(new)
             inner, outer = torch.where(go_right, outer, new), torch.where(go_right, new, inner)
-            at_inner, at_outer = torch.where(go_right, at_outer, at_new), torch.where(go_right, at_new, at_inner)
+            at_inner, at_outer = (torch.where(go_right, at_outer, at_new),
+                                  torch.where(go_right, at_new, at_inner))
     found = torch.maximum(at_inner, at_outer)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (low, high, n)):
         found = found + _without_value(squared, left, right)
@@ -106,8 +112,8 @@ def _smallest_positive(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> 
 def _without_value(function: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
     """Zero, with the derivative of a concave function's maximum, found between left and right.
 
-    Its terms change sides at the maximum as a rule, a kink: the derivative is that mixture of both sides' in which the
-    slopes cancel.
+    Its terms change sides at the maximum as a rule, a kink: the derivative is that mixture of both
+    sides' in which the slopes cancel.
     """
     slopes = []
     for side in (left, right):
@@ -142,12 +148,15 @@ def _smallest_negative(low: Tensor, high: Tensor, n: Tensor, centered: bool) -> 
             rises = k * -p < s
             left, right = torch.where(rises, middle, left), torch.where(rises, right, middle)
     (_, p, s), (_, q, r) = at(left), at(right)
-    return torch.minimum(p / torch.where(s == 0, 1.0, s).sqrt(), q / torch.where(r == 0, 1.0, r).sqrt())
+    return torch.minimum(p / torch.where(s == 0, 1.0, s).sqrt(),
+                         q / torch.where(r == 0, 1.0, r).sqrt())
 
 
 @torch.no_grad()
 def _center(nearest: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """Offset c, (N, 1), with c = mean(nearest(c)), by bisection: the residual sum(nearest(c) - c) falls in c."""
+    """Offset c, (N, 1), with c = mean(nearest(c)), by bisection: the residual sum(nearest(c) - c)
+    falls in c.
+    """
     left, right = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
     for _ in range(_CENTRE_STEPS):
         middle = (left + right) / 2

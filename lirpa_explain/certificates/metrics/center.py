@@ -12,16 +12,17 @@ from lirpa_explain.certificates.metrics.registry import Metric, register
 
 
 def center_of_mass(lower: Tensor, upper: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The range of each coordinate of the centre of mass of |a|: sum_i |a_i| p_i / sum_i |a_i|; exact.
+    """The range of each coordinate of the centre of mass of |a|: sum_i |a_i| p_i / sum_i |a_i|;
+    exact.
 
-    One coordinate is largest when all mass beyond some position is largest and all before it smallest. The centre of
-    nothing (a = 0) is the middle.
+    One coordinate is largest when all mass beyond some position is largest and all before it
+    smallest. The centre of nothing (a = 0) is the middle.
 
     Args:
         lower: (N, D), finite.
         upper: (N, D), finite, upper >= lower.
-        shape: the grid whose places p are, for instance (height, width); D is a multiple of its size, and what comes
-            before, such as channels, is added up.
+        shape: the grid whose places p are, for instance (height, width); D is a multiple of its
+            size, and what comes before, such as channels, is added up.
 
     Returns:
         (low, high), (N, len(shape)) each, in places counted from 0.
@@ -30,14 +31,16 @@ def center_of_mass(lower: Tensor, upper: Tensor, shape: tuple[int, ...]) -> tupl
         ValueError: D is not a multiple of the size of the grid.
 
     Example:
-        >>> low, high = center_of_mass(torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 3.0]]), shape=(3,))
+        >>> low, high = center_of_mass(torch.tensor([[1.0, 0.0, 1.0]]),
+        ...                            torch.tensor([[1.0, 0.0, 3.0]]), shape=(3,))
         >>> low.tolist(), high.tolist()
         ([[1.0]], [[1.5]])
     """
     shape = tuple(shape)
     if not shape or min(shape) < 1 or lower.shape[1] % math.prod(shape):
-        raise ValueError(f"shape is {shape}, but an example has {lower.shape[1]} features; pass the sizes of a grid "
-                         "that these are the places of, such as (height, width).")
+        raise ValueError(f"shape is {shape}, but an example has {lower.shape[1]} features; pass "
+                         "the sizes of a grid that these are the places of, such as (height, "
+                         "width).")
     low, high = (end.double().reshape(-1, lower.shape[1] // math.prod(shape), *shape).sum(1)
                  for end in absolute_box(lower, upper))
     lows, highs = [], []
@@ -50,7 +53,8 @@ def center_of_mass(lower: Tensor, upper: Tensor, shape: tuple[int, ...]) -> tupl
 
 
 def center_shift(lower: Tensor, upper: Tensor, nominal: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """How far the centre of mass of |a| can move from that of |v|: an upper bound of their distance, at least 0.
+    """How far the centre of mass of |a| can move from that of |v|: an upper bound of their
+    distance, at least 0.
 
     The farthest corner of the box of `center_of_mass`; exact in one dimension.
 
@@ -83,7 +87,9 @@ def _farthest(least: Tensor, most: Tensor) -> Tensor:
     zero = least.new_zeros(len(least), 1)
 
     def sums(least: Tensor, most: Tensor) -> Tensor:
-        """Prefix sums of `least` up to t plus suffix sums of `most` from t, for every split t = 0..P."""
+        """Prefix sums of `least` up to t plus suffix sums of `most` from t, for every split t =
+        0..P.
+        """
         before = torch.cat([zero, least.cumsum(1)], dim=1)
         beyond = torch.cat([most.flip(1).cumsum(1).flip(1), zero], dim=1)
         return before + beyond

@@ -12,10 +12,12 @@ from ...rounding import DIRECTION, roundings
 
 
 def cosine(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Cosine similarity with the nominal attribution: a lower bound of <a, v> / (|a| |v|), from -1 to 1.
+    """Cosine similarity with the nominal attribution: a lower bound of <a, v> / (|a| |v|), from -1
+    to 1.
 
-    Exact where negative; else below the minimum by a gap that falls with the number of features (see `angle`).
-    0 where v = 0, and no more than 0 where a = 0 is possible: the cosine with a zero vector is 0, as in torch.
+    Exact where negative; else below the minimum by a gap that falls with the number of features
+    (see `angle`). 0 where v = 0, and no more than 0 where a = 0 is possible: the cosine with a zero
+    vector is 0, as in torch.
 
     Args:
         lower: (N, D).
@@ -39,8 +41,8 @@ def cosine(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
 def pearson(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
     """Pearson correlation with the nominal attribution: a lower bound, from -1 to 1.
 
-    The cosine of a - mean(a) and v - mean(v); exact where negative. 0 where v is constant (as with one feature), and
-    no more than 0 where a constant a is possible.
+    The cosine of a - mean(a) and v - mean(v); exact where negative. 0 where v is constant (as with
+    one feature), and no more than 0 where a constant a is possible.
 
     Args:
         lower: (N, D).
@@ -51,7 +53,8 @@ def pearson(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
         (N,).
 
     Source:
-        Kindermans et al., The (Un)reliability of Saliency Methods, 2019; Adebayo et al., Sanity Checks, 2018.
+        Kindermans et al., The (Un)reliability of Saliency Methods, 2019; Adebayo et al., Sanity
+        Checks, 2018.
 
     Example:
         >>> v = torch.tensor([[0.0, 1.0, 2.0]])
@@ -62,7 +65,8 @@ def pearson(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
 
 
 def cosine_distance(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Normalised cosine distance of local gradient alignment: an upper bound of (1 - cos(a, v)) / 2, from 0 to 1.
+    """Normalised cosine distance of local gradient alignment: an upper bound of (1 - cos(a, v)) /
+    2, from 0 to 1.
 
     Args:
         lower: (N, D).
@@ -101,9 +105,9 @@ def _centered(a: Tensor) -> Tensor:
     return torch.where(kept, deviation, 0.0)
 
 
-register(Metric("cosine", cosine, "lower", False, "[-1, 1]", "<a, v> / (|a| |v|)", "Joo et al. 2023", worst=-1,
-                at=_cosine_at))
-register(Metric("pearson", pearson, "lower", False, "[-1, 1]", "cosine of a - mean(a) and v - mean(v)",
-                "Adebayo et al. 2018", worst=-1, at=_pearson_at))
+register(Metric("cosine", cosine, "lower", False, "[-1, 1]", "<a, v> / (|a| |v|)",
+                "Joo et al. 2023", worst=-1, at=_cosine_at))
+register(Metric("pearson", pearson, "lower", False, "[-1, 1]", "cosine of a - mean(a) and v - "
+                "mean(v)", "Adebayo et al. 2018", worst=-1, at=_pearson_at))
 register(Metric("cosine_distance", cosine_distance, "upper", False, "[0, 1]", "(1 - cos(a, v)) / 2",
                 "Joo et al. 2023", worst=1, at=lambda a, nominal: (1 - _cosine_at(a, nominal)) / 2))

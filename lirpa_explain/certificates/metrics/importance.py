@@ -75,11 +75,10 @@ def localisation(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
     return torch.where(certain == 0, 0.0, certain / (certain + possible).clamp(min=1))
 
 
-register(Metric("importance_agreement", importance_agreement, "lower", True, "[0, 1]",
-                "share of i with (a_i > t) = (v_i > t), t = threshold", "Anani et al. 2025", worst=0,
-                takes_infinite=True,
-                surrogate=lambda a, nominal, threshold=0.5: opposed(a - threshold,
-                                                                    nominal - threshold)))
-register(Metric("localisation", localisation, "lower", True, "[0, 1]",
-                "#{i in mask: a_i > t} / #{i: a_i > t}, t = threshold", "Böhle et al. 2021", worst=0,
+register(Metric("importance_agreement", importance_agreement, "lower", True, "[0, 1]", "share of i "
+                "with (a_i > t) = (v_i > t), t = threshold", "Anani et al. 2025",
+                worst=0, takes_infinite=True, surrogate=lambda a, nominal, threshold=0.5: opposed(
+                    a - threshold, nominal - threshold)))
+register(Metric("localisation", localisation, "lower", True, "[0, 1]", "#{i in mask: a_i > t} / "
+                "#{i: a_i > t}, t = threshold", "Böhle et al. 2021", worst=0,
                 takes_infinite=True, features=("mask",), surrogate=misplaced))

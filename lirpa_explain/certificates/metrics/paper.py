@@ -1,7 +1,9 @@
-"""The three certificates of Robust Explanation Constraints for Neural Networks, and protected features.
+"""The three certificates of Robust Explanation Constraints for Neural Networks, and protected
+features.
 
-Wicker, Heo, Costabello and Weller, ICLR 2023: an explanation that cannot be moved at all (untargeted), that cannot be
-made to rest on given features (targeted, fairness), or to look like a given map (targeted, region).
+Wicker, Heo, Costabello and Weller, ICLR 2023: an explanation that cannot be moved at all
+(untargeted), that cannot be made to rest on given features (targeted, fairness), or to look like a
+given map (targeted, region).
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from lirpa_explain.certificates.metrics.surrogates import intrusion, intrusion_o
 from lirpa_explain.certificates.ranking import check_k
 
 
-def protected_top_k(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, k: int, absolute: bool = False
-                    ) -> Tensor:
+def protected_top_k(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, k: int,
+                    absolute: bool = False) -> Tensor:
     """How many protected features can be among the k largest: an upper bound, exact, from 0 to k.
 
-    Over all points of the box and all ways of breaking ties: the protected features at their upper ends, the others at
-    their lower ones. 0 is the certificate that the top k never contains a protected feature.
+    Over all points of the box and all ways of breaking ties: the protected features at their upper
+    ends, the others at their lower ones. 0 is the certificate that the top k never contains a
+    protected feature.
 
     Args:
         lower: (N, D).
@@ -59,9 +62,10 @@ def protected_top_k(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
     return ((inside >= outside) & (count <= protected.sum(1, keepdim=True))).sum(1)
 
 
-def targeted_fairness(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, k: int = 5, absolute: bool = False
-                      ) -> Tensor:
-    """Whether no protected feature can be among the k largest: 1 if certain, else 0; a lower bound, exact.
+def targeted_fairness(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, k: int = 5,
+                      absolute: bool = False) -> Tensor:
+    """Whether no protected feature can be among the k largest: 1 if certain, else 0; a lower bound,
+    exact.
 
     Args:
         lower: (N, D).
@@ -79,7 +83,8 @@ def targeted_fairness(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tenso
         TypeError: as `protected_top_k`.
 
     Source:
-        Wicker et al., ICLR 2023: top-k of (v_L with v_U at the protected features), intersected with these, is empty.
+        Wicker et al., ICLR 2023: top-k of (v_L with v_U at the protected features), intersected
+        with these, is empty.
 
     Example:
         >>> a = torch.tensor([[5.0, 3.0, 1.0]])
@@ -90,7 +95,8 @@ def targeted_fairness(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tenso
 
 
 def targeted_region(lower: Tensor, upper: Tensor, nominal: Tensor, channels: int = 1) -> Tensor:
-    """Largest mean square change of a map: an upper bound of mean_p (sum_c |a_cp - v_cp|)^2, exact, at least 0.
+    """Largest mean square change of a map: an upper bound of mean_p (sum_c |a_cp - v_cp|)^2, exact,
+    at least 0.
 
     The paper calls an explanation certified where this is at most 0.03.
 
@@ -107,7 +113,8 @@ def targeted_region(lower: Tensor, upper: Tensor, nominal: Tensor, channels: int
         ValueError: D is not a multiple of `channels`.
 
     Source:
-        Wicker et al., ICLR 2023, experiments on MedMNIST: delta = max(v_U - v, v - v_L), summed over channels.
+        Wicker et al., ICLR 2023, experiments on MedMNIST: delta = max(v_U - v, v - v_L), summed
+        over channels.
 
     Example:
         >>> v = torch.zeros(1, 4)
@@ -115,13 +122,15 @@ def targeted_region(lower: Tensor, upper: Tensor, nominal: Tensor, channels: int
         tensor([4.])
     """
     if not isinstance(channels, int) or channels < 1 or nominal.shape[1] % channels:
-        raise ValueError(f"channels is {channels!r}, but an example has {nominal.shape[1]} features; pass a divisor.")
+        raise ValueError(f"channels is {channels!r}, but an example has {nominal.shape[1]} "
+                         "features; pass a divisor.")
     change = Box(lower, upper).farthest(nominal)
     return change.reshape(len(change), channels, -1).sum(1).square().mean(1)
 
 
 def untargeted(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
-    """Mean width: an upper bound of the mean difference of any two explanations, mean |a - a'|, exact, at least 0.
+    """Mean width: an upper bound of the mean difference of any two explanations, mean |a - a'|,
+    exact, at least 0.
 
     Args:
         lower: (N, D).
@@ -143,12 +152,14 @@ def untargeted(lower: Tensor, upper: Tensor, nominal: Tensor) -> Tensor:
 
 
 _SOURCE = "Wicker et al. 2023"
-register(Metric("protected_top_k", protected_top_k, "upper", True, "0 to k", "protected features in a's top k",
-                _SOURCE, worst=math.inf, takes_infinite=True, features=("mask",), surrogate=intrusion))
-register(Metric("targeted_fairness", targeted_fairness, "lower", True, "0 or 1",
-                "1 if a's top k has no protected feature, else 0", _SOURCE, worst=0, takes_infinite=True,
+register(Metric("protected_top_k", protected_top_k, "upper", True, "0 to k", "protected features "
+                "in a's top k", _SOURCE,
+                worst=math.inf, takes_infinite=True, features=("mask",), surrogate=intrusion))
+register(Metric("targeted_fairness", targeted_fairness, "lower", True, "0 or 1", "1 if a's top k "
+                "has no protected feature, else 0", _SOURCE, worst=0, takes_infinite=True,
                 features=("mask",), surrogate=intrusion_of_one))
-register(Metric("targeted_region", targeted_region, "upper", True, "[0, inf)", "mean_p (sum_c |a_cp - v_cp|)^2",
-                _SOURCE, worst=math.inf))
-register(Metric("untargeted", untargeted, "upper", True, "[0, inf)", "mean |a - a'|, a and a' any two points",
+register(Metric("targeted_region", targeted_region, "upper", True, "[0, inf)", "mean_p (sum_c "
+                "|a_cp - v_cp|)^2", _SOURCE, worst=math.inf))
+register(Metric("untargeted", untargeted, "upper", True, "[0, inf)", "mean |a - a'|, a and a' any "
+                "two points",
                 _SOURCE, worst=math.inf, at=lambda a, nominal: (a - nominal).abs().mean(1)))

@@ -13,7 +13,8 @@ from lirpa_explain.certificates.metrics.registry import Metric, register
 from lirpa_explain.relaxations.ranges import linear_range
 
 
-def mass_lower(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, absolute: bool = False) -> Tensor:
+def mass_lower(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
+               absolute: bool = False) -> Tensor:
     """Least mass inside a region: a lower bound of sum_i mask_i a_i, exact.
 
     Args:
@@ -34,7 +35,8 @@ def mass_lower(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, abso
     return _mass(lower, upper, nominal, mask, absolute)[0]
 
 
-def mass_upper(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, absolute: bool = False) -> Tensor:
+def mass_upper(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
+               absolute: bool = False) -> Tensor:
     """Largest mass inside a region: an upper bound of sum_i mask_i a_i, exact.
 
     Args:
@@ -55,8 +57,10 @@ def mass_upper(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, abso
     return _mass(lower, upper, nominal, mask, absolute)[1]
 
 
-def share_lower(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, part: str = "absolute") -> Tensor:
-    """Least share of the attribution inside a region: a lower bound of sum_mask p_i / sum_all p_i, exact, 0 to 1.
+def share_lower(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
+                part: str = "absolute") -> Tensor:
+    """Least share of the attribution inside a region: a lower bound of sum_mask p_i / sum_all p_i,
+    exact, 0 to 1.
 
     p is |a|, or max(a, 0), the positive relevance. The share of nothing is 0.
 
@@ -85,8 +89,10 @@ def share_lower(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, par
     return _quotient(inside[0], outside[1])
 
 
-def share_upper(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, part: str = "absolute") -> Tensor:
-    """Largest share of the attribution that a perturbation can put in a region: an upper bound, exact, 0 to 1.
+def share_upper(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor,
+                part: str = "absolute") -> Tensor:
+    """Largest share of the attribution that a perturbation can put in a region: an upper bound,
+    exact, 0 to 1.
 
     Args:
         lower: (N, D).
@@ -121,8 +127,8 @@ def as_weights(mask: Tensor, nominal: Tensor, binary: bool) -> Tensor:
     """
     if not isinstance(mask, Tensor) or mask.shape not in (nominal.shape, nominal.shape[1:]):
         given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"mask must have one entry a feature, {tuple(nominal.shape[1:])} or {tuple(nominal.shape)}; "
-                         f"given: {given}.")
+        raise ValueError(f"mask must have one entry a feature, {tuple(nominal.shape[1:])} or "
+                         f"{tuple(nominal.shape)}; given: {given}.")
     weights = mask.to(nominal).expand_as(nominal)
     if binary and not bool(((weights == 0) | (weights == 1)).all()):
         raise ValueError("mask must be a set of features here: bool, or 0 and 1.")
@@ -131,7 +137,8 @@ def as_weights(mask: Tensor, nominal: Tensor, binary: bool) -> Tensor:
 
 def _mass(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, absolute: bool) -> Box:
     box = absolute_box(lower, upper) if absolute else Box(lower, upper)
-    return linear_range(as_weights(mask, nominal, binary=False)[:, None], box).map(lambda side: side[:, 0])
+    return linear_range(as_weights(mask, nominal, binary=False)[:, None],
+                        box).map(lambda side: side[:, 0])
 
 
 def _inside_and_outside(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Tensor, part: str
@@ -140,7 +147,8 @@ def _inside_and_outside(lower: Tensor, upper: Tensor, nominal: Tensor, mask: Ten
     weights = as_weights(mask, nominal, binary=True)
     if part not in ("absolute", "positive"):
         raise ValueError(f"part is {part!r}; pass 'absolute' or 'positive'.")
-    low, high = absolute_box(lower, upper) if part == "absolute" else (lower.clamp(min=0), upper.clamp(min=0))
+    low, high = (absolute_box(lower, upper)
+                 if part == "absolute" else (lower.clamp(min=0), upper.clamp(min=0)))
     return (((weights * low).sum(1), (weights * high).sum(1)),
             (((1 - weights) * low).sum(1), ((1 - weights) * high).sum(1)))
 
@@ -153,9 +161,7 @@ register(Metric("mass_lower", mass_lower, "lower", True, "any", "sum_i mask_i a_
                 worst=-math.inf, features=("mask",)))
 register(Metric("mass_upper", mass_upper, "upper", True, "any", "sum_i mask_i a_i, or of |a_i|", "",
                 worst=math.inf, features=("mask",)))
-register(Metric("share_lower", share_lower, "lower", True, "[0, 1]",
-                "sum_mask p_i / sum_all p_i with p = |a| or max(a, 0)", "Arras et al. 2022", worst=0,
-                features=("mask",)))
-register(Metric("share_upper", share_upper, "upper", True, "[0, 1]",
-                "sum_mask p_i / sum_all p_i with p = |a| or max(a, 0)", "Arras et al. 2022", worst=1,
-                features=("mask",)))
+register(Metric("share_lower", share_lower, "lower", True, "[0, 1]", "sum_mask p_i / sum_all p_i "
+                "with p = |a| or max(a, 0)", "Arras et al. 2022", worst=0, features=("mask",)))
+register(Metric("share_upper", share_upper, "upper", True, "[0, 1]", "sum_mask p_i / sum_all p_i "
+                "with p = |a| or max(a, 0)", "Arras et al. 2022", worst=1, features=("mask",)))

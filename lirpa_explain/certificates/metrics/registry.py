@@ -1,7 +1,8 @@
 """The table of metrics: numbers about an explanation, bounded over every point of a box.
 
-A row bounds one number m(a) of an attribution a from one side: "upper" is at least max m(a) over the box, "lower" at
-most min m(a). Functions take flat tensors lower, upper and nominal, (N, D) each, and give (N,).
+A row bounds one number m(a) of an attribution a from one side: "upper" is at least max m(a) over
+the box, "lower" at most min m(a). Functions take flat tensors lower, upper and nominal, (N, D)
+each, and give (N,).
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ class Metric:
         range: where the number lies, for people.
         formula: the number m(a), for people; v is the nominal attribution.
         source: where it comes from.
-        worst: what holds of every box: the answer where a bound or the nominal value is infinite or NaN;
-            inf for counts up to D.
+        worst: what holds of every box: the answer where a bound or the nominal value is infinite or
+            NaN; inf for counts up to D.
         takes_infinite: whether the function itself deals with infinite bounds.
         features: settings that are shaped like the attribution.
-        examples: settings that may have a row for each example -> how many dimensions they have then; 0: always.
-        at: `at(a, nominal, **settings) -> (N,)`, the number m(a) itself; by default the bound over the box that holds
-            nothing but a. It is for metrics whose bound is slow, or is more than m(a) even there.
-        surrogate: `surrogate(a, nominal, **settings) -> (N,)`, what an attack differentiates, which grows as the metric
-            gets worse; by default the metric itself.
+        examples: settings that may have a row for each example -> how many dimensions they have
+            then; 0: always.
+        at: `at(a, nominal, **settings) -> (N,)`, the number m(a) itself; by default the bound over
+            the box that holds nothing but a. It is for metrics whose bound is slow, or is more than
+            m(a) even there.
+        surrogate: `surrogate(a, nominal, **settings) -> (N,)`, what an attack differentiates, which
+            grows as the metric gets worse; by default the metric itself.
     """
 
     name: str
@@ -105,8 +108,8 @@ def lookup(name: str) -> Metric:
 def evaluate(name: str, lower: Tensor, upper: Tensor, nominal: Tensor, **settings: Any) -> Tensor:
     """Bound a metric over a box.
 
-    Rows with an infinite or NaN end or nominal value get what holds of every box, unless the metric takes infinite
-    bounds.
+    Rows with an infinite or NaN end or nominal value get what holds of every box, unless the metric
+    takes infinite bounds.
 
     Args:
         name: a key of `METRICS`.
@@ -131,11 +134,11 @@ def evaluate(name: str, lower: Tensor, upper: Tensor, nominal: Tensor, **setting
     try:
         inspect.signature(metric.function).bind(lower, upper, nominal, **settings)
     except TypeError as error:
-        raise TypeError(f"The metric {name!r}: {error}; its settings are: {', '.join(metric.settings) or 'none'}."
-                        ) from None
+        raise TypeError(f"The metric {name!r}: {error}; its settings are: "
+                        f"{', '.join(metric.settings) or 'none'}.") from None
     if lower.ndim != 2 or not lower.shape == upper.shape == nominal.shape or lower.shape[1] == 0:
-        raise ValueError(f"lower, upper and nominal must be (N, D) with D >= 1; given: {tuple(lower.shape)}, "
-                         f"{tuple(upper.shape)}, {tuple(nominal.shape)}.")
+        raise ValueError("lower, upper and nominal must be (N, D) with D >= 1; given: "
+                         f"{tuple(lower.shape)}, {tuple(upper.shape)}, {tuple(nominal.shape)}.")
     if not nominal.is_floating_point():
         raise TypeError(f"nominal is of type {nominal.dtype}; pass floating point.")
     lower, upper = ordered_box(lower, upper)

@@ -16,17 +16,19 @@ from ...rounding import roundings
 
 
 def tangent_lower(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
-    """Least share of the attribution in a subspace T: a lower bound of |proj_T a| / |a|, from 0 to 1.
+    """Least share of the attribution in a subspace T: a lower bound of |proj_T a| / |a|, from 0 to
+    1.
 
-    |proj_T a| >= <a, w> for every unit w of T: the share is at least the cosine of a with the nominal's projection. It
-    is also at least the smallest |proj_T a| that the ranges of its coordinates allow, over the largest |a|. The share
-    of a = 0 is 0.
+    |proj_T a| >= <a, w> for every unit w of T: the share is at least the cosine of a with the
+    nominal's projection. It is also at least the smallest |proj_T a| that the ranges of its
+    coordinates allow, over the largest |a|. The share of a = 0 is 0.
 
     Args:
         lower: (N, D).
         upper: (N, D).
         nominal: (N, D), v.
-        basis: (D, k) or (N, D, k); its columns span T, and need be neither orthogonal nor independent.
+        basis: (D, k) or (N, D, k); its columns span T, and need be neither orthogonal nor
+            independent.
 
     Returns:
         (N,).
@@ -50,10 +52,12 @@ def tangent_lower(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) 
 
 
 def tangent_upper(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
-    """Largest share of the attribution in a subspace T: an upper bound of |proj_T a| / |a|, from 0 to 1.
+    """Largest share of the attribution in a subspace T: an upper bound of |proj_T a| / |a|, from 0
+    to 1.
 
-    With s the least share in the orthogonal complement, bounded as in `tangent_lower` by a cosine: sqrt(1 - s^2); also
-    no more than the largest |proj_T a| over the smallest |a|. The share of a = 0 is 0.
+    With s the least share in the orthogonal complement, bounded as in `tangent_lower` by a cosine:
+    sqrt(1 - s^2); also no more than the largest |proj_T a| over the smallest |a|. The share of a =
+    0 is 0.
 
     Args:
         lower: (N, D).
@@ -79,11 +83,13 @@ def tangent_upper(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) 
     complement = least_cosine(*box, _part(v, lambda w: w - _projected(q, w))).clamp(min=0)
     (_, longest), (shortest, _) = _lengths(linear_range(q.mT, box)), _lengths(box)
     by_length = torch.where(longest == 0, 0.0, longest / shortest)  # inf where a = 0 is possible
-    return torch.minimum((1 - complement.square()).clamp(min=0).sqrt(), by_length).clamp(0, 1).to(nominal)
+    return torch.minimum((1 - complement.square()).clamp(min=0).sqrt(),
+                         by_length).clamp(0, 1).to(nominal)
 
 
 def tangent_basis(decoder: Callable[[Tensor], Tensor], latent: Tensor) -> Tensor:
-    """The tangent space of the images of a decoder: an orthonormal basis of the columns of its Jacobian.
+    """The tangent space of the images of a decoder: an orthonormal basis of the columns of its
+    Jacobian.
 
     Args:
         decoder: maps (N, k) to (N, *S), each row by itself.
@@ -110,12 +116,14 @@ def tangent_basis(decoder: Callable[[Tensor], Tensor], latent: Tensor) -> Tensor
     for i in range(latent.shape[1]):
         direction = torch.zeros_like(latent)
         direction[:, i] = 1
-        columns.append(torch.autograd.functional.jvp(decoder, latent.detach(), direction)[1].flatten(1))
+        columns.append(torch.autograd.functional.jvp(decoder, latent.detach(),
+                                                     direction)[1].flatten(1))
     return orthonormal(torch.stack(columns, dim=2)).to(latent)
 
 
 def orthonormal(basis: Tensor) -> Tensor:
-    """An orthonormal basis (..., D, k) of the span of the columns, float64; columns beyond its rank are 0.
+    """An orthonormal basis (..., D, k) of the span of the columns, float64; columns beyond its rank
+    are 0.
 
     Singular values below max(D, k) roundings of the largest count as 0, as in scipy.linalg.orth.
     """
@@ -125,13 +133,15 @@ def orthonormal(basis: Tensor) -> Tensor:
     return torch.nn.functional.pad(kept, (0, basis.shape[-1] - kept.shape[-1]))
 
 
-def _prepared(lower: Tensor, upper: Tensor, nominal: Tensor, basis: Tensor) -> tuple[Box, Tensor, Tensor]:
+def _prepared(lower: Tensor, upper: Tensor, nominal: Tensor,
+              basis: Tensor) -> tuple[Box, Tensor, Tensor]:
     """Everything in float64, and the basis orthonormal, (N, D, k)."""
-    if not isinstance(basis, Tensor) or basis.ndim not in (2, 3) or basis.shape[-2] != nominal.shape[1] or (
-            basis.ndim == 3 and len(basis) != len(nominal)):
+    if (not isinstance(basis, Tensor) or basis.ndim not in (2, 3) or basis.shape[-2]
+            != nominal.shape[1] or (basis.ndim == 3 and len(basis) != len(nominal))):
         given = tuple(basis.shape) if isinstance(basis, Tensor) else type(basis).__name__
         rows, size = nominal.shape
-        raise ValueError(f"basis must be ({size}, k) or ({rows}, {size}, k), vectors as columns; given: {given}.")
+        raise ValueError(f"basis must be ({size}, k) or ({rows}, {size}, k), vectors as columns; "
+                         f"given: {given}.")
     q = orthonormal(basis.detach().to(nominal.device))
     low, high, v = (t.detach().double() for t in (lower, upper, nominal))
     return Box(low, high), v, q.expand(len(v), *q.shape[-2:])
@@ -145,7 +155,8 @@ def _part(v: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
     """A projection of v; 0 where only rounding is left of v, which lies in no subspace."""
     part = project(project(v))
     norm = torch.linalg.vector_norm
-    return torch.where(norm(part, dim=1, keepdim=True) > 1e-12 * norm(v, dim=1, keepdim=True), part, 0.0)
+    return torch.where(norm(part, dim=1, keepdim=True) > 1e-12 * norm(v, dim=1, keepdim=True), part,
+                       0.0)
 
 
 def _lengths(box: Box) -> tuple[Tensor, Tensor]:
@@ -161,7 +172,7 @@ def _share_at(a: Tensor, nominal: Tensor, basis: Tensor) -> Tensor:
     return torch.where(length == 0, 0.0, inside / torch.where(length == 0, 1.0, length))
 
 
-register(Metric("tangent_lower", tangent_lower, "lower", False, "[0, 1]", "|proj_T a| / |a|", "Bordt et al. 2023",
-                worst=0, examples={"basis": 3}, at=_share_at))
-register(Metric("tangent_upper", tangent_upper, "upper", False, "[0, 1]", "|proj_T a| / |a|", "Bordt et al. 2023",
-                worst=1, examples={"basis": 3}, at=_share_at))
+register(Metric("tangent_lower", tangent_lower, "lower", False, "[0, 1]", "|proj_T a| / |a|",
+                "Bordt et al. 2023", worst=0, examples={"basis": 3}, at=_share_at))
+register(Metric("tangent_upper", tangent_upper, "upper", False, "[0, 1]", "|proj_T a| / |a|",
+                "Bordt et al. 2023", worst=1, examples={"basis": 3}, at=_share_at))

@@ -1,4 +1,6 @@
-"""The plain sense: what Captum computes at every allowed input, its finite sums and drawn noise included."""
+"""The plain sense: what Captum computes at every allowed input, its finite sums and drawn noise
+included.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -19,7 +21,9 @@ class FiniteSum(Sense):
     rounds_outward: ClassVar[bool] = True
 
     def is_refined(self, request: "Request", plan: Plan) -> bool:
-        """Unless parameters move, boundary points would have to be searched for, or rows are joined."""
+        """Unless parameters move, boundary points would have to be searched for, or rows are
+        joined.
+        """
         return request.parameters is None and plan.nearest is None and plan.combination is None
 
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:

@@ -33,8 +33,8 @@ class Integral(Sense):
 
     def __post_init__(self) -> None:
         if self.kind not in INTEGRALS:
-            raise ValueError(f"integral must be 'exact', or None for the finite sum that Captum computes; given: "
-                             f"{self.kind!r}.")
+            raise ValueError("integral must be 'exact', or None for the finite sum that Captum "
+                             f"computes; given: {self.kind!r}.")
 
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
         """Bounds of the integral over as many equal sub-intervals as the sum has points."""
@@ -44,6 +44,7 @@ class Integral(Sense):
         at_inputs = prover.compose(whole, prover.fixed, prover.bounding.method)
         error = at_inputs.box.farthest(nominal.flat).clamp(min=0)
         facts = {"integral": self.kind, "quadrature_error": nominal.shaped(error.detach()),
-                 "completeness": completeness(request.attribution, request.xs, whole.baselines or (),
-                                              request.keywords, nominal.parts)}
-        return dataclasses.replace(proven, meaning=Meaning("integral", f", {self.kind} integral", SAYS, False, facts))
+                 "completeness": completeness(request.attribution, request.xs, whole.baselines
+                                              or (), request.keywords, nominal.parts)}
+        return dataclasses.replace(
+            proven, meaning=Meaning("integral", f", {self.kind} integral", SAYS, False, facts))

@@ -49,15 +49,20 @@ class NearestBoundary(Sense):
         check_has_boundary(plan)
 
     def prove(self, prover: "Prover", plan: Plan, nominal: Nominal) -> Proven:
-        """Bounds over regions that contain the boundary points of every x', and the value at those of x."""
+        """Bounds over regions that contain the boundary points of every x', and the value at those
+        of x.
+        """
 
         def moved() -> Composed:
-            plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False, multiply=False, absolute=False)
+            plain = dataclasses.replace(plan, scales=None, baselines=None, noisy=False,
+                                        multiply=False, absolute=False)
             module, engine, rows = prover.traced(plain, prover.bounding.method)
             request, bounding = prover.request, prover.bounding
             (lower, upper), has_region = compose_moving(
-                plan, module, engine, request.xs, request.balls, bounding.method, rows, self.moving, bounding.progress)
-            check_holds(has_region, "A boundary point was found where bound propagation excludes it.")
+                plan, module, engine, request.xs, request.balls, bounding.method, rows, self.moving,
+                bounding.progress)
+            check_holds(has_region,
+                        "A boundary point was found where bound propagation excludes it.")
             value = prover.compose(plan, prover.fixed, prover.bounding.method)
             return dataclasses.replace(value, lower=lower, upper=upper)
 
@@ -70,7 +75,9 @@ class NearestBoundary(Sense):
 
 @dataclass(frozen=True)
 class FixedBoundary(FiniteSum):
-    """The plain sense, asked for by name: the boundary point found for x is part of the attribution."""
+    """The plain sense, asked for by name: the boundary point found for x is part of the
+    attribution.
+    """
 
     def check(self, request: Request, plan: Plan, bounding: Bounding) -> None:
         """Refuse attributions without boundary points."""
@@ -81,5 +88,5 @@ class FixedBoundary(FiniteSum):
 def check_has_boundary(plan: Plan) -> None:
     """Refuse attributions without boundary points."""
     if plan.nearest is None:
-        raise ValueError("boundary goes with BoundarySaliency and BoundaryIntegratedGradients; this attribution has no "
-                         "boundary point.")
+        raise ValueError("boundary goes with BoundarySaliency and BoundaryIntegratedGradients; "
+                         "this attribution has no boundary point.")

@@ -1,7 +1,7 @@
 """The table from ATen operations to operators: one short rule each.
 
-A rule is called with the builder and the operation's arguments, in which tensors are `Rows`, `Live` or constants.
-It appends steps and returns the value of the result.
+A rule is called with the builder and the operation's arguments, in which tensors are `Rows`, `Live`
+or constants. It appends steps and returns the value of the result.
 """
 
 from . import (  # noqa: F401  (each fills the table)

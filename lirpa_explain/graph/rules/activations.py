@@ -1,4 +1,6 @@
-"""Rules of activations that torch calls in ways of its own; those of the others follow from their rows."""
+"""Rules of activations that torch calls in ways of its own; those of the others follow from their
+rows.
+"""
 
 import json
 from typing import Any
@@ -26,7 +28,8 @@ def _relu(b: Builder, z: Rows) -> Rows:
 def _threshold_backward(b: Builder, g: Rows, saved: Rows, threshold: float) -> Rows:
     """Gradient of relu, which saves its result, and of threshold, which saves its input."""
     step = b.producer(saved)
-    if step is not None and step.operator == "kink" and step.settings["slope"] == 0 and threshold == 0:
+    if (step is not None and step.operator == "kink" and step.settings["slope"] == 0
+            and threshold == 0):
         return b.emit("kink_gradient", g, input_of(b, saved, "kink"), slope=0.0)
     if threshold == 0:
         return b.emit("kink_gradient", g, saved, slope=0.0)
@@ -44,18 +47,20 @@ def _leaky_relu_backward(b: Builder, g: Rows, z: Rows, slope: float, is_result: 
 
 
 @rule(aten.rrelu_with_noise.default, aten.rrelu_with_noise_.default)
-def _rrelu(b: Builder, z: Rows, noise: Any, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> Rows:
+def _rrelu(b: Builder, z: Rows, noise: Any, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any,
+           **__: Any) -> Rows:
     return b.emit("kink", z, slope=(lower + upper) / 2)
 
 
 @rule(aten.rrelu_with_noise_functional.default)
-def _rrelu_functional(b: Builder, z: Rows, noise: Any, *options: Any, **_: Any) -> tuple[Rows, None]:
+def _rrelu_functional(b: Builder, z: Rows, noise: Any, *options: Any,
+                      **_: Any) -> tuple[Rows, None]:
     return _rrelu(b, z, noise, *options), None
 
 
 @rule(aten.rrelu_with_noise_backward.default)
-def _rrelu_backward(b: Builder, g: Rows, z: Rows, noise: Any, lower: float, upper: float, training: bool,
-                    is_result: bool) -> Rows:
+def _rrelu_backward(b: Builder, g: Rows, z: Rows, noise: Any, lower: float, upper: float,
+                    training: bool, is_result: bool) -> Rows:
     return _leaky_relu_backward(b, g, z, (lower + upper) / 2, is_result)
 
 
@@ -90,8 +95,8 @@ def _celu(b: Builder, z: Rows, alpha: float = 1) -> Rows:
 
 
 @rule(aten.elu_backward.default)
-def _elu_backward(b: Builder, g: Rows, alpha: float, scale: float, input_scale: float, is_result: bool, z: Rows
-                  ) -> Rows:
+def _elu_backward(b: Builder, g: Rows, alpha: float, scale: float, input_scale: float,
+                  is_result: bool, z: Rows) -> Rows:
     return b.emit("elu_gradient", g, input_of(b, z, "elu") if is_result else z, alpha=float(alpha),
                   scale=float(scale), input_scale=float(input_scale))
 
@@ -123,4 +128,5 @@ def _activation_gradient(b: Builder, g: Rows, z: Rows, name: str, settings: str)
 
 @rule(custom.secant_gradient.default)
 def _secant_gradient(b: Builder, g: Rows, z: Rows, z0: Any, function: str, settings: str) -> Rows:
-    return b.emit("secant_gradient", g, b.operand(z, g), b.operand(z0, g), function=function, **json.loads(settings))
+    return b.emit("secant_gradient", g, b.operand(z, g), b.operand(z0, g), function=function,
+                  **json.loads(settings))

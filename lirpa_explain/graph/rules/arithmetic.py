@@ -26,7 +26,8 @@ def _pointwise(b: Builder, operator: str, x: Any, y: Any) -> Rows:
 
 def broadcast(x: Rows, y: Any) -> tuple[int, ...]:
     """Shape of a row of an operation entry by entry on two operands that line up."""
-    other = y.shape if isinstance(y, Rows) else (y.value if isinstance(y, Live) else torch.as_tensor(y)).shape
+    other = (y.shape if isinstance(y, Rows)
+             else (y.value if isinstance(y, Live) else torch.as_tensor(y)).shape)
     return tuple(torch.broadcast_shapes(x.shape, other))
 
 
@@ -156,8 +157,9 @@ def _to_copy(b: Builder, x: Rows, *, dtype: torch.dtype | None = None, **_: Any)
     if dtype in (None, b.dtype):
         return x
     if dtype.is_floating_point:
-        raise UnsupportedOperation(f"it converts to {dtype} what is computed in {b.dtype}, which gives other numbers; "
-                                   "compute in one type")
+        raise UnsupportedOperation(f"it converts to {dtype} what is computed in {b.dtype}, which "
+                                   "gives other numbers; compute in one type")
     raise UnsupportedOperation(
-        "it makes integers of values that depend on the input. Ids, such as those of categories, do not move: give "
-        "them to the model as a further argument (additional_forward_args) and not as columns of the input")
+        "it makes integers of values that depend on the input. Ids, such as those of categories, "
+        "do not move: give them to the model as a further argument (additional_forward_args) and "
+        "not as columns of the input")

@@ -34,19 +34,22 @@ def _where(b: Builder, mask: Any, x: Any, y: Any) -> Rows:
     if _is_zero(x):
         return _masked(b, y, negation(mask))
     if not isinstance(x, Rows | Live) and not isinstance(y, Rows | Live):
-        return add(b, _masked(b, torch.as_tensor(x, dtype=b.dtype) - torch.as_tensor(y, dtype=b.dtype), mask), y)
+        return add(b, _masked(b, torch.as_tensor(x, dtype=b.dtype)
+                              - torch.as_tensor(y, dtype=b.dtype), mask), y)
     larger = _larger(b, mask, x, y)
     return _choose(b, mask, x, y) if larger is None else larger
 
 
-@rule(aten.masked_fill.Scalar, aten.masked_fill_.Scalar, aten.masked_fill.Tensor, aten.masked_fill_.Tensor)
+@rule(aten.masked_fill.Scalar, aten.masked_fill_.Scalar, aten.masked_fill.Tensor,
+      aten.masked_fill_.Tensor)
 def _masked_fill(b: Builder, x: Any, mask: Any, value: Any) -> Rows:
     return _where(b, mask, value, x)
 
 
 def _times_mask(b: Builder, mask: Any, x: Any) -> Any:
     """A value times 1 or 0; numbers stay numbers."""
-    return multiply(b, mask, x) if isinstance(mask, Rows) or isinstance(x, Rows | Live) else mask * x
+    return (multiply(b, mask, x)
+            if isinstance(mask, Rows) or isinstance(x, Rows | Live) else mask * x)
 
 
 def _is_zero(x: Any) -> bool:
@@ -64,8 +67,8 @@ def _choose(b: Builder, mask: Comparison, x: Any, y: Any) -> Rows:
     z = mask.of
     for value in (x, y, x):
         z = b.line_up(z, value)[0]
-    x, y = (b.operand(v if isinstance(v, Rows | Live) else torch.as_tensor(v, dtype=b.dtype, device=b.device), z)
-            for v in (x, y))
+    x, y = (b.operand(v if isinstance(v, Rows | Live)
+                      else torch.as_tensor(v, dtype=b.dtype, device=b.device), z) for v in (x, y))
     t = subtract(b, x, y)
     name = b.step("choose", *map(b.name, (x, y, t, z)), **_settings(mask))
     result = replace(z, name=name, shape=tuple(torch.broadcast_shapes(z.shape, t.shape)))
@@ -86,7 +89,8 @@ def _is_half(b: Builder, x: Any, y: Any) -> bool:
 def _larger(b: Builder, mask: Comparison, x: Any, y: Any) -> Rows | None:
     """The larger, or the smaller, of two values that are compared; None if it is neither."""
     pair = difference_of(b, mask.of)
-    if pair is None or not mask.inside or (mask.low is None) == (mask.high is None) or 0.0 not in (mask.low, mask.high):
+    if (pair is None or not mask.inside or (mask.low is None) == (mask.high is None)
+            or 0.0 not in (mask.low, mask.high)):
         return None
     for (u, v), rises in ((pair, mask.high is None), (pair[::-1], mask.low is None)):
         if u is x and v is y or isinstance(u, Rows) and isinstance(v, Rows) and u == x and v == y:
@@ -106,9 +110,11 @@ def _masked(b: Builder, x: Any, mask: Comparison) -> Rows:
         return multiply(b, b.emit("window", z, **window), x)
     if isinstance(x, Rows):
         return _selected(b, x, mask)
-    constant = torch.as_tensor(x, dtype=b.dtype)  # of a number, torch would make one of single precision
+    # of a number, torch would make one of single precision
+    constant = torch.as_tensor(x, dtype=b.dtype)
     number = b.emit("window", z, **window)
-    return multiply(b, number, float(constant)) if constant.numel() == 1 else multiply(b, number, constant)
+    return (multiply(b, number, float(constant))
+            if constant.numel() == 1 else multiply(b, number, constant))
 
 
 def _selected(b: Builder, x: Rows, mask: Comparison) -> Rows:
@@ -124,29 +130,34 @@ def _selected(b: Builder, x: Rows, mask: Comparison) -> Rows:
 def _part_of_larger(b: Builder, x: Any, mask: Comparison) -> Rows | None:
     """The gradient of maximum, of which torch halves ties and takes out one side."""
     note = b.notes.get(("halved", x.name)) if isinstance(x, Rows) else None
-    if note is None or note[1] != mask.of or not mask.inside or (mask.low, mask.high) not in ((0.0, None), (None, 0.0)):
+    if (note is None or note[1] != mask.of or not mask.inside
+            or (mask.low, mask.high) not in ((0.0, None), (None, 0.0))):
         return None
     g, t = note
     return parts_of_larger(b, g, t, 0.5)[int(mask.low is None)]
 
 
-READ = {aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Tensor, aten.bitwise_and_.Tensor,
-        aten.logical_or.default, aten.logical_or_.default, aten.bitwise_or.Tensor, aten.bitwise_or_.Tensor,
-        aten.logical_xor.default, aten.logical_xor_.default, aten.bitwise_xor.Tensor, aten.bitwise_xor_.Tensor,
-        aten.logical_not.default, aten.logical_not_.default, aten.bitwise_not.default, aten.where.self,
-        aten.any.dim, aten.any.dims, aten.all.dim, aten.all.dims,
+READ = {aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Tensor,
+        aten.bitwise_and_.Tensor, aten.logical_or.default, aten.logical_or_.default,
+        aten.bitwise_or.Tensor, aten.bitwise_or_.Tensor, aten.logical_xor.default,
+        aten.logical_xor_.default, aten.bitwise_xor.Tensor, aten.bitwise_xor_.Tensor,
+        aten.logical_not.default, aten.logical_not_.default, aten.bitwise_not.default,
+        aten.where.self, aten.any.dim, aten.any.dims, aten.all.dim, aten.all.dims,
         aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar, aten.masked_fill.Scalar,
         aten.masked_fill_.Scalar, aten.masked_fill.Tensor, aten.masked_fill_.Tensor}
 """Operations whose rules read comparisons."""
 
-AT_PLACES = {aten.scatter.src, aten.scatter.value, aten.scatter_add.default, aten.gather.default,
-             aten.max_pool2d_with_indices_backward.default, aten.adaptive_max_pool2d_backward.default,
-             aten.max_pool3d_with_indices_backward.default, aten.adaptive_max_pool3d_backward.default}
+AT_PLACES = {
+    aten.scatter.src, aten.scatter.value, aten.scatter_add.default, aten.gather.default,
+    aten.max_pool2d_with_indices_backward.default, aten.adaptive_max_pool2d_backward.default,
+    aten.max_pool3d_with_indices_backward.default, aten.adaptive_max_pool3d_backward.default}
 """Operations whose rules read where maxima were found."""
 
-MOVE = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten._reshape_alias.default,
-        aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default,
-        aten.permute.default, aten.transpose.int, aten.t.default, aten.slice.Tensor, aten.select.int}
+MOVE = {
+    aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten._reshape_alias.default,
+    aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default,
+    aten.expand.default,
+    aten.permute.default, aten.transpose.int, aten.t.default, aten.slice.Tensor, aten.select.int}
 """Operations that move entries: what is moved is compared."""
 
 MULTIPLY = {aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar}
@@ -156,20 +167,23 @@ EXACT = {*MOVE, aten._to_copy.default, aten.cat.default, aten.stack.default}
 
 
 def lower_with_comparisons(b: Builder, target: Any, args: Any, kwargs: Any) -> Any:
-    """Lower an operation on comparisons, as such where it reads them, else as 1 or 0; or on where maxima are.
+    """Lower an operation on comparisons, as such where it reads them, else as 1 or 0; or on where
+    maxima are.
 
-    To use comparisons as numbers is sound: autograd gives them no gradient, and their jumps are within the window's
-    bounds.
+    To use comparisons as numbers is sound: autograd gives them no gradient, and their jumps are
+    within the window's bounds.
     """
     if target in READ | AT_PLACES:
         return RULES[target](b, *args, **kwargs)
-    if target in PASS_THROUGH or target is aten._to_copy.default and kwargs.get("dtype") is torch.bool:
+    if (target in PASS_THROUGH
+            or target is aten._to_copy.default and kwargs.get("dtype") is torch.bool):
         return args[0]
-    if any(isinstance(a, Indices) for a in torch.utils._pytree.tree_leaves((list(args), dict(kwargs)))):
+    if any(isinstance(a, Indices)
+           for a in torch.utils._pytree.tree_leaves((list(args), dict(kwargs)))):
         return _move_places(b, target, args, kwargs)
     if target in MOVE:
-        return Comparison(RULES[target](b, args[0].of, *args[1:], **kwargs), args[0].low, args[0].high,
-                          args[0].closed, args[0].inside)
+        return Comparison(RULES[target](b, args[0].of, *args[1:], **kwargs), args[0].low,
+                          args[0].high, args[0].closed, args[0].inside)
     if target is aten._to_copy.default:
         return as_number(b, args[0])
     if target in MULTIPLY:
@@ -182,8 +196,8 @@ def lower_with_comparisons(b: Builder, target: Any, args: Any, kwargs: Any) -> A
         count = count_ties(b, *args)
         if count is not None:
             return count
-    numbers = torch.utils._pytree.tree_map(lambda a: as_number(b, a) if isinstance(a, Comparison) else a,
-                                           (list(args), dict(kwargs)))
+    numbers = torch.utils._pytree.tree_map(lambda a: as_number(b, a) if isinstance(a, Comparison)
+                                           else a, (list(args), dict(kwargs)))
     return RULES[target](b, *numbers[0], **numbers[1])
 
 

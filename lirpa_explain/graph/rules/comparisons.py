@@ -1,6 +1,8 @@
-"""Rules of comparisons of a value with a number, or with another value, and of what logic makes of them.
+"""Rules of comparisons of a value with a number, or with another value, and of what logic makes of
+them.
 
-Two values are compared by the sign of their difference, which rounds to 0 only where they are equal.
+Two values are compared by the sign of their difference, which rounds to 0 only where they are
+equal.
 """
 
 import math
@@ -24,10 +26,12 @@ HALF = 0.5
 
 def _compare(low: bool, high: bool, closed: bool, inside: bool = True) -> Any:
     def lowered(b: Builder, z: Any, other: Any) -> Comparison:
-        number = None if isinstance(other, Rows | Live) or not isinstance(z, Rows) else torch.as_tensor(other)
+        number = (None if isinstance(other, Rows | Live) or not isinstance(z, Rows)
+                  else torch.as_tensor(other))
         if number is not None and number.numel() == 1:
             value = float(other)
-            return _with_number(b, z, value if low else None, value if high else None, closed, inside)
+            return _with_number(b, z, value if low else None, value if high else None, closed,
+                                inside)
         if isinstance(z, Rows) and isinstance(other, Rows) and z == other:
             return Comparison(z, None, None, True, closed and inside)
         t = _difference(b, z, other)
@@ -48,8 +52,8 @@ for targets, comparison in {
     rule(*targets)(comparison)
 
 
-def _with_number(b: Builder, z: Rows, low: float | None, high: float | None, closed: bool, inside: bool
-                 ) -> Comparison:
+def _with_number(b: Builder, z: Rows, low: float | None, high: float | None, closed: bool,
+                 inside: bool) -> Comparison:
     """With a number; an infinite one is the first beyond the largest."""
     number = high if low is None else low
     if number is None or not math.isinf(number):
@@ -122,7 +126,8 @@ def as_number(b: Builder, x: Any) -> Any:
     """1 where it is true, 0 elsewhere."""
     if not isinstance(x, Comparison):
         return x if isinstance(x, Rows) else x.to(b.dtype)
-    if (x.low, x.high, x.closed, x.inside) == (HALF, None, True, True) and ("truth", x.of.name) in b.notes:
+    if (x.low, x.high, x.closed,
+        x.inside) == (HALF, None, True, True) and ("truth", x.of.name) in b.notes:
         return x.of
     return b.emit("window", x.of, low=x.low, high=x.high, closed=x.closed, inside=x.inside)
 
@@ -138,14 +143,16 @@ def _not(b: Builder, x: Any) -> Comparison:
     return negation(holds(b, x))
 
 
-@rule(aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Tensor, aten.bitwise_and_.Tensor)
+@rule(aten.logical_and.default, aten.logical_and_.default, aten.bitwise_and.Tensor,
+      aten.bitwise_and_.Tensor)
 def _and(b: Builder, x: Any, y: Any) -> Comparison:
     x, y = holds(b, x), holds(b, y)
     both = _between(x, y)
     return both if both is not None else _truth(b, multiply(b, as_number(b, x), as_number(b, y)))
 
 
-@rule(aten.logical_or.default, aten.logical_or_.default, aten.bitwise_or.Tensor, aten.bitwise_or_.Tensor)
+@rule(aten.logical_or.default, aten.logical_or_.default, aten.bitwise_or.Tensor,
+      aten.bitwise_or_.Tensor)
 def _or(b: Builder, x: Any, y: Any) -> Comparison:
     x, y = holds(b, x), holds(b, y)
     for first, second in ((x, y), (y, x)):
@@ -155,7 +162,8 @@ def _or(b: Builder, x: Any, y: Any) -> Comparison:
     return negation(_and(b, x, y))
 
 
-@rule(aten.logical_xor.default, aten.logical_xor_.default, aten.bitwise_xor.Tensor, aten.bitwise_xor_.Tensor)
+@rule(aten.logical_xor.default, aten.logical_xor_.default, aten.bitwise_xor.Tensor,
+      aten.bitwise_xor_.Tensor)
 def _xor(b: Builder, x: Any, y: Any) -> Comparison:
     x, y = (as_number(b, holds(b, v)) for v in (x, y))
     return _truth(b, subtract(b, add(b, x, y), multiply(b, x, y), alpha=2))
@@ -175,12 +183,14 @@ def _all(b: Builder, x: Any, dims: Any, keepdim: bool = False) -> Comparison:
 def _between(x: Any, y: Any) -> Comparison | None:
     """Both of two comparisons of the same value as one; None if that has another form."""
     for first, second in ((x, y), (y, x)):
-        if isinstance(first, Comparison) and first.low is None and first.high is None:  # always, or never
-            return second if first.inside and isinstance(second, Comparison) else None if first.inside else first
+        # always, or never
+        if isinstance(first, Comparison) and first.low is None and first.high is None:
+            return (second if first.inside and isinstance(second, Comparison) else None
+                    if first.inside else first)
     halves = [m for m in (x, y) if isinstance(m, Comparison) and m.inside]
     lows = [m.low for m in halves if m.low is not None]
     highs = [m.high for m in halves if m.high is not None]
-    if len(halves) != 2 or x.of != y.of or x.closed != y.closed or len(lows) != 1 or len(highs) != 1 \
-            or lows[0] > highs[0]:
+    if (len(halves) != 2 or x.of != y.of or x.closed != y.closed or len(lows) != 1
+            or len(highs) != 1 or lows[0] > highs[0]):
         return None
     return Comparison(x.of, lows[0], highs[0], x.closed)

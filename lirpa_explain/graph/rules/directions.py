@@ -1,7 +1,7 @@
 """Vectors that are divided by their own length.
 
-They are bounded as directions: within -1 and 1, also near 0, where torch's gradient of a length is 0 at 0 itself, and
-of length 1 everywhere else.
+They are bounded as directions: within -1 and 1, also near 0, where torch's gradient of a length is
+0 at 0 itself, and of length 1 everywhere else.
 """
 
 from dataclasses import replace
@@ -27,9 +27,12 @@ def direction(b: Builder, x: Any, length: Any) -> Rows | None:
 
 
 def zero_at_zero(b: Builder, x: Any, mask: Comparison) -> bool:
-    """Whether a direction is set to 0 where its length is, as it is anyway; `mask` is where it is kept."""
+    """Whether a direction is set to 0 where its length is, as it is anyway; `mask` is where it is
+    kept.
+    """
     length = b.notes.get(("direction", x.name)) if isinstance(x, Rows) else None
-    return length is not None and mask.low == mask.high == 0 and not mask.inside and length.name == mask.of.name
+    return (length is not None and mask.low == mask.high == 0 and not mask.inside
+            and length.name == mask.of.name)
 
 
 def _unexpanded(b: Builder, length: Rows) -> Rows:

@@ -65,7 +65,9 @@ def _hypot(b: Builder, x: Any, y: Any) -> Rows:
 
 @rule(aten.atan2.default)
 def _atan2(b: Builder, y: Any, x: Any) -> Rows:
-    """Lower 2 atan(y / (|(x, y)| + x)), which has no bounds where that may be 0: at the negative half of an axis."""
+    """Lower 2 atan(y / (|(x, y)| + x)), which has no bounds where that may be 0: at the negative
+    half of an axis.
+    """
     tangent = multiply(b, y, power(b, add(b, _hypot(b, x, y), x), -1))
     return multiply(b, b.emit("atan", tangent), 2.0)
 
@@ -85,7 +87,8 @@ def _xlogy(b: Builder, x: Any, y: Any) -> Rows:
     return multiply(b, x, y.log())
 
 
-# Staircases: autograd gives them no gradient, and what they leave of their argument that of the argument
+# Staircases: autograd gives them no gradient, and what they leave of their argument that of the
+# argument
 
 
 def _stairs(kind: str) -> Any:
@@ -98,12 +101,14 @@ for _kind in ("floor", "ceil", "trunc", "round"):
 
 @rule(aten.round.decimals)
 def _round_decimals(b: Builder, x: Rows, *, decimals: int) -> Rows:
-    return multiply(b, b.emit("stairs", multiply(b, x, 10.0**decimals), kind="round"), 10.0**-decimals)
+    return multiply(b, b.emit("stairs", multiply(b, x, 10.0**decimals), kind="round"),
+                    10.0**-decimals)
 
 
 def _remainder(kind: str) -> Any:
     def lowered(b: Builder, x: Any, divisor: Any) -> Rows:
-        if isinstance(divisor, Rows | Live) or not isinstance(x, Rows) or torch.as_tensor(divisor).numel() != 1:
+        if (isinstance(divisor, Rows | Live) or not isinstance(x, Rows)
+                or torch.as_tensor(divisor).numel() != 1):
             raise UnsupportedOperation("a remainder of anything but division by one number")
         return b.emit("remainder", x, divisor=float(divisor), kind=kind)
 

@@ -1,7 +1,8 @@
 """Rules of operations that pick entries of tensors, or put them somewhere and add them up.
 
-Where entries go is asked of torch itself, by running the operation on numbered entries; nothing about it is derived
-here. Indices are constants of the trace, or made of further arguments and then read anew for each example.
+Where entries go is asked of torch itself, by running the operation on numbered entries; nothing
+about it is derived here. Indices are constants of the trace, or made of further arguments and then
+read anew for each example.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,31 +25,36 @@ from .table import OF_GIVEN, rule
 aten = torch.ops.aten
 
 PICKS: dict[Any, tuple[int, ...]] = {
-    **dict.fromkeys((
-        aten.gather.default, aten.index_select.default, aten.index.Tensor, aten.take.default, aten.unfold.default,
-        aten.diagonal.default, aten.flip.default, aten.roll.default, aten.rot90.default, aten.tril.default,
-        aten.triu.default, aten.im2col.default, aten.native_channel_shuffle.default, aten.scatter.value,
-        aten.index_fill.int_Scalar), (0,)),
-    **dict.fromkeys((aten.slice_scatter.default, aten.select_scatter.default, aten.diagonal_scatter.default), (0, 1)),
+    **dict.fromkeys((aten.gather.default, aten.index_select.default, aten.index.Tensor,
+                     aten.take.default, aten.unfold.default, aten.diagonal.default,
+                     aten.flip.default, aten.roll.default, aten.rot90.default, aten.tril.default,
+                     aten.triu.default, aten.im2col.default, aten.native_channel_shuffle.default,
+                     aten.scatter.value, aten.index_fill.int_Scalar), (0,)),
+    **dict.fromkeys((aten.slice_scatter.default, aten.select_scatter.default,
+                     aten.diagonal_scatter.default), (0, 1)),
     **dict.fromkeys((aten.scatter.src, aten.index_copy.default), (0, 3)),
 }
-"""Operations each entry of whose result is an entry of an operand, or a constant -> positions of operands."""
+"""Operations each entry of whose result is an entry of an operand, or a constant -> positions of
+operands."""
 
-STRIDED: dict[Any, tuple[int, ...]] = {aten.as_strided.default: (0,), aten.as_strided_scatter.default: (0, 1)}
+STRIDED: dict[Any, tuple[int, ...]] = {aten.as_strided.default: (0,),
+                                       aten.as_strided_scatter.default: (0, 1)}
 """The same, by places in memory."""
 
 PUTS: dict[Any, tuple[int, ...]] = {
-    **dict.fromkeys((aten.unfold_backward.default, aten.diagonal_backward.default, aten.col2im.default,
-                     aten.index_select_backward.default), (0,)),
+    **dict.fromkeys((aten.unfold_backward.default, aten.diagonal_backward.default,
+                     aten.col2im.default, aten.index_select_backward.default), (0,)),
     **dict.fromkeys((aten.scatter_add.default, aten.index_add.default), (0, 3)),
 }
-"""Operations that add each entry of the last operand to one entry of the result, or of the first operand -> positions
-of operands."""
+"""Operations that add each entry of the last operand to one entry of the result, or of the first
+operand -> positions of operands."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """An operation with its arguments: tensors that move among them, and what is made of further arguments."""
+    """An operation with its arguments: tensors that move among them, and what is made of further
+    arguments.
+    """
 
     target: Any
     leaves: Sequence[Any]
@@ -84,14 +90,16 @@ class Call:
         return self.target(*args, **kwargs)
 
 
-def _lower(b: Builder, call: Call, places: Callable[..., tuple[list[Tensor], Tensor, Rows]], operator: str) -> Any:
+def _lower(b: Builder, call: Call, places: Callable[..., tuple[list[Tensor], Tensor, Rows]],
+           operator: str) -> Any:
     """Lower an operation that moves entries.
 
     Args:
         b: the builder.
         call: the operation.
-        places: `places(call, given, rows)` returns where in the rows of the operands, or of the result, entries are,
-            (rows, n) for each operand; the constant part of the result in the trace; and its layout.
+        places: `places(call, given, rows)` returns where in the rows of the operands, or of the
+            result, entries are, (rows, n) for each operand; the constant part of the result in the
+            trace; and its layout.
         operator: "pick" or "put".
     """
     values = [given.value for given in call.given]
@@ -101,7 +109,8 @@ def _lower(b: Builder, call: Call, places: Callable[..., tuple[list[Tensor], Ten
         if bool((index < 0).all()) and not values:
             continue
         name, gaps = _index(b, call, places, k, index), bool(values) or bool((index < 0).any())
-        moved = replace(layout, name=b.step(operator, operand.name, name, shape=list(layout.shape), gaps=gaps))
+        moved = replace(layout, name=b.step(operator, operand.name, name, shape=list(layout.shape),
+                                            gaps=gaps))
         total = moved if total is None else add(b, total, moved)
     if total is None:
         return constant.to(b.dtype)
@@ -118,8 +127,9 @@ def _index(b: Builder, call: Call, places: Any, k: int, index: Tensor) -> str:
 
         return f"argument{b.arguments.add(call.given, make, object())}"
     if not torch.equal(index, index[:1].expand_as(index)):
-        raise UnsupportedOperation("indices that differ from example to example of the batch; give them to the model "
-                                   "as a further argument (additional_forward_args) with a row for each example")
+        raise UnsupportedOperation("indices that differ from example to example of the batch; give "
+                                   "them to the model as a further argument "
+                                   "(additional_forward_args) with a row for each example")
     return b.name(b.constant(index[0].to(b.device)))
 
 
@@ -153,7 +163,8 @@ def picked(call: Call, given: Sequence[Tensor], rows: int) -> tuple[list[Tensor]
         own = (local >= 0) & (local < codes(x, rows).numel())
         row = torch.where(own, local // count, row)
         parts.append(torch.where(own, local % count, -1))
-    layout = _found(layout_of(source.shape, Places((row >= 0).nonzero(as_tuple=True), row[row >= 0]), rows))
+    layout = _found(layout_of(source.shape,
+                              Places((row >= 0).nonzero(as_tuple=True), row[row >= 0]), rows))
     return [rows_of(part, layout, rows) for part in parts], constant, layout
 
 
@@ -167,7 +178,8 @@ def added(call: Call, given: Sequence[Tensor], rows: int) -> tuple[list[Tensor],
         target = torch.autograd.grad(result, probe, numbers)[0].long() - 1
     count = int(torch.Size(x.shape).numel())
     row, there = codes(x, rows) // max(count, 1), target >= 0
-    layout = _found(layout_of(result.shape, Places(torch.unravel_index(target[there], result.shape), row[there]), rows))
+    layout = _found(layout_of(result.shape, Places(torch.unravel_index(target[there], result.shape),
+                                                   row[there]), rows))
     size = int(torch.Size(layout.shape).numel())
     place = torch.where(there, (codes(layout, rows).flatten() % size)[target.clamp(min=0)], -1)
     return [rows_of(place, x, rows)], result.detach(), layout
@@ -180,14 +192,20 @@ def _found(layout: Rows | None) -> Rows:
 
 
 def _operands(b: Builder, args: Sequence[Any], positions: tuple[int, ...]) -> tuple[Any, ...]:
-    """Arguments whose parameters at these positions are values that move, as the others there are."""
-    moving = [i for i, arg in enumerate(args) if any(isinstance(leaf, Rows) for leaf in tree_leaves(arg))]
+    """Arguments whose parameters at these positions are values that move, as the others there
+    are.
+    """
+    moving = [i for i, arg in enumerate(args)
+              if any(isinstance(leaf, Rows) for leaf in tree_leaves(arg))]
     if not set(moving) <= set(positions):
         raise UnsupportedOperation("indices that depend on the input")
-    live = [i for i, arg in enumerate(args) if any(isinstance(leaf, Live) for leaf in tree_leaves(arg))]
+    live = [i for i, arg in enumerate(args)
+            if any(isinstance(leaf, Live) for leaf in tree_leaves(arg))]
     if live and not (moving and set(live) <= set(positions)):
-        raise UnsupportedOperation("entries of parameters by indices that differ from example to example")
-    return tuple(_spread(b, arg, args[moving[0]]) if i in live else arg for i, arg in enumerate(args))
+        raise UnsupportedOperation("entries of parameters by indices that differ from example to "
+                                   "example")
+    return tuple(_spread(b, arg, args[moving[0]]) if i in live else arg
+                 for i, arg in enumerate(args))
 
 
 def _spread(b: Builder, value: Live, like: Rows) -> Rows:
@@ -211,7 +229,8 @@ def _add_strided(target: Any, positions: tuple[int, ...]) -> None:
         strides = b.strides
 
         def by_memory(x: Tensor, *rest: Any) -> Any:
-            return target(torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x), *rest)
+            return target(torch.empty_strided(x.shape, strides, dtype=x.dtype,
+                                              device=x.device).copy_(x), *rest)
 
         return _lower(b, Call.of(by_memory, _operands(b, args, positions), {}), picked, "pick")
 
@@ -225,7 +244,8 @@ def _add_put(target: Any, positions: tuple[int, ...]) -> None:
         return _put_onto(b, target, there, rest, kwargs, positions[-1], alpha)
 
 
-def _put_onto(b: Builder, target: Any, there: Any, rest: list[Any], kwargs: Any, last: int, alpha: float = 1) -> Any:
+def _put_onto(b: Builder, target: Any, there: Any, rest: list[Any], kwargs: Any, last: int,
+              alpha: float = 1) -> Any:
     """Entries that are added to what is there."""
     if not isinstance(rest[last - 1], Rows):
         raise UnsupportedOperation("constants that are added to entries")
@@ -253,7 +273,8 @@ def _index_put(b: Builder, x: Any, indices: Any, values: Any, accumulate: bool =
 @rule(aten.copy.default)
 def _copy(b: Builder, x: Any, source: Any, non_blocking: bool = False) -> Any:
     """Lower what is written over all of x."""
-    sizes = x.traced(b.rows) if isinstance(x, Rows) else (x.value if isinstance(x, Live) else x).shape
+    sizes = x.traced(b.rows) if isinstance(x,
+                                           Rows) else (x.value if isinstance(x, Live) else x).shape
     if isinstance(source, Live):
         return b.live("expand.default", source, list(sizes))
     if not isinstance(source, Rows):
@@ -265,7 +286,8 @@ def _copy(b: Builder, x: Any, source: Any, non_blocking: bool = False) -> Any:
 def _embedding(b: Builder, table: Any, ids: Any, *_: Any) -> Rows:
     """Lower rows of a table by ids that are further arguments."""
     if not isinstance(table, Live) or not isinstance(ids, Given):
-        raise UnsupportedOperation("an embedding of ids that depend on the input; give them as a further argument "
-                                   "(additional_forward_args), or explain the embedding (perturb its output)")
+        raise UnsupportedOperation("an embedding of ids that depend on the input; give them as a "
+                                   "further argument (additional_forward_args), or explain the "
+                                   "embedding (perturb its output)")
     rows = b.given(ids)
     return b.emit("lookup", rows, table, shape=(*rows.shape, *table.value.shape[1:]))

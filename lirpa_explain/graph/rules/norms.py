@@ -15,8 +15,8 @@ aten = torch.ops.aten
 
 
 @rule(aten.linalg_vector_norm.default)
-def _vector_norm(b: Builder, x: Rows, order: float = 2, dims: Any = None, keepdim: bool = False, *, dtype: Any = None
-                 ) -> Rows:
+def _vector_norm(b: Builder, x: Rows, order: float = 2, dims: Any = None, keepdim: bool = False, *,
+                 dtype: Any = None) -> Rows:
     if order == math.inf:
         return RULES[aten.amax.default](b, RULES[aten.abs.default](b, x), dims or [], keepdim)
     if order < 1:

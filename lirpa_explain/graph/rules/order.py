@@ -1,4 +1,6 @@
-"""Rules of maxima and minima, of sorting, and of what is done at the places where those were found."""
+"""Rules of maxima and minima, of sorting, and of what is done at the places where those were
+found.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +26,8 @@ def larger(b: Builder, x: Any, y: Any) -> Rows:
     """Lower max(x, y)."""
     if not isinstance(x, Rows):
         x, y = y, x
-    x, y = b.line_up(x, y if isinstance(y, Rows | Live) else torch.as_tensor(y, dtype=b.dtype, device=b.device))
+    x, y = b.line_up(x, y if isinstance(y, Rows | Live)
+                     else torch.as_tensor(y, dtype=b.dtype, device=b.device))
     return b.emit("larger", x, y, subtract(b, x, y), shape=broadcast(x, y))
 
 
@@ -61,7 +64,9 @@ def _is_number(end: Any) -> bool:
 
 
 def parts_of_larger(b: Builder, g: Rows, t: Rows, tie: float) -> tuple[Rows, Rows]:
-    """What of g goes to u and to v in the gradient of max(u, v), t = u - v; at a tie the share `tie` goes to u."""
+    """What of g goes to u and to v in the gradient of max(u, v), t = u - v; at a tie the share
+    `tie` goes to u.
+    """
     first = b.emit("larger_gradient", b.operand(g, t), t, tie=tie)
     return first, b.emit("rest", g, first, t, low=None, high=0.0, closed=True, inside=True)
 
@@ -86,7 +91,9 @@ class Reduced:
         return [d for d in range(self.x.ndim) if d not in self.dims] + list(self.dims)
 
     def flat(self, b: Builder, y: Rows | None = None) -> tuple[Rows, int]:
-        """The value, or another of sizes 1 there, with the dimensions made one; and that dimension of the trace."""
+        """The value, or another of sizes 1 there, with the dimensions made one; and that dimension
+        of the trace.
+        """
         y = self.x if y is None else y
         if len(self.dims) == 1:
             return y, self.dims[0]
@@ -104,11 +111,12 @@ class Reduced:
         return b.permute(y, [self._order.index(d) for d in range(self.x.ndim)])
 
 
-def _ranked(b: Builder, x: Rows, dims: Sequence[int], ranks: Sequence[int], choice: Sequence[Any], keepdim: bool
-            ) -> tuple[Rows, Indices]:
+def _ranked(b: Builder, x: Rows, dims: Sequence[int], ranks: Sequence[int], choice: Sequence[Any],
+            keepdim: bool) -> tuple[Rows, Indices]:
     """Entries of some ranks, counted from the end if negative, and where they are."""
     if not dims:
-        raise UnsupportedOperation("a maximum over the whole batch; reduce the dimensions of an example")
+        raise UnsupportedOperation("a maximum over the whole batch; reduce the dimensions of an "
+                                   "example")
     reduced = Reduced(x, tuple(d % x.ndim for d in dims))
     for d in reduced.dims:
         x.dim(d)  # none may be the batch
@@ -123,7 +131,9 @@ def _ranked(b: Builder, x: Rows, dims: Sequence[int], ranks: Sequence[int], choi
 
 
 def _pair(b: Builder, ranking: Ranking) -> tuple[Rows, Rows, Rows]:
-    """Of two entries those whose larger one is asked for, negated if it is the smaller one, and their difference."""
+    """Of two entries those whose larger one is asked for, negated if it is the smaller one, and
+    their difference.
+    """
     x, at = ranking.of, ranking.at
     shape = (*x.shape[: at - 1], 1, *x.shape[at:])
     u, v = (b.emit("slice", x, shape=shape, dim=at, start=i, stop=i + 1, step=1) for i in (0, 1))
@@ -193,7 +203,8 @@ def _amin(b: Builder, x: Rows, dims: Any = (), keepdim: bool = False) -> Rows:
 
 
 @rule(aten.aminmax.default)
-def _aminmax(b: Builder, x: Rows, *, dim: int | None = None, keepdim: bool = False) -> tuple[Rows, Rows]:
+def _aminmax(b: Builder, x: Rows, *, dim: int | None = None,
+             keepdim: bool = False) -> tuple[Rows, Rows]:
     dims = [] if dim is None else [dim]
     return _amin(b, x, dims, keepdim), _amax(b, x, dims, keepdim)
 
@@ -228,14 +239,16 @@ def _sort(b: Builder, x: Rows, dim: int = -1, descending: bool = False) -> tuple
 
 
 @rule(aten.sort.stable)
-def _sort_stable(b: Builder, x: Rows, *, stable: bool | None, dim: int = -1, descending: bool = False
-                 ) -> tuple[Rows, Indices]:
+def _sort_stable(b: Builder, x: Rows, *, stable: bool | None, dim: int = -1,
+                 descending: bool = False) -> tuple[Rows, Indices]:
     ranks = list(range(x.shape[x.dim(dim) - 1]))
-    return _ranked(b, x, [dim], ranks if descending else ranks[::-1], ["sort", descending, bool(stable)], True)
+    return _ranked(b, x, [dim], ranks if descending else ranks[::-1],
+                   ["sort", descending, bool(stable)], True)
 
 
 @rule(aten.kthvalue.default)
-def _kthvalue(b: Builder, x: Rows, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Rows, Indices]:
+def _kthvalue(b: Builder, x: Rows, k: int, dim: int = -1,
+              keepdim: bool = False) -> tuple[Rows, Indices]:
     return _ranked(b, x, [dim], [-k], ["kthvalue", k], keepdim)
 
 
@@ -249,16 +262,21 @@ def _median(b: Builder, x: Rows, dim: int, keepdim: bool = False) -> tuple[Rows,
 
 
 def count_ties(b: Builder, ties: Ties, dims: Any, keepdim: bool = False) -> Rows | None:
-    """How many entries tie, with a note of it; None if the sum is over others than those that are compared."""
+    """How many entries tie, with a note of it; None if the sum is over others than those that are
+    compared.
+    """
     if ties.source is None or {d % ties.source.ndim for d in dims} != set(ties.dims) or not keepdim:
         return None
-    count = sum_over(b, b.emit("window", ties.of, low=0.0, high=0.0, closed=True, inside=True), dims, True)
+    count = sum_over(b, b.emit("window", ties.of, low=0.0, high=0.0, closed=True, inside=True),
+                     dims, True)
     b.notes["count", count.name] = ties
     return count
 
 
 def shared(b: Builder, x: Any, ties: Any) -> Rows | None:
-    """An upstream gradient divided by how many entries tie, times where they do; None if it is not that."""
+    """An upstream gradient divided by how many entries tie, times where they do; None if it is not
+    that.
+    """
     if not isinstance(ties, Ties) or not isinstance(x, Rows):
         return None
     g, same = b.notes.get(("quotient", x.name), (None, None))

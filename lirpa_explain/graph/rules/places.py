@@ -1,4 +1,5 @@
-"""Gathers from, and scatters to, places that depend on the input: those of maxima, and indices that are computed.
+"""Gathers from, and scatters to, places that depend on the input: those of maxima, and indices that
+are computed.
 
 At fixed places, and at those of further arguments, the same operations move entries: see `moves`.
 """
@@ -22,16 +23,20 @@ aten = torch.ops.aten
 
 
 def _lined_up(b: Builder, index: Indices, *others: Rows) -> Ranking:
-    """The ranking of indices that are laid out as it left them, as are other values but for that dimension."""
+    """The ranking of indices that are laid out as it left them, as are other values but for that
+    dimension.
+    """
     ranking, like = index.ranking, index.like
     if ranking is None or like is None:
         raise UnsupportedOperation("indices of a pooling")
     x, at = ranking.of, ranking.at
     shape = (*x.shape[: at - 1], len(ranking.ranks), *x.shape[at:])
-    if like.shape != shape or not all(v.lines_up(replace(x, shape=v.shape)) and like.lines_up(replace(
-            x, shape=shape)) and (*v.shape[: at - 1], *v.shape[at:]) == (*x.shape[: at - 1], *x.shape[at:])
-            for v in others):
-        raise UnsupportedOperation("indices of a maximum at other places than those where it was found")
+    if like.shape != shape or not all(
+        v.lines_up(replace(x, shape=v.shape)) and like.lines_up(replace(x, shape=shape))
+        and (*v.shape[: at - 1], *v.shape[at:]) == (*x.shape[: at - 1], *x.shape[at:])
+        for v in others):
+        raise UnsupportedOperation("indices of a maximum at other places than those where it was "
+                                   "found")
     return ranking
 
 
@@ -50,8 +55,8 @@ def scatter(b: Builder, x: Any, dim: int, index: Any, g: Any) -> Rows:
         raise UnsupportedOperation("a scatter into values, at places that depend on the input")
     if isinstance(index, Rows):
         at, size = g.dim(dim), x.shape[dim]
-        return b.emit("put_at", g, b.operand(index, g), shape=(*g.shape[: at - 1], size, *g.shape[at:]), dim=at,
-                      size=size)
+        return b.emit("put_at", g, b.operand(index, g),
+                      shape=(*g.shape[: at - 1], size, *g.shape[at:]), dim=at, size=size)
     ranking = _lined_up(b, index, g)
     _dim_of(g, dim, ranking)
     return put(b, g, ranking)
@@ -95,7 +100,8 @@ def _add_moving(target: Any) -> None:
     def _at_places(b: Builder, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(args[2], Rows | Indices):
             return fixed(b, *args, **kwargs)
-        return MOVING[target](b, *(b.given(a) if isinstance(a, Given) else a for a in args), **kwargs)
+        return MOVING[target](b, *(b.given(a) if isinstance(a, Given) else a for a in args),
+                              **kwargs)
 
 
 for _target in MOVING:

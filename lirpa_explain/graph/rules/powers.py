@@ -1,4 +1,6 @@
-"""Rules of powers, and of products that are better bounded as a function of one variable, or as its gradient."""
+"""Rules of powers, and of products that are better bounded as a function of one variable, or as its
+gradient.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -23,7 +25,8 @@ def power(b: Builder, x: Rows, exponent: float) -> Any:
         return _scaled(b, power(b, inner, n), step.settings["factor"] ** n)
     if step is not None and step.operator in ("power", "root"):
         p = step.settings.get("exponent", 0.5)
-        if (n.is_integer() or not p.is_integer()) and p * n != 0:  # else (x ** 2) ** 0.5 is not x ** 1
+        # else (x ** 2) ** 0.5 is not x ** 1
+        if (n.is_integer() or not p.is_integer()) and p * n != 0:
             x, n = replace(x, name=step.inputs[0]), p * n
     if step is not None and step.operator == "bell":  # of something positive
         x, exponent = replace(x, name=step.inputs[0]), step.settings["exponent"] * n
@@ -44,21 +47,24 @@ def _square_and_offset(b: Builder, x: Rows) -> tuple[Rows, float] | None:
     if step is None or step.operator != "add" or step.inputs[1] not in b.tensors:
         return None
     offset, square = b.tensors[step.inputs[1]], b.producer(replace(x, name=step.inputs[0]))
-    if isinstance(offset, nn.Parameter) or offset.numel() != 1 or not bool((offset > 0).all()) or square is None \
-            or square.operator != "power" or square.settings["exponent"] != 2:
+    if (isinstance(offset, nn.Parameter) or offset.numel() != 1 or not bool((offset > 0).all())
+            or square is None or square.operator != "power" or square.settings["exponent"] != 2):
         return None
     return replace(x, name=square.inputs[0]), float(offset)
 
 
 @rule(aten.exp.default, aten.exp_.default)
 def exponential(b: Builder, x: Rows) -> Rows:
-    """Lower exp(x): of the logarithm of a probability, and of a negative multiple of a square, as those functions."""
+    """Lower exp(x): of the logarithm of a probability, and of a negative multiple of a square, as
+    those functions.
+    """
     step = b.producer(x)
     if step is not None and step.operator == "log_softmax":
         return b.emit("probability", x)
     z, factor = _multiple(b, x)
     square = b.producer(z)
-    if factor < 0 and square is not None and square.operator == "power" and square.settings["exponent"] == 2:
+    if (factor < 0 and square is not None and square.operator == "power"
+            and square.settings["exponent"] == 2):
         return b.emit("gaussian", replace(z, name=square.inputs[0]), rate=-factor)
     return b.emit("exp", x)
 
@@ -103,10 +109,11 @@ def _scaled(b: Builder, x: Any, factor: float) -> Any:
 
 
 def product(b: Builder, x: Rows, y: Rows) -> Any:
-    """Lower x * y where it is x ** 2, or where y is the derivative of a function in the table; None elsewhere.
+    """Lower x * y where it is x ** 2, or where y is the derivative of a function in the table; None
+    elsewhere.
 
-    Autograd composes the gradients of elementary functions: that of sin is g * cos(z). As the gradient operator of
-    sin it is bounded from the bounds of z alone.
+    Autograd composes the gradients of elementary functions: that of sin is g * cos(z). As the
+    gradient operator of sin it is bounded from the bounds of z alone.
     """
     if x == y:
         return power(b, x, 2)
@@ -122,7 +129,9 @@ def product(b: Builder, x: Rows, y: Rows) -> Any:
 
 
 def _derivative(b: Builder, z: Rows) -> tuple[str, dict[str, Any], float, Rows] | None:
-    """Of a multiple of the derivative of a function in the table: that, its settings, the factor and the argument."""
+    """Of a multiple of the derivative of a function in the table: that, its settings, the factor
+    and the argument.
+    """
     step = b.producer(z)
     if step is None:
         return None
@@ -134,12 +143,16 @@ def _derivative(b: Builder, z: Rows) -> tuple[str, dict[str, Any], float, Rows] 
 
 
 def _derivative_plus_one(b: Builder, z: Rows) -> tuple[str, dict[str, Any], float, Rows] | None:
-    """Of tan(z) ** 2 + 1 and expm1(z) + 1, which are how autograd has the derivatives of tan and expm1."""
+    """Of tan(z) ** 2 + 1 and expm1(z) + 1, which are how autograd has the derivatives of tan and
+    expm1.
+    """
     bell, step = _square_and_offset(b, z), b.producer(z)
     assert step is not None
-    inner, name = (bell[0], "tan") if bell is not None else (replace(z, name=step.inputs[0]), "expm1")
+    inner, name = ((bell[0], "tan")
+                   if bell is not None else (replace(z, name=step.inputs[0]), "expm1"))
     one = b.tensors.get(step.inputs[1])
     source = b.producer(inner)
-    if one is None or one.numel() != 1 or float(one.detach()) != 1 or source is None or source.operator != name:
+    if (one is None or one.numel() != 1 or float(one.detach()) != 1 or source is None
+            or source.operator != name):
         return None
     return name, {}, 1.0, replace(z, name=source.inputs[0])

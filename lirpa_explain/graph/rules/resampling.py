@@ -1,6 +1,8 @@
-"""Rules of operations that are a fixed linear map along each of a few dimensions, and of their gradients.
+"""Rules of operations that are a fixed linear map along each of a few dimensions, and of their
+gradients.
 
-The matrix is what torch's own operation makes of the unit vectors, so nothing about it is derived here.
+The matrix is what torch's own operation makes of the unit vectors, so nothing about it is derived
+here.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +45,8 @@ def _cumsum(b: Builder, x: Rows, dim: int, *, dtype: Any = None) -> Rows:
     return _along(b, x, x.dim(dim), lambda u: u.cumsum(1))
 
 
-def _spatial(b: Builder, x: Rows, functions: Sequence[Map], sizes: Sequence[int] | None = None) -> Rows:
+def _spatial(b: Builder, x: Rows, functions: Sequence[Map],
+             sizes: Sequence[int] | None = None) -> Rows:
     """One function for each of the last dimensions; with `sizes` their transposes."""
     if len(functions) > x.ndim - 1 - x.batch:
         raise UnsupportedOperation("an operation along the batch dimension")
@@ -53,7 +56,8 @@ def _spatial(b: Builder, x: Rows, functions: Sequence[Map], sizes: Sequence[int]
     return x
 
 
-def _interpolation(operation: Any, spatial: int, sizes: Sequence[int], options: tuple[Any, ...]) -> list[Map]:
+def _interpolation(operation: Any, spatial: int, sizes: Sequence[int],
+                   options: tuple[Any, ...]) -> list[Map]:
     """An interpolation along each of its dimensions, the same for both entries of the others."""
     fixed, scales = options[: len(options) - spatial], options[len(options) - spatial:]
 
@@ -64,7 +68,8 @@ def _interpolation(operation: Any, spatial: int, sizes: Sequence[int], options: 
         def along(u: Tensor) -> Tensor:
             shape = [2] * spatial
             shape[i] = u.shape[1]
-            lines = u.reshape(len(u), 1, *[1] * i, -1, *[1] * (spatial - 1 - i)).expand(len(u), 1, *shape)
+            lines = u.reshape(len(u), 1, *[1] * i, -1,
+                              *[1] * (spatial - 1 - i)).expand(len(u), 1, *shape)
             result = operation(lines.contiguous(), output, *fixed, *factors)[:, 0]
             return result.movedim(i + 1, 1).flatten(2)[..., 0] if spatial > 1 else result
 
@@ -81,20 +86,22 @@ def _add_interpolation(name: str, spatial: int, flags: int) -> None:
 
     @rule(operation)
     def _upsample(b: Builder, x: Rows, sizes: list[int], *options: Any, **named: Any) -> Rows:
-        return _spatial(b, x, _interpolation(operation, spatial, sizes, complete((*options, *named.values()))))
+        return _spatial(b, x, _interpolation(operation, spatial, sizes,
+                                             complete((*options, *named.values()))))
 
     @rule(backward)
-    def _upsample_backward(b: Builder, g: Rows, sizes: list[int], before: list[int], *options: Any, **named: Any
-                           ) -> Rows:
+    def _upsample_backward(b: Builder, g: Rows, sizes: list[int], before: list[int], *options: Any,
+                           **named: Any) -> Rows:
         maps = _interpolation(operation, spatial, sizes, complete((*options, *named.values())))
         return _spatial(b, g, maps, before[2:])
 
 
 for _name, _spatial_dims, _flags in (
-        ("upsample_nearest1d", 1, 0), ("upsample_nearest2d", 2, 0), ("_upsample_nearest_exact1d", 1, 0),
-        ("_upsample_nearest_exact2d", 2, 0), ("upsample_linear1d", 1, 1), ("upsample_bilinear2d", 2, 1),
-        ("upsample_bicubic2d", 2, 1), ("_upsample_bilinear2d_aa", 2, 1), ("_upsample_bicubic2d_aa", 2, 1),
-        ("upsample_nearest3d", 3, 0), ("_upsample_nearest_exact3d", 3, 0), ("upsample_trilinear3d", 3, 1)):
+    ("upsample_nearest1d", 1, 0), ("upsample_nearest2d", 2, 0), ("_upsample_nearest_exact1d", 1, 0),
+    ("_upsample_nearest_exact2d", 2, 0), ("upsample_linear1d", 1, 1), ("upsample_bilinear2d", 2, 1),
+    ("upsample_bicubic2d", 2, 1), ("_upsample_bilinear2d_aa", 2, 1),
+    ("_upsample_bicubic2d_aa", 2, 1), ("upsample_nearest3d", 3, 0),
+    ("_upsample_nearest_exact3d", 3, 0), ("upsample_trilinear3d", 3, 1)):
     _add_interpolation(_name, _spatial_dims, _flags)
 
 
@@ -118,23 +125,27 @@ def _adaptive_average_pool_backward(b: Builder, g: Rows, x: Rows) -> Rows:
     return _spatial(b, g, _adaptive(g.shape[-count:]), x.shape[-count:])
 
 
-def _averages(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: bool, padded: bool
-              ) -> list[Map]:
-    """Averages over windows along each of three dimensions: counts of entries are products of theirs."""
+def _averages(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: bool,
+              padded: bool) -> list[Map]:
+    """Averages over windows along each of three dimensions: counts of entries are products of
+    theirs.
+    """
     sides = [list(side) * (3 // len(side)) for side in (kernel, stride or kernel, padding)]
     return [_of_rows(F.avg_pool1d, *numbers, ceil, padded) for numbers in zip(*sides, strict=True)]
 
 
 @rule(aten.avg_pool3d.default)
-def _average_pool_3d(b: Builder, x: Rows, kernel: list[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+def _average_pool_3d(b: Builder, x: Rows, kernel: list[int], stride: Sequence[int] = (),
+                     padding: Sequence[int] = (0,),
                      ceil: bool = False, padded: bool = True, divisor: int | None = None) -> Rows:
     _refuse_divisor(divisor)
     return _spatial(b, x, _averages(kernel, stride, padding, ceil, padded))
 
 
 @rule(aten.avg_pool3d_backward.default)
-def _average_pool_3d_backward(b: Builder, g: Rows, x: Rows, kernel: list[int], stride: Sequence[int],
-                              padding: Sequence[int], ceil: bool, padded: bool, divisor: int | None) -> Rows:
+def _average_pool_3d_backward(
+    b: Builder, g: Rows, x: Rows, kernel: list[int], stride: Sequence[int],
+    padding: Sequence[int], ceil: bool, padded: bool, divisor: int | None) -> Rows:
     _refuse_divisor(divisor)
     return _spatial(b, g, _averages(kernel, stride, padding, ceil, padded), x.shape[-3:])
 
@@ -146,7 +157,8 @@ def _refuse_divisor(divisor: int | None) -> None:
 
 def _padded(mode: str, pad: Sequence[int]) -> list[Map]:
     """Padding along the dimensions first to last; `pad` lists them last to first."""
-    return [_of_rows(F.pad, list(pad[2 * i: 2 * i + 2]), mode) for i in reversed(range(len(pad) // 2))]
+    return [_of_rows(F.pad, list(pad[2 * i: 2 * i + 2]), mode)
+            for i in reversed(range(len(pad) // 2))]
 
 
 def _add_padding(name: str, mode: str) -> None:

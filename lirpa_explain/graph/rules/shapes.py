@@ -12,7 +12,8 @@ from .table import rule
 aten = torch.ops.aten
 
 
-@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten._reshape_alias.default)
+@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default,
+      aten._reshape_alias.default)
 def _reshape(b: Builder, x: Rows, sizes: Any, *_: Any) -> Rows:
     return b.view(x, tuple(sizes))
 
@@ -51,7 +52,8 @@ def expand(b: Builder, x: Rows, sizes: Any, *, implicit: bool = False) -> Rows:
     for dim, size in enumerate(sizes):
         if size != -1 and dim != x.batch:
             shape[x.place(dim)] = size
-    return x if tuple(shape) == x.shape else replace(x, name=b.step("expand", x.name, shape=shape), shape=tuple(shape))
+    return x if tuple(shape) == x.shape else replace(x, name=b.step("expand", x.name, shape=shape),
+                                                     shape=tuple(shape))
 
 
 @rule(aten.repeat.default)
@@ -90,7 +92,8 @@ def _cat(b: Builder, xs: list[Any], dim: int = 0) -> Rows:
     first = next(x for x in xs if isinstance(x, Rows))
     at = first.dim(dim)
     if any(isinstance(x, Rows) and not x.lines_up(first) for x in xs):
-        raise UnsupportedOperation("a concatenation of tensors whose batch dimensions do not line up")
+        raise UnsupportedOperation("a concatenation of tensors whose batch dimensions do not line "
+                                   "up")
     parts = [x if isinstance(x, Rows) else b.operand(x, first) for x in xs]
     sizes = [(part.value if isinstance(part, Live) else part).shape[at - 1] for part in parts]
     shape = (*first.shape[: at - 1], sum(sizes), *first.shape[at:])
@@ -99,19 +102,24 @@ def _cat(b: Builder, xs: list[Any], dim: int = 0) -> Rows:
     return _cat_with_fixed(b, parts, sizes, shape, at)
 
 
-def _cat_with_fixed(b: Builder, parts: list[Any], sizes: list[int], shape: tuple[int, ...], at: int) -> Rows:
-    """Each part with rows, and each parameter, put in its place among zeros, and one constant with the rest."""
+def _cat_with_fixed(b: Builder, parts: list[Any], sizes: list[int], shape: tuple[int, ...],
+                    at: int) -> Rows:
+    """Each part with rows, and each parameter, put in its place among zeros, and one constant with
+    the rest.
+    """
     constant = torch.zeros(shape, dtype=b.dtype, device=b.device)
     total: Rows | None = None
     lives = []
     for i, (part, size) in enumerate(zip(parts, sizes, strict=True)):
         start = sum(sizes[:i])
         if isinstance(part, Rows):
-            placed = b.emit("place", part, shape=shape, size=shape[at - 1], dim=at, start=start, step=1)
+            placed = b.emit("place", part, shape=shape, size=shape[at - 1], dim=at, start=start,
+                            step=1)
             total = placed if total is None else b.emit("add", total, placed)
         elif isinstance(part, Live):
             behind = [0, 0] * (len(shape) - at)
-            lives.append(b.live("constant_pad_nd.default", part, [*behind, start, shape[at - 1] - start - size]))
+            lives.append(b.live("constant_pad_nd.default", part,
+                                [*behind, start, shape[at - 1] - start - size]))
         else:
             constant.narrow(at - 1, start, size).copy_(part)
     assert total is not None
@@ -124,14 +132,15 @@ def _cat_with_fixed(b: Builder, parts: list[Any], sizes: list[int], shape: tuple
 def _stack(b: Builder, xs: list[Any], dim: int = 0) -> Rows:
     first = next(x for x in xs if isinstance(x, Rows))
     dim = dim % (first.ndim + 1)
-    return _cat(b, [_unsqueeze(b, x, dim) if isinstance(x, Rows) else b.fixed(x, "unsqueeze.default", dim)
-                    for x in xs], dim)
+    return _cat(b, [_unsqueeze(b, x, dim) if isinstance(x, Rows)
+                    else b.fixed(x, "unsqueeze.default", dim) for x in xs], dim)
 
 
 @rule(aten.slice.Tensor)
-def _slice(b: Builder, x: Rows, dim: int = 0, start: int | None = None, stop: int | None = None, step: int = 1) -> Rows:
-    if dim % x.ndim == x.batch and (start or 0) == 0 and (stop is None or stop >= x.traced(b.rows)[x.batch]) \
-            and step == 1:
+def _slice(b: Builder, x: Rows, dim: int = 0, start: int | None = None, stop: int | None = None,
+           step: int = 1) -> Rows:
+    if (dim % x.ndim == x.batch and (start or 0) == 0
+            and (stop is None or stop >= x.traced(b.rows)[x.batch]) and step == 1):
         return x
     at = x.dim(dim)
     start, stop, step = slice(start, stop, step).indices(x.shape[at - 1])
@@ -152,7 +161,8 @@ def _place(b: Builder, g: Rows, size: int, at: int, start: int, step: int) -> Ro
 
 
 @rule(aten.slice_backward.default)
-def _slice_backward(b: Builder, g: Rows, sizes: list[int], dim: int, start: int, stop: int, step: int) -> Rows:
+def _slice_backward(b: Builder, g: Rows, sizes: list[int], dim: int, start: int, stop: int,
+                    step: int) -> Rows:
     if dim % g.ndim == g.batch and start == 0 and stop >= sizes[0] and step == 1:
         return g
     start = slice(start, stop, step).indices(sizes[dim])[0]
@@ -199,10 +209,12 @@ def _constant_pad(b: Builder, x: Rows, pad: list[int], value: float = 0) -> Rows
 
 def _reduce(b: Builder, operator: str, x: Rows, dims: Any, keepdim: bool) -> Rows:
     if not dims:
-        raise UnsupportedOperation("a reduction over the whole batch; reduce the dimensions of an example")
+        raise UnsupportedOperation("a reduction over the whole batch; reduce the dimensions of an "
+                                   "example")
     dims = [d % x.ndim for d in dims]
     at = sorted(x.dim(d) for d in dims)
-    shape = tuple(1 if i + 1 in at else s for i, s in enumerate(x.shape) if keepdim or i + 1 not in at)
+    shape = tuple(1 if i + 1 in at else s
+                  for i, s in enumerate(x.shape) if keepdim or i + 1 not in at)
     before = x.before if keepdim else x.before - sum(d < x.batch for d in dims)
     return b.emit(operator, x, shape=shape, before=before, dims=at, keepdim=keepdim)
 

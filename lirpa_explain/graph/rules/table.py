@@ -18,14 +18,16 @@ RULES: Table[Any, Callable[..., Any]] = Table(
         (isinstance(target, torch._ops.OpOverload), "is not of an overload of an operation")),
     error=UnsupportedOperation, source=ACTIVATIONS, make=rules_of)
 
-PASS_THROUGH = {aten.detach.default, aten.alias.default, aten.clone.default, aten.contiguous.default,
-                aten.lift_fresh_copy.default}
+PASS_THROUGH = {aten.detach.default, aten.alias.default, aten.clone.default,
+                aten.contiguous.default, aten.lift_fresh_copy.default}
 
 OF_GIVEN: set[Any] = set()
-"""Operations whose rules take what is made of further arguments as it is, such as indices; others take numbers."""
+"""Operations whose rules take what is made of further arguments as it is, such as indices; others
+take numbers."""
 
 
-def rule(*targets: Any, overwrite: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def rule(*targets: Any,
+         overwrite: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: lower these ATen operations by the decorated function.
 
     Raises:
