@@ -97,9 +97,10 @@ class WithinDomains(Schedule):
             self.empty = torch.zeros(len(domains), dtype=torch.bool, device=inputs[0].device)
             fresh = not all(domain.is_bounded for domain in domains)
             boxes, self.open, self.read = dict[str, Box](), dict[str, Tensor](), dict[str, Tensor]()
-            self.reads, self.upstream = reads or {}, self._upstream()
+            nodes, self.reads = list(self.network.read_nodes(True)), reads or {}
+            self.upstream = {node.name for node, readers in nodes if _reads_gradients(readers)}
             self.marks, self.behind = self._unknown(domains), dict[str, Tensor]()
-            for node, readers in self.network.read_nodes(True):
+            for node, readers in nodes:
                 boxes[node.name] = self._bound(node, readers, domains, fresh)
             for i, (domain, is_empty) in enumerate(zip(domains, self.empty.tolist(), strict=True)):
                 domain.settle({name: Box(box.lower[i], box.upper[i])
@@ -128,10 +129,10 @@ class WithinDomains(Schedule):
         shape, box = box.lower.shape, box.map(flat_rows)
         limits = Limits.of(domains, node.name, box.lower)
         margin = flat_rows(self.network.rounding_margin(node)).expand_as(box.lower)
-        known = [k for k in (domain.box(node.name) for domain in domains) if k is not None]
-        if len(known) == len(domains):
-            box = box.intersect(Box(*(torch.stack([k[i] for k in known])
-                                      for i in (0, 1)))).ordered()
+        known = [domain.box(node.name) or Box(box.lower[i], box.upper[i])
+                 for i, domain in enumerate(domains)]
+        box = box.intersect(Box(*(torch.stack(side) for side in zip(*known, strict=True))))
+        box = box.ordered()
         self._compare(node, box.map(lambda side: side.reshape(shape)), readers)
         if fresh or node.name in self.upstream:
             is_open = flat_rows(self._open_entries(node, box.map(lambda side: side.reshape(shape)),
@@ -150,14 +151,6 @@ class WithinDomains(Schedule):
         if limits.count:
             self._decide(node, box, limits, shape)
         return box
-
-    def _upstream(self) -> set[str]:
-        """Nodes that are read as upstream gradients alone, which nothing but the functions depends
-        on.
-        """
-        relaxed = self.network.relaxations_before(self.network.result)
-        found = {op.inputs[0].name for op in relaxed if isinstance(op, BoundActivationGradient)}
-        return found - set(self._splittable())
 
     def _unknown(self, domains: Sequence[Domain]) -> dict[str, Tensor]:
         """The inputs, marked where more is known of them than the bounds that domains have
@@ -365,6 +358,13 @@ class WithinDomains(Schedule):
                 own = flat_functions(to_shape(gain, node)).transpose(0, 1)
                 gains[node.name] = gains[node.name] + own if node.name in gains else own
         return gains
+
+
+def _reads_gradients(readers: Readers) -> bool:
+    """Whether a node is read as an upstream gradient alone: what it is matters to functions only
+    where these read it.
+    """
+    return all(isinstance(reader, BoundActivationGradient) and i == 0 for reader, i in readers)
 
 
 def splittable(operator: BoundPlanes) -> int | None:
