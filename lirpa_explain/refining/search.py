@@ -36,6 +36,9 @@ PATIENCE = (16, 64, 256, 1024, 4096, 16384, 1 << 62)
 """Domains that an objective gets before the next one's turn, the first time, the second, ...: easy
 ones come first."""
 
+AGAIN = 1.2
+"""Times the domains that a tree had at its last walk to a point, from which on there is another."""
+
 PROGRAMS = 4
 """Linear programs a batch for points of leaves that are not split up yet."""
 
@@ -211,10 +214,11 @@ class Search:
         for i, (domain, trees) in enumerate(lines):
             for j, (tree, _) in enumerate(trees):
                 if (not domain.is_empty and values[i][j] < tree.found
-                        and not self.owner[tree].is_done):
+                        and tree.domains >= AGAIN * tree.walked and not self.owner[tree].is_done):
                     best[tree] = min(best.get(tree, (math.inf, 0, 0)), (values[i][j], i, j))
         by_row: dict[int, list[tuple[int, int]]] = {}
         for tree, (_, i, j) in best.items():
+            tree.walked = max(1, tree.domains)
             by_row.setdefault(tree.row, []).append((i, j))
         for row, chosen in by_row.items():
             at, number = (torch.tensor(index) for index in zip(*chosen, strict=True))

@@ -54,6 +54,7 @@ class Tree:
         found: the least value found.
         reads: which entries of upstream gradients its bound on the whole ball is made of, (n,), by
             node; those that it reads within.
+        walked: how many domains it had when it was last walked to a point.
     """
 
     row: int
@@ -62,6 +63,7 @@ class Tree:
     found: float = math.inf
     grown: Grown = Grown()
     reads: dict[str, Tensor] = field(default_factory=dict)
+    walked: int = 0
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
