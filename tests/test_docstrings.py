@@ -1,5 +1,4 @@
-"""Docstrings say what their functions take, yield and raise; files that do not yet are in a list
-that only shrinks.
+"""Docstrings say what their functions take, yield and raise.
 
 What a function returns is often its one line ("The bounds of ..."), so that ruff's rule for that
 does not fit.
@@ -12,12 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import lirpa_explain as lx
 
 PACKAGE = Path(lx.__file__).parent
-LIST = Path(__file__).with_name("docstrings.txt")
 RULES = "DOC102,DOC402,DOC403,DOC501,D417"
 MANY = 4
 """From so many arguments on, a public function says what each of them is."""
@@ -35,35 +31,18 @@ def public_functions(path):
     return list(within(ast.parse(path.read_text())))
 
 
-@pytest.fixture(scope="module")
-def incomplete():
-    """The files with public functions that break a rule, and where."""
+def test_public_functions_say_what_they_take_and_raise():
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--preview", "--select", RULES,
-               "--output-format",
-               "json", "--config", 'lint.pydocstyle.convention = "google"', str(PACKAGE)]
-    found = {}
-    for entry in json.loads(
-        subprocess.run(command, capture_output=True, text=True, check=False).stdout):
+               "--output-format", "json", "--config", 'lint.pydocstyle.convention = "google"',
+               str(PACKAGE)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    missing = []
+    for entry in json.loads(result.stdout):
         path, line = Path(entry["filename"]), entry["location"]["row"]
-        for function in public_functions(path):
-            if function.lineno <= line <= function.body[0].end_lineno:
-                name = path.relative_to(PACKAGE).as_posix()
-                found.setdefault(name, []).append(f"{name}: {function.name}: {entry['message']}")
-    return found
-
-
-def test_the_list_of_incomplete_files_only_shrinks(incomplete):
-    listed = set(LIST.read_text().split())
-    added = [line for name in incomplete.keys() - listed for line in incomplete[name]]
-    assert not added, "say it in the docstring:\n" + "\n".join(added)
-    assert not listed - incomplete.keys(), f"complete by now; take it from {LIST.name}"
-
-
-def test_what_is_public_is_complete(incomplete):
-    files = {Path(inspect.getsourcefile(value)).relative_to(PACKAGE).as_posix()
-             for name, value in vars(lx).items()
-             if not name.startswith("_") and (inspect.isfunction(value) or inspect.isclass(value))}
-    assert {name: incomplete[name] for name in files & incomplete.keys()} == {}
+        missing += [f"{path.relative_to(PACKAGE)}: {function.name}: {entry['message']}"
+                    for function in public_functions(path)
+                    if function.lineno <= line <= function.body[0].end_lineno]
+    assert not missing, "say it in the docstring:\n" + "\n".join(missing)
 
 
 def test_public_functions_of_many_arguments_describe_each():

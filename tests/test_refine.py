@@ -11,12 +11,14 @@ from torch import nn
 
 import lirpa_explain as lx
 from lirpa_explain import attributions
+from lirpa_explain.bounding.reach import reached
 from lirpa_explain.bounding.where import Where
 from lirpa_explain.certificates.metrics import evaluate
 from lirpa_explain.errors import UnsupportedOperation
 from lirpa_explain.operators.bound import flat_rows
 from lirpa_explain.refining.cuts import Cuts, least
 from lirpa_explain.refining.domains import INPUT
+from lirpa_explain.refining.functions import Functions
 from lirpa_explain.refining.ground import Ground, Part
 from lirpa_explain.refining.patterns import Patterns
 from lirpa_explain.refining.problem import Problem
@@ -43,6 +45,7 @@ NETS = {
     "leaky": (lambda: mlp(4, 6, 6, 3, act=leaky), (4,)),
     "residual": (lambda: Residual(), (4,)),
     "conv": (lambda: convolutional(), (1, 4, 4)),
+    "windows": (lambda: image_net(), (81,)),
 }
 
 
@@ -70,6 +73,14 @@ def convolutional():
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
                          nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+
+
+def image_net():
+    """A net whose neurons read parts of a 9 x 9 image, given flat."""
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Unflatten(1, (1, 9, 9)), nn.Conv2d(1, 2, 3, 2), nn.ReLU(),
+                         nn.Conv2d(2, 2, 2), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(18, 4), nn.ReLU(), nn.Linear(4, 2)).double()
 
 
 def inputs(shape, count=2):
@@ -101,7 +112,9 @@ def test_bounds_over_cut_boxes_are_sound_and_near_the_linear_program(count):
     h = -(G @ center[..., None])[..., 0] - 0.05 * G.abs().sum(2)
     c = torch.rand(3, 5, generator=generator, dtype=torch.float64)
     ground = Ground((Part(math.inf, center, radius),))
-    low, plain = least(ground, A, c, Cuts(G, h), rounds=30), least(ground, A, c, Cuts.none(center))
+    functions = Functions(A, c, None, 40)
+    low, plain = (least(ground, functions, Cuts(G, h), rounds=30),
+                  least(ground, functions, Cuts.none(center)))
     for b in range(3):
         for s in range(5):
             box = torch.stack([center - radius, center + radius], 2)[b].numpy()
@@ -120,14 +133,41 @@ def test_bounds_over_cut_balls_hold_at_points(norm):
     radius = torch.full((1, 6 if norm == math.inf else 1), 0.5).double()
     h, c = torch.full((1, 2), -0.2).double(), torch.zeros(1, 3).double()
     ground = Ground((Part(norm, center, radius),))
-    low = least(ground, A, c, Cuts(G, h))
+    functions = Functions(A, c, None, 6)
+    low = least(ground, functions, Cuts(G, h))
     points = (sample_box(center - 0.5, center + 0.5, 4000, generator) if norm == math.inf
               else sample_ball(center, 0.5, norm, 4000, generator))[:, 0]
     inside = points[(points @ G[0].T + h >= 0).all(1)]
     assert len(inside) > 20
     assert bool((inside @ A[0].T >= low[0] - 1e-12).all())
     if norm != 1:  # whose multipliers are a guess
-        assert bool((low > least(ground, A, c, Cuts.none(center))).any())
+        assert bool((low > least(ground, functions, Cuts.none(center))).any())
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2, 1])
+def test_functions_of_some_inputs_feel_half_spaces_of_more(norm):
+    generator = torch.Generator().manual_seed(7)
+    A, G = (torch.randn(2, 5, 4, generator=generator).double(),
+            torch.randn(2, 2, 9, generator=generator).double())
+    index = torch.stack([torch.randperm(9, generator=generator)[:4] for _ in range(10)]).reshape(
+        2, 5, 4)
+    index[:, 0, 0], A[:, 0, 0] = 9, 0.0  # beyond a layer
+    center = torch.rand(2, 9, generator=generator).double()
+    radius = torch.full((2, 9 if norm == math.inf else 1), 0.5).double()
+    ground = Ground((Part(norm, center, radius),))
+    G[..., 3:] *= 0.1
+    cuts = Cuts(G, -(G @ center[..., None])[..., 0] - 0.1 * G.abs().amax(2))
+    functions = Functions(A, torch.zeros(2, 5).double(), index, 9)
+    low, plain = least(ground, functions, cuts), least(ground, functions, Cuts.none(center))
+    assert bool((low >= plain).all())
+    if norm != 1:  # whose multipliers are a guess
+        assert bool((low > plain + 1e-3).any())
+    points = (sample_box(center - 0.5, center + 0.5, 20000, generator) if norm == math.inf
+              else sample_ball(center, 0.5, norm, 20000, generator)).transpose(0, 1)
+    inside = (torch.einsum("bpd,bmd->bpm", points, cuts.G) + cuts.h[:, None] >= 0).all(2)
+    values = torch.einsum("bpd,bsd->bps", points, functions.dense())
+    assert bool((inside.sum(1) > 5).all())
+    assert bool((values >= low[:, None] - 1e-12)[inside].all())
 
 
 def test_an_empty_domain_has_a_bound_beyond_what_is_possible():
@@ -135,7 +175,7 @@ def test_an_empty_domain_has_a_bound_beyond_what_is_possible():
     G, h = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]]]).double(), torch.tensor([[-0.5, 0.4]]).double()
     ground = Ground((Part(math.inf, center, radius),))  # x + y >= 0.5 and x + y <= 0.4
     # so x + y - 0.5 < 0 everywhere
-    assert float(least(ground, -G[:, :1], -h[:, :1], Cuts(G, h), rounds=20)) > 0
+    assert float(least(ground, Functions(-G[:, :1], -h[:, :1], None, 2), Cuts(G, h), rounds=20)) > 0
 
 
 # Domains
@@ -172,6 +212,7 @@ def holds(domain, problem, points):
 def grown(problem, functions, domains):
     objectives = [Objective(0, f, [Tree(0, f)], [1.0]) for f in functions]
     search = Search(problem, objectives, Limits(domains=domains, batch=8))
+    search._walk = lambda *_: None  # which would find the least value at once, and end the search
     search.plant()
     for tree in [o.trees[0] for o in objectives]:
         tree.root = tree.lower
@@ -253,6 +294,28 @@ def test_points_lie_in_leaves_and_within_their_bounds(name, norm):
         assert covered.any() or not tree.leaves
 
 
+def test_what_is_not_reached_does_not_depend_on_marked_inputs():
+    net, x = image_net(), inputs((81,))
+    problem = problem_of(net, x, target=0, abs=False)
+    problem.bound([problem.whole(row) for row in range(2)],
+                  torch.eye(81).double()[:1].expand(2, 1, -1), 1)
+    network, marks = problem.schedule.network, torch.zeros(2, 81, dtype=torch.bool)
+    marks[0, [0, 12]], marks[1, 40] = True, True
+    _, values, balls, _ = problem.rows.take(torch.arange(2))
+    with network.at(values, balls):
+        found = {
+            node.name: flat_rows(reached(node, {network.moving_inputs[0].name: marks}))
+            for node in network.nodes if node.name in problem.kinks}
+    before, after = ({name: z for row in range(2) for name, z in [
+        (f"{name}{row}", z) for name, z in problem.nodes(row, (points[row:row + 1],)).items()]}
+                     for points in (x, x + marks * 0.1))
+    for name, mask in found.items():
+        for row in range(2):
+            moved = (before[f"{name}{row}"] != after[f"{name}{row}"])[0]
+            assert moved.any() and not bool((moved & ~mask[row]).any())
+    assert not bool(found[min(found)].all())
+
+
 def test_no_point_lies_in_an_empty_domain():
     net, x = mlp(4, 8, 8, 3, seed=3), inputs((4,), 1)
     problem = problem_of(net, x, eps=0.6, target=0, abs=False)
@@ -285,6 +348,23 @@ def test_refined_entries_are_the_exact_ones(sizes, method):
     if method == "branch":
         width = refined.upper_rows - refined.lower_rows
         assert bool((width <= refined.found_upper - refined.found_lower + 1e-8).all())
+
+
+def test_entries_of_an_image_are_the_exact_ones():
+    net, x = image_net(), inputs((81,))
+    certificate = lx.certify(Saliency(net), x, eps=0.1, target=1, abs=False)
+    chosen = torch.zeros(2, 81, dtype=torch.bool)
+    chosen[0, [20, 40]], chosen[1, 41] = True, True
+    branched, exact = (certificate.refine(chosen, tolerance=0.0, method=method)
+                       for method in ("branch", "exact"))
+    slack = 3e-6 * float(certificate.upper.abs().max())
+    for side in ("lower", "upper"):
+        torch.testing.assert_close(getattr(branched, side), getattr(exact, side), atol=slack,
+                                   rtol=0)
+    assert float(branched.width[chosen].sum()) < 0.9 * float(certificate.width[chosen].sum())
+    values = values_at(Saliency(net), x, box_points(x, 300, 0.1), target=1, abs=False)
+    assert bool(((values >= branched.lower[:, None] - 1e-9)
+                 & (values <= branched.upper[:, None] + 1e-9)).all())
 
 
 @pytest.mark.parametrize("name, net", [("Saliency", "conv"), ("|Saliency|", "leaky"),

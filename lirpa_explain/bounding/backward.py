@@ -70,7 +70,8 @@ def _through(A: Coefficient | None, form: Linear,
 
 def pull_back(nodes: Sequence[Bound], start: Bound, functions: Coefficient,
               forms: Mapping[str, Linear],
-              tell: Callable[[int], None] | None = None, lower_only: bool = False) -> Linear:
+              tell: Callable[[int], None] | None = None, lower_only: bool = False,
+              aliases: Mapping[str, str] | None = None) -> Linear:
     """Linear bounds of functions of a node in the inputs.
 
     Args:
@@ -81,6 +82,8 @@ def pull_back(nodes: Sequence[Bound], start: Bound, functions: Coefficient,
             pulled back no further.
         tell: is told how many coefficients arrive at each node.
         lower_only: whether there are no upper bounds; their coefficients are None.
+        aliases: nodes that are inputs in another shape, and the names of these, whose coefficients
+            theirs are.
     """
     arrived: dict[str, Sides] = {start.name: (functions, None if lower_only else functions)}
     lower = upper = torch.zeros((), dtype=functions.dtype, device=functions.device)
@@ -93,8 +96,9 @@ def pull_back(nodes: Sequence[Bound], start: Bound, functions: Coefficient,
             continue
         if tell is not None:
             tell(max(_size(A) for A in sides if A is not None))
-        if getattr(node, "perturbation", None) is not None:
-            inputs[node.name] = sides
+        name = node.name if aliases is None else aliases.get(node.name, node.name)
+        if name is not node.name or getattr(node, "perturbation", None) is not None:
+            inputs[name] = sides
             continue
         if last - i >= FAR and node.name in forms:
             through = forms[node.name].pulled(*sides)

@@ -27,6 +27,7 @@ from .backward import FAR, Linear, numbers, pull_back
 from .integral import Stretch
 from .outward import Outward, OutwardPerturbation
 from .parameters import Parameters
+from .reach import reshaped_inputs
 
 KEPT = 2 ** 20
 """Most coefficients of a node's entries, for each row, that are kept."""
@@ -200,7 +201,7 @@ class Network:
         return numbers(self._nodes, linear, functions.shape[:2]).lower.transpose(0, 1)
 
     def in_inputs(self, node: Bound, functions: Coefficient, lower_only: bool = False) -> Linear:
-        """Linear bounds of linear functions of a node in the inputs that move.
+        """Linear bounds of functions of a node in the inputs that move; local ones of images.
 
         Args:
             node: the node.
@@ -208,7 +209,11 @@ class Network:
             lower_only: whether upper bounds are left out.
         """
         return pull_back(self._ordered, node, _by_functions(functions, node), {},
-                         lower_only=lower_only)
+                         lower_only=lower_only, aliases=self._aliases)
+
+    @functools.cached_property
+    def _aliases(self) -> dict[str, str]:
+        return reshaped_inputs(self._ordered, self._inputs)
 
     def forms(self, perturbations: Sequence[Perturbation | None]) -> Linear:
         """Linear bounds of the output, one number (B, 1), in the inputs, by their places."""

@@ -1,6 +1,6 @@
 """The gradient of a function as a module: a straight list of operator calls."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +105,19 @@ class GradientModule(nn.Module):
         for step in self.steps:
             values[step.output] = call(step, *[values[n] for n in step.inputs])
         return values[self.output]
+
+    def values(self, names: Collection[str], inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Values by name, of steps and of what they read; steps after all of these are left out."""
+        missing, found = set(names), dict(zip(self.input_names, inputs, strict=True))
+        found |= dict(self.named_parameters(recurse=False))
+        found |= dict(self.named_buffers(recurse=False))
+        for step in self.steps:
+            missing -= found.keys()
+            if not missing:
+                break
+            tensors = [found[n] for n in step.inputs]
+            found[step.output] = operators.call(step.operator, *tensors, **step.settings)
+        return {name: found[name] for name in names}
 
     def depends_on(self, names: Iterable[str]) -> bool:
         """Whether the result depends on any of these inputs."""

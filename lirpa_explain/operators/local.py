@@ -104,13 +104,32 @@ class Local:
     def dense(self) -> Tensor:
         """The coefficients of the whole layer."""
         values, (height, width) = self.cut().values, self.places.plane
-        rows, columns = (at.clamp(0, size - 1)
-                         for at, size in zip(self.places.lines, self.places.plane, strict=True))
-        flat = self.places.to_functions(rows[..., None] * width + columns[..., None, :])
         dense = values.new_zeros(*values.shape[:3], height * width)
-        dense = dense.scatter_add(3, flat[:, :, None].expand_as(values).flatten(3),
+        dense = dense.scatter_add(3, self._at()[:, :, None].expand_as(values).flatten(3),
                                   values.flatten(3))
         return dense.unflatten(3, (height, width))
+
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """Which entries of the flattened layer each function depends on, and their coefficients,
+        (S, B, n) each.
+
+        Beyond the layer, whose size is C H W, the entry is C H W, and its coefficient 0.
+        """
+        values, size = self.cut().values, math.prod(self.places.plane)
+        channels = torch.arange(values.shape[2], device=values.device)[:, None, None] * size
+        index = self._at()[:, :, None] + channels
+        if self.places.inside is not None:
+            index = torch.where(self.places.inside, index, values.shape[2] * size)
+        return index.flatten(2), values.flatten(2)
+
+    def _at(self) -> Tensor:
+        """Where in the flattened plane the entries of windows are, (S, B, h, w); some other place
+        if beyond it.
+        """
+        rows, columns = (at.clamp(0, size - 1)
+                         for at, size in zip(self.places.lines, self.places.plane, strict=True))
+        return self.places.to_functions(rows[..., None] * self.places.plane[1]
+                                        + columns[..., None, :])
 
     def of(self, x: Tensor) -> Tensor:
         """What a value (B, C, H, W), in which dimensions may be 1, has in the windows: (S, B, C, h,

@@ -251,8 +251,10 @@ def _of_fixed(coefficient: Tensor, node: Any, upper: bool) -> Tensor:
 
 
 def to_shape(coefficient: Any, node: Any) -> Any:
-    """Sum a coefficient (S, B, *output) over the dimensions along which the node's value was
-    broadcast.
+    """Sum a coefficient (S, B, *output) over the dimensions along which a node was broadcast.
+
+    Raises:
+        ValueError: the node has fewer dimensions than the output.
     """
     shape = node.output_shape[1:]
     if isinstance(coefficient, Local):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,25 +24,41 @@ def decisions(bounded: Bounded, domains: Sequence[Domain], kinks: Mapping[str, b
     is none.
 
     An entry promises what a function can gain from knowing it, times how evenly it can be cut: 4 u
-    |l| / (u - l)^2 of an interval [l, u] that a kink at 0 cuts. Others are cut in the middle.
+    |l| / (u - l)^2 of an interval [l, u] that a kink at 0 cuts. Others are cut in the middle. A
+    function that gains from none has the decision by which the domain's own half-spaces gain most.
 
     Args:
         bounded: what is known of the functions.
-        domains: one a row.
+        domains: one a row; `otherwise` is set where it is known.
         kinks: the nodes that can be cut by name, and whether that is at 0.
         inputs: whether inputs are cut, and nothing else; of functions that gain from none, the one
             cut least often.
     """
     kinks = {**kinks, INPUT: False}
-    names = [INPUT] if inputs else sorted(bounded.gains.keys() - {INPUT})
-    if not names:
-        return [[None] * bounded.lower.shape[1] for _ in domains]
     if inputs:
-        bounded = replace(bounded, gains={INPUT: _input_gains(bounded, domains)})
-    boxes = {name: bounded.box if inputs else _stacked(domains, name) for name in names}
-    scores = torch.cat([_score(bounded.gains[name], boxes[name], kinks[name]) for name in names], 2)
+        return _best({INPUT: _input_gains(bounded, domains)}, {INPUT: bounded.box}, kinks)
+    boxes = {name: _stacked(domains, name)
+             for name in sorted(bounded.gains.keys() | bounded.behind.keys()) if name != INPUT}
+    if bounded.behind:
+        behind = {name: gain[:, None] for name, gain in bounded.behind.items()}
+        for domain, found in zip(domains, _best(behind, boxes, kinks), strict=True):
+            domain.otherwise = found[0]
+    gains = {name: gain for name, gain in bounded.gains.items() if name != INPUT}
+    if not gains:
+        return [[domain.otherwise] * bounded.lower.shape[1] for domain in domains]
+    return [[domain.otherwise if decision is None else decision for decision in chosen]
+            for domain, chosen in zip(domains, _best(gains, boxes, kinks), strict=True)]
+
+
+def _best(gains: Mapping[str, Tensor], boxes: Mapping[str, Box], kinks: Mapping[str, bool]
+          ) -> list[list[Decision | None]]:
+    """The decisions that promise most, by gains (B, K, n) of the entries of nodes; None where none
+    does.
+    """
+    names = sorted(gains)
+    scores = torch.cat([_score(gains[name], boxes[name], kinks[name]) for name in names], 2)
     best, places = scores.max(2)
-    owner = [(name, j) for name in names for j in range(bounded.gains[name].shape[2])]
+    owner = [(name, j) for name in names for j in range(gains[name].shape[2])]
     chosen: list[list[Decision | None]] = []
     for i, (values, at) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
         found: list[Decision | None] = []

@@ -50,6 +50,12 @@ class Domain:
             `Domain.columns` of the whole ball's domain, or all of them there. Until a domain is
             bounded, those of a larger one.
         columns: for the whole ball: entries (M,) of each node of which domains can know more.
+        read: of nodes that only functions that are asked for read, upstream gradients, which of
+            these entries are bounded.
+        since: the decisions by which it differs from the domain whose bounds are known; None: no
+            bounds are known.
+        otherwise: what splits it for a function that gains nothing by itself: whether there is such
+            an input is open.
         is_empty: whether it is proven that there is no such input.
         is_bounded: whether `boxes` are its own.
     """
@@ -59,6 +65,9 @@ class Domain:
     whole: Domain | None = None
     boxes: dict[str, Box] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
+    read: dict[str, Tensor] = field(default_factory=dict)
+    since: frozenset[Decision] | None = None
+    otherwise: Decision | None = None
     is_empty: bool = False
     is_bounded: bool = False
 
@@ -70,7 +79,8 @@ class Domain:
     def half(self, decision: Decision) -> Domain:
         """The part where a further decision holds."""
         boxes = {} if self.whole is None else self.boxes
-        return Domain(self.row, self.decisions | {decision}, self.whole or self, boxes)
+        since = None if self.since is None else self.since | {decision}
+        return Domain(self.row, self.decisions | {decision}, self.whole or self, boxes, since=since)
 
     def box(self, name: str) -> Box | None:
         """What is known of a node, (n,)."""
@@ -82,18 +92,40 @@ class Domain:
         return Box(*(side.index_copy(0, columns, part)
                      for side, part in zip(known, self.boxes[name], strict=True)))
 
-    def settle(self, boxes: dict[str, Box], is_open: dict[str, Tensor], is_empty: bool) -> None:
-        """Keep own bounds (n,) of the nodes, and that there may be no input."""
+    def is_read(self, name: str) -> Tensor | bool:
+        """Which entries (n,) of a node are bounded already."""
+        read = self.read.get(name) if self.is_bounded else None
+        if read is None or self.whole is None:
+            return False if read is None else read
+        whole = self.whole.boxes[name].lower
+        return torch.zeros_like(whole,
+                                dtype=torch.bool).index_copy(0, self.whole.columns[name], read)
+
+    def settle(self, boxes: dict[str, Box], is_open: dict[str, Tensor], read: dict[str, Tensor],
+               is_empty: bool) -> None:
+        """Keep own bounds (n,) of the nodes, which of them were wanted, and that there may be no
+        input.
+        """
+        own = {name: self._kept(name, mask) for name, mask in read.items()}
         if self.is_bounded:
+            for name, mask in own.items():
+                self.read[name] = self.read[name] | mask
+                new = self.boxes[name].intersect(self._kept_box(name, boxes[name]))
+                self.boxes[name] = new.ordered()
             return
         if self.whole is None:
-            self.boxes = boxes
             self.columns = self.columns or {name: mask.nonzero()[:, 0]
                                             for name, mask in is_open.items()}
-        else:
-            self.boxes = {name: Box(*(side[self.whole.columns[name]] for side in box))
-                          for name, box in boxes.items()}
+        self.boxes = {name: self._kept_box(name, box) for name, box in boxes.items()}
+        self.read, self.since = own, frozenset()
         self.is_bounded, self.is_empty = True, self.is_empty or is_empty
+
+    def _kept_box(self, name: str, box: Box) -> Box:
+        return Box(self._kept(name, box.lower), self._kept(name, box.upper))
+
+    def _kept(self, name: str, x: Tensor) -> Tensor:
+        """Of what a node has, (n,), what is kept."""
+        return x if self.whole is None else x[self.whole.columns[name]]
 
 
 @dataclass(frozen=True)
@@ -104,11 +136,13 @@ class Limits:
         entry: (B, M).
         place: (B, M).
         side: (B, M).
+        is_new: (B, M), whether the bounds that are known do not know of it.
     """
 
     entry: Tensor
     place: Tensor
     side: Tensor
+    is_new: Tensor
 
     @classmethod
     def of(cls, domains: Sequence[Domain], node: str, like: Tensor) -> Limits:
@@ -121,7 +155,10 @@ class Limits:
         place, side = (torch.tensor([[float(v) for v in map(get, ds)] for ds in filled],
                                     dtype=like.dtype, device=like.device).reshape(entry.shape)
                        for get in (lambda d: d.place, lambda d: d.side))
-        return cls(entry.long(), place, side)
+        is_new = torch.tensor([[domain.since is None or d in domain.since for d in ds]
+                               for domain, ds in zip(domains, filled, strict=True)],
+                              dtype=torch.bool, device=like.device)
+        return cls(entry.long(), place, side, is_new.reshape(entry.shape) & (side != 0))
 
     @property
     def count(self) -> int:

@@ -11,6 +11,8 @@ from auto_LiRPA.perturbations import Perturbation
 from torch import Tensor
 
 from ..operators.bound import flat_rows
+from ..rounding import RELAXED, roundings
+from .functions import Functions
 
 LARGEST = 8.0
 """For l1 balls: by which power of its size a coefficient weighs where the largest one counts."""
@@ -42,9 +44,27 @@ class Part:
 
     def spread(self, a: Tensor) -> Tensor:
         """Max over the unit ball of a.y for scaled coefficients (..., D)."""
+        return torch.linalg.vector_norm(a, ord={math.inf: 1, 1: math.inf}.get(self.norm, 2), dim=-1)
+
+    def rest(self, whole: Tensor, some: Tensor) -> Tensor:
+        """At most the spread of the other coefficients, where that of all is known, and that of
+        some.
+        """
         if self.norm == math.inf:
-            return a.abs().sum(-1)
-        return a.abs().amax(-1) if self.norm == 1 else torch.linalg.vector_norm(a, dim=-1)
+            return whole - some
+        if self.norm == 2:
+            return (whole.square() * (1 + roundings(RELAXED, whole.dtype))
+                    - some.square()).clamp(min=0).sqrt()
+        return whole
+
+    def ends(self, a: Tensor) -> Tensor:
+        """Where in the unit ball a.y is largest; for norm 1, where it is with all entries as large
+        as the ball is.
+        """
+        if self.norm == 2:
+            return a / torch.linalg.vector_norm(a, dim=-1, keepdim=True).clamp(
+                min=torch.finfo(a.dtype).tiny)
+        return a.sign()
 
     def curvature(self, a: Tensor) -> Tensor:
         """Q with spread(a) ~ sum q a^2, where another a' near has spread(a') <= (sum q a'^2 +
@@ -89,6 +109,34 @@ class Ground:
             parts.append(Part(part.norm, part.center[:, own], radius))
             start += size
         return Ground(tuple(parts))
+
+    def read(self, functions: Functions) -> Ground:
+        """The balls in the n inputs that each function depends on, B S rows.
+
+        Raises:
+            ValueError: there are several balls.
+        """
+        if len(self.parts) != 1:
+            raise ValueError("functions of some inputs alone need balls of one input; given: "
+                             f"{len(self.parts)}.")
+        part, count = self.parts[0], functions.c.shape[1]
+        radius = part.radius.repeat_interleave(count, 0) if part.radius.shape[1] == 1 else \
+            functions.read(part.radius).flatten(0, 1)
+        return Ground((Part(part.norm, functions.read(part.center).flatten(0, 1), radius),))
+
+    def rest(self, whole: Tensor, some: Tensor) -> Tensor:
+        """At most the spread of the other coefficients, for balls of one input."""
+        return self.parts[0].rest(whole, some)
+
+    @property
+    def is_box(self) -> bool:
+        """Whether all balls are boxes."""
+        return all(part.norm == math.inf for part in self.parts)
+
+    def ends(self, a: Tensor) -> Tensor:
+        """Where in unit balls a.y is largest, for scaled coefficients (..., D)."""
+        sides = zip(self.parts, a.split(self.sizes, -1), strict=True)
+        return torch.cat([part.ends(side) for part, side in sides], -1)
 
     @property
     def center(self) -> Tensor:

@@ -22,7 +22,7 @@ from .domains import INPUT, Decision, Domain
 from .ground import Ground
 from .inputs import pieces, smaller
 from .inside import inside, is_empty
-from .within import Bounded
+from .within import Bounded, Reads
 
 KEPT = 20000
 """Bounded domains that are remembered for other functions; the oldest go first."""
@@ -106,17 +106,18 @@ class Problem:
                         for side in (-1, 1))
         return below, above
 
-    def bound(self, domains: Sequence[Domain], functions: Tensor, rounds: int) -> Bounded:
+    def bound(self, domains: Sequence[Domain], functions: Tensor, rounds: int,
+              reads: Reads | None = None) -> Bounded:
         """Lower bounds of functions (B, K, D) on domains, which are bounded themselves if they are
         not yet.
 
-        All must be bounded already, or none.
+        All must be bounded already, or none; `reads` is as of `WithinDomains.run`.
         """
         _, values, balls, _ = self.rows.take(
             torch.tensor([domain.row for domain in domains], device=functions.device))
         if any(d.node == INPUT for domain in domains for d in domain.decisions):
             values, balls = smaller(values, balls, domains)
-        bounded = self.schedule.run(values, balls, domains, functions, rounds)
+        bounded = self.schedule.run(values, balls, domains, functions, rounds, reads)
         assert bounded is not None
         self.kinks = self.schedule.kinks
         self.feels_inputs = self.feels_inputs or bool(bounded.at.any())
@@ -133,6 +134,16 @@ class Problem:
         index = torch.full((len(points[0]),), row, device=points[0].device)
         _, values, _, _ = self.rows.take(index)
         return self.module(*points, *values[len(points):])
+
+    def nodes(self, row: int, points: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """What pre-activations that can be cut are at points, each (P, *S), as a row computes them:
+        (P, n) by node.
+        """
+        index = torch.full((len(points[0]),), row, device=points[0].device)
+        _, values, _, _ = self.rows.take(index)
+        names = {name: self.schedule.network.values[name] for name in self.kinks}
+        found = self.module.values(names.values(), (*points, *values[len(points):]))
+        return {name: flat_rows(found[value]) for name, value in names.items()}
 
     def attributions(self, example: int, points: tuple[Tensor, ...]) -> Tensor:
         """The attribution of an example at points, each (P, *S): (P, D)."""

@@ -21,7 +21,8 @@ from .domains import Domain
 from .patterns import Patterns
 from .problem import Problem, point_in
 from .tree import Leaf, Objective, Part, Tree
-from .within import Bounded
+from .walk import walked
+from .within import Bounded, Reads
 
 Line = tuple[Domain, Sequence[tuple[Tree, float]]]
 """A domain, and trees of which it is to be a part, with lower bounds that are known on it."""
@@ -36,6 +37,9 @@ FUNCTIONS = 16
 PATIENCE = (16, 64, 256, 1024, 4096, 16384, 1 << 62)
 """Domains that an objective gets before the next one's turn, the first time, the second, ...: easy
 ones come first."""
+
+AGAIN = 1.2
+"""Times the domains that a tree had at its last walk to a point, from which on there is another."""
 
 PROGRAMS = 4
 """Linear programs a batch for points of leaves that are not split up yet."""
@@ -81,6 +85,7 @@ class Search:
         self.by_example: dict[int, list[Objective]] = {}
         for objective in objectives:
             self.by_example.setdefault(objective.example, []).append(objective)
+        self.stacked = dict[int, Tensor]()
         self.points: list[tuple[int, tuple[Tensor, ...]]] = []
         self.owner = {tree: objective for objective in objectives for tree in objective.trees}
         self.patterns: dict[int, Patterns] = {}
@@ -230,7 +235,10 @@ class Search:
             for j, (tree, _) in enumerate(trees):
                 functions[i, j] = tree.function
         domains = [domain for domain, _ in lines]
-        bounded = self.problem.bound(domains, functions, self.limits.rounds)
+        bounded = self.problem.bound(domains, functions, self.limits.rounds, self._reads(lines))
+        for i in (i for i, domain in enumerate(domains) if domain.whole is None):
+            for j, (tree, _) in enumerate(lines[i][1]):
+                tree.reads = {name: mask[i, j] for name, mask in bounded.reads.items()}
         chosen = decisions(bounded, domains, self.problem.kinks, self.problem.splits_inputs)
         found = [(tree, (max(lower, value), domain, decision))
                  for (domain, trees), values, ways in zip(lines, bounded.lower.tolist(), chosen,
@@ -239,8 +247,38 @@ class Search:
         if self.problem.splits_inputs:
             self._look_at_boxes(domains, bounded)
         else:
+            self._walk(lines, bounded)
             self._find(domains, found)
         return found
+
+    def _walk(self, lines: Sequence[Line], bounded: Bounded) -> None:
+        """Points where kinks lie as the bounds that promise most want them, one for each tree."""
+        if not bounded.wants:
+            return
+        values, best = bounded.lower.tolist(), dict[Tree, tuple[float, int, int]]()
+        for i, (domain, trees) in enumerate(lines):
+            for j, (tree, _) in enumerate(trees):
+                if (not domain.is_empty and values[i][j] < tree.found
+                        and tree.domains >= AGAIN * tree.walked and not self.owner[tree].is_done):
+                    best[tree] = min(best.get(tree, (math.inf, 0, 0)), (values[i][j], i, j))
+        by_row: dict[int, list[tuple[int, int]]] = {}
+        for tree, (_, i, j) in best.items():
+            tree.walked = max(1, tree.domains)
+            by_row.setdefault(tree.row, []).append((i, j))
+        for row, chosen in by_row.items():
+            at, number = (torch.tensor(index) for index in zip(*chosen, strict=True))
+            wants = {name: want[at, number] for name, want in bounded.wants.items()}
+            self.look(self.problem.example(row),
+                      walked(self.problem, [lines[i][0] for i, _ in chosen], wants))
+
+    def _reads(self, lines: Sequence[Line]) -> Reads:
+        """Which entries of upstream gradients the trees of each line read, (B, n), where all trees
+        know.
+        """
+        known = [[tree.reads for tree, _ in trees] for _, trees in lines]
+        names = set.intersection(*(set(reads) for some in known for reads in some))
+        return {name: torch.stack([torch.stack([reads[name] for reads in some]).any(0)
+                                   for some in known]) for name in names}
 
     def _look_at_boxes(self, domains: Sequence[Domain], bounded: Bounded) -> None:
         """Middles of boxes of the inputs, and the ends that the first function's bound wants."""
@@ -263,32 +301,44 @@ class Search:
                 wanted[domain] = min(urgency, wanted.get(domain, math.inf))
         order = sorted(wanted, key=lambda domain: wanted[domain])
         final = [domain for domain in order if wanted[domain] == -math.inf]
+        found: dict[int, list[Tensor]] = {}
         for domain in dict.fromkeys([*final, *order[:PROGRAMS]]):
             point = point_in(self.problem, domain, domains.index(domain))
             if point is not None:
-                self.look(self.problem.example(domain.row), point[None])
+                found.setdefault(self.problem.example(domain.row), []).append(point)
+        for example, points in found.items():
+            self.look(example, torch.stack(points))
 
     def look(self, example: int, flat: Tensor) -> None:
         """Evaluate the attribution of an example at points (P, M) of what moves, for all
         objectives.
         """
-        if not len(flat):
+        points, objectives = self.problem.point(example, flat), self.by_example.get(example, [])
+        if not len(flat) or not objectives:
             return
-        points = self.problem.point(example, flat)
-        values = {row: self.problem.values(row, points) for row in self.problem.rows_of(example)}
-        total = torch.stack([self.problem.weight(row) * value
-                             for row, value in values.items()]).sum(0)
+        functions, weight = self._functions(example), self.problem.weight
+        values = {row: self.problem.values(row, points) @ functions
+                  for row in self.problem.rows_of(example)}
+        total = torch.stack([weight(row) * value for row, value in values.items()]).sum(0)
+        best, places = total.nan_to_num(nan=torch.inf).min(0)
         kept: dict[int, int] = {}
-        for objective in self.by_example.get(example, []):
-            best = (total @ objective.function).nan_to_num(nan=torch.inf).min(0)
-            if float(best.values) < objective.found:
-                index = int(best.indices)
+        for objective, value, index in zip(objectives, best.tolist(), places.tolist(), strict=True):
+            if value < objective.found:
                 if index not in kept:
                     kept[index] = len(self.points)
                     self.points.append((example, tuple(part[index] for part in points)))
-                objective.found, objective.point = float(best.values), kept[index]
-            for tree in objective.trees:
-                tree.found = min(tree.found, float((values[tree.row] @ tree.function).min()))
+                objective.found, objective.point = value, kept[index]
+        for i, (row, value) in enumerate(values.items()):
+            # a tree's function has that sign
+            least = (value if weight(row) >= 0 else -value).amin(0).tolist()
+            for objective, lowest in zip(objectives, least, strict=True):
+                objective.trees[i].found = min(objective.trees[i].found, lowest)
+
+    def _functions(self, example: int) -> Tensor:
+        """The functions of an example's objectives, (D, K)."""
+        if example not in self.stacked:
+            self.stacked[example] = torch.stack([o.function for o in self.by_example[example]], 1)
+        return self.stacked[example]
 
 
 def _parts(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -8,7 +8,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -52,6 +52,9 @@ class Tree:
         function: (D,), of the row's result; its least value is wanted.
         start: a lower bound that is known.
         found: the least value found.
+        reads: which entries of upstream gradients its bound on the whole ball is made of, (n,), by
+            node; those that it reads within.
+        walked: how many domains it had when it was last walked to a point.
     """
 
     row: int
@@ -59,6 +62,8 @@ class Tree:
     start: float = -math.inf
     found: float = math.inf
     grown: Grown = Grown()
+    reads: dict[str, Tensor] = field(default_factory=dict)
+    walked: int = 0
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -81,8 +86,8 @@ class Tree:
     def lowest(self, count: int, level: float) -> list[Leaf]:
         """So many leaves with the lowest bounds, of those with bounds below a level."""
         level = min(level, self.grown.floor, self.found)
-        return [leaf
-                for leaf in heapq.nsmallest(count, self.leaves) if leaf[0] < level] if count else []
+        return ([leaf for leaf in heapq.nsmallest(count, self.leaves) if leaf[0] < level]
+                if count else [])
 
     def replace(self, gone: set[int], parts: Iterable[Part]) -> None:
         """Put domains in the place of leaves, by number, that they are all of."""
@@ -134,8 +139,8 @@ class Objective:
     @property
     def lower(self) -> float:
         """A lower bound, moved outward by roundings."""
-        total = sum(w * tree.lower for w, tree in zip(self.weights, self.trees,
-                                                      strict=True)) - self.margin
+        total = sum(w * tree.lower
+                    for w, tree in zip(self.weights, self.trees, strict=True)) - self.margin
         return max(self.start, total)
 
     @property

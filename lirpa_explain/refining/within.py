@@ -9,8 +9,7 @@ its box. Where what is known of a node is empty, beyond roundings, the domain is
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,17 +20,24 @@ from torch import Tensor
 from ..bounding.backward import Linear
 from ..bounding.gains import KINKS, gains, splittable, watching
 from ..bounding.network import Readers
+from ..bounding.reach import reached
 from ..bounding.schedule import Schedule
 from ..boxes import Box
-from ..operators.bound import flat_rows
-from ..operators.local import Local
+from ..operators.activation import BoundActivationGradient
+from ..operators.bound import Coefficient, flat_functions, flat_rows
+from ..operators.planes import to_shape
 from ..rounding import DECIDED, roundings
 from .cuts import ROUNDS, Cuts, least
 from .domains import INPUT, Domain, Limits
+from .functions import Functions
 from .ground import Ground
 
 MOST_INPUTS = 64
 """Entries of inputs up to which it is noted what they have to do with each pre-activation."""
+
+
+Reads = Mapping[str, Tensor]
+"""Masks of entries of nodes, by name."""
 
 
 @dataclass
@@ -44,20 +50,29 @@ class Bounded:
         box: of the inputs that move, (B, D) each.
         gains: by node, `INPUT` for the inputs, (B, K, n): about how much a function's bound can
             gain from knowing an entry exactly.
+        wants: likewise by kinks, above 0 where the bound is lower for an entry above 0, below 0 for
+            one below.
+        behind: by node, (B, n): about how much the domain's half-spaces can gain likewise, where
+            functions gain nothing.
+        reads: of whole balls, which entries of upstream gradients the bounds are made of, by node:
+            (B, K, n).
     """
 
     lower: Tensor
     at: Tensor
     box: Box
     gains: dict[str, Tensor] = field(default_factory=dict)
+    wants: dict[str, Tensor] = field(default_factory=dict)
+    behind: dict[str, Tensor] = field(default_factory=dict)
+    reads: dict[str, Tensor] = field(default_factory=dict)
 
 
 class WithinDomains(Schedule):
     """CROWN within domains."""
 
     def run(self, inputs: tuple[Tensor, ...], balls: tuple[Perturbation | None, ...],
-            domains: Sequence[Domain],
-            functions: Tensor | None, rounds: int = ROUNDS) -> Bounded | None:
+            domains: Sequence[Domain], functions: Tensor | None, rounds: int = ROUNDS,
+            reads: Reads | None = None) -> Bounded | None:
         """Bound domains that are not bounded yet, and functions on all of them.
 
         Args:
@@ -66,6 +81,8 @@ class WithinDomains(Schedule):
             domains: B of them; their boxes, and whether they are empty, are set.
             functions: (B, K, D), functions of which lower bounds are wanted; None for none.
             rounds: of the multipliers; 0 for none, the half-spaces then being left out.
+            reads: the entries (B, n) of upstream gradients that these functions read, by node;
+                default: all. Further ones have their bounds on a larger domain.
         """
         self.ground, self.rounds = Ground.of(inputs, balls), rounds
         with torch.no_grad(), self.network.at(inputs, balls):
@@ -75,15 +92,20 @@ class WithinDomains(Schedule):
                                        dict[str, tuple[Tensor, Tensor]]())
             self.empty = torch.zeros(len(domains), dtype=torch.bool, device=inputs[0].device)
             fresh = not all(domain.is_bounded for domain in domains)
-            boxes, self.open = dict[str, Box](), dict[str, Tensor]()
-            for node, readers in self.network.read_nodes(True):
+            boxes, self.open, self.read = dict[str, Box](), dict[str, Tensor](), dict[str, Tensor]()
+            nodes, self.reads = list(self.network.read_nodes(True)), reads or {}
+            self.upstream = {node.name for node, readers in nodes if _reads_gradients(readers)}
+            self.marks, self.behind = self._unknown(domains), dict[str, Tensor]()
+            for node, readers in nodes:
                 boxes[node.name] = self._bound(node, readers, domains, fresh)
             for i, (domain, is_empty) in enumerate(zip(domains, self.empty.tolist(), strict=True)):
                 domain.settle({name: Box(box.lower[i], box.upper[i])
                                for name, box in boxes.items()},
-                              {name: mask[i] for name, mask in self.open.items()}, is_empty)
+                              {name: mask[i] for name, mask in self.open.items()},
+                              {name: mask[i] for name, mask in self.read.items()}, is_empty)
             self.kinks = self._splittable()
-            return None if functions is None else self._functions(functions)
+            return (None if functions is None
+                    else self._functions(functions, any(d.whole is None for d in domains)))
 
     def _splittable(self) -> dict[str, bool]:
         """Nodes whose entries can be cut, and whether that is at the one kink at 0."""
@@ -103,90 +125,129 @@ class WithinDomains(Schedule):
         shape, box = box.lower.shape, box.map(flat_rows)
         limits = Limits.of(domains, node.name, box.lower)
         margin = flat_rows(self.network.rounding_margin(node)).expand_as(box.lower)
-        known = [k for k in (domain.box(node.name) for domain in domains) if k is not None]
-        if len(known) == len(domains):
-            box = box.intersect(Box(*(torch.stack([k[i] for k in known])
-                                      for i in (0, 1)))).ordered()
+        known = [domain.box(node.name) or Box(box.lower[i], box.upper[i])
+                 for i, domain in enumerate(domains)]
+        box = box.intersect(Box(*(torch.stack(side) for side in zip(*known, strict=True))))
+        box = box.ordered()
         self._compare(node, box.map(lambda side: side.reshape(shape)), readers)
-        if fresh:
-            self.open[node.name] = is_open = flat_rows(
-                self._open_entries(node, box.map(lambda side: side.reshape(shape)), readers))
-            box = self._cut(node, box, is_open, limits, margin)
+        if fresh or node.name in self.upstream:
+            is_open = flat_rows(self._open_entries(node, box.map(lambda side: side.reshape(shape)),
+                                                   readers))
+            if fresh:
+                self.open[node.name] = is_open
+            if limits.count:
+                seen: dict[str, Tensor] = {}
+                self._add_cuts(self._linear(node, limits.entry, seen), limits, margin)
+                self._note_behind(seen, limits)
+            wanted = (is_open | limits.mask(is_open.shape[1])) & self._is_news(
+                node, is_open, domains)
+            box = self._cut(node, box, wanted, limits, margin)
         self.network.settle(node, box.map(lambda side: side.reshape(shape)))
         if limits.count:
             self._decide(node, box, limits, shape)
         return box
 
-    def _cut(self, node: Bound, box: Box, is_open: Tensor, limits: Limits, margin: Tensor) -> Box:
-        """The box cut to linear bounds of open and decided entries; half-spaces are added for the
-        latter.
+    def _unknown(self, domains: Sequence[Domain]) -> dict[str, Tensor]:
+        """The inputs, marked where more is known of them than the bounds that domains have
+        inherited say.
         """
-        wanted = is_open | limits.mask(is_open.shape[1])
+        every = torch.tensor([domain.since is None or any(d.node == INPUT for d in domain.decisions)
+                              for domain in domains], device=self.ground.center.device)
+        return self._marked(every[:, None].expand_as(self.ground.center))
+
+    def _marked(self, inputs: Tensor) -> dict[str, Tensor]:
+        """A mask (B, D) of the inputs, by their nodes."""
+        return {node.name: mask.reshape(len(mask), *node.output_shape[1:])
+                for node, mask in zip(self.moving, inputs.split(self.ground.sizes, 1), strict=True)}
+
+    def _is_news(self, node: Bound, like: Tensor, domains: Sequence[Domain]) -> Tensor:
+        """Entries (B, n) of a node that more may be known of than the domains know.
+
+        Those of upstream gradients that functions read and nobody has bounded; else what depends on
+        inputs that a new half-space depends on: all new bounds come from these.
+        """
+        if node.name not in self.upstream:
+            return flat_rows(reached(node, self.marks))
+        self.read[node.name] = reads = self.reads.get(node.name, torch.ones_like(like))
+        return reads & ~torch.stack([torch.zeros_like(like[0]) | domain.is_read(node.name)
+                                     for domain in domains])
+
+    def _cut(self, node: Bound, box: Box, wanted: Tensor, limits: Limits, margin: Tensor) -> Box:
+        """The box cut to linear bounds of the wanted entries, (B, n)."""
         most = int(wanted.sum(1).max())
         if not most:
             return box
         index = wanted.to(torch.int8).topk(most, 1).indices
-        sides = self._linear(node, index)
-        if limits.count:
-            self._add_cuts(sides, index, limits, margin)
-        (A_low, c_low), (A_high, c_high) = sides
-        if (all(part.norm == math.inf for part in self.ground.parts)
-                and sum(self.ground.sizes) <= MOST_INPUTS):
-            reach = ((A_low.abs() + A_high.abs()) / 2) * self.ground.radius[:, None]
+        lower, upper = self._linear(node, index)
+        if self.ground.is_box and sum(self.ground.sizes) <= MOST_INPUTS:
+            reach = ((lower.dense().abs() + upper.dense().abs()) / 2) * self.ground.radius[:, None]
             least_width = torch.finfo(reach.dtype).tiny ** 0.5
             self.effects[node.name] = (index,
                                        reach / reach.sum(2, keepdim=True).clamp(min=least_width))
-        A, c = torch.cat([A_low, -A_high], 1), torch.cat([c_low, -c_high], 1)
-        both = least(self.ground, A, c, self.cuts, self.rounds)
+        both = least(self.ground, Functions.joined([lower, -upper]), self.cuts, self.rounds)
         old = box.map(lambda side: side.gather(1, index))
         new = old.intersect(Box(both[:, :most], -both[:, most:]))
         possible = new.intersect(
-            limits.box(is_open.shape[1]).map(lambda side: side.gather(1, index)))
+            limits.box(wanted.shape[1]).map(lambda side: side.gather(1, index)))
         self.empty |= (possible.lower - possible.upper > 2 * margin.gather(1, index)).any(1)
         new = new.ordered()
         return Box(*(side.scatter(1, index, part) for side, part in zip(box, new, strict=True)))
 
-    def _linear(self, node: Bound,
-                index: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Linear bounds of entries (B, K) of a node as functions of the inputs: coefficients and
-        constants.
+    def _linear(self, node: Bound, index: Tensor,
+                seen: dict[str, Tensor] | None = None) -> tuple[Functions, Functions]:
+        """Linear bounds, below and above, of entries (B, K) of a node as functions of the inputs.
+
+        Args:
+            node: whose entries.
+            index: which of them.
+            seen: gets the coefficients (K, B, *output) that arrive at relaxations, by operator.
         """
         chunk = self.memory.functions_at_once(len(index), self.method, self.network.width_of(node))
-        sides = []
+        operators = [] if seen is None else self.network.relaxations_before(node)
+        below, above, noted = list[Functions](), list[Functions](), list[dict[str, Tensor]]()
         for part in index.split(chunk, 1):
-            linear = self.network.in_inputs(*self.network.sums(node, part[..., None], (1.0,)))
-            sides.append([self._flat(linear, side, part.shape[1]) for side in (0, 1)])
-        lower, upper = ([torch.cat(tensors, 1) for tensors in zip(*side, strict=True)]
-                        for side in zip(*sides, strict=True))
-        return (lower[0], lower[1]), (upper[0], upper[1])
+            noted.append({})
+            with watching(operators, noted[-1].__setitem__):
+                linear = self.network.in_inputs(*self.network.sums(node, part[..., None], (1.0,)))
+            below.append(self._in_inputs(linear, 0, part.shape[1]))
+            above.append(self._in_inputs(linear, 1, part.shape[1]))
+        if seen is not None:
+            seen |= {name: torch.cat([some[name] for some in noted]) for name in noted[0]}
+        return Functions.joined(below), Functions.joined(above)
 
-    def _flat(self, linear: Linear, side: int, count: int) -> tuple[Tensor, Tensor]:
-        """Coefficients (B, K, D) and constants (B, K) of one side of linear bounds, over all inputs
-        that move.
-        """
+    def _in_inputs(self, linear: Linear, side: int, count: int) -> Functions:
+        """One side of linear bounds of so many functions, over all inputs that move."""
         constant = (linear.upper if side else linear.lower).expand(count, len(self.ground.center)).T
-        parts = []
-        for node, size in zip(self.moving, self.ground.sizes, strict=True):
-            A = linear.inputs[node.name][side] if node.name in linear.inputs else None
-            if A is None:
-                parts.append(constant.new_zeros(*constant.shape, size))
-            else:
-                parts.append((A.dense() if isinstance(A, Local) else A).transpose(0, 1).flatten(2))
-        return torch.cat(parts, 2), constant
+        coefficients = [linear.inputs.get(node.name, (None, None))[side] for node in self.moving]
+        return Functions.of(coefficients, constant, self.ground.sizes)
 
-    def _add_cuts(self, sides: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], index: Tensor,
-                  limits: Limits, margin: Tensor) -> None:
+    def _add_cuts(self, sides: tuple[Functions, Functions], limits: Limits, margin: Tensor) -> None:
         """Half-spaces: where z >= place, its upper linear bound is; where z <= place, its lower
         one.
+
+        Args:
+            sides: linear bounds of the decided entries.
+            limits: the decisions.
+            margin: by how much roundings may move entries of the node.
         """
-        at = (index[:, None] == limits.entry[:, :, None]).to(torch.int8).argmax(2)
-        (A_low, c_low), (A_high, c_high) = ((A.gather(1, at[..., None].expand(-1, -1, A.shape[2])),
-                                             c.gather(1, at)) for A, c in sides)
-        up = limits.side > 0
-        G = torch.where(up[..., None], A_high, -A_low) * limits.side.abs()[..., None]
-        h = torch.where(up, c_high,
-                        -c_low) - limits.side * limits.place + margin.gather(1, limits.entry)
+        (lower, upper), up = sides, limits.side > 0
+        G = torch.where(up[..., None], upper.dense(), -lower.dense()) * limits.side.abs()[..., None]
+        h = torch.where(up, upper.c,
+                        -lower.c) - limits.side * limits.place + margin.gather(1, limits.entry)
         self.cuts = self.cuts.and_also(G, torch.where(limits.side == 0, torch.ones_like(h), h))
+        news = self._marked(((G != 0) & limits.is_new[..., None]).any(1))
+        self.marks = {name: mask | news[name] for name, mask in self.marks.items()}
+
+    def _note_behind(self, seen: dict[str, Tensor], limits: Limits) -> None:
+        """Add up what the half-spaces added last, relative to their extent, can gain from knowing
+        pre-activations.
+        """
+        extent = (self.cuts.G[:, -limits.count:].abs() * self.ground.radius[:, None]).sum(2)
+        share = limits.side.abs() / extent.clamp(min=torch.finfo(extent.dtype).tiny ** 0.5)
+        operators = self.network.relaxations_before(self.network.result)
+        for name, gain in gains(operators, seen, True).items():
+            own = torch.einsum("bmn,bm->bn", gain, share)
+            self.behind[name] = self.behind[name] + own if name in self.behind else own
 
     def _decide(self, node: Bound, box: Box, limits: Limits, shape: torch.Size) -> None:
         """Narrow a settled node to what is decided, so that relaxations see it on the right side of
@@ -202,21 +263,21 @@ class WithinDomains(Schedule):
                      torch.where(crossed & ~decided.upper.isfinite(), low, high))
         node.lower, node.upper = node.interval = Box(low.reshape(shape), high.reshape(shape))
 
-    def _functions(self, functions: Tensor) -> Bounded:
+    def _functions(self, functions: Tensor, notes_reads: bool) -> Bounded:
         """Lower bounds of functions of the result."""
         node = self.network.result
         operators = self.network.relaxations_before(node)
-        parts, by_one, others = [], list[dict[str, Tensor]](), list[dict[str, Tensor]]()
+        parts, noted = [], list[tuple[dict[str, Tensor], ...]]()
         for part in functions.split(self.memory.functions_at_once(len(functions), self.method), 1):
             seen: dict[str, Tensor] = {}
             with watching(operators, seen.__setitem__):
-                linear = self.network.in_inputs(node, part, lower_only=True)
-            A, c = self._flat(linear, 0, part.shape[1])
-            parts.append((least(self.ground, A, c, self.cuts, self.rounds), A))
-            by_one.append(gains(operators, seen, True))
-            others.append(gains(operators, seen, False))
-        joined, rest = ({name: torch.cat([some[name] for some in parts], 1) for name in parts[0]}
-                        for parts in (by_one, others))
+                linear = self.network.in_inputs(*self._of_result(part), lower_only=True)
+            bound = self._in_inputs(linear, 0, part.shape[1])
+            parts.append((least(self.ground, bound, self.cuts, self.rounds), bound.dense()))
+            noted.append((gains(operators, seen, True), gains(operators, seen, False),
+                          self._wants(seen), self._reads_of(seen) if notes_reads else {}))
+        joined, rest, wants, read = ({name: torch.cat([some[name] for some in kind], 1)
+                                      for name in kind[0]} for kind in zip(*noted, strict=True))
         lower, A = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
         box = self.network.of_interval(functions, self.network.interval(node))
         inputs = Box(self.ground.center - self.ground.radius,
@@ -224,7 +285,43 @@ class WithinDomains(Schedule):
         if self.effects:
             shared = [gain for gain in map(self._input_gains, (joined, rest)) if len(gain)]
             joined |= {INPUT: sum(shared[1:], shared[0])} if shared else {}
-        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined)
+        return Bounded(torch.fmax(lower, box.lower), A, inputs, joined, wants, self.behind, read)
+
+    def _of_result(self, functions: Tensor) -> tuple[Bound, Coefficient]:
+        """Functions (B, K, D) of the result as such of some node; of one entry each, they are local
+        where it is one.
+        """
+        if bool(((functions != 0).sum(2) > 1).any()):
+            return self.network.result, functions
+        entry = functions.abs().argmax(2, keepdim=True)
+        return self.network.sums(self.network.result, entry, (1.0,),
+                                 functions.gather(2, entry)[..., 0])
+
+    def _wants(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gains of kinks, below 0 where a lower bound of the functions is made by an entry below 0,
+        (B, K, n).
+        """
+        found: dict[str, Tensor] = {}
+        for operator in self.network.relaxations_before(self.network.result):
+            if operator.name in seen and operator.operator.name in KINKS:
+                A, node = -seen[operator.name] * operator.gap().abs(), operator.inputs[-1]
+                if isinstance(operator, BoundActivationGradient):
+                    A = A * self.network.current(operator.inputs[0]).center.sign()
+                own = flat_functions(to_shape(A, node)).transpose(0, 1)
+                found[node.name] = found[node.name] + own if node.name in found else own
+        return found
+
+    def _reads_of(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of upstream gradients of which products have coefficients, (B, K, n)."""
+        found: dict[str, Tensor] = {}
+        for operator in self.network.relaxations_before(self.network.result):
+            name = operator.inputs[0].name
+            if name in self.upstream and operator.name in seen:
+                read = flat_functions(to_shape((seen[operator.name] != 0).to(
+                    seen[operator.name].dtype), operator.inputs[0])) != 0
+                found[name] = (found[name] | read.transpose(0, 1)
+                               if name in found else read.transpose(0, 1))
+        return found
 
     def _input_gains(self, gains: dict[str, Tensor]) -> Tensor:
         """The gains of all nodes, shared out among the inputs by how much of the nodes' intervals
@@ -236,3 +333,10 @@ class WithinDomains(Schedule):
                 at = gains[name].gather(2, index[:, None].expand(-1, gains[name].shape[1], -1))
                 found.append(torch.einsum("bki,bij->bkj", at, share))
         return torch.stack(found).sum(0) if found else torch.zeros(0)
+
+
+def _reads_gradients(readers: Readers) -> bool:
+    """Whether a node is read as an upstream gradient alone: what it is matters to functions only
+    where these read it.
+    """
+    return all(isinstance(reader, BoundActivationGradient) and i == 0 for reader, i in readers)
