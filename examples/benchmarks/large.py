@@ -9,7 +9,8 @@ balls around the first test images. In units of a pixel, from 0 to 1 (a normalis
 model). "eps * 255" is the largest radius found at which half of the signs of the non-zero entries
 are certified, for each image by bisection of log2(eps) with one `Certifier`; "half" is the smallest
 share at it, "s" the seconds of the last bound at it, "peak" that of the whole process, with
-memory_limit of --memory GiB.
+memory_limit of --memory GiB. "attack" is the smallest radius (times 255) found at which an attack
+has changed a tenth of these signs, all at one point: random points, and ascents of their number.
 
   * resnet20: akamaster/pytorch_resnet_cifar10, BatchNorm in eval mode, 32x32x3 pixels.
   * vit: 28x28 MNIST in patches of 7, dimension 32, a class token, learned positions, 2 layers of
@@ -27,7 +28,7 @@ memory_limit of --memory GiB.
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import common
@@ -128,6 +129,10 @@ class ViT(nn.Module):
         return self.head(self.norm(self.layers(x)[:, 0]))
 
 
+ATTACKS = 8
+"""Radii that an attack is tried at."""
+
+
 def load_resnet(data: Path) -> ResNet:
     """The trained ResNet-20 in eval mode."""
     stored = torch.load(data / "cifar_resnet" / "resnet20-12fca82f.th", map_location="cpu",
@@ -204,23 +209,51 @@ def share(certificate: lx.Certificate) -> float:
     return float((certificate.sign() != 0)[live].double().mean())
 
 
-def bisect(certifier: lx.Certifier, image: Tensor, target: Tensor, halvings: int, low: float,
-           high: float) -> dict[str, float]:
-    """The largest eps found at which half of the signs are certified."""
-    result = {"eps": 0.0, "share": math.nan, "seconds": math.nan}
+def bisect(has: Callable[[float], bool], halvings: int, low: float, high: float) -> float:
+    """The largest eps found that has a property, by halving log2(eps); 0 if none has."""
+    found = 0.0
     for _ in range(halvings):
         middle = (low + high) / 2
-        certificate = certifier.certify(image, eps=2**middle, target=target)
-        certified = share(certificate)
-        common.progress(f"{certifier.method}, eps {255 * 2**middle:.5f}/255: {certified:.1%} of "
-                        f"the signs, mean width {float(certificate.width.mean()):.3g}, "
-                        f"{certificate.elapsed_s:.1f} s, peak {common.peak() / 1024:.2f} GiB")
-        if certified >= 0.5:
-            low = middle
-            result = {"eps": 2**middle, "share": certified, "seconds": certificate.elapsed_s}
+        if has(2**middle):
+            low, found = middle, 2**middle
         else:
             high = middle
-    return result
+    return found
+
+
+def certified(certifier: lx.Certifier, image: Tensor, target: Tensor,
+              args: argparse.Namespace) -> dict[str, float]:
+    """The largest eps found at which half of the signs are certified."""
+    known: dict[float, dict[str, float]] = {0.0: {"share": math.nan, "seconds": math.nan}}
+
+    def half(eps: float) -> bool:
+        certificate = certifier.certify(image, eps=eps, target=target)
+        known[eps] = {"share": share(certificate), "seconds": certificate.elapsed_s}
+        common.progress(
+            f"{args.methods[0]}, eps {255 * eps:.5f}/255: {known[eps]['share']:.1%} of the signs, "
+            f"mean width {float(certificate.width.mean()):.3g}, {certificate.elapsed_s:.1f} s, "
+            f"peak {common.peak() / 1024:.2f} GiB")
+        return known[eps]["share"] >= 0.5
+
+    eps = bisect(half, args.halvings, args.low, args.high)
+    return {"eps": eps, **known[eps]}
+
+
+def attacked(net: nn.Module, image: Tensor, target: Tensor, args: argparse.Namespace) -> float:
+    """The smallest eps found at which an attack changes a tenth of the signs, all at one point."""
+    live = int((Saliency(net).attribute(image, target=target, abs=False) != 0).sum())
+    changed = [math.inf]
+
+    def holds(eps: float) -> bool:
+        found = lx.attack(Saliency(net), image, eps=eps, target=target, abs=False,
+                          objective="sign_flips", samples=20, restarts=2, steps=10)
+        part = float(found.value) / live
+        common.progress(f"attack, eps {255 * eps:.5f}/255: {part:.1%} of the signs changed")
+        changed.extend([eps] if part >= 0.1 else [])
+        return part < 0.1
+
+    bisect(holds, ATTACKS, args.low, -4.0)
+    return min(changed)
 
 
 LOAD = {
@@ -245,10 +278,11 @@ def measure(name: str, method: str, args: argparse.Namespace) -> dict[str, Tenso
     certifier = lx.Certifier(Saliency(net), images[:1], target=target[:1], abs=False, method=method,
                              memory_limit=int(args.memory * 2**30))
     trace = time.perf_counter() - started
-    found = [bisect(certifier, images[i:i + 1], target[i:i + 1], args.halvings, args.low, args.high)
-             for i in range(len(images))]
-    return {"trace": trace, "peak": common.peak(),
-            **{key: torch.tensor([f[key] for f in found]) for key in ("eps", "share", "seconds")}}
+    each = [(images[i:i + 1], target[i:i + 1], args) for i in range(len(images))]
+    found = [certified(certifier, *one) for one in each]
+    result = {"trace": trace, "peak": common.peak()}  # of certifying, and not of the attacks
+    found = [one | {"changed": attacked(net, *of)} for one, of in zip(found, each, strict=True)]
+    return result | {key: torch.tensor([one[key] for one in found]) for key in found[0]}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -286,10 +320,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                                        [args.data, "--nets", name, "--methods", method, *options,
                                         *(["--weights", args.weights] if args.weights else [])])
             lines.append([name, method, str(args.images), f"{255 * result['eps'].median():.5f}",
-                          f"{result['share'].min():.1%}", f"{result['trace']:.1f}",
+                          f"{result['share'].min():.1%}",
+                          f"{255 * result['changed'].median():.5f}", f"{result['trace']:.1f}",
                           f"{result['seconds'].median():.1f}", f"{result['peak'] / 1024:.2f}"])
-    common.print_table(("net", "method", "images", "eps * 255", "half", "s, trace", "s",
-                        "GiB, peak"), lines)
+    common.print_table(("net", "method", "images", "eps * 255", "half", "attack", "s, trace",
+                        "s", "GiB, peak"), lines)
 
 
 if __name__ == "__main__":
