@@ -30,6 +30,7 @@ class MarginModule(nn.Module):
 
     Example:
         >>> import lirpa_explain as lx
+        >>> _ = torch.manual_seed(0)
         >>> from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
         >>> from captum.attr import Saliency
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(),
