@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 from auto_LiRPA import BoundedModule, BoundedTensor
@@ -27,7 +27,7 @@ from .backward import FAR, Linear, numbers, pull_back
 from .integral import Stretch
 from .outward import Outward, OutwardPerturbation
 from .parameters import Parameters
-from .reach import reshaped_inputs
+from .reach import ordered, reshaped_inputs
 
 KEPT = 2 ** 20
 """Most coefficients of a node's entries, for each row, that are kept."""
@@ -55,7 +55,7 @@ class Network:
         self.module = module
         self._bounded = _parse(module, example)
         self._nodes = {node.name: node for node in self._bounded.children()}
-        self._ordered = _ordered(self._nodes.values())
+        self._ordered = ordered(self._nodes.values())
         self._inputs = [node for node in self._ordered if isinstance(node, BoundInput)]
         self._loose: list[Bound] = []
         self._widths: dict[str, int] = {}
@@ -355,21 +355,6 @@ class Network:
     def _value(self, node: Bound) -> Tensor:
         """What a node that does not move is."""
         return self.current(node).lower
-
-
-def _ordered(nodes: Iterable[Bound]) -> list[Bound]:
-    """The nodes, each after its inputs."""
-    ordered: dict[str, Bound] = {}
-
-    def append(node: Bound) -> None:
-        for n in node.inputs:
-            if n.name not in ordered:
-                append(n)
-        ordered.setdefault(node.name, node)
-
-    for node in nodes:
-        append(node)
-    return list(ordered.values())
 
 
 def _by_functions(functions: Coefficient, node: Bound) -> Coefficient:

@@ -1,4 +1,4 @@
-"""Which nodes, and which entries of them, depend on an input."""
+"""Which nodes come before which, and which entries of them depend on an input."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,17 +12,46 @@ from ..operators.bound import BoundOperator, value_of
 from ..operators.planes import BoundPlanes
 
 
+def ordered(nodes: Iterable[Bound]) -> list[Bound]:
+    """The nodes, each after its inputs."""
+    found: dict[str, Bound] = {}
+
+    def append(node: Bound) -> None:
+        for n in node.inputs:
+            if n.name not in found:
+                append(n)
+        found.setdefault(node.name, node)
+
+    for node in nodes:
+        append(node)
+    return list(found.values())
+
+
 @torch.no_grad()
-def reached(node: Bound, marks: Mapping[str, Tensor]) -> Tensor:
+def reached(node: Bound, marks: dict[str, Tensor]) -> Tensor:
     """Entries of a node that depend on marked entries of the inputs, a mask (B, *S).
 
     Args:
         node: the node, which moves.
-        marks: masks of all inputs that move, by the names of their nodes.
+        marks: masks of all inputs that move, by the names of their nodes; those of the nodes
+            between are added.
     """
-    if node.name in marks:
-        return marks[node.name]
-    moving = [reached(n, marks) for n in node.inputs if n.perturbed]
+    stack = [node]
+    while stack:
+        last = stack[-1]
+        waiting = [n for n in last.inputs if n.perturbed and n.name not in marks]
+        if last.name in marks:
+            stack.pop()
+        elif waiting:
+            stack += waiting
+        else:
+            marks[last.name] = _passed_on(last, marks)
+    return marks[node.name]
+
+
+def _passed_on(node: Bound, marks: Mapping[str, Tensor]) -> Tensor:
+    """The mask of a node, from those of its inputs that move."""
+    moving = [marks[n.name] for n in node.inputs if n.perturbed]
     if isinstance(node, BoundAffine):
         masks = iter(moving)
         values = [next(masks) if n.perturbed else value_of(n) for n in node.inputs]

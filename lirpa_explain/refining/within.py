@@ -236,7 +236,7 @@ class WithinDomains(Schedule):
                         -lower.c) - limits.side * limits.place + margin.gather(1, limits.entry)
         self.cuts = self.cuts.and_also(G, torch.where(limits.side == 0, torch.ones_like(h), h))
         news = self._marked(((G != 0) & limits.is_new[..., None]).any(1))
-        self.marks = {name: mask | news[name] for name, mask in self.marks.items()}
+        self.marks = {name: self.marks[name] | mask for name, mask in news.items()}
 
     def _note_behind(self, seen: dict[str, Tensor], limits: Limits) -> None:
         """Add up what the half-spaces added last, relative to their extent, can gain from knowing
