@@ -10,9 +10,12 @@ from torch import nn
 
 import lirpa_explain as lx
 from lirpa_explain.bounding import forward, schedule
-from lirpa_explain.bounding.forward import Forms, worth
+from lirpa_explain.bounding.forward import Form, Forms, worth
 from lirpa_explain.bounding.network import Network
 from lirpa_explain.graph import capture
+from tests.cases import BATCH, CASES, boxes, is_rare
+from tests.cases import problem as case
+from tests.test_operators import example, values_at
 from tests.truth import assert_sound, ball, sample_box
 
 
@@ -89,6 +92,57 @@ def test_values_lie_within_forms(name, fresh, monkeypatch):
                 assert sides.outward(torch.full_like(value, 1e-12)).contains(value).all(), name_of
 
 
+def beyond(form: Form, variables: dict[str, torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+    """How far values (N, *S) are beyond what a form allows, with variables (N, D) of the inputs."""
+    at, free = form.center, form.error
+    for key, part in form.columns.items():
+        if isinstance(key, tuple):
+            name, first = key
+            at = at + torch.tensordot(variables[name][:, first:first + len(part)], part, 1)
+        else:
+            free = free + part.abs().sum(0, keepdim=True)
+    return (values - at).abs() - free
+
+
+def forms_of_result(network: Network) -> list[Form]:
+    """The form of a network's result, if it has one, and that which linear bounds renew."""
+    forms, result = Forms(network.nodes), network.result
+    for node, _ in network.read_nodes(True):
+        network.settle(node, network.interval(node))
+    network.interval(result)
+    made = forms.form(result)
+    if made is None:
+        return []
+    every = torch.arange(result.output_shape[1:].numel())
+    parts = [forms.of_linear(network.in_inputs(*network.sums(result, part[None, :, None], [1.0])))
+             for part in every.split(5)]
+    forms.renew(result, every, parts)
+    return [made, forms.form(result)]
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, marks=pytest.mark.slow) if is_rare(row) else row
+                                 for row in CASES], ids=str)
+def test_forms_of_every_operator_hold_and_say_how_they_depend_on_the_inputs(row):
+    """Forms of the operators' expansions, and those that linear bounds renewed."""
+    p = case(row, meet=True, backwards=True)
+    sides = boxes(p, "wide", "narrow", "point")
+    points = [sample_box(low, high, 20, torch.Generator().manual_seed(2)) for low, high in sides]
+    sampled = values_at(p, points)
+    network = Network(p.module, example(p))
+    for i in (0, BATCH, 2 * BATCH):
+        balls = [side.map(lambda x: x[i:i + 1]) for side in sides]  # noqa: B023
+        inputs = tuple(x[i:i + 1] for x in p.inputs(*[side.center for side in sides]))
+        linf = tuple(PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high) for low, high in balls)
+        with torch.no_grad(), network.at(inputs, linf):
+            found = forms_of_result(network)
+            names = [node.name for node in network.moving_inputs]
+        for form in found:
+            variables = {name: ((x[:, i] - ball.center) / ball.radius).nan_to_num().flatten(1)
+                         for name, x, ball in zip(names, points, balls, strict=True)}
+            size = 1 + max(float(x.abs().max()) for x in (sampled, form.box.upper))
+            assert beyond(form, variables, sampled[:, i]).max() <= 1e-12 * size
+
+
 @pytest.mark.parametrize("method", ["CROWN", "CROWN-Optimized"])
 @pytest.mark.parametrize("name", NETS)
 def test_bounds_with_a_first_pass(name, method, monkeypatch):
@@ -139,11 +193,12 @@ def test_paths_have_forms_too(monkeypatch):
     assert_sound(certificate, gradients, ball(x, 0.05, count=20), target=1, n_steps=3)
 
 
-def test_the_pass_is_for_large_nets_that_fit():
+def test_the_pass_is_for_large_nets():
     class Node:
         value = torch.zeros(1, 3, 64, 64)
 
-    assert not worth([Node()], 100, 4, None)
-    assert worth([Node()], 16384, 4, None)
-    assert worth([Node()], 16384, 4, 2**31)
-    assert not worth([Node()], 16384, 4, 2**28)
+    assert not worth([Node()], 100)
+    assert worth([Node()], 4096)
+    Node.value = Node.value[:, :, :8, :8]
+    assert not worth([Node()], 4096)
+    assert worth([Node()], 16384)

@@ -26,9 +26,9 @@ def wanted(monkeypatch):
     counts = []
     plain = Schedule._tightened
 
-    def tightened(self, node, box, mask):
+    def tightened(self, node, box, mask, forms=None):
         counts.append(int(mask.sum()))
-        return plain(self, node, box, mask)
+        return plain(self, node, box, mask, forms)
 
     monkeypatch.setattr(Schedule, "_tightened", tightened)
     return counts

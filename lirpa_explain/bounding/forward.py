@@ -13,9 +13,8 @@ between is an error; a maximum is its pivot and a lead of at most U.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +23,16 @@ from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor
 
 from ..boxes import Box
-from ..operators.activation import BoundActivation
-from ..operators.affine import BoundAffine
-from ..operators.bound import box_of, moving_box, value_of
-from ..operators.max_pooling import BoundMaxPool
+from ..operators.bound import (
+    BoundOperator,
+    box_of,
+    dense_sides,
+    flat_functions,
+    moving_box,
+    value_of,
+)
+from ..operators.expansion import Expansion
+from .backward import Linear
 
 LARGE = 2 ** 24
 """Input entries times the widest layer's neurons from which the pass pays, one row at a time."""
@@ -42,8 +47,9 @@ FRESH = 512
 """Most entries of a layer whose errors, the largest ones, are columns of their own, which later
 layers add up with their signs; at most half as many as the input has, in all."""
 
-LIVE = 2.1
-"""Memory in largest forms: those alive at once, where two paths meet, and what is mapped."""
+LARGE_DENSE = 2 ** 28
+"""Squared neurons of the widest layer from which it pays as well: functions of such a layer may
+depend on all of another."""
 
 
 @dataclass(frozen=True)
@@ -68,76 +74,159 @@ class Form:
                      self.error)
         return Box(self.center - radius, self.center + radius)
 
-    def mapped(self, function: Callable[[Tensor], Tensor], is_last: bool) -> dict[Hashable, Tensor]:
-        """The columns mapped; those of a form that nobody else reads are dropped on the way."""
-        if not is_last:
-            return {key: function(part) for key, part in self.columns.items()}
-        return {key: function(self.columns.pop(key)) for key in list(self.columns)}
-
 
 class Forms:
     """The forms of a network's nodes, made on demand, dropped when all readers have them.
 
+    Where they take more memory than they may, those are dropped that are read last.
+
     Args:
         nodes: all nodes, each after its inputs.
+        most: bytes that columns may take, or None.
     """
 
-    def __init__(self, nodes: Sequence[Bound]) -> None:
-        self.nodes = nodes
-        self._left = {node.name: sum(n is node for reader in nodes if isinstance(reader, READERS)
-                                     for n in reader.inputs) for node in nodes}
+    def __init__(self, nodes: Sequence[Bound], most: int | None = None) -> None:
+        self.nodes, self.most = nodes, most
+        self._readers: dict[str, list[int]] = {node.name: [] for node in nodes}
+        for place, reader in enumerate(nodes):
+            for n in _read(reader):
+                self._readers[n.name].append(place)
         self._forms: dict[str, Form | None] = {}
 
     def box(self, node: Bound) -> Box | None:
         """Bounds of a node whose predecessors have bounds; None: it has no form."""
-        # each after its inputs, so that nothing recurs
-        for n in self.nodes[:self.nodes.index(node) + 1]:
-            if n.name not in self._forms:
-                self._forms[n.name] = self._made(n) if n.perturbed else None
-                for before in n.inputs if isinstance(n, READERS) else ():
-                    self._left[before.name] -= 1
-                    if self._left[before.name] == 0:
-                        self._forms[before.name] = None
-        form = self._forms[node.name]
+        form = self.form(node)
         return None if form is None else form.box
 
-    def _made(self, node: Bound) -> Form | None:
+    def form(self, node: Bound) -> Form | None:
+        """The form of a node, if it has one; it is made of those of its predecessors."""
+        last = self.nodes.index(node)
+        for place in range(len(self._forms), last + 1):  # each after its inputs: nothing recurs
+            n = self.nodes[place]
+            self._forms[n.name] = self._made(n, place) if n.perturbed else None
+            for before in _read(n):
+                if self._readers[before.name][-1] == place:
+                    self._forms[before.name] = None
+            self._drop_beyond_memory(place)
+        return self._forms[node.name]
+
+    def _drop_beyond_memory(self, place: int) -> None:
+        """Drop those forms that are read last while all take more memory than they may."""
+        made = [name for name, form in self._forms.items() if form is not None]
+        made.sort(key=lambda name: next((i for i in self._readers[name] if i > place), place))
+        while self.most is not None and made and self._held() > self.most:
+            self._forms[made.pop()] = None
+
+    def _held(self) -> int:
+        """Bytes of all columns, of which some share their memory."""
+        storages = (part.untyped_storage() for form in self._forms.values() if form is not None
+                    for part in form.columns.values())
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    def error_share(self, node: Bound) -> Tensor | None:
+        """Which share of the form of each entry of a node, (1, *S), is not linear in the inputs;
+        None: it has no form.
+        """
+        form = self._forms.get(node.name)
+        if form is None:
+            return None
+        linear: dict[Hashable, Tensor] = {
+            key: part for key, part in form.columns.items() if isinstance(key, tuple)}
+        error = form.box.radius - Form(form.center, linear, torch.zeros_like(form.error)).box.radius
+        return error / form.box.radius.clamp(min=torch.finfo(error.dtype).tiny)
+
+    def of_linear(self, linear: Linear) -> Form:
+        """Linear bounds in the inputs, of S functions of one row, as a form of shape (1, S).
+
+        Between both sides lies their mean, and half of how far they are apart is the error.
+        """
+        columns: dict[Hashable, Tensor] = {}
+        center, error = ((linear.upper + sign * linear.lower) / 2 for sign in (1, -1))
+        for node in self.nodes:
+            if node.name not in linear.inputs:
+                continue
+            middle, radius = (side.flatten() for side in box_of(node).around)
+            lower, upper = (flat_functions(A)[:, 0] for A in dense_sides(*linear.inputs[node.name])
+                            if A is not None)
+            mean, half = (lower + upper) / 2, (upper - lower) / 2
+            center = center + (mean @ middle)[:, None]
+            error = error + (half @ middle + half.abs() @ radius)[:, None]
+            for first, part in _parts(radius):
+                columns[node.name, first] = (mean[:, first:first + len(part)] * part).T
+        return Form(center.T, columns, error.T.clamp(min=0))
+
+    def moves_within(self, node: Bound, index: Tensor) -> bool:
+        """Whether a node has a form in which no entries move but these, (S,), of the flattened
+        node.
+        """
+        form = self.form(node)
+        if form is None:
+            return False
+        moving = form.box.radius.flatten() > 0
+        return bool(moving.sum() == moving[index].sum())
+
+    def renew(self, node: Bound, index: Tensor, parts: Sequence[Form]) -> None:
+        """Put linear bounds of all entries that move in the place of a node's form, if they are
+        tighter.
+
+        Args:
+            node: the node, which has a form.
+            index: (S,), these entries in the flattened node.
+            parts: forms of theirs, as `of_linear` makes them, side by side.
+        """
+        old = self.form(node)
+        assert old is not None
+
+        def put(sides: Iterable[Tensor], into: Tensor) -> Tensor:
+            flat = into.flatten(1).index_copy(1, index, torch.cat(list(sides), 1))
+            return flat.reshape(into.shape)
+
+        nothing = torch.zeros_like(old.error)
+        columns = {key: put((part.columns[key] for part in parts),
+                            nothing.new_zeros(len(column), *nothing.shape[1:]))
+                   for key, column in parts[0].columns.items()}
+        new = Form(put((part.center for part in parts), old.center), columns,
+                   put((part.error for part in parts), nothing))
+        if new.box.radius.sum() < old.box.radius.sum():
+            self._forms[node.name] = _with_errors(node, new.center, columns, nothing, new.error)
+
+    def _made(self, node: Bound, place: int) -> Form | None:
         ball = getattr(node, "perturbation", None)
         if ball is not None:
             is_box = type(ball) is PerturbationLpNorm and ball.norm == math.inf
             return _of_input(node.name, box_of(node)) if is_box else None
-        forms = [self._forms.get(n.name) for n in node.inputs]
-        if not isinstance(node,
-                          READERS) or any(form is None and n.perturbed or moving_box(n) is not None
-                                          for form, n in zip(forms, node.inputs, strict=True)):
+        read = _read(node)
+        forms = [self._forms.get(n.name) if n in read else None for n in node.inputs]
+        if not read or any(form is None and n in read and n.perturbed or moving_box(n) is not None
+                           for form, n in zip(forms, node.inputs, strict=True)):
             return None
-        is_last = [self._left[n.name] == 1 for n in node.inputs]
-        if isinstance(node, BoundAffine):
-            if node.operator.name == "add":
-                return _sum(node, forms, is_last)
-            return (_together(node, forms)
-                    if node.operator.name == "concatenate" else _affine(node, forms, is_last[0]))
-        form = forms[0]
-        if form is None:
-            return None
-        return (_between_lines(node, form, is_last[0])
-                if isinstance(node, BoundActivation) else _largest(node, form, is_last[0]))
+        at = [None if n not in read else value_of(n) if form is None else form.center
+              for form, n in zip(forms, node.inputs, strict=True)]
+        expansion = node.expansion(*at)
+        is_last = [self._readers[n.name][-1:] == [place] and node.inputs.count(n) == 1
+                   for n in node.inputs]
+        return None if expansion is None else _mapped(node, expansion, forms, is_last)
 
 
-READERS = (BoundAffine, BoundActivation, BoundMaxPool)
-"""The operators that hand forms on."""
+def _read(node: Bound) -> list[Bound]:
+    """The inputs of whose forms that of a node is made."""
+    return ([node.inputs[i] for i in node.expanded_inputs()]
+            if isinstance(node, BoundOperator) else [])
 
 
 def _of_input(name: str, box: Box) -> Form:
     center, radius = box.around
-    count = max(1, COLUMNS // (WIDER * radius.numel()))
-    flat = radius.flatten()
     columns: dict[Hashable, Tensor] = {}
-    for i in range(0, len(flat), count):
-        part = flat[i:i + count]
-        columns[name, i] = _one_hot(torch.arange(i, i + len(part), device=part.device), part,
-                                    radius.shape[1:])
+    for first, part in _parts(radius.flatten()):
+        index = torch.arange(first, first + len(part), device=part.device)
+        columns[name, first] = _one_hot(index, part, radius.shape[1:])
     return Form(center, columns, torch.zeros_like(center))
+
+
+def _parts(radius: Tensor) -> list[tuple[int, Tensor]]:
+    """Entries of an input, (d,), in parts that are columns of one tensor, each with its first."""
+    count = max(1, COLUMNS // (WIDER * len(radius)))
+    return [(i, radius[i:i + count]) for i in range(0, len(radius), count)]
 
 
 def _one_hot(index: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
@@ -146,77 +235,21 @@ def _one_hot(index: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
     return columns.scatter(1, index[:, None], values[:, None]).reshape(-1, *shape)
 
 
-def _sum(node: BoundAffine, forms: list[Form | None], is_last: list[bool]) -> Form:
-    """Of x + y, either of which may be fixed, and be broadcast."""
-    shape = node.output_shape[1:]
-    centers = [value_of(n) if form is None else form.center
-               for n, form in zip(node.inputs, forms, strict=True)]
-    moving = [form for form in forms if form is not None]
-    columns: dict[Hashable, Tensor] = {}
-    for form, last in zip(forms, is_last, strict=True):
-        own = {} if form is None else form.columns
-        for key in list(own):
-            part = own.pop(key) if last else own[key]
-            columns[key] = columns.pop(key) + part if key in columns else part.expand(-1, *shape)
-    error = functools.reduce(torch.add, [form.error.expand(1, *shape) for form in moving])
-    return Form(functools.reduce(torch.add, centers).expand(1, *shape), columns, error)
-
-
-def _together(node: BoundAffine, forms: list[Form | None]) -> Form:
-    """Form of several values side by side, as concatenation makes them: each in its own place."""
-    centers = [value_of(n) if form is None else form.center
-               for n, form in zip(node.inputs, forms, strict=True)]
-
-    def at_own_place(part: Tensor, place: int) -> Tensor:
-        return node.forward(*[part if i == place else center.new_zeros(len(part), *center.shape[1:])
-                              for i, center in enumerate(centers)])
-
-    columns: dict[Hashable, Tensor] = {}
-    errors = []
-    for i, form in enumerate(forms):
-        for key, part in () if form is None else form.columns.items():
-            mapped = at_own_place(part, i)
-            columns[key] = columns[key] + mapped if key in columns else mapped
-        errors.append(torch.zeros_like(centers[i]) if form is None else form.error)
-    return Form(node.forward(*centers), columns, node.forward(*errors))
-
-
-def _affine(node: BoundAffine, forms: list[Form | None], is_last: bool) -> Form | None:
-    """Form of an affine step of its first input; None if another input moves as well."""
-    form = forms[0]
-    if (form is None or any(forms[1:])
-            or node.traits.magnitude is None and not node.traits.homogeneous):
-        return None
-    weights = [value_of(n) for n in node.inputs[1:]]
-    return Form(node.forward(form.center, *weights),
-                form.mapped(lambda part: node.forward(part, *weights), is_last),
-                node.magnitude(form.error, *weights))
-
-
-def _between_lines(node: BoundActivation, form: Form, is_last: bool) -> Form:
-    """Form of a function of one variable: the band between its lines is an error, or a column."""
-    box = box_of(node.inputs[0])
-    (below, low), (above, high) = node.planes(box)
-    slope = (below + above) / 2
-    least = torch.minimum(*((below - slope) * end + low for end in box))
-    most = torch.maximum(*((above - slope) * end + high for end in box))
-    between, center = (most - least) / 2, slope * form.center + (least + most) / 2
-    columns = form.mapped(lambda part: slope * part, is_last)
-    return _with_errors(node, center, columns, slope.abs() * form.error, between)
-
-
-def _largest(node: BoundMaxPool, form: Form, is_last: bool) -> Form:
-    """Of maxima: the pivots, and half of by how much another position may lead these."""
-    race = node.race(box_of(node.inputs[0]))
-    shape = node.output_shape[1:]
-
-    def pivots(x: Tensor) -> Tensor:
-        return x.flatten(1).gather(1, race.place.expand(len(x), -1)).reshape(-1, *shape)
-
-    lead = race.lead.upper.masked_fill(~race.candidates,
-                                       0.0).clamp(min=0).amax(2).reshape(1, *shape) / 2
-    return _with_errors(node, pivots(form.center) + lead, form.mapped(pivots, is_last),
-                        pivots(form.error), lead)
+def _mapped(node: Bound, expansion: Expansion, forms: Sequence[Form | None],
+            is_last: Sequence[bool]) -> Form:
+    """The form of an operator's output from those of its inputs; columns of a form that nobody else
+    reads are dropped on the way.
+    """
+    moving = [{} if form is None else form.columns for form in forms]
+    columns = {}
+    for key in list(dict.fromkeys(key for own in moving for key in own)):
+        parts = [own.pop(key, None) if last else own.get(key)
+                 for own, last in zip(moving, is_last, strict=True)]
+        columns[key] = expansion.linear(*parts)
+    error = expansion.magnitude(*[None if form is None else form.error for form in forms])
+    if expansion.error is None:
+        return Form(expansion.value, columns, error)
+    return _with_errors(node, expansion.value, columns, error, expansion.error)
 
 
 def _with_errors(node: Bound, center: Tensor, columns: dict[Hashable, Tensor], error: Tensor,
@@ -232,14 +265,12 @@ def _with_errors(node: Bound, center: Tensor, columns: dict[Hashable, Tensor], e
     return Form(center, columns, error + flat.index_fill(0, index, 0.0).reshape(new.shape))
 
 
-def worth(inputs: Iterable[Bound], width: int, item_size: int, limit: int | None) -> bool:
-    """Whether a network is so large that the pass is worth it, and there is the memory for it.
+def worth(inputs: Iterable[Bound], width: int) -> bool:
+    """Whether a network is so large that the pass is worth it.
 
     Args:
         inputs: the nodes of inputs that move.
         width: neurons of the widest layer.
-        item_size: bytes of an entry.
-        limit: bytes that are left, or None.
     """
-    entries = sum(node.value[0].numel() for node in inputs) * width
-    return entries >= LARGE and (limit is None or LIVE * entries * item_size <= limit)
+    entries = sum(node.value[0].numel() for node in inputs)
+    return entries * width >= LARGE or width * width >= LARGE_DENSE

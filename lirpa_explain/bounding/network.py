@@ -174,7 +174,7 @@ class Network:
         return box_of_interval(node.interval).or_nothing()
 
     def linear(self, node: Bound, functions: Coefficient, tell: Callable[[int], None] | None = None,
-               keep: bool = False) -> Box:
+               keep: bool = False, see: Callable[[Linear], None] | None = None) -> Box:
         """Linear bounds, made numbers, of linear functions of a node.
 
         Args:
@@ -183,6 +183,7 @@ class Network:
             tell: is told how many coefficients arrive at each node before it.
             keep: whether they are the node's entries themselves, all of them, and may end passes
                 from far behind.
+            see: is shown the linear bounds.
 
         Returns:
             (lower, upper), each (B, K).
@@ -191,6 +192,8 @@ class Network:
         linear = pull_back(self._ordered, node, functions, self._forms, tell)
         if keep:
             self._forms[node.name] = linear
+        if see is not None:
+            see(linear)
         box = numbers(self._nodes, linear, functions.shape[:2])
         return box.map(lambda side: side.transpose(0, 1))
 

@@ -7,7 +7,7 @@ gain from.
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from auto_LiRPA.bound_ops import Bound
@@ -20,7 +20,7 @@ from ..operators.bound import flat_rows
 from ..operators.max_pooling import BoundMaxPool, BoundPooled
 from ..operators.windows import Comparison, Race
 from .backward import Linear
-from .forward import Forms, worth
+from .forward import Form, Forms, worth
 from .memory import Memory
 from .methods import Method
 from .network import Network, Readers
@@ -32,6 +32,14 @@ from .slack import negligible
 ONE_SIDE = 2 ** 21
 """Coefficients of all functions of a node from which on the bounds that may suffice are computed
 before the others."""
+
+PRICE = 2 ** 28
+"""Coefficients of all functions of a node from which linear bounds are computed of those entries
+alone whose affine forms consist of errors, which is what linear bounds can gain; of fewer
+coefficients also where errors are the same share of a form, ..."""
+
+LEAST_SHARE, MOST_SHARE = 0.05, 0.5
+"""... which below the first counts for nothing, and is at most the second."""
 
 FEW_OPEN = 0.02
 """Share of a layer's entries up to which these are bounded one by one at once, without a pass for
@@ -105,10 +113,10 @@ class Schedule:
             return box
         box = box if forms is None else self._first_pass(node, box, readers, forms)
         self._compare(node, box, readers)
-        wanted = self._wanted(node, box, readers)
+        wanted = self._worth_a_pass(node, self._wanted(node, box, readers), forms)
         if not self._is_kept(node):
             box, wanted = self._by_sides(node, box, wanted, readers)
-        return self._tightened(node, box, wanted)
+        return self._tightened(node, box, wanted, forms)
 
     def _start(self, node: Bound) -> Box:
         """What is known of a node before linear bounds of it."""
@@ -120,10 +128,9 @@ class Schedule:
         """
         if (torch.is_grad_enabled() or self.rounded or self.parameters is not None
                 or self.network.rows != 1
-                or not worth(self.network.moving_inputs, self.memory.width, self.memory.item_size,
-                             self.portions.room)):
+                or not worth(self.network.moving_inputs, self.memory.width)):
             return None
-        return Forms(self.network.nodes)
+        return Forms(self.network.nodes, self.portions.room)
 
     def _first_pass(self, node: Bound, box: Box, readers: Readers, forms: Forms) -> Box:
         """A box of a node cut to what affine forms say, where intervals leave a large share of it
@@ -133,6 +140,15 @@ class Schedule:
         if int(wanted.sum()) <= FEW_OPEN * wanted.numel() or (found := forms.box(node)) is None:
             return box
         return box.intersect(found.outward(self.network.rounding_margin(node))).ordered()
+
+    def _worth_a_pass(self, node: Bound, wanted: Tensor, forms: Forms | None) -> Tensor:
+        """Those of the wanted entries that linear bounds may tell more of than affine forms do, by
+        a share that is worth their price.
+        """
+        price = int(wanted.sum()) * self.network.width_of(node) / PRICE
+        if forms is None or price < LEAST_SHARE or (share := forms.error_share(node)) is None:
+            return wanted
+        return wanted & (share > min(price, MOST_SHARE))
 
     def result(self, functions: Tensor | None) -> Box:
         """Bounds of the output (B, D), or of linear functions (B, K, D) of it, once all within is
@@ -295,22 +311,32 @@ class Schedule:
                   torch.where(at < 0, torch.minimum(old.upper, bound), old.upper)).ordered()
         return _with_entries(box, index, new, wanted)
 
-    def _tightened(self, node: Bound, box: Box, wanted: Tensor) -> Box:
-        """A box of a node cut to linear bounds of the wanted entries."""
+    def _tightened(self, node: Bound, box: Box, wanted: Tensor, forms: Forms | None = None) -> Box:
+        """A box of a node cut to linear bounds of the wanted entries, as are its affine forms."""
         wanted = flat_rows(wanted)
         index = _first_true(wanted)
         if not index.shape[1]:
             return box
-        linear = self._linear_entries(node, index)
+        linear = self._linear_entries(node, index, forms)
         old = box.map(lambda side: flat_rows(side).gather(1, index))
         better = old.intersect(linear).ordered()  # roundings may have crossed what both contain
         return _with_entries(box, index, better, wanted)
 
-    def _linear_entries(self, node: Bound, index: Tensor) -> Box:
-        """Linear bounds of a node's entries `index` (B, K) in the flattened node: each (B, K)."""
-        return self._linear_sums(node, index[..., None], [1.0])
+    def _linear_entries(self, node: Bound, index: Tensor, forms: Forms | None = None) -> Box:
+        """Linear bounds of a node's entries `index` (B, K) in the flattened node: each (B, K).
 
-    def _linear_sums(self, node: Bound, index: Tensor, weights: Sequence[float]) -> Box:
+        Forms, if there are any, are renewed by those of all entries that move.
+        """
+        if forms is None or self.method.chosen or not forms.moves_within(node, index[0]):
+            return self._linear_sums(node, index[..., None], [1.0])
+        parts: list[Form] = []
+        box = self._linear_sums(node, index[..., None], [1.0],
+                                lambda linear: parts.append(forms.of_linear(linear)))
+        forms.renew(node, index[0], parts)
+        return box
+
+    def _linear_sums(self, node: Bound, index: Tensor, weights: Sequence[float],
+                     see: Callable[[Linear], None] | None = None) -> Box:
         """Linear bounds of weighted sums of n entries each, `index` (B, K, n) in the flattened
         node: each (B, K).
         """
@@ -327,9 +353,11 @@ class Schedule:
         fits = fits or count <= self.memory.functions_at_once(rows, self.method, width)
         if is_whole and fits and self.network.ends_passes(node):
             return self.network.linear(*self.network.sums(node, index, weights),
-                                       keep=True).or_nothing()
-        return _joined([self.network.linear(*self.network.sums(node, index[:, part], weights))
-                        for part in self.portions.of(key, count, rows, width)], count)
+                                       keep=True, see=see).or_nothing()
+        sums = (self.network.sums(node, index[:, part], weights)
+                for part in self.portions.of(key, count, rows, width))
+        return _joined([self.network.linear(of, functions, see=see) for of, functions in sums],
+                       count)
 
     def _lower_sums(self, node: Bound, index: Tensor, weights: Sequence[float],
                     sign: Tensor) -> Tensor:

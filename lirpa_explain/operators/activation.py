@@ -4,6 +4,7 @@ The forward operator is y = phi(z); the gradient operator is p = g * phi'(z), wi
 gradient.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from ..relaxations.product import Lines
 from ..relaxations.ranges import product_range
 from . import forward_mode
 from .bound import both_sides, box_of, moving_box, value_of
+from .expansion import Expansion, reach
 from .planes import BoundPlanes, Mixture, Plane, to_shape
 from .weights import changes_sign, product_sides
 
@@ -32,12 +34,14 @@ class Curve:
         open: where a smaller interval would give tighter lines or a smaller range.
         family: several lines below and several above, each tensor (K, *S), the first those of
             `lines`.
+        is_stepwise: whether it is constant but for jumps, so that it has no first-order terms.
     """
 
     range: Callable[..., Box]
     lines: Callable[..., tuple[Line, Line]]
     open: Callable[..., Tensor]
     family: Callable[..., tuple[Line, Line]]
+    is_stepwise: bool = False
 
 
 class BoundActivation(BoundPlanes):
@@ -103,6 +107,9 @@ class BoundActivationGradient(BoundProduct):
             return is_open
         return reaching(is_open, boxes[0][0]) & (boxes[0][1] > boxes[0][0])
 
+    def expanded_inputs(self) -> list[int]:
+        return [0] if self.operator.traits.is_stepwise else [0, 1]
+
     def ignored_entries(self, index: int, box: Box) -> Tensor:
         if index == 0:
             return super().ignored_entries(index, box)
@@ -151,6 +158,22 @@ class BoundMultiply(BoundProduct):
         if all(node.perturbed for node in self.inputs):
             return super().carried(linears)
         return forward_mode.by_relaxation(self, linears)
+
+    def expansion(self, *at: Tensor) -> Expansion:
+        x, y = at
+
+        def linear(dx: Tensor | None, dy: Tensor | None) -> Tensor:
+            parts = [change * other for change, other in ((dx, y), (dy, x)) if change is not None]
+            return functools.reduce(torch.add, parts)
+
+        def magnitude(dx: Tensor | None, dy: Tensor | None) -> Tensor:
+            parts = [size * other.abs() for size, other in ((dx, y), (dy, x)) if size is not None]
+            return functools.reduce(torch.add, parts)
+
+        if not all(node.perturbed for node in self.inputs):
+            return Expansion(x * y, linear, magnitude)
+        r, s = (reach(box_of(node), value) for node, value in zip(self.inputs, at, strict=True))
+        return Expansion(x * y, linear, magnitude, r * s)
 
     def start_mixture(self, functions: int) -> Mixture | None:
         if not all(node.perturbed for node in self.inputs):

@@ -26,6 +26,7 @@ from .bound import (
     value_of,
     weighted_sum,
 )
+from .expansion import Expansion
 from .local import Local, met, spread
 from .planes import to_shape
 from .registry import Operator, register
@@ -122,6 +123,22 @@ class BoundAffine(BoundOperator):
         weights = [value_of(node) for node in self.inputs[1:]]
         return forward_mode.by_map(self.forward, lambda size: self.magnitude(size, *weights),
                                    dict(enumerate(weights, 1)), linears)
+
+    def expansion(self, *at: Tensor) -> Expansion | None:
+        weights = at[1:]
+        if self.traits.magnitude is not None:
+            return Expansion(self.forward(*at), lambda x, *_: self.forward(x, *weights),
+                             lambda x, *_: self.magnitude(x, *weights))
+        if not self.traits.homogeneous:
+            return None
+        linear = functools.partial(self._of_changes, at)
+        return Expansion(self.forward(*at), linear, linear)
+
+    def _of_changes(self, at: Sequence[Tensor], *changes: Tensor | None) -> Tensor:
+        """The map of changes, of which those that are None are 0."""
+        count = next(len(change) for change in changes if change is not None)
+        return self.forward(*[value.new_zeros(count, *value.shape[1:]) if change is None else change
+                              for value, change in zip(at, changes, strict=True)])
 
     def added(self, *sizes: Tensor) -> Tensor:
         """Sum of the sizes of all terms of each entry, from the sizes of the inputs' entries."""
@@ -252,6 +269,15 @@ class BoundAdd(BoundAffine):
             return both_sides(last_lower, last_upper, functools.partial(pull, sign=-1),
                               functools.partial(pull, sign=1))
         return both_sides(last_lower, last_upper, pull, pull)
+
+    def expansion(self, *at: Tensor) -> Expansion:
+        value = self.forward(*at)
+
+        def linear(*changes: Tensor | None) -> Tensor:
+            moving = [change for change in changes if change is not None]
+            return functools.reduce(torch.add, moving).expand(-1, *value.shape[1:])
+
+        return Expansion(value, linear, linear)
 
 
 def _center(x: Tensor, dims: list[int]) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..boxes import Box
 from ..errors import UnsupportedOperation
 from . import forward_mode
+from .expansion import Expansion
 from .local import Local
 
 Coefficient = Tensor | Local
@@ -115,6 +116,18 @@ class BoundOperator(Bound):
     def bound_dynamic_forward(self, *x: Any, max_dim: int, offset: int = 0, **kwargs: Any) -> Any:
         self.refuse_perturbed_parameters()
         return forward_mode.window(self, x, max_dim, offset)
+
+    def expanded_inputs(self) -> list[int]:
+        """Indices of the inputs in which it has first-order terms."""
+        return list(range(len(self.inputs)))
+
+    def expansion(self, *at: Any) -> Expansion | None:
+        """Its first-order expansion at values of its inputs, or None where it has none.
+
+        Args:
+            at: of `expanded_inputs`, (B, *S) each; those that do not move are their values.
+        """
+        return None
 
     def refuse_perturbed_parameters(self) -> None:
         """Refuse a moving parameter where only a fixed one may be.

@@ -4,6 +4,7 @@ Beside the values u and v these operators get their difference t = u - v, whose 
 those of u and v; and what comes back to one of the two is what came in less what goes to the other.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..relaxations.ranges import product_range
 from ..relaxations.univariate import range_of
 from .activation import BoundActivationGradient, Curve, reaching
 from .bound import BoundOperator, both_sides, value_of, weighted_sum
+from .expansion import Expansion
 from .planes import BoundPlanes, Mixture, Plane, to_shape
 from .registry import Operator, register
 
@@ -128,14 +130,28 @@ class BoundRest(BoundOperator):
 
         return both_sides(last_lower, last_upper, pull, pull)
 
+    def expanded_inputs(self) -> list[int]:
+        return [0, 1]
+
+    def expansion(self, *at: Any) -> Expansion:
+        def linear(*changes: Tensor | None) -> Tensor:
+            signed = zip((1.0, -1.0), changes[:2], strict=True)
+            parts = [sign * change for sign, change in signed if change is not None]
+            return functools.reduce(torch.add, parts)
+
+        def magnitude(*sizes: Tensor | None) -> Tensor:
+            return functools.reduce(torch.add, [size for size in sizes[:2] if size is not None])
+
+        return Expansion(linear(*at), linear, magnitude)
+
 
 def _step(function: Callable[..., Any]) -> Callable[..., Any]:
     """Of the derivative of relu, whatever it is taken to be at 0."""
     return lambda lo, hi, tie: function(lo, hi, 0.0)
 
 
-STEP = Curve(*map(_step, (piecewise.step_range, piecewise.step_lines, piecewise.step_open,
-                          piecewise.step_family)))
+STEP = Curve(_step(piecewise.step_range), _step(piecewise.step_lines), _step(piecewise.step_open),
+             _step(piecewise.step_family), is_stepwise=True)
 
 
 def _choose(a: Tensor, b: Tensor, t: Tensor, z: Tensor, low: float | None, high: float | None,

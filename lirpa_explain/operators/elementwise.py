@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,7 +76,8 @@ def _stabilized_gradient(g: Tensor, z: Tensor, eps: float) -> Tensor:
 
 KINK = Curve(_kink_range, piecewise.kink_lines, lambda lo, hi, slope: (lo < 0) & (hi > 0),
              piecewise.kink_family)
-STEP = Curve(piecewise.step_range, piecewise.step_lines, piecewise.step_open, piecewise.step_family)
+STEP = Curve(piecewise.step_range, piecewise.step_lines, piecewise.step_open, piecewise.step_family,
+             is_stepwise=True)
 
 
 def _leaky_relu(z: Tensor, slope: float) -> Tensor:
@@ -126,7 +128,8 @@ add_activation(Activation(
 
 ROWS = [
     Operator("select", _select, BoundActivationGradient, "torch.where on comparisons with numbers, "
-             "gradient of clamp", curve(lambda **s: functions.window(**s).function),
+             "gradient of clamp",
+             replace(curve(lambda **s: functions.window(**s).function), is_stepwise=True),
              breaks=lambda **s: functions.window(**s).function.breaks),
     Operator("stabilized_gradient", _stabilized_gradient, BoundActivationGradient,
              "captum's LRP: relevance divided by a layer's output, times that output",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..boxes import Box
 from .bound import BoundOperator, both_sides, box_of, flat_functions
+from .expansion import Expansion
 from .registry import Operator, register
 
 
@@ -27,6 +28,16 @@ class BoundKnown(BoundOperator):
     def bound_interval(self, *boxes: Box) -> Box:
         low, high = self.settings["low"], self.settings["high"]
         return boxes[0].map(lambda side: side.clamp(low, high))
+
+    def expansion(self, *at: Tensor) -> Expansion:
+        low, high = self.settings["low"], self.settings["high"]
+        itself = (box_of(self.inputs[0]).width <= high - low).to(at[0])
+
+        def linear(change: Tensor) -> Tensor:
+            return change * itself
+
+        return Expansion(linear(at[0]) + (1 - itself) * (low + high) / 2, linear, linear,
+                         (1 - itself) * (high - low) / 2)
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
                      *nodes: Any) -> Any:

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..boxes import Box
 from ..relaxations.ranges import product_range
 from .bound import BoundOperator, both_sides, box_of, flat_functions, value_of
+from .expansion import Expansion, reach
 from .registry import Operator, register
 
 
@@ -49,6 +50,20 @@ class BoundMatrixProduct(BoundOperator):
 
         return both_sides(last_lower, last_upper, lower, upper)
 
+    def expansion(self, *at: Tensor) -> Expansion:
+        x, y = at
+
+        def linear(dx: Tensor | None, dy: Tensor | None) -> Tensor:
+            return products(dx, x, dy, y)
+
+        def magnitude(dx: Tensor | None, dy: Tensor | None) -> Tensor:
+            return products(dx, x.abs(), dy, y.abs())
+
+        if not all(node.perturbed for node in self.inputs):
+            return Expansion(x @ y, linear, magnitude)
+        r, s = (reach(box_of(node), value) for node, value in zip(self.inputs, at, strict=True))
+        return Expansion(x @ y, linear, magnitude, r @ s)
+
     def _linear(self, last_lower: Tensor | None, last_upper: Tensor | None, x: Any, y: Any) -> Any:
         """Exact coefficients where one factor is fixed."""
 
@@ -57,6 +72,13 @@ class BoundMatrixProduct(BoundOperator):
                     value_of(x).mT @ A if y.perturbed else None], 0.0
 
         return both_sides(last_lower, last_upper, pull, pull)
+
+
+def products(dx: Tensor | None, x: Tensor, dy: Tensor | None, y: Tensor) -> Tensor:
+    """The linear change dx @ y + x @ dy of a product; None is no change."""
+    if dx is None or dy is None:
+        return x @ dy if dy is not None else dx @ y if dx is not None else torch.zeros_like(x @ y)
+    return dx @ y + x @ dy
 
 
 ROWS = [Operator("matrix_product", torch.matmul, BoundMatrixProduct, "attention, torch.bmm of two "

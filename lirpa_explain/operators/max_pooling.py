@@ -19,6 +19,7 @@ from .bound import (
     value_of,
     weighted_sum,
 )
+from .expansion import Expansion
 from .local import Local, met
 from .places import Entries
 from .windows import Comparison, Race, Windows
@@ -117,6 +118,17 @@ class BoundMaxPool(BoundPooled):
             return bound
 
         return both_sides(last_lower, last_upper, side(True), side(False))
+
+    def expansion(self, *at: Tensor) -> Expansion:
+        """The pivots, and half of by how much another position may lead them."""
+        race, shape = self.race(box_of(self.inputs[0])), self.output_shape[1:]
+
+        def pivots(x: Tensor) -> Tensor:
+            return x.flatten(1).gather(1, race.place.expand(len(x), -1)).reshape(-1, *shape)
+
+        lead = race.lead.upper.masked_fill(~race.candidates, 0.0).clamp(min=0).amax(2)
+        half = lead.reshape(1, *shape) / 2
+        return Expansion(pivots(at[0]) + half, pivots, pivots, half)
 
     @staticmethod
     def _read(race: Race, largest: Tensor | None) -> Race:

@@ -10,6 +10,7 @@ from ..boxes import Box
 from ..relaxations.ranges import variance_range
 from .affine import Affine, BoundAffine
 from .bound import BoundOperator, both_sides, box_of, flat_functions
+from .expansion import Expansion, reach
 from .registry import Operator, register
 
 
@@ -42,6 +43,14 @@ class BoundVariance(BoundOperator):
         entries = boxes[0].map(lambda side: side.permute(*others, *dims).flatten(
             len(others))[..., None].flatten(0, -3))
         return variance_range(entries).map(lambda side: side.reshape(shape))
+
+    def expansion(self, *at: Tensor) -> Expansion:
+        x, dims = at[0], self.settings["dims"]
+        slope = 2 * (x - x.mean(dims, keepdim=True))
+        half = reach(box_of(self.inputs[0]), x).square().mean(dims, keepdim=True) / 2
+        return Expansion(self.forward(x) + half,
+                         lambda change: (slope * change).mean(dims, keepdim=True),
+                         lambda size: (slope.abs() * size).mean(dims, keepdim=True), half)
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
                      *nodes: Any) -> Any:

@@ -160,17 +160,19 @@ class Places:
         shift = other.first - one.first
         for i, size in enumerate(to.window):
             old, by = values.shape[3 + i], shift[:, i]
-            start = int(by[0])
-            if bool((by == start).all()):
-                pad = [0, 0, -start, start + size - old] if i == 0 else [-start, start + size - old]
-                values = F.pad(values, pad) if any(pad) else values
-                continue
-            at = other.to_functions(by[:, None] + torch.arange(size, device=by.device))
-            at = at[:, :, None, :, None] if i == 0 else at[:, :, None, None]
             sizes = list(values.shape)
             sizes[3 + i] = size
-            is_inside = (at >= 0) & (at < old)
-            values = values.gather(3 + i, at.clamp(0, old - 1).expand(sizes)) * is_inside
+            start = int(by[0])
+            if bool(((by >= old) | (by <= -size)).all()):  # nothing in common
+                values = values.new_zeros(sizes)
+            elif bool((by == start).all()):
+                pad = [0, 0, -start, start + size - old] if i == 0 else [-start, start + size - old]
+                values = F.pad(values, pad) if any(pad) else values
+            else:
+                at = other.to_functions(by[:, None] + torch.arange(size, device=by.device))
+                at = at[:, :, None, :, None] if i == 0 else at[:, :, None, None]
+                is_inside = (at >= 0) & (at < old)
+                values = values.gather(3 + i, at.clamp(0, old - 1).expand(sizes)) * is_inside
         return values
 
     def _of_groups(self, x: Tensor) -> Tensor:

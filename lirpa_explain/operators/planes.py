@@ -9,6 +9,7 @@ the mixture for each function that is bounded.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ from .bound import (
     value_of,
     weighted_sum,
 )
+from .expansion import Expansion
 from .local import Local
 
 Plane = tuple[Tensor, ...]
@@ -172,6 +174,23 @@ class BoundPlanes(BoundOperator, Alphas):
         planes = self._remembered(self.planes, [box_of(node) for node in self.inputs])
         return forward_mode.by_planes(planes, self.inputs, linears, self.output_shape[1:])
 
+    def expansion(self, *at: Any) -> Expansion:
+        boxes = [box_of(node) for node in self.inputs]
+        slopes, offset, error = halfway(*self._remembered(self.planes, boxes), boxes,
+                                        self.expanded_inputs())
+
+        def linear(*changes: Tensor | None) -> Tensor:
+            moving = zip(slopes, changes, strict=True)
+            return functools.reduce(torch.add, [slope * change for slope, change in moving
+                                                if change is not None])
+
+        def magnitude(*sizes: Tensor | None) -> Tensor:
+            moving = zip(slopes, sizes, strict=True)
+            return functools.reduce(torch.add, [slope.abs() * size for slope, size in moving
+                                                if size is not None])
+
+        return Expansion(linear(*at) + offset, linear, magnitude, error)
+
     def gap(self) -> Tensor:
         """How far the planes above and below are apart in the middle of the inputs' bounds, (B,
         *output).
@@ -231,6 +250,27 @@ class BoundPlanes(BoundOperator, Alphas):
             coefficients.append(
                 flat_functions(rest).index_add(2, columns, chosen(i)).reshape(A.shape))
         return coefficients, bias
+
+
+def halfway(below: Plane, above: Plane, boxes: Sequence[Box], kept: Sequence[int] = (0,),
+            total: Callable[[Tensor], Tensor] = lambda x: x) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Mean slopes of two planes, what is added halfway between them, and how far that is off.
+
+    Args:
+        below: a plane below; its slopes are of the inputs' entries.
+        above: a plane above.
+        boxes: of the inputs.
+        kept: indices of the inputs that have slopes; those of others are 0.
+        total: the sum of products of slopes and entries, where a plane has several of an input.
+    """
+    slopes, (least, most) = [], (below[-1], above[-1])
+    for i, (low, high, box) in enumerate(zip(below[:-1], above[:-1], boxes, strict=True)):
+        slope = (low + high) / 2 if i in kept else torch.zeros_like(low)
+        low, high = low - slope, high - slope
+        least = least + total(low * box.center - low.abs() * box.radius)
+        most = most + total(high * box.center + high.abs() * box.radius)
+        slopes.append(slope)
+    return slopes, (least + most) / 2, (most - least) / 2
 
 
 def _gap(below: Plane, above: Plane, boxes: list[Box]) -> Tensor:

@@ -12,7 +12,26 @@ from ..relaxations.ranges import product_range
 from ..relaxations.softmax import log_softmax_range, log_sum_exp_planes
 from ..rounding import least
 from .bound import BoundOperator, both_sides, box_of, flat_functions, value_of, weighted_sum
+from .expansion import Expansion, reach
+from .planes import halfway
 from .registry import Operator, register
+
+Plane = tuple[Tensor, Tensor]
+"""Slopes, and what is added."""
+
+
+def log_sum_exp(box: Box, dim: int) -> tuple[Plane, Plane]:
+    """Planes below and above log sum_j exp(x_j) along a dimension, counted from the end."""
+    below, above = log_sum_exp_planes(*box.map(lambda side: side.movedim(dim, -1)))
+    return (below[0].movedim(-1, dim), below[1].movedim(-1, dim)), (above[0].movedim(-1, dim),
+                                                                    above[1].movedim(-1, dim))
+
+
+def halfway_log_sum_exp(box: Box, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes, offset and error of what lies halfway between these planes."""
+    (slope,), offset, error = halfway(*log_sum_exp(box, dim), [box],
+                                      total=lambda x: x.sum(dim, keepdim=True))
+    return slope, offset, error
 
 
 class BoundLogSoftmax(BoundOperator):
@@ -33,10 +52,9 @@ class BoundLogSoftmax(BoundOperator):
                      *nodes: Any) -> Any:
         box = box_of(nodes[0])
         dim = self.settings["dim"] - box[0].ndim
-        below, above = ([t.movedim(-1, dim) for t in plane]
-                        for plane in log_sum_exp_planes(*[side.movedim(dim, -1) for side in box]))
+        below, above = log_sum_exp(box, dim)
 
-        def side(for_positive: list[Tensor], for_negative: list[Tensor]
+        def side(for_positive: Plane, for_negative: Plane
                  ) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
             """Bound A * (x - L), by one plane of L where A > 0 and the other elsewhere."""
 
@@ -50,6 +68,19 @@ class BoundLogSoftmax(BoundOperator):
             return bound
 
         return both_sides(last_lower, last_upper, side(above, below), side(below, above))
+
+    def expansion(self, *at: Tensor) -> Expansion:
+        x, dim = at[0], self.settings["dim"] - at[0].ndim
+        slope, offset, error = halfway_log_sum_exp(box_of(self.inputs[0]), dim)
+
+        def linear(change: Tensor) -> Tensor:
+            return change - (slope * change).sum(dim, keepdim=True)
+
+        def magnitude(size: Tensor) -> Tensor:
+            others = (slope.abs() * size).sum(dim, keepdim=True) - slope.abs() * size
+            return (1 - slope).abs() * size + others
+
+        return Expansion(linear(x) - offset, linear, magnitude, error.expand_as(x))
 
 
 class BoundLogSumExp(BoundOperator):
@@ -68,10 +99,9 @@ class BoundLogSumExp(BoundOperator):
                      *nodes: Any) -> Any:
         box = box_of(nodes[0])
         dim = self.settings["dim"] - box[0].ndim
-        below, above = ([t.movedim(-1, dim) for t in plane]
-                        for plane in log_sum_exp_planes(*[side.movedim(dim, -1) for side in box]))
+        below, above = log_sum_exp(box, dim)
 
-        def side(for_positive: list[Tensor], for_negative: list[Tensor]
+        def side(for_positive: Plane, for_negative: Plane
                  ) -> Callable[[Tensor], tuple[list[Tensor | None], Tensor]]:
             def bound(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
                 positive, negative = A.clamp(min=0), A.clamp(max=0)
@@ -82,6 +112,16 @@ class BoundLogSumExp(BoundOperator):
             return bound
 
         return both_sides(last_lower, last_upper, side(below, above), side(above, below))
+
+    def expansion(self, *at: Tensor) -> Expansion:
+        dim = self.settings["dim"] - at[0].ndim
+        slope, offset, error = halfway_log_sum_exp(box_of(self.inputs[0]), dim)
+
+        def linear(change: Tensor, slope: Tensor = slope) -> Tensor:
+            return (slope * change).sum(dim, keepdim=True)
+
+        return Expansion(linear(at[0]) + offset, linear,
+                         functools.partial(linear, slope=slope.abs()), error)
 
 
 class BoundWeightedCenter(BoundOperator):
@@ -118,9 +158,7 @@ class BoundWeightedCenter(BoundOperator):
         dim, total = self.settings["dim"] - p.ndim, self.settings["total"]
         sums, sums_radius = p.sum(dim, keepdim=True), p_radius.sum(dim, keepdim=True)
         if total is not None:
-            # h stays the same if all g_j are moved: to around 0, where p counts least.
-            weights = p.clamp(min=least(p.dtype))
-            g = g - (weights * g).sum(dim, keepdim=True) / weights.sum(dim, keepdim=True)
+            g = around_mean(g, p, dim)
             sums, sums_radius = torch.full_like(sums, total), torch.zeros_like(sums)
 
         def bound(A: Tensor, side: int) -> tuple[list[Tensor | None], Tensor]:
@@ -143,6 +181,47 @@ class BoundWeightedCenter(BoundOperator):
 
         return both_sides(last_lower, last_upper, functools.partial(bound, side=-1),
                           functools.partial(bound, side=1))
+
+    def expansion(self, *at: Tensor) -> Expansion:
+        (g, p), dim, total = at, self.settings["dim"] - at[0].ndim, self.settings["total"]
+        r, s = (reach(box_of(node), x) for node, x in zip(self.inputs, at, strict=True))
+        error = (r * s).sum(dim, keepdim=True).expand_as(g)
+        whole = p.sum(dim, keepdim=True) if total is None else torch.full_like(p, total)
+        if total is None:
+            error = error + r * s.sum(dim, keepdim=True)
+        else:
+            g = around_mean(g, p, dim)
+
+        def linear(dg: Tensor | None, dp: Tensor | None) -> Tensor:
+            result = torch.zeros_like(g)
+            if dg is not None:
+                result = result + whole * dg - (p * dg).sum(dim, keepdim=True)
+            if dp is not None:
+                result = result - (g * dp).sum(dim, keepdim=True)
+                if total is None:
+                    result = result + g * dp.sum(dim, keepdim=True)
+            return result
+
+        def magnitude(dg: Tensor | None, dp: Tensor | None) -> Tensor:
+            result = torch.zeros_like(g)
+            if dg is not None:
+                of_all = (p.abs() * dg).sum(dim, keepdim=True)
+                result = result + (whole - p).abs() * dg + of_all - p.abs() * dg
+            if dp is not None:
+                result = result + (g.abs() * dp).sum(dim, keepdim=True)
+                if total is None:
+                    result = result + g.abs() * dp.sum(dim, keepdim=True)
+            return result
+
+        return Expansion(whole * g - (p * g).sum(dim, keepdim=True), linear, magnitude, error)
+
+
+def around_mean(g: Tensor, p: Tensor, dim: int) -> Tensor:
+    """Values less their mean: where p adds up to what is known, h is the same, and p counts
+    least.
+    """
+    weights = p.clamp(min=least(p.dtype))
+    return g - (weights * g).sum(dim, keepdim=True) / weights.sum(dim, keepdim=True)
 
 
 def largest_average(values: Tensor, low: Tensor, high: Tensor, total: float) -> Tensor:
