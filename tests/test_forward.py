@@ -74,7 +74,7 @@ def test_values_lie_within_forms(name, fresh, monkeypatch):
     boxes = {}
     with torch.no_grad(), network.at((x, cotangent),
                                      (PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high), None)):
-        forms = Forms(network.nodes)
+        forms = Forms(network.nodes, network.result)
         for node, _ in network.read_nodes(True):
             network.settle(node, network.interval(node))
             if (box := forms.box(node)) is not None:
@@ -106,7 +106,7 @@ def beyond(form: Form, variables: dict[str, torch.Tensor], values: torch.Tensor)
 
 def forms_of_result(network: Network) -> list[Form]:
     """The form of a network's result, if it has one, and that which linear bounds renew."""
-    forms, result = Forms(network.nodes), network.result
+    forms, result = Forms(network.nodes, network.result), network.result
     for node, _ in network.read_nodes(True):
         network.settle(node, network.interval(node))
     network.interval(result)

@@ -33,6 +33,7 @@ from ..operators.bound import (
 )
 from ..operators.expansion import Expansion
 from .backward import Linear
+from .reach import needed
 
 LARGE = 2 ** 24
 """Input entries times the widest layer's neurons from which the pass pays, one row at a time."""
@@ -82,11 +83,13 @@ class Forms:
 
     Args:
         nodes: all nodes, each after its inputs.
+        result: that for which they are made.
         most: bytes that columns may take, or None.
     """
 
-    def __init__(self, nodes: Sequence[Bound], most: int | None = None) -> None:
+    def __init__(self, nodes: Sequence[Bound], result: Bound, most: int | None = None) -> None:
         self.nodes, self.most = nodes, most
+        self._needed = needed(nodes, result)
         self._readers: dict[str, list[int]] = {node.name: [] for node in nodes}
         for place, reader in enumerate(nodes):
             for n in _read(reader):
@@ -123,17 +126,23 @@ class Forms:
                     for part in form.columns.values())
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
-    def error_share(self, node: Bound) -> Tensor | None:
-        """Which share of the form of each entry of a node, (1, *S), is not linear in the inputs;
-        None: it has no form.
+    def open_to(self, node: Bound, share: float) -> Tensor:
+        """Entries of a node, (1, *S), that the result depends on and more may be known of than
+        their forms say: of these more than a share is not linear in the inputs.
         """
-        form = self._forms.get(node.name)
-        if form is None:
-            return None
+        needed = self.needed(node)
+        if share == 0 or (form := self._forms.get(node.name)) is None:
+            return needed
         linear: dict[Hashable, Tensor] = {
             key: part for key, part in form.columns.items() if isinstance(key, tuple)}
-        error = form.box.radius - Form(form.center, linear, torch.zeros_like(form.error)).box.radius
-        return error / form.box.radius.clamp(min=torch.finfo(error.dtype).tiny)
+        sure = Form(form.center, linear, torch.zeros_like(form.error)).box.radius
+        return needed & (sure < (1 - share) * form.box.radius)
+
+    def needed(self, node: Bound) -> Tensor:
+        """Entries of a node, (1, *S), on which the result depends."""
+        nothing = torch.zeros(1, *node.output_shape[1:], dtype=torch.bool,
+                              device=node.forward_value.device)
+        return self._needed.get(node.name, nothing)
 
     def of_linear(self, linear: Linear) -> Form:
         """Linear bounds in the inputs, of S functions of one row, as a form of shape (1, S).
@@ -155,27 +164,18 @@ class Forms:
                 columns[node.name, first] = (mean[:, first:first + len(part)] * part).T
         return Form(center.T, columns, error.T.clamp(min=0))
 
-    def moves_within(self, node: Bound, index: Tensor) -> bool:
-        """Whether a node has a form in which no entries move but these, (S,), of the flattened
-        node.
-        """
-        form = self.form(node)
-        if form is None:
-            return False
-        moving = form.box.radius.flatten() > 0
-        return bool(moving.sum() == moving[index].sum())
-
     def renew(self, node: Bound, index: Tensor, parts: Sequence[Form]) -> None:
-        """Put linear bounds of all entries that move in the place of a node's form, if they are
-        tighter.
+        """Put linear bounds of all needed entries that move in the place of a node's form, if they
+        are tighter; of others no more is known than their range.
 
         Args:
-            node: the node, which has a form.
+            node: the node.
             index: (S,), these entries in the flattened node.
             parts: forms of theirs, as `of_linear` makes them, side by side.
         """
         old = self.form(node)
-        assert old is not None
+        if old is None:
+            return
 
         def put(sides: Iterable[Tensor], into: Tensor) -> Tensor:
             flat = into.flatten(1).index_copy(1, index, torch.cat(list(sides), 1))
@@ -186,7 +186,7 @@ class Forms:
                             nothing.new_zeros(len(column), *nothing.shape[1:]))
                    for key, column in parts[0].columns.items()}
         new = Form(put((part.center for part in parts), old.center), columns,
-                   put((part.error for part in parts), nothing))
+                   put((part.error for part in parts), old.box.radius))
         if new.box.radius.sum() < old.box.radius.sum():
             self._forms[node.name] = _with_errors(node, new.center, columns, nothing, new.error)
 

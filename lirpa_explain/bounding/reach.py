@@ -1,15 +1,13 @@
 """Which nodes come before which, and which entries of them depend on an input."""
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from auto_LiRPA.bound_ops import Bound
 from torch import Tensor
 
-from ..operators.affine import BoundAffine
-from ..operators.bound import BoundOperator, value_of
-from ..operators.planes import BoundPlanes
+from ..operators.bound import BoundOperator
 
 
 def ordered(nodes: Iterable[Bound]) -> list[Bound]:
@@ -51,19 +49,36 @@ def reached(node: Bound, marks: dict[str, Tensor]) -> Tensor:
 
 def _passed_on(node: Bound, marks: Mapping[str, Tensor]) -> Tensor:
     """The mask of a node, from those of its inputs that move."""
-    moving = [marks[n.name] for n in node.inputs if n.perturbed]
-    if isinstance(node, BoundAffine):
-        masks = iter(moving)
-        values = [next(masks) if n.perturbed else value_of(n) for n in node.inputs]
-        like = next((v for v in values if v.is_floating_point()), node.forward_value)
-        if node.traits.magnitude is None:  # what does not move is added
-            values = [v if v.dtype == torch.bool else torch.zeros_like(v) for v in values]
-        return node.added(*(v.to(like) if v.dtype == torch.bool else v for v in values)) > 0
-    if isinstance(node, BoundPlanes):
-        return functools.reduce(torch.logical_or, moving)
-    rows = torch.stack([mask.flatten(1).any(1) for mask in moving]).any(0)
-    shape = node.output_shape[1:]
-    return rows.reshape(-1, *[1] * len(shape)).expand(-1, *shape)
+    like = node.forward_value
+    return node.dependence(*[marks[n.name].to(like) if n.perturbed else None
+                             for n in node.inputs]) > 0
+
+
+@torch.no_grad()
+def needed(nodes: Sequence[Bound], result: Bound) -> dict[str, Tensor]:
+    """Entries of nodes, by name, on which those of a result depend: masks (1, *S); none: nothing.
+
+    Args:
+        nodes: all nodes, each after its inputs.
+        result: one of them.
+    """
+    shape, like = result.output_shape[1:], result.forward_value
+    marks = {result.name: torch.ones(1, *shape, dtype=torch.bool, device=like.device)}
+    for node in reversed(nodes):
+        if node.name not in marks or not isinstance(node, BoundOperator) or not node.perturbed:
+            continue
+        moving = [n.perturbed for n in node.inputs]
+
+        def map_of(*sizes: Tensor, node: Any = node, moving: list[bool] = moving) -> Tensor:
+            given = iter(sizes)
+            return node.dependence(*[next(given) if moves else None for moves in moving])
+
+        before = [n for n in node.inputs if n.perturbed]
+        zeros = [like.new_zeros(1, *n.output_shape[1:]) for n in before]
+        back = torch.func.vjp(map_of, *zeros)[1](marks[node.name].to(like))
+        for n, mask in zip(before, back, strict=True):
+            marks[n.name] = marks.get(n.name, torch.zeros_like(mask, dtype=torch.bool)) | (mask > 0)
+    return marks
 
 
 def reshaped_inputs(nodes: Sequence[Bound], inputs: Iterable[Bound]) -> dict[str, str]:

@@ -130,7 +130,7 @@ class Schedule:
                 or self.network.rows != 1
                 or not worth(self.network.moving_inputs, self.memory.width)):
             return None
-        return Forms(self.network.nodes, self.portions.room)
+        return Forms(self.network.nodes, self.network.result, self.portions.room)
 
     def _first_pass(self, node: Bound, box: Box, readers: Readers, forms: Forms) -> Box:
         """A box of a node cut to what affine forms say, where intervals leave a large share of it
@@ -142,13 +142,14 @@ class Schedule:
         return box.intersect(found.outward(self.network.rounding_margin(node))).ordered()
 
     def _worth_a_pass(self, node: Bound, wanted: Tensor, forms: Forms | None) -> Tensor:
-        """Those of the wanted entries that linear bounds may tell more of than affine forms do, by
-        a share that is worth their price.
+        """Those of the wanted entries that the result depends on and of which linear bounds may
+        tell more than affine forms do, by a share that is worth their price.
         """
-        price = int(wanted.sum()) * self.network.width_of(node) / PRICE
-        if forms is None or price < LEAST_SHARE or (share := forms.error_share(node)) is None:
+        if forms is None or not wanted.any():
             return wanted
-        return wanted & (share > min(price, MOST_SHARE))
+        wanted = wanted & forms.needed(node)
+        price = int(wanted.sum()) * self.network.width_of(node) / PRICE
+        return wanted & forms.open_to(node, min(price, MOST_SHARE) if price > LEAST_SHARE else 0.0)
 
     def result(self, functions: Tensor | None) -> Box:
         """Bounds of the output (B, D), or of linear functions (B, K, D) of it, once all within is
@@ -312,7 +313,12 @@ class Schedule:
         return _with_entries(box, index, new, wanted)
 
     def _tightened(self, node: Bound, box: Box, wanted: Tensor, forms: Forms | None = None) -> Box:
-        """A box of a node cut to linear bounds of the wanted entries, as are its affine forms."""
+        """A box of a node cut to linear bounds of the wanted entries; these renew its affine forms
+        if they are of all that moves.
+        """
+        if self.method.chosen or forms is not None and (
+                (box.width > 0) & forms.needed(node) & ~wanted).any():
+            forms = None
         wanted = flat_rows(wanted)
         index = _first_true(wanted)
         if not index.shape[1]:
@@ -325,9 +331,9 @@ class Schedule:
     def _linear_entries(self, node: Bound, index: Tensor, forms: Forms | None = None) -> Box:
         """Linear bounds of a node's entries `index` (B, K) in the flattened node: each (B, K).
 
-        Forms, if there are any, are renewed by those of all entries that move.
+        Forms, if there are any, are renewed by them.
         """
-        if forms is None or self.method.chosen or not forms.moves_within(node, index[0]):
+        if forms is None:
             return self._linear_sums(node, index[..., None], [1.0])
         parts: list[Form] = []
         box = self._linear_sums(node, index[..., None], [1.0],

@@ -140,6 +140,16 @@ class BoundAffine(BoundOperator):
         return self.forward(*[value.new_zeros(count, *value.shape[1:]) if change is None else change
                               for value, change in zip(at, changes, strict=True)])
 
+    def dependence(self, *sizes: Tensor | None) -> Tensor:
+        like = next(size for size in sizes if size is not None)
+        fixed = [value_of(n) if size is None else size
+                 for size, n in zip(sizes, self.inputs, strict=True)]
+        if self.traits.magnitude is None:  # what does not move is added
+            fixed = [torch.zeros_like(value) if size is None else value
+                     for size, value in zip(sizes, fixed, strict=True)]
+        return self.added(*[value.to(like) if value.is_floating_point() else value
+                            for value in fixed])
+
     def added(self, *sizes: Tensor) -> Tensor:
         """Sum of the sizes of all terms of each entry, from the sizes of the inputs' entries."""
         return (self.magnitude(*sizes)

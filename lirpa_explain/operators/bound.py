@@ -117,6 +117,20 @@ class BoundOperator(Bound):
         self.refuse_perturbed_parameters()
         return forward_mode.window(self, x, max_dim, offset)
 
+    def dependence(self, *sizes: Tensor | None) -> Tensor:
+        """A linear map with coefficients above 0 where the output depends on the inputs; default:
+        all of it on all of them.
+
+        Args:
+            sizes: (B, *S) each; None for an input that does not move.
+
+        Returns:
+            (B, *output).
+        """
+        moving = [size.flatten(1).sum(1) for size in sizes if size is not None]
+        shape = self.output_shape[1:]
+        return sum(moving[1:], moving[0]).reshape(-1, *[1] * len(shape)).expand(-1, *shape)
+
     def expanded_inputs(self) -> list[int]:
         """Indices of the inputs in which it has first-order terms."""
         return list(range(len(self.inputs)))

@@ -1,5 +1,6 @@
 """Matrix products of two values that both depend on the input, as in attention."""
 
+import functools
 from typing import Any
 
 import torch
@@ -49,6 +50,11 @@ class BoundMatrixProduct(BoundOperator):
             return [A @ d.mT, c.mT @ A], -flat_functions(A * at_center - A.abs() * error).sum(2)
 
         return both_sides(last_lower, last_upper, lower, upper)
+
+    def dependence(self, *sizes: Tensor | None) -> Tensor:
+        parts = [size.sum(dim, keepdim=True) for size, dim in zip(sizes, (-1, -2), strict=True)
+                 if size is not None]
+        return functools.reduce(torch.add, parts).expand(-1, *self.output_shape[1:])
 
     def expansion(self, *at: Tensor) -> Expansion:
         x, y = at

@@ -44,6 +44,9 @@ class BoundVariance(BoundOperator):
             len(others))[..., None].flatten(0, -3))
         return variance_range(entries).map(lambda side: side.reshape(shape))
 
+    def dependence(self, *sizes: Any) -> Tensor:
+        return sizes[0].sum(self.settings["dims"], keepdim=True)
+
     def expansion(self, *at: Tensor) -> Expansion:
         x, dims = at[0], self.settings["dims"]
         slope = 2 * (x - x.mean(dims, keepdim=True))

@@ -174,6 +174,10 @@ class BoundPlanes(BoundOperator, Alphas):
         planes = self._remembered(self.planes, [box_of(node) for node in self.inputs])
         return forward_mode.by_planes(planes, self.inputs, linears, self.output_shape[1:])
 
+    def dependence(self, *sizes: Tensor | None) -> Tensor:
+        moving = [size for size in sizes if size is not None]
+        return functools.reduce(torch.add, moving).expand(-1, *self.output_shape[1:])
+
     def expansion(self, *at: Any) -> Expansion:
         boxes = [box_of(node) for node in self.inputs]
         slopes, offset, error = halfway(*self._remembered(self.planes, boxes), boxes,
@@ -187,7 +191,7 @@ class BoundPlanes(BoundOperator, Alphas):
         def magnitude(*sizes: Tensor | None) -> Tensor:
             moving = zip(slopes, sizes, strict=True)
             return functools.reduce(torch.add, [slope.abs() * size for slope, size in moving
-                                                if size is not None])
+                                                if size is not None], torch.zeros_like(offset))
 
         return Expansion(linear(*at) + offset, linear, magnitude, error)
 

@@ -20,6 +20,14 @@ Plane = tuple[Tensor, Tensor]
 """Slopes, and what is added."""
 
 
+class BoundAlong(BoundOperator):
+    """An operator whose entries depend on those of their own line along a dimension."""
+
+    def dependence(self, *sizes: Tensor | None) -> Tensor:
+        lines = [size.sum(self.settings["dim"], keepdim=True) for size in sizes if size is not None]
+        return functools.reduce(torch.add, lines).expand(-1, *self.output_shape[1:])
+
+
 def log_sum_exp(box: Box, dim: int) -> tuple[Plane, Plane]:
     """Planes below and above log sum_j exp(x_j) along a dimension, counted from the end."""
     below, above = log_sum_exp_planes(*box.map(lambda side: side.movedim(dim, -1)))
@@ -34,7 +42,7 @@ def halfway_log_sum_exp(box: Box, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     return slope, offset, error
 
 
-class BoundLogSoftmax(BoundOperator):
+class BoundLogSoftmax(BoundAlong):
     """l_i = x_i - L with L = log sum_j exp(x_j) between two planes, the same for all i."""
 
     def relaxed_inputs(self) -> list[int]:
@@ -83,7 +91,7 @@ class BoundLogSoftmax(BoundOperator):
         return Expansion(linear(x) - offset, linear, magnitude, error.expand_as(x))
 
 
-class BoundLogSumExp(BoundOperator):
+class BoundLogSumExp(BoundAlong):
     """L = log sum_j exp(x_j) along a dimension, between planes; it increases in all x_j."""
 
     def relaxed_inputs(self) -> list[int]:
@@ -124,7 +132,7 @@ class BoundLogSumExp(BoundOperator):
                          functools.partial(linear, slope=slope.abs()), error)
 
 
-class BoundWeightedCenter(BoundOperator):
+class BoundWeightedCenter(BoundAlong):
     """h_i = sum_j p_j (g_i - g_j) = g_i sum_j p_j - sum_j p_j g_j.
 
     With the setting `total` the p_j are known to add up to it, whatever their intervals say.
