@@ -8,6 +8,7 @@ import pytest
 import torch
 from auto_LiRPA import PerturbationLpNorm
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from lirpa_explain import GradientModule, TrainingModeError, UnsupportedOperation, capture
@@ -295,6 +296,24 @@ def test_path_takes_the_gradient_elsewhere(name):
     at = tuple(s * x + t for s, x, t in zip(scales, xs, shifts, strict=True))
     torch.testing.assert_close(module(*xs, *scales, *shifts, cotangent),
                                gradient(function, at, cotangent))
+
+
+def test_all_nodes_note_their_shapes_in_one_mode(monkeypatch):
+    """Torch makes a fake mode for each node otherwise, which doubles the time of a capture."""
+    made, made_as_ever = [], FakeTensorMode.__init__
+
+    def counted(self, *args, **keywords):
+        made.append(self)
+        made_as_ever(self, *args, **keywords)
+
+    monkeypatch.setattr(FakeTensorMode, "__init__", counted)
+    counts = set()
+    for depth in (1, 9):
+        made.clear()
+        net = nn.Sequential(*[nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in range(depth)])
+        capture(net, (torch.ones(2, 3),))
+        counts.add(len(made))
+    assert len(counts) == 1
 
 
 def test_further_arguments():
