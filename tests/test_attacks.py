@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import warnings
 
@@ -78,6 +79,30 @@ ATTRIBUTIONS = {
     "layer": (lambda m: LayerIntegratedGradients(m, m[1]), {"target": 0, "n_steps": 4}),
     "neuron": (lambda m: NeuronGradient(m, m[1]), {"neuron_selector": 2}),
 }
+
+
+@functools.cache
+def certified(model, eps, method="CROWN"):
+    """The certificate of one gradient of a model, which tests share."""
+    return lx.certify(Saliency(MODELS[model]), X, eps=eps, target=0, abs=False, method=method)
+
+
+@pytest.fixture
+def traced_once(monkeypatch):
+    """Attacks on `certified` ones differentiate one trace of each model."""
+    monkeypatch.setattr(search, "derivative_of", lambda request, batch_size: traced(
+        request.attribution.forward_func, batch_size, request))
+
+
+TRACED = {}
+
+
+def traced(model, batch_size, request):
+    """The derivative of that gradient, which holds no state."""
+    key = (id(model), batch_size)
+    if key not in TRACED:
+        TRACED[key] = model, derivative_of(request, batch_size)
+    return TRACED[key][1]
 
 
 def is_within(points, x, eps, norm):
@@ -220,6 +245,7 @@ OPTIONS = {
     "tangent_upper": {"basis": torch.eye(4)[:, 1:] + 0.5}}
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("name", lx.OBJECTIVES)
 def test_objectives_increase_over_the_nominal(name):
     goal = objectives.objective(name, OPTIONS.get(name))
@@ -390,26 +416,19 @@ def test_two_inputs_one_held_fixed():
     ("region_sum", {"mask": torch.tensor([1.0, -1.0, 0.0, 2.0])})])
 @pytest.mark.parametrize("model", ["relu", "tanh"])
 def test_sandwiches(metric, options, model):
-    certificate = lx.certify(Saliency(MODELS[model]), X, eps=0.1, target=0, abs=False,
-                             method="CROWN-Optimized")
+    certificate = certified(model, 0.1, "CROWN-Optimized")
     result = lx.sandwich(certificate, metric, settings=QUICK, **options)
     assert result.found.shape == result.certified.shape == (2,)
     assert bool((result.ratio >= 1 - 1e-9).all()) and result.fallback == ""
     assert metric in repr(result)
 
 
-@pytest.fixture(scope="module")
-def certificates():
-    return {model: lx.certify(Saliency(MODELS[model]), X, eps=0.3, target=0, abs=False)
-            for model in ("relu", "tanh")}
-
-
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("model", ["relu", "tanh"])
 @pytest.mark.parametrize("metric", lx.METRICS)
-def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, model,
-                                                                        certificates):
+def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, model):
     """Found is the metric's number, by its slow reference, at an attribution Captum gives."""
-    certificate, sign = certificates[model], 1 if lx.METRICS[metric].direction == "upper" else -1
+    certificate, sign = certified(model, 0.3), 1 if lx.METRICS[metric].direction == "upper" else -1
     nominal = certificate.nominal
     for case in metric_cases.CASES[metric]:
         settings = metric_cases.settings_of(case, 2, 4)
@@ -425,10 +444,11 @@ def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, 
             assert float(result.found[n]) == pytest.approx(sign * (change - still), abs=1e-9)
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("metric", lx.METRICS)
 def test_the_alarm_rings_on_every_metric_of_a_wrong_box(metric, monkeypatch, tmp_path):
     """Certified of a box without width, attacked with attributions of the true box."""
-    certificate = lx.certify(Saliency(MODELS["tanh"]), X, eps=0.8, target=0, abs=False)
+    certificate = certified("tanh", 0.8)
     row = lx.SANDWICHES[metric]
 
     def wrong(certificate, **options):
@@ -466,7 +486,7 @@ def test_noise_is_that_of_the_certificate():
 
 @pytest.mark.parametrize("side", ["lower", "upper", "number"])
 def test_the_alarm_rings_on_a_wrong_bound(side, tmp_path, monkeypatch):
-    certificate = lx.certify(Saliency(MODELS["tanh"]), X, eps=0.1, target=0, abs=False)
+    certificate = certified("tanh", 0.1)
     path = tmp_path / "found.pt"
     if side == "number":
         monkeypatch.setitem(lx.SANDWICHES, "max_change", dataclasses.replace(
