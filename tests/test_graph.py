@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lirpa_explain import GradientModule, TrainingModeError, UnsupportedOperation, capture
 from lirpa_explain.bounding.engine import Engine
+from lirpa_explain.graph import functional
 from tests.truth import assert_inside, input_gradient, sample_box
 
 
@@ -314,6 +315,18 @@ def test_all_nodes_note_their_shapes_in_one_mode(monkeypatch):
         capture(net, (torch.ones(2, 3),))
         counts.add(len(made))
     assert len(counts) == 1
+
+
+@pytest.mark.parametrize("name", ["conv2d", "batch-norm-1d", "residual", "concatenate"])
+def test_a_graph_without_anything_to_take_apart_stays_as_it_is(name, monkeypatch):
+    """And is what the way of the others makes of it."""
+    function, shapes = build(name)
+    with monkeypatch.context() as patched:
+        patched.setattr(functional, "_Again", None)  # which the other way runs
+        kept = capture(function, rows(shapes, 2))
+    monkeypatch.setattr(functional, "_stays", lambda node, decompositions: False)
+    again = capture(function, rows(shapes, 2))
+    assert list(map(str, kept.steps)) == list(map(str, again.steps))
 
 
 def test_further_arguments():

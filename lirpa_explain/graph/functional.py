@@ -5,7 +5,8 @@ operation without a rule becomes those that torch's own table of decompositions 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Container, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -44,10 +45,14 @@ def functional(graph: fx.GraphModule, tensors: tuple[Tensor, ...]) -> fx.GraphMo
         tensors: example inputs.
 
     Returns:
-        Another graph; its nodes say where in the model they come from as those of the first do.
+        Another graph, or the same if it is one already; its nodes say where in the model they come
+        from as those of the first do.
     """
     decompositions = {target: function for target, function in _decompositions().items()
                       if not (target in RULES or target in PASS_THROUGH or target in FILLS)}
+    if all(_stays(node, decompositions) for node in graph.graph.nodes):
+        _fill(graph)
+        return graph
 
     def again(*values: Tensor) -> Any:
         with one_fake_mode():
@@ -57,6 +62,15 @@ def functional(graph: fx.GraphModule, tensors: tuple[Tensor, ...]) -> fx.GraphMo
         result = make_fx(functionalize(again), decomposition_table=decompositions)(*tensors)
     _fill(result)
     return result
+
+
+def _stays(node: fx.Node, decompositions: Container[Any]) -> bool:
+    """Whether a node writes nothing in place and is not taken apart."""
+    if node.op != "call_function":
+        return node.op in ("placeholder", "get_attr", "output")
+    schema = getattr(node.target, "_schema", None)
+    return node.target is operator.getitem or (
+        schema is not None and not schema.is_mutable and node.target not in decompositions)
 
 
 @contextlib.contextmanager
