@@ -162,12 +162,13 @@ def test_the_worst_case_of_a_quadratic_model_is_found(norm, eps):
     attribution = Saliency(lambda x: ((x @ Q) * x).sum(1) / 2)
     dual = {math.inf: 1, 2: 2, 1: math.inf}[norm]
     reach = eps * torch.linalg.vector_norm(Q, ord=dual, dim=1)
-    found = lx.attack(attribution, x, eps=eps, norm=norm, objective="linf", abs=False, restarts=8,
-                      steps=30)
+    found = lx.attack(attribution, x, eps=eps, norm=norm, objective="linf", abs=False, samples=10,
+                      restarts=4, steps=30)
     torch.testing.assert_close(found.value, reach.max().expand(2), rtol=1e-3, atol=0)
     for name, sign in (("increase", 1), ("decrease", -1)):
         one = lx.attack(attribution, x, eps=eps, norm=norm, objective=name,
-                        options={"entry": torch.tensor([1, 3])}, abs=False, samples=0, steps=40)
+                        options={"entry": torch.tensor([1, 3])}, abs=False, samples=0, restarts=1,
+                        steps=40)
         torch.testing.assert_close(one.value, reach[[1, 3]], rtol=1e-3, atol=0)
         moved = (sign * (flat(one.attribution) - flat(one.nominal)))[[0, 1], [1, 3]]
         torch.testing.assert_close(one.value, moved)
@@ -409,6 +410,7 @@ def test_two_inputs_one_held_fixed():
     assert bool((result.ratio >= 1 - 1e-9).all())
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(("metric", "options"), [
     ("max_change", {"norm": 1}), ("max_change", {"norm": math.inf}), ("top_k_overlap", {"k": 2}),
     ("sign", {}),
@@ -517,7 +519,7 @@ def test_boundary_points_are_not_searched_for_anew():
     with pytest.raises(ValueError, match="boundary points"):
         certificate.sandwich()
     assert bool(
-        (lx.attack(attribution, X, eps=0.01, samples=3, restarts=1, steps=2).value >= 0).all())
+        (lx.attack(attribution, X, eps=0.01, samples=1, restarts=1, steps=1).value >= 0).all())
 
 
 def test_what_cannot_be_sandwiched_is_refused(tmp_path):
