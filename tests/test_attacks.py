@@ -432,6 +432,7 @@ def test_what_is_found_of_a_metric_is_true_and_within_what_is_certified(metric, 
     """Found is the metric's number, by its slow reference, at an attribution Captum gives."""
     certificate, sign = certified(model, 0.3), 1 if lx.METRICS[metric].direction == "upper" else -1
     nominal = certificate.nominal
+    torch.manual_seed(0)  # some settings are drawn
     for case in metric_cases.CASES[metric]:
         settings = metric_cases.settings_of(case, 2, 4)
         result = certificate.sandwich(metric, settings={"samples": 4, "restarts": 1, "steps": 4},
