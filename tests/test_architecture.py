@@ -5,6 +5,7 @@ A room is a folder of the package, or a file beside the folders.
 """
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Dotted names of all modules that a file imports, also within functions."""
     package = ["lirpa_explain", *path.relative_to(PACKAGE).parent.parts]
     found = set()
@@ -66,7 +68,7 @@ def imported(path: Path) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             found |= {f"{module}.{name.name}" for name in node.names}
-    return found
+    return frozenset(found)
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,6 +1,7 @@
 """Balls around a layer's output: against Captum's own value with that output replaced by a hook."""
 
 import contextlib
+import functools
 import itertools
 import math
 
@@ -69,6 +70,13 @@ CASES = {
 }
 
 
+@functools.cache
+def certifier(kind):
+    """Of a case, which tests share."""
+    attribution, keywords = CASES[kind]
+    return lx.Certifier(attribution, **keywords)
+
+
 @contextlib.contextmanager
 def replaced(layer, inputs, value):
     """The layer returns `value` at these inputs, alone or before baselines, else its own."""
@@ -115,7 +123,7 @@ def test_the_cases_are_those_of_the_table():
 @pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
 def test_token_ids_are_certified_at_the_embedding(kind, norm):
     attribution, keywords = CASES[kind]
-    certificate = lx.certify(attribution, IDS, eps=EPS, norm=norm, **keywords)
+    certificate = certifier(kind).certify(IDS, eps=EPS, norm=norm)
     assert torch.equal(certificate.nominal, attribution.attribute(IDS, **keywords))
     assert certificate.attribution == kind.__name__
     assert certificate.perturbation.endswith("at the output of embedding (Embedding)")
@@ -128,18 +136,16 @@ def test_token_ids_are_certified_at_the_embedding(kind, norm):
 @pytest.mark.parametrize("method", ["IBP", "CROWN"])
 def test_what_is_held_fixed_does_not_move(norm, method):
     attribution, keywords = CASES[LayerIntegratedGradients]
-    free = lx.certify(attribution, IDS, eps=EPS, norm=norm, method=method, **keywords)
-    by_mask, by_ids = (lx.certify(attribution, IDS, eps=EPS, norm=norm, method=method, fixed=fixed,
-                                  **keywords) for fixed in (IDS < 4, [0, 2, 3]))
+    certify = functools.partial(certifier(LayerIntegratedGradients).certify, IDS, eps=EPS,
+                                norm=norm, method=method)
+    free, by_mask, by_ids = certify(), certify(fixed=IDS < 4), certify(fixed=[0, 2, 3])
     assert torch.equal(by_mask.lower, by_ids.lower) and torch.equal(by_mask.upper, by_ids.upper)
     at = points(embedded(), fixed=(IDS < 4)[:, :, None], eps=EPS, norm=norm)
     assert_inside(by_mask, values(attribution, LAYER, IDS, at, **keywords))
     assert bool((by_mask.width <= free.width + 1e-12).all())
+    nothing = certify(fixed=torch.ones_like(IDS).bool())
     if method == "CROWN":
         assert by_mask.width.sum() < 0.9 * free.width.sum()
-    nothing = lx.certify(attribution, IDS, eps=EPS, norm=norm, method=method,
-                         fixed=torch.ones_like(IDS).bool(), **keywords)
-    if method == "CROWN":
         assert float(nothing.width.max()) < 1e-9
 
 
@@ -264,13 +270,13 @@ def test_substitutions_hold_for_every_choice_of_words():
     words = lx.substitutions(LAYER, IDS, table)
     for name in (LayerIntegratedGradients, LayerGradientXActivation):
         attribution, keywords = CASES[name]
-        certificate = lx.certify(attribution, IDS, perturbation=words, **keywords)
+        certificate = certifier(name).certify(IDS, perturbation=words)
         choices = [[[t, *table.get(t, [])] for t in row] for row in IDS.tolist()]
         for first, second in itertools.product(*(list(itertools.product(*row)) for row in choices)):
             assert_inside(certificate,
                           flat(attribution.attribute(torch.tensor([first, second]), **keywords)))
     assert "substitutes of 3 of 8 tokens" in certificate.perturbation
-    still = lx.certify(attribution, IDS, perturbation=lx.substitutions(LAYER, IDS, {}), **keywords)
+    still = certifier(name).certify(IDS, perturbation=lx.substitutions(LAYER, IDS, {}))
     assert float(still.width.max()) < 1e-9
 
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from auto_LiRPA import PerturbationLpNorm
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from lirpa_explain import GradientModule, TrainingModeError, UnsupportedOperation, capture
 from lirpa_explain.bounding.engine import Engine
+from lirpa_explain.graph import functional
 from tests.truth import assert_inside, input_gradient, sample_box
 
 
@@ -295,6 +297,36 @@ def test_path_takes_the_gradient_elsewhere(name):
     at = tuple(s * x + t for s, x, t in zip(scales, xs, shifts, strict=True))
     torch.testing.assert_close(module(*xs, *scales, *shifts, cotangent),
                                gradient(function, at, cotangent))
+
+
+def test_all_nodes_note_their_shapes_in_one_mode(monkeypatch):
+    """Torch makes a fake mode for each node otherwise, which doubles the time of a capture."""
+    made, made_as_ever = [], FakeTensorMode.__init__
+
+    def counted(self, *args, **keywords):
+        made.append(self)
+        made_as_ever(self, *args, **keywords)
+
+    monkeypatch.setattr(FakeTensorMode, "__init__", counted)
+    counts = set()
+    for depth in (1, 9):
+        made.clear()
+        net = nn.Sequential(*[nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in range(depth)])
+        capture(net, (torch.ones(2, 3),))
+        counts.add(len(made))
+    assert len(counts) == 1
+
+
+@pytest.mark.parametrize("name", ["conv2d", "batch-norm-1d", "residual", "concatenate"])
+def test_a_graph_without_anything_to_take_apart_stays_as_it_is(name, monkeypatch):
+    """And is what the way of the others makes of it."""
+    function, shapes = build(name)
+    with monkeypatch.context() as patched:
+        patched.setattr(functional, "_Again", None)  # which the other way runs
+        kept = capture(function, rows(shapes, 2))
+    monkeypatch.setattr(functional, "_stays", lambda node, decompositions: False)
+    again = capture(function, rows(shapes, 2))
+    assert list(map(str, kept.steps)) == list(map(str, again.steps))
 
 
 def test_further_arguments():

@@ -488,6 +488,11 @@ def test_no_time_and_an_interruption_leave_what_is_proven(monkeypatch):
                  & (values <= refined.upper[:, None] + 1e-9)).all())
 
 
+@pytest.fixture(scope="module")
+def small():
+    return lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0)
+
+
 @pytest.mark.parametrize("arguments, words", [
     ({"what": "colour"}, "what must be"),
     ({"what": ("top_k", 9)}, "k"),
@@ -497,10 +502,9 @@ def test_no_time_and_an_interruption_leave_what_is_proven(monkeypatch):
     ({"tolerance": "a"}, "tolerance"),
     ({"what": "top", "spec": torch.ones(1, 3)}, "width"),
 ])
-def test_bad_arguments_are_named(arguments, words):
-    certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0)
+def test_bad_arguments_are_named(arguments, words, small):
     with pytest.raises(ValueError, match=words):
-        certificate.refine(**arguments)
+        small.refine(**arguments)
 
 
 def test_exact_says_what_it_cannot_solve():
@@ -555,17 +559,23 @@ def test_conditions_hold_or_are_refuted(text, settings):
     assert bool((refined.decided[:, 0][better * (already - float(bound)) >= 0] == 1).all())
 
 
+@pytest.fixture(scope="module")
+def sampled():
+    """A certificate, and Captum's values at points."""
+    saliency, x = Saliency(mlp(6, 8, 8, 3, seed=2)), inputs((6,), 2)
+    return (lx.certify(saliency, x, eps=0.1, target=0, abs=False),
+            values_at(saliency, x, box_points(x, 100, 0.1), target=0, abs=False))
+
+
 @pytest.mark.parametrize("name", lx.METRICS)
-def test_conditions_on_every_metric_are_refined_or_refused(name):
-    net, x = mlp(6, 8, 8, 3, seed=2), inputs((6,), 2)
-    saliency, metric = Saliency(net), lx.METRICS[name]
-    certificate = lx.certify(saliency, x, eps=0.1, target=0, abs=False)
+def test_conditions_on_every_metric_are_refined_or_refused(name, sampled):
+    (certificate, values), metric = sampled, lx.METRICS[name]
+    torch.manual_seed(2)  # some settings are drawn
     settings = cases.settings_of(cases.CASES[name][-1], 2, 6)
     if name in ("importance_agreement", "localisation"):
         settings["threshold"] = float(certificate.nominal.median())
     sign, start = (1,
                    -1)[metric.direction == "upper"], certificate.metric(name, **settings).double()
-    values = values_at(saliency, x, box_points(x, 100, 0.1), target=0, abs=False)
     found = sign * torch.tensor([[float(cases.REFERENCES[name](
         a, certificate.nominal[n].numpy(), **cases.row_of(settings, n))) for a in values[n].numpy()]
         for n in range(2)], dtype=torch.float64)
@@ -588,12 +598,11 @@ def test_conditions_on_every_metric_are_refined_or_refused(name):
             ((values[n] >= refined.lower[n] - 1e-9) & (values[n] <= refined.upper[n] + 1e-9)).all())
 
 
-def test_a_condition_that_cannot_be_certified_is_refused():
-    certificate = lx.certify(Saliency(mlp(3, 5, 2)), inputs((3,), 1), eps=EPS, target=0)
+def test_a_condition_that_cannot_be_certified_is_refused(small):
     for text, words in (("cosine <= 0.5", "from below"), ("beauty >= 1", "metric"),
                         ("cosine >= much", "number")):
         with pytest.raises(ValueError, match=words):
-            certificate.refine(text)
+            small.refine(text)
 
 
 @pytest.mark.slow

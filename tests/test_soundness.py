@@ -154,11 +154,11 @@ def test_exact_optima_lie_inside(hidden, seed):
 
 def test_the_bounds_are_differentiable_in_the_parameters():
     model, x = make("mlp", "tanh", seed=5)
+    certifier = lx.Certifier(IntegratedGradients(model), x, target=0, n_steps=2,
+                             differentiable=True)
 
     def width():
-        attribution = IntegratedGradients(model)
-        return lx.certify(attribution, x, eps=0.05, target=0, n_steps=2,
-                          differentiable=True).width.mean()
+        return certifier.certify(x, eps=0.05).width.mean()
 
     width().backward()
     weights = [model[0].weight, model[2].bias, model[4].weight]

@@ -1,6 +1,7 @@
 """Training on bounds: interval pass, gradients by parameters, losses, schedules, loops."""
 
 import copy
+import functools
 import gc
 import math
 import weakref
@@ -106,14 +107,20 @@ def test_one_radius_for_all_rows_is_that_radius_in_every_row():
     torch.testing.assert_close(common.width, each.upper - each.lower)
 
 
+@functools.cache
+def certifier_of(name, method):
+    """Of the small model's attributions at the batch, for the balls of several tests."""
+    attribution, keywords = (InputXGradient, {}) if name == "product" else ATTRIBUTIONS[name]
+    keywords = {"abs": False, **keywords} if attribution is None else keywords
+    return lx.Certifier((attribution or Saliency)(small()), method=method, target=batch()[1],
+                        **keywords)
+
+
 @pytest.mark.parametrize("method", ["IBP", "CROWN"])
 @pytest.mark.parametrize("norm", [math.inf, 2, 1])
 @pytest.mark.parametrize("name", [*ATTRIBUTIONS, "product"])
 def test_bounds_are_those_of_a_certificate(name, norm, method):
-    attribution, keywords = (InputXGradient, {}) if name == "product" else ATTRIBUTIONS[name]
-    keywords = {"abs": False, **keywords} if attribution is None else keywords
-    model, (x, y) = small(), batch()
-    certifier = lx.Certifier((attribution or Saliency)(model), method=method, target=y, **keywords)
+    certifier, (x, _) = certifier_of(name, method), batch()
     torch.manual_seed(5)
     certificate = certifier.certify(x, eps=0.05, norm=norm)
     torch.manual_seed(5)  # of the noise

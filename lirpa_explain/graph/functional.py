@@ -4,13 +4,17 @@ Writes become new values of all that looks at the same memory (`torch.func.funct
 operation without a rule becomes those that torch's own table of decompositions makes of it.
 """
 
-from collections.abc import Callable
+import contextlib
+import operator
+from collections.abc import Callable, Container, Iterator
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
@@ -41,15 +45,42 @@ def functional(graph: fx.GraphModule, tensors: tuple[Tensor, ...]) -> fx.GraphMo
         tensors: example inputs.
 
     Returns:
-        Another graph; its nodes say where in the model they come from as those of the first do.
+        Another graph, or the same if it is one already; its nodes say where in the model they come
+        from as those of the first do.
     """
     decompositions = {target: function for target, function in _decompositions().items()
                       if not (target in RULES or target in PASS_THROUGH or target in FILLS)}
+    if all(_stays(node, decompositions) for node in graph.graph.nodes):
+        _fill(graph)
+        return graph
+
+    def again(*values: Tensor) -> Any:
+        with one_fake_mode():
+            return _Again(graph).run(*values)
+
     with torch.no_grad():
-        result = make_fx(functionalize(_Again(graph).run),
-                         decomposition_table=decompositions)(*tensors)
+        result = make_fx(functionalize(again), decomposition_table=decompositions)(*tensors)
     _fill(result)
     return result
+
+
+def _stays(node: fx.Node, decompositions: Container[Any]) -> bool:
+    """Whether a node writes nothing in place and is not taken apart."""
+    if node.op != "call_function":
+        return node.op in ("placeholder", "get_attr", "output")
+    schema = getattr(node.target, "_schema", None)
+    return node.target is operator.getitem or (
+        schema is not None and not schema.is_mutable and node.target not in decompositions)
+
+
+@contextlib.contextmanager
+def one_fake_mode() -> Iterator[None]:
+    """Within a function that is recorded, let all nodes note their shapes in one fake mode.
+
+    Torch makes one for each node otherwise, which takes as long as all else of the recording.
+    """
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        yield
 
 
 def _fill(graph: fx.GraphModule) -> None:

@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import CaptumWarning, LirpaExplainError, UnsupportedOperation
-from .functional import functional
+from .functional import functional, one_fake_mode
 from .origin import line_of
 from .readouts import NoReadouts, Reading, Readings
 from .replacements import Replacements
@@ -58,7 +58,7 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
 
     def enabled(*values: Tensor) -> tuple[Tensor, ...]:
         nonlocal count
-        with torch.enable_grad(), Reading(readings):
+        with torch.enable_grad(), Reading(readings), one_fake_mode():
             results = function(*values)
         count = len(results)
         return *results, *readings.tensors
