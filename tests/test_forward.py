@@ -12,6 +12,7 @@ import lirpa_explain as lx
 from lirpa_explain.bounding import forward, schedule
 from lirpa_explain.bounding.forward import Form, Forms, worth
 from lirpa_explain.bounding.network import Network
+from lirpa_explain.bounding.reach import needed, reached
 from lirpa_explain.graph import capture
 from tests.cases import BATCH, CASES, boxes, is_rare
 from tests.cases import problem as case
@@ -120,8 +121,36 @@ def forms_of_result(network: Network) -> list[Form]:
     return [made, forms.form(result)]
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, marks=pytest.mark.slow) if is_rare(row) else row
-                                 for row in CASES], ids=str)
+each_case = pytest.mark.parametrize("row", [pytest.param(row, marks=pytest.mark.slow)
+                                            if is_rare(row) else row for row in CASES], ids=str)
+
+
+@each_case
+def test_entries_that_depend_on_an_input_are_reached_and_need_it(row):
+    p = case(row)
+    sides = boxes(p, "wide")
+    points = [sample_box(low, high, 12, torch.Generator().manual_seed(2)) for low, high in sides]
+    network = Network(p.module, example(p))
+    inputs = tuple(x[:1] for x in p.inputs(*[side.center for side in sides]))
+    linf = tuple(PerturbationLpNorm(norm=math.inf, x_L=low[:1], x_U=high[:1])
+                 for low, high in sides)
+    with torch.no_grad(), network.at(inputs, linf):
+        network.interval(network.result)
+        nodes = network.moving_inputs
+        nothing = {node.name: torch.zeros_like(node.value, dtype=torch.bool) for node in nodes}
+        needs = needed(network.nodes, network.result)
+        for i, node in enumerate(nodes):
+            entry = nothing[node.name].flatten().numel() // 2
+            mark = nothing[node.name].flatten().index_fill(0, torch.tensor(entry), True)
+            reach = reached(network.result, nothing | {node.name: mark.reshape(node.value.shape)})
+            others = [x.clone() for x in points]
+            others[i].flatten(2)[..., entry] = points[i].flatten(2)[..., entry].flip(0)
+            moved = (values_at(p, points) != values_at(p, others))[:, 0].any(0)
+            assert not (moved & ~reach[0]).any()
+            assert not moved.any() or needs[node.name].flatten()[entry]
+
+
+@each_case
 def test_forms_of_every_operator_hold_and_say_how_they_depend_on_the_inputs(row):
     """Forms of the operators' expansions, and those that linear bounds renewed."""
     p = case(row, meet=True, backwards=True)

@@ -30,6 +30,7 @@ from ..boxes import Box
 from ..relaxations.ranges import product_range
 from ..relaxations.softmax import log_softmax_range
 from ..rounding import JUMP, LAST, roundings
+from .bound import BoundOperator
 from .planes import Plane
 from .registry import DOMAIN, Operator, register
 from .secant import BoundFromReference
@@ -176,6 +177,10 @@ class BoundReferenceGradient(BoundFromReference):
 
         below = plane(slopes.upper, slopes.lower, ends.lower)
         return below, plane(slopes.lower, slopes.upper, ends.upper)
+
+    def dependence(self, *sizes: Tensor | None) -> Tensor:
+        """Of entries of a window, or of a softmax, on each other: of all on all."""
+        return BoundOperator.dependence(self, *sizes)
 
     def start_mixture(self, functions: int) -> None:
         """There is one plane to choose from."""
