@@ -130,6 +130,7 @@ class Schedule:
                 or self.network.rows != 1
                 or not worth(self.network.moving_inputs, self.memory.width)):
             return None
+        self.network.interval(self.network.result)
         return Forms(self.network.nodes, self.network.result, self.portions.room)
 
     def _first_pass(self, node: Bound, box: Box, readers: Readers, forms: Forms) -> Box:

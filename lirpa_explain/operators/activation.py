@@ -80,6 +80,10 @@ class BoundProduct(BoundPlanes):
     def relaxed_inputs(self) -> list[int]:
         return [0, 1]
 
+    def dependence(self, *sizes: Tensor | None) -> Tensor:
+        g, t, *rest = sizes
+        return super().dependence(g, None if t is None else t * self.live(0), *rest)
+
     def planes(self, *boxes: Box) -> tuple[Plane, Plane]:
         g, t = boxes
         d, lines = self.factor(t)
@@ -149,6 +153,10 @@ class BoundMultiply(BoundProduct):
 
     def bound_interval(self, *boxes: Box) -> Box:
         return product_range(boxes[0], boxes[1])
+
+    def dependence(self, *sizes: Tensor | None) -> Tensor:
+        x, y = sizes
+        return super().dependence(None if x is None else x * self.live(1), y)
 
     @property
     def takes_local(self) -> bool:  # type: ignore[override]

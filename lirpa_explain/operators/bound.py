@@ -131,6 +131,13 @@ class BoundOperator(Bound):
         shape = self.output_shape[1:]
         return sum(moving[1:], moving[0]).reshape(-1, *[1] * len(shape)).expand(-1, *shape)
 
+    def live(self, index: int) -> Tensor:
+        """1 where an entry of an input may be other than 0, else 0: (B, *S)."""
+        node = self.inputs[index]
+        if node.perturbed and not hasattr(node, "interval"):
+            return torch.ones_like(node.forward_value)
+        return (box_of(node).size > 0).to(node.forward_value)
+
     def expanded_inputs(self) -> list[int]:
         """Indices of the inputs in which it has first-order terms."""
         return list(range(len(self.inputs)))

@@ -1,6 +1,5 @@
 """Matrix products of two values that both depend on the input, as in attention."""
 
-import functools
 from typing import Any
 
 import torch
@@ -52,9 +51,7 @@ class BoundMatrixProduct(BoundOperator):
         return both_sides(last_lower, last_upper, lower, upper)
 
     def dependence(self, *sizes: Tensor | None) -> Tensor:
-        parts = [size.sum(dim, keepdim=True) for size, dim in zip(sizes, (-1, -2), strict=True)
-                 if size is not None]
-        return functools.reduce(torch.add, parts).expand(-1, *self.output_shape[1:])
+        return products(sizes[0], self.live(0), sizes[1], self.live(1))
 
     def expansion(self, *at: Tensor) -> Expansion:
         x, y = at

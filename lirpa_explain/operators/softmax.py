@@ -190,6 +190,11 @@ class BoundWeightedCenter(BoundAlong):
         return both_sides(last_lower, last_upper, functools.partial(bound, side=-1),
                           functools.partial(bound, side=1))
 
+    def dependence(self, *sizes: Tensor | None) -> Tensor:
+        g, p = sizes
+        return super().dependence(g, None if p is None else p * self.live(0).amax(
+            self.settings["dim"], keepdim=True))
+
     def expansion(self, *at: Tensor) -> Expansion:
         (g, p), dim, total = at, self.settings["dim"] - at[0].ndim, self.settings["total"]
         r, s = (reach(box_of(node), x) for node, x in zip(self.inputs, at, strict=True))
