@@ -33,6 +33,11 @@ def _where(b: Builder, mask: Any, x: Any, y: Any) -> Rows:
         return add(b, _times_mask(b, mask, x), _times_mask(b, 1 - mask, y))
     if isinstance(mask, Rows):  # made of further arguments: 1 or 0
         return add(b, _times_mask(b, mask, x), _times_mask(b, subtract(b, 1.0, mask), y))
+    if isinstance(mask, Live):
+        mask = b.in_its_type(mask)
+        chosen = [multiply(b, part, side) for side, part in ((x, mask), (y, b.live(
+            "rsub.Scalar", mask, 1))) if not _is_zero(side)]
+        return add(b, *chosen) if len(chosen) == 2 else chosen[0]
     if not isinstance(mask, Comparison):
         raise UnsupportedOperation("a choice that is not a comparison of a value")
     if _is_zero(y):
