@@ -73,6 +73,8 @@ FUNCTIONS = {
     "median": lambda u, v: u.median(2)[0],
     "gather": at_largest,
     "gather-itself": lambda u, v: u.gather(2, u.topk(2, 2)[1]),
+    "gather-vectors": lambda u, v: torch.stack([u, v, u * v], 3).gather(
+        2, (u + v).topk(2, 2)[1][..., None].expand(-1, -1, -1, 3)).flatten(1),
     "straight-through": lambda u, v: u.softmax(1) + (hard(u) - u.softmax(1)).detach(),
     "gather-counted": lambda u, v: by_count(u),
     "max-pool-3d": lambda u, v: F.max_pool3d(torch.stack([u, v, u - v], 1)[:, None], 2, 1, 1),
