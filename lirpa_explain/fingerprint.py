@@ -209,6 +209,9 @@ class _Reader:
 
     def _read_module(self, name: str, module: nn.Module) -> None:
         """A module: its mode, hooks and attributes, and those of its submodules."""
+        if isinstance(module, torch.jit.ScriptModule):  # which keeps all that elsewhere
+            self.found[name] = hashlib.sha256(module.save_to_buffer()).hexdigest()
+            return
         self.found[name] = self._known(module)
         own = type(module).forward
         if not _is_of_a_library(own):

@@ -77,9 +77,23 @@ def test_one_example(name, baseline, eps):
     certificate = check(DeepLift(model), x, eps, baselines=b, target=1)
     if eps == 0.003:
         assert bool(torch.isfinite(certificate.width).all())
-    still = lx.certify(DeepLift(model), x, eps=0.0, baselines=b, target=1)
-    if baseline == "random":  # from zeros each entry of a window may be the reference's maximum
-        assert float(still.width.max()) <= 1e-6 * float(still.nominal.abs().max())
+        assert_tight(DeepLift(model), x, baselines=b, target=1)
+
+
+def assert_tight(attribution, x, **keywords):
+    """No more than a point, or next to nothing, is known up to as much."""
+    for eps, most in ((0.0, 1e-6), (1e-7, 1e-4)):
+        certificate = lx.certify(attribution, x, eps=eps, **keywords)
+        assert float(certificate.width.max()) <= most * float(certificate.nominal.abs().max())
+
+
+def test_of_windows_of_zeros_torch_takes_the_first_entry():
+    """Behind ReLUs that are dead for the input, and not for the baseline."""
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), *head(8)).double()
+    x, b = example(SHAPE)
+    x[0, 0] = -x[0, 0].abs() - 0.5
+    check(DeepLift(model), x, 0.1, baselines=b.abs(), target=1)
+    assert_tight(DeepLift(model), x, baselines=b.abs(), target=1)
 
 
 @pytest.mark.parametrize("method", ["IBP", "CROWN-IBP", "CROWN-Optimized"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from auto_LiRPA import PerturbationLpNorm
 from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 from torch.nn import functional as F
 
 import lirpa_explain as lx
@@ -20,6 +21,8 @@ from lirpa_explain.graph import capture
 from lirpa_explain.relaxations.order import may_have, rank_range, ranked_planes
 
 NUMBERS = torch.tensor([[0.3, -0.2, 0.1], [-0.4, 0.0, 0.2]], dtype=torch.float64)
+SINGLE = torch.tensor([0.1, 0.2, 0.7])
+WEIGHT = torch.nn.Parameter(torch.tensor([0.4, 2.5, 0.7]))
 
 
 def at_largest(x: Tensor, y: Tensor) -> Tensor:
@@ -70,6 +73,8 @@ FUNCTIONS = {
     "median": lambda u, v: u.median(2)[0],
     "gather": at_largest,
     "gather-itself": lambda u, v: u.gather(2, u.topk(2, 2)[1]),
+    "gather-vectors": lambda u, v: torch.stack([u, v, u * v], 3).gather(
+        2, (u + v).topk(2, 2)[1][..., None].expand(-1, -1, -1, 3)).flatten(1),
     "straight-through": lambda u, v: u.softmax(1) + (hard(u) - u.softmax(1)).detach(),
     "gather-counted": lambda u, v: by_count(u),
     "max-pool-3d": lambda u, v: F.max_pool3d(torch.stack([u, v, u - v], 1)[:, None], 2, 1, 1),
@@ -111,6 +116,22 @@ FUNCTIONS |= {
     "logsumexp-keepdim": lambda u, v: u - torch.logsumexp(v, 1, keepdim=True),
     "prod": lambda u, v: u.prod(2) + torch.prod(v, 1, keepdim=True).sum(2),
     "cumprod": lambda u, v: torch.cumprod(u, 2) + v.cumprod(1),
+    "single-precision": lambda u, v: (u + torch.tensor(0.1)) * v - SINGLE + torch.where(
+        u > SINGLE, v, SINGLE) + torch.sub(SINGLE, u, alpha=0.3) / SINGLE + torch.logaddexp(
+            v, torch.tensor(0.2)),
+    "integers": lambda u, v: (u + torch.arange(3)) * torch.tensor([True, False, True]) - v / (
+        torch.arange(1, 4)) + torch.add(v, torch.arange(3), alpha=0.1) * torch.tensor(2),
+    "single-precision-parameter": lambda u, v: (u * WEIGHT + WEIGHT[0]) / WEIGHT - 0.3 * WEIGHT * v,
+    "powers-of-tensors": lambda u, v: (2 + u) ** torch.tensor(1.5) + (2 + v) ** SINGLE + (
+        torch.tensor(0.3) ** u + SINGLE**v) * (2 + u) ** v,
+    "generalized-mean": lambda u, v: (torch.relu(u).clamp(min=0.01).pow(WEIGHT[1])).mean(
+        2).pow(1 / WEIGHT[1]) + (2 + v[..., 0]) ** WEIGHT[:2],
+    "hypotenuses": lambda u, v: torch.hypot(u, SINGLE) * torch.hypot(torch.tensor(0.5), v)
+    + torch.hypot(u, WEIGHT),
+    "distributions": lambda u, v: Categorical(logits=u).entropy() + Normal(u, v.exp()).log_prob(
+        NUMBERS).sum(2) - kl_divergence(Normal(v, u.exp()), Normal(0.1, 1.2)).sum(2),
+    "discrete-distributions": lambda u, v: Categorical(probs=u.softmax(2)).log_prob(
+        torch.tensor([0, 2])) + Bernoulli(logits=v).entropy().sum(2),
 }
 
 
@@ -155,7 +176,8 @@ RARE = {"min-keepdim", "max-of-three", "aminmax", "maximum-constant", "where-swa
         "clamp-by-value", "any-all",
         "equal", "smallest", "sort-descending", "kthvalue", "median", "gather-itself",
         "adaptive-max-pool-2d", "adaptive-max-pool-3d", "average-pool-3d-divisor", "hyperbolic",
-        "inverse-hyperbolic", "logarithms", "xlogy", "gelu-written-out", "logsumexp-keepdim"}
+        "inverse-hyperbolic", "logarithms", "xlogy", "hypotenuses", "single-precision-parameter",
+        "discrete-distributions", "gelu-written-out", "logsumexp-keepdim"}
 """Those that are much like others: tried by hand."""
 
 

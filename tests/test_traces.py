@@ -170,6 +170,33 @@ def test_a_certifier_notices_what_changes_in_the_model(change, wrap):
     assert_holds(certificate, attribution, target=0, abs=False)
 
 
+class Shifted(nn.Module):
+    """A module that TorchScript compiles, with a number of its own."""
+
+    shift: float
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.shift = nn.Linear(2, 3), nn.BatchNorm1d(3), 0.1
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.layer(x)) - self.shift)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("compiled", ["script", "trace"])
+def test_models_of_torchscript_are_certified_as_they_are_now(compiled):
+    model = Shifted().double().eval()
+    model = torch.jit.script(model) if compiled == "script" else torch.jit.trace(model, X)
+    attribution = Saliency(model)
+    certifier = lx.Certifier(attribution, target=1, abs=False)
+    assert_holds(certifier.certify(X, eps=EPS), attribution, target=1, abs=False)
+    model.layer.weight.data *= -1
+    if compiled == "script":
+        model.shift = -0.3
+    assert_holds(certifier.certify(X, eps=EPS), attribution, target=1, abs=False)
+
+
 def test_a_certifier_notices_what_changes_in_an_argument():
     linear, settings = nn.Linear(2, 1).double(), {"slope": [0.1]}
     attribution = Saliency(lambda x, given: linear(torch.where(x > 0, x, given["slope"][0] * x)))

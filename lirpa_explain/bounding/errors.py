@@ -20,6 +20,7 @@ from ..operators.activation import BoundActivation, BoundActivationGradient
 from ..operators.bound import BoundOperator
 from ..operators.max_pooling import BoundMaxPoolGradient
 from ..operators.order import BoundPut
+from ..operators.reference import BoundReferenceGradient
 from ..operators.secant import BoundSecantGradient
 from ..operators.terms import CARRIED, EXACT, terms
 from ..operators.unperturbed import BoundUnperturbed
@@ -131,6 +132,11 @@ def _frozen(operator: BoundOperator, arguments: list[Tensor], rows: int) -> Tens
         given, z = list(arguments), arguments[operator.decided_by]
         given[operator.decided_by] = z[:rows].repeat(len(z) // rows, *[1] * (z.ndim - 1))
         return operator.forward(*given)
+    if isinstance(operator, BoundReferenceGradient):
+        g, t, *given = arguments
+        kept = operator.forward(g, t, *(x[:rows].repeat(len(x) // rows, *[1] * (x.ndim - 1))
+                                        if len(x) > rows else x for x in given))
+        return _without_jumps(operator.forward(*arguments), kept, g)
     if isinstance(operator, BoundActivation | BoundActivationGradient | BoundSecantGradient
                   | BoundMaxPoolGradient):
         *gradient, z = arguments[:2] if len(arguments) > 1 else arguments
@@ -139,11 +145,14 @@ def _frozen(operator: BoundOperator, arguments: list[Tensor], rows: int) -> Tens
             return operator.forward(*still)
         result = operator.forward(*arguments)
         if gradient:
-            kept = operator.forward(*still)
-            result = torch.where((result - kept).abs() <= JUMP * (kept.abs() + gradient[0].abs()),
-                                 result, kept)
+            result = _without_jumps(result, operator.forward(*still), gradient[0])
         return result
     return operator.forward(*arguments)
+
+
+def _without_jumps(result: Tensor, kept: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient's probes, or what it is with its argument kept where they jump from that."""
+    return torch.where((result - kept).abs() <= JUMP * (kept.abs() + gradient.abs()), result, kept)
 
 
 class Reach:

@@ -302,7 +302,16 @@ class Builder:
                 else (y.value if isinstance(y, Live) else torch.as_tensor(y)).ndim)
         while x.ndim < ndim:
             x = self.unsqueeze(x, 0)
-        return x, self.operand(y, x)
+        return x, self.operand(self.in_its_type(y), x)
+
+    def in_its_type(self, value: Any) -> Any:
+        """A constant, or what parameters make, in the type of the trace, to which torch promotes it
+        beside a value.
+        """
+        if isinstance(value, Live) and value.value.dtype != self.dtype:
+            ones = torch.ones([1] * value.value.ndim, dtype=self.dtype, device=self.device)
+            return self.live("mul.Tensor", value, ones)
+        return value.to(self.dtype) if isinstance(value, Tensor) else value
 
     def constant(self, value: Tensor) -> Tensor:
         """The same tensor for all constants of these entries."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -63,7 +64,7 @@ def record(function: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, .
         count = len(results)
         return *results, *readings.tensors
 
-    with _plainly(), _module_paths(), Replacements(), NoReadouts(readings):
+    with _plainly(), _unvalidated(), _module_paths(), Replacements(), NoReadouts(readings):
         return Recording(make_fx(enabled, record_stack_traces=True)(*tensors), count)
 
 
@@ -79,6 +80,20 @@ def _plainly() -> Iterator[None]:
     with _no_warnings(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(
         SDPBackend.MATH), _named_reasons():
         yield
+
+
+@contextlib.contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Keep distributions from looking at their parameters' values, which computes nothing.
+
+    Those of the inputs at hand were looked at when the model was called to see its output.
+    """
+    validated = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(validated)
 
 
 @contextlib.contextmanager

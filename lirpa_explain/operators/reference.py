@@ -13,7 +13,8 @@ it by z - z0 there:
 
 Both lie in [0, 1], because z0_i <= z0_j and z_j <= z_i. Over a box of inputs s is bounded by what
 each entry's ends, and those of its window's maximum, leave of that; of entries that nearly tie,
-each may be the maximum.
+each may be the maximum. Where entries of the reference are equal to the last bit, as those of a
+constant baseline are, torch takes the first of them.
 
 Softmax, y(z): s_k = (y_k(z) - y_k(z0)) / (z_k - z0_k), bounded by the ranges of both differences.
 """
@@ -63,15 +64,17 @@ class _Share(NamedTuple):
     must: Tensor
 
 
-def _pool_slopes(z: Box, z0: Tensor, eps: float, rule: str, **pool: Any) -> Box:
-    """Range of the slopes over a box of inputs."""
+def _pool_slopes(z: Box, z0: Tensor, eps: float, rule: str, rounded: bool, **pool: Any) -> Box:
+    """Range of the slopes over a box of inputs; `rounded`: equal entries of z0 may differ too."""
     windows = Windows(z[0].shape[2:], dilation=[1, 1], **pool)
     low, high, fixed = (windows.of(side, -torch.inf) for side in (*z, z0.expand_as(z[0])))
     sizes = (side.nan_to_num(neginf=0).abs().amax(2, keepdim=True) for side in (low, high, fixed))
     margin = roundings(JUMP, low.dtype) * torch.stack(list(sizes)).amax(0)
     least, most, top = (side.amax(2, keepdim=True) for side in (low, high, fixed))
     is_real = fixed > -torch.inf
-    may_i, may_j = is_real & (high >= least - margin), is_real & (fixed >= top - margin)
+    equal = fixed == top
+    later = equal & (equal.cumsum(2) > 1) & (not rounded)
+    may_i, may_j = is_real & (high >= least - margin), is_real & (fixed >= top - margin) & ~later
     must_i, must_j = (may & (may.sum(2, keepdim=True) == 1) for may in (may_i, may_j))
 
     def ratio(part: Tensor, whole: Tensor, otherwise: float, sign: float) -> Tensor:
@@ -105,7 +108,7 @@ def _softmax_slope(z: Tensor, z0: Tensor, rule: str, dim: int) -> Tensor:
     return (z.softmax(dim) - z0.expand_as(z).softmax(dim)) / torch.where(z == z0, 1, z - z0)
 
 
-def _softmax_slopes(z: Box, z0: Tensor, eps: float, rule: str, dim: int) -> Box:
+def _softmax_slopes(z: Box, z0: Tensor, eps: float, rule: str, rounded: bool, dim: int) -> Box:
     """Range of softmax's slopes over a box of inputs, at least eps away from the reference."""
     logs = log_softmax_range(*z.map(lambda side: side.movedim(dim, -1)))
     own = z0.expand_as(z[0]).softmax(dim)
@@ -149,7 +152,8 @@ class BoundReferenceGradient(BoundFromReference):
 
     def slopes(self, z: Box, z0: Box) -> Box:
         """Smallest and largest slope from z0, which does not move."""
-        return SLOPES[self.given["rule"]][1](z, z0[0], self.eps, **self.given)
+        return SLOPES[self.given["rule"]][1](z, z0[0], self.eps, rounded=self.outward is not None,
+                                             **self.given)
 
     def near(self, z: Box, z0: Box) -> tuple[Tensor, Tensor]:
         """Whether entries may, and whether they must, be so near to their reference that p is t."""

@@ -112,6 +112,8 @@ class Race:
         """The race of entries that lie in boxes (B, C, H, W), with known differences if any.
 
         The pivot of what is known stays the pivot, unless it is certainly behind or takes no part.
+        Where all entries of a window are 0, as behind ReLUs, no rounding can decide between them:
+        torch takes the first.
 
         Args:
             z: the box.
@@ -132,7 +134,10 @@ class Race:
         candidates = inside & (upper >= floor - margin)
         entries = Box(lower, upper)
         middle = (lower + upper).masked_fill(~candidates, -torch.inf)
-        pivot = _argmax(middle) if known is None else known.pivot
+        first = _argmax(middle)
+        pivot = first if known is None else torch.where(size == 0, first, known.pivot)
+        only = torch.zeros_like(candidates).scatter(2, first, True)
+        candidates = candidates & (only | (size > 0))
         lead = _lead(entries, pivot)
         if known is not None:
             lead = lead.intersect(known.lead)

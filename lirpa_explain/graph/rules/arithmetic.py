@@ -40,6 +40,7 @@ def _times(b: Builder, x: Any, factor: float) -> Any:
         return x
     if isinstance(x, Rows):
         return b.emit("scale", x, factor=factor)
+    x = b.in_its_type(x)
     return b.live("mul.Scalar", x, factor) if isinstance(x, Live) else x * factor
 
 
@@ -100,7 +101,7 @@ def _div(b: Builder, x: Any, y: Any) -> Rows:
             b.notes["quotient", quotient.name] = x, b.notes["count", y.name]
         return quotient
     if isinstance(y, Live):  # bounded as a product where y moves
-        return multiply(b, x, b.live("reciprocal.default", y))
+        return multiply(b, x, b.live("reciprocal.default", b.in_its_type(y)))
     x, y = b.line_up(x, y)
     return b.emit("divide", x, y, shape=broadcast(x, y))
 

@@ -33,6 +33,11 @@ def _where(b: Builder, mask: Any, x: Any, y: Any) -> Rows:
         return add(b, _times_mask(b, mask, x), _times_mask(b, 1 - mask, y))
     if isinstance(mask, Rows):  # made of further arguments: 1 or 0
         return add(b, _times_mask(b, mask, x), _times_mask(b, subtract(b, 1.0, mask), y))
+    if isinstance(mask, Live):
+        mask = b.in_its_type(mask)
+        chosen = [multiply(b, part, side) for side, part in ((x, mask), (y, b.live(
+            "rsub.Scalar", mask, 1))) if not _is_zero(side)]
+        return add(b, *chosen) if len(chosen) == 2 else chosen[0]
     if not isinstance(mask, Comparison):
         raise UnsupportedOperation("a choice that is not a comparison of a value")
     if _is_zero(y):
@@ -215,7 +220,29 @@ def _move_places(b: Builder, target: Any, args: Any, kwargs: Any) -> Indices:
     if target not in MOVE or not isinstance(index, Indices) or index.like is None:
         raise UnsupportedOperation("it computes with the place of a maximum")
     moved = RULES[target](b, index.like, *args[1:], **kwargs)
+    repeated = _repeated(b, index, moved) if target is aten.expand.default else None
+    if repeated is not None:
+        return repeated
     step = b.producer(moved)
     if moved.name != index.like.name and (step is None or step.operator != "reshape"):
         raise UnsupportedOperation("it takes some of the places of maxima from others")
     return replace(index, like=moved)
+
+
+def _repeated(b: Builder, index: Indices, like: Rows) -> Indices | None:
+    """Places repeated along new last dimensions, of entries repeated likewise; None if not so.
+
+    They choose whole vectors, as `x.gather(1, place[..., None].expand(-1, -1, n))` does.
+    """
+    ranking, before = index.ranking, index.like
+    if ranking is None or before is None:
+        return None
+    of, at = ranking.of, ranking.at
+    found = *of.shape[: at - 1], len(ranking.ranks), *of.shape[at:]
+    ones, added = before.shape[len(found):], like.shape[len(found):]
+    if before.shape != (*found, *ones) or set(ones) != {1} or like.shape[: len(found)] != found:
+        return None
+    of = b.reshape(of, (*of.shape, *ones), of.before, of.outer, of.inner)
+    shape = *of.shape[: len(found)], *added
+    of = replace(of, name=b.step("expand", of.name, shape=list(shape)), shape=shape)
+    return replace(index, ranking=replace(ranking, of=of), like=like)

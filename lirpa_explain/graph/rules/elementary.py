@@ -4,11 +4,12 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...errors import UnsupportedOperation
 from ..builder import Builder, Live, Rows
 from .arithmetic import add, multiply, negative
-from .powers import power
+from .powers import exponential, power
 from .table import rule
 
 aten = torch.ops.aten
@@ -42,6 +43,24 @@ def _exponential(b: Builder, base: float, x: Rows) -> Rows:
     return b.emit("exponential", x, base=float(base))
 
 
+@rule(aten.pow.Tensor_Tensor)
+def _power_of_tensors(b: Builder, base: Any, exponent: Any) -> Any:
+    """Lower base ** exponent: one number as such, else exp(exponent * log(base))."""
+    if _is_number(exponent):
+        return power(b, base, float(exponent))
+    if _is_number(base):
+        return _exponential(b, float(base), exponent)
+    if isinstance(base, Live) or isinstance(base, Tensor) and not bool((base > 0).all()):
+        raise UnsupportedOperation("a power that varies of anything but positive constants or "
+                                   "values")
+    log = logarithm(b, base) if isinstance(base, Rows) else b.in_its_type(base).log()
+    return exponential(b, multiply(b, exponent, log))
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.ndim == 0
+
+
 @rule(aten.exp2.default, aten.exp2_.default)
 def _exp2(b: Builder, x: Rows) -> Rows:
     return _exponential(b, 2.0, x)
@@ -60,7 +79,14 @@ def _acos(b: Builder, x: Rows) -> Rows:
 @rule(aten.hypot.default)
 def _hypot(b: Builder, x: Any, y: Any) -> Rows:
     """Lower sqrt(x ** 2 + y ** 2)."""
-    return b.emit("root", add(b, multiply(b, x, x), multiply(b, y, y)))
+    return b.emit("root", add(b, _squared(b, x), _squared(b, y)))
+
+
+def _squared(b: Builder, x: Any) -> Any:
+    """X ** 2 of a value, of what parameters make, or of a constant."""
+    if isinstance(x, Rows):
+        return power(b, x, 2)
+    return b.fixed(b.in_its_type(x), "pow.Tensor_Scalar", 2)
 
 
 @rule(aten.atan2.default)
