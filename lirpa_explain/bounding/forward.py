@@ -200,9 +200,10 @@ class Forms:
         if not read or any(form is None and n in read and n.perturbed or moving_box(n) is not None
                            for form, n in zip(forms, node.inputs, strict=True)):
             return None
-        at = [None if n not in read else value_of(n) if form is None else form.center
-              for form, n in zip(forms, node.inputs, strict=True)]
-        expansion = node.expansion(*at)
+        known = [value_of(n) if form is None and n in read else None
+                 for form, n in zip(forms, node.inputs, strict=True)]
+        expansion = node.expansion(*[value if form is None else form.center
+                                     for form, value in zip(forms, known, strict=True)])
         is_last = [self._readers[n.name][-1:] == [place] and node.inputs.count(n) == 1
                    for n in node.inputs]
         return None if expansion is None else _mapped(node, expansion, forms, is_last)

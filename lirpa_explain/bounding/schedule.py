@@ -26,6 +26,7 @@ from .methods import Method
 from .network import Network, Readers
 from .optimize import Optimization, optimized
 from .parameters import Parameters
+from .picked import first_true, joined, with_entries
 from .portions import Portions
 from .slack import negligible
 
@@ -184,7 +185,7 @@ class Schedule:
         relaxed = self.network.relaxations_before(node) if self.method.chosen else []
         sides = [optimized(bound, part, relaxed, self.options) if relaxed else bound(part)
                  for part in parts]
-        return _joined(sides, count)
+        return joined(sides, count)
 
     def _compare(self, node: Bound, box: Box, readers: Readers) -> None:
         """Bound by how much the entries of a node, in this box, lead each other, for the poolings
@@ -211,24 +212,24 @@ class Schedule:
             lead = self._leads(node, race, lead, wanted, -1.0)
             lead = self._leads(node, race, lead, wanted & (lead.upper >= 0), 1.0)
         elif wanted.any():
-            index = _first_true(flat_rows(wanted))
+            index = first_true(flat_rows(wanted))
             pairs, margin = self._pairs(node, race, index)
             bounds = self._linear_sums(node, pairs, [1.0, -1.0]).outward(margin)
-            lead = _with_entries(lead, index, bounds, flat_rows(wanted))
+            lead = with_entries(lead, index, bounds, flat_rows(wanted))
         return Comparison(race.pivot, lead, ignored)
 
     def _leads(self, node: Bound, race: Race, lead: Box, wanted: Tensor, sign: float) -> Box:
         """Leads with one linear bound more, the upper one if the sign is -1, of those that are
         wanted.
         """
-        index = _first_true(flat_rows(wanted))
+        index = first_true(flat_rows(wanted))
         if not index.shape[1]:
             return lead
         pairs, margin = self._pairs(node, race, index)
         bound = sign * (self._lower_sums(node, pairs, [1.0, -1.0], torch.full_like(margin, sign))
                         - margin)
         old = lead.map(lambda side: flat_rows(side).gather(1, index))
-        return _with_entries(lead, index, Box(bound, old.upper)
+        return with_entries(lead, index, Box(bound, old.upper)
                              if sign > 0 else Box(old.lower, bound), flat_rows(wanted))
 
     def _pairs(self, node: Bound, race: Race, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,7 +304,7 @@ class Schedule:
         is -1.
         """
         wanted, sign = flat_rows(wanted), flat_rows(sign)
-        index = _first_true(wanted)
+        index = first_true(wanted)
         if not index.shape[1]:
             return box
         at = sign.gather(1, index)
@@ -311,7 +312,7 @@ class Schedule:
         old = box.map(lambda side: flat_rows(side).gather(1, index))
         new = Box(torch.where(at > 0, torch.maximum(old.lower, bound), old.lower),
                   torch.where(at < 0, torch.minimum(old.upper, bound), old.upper)).ordered()
-        return _with_entries(box, index, new, wanted)
+        return with_entries(box, index, new, wanted)
 
     def _tightened(self, node: Bound, box: Box, wanted: Tensor, forms: Forms | None = None) -> Box:
         """A box of a node cut to linear bounds of the wanted entries; these renew its affine forms
@@ -321,13 +322,13 @@ class Schedule:
                 (box.width > 0) & forms.needed(node) & ~wanted).any():
             forms = None
         wanted = flat_rows(wanted)
-        index = _first_true(wanted)
+        index = first_true(wanted)
         if not index.shape[1]:
             return box
         linear = self._linear_entries(node, index, forms)
         old = box.map(lambda side: flat_rows(side).gather(1, index))
         better = old.intersect(linear).ordered()  # roundings may have crossed what both contain
-        return _with_entries(box, index, better, wanted)
+        return with_entries(box, index, better, wanted)
 
     def _linear_entries(self, node: Bound, index: Tensor, forms: Forms | None = None) -> Box:
         """Linear bounds of a node's entries `index` (B, K) in the flattened node: each (B, K).
@@ -363,7 +364,7 @@ class Schedule:
                                        keep=True, see=see).or_nothing()
         sums = (self.network.sums(node, index[:, part], weights)
                 for part in self.portions.of(key, count, rows, width))
-        return _joined([self.network.linear(of, functions, see=see) for of, functions in sums],
+        return joined([self.network.linear(of, functions, see=see) for of, functions in sums],
                        count)
 
     def _lower_sums(self, node: Bound, index: Tensor, weights: Sequence[float],
@@ -374,37 +375,4 @@ class Schedule:
         found = [
             self.network.lower(*self.network.sums(node, index[:, part], weights, sign[:, part]))
             for part in self.portions.of(key, count, rows, width)]
-        return _joined([Box.point(part) for part in found], count).lower
-
-
-def _joined(sides: Sequence[Box], count: int) -> Box:
-    """Bounds of functions (B, K) each, side by side; of those that are missing of so many,
-    nothing.
-    """
-    lower, upper = (torch.cat(side, 1) for side in zip(*sides, strict=True))
-    missing = count - lower.shape[1]
-    return Box(torch.nn.functional.pad(lower, (0, missing), value=-math.inf),
-               torch.nn.functional.pad(upper, (0, missing), value=math.inf)).or_nothing()
-
-
-def _with_entries(box: Box, index: Tensor, entries: Box, wanted: Tensor) -> Box:
-    """A box (B, *S) with other entries (B, K) where they are wanted, (B, D): a batch gives what its
-    rows give.
-    """
-    wanted = wanted.gather(1, index)
-    flat = box.map(flat_rows)
-    return Box(*(side.scatter(1, index, torch.where(wanted, new, side.gather(1, index))).reshape(
-        box.lower.shape) for side, new in zip(flat, entries, strict=True)))
-
-
-def _first_true(mask: Tensor) -> Tensor:
-    """Indices (B, K) of the true entries of each row, K the largest count; rows with fewer have
-    others beside them.
-
-    They ascend: where one row wants all entries, those of the others are in their places too, and
-    may be kept.
-    """
-    counts = mask.sum(1)
-    first = torch.argsort(mask.to(torch.int8), dim=1, descending=True,
-                          stable=True)[:, : int(counts.max())]
-    return first.sort(1).values
+        return joined([Box.point(part) for part in found], count).lower

@@ -27,7 +27,8 @@ from .bound import (
     weighted_sum,
 )
 from .expansion import Expansion
-from .local import Local, met, spread
+from .local import Local
+from .local_moves import local_expand, local_pad, local_place, local_slice
 from .planes import to_shape
 from .registry import Operator, register
 from .weights import changes_sign, product_sides, shared_reach
@@ -323,48 +324,6 @@ def _slice(x: Tensor, dim: int, start: int, stop: int, step: int) -> Tensor:
     return x[tuple(index)]
 
 
-def _local_slice(A: Local, dim: int, start: int, stop: int, step: int, of: Any) -> Coefficient:
-    """Channels that are left out are 0; a window of every other pixel has zeros between."""
-    if dim == 1:
-        values = A.values.new_zeros(*A.values.shape[:2], of[0], *A.window)
-        values[:, :, start:stop:step] = A.values
-        return A.with_values(values)
-    strides, starts = _by_dimension(dim, step, 1), _by_dimension(dim, start, 0)
-    return spread(A, [A.cut().values], [(0, 0)], strides, (-starts[0], -starts[1]), tuple(of[1:]))
-
-
-def _local_place(A: Local, size: int, dim: int, start: int, step: int, of: Any) -> Coefficient:
-    if dim == 1:
-        return A.with_values(A.values[:, :, start:size:step][:, :, :of[0]])
-    strides, starts = _by_dimension(dim, step, 1), _by_dimension(dim, start, 0)
-    whole, places = met(A, (1, 1), strides, (-starts[0], -starts[1]), tuple(of[1:]))
-    return Local(whole[..., ::strides[0], ::strides[1]], places)
-
-
-def _by_dimension(dim: int, value: int, otherwise: int) -> tuple[int, int]:
-    """A number for one of the two last dimensions, and another for the other."""
-    return (value, otherwise) if dim == 2 else (otherwise, value)
-
-
-def _local_pad(A: Local, pad: list[int], of: Any) -> Coefficient:
-    left, _, top, _, front, back = (*pad, *[0] * (6 - len(pad)))
-    A = A.cut()
-    values = A.values[:, :, max(0, front):A.values.shape[2] - max(0, back)]
-    if front < 0 or back < 0:
-        values = torch.nn.functional.pad(values, (0, 0, 0, 0, max(0, -front), max(0, -back)))
-    return Local(values, A.places.scaled((1, 1), (top, left), A.window, tuple(of[1:])),
-                 is_cut=False)
-
-
-def _local_expand(A: Local, shape: Any, of: Any) -> Coefficient:
-    if tuple(of[1:]) == (1, 1):
-        summed = A.cut().values.sum((3, 4), keepdim=True)
-        return summed.sum(2, keepdim=True) if of[0] == 1 else summed
-    dims = [i + 2 for i, (size, n) in enumerate(zip(A.shape[2:], of, strict=True))
-            if n == 1 and size != 1]
-    return A.dense().sum(dims, keepdim=True) if dims else A
-
-
 MOVED = Affine(homogeneous=True)
 
 ROWS = [
@@ -377,21 +336,21 @@ ROWS = [
              Affine(transposed=lambda A, shape, of: A.reshape(*A.shape[:2], *of),
                     homogeneous=True)),
     Operator("expand", lambda x, shape: x.expand(_rows(x, shape)), BoundAffine, "expand, gradient "
-             "of sum and mean", Affine(homogeneous=True, local=_local_expand)),
+             "of sum and mean", Affine(homogeneous=True, local=local_expand)),
     Operator("permute", lambda x, dims: x.permute(dims), BoundAffine, "permute, transpose",
              Affine(transposed=lambda A, dims,
                     of: A.permute(0, *[1 + dims.index(i) for i in range(len(dims))]),
                     homogeneous=True)),
     Operator("slice", _slice, BoundAffine, "x[:, a:b:c], x[:, i], split, chunk",
-             Affine(transposed=_transposed_slice, homogeneous=True, local=_local_slice)),
+             Affine(transposed=_transposed_slice, homogeneous=True, local=local_slice)),
     Operator("place", _place, BoundAffine, "gradient of slicing and indexing",
-             Affine(transposed=_transposed_place, homogeneous=True, local=_local_place)),
+             Affine(transposed=_transposed_place, homogeneous=True, local=local_place)),
     Operator("sum", lambda x, dims, keepdim: x.sum(dims, keepdim), BoundAffine,
              "sum, gradient of expand", MOVED),
     Operator("mean", lambda x, dims, keepdim: x.mean(dims, keepdim), BoundAffine, "mean, "
              "nn.AdaptiveAvgPool2d(1)", MOVED),
     Operator("pad", lambda x, pad: torch.nn.functional.pad(x, pad), BoundAffine, "zero padding",
-             Affine(homogeneous=True, local=_local_pad)),
+             Affine(homogeneous=True, local=local_pad)),
     # Linear in the first input, with weights of any sign.
     Operator("scale", lambda x, factor: x * factor, BoundAffine, "multiplication and division by "
              "numbers, -",

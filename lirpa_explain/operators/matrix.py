@@ -1,5 +1,6 @@
 """Matrix products of two values that both depend on the input, as in attention."""
 
+import functools
 from typing import Any
 
 import torch
@@ -79,9 +80,9 @@ class BoundMatrixProduct(BoundOperator):
 
 def products(dx: Tensor | None, x: Tensor, dy: Tensor | None, y: Tensor) -> Tensor:
     """The linear change dx @ y + x @ dy of a product; None is no change."""
-    if dx is None or dy is None:
-        return x @ dy if dy is not None else dx @ y if dx is not None else torch.zeros_like(x @ y)
-    return dx @ y + x @ dy
+    parts = [] if dx is None else [dx @ y]
+    parts += [] if dy is None else [x @ dy]
+    return functools.reduce(torch.add, parts)
 
 
 ROWS = [Operator("matrix_product", torch.matmul, BoundMatrixProduct, "attention, torch.bmm of two "
