@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..boxes import Box
 from ..relaxations.ranges import product_range
-from .bound import BoundOperator, both_sides, box_of, flat_functions, value_of
+from .bound import BoundOperator, both_sides, box_of, value_of, weighted_sum
 from .expansion import Expansion, reach
 from .registry import Operator, register
 
@@ -43,13 +43,12 @@ class BoundMatrixProduct(BoundOperator):
         (c, r), (d, s) = (box_of(node).around for node in nodes)
         at_center, error = c @ d, r @ s
 
-        def lower(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
-            return [A @ d.mT, c.mT @ A], -flat_functions(A * at_center + A.abs() * error).sum(2)
+        def bound(A: Tensor, side: int) -> tuple[list[Tensor | None], Tensor]:
+            reach = weighted_sum(A.abs(), error)
+            return [A @ d.mT, c.mT @ A], side * reach - weighted_sum(A, at_center)
 
-        def upper(A: Tensor) -> tuple[list[Tensor | None], Tensor]:
-            return [A @ d.mT, c.mT @ A], -flat_functions(A * at_center - A.abs() * error).sum(2)
-
-        return both_sides(last_lower, last_upper, lower, upper)
+        return both_sides(last_lower, last_upper, functools.partial(bound, side=-1),
+                          functools.partial(bound, side=1))
 
     def dependence(self, *sizes: Tensor | None) -> Tensor:
         return products(sizes[0], self.live(0), sizes[1], self.live(1))

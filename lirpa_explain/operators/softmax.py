@@ -161,25 +161,25 @@ class BoundWeightedCenter(BoundAlong):
 
     def bound_linear(self, last_lower: Tensor | None, last_upper: Tensor | None,
                      *nodes: Any) -> Any:
-        (center, g_radius), (p, p_radius) = (box_of(node).around for node in nodes)
-        g = center
+        (g, g_radius), (p, p_radius) = (box_of(node).around for node in nodes)
         dim, total = self.settings["dim"] - p.ndim, self.settings["total"]
         sums, sums_radius = p.sum(dim, keepdim=True), p_radius.sum(dim, keepdim=True)
+        constant = (p * g).sum(dim, keepdim=True)
+        error = (p_radius * g_radius).sum(dim, keepdim=True)
         if total is not None:
-            g = around_mean(g, p, dim)
-            sums, sums_radius = torch.full_like(sums, total), torch.zeros_like(sums)
+            centered = around_mean(g, p, dim)
+            constant = (p * centered).sum(dim, keepdim=True) - (g - centered) * (total - sums)
+            constant, g, sums = constant.narrow(dim, 0, 1), centered, torch.full_like(sums, total)
 
         def bound(A: Tensor, side: int) -> tuple[list[Tensor | None], Tensor]:
             """Tangents of all products at the centres, and their errors, radius by radius."""
             added = A.sum(dim, keepdim=True)
             of_g, of_p = A * sums - added * p, -added * g
+            bias = weighted_sum(added, constant) + side * weighted_sum(added.abs(), error)
             if total is None:
                 of_p = of_p + (A * g).sum(dim, keepdim=True)
-            errors = A.abs() * sums_radius * g_radius + added.abs() * p_radius * g_radius
-            # The tangent has the centre's value there; coefficients are of g and p themselves.
-            moves = -of_g * center - of_p * p
-            value = A * (g * sums) - added * (p * g)
-            bias = flat_functions(moves + value + side * errors).sum(2)
+                bias = bias + side * weighted_sum(A.abs(), sums_radius * g_radius)
+                bias = bias - weighted_sum(A, sums * g)
             coefficients: list[Tensor | None] = []
             for coefficient, node in zip((of_g, of_p), nodes, strict=True):
                 if not node.perturbed:
