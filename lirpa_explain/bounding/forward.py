@@ -7,8 +7,10 @@ layer at once, a little less tightly:
     y = center + sum_d columns_d e_d + error f,    e_d and f anywhere in [-1, 1],
 
 with one e_d for each entry of the input and for each relaxed neuron, and an error of each entry's
-own. Affine steps map it; of a function between two lines the mean slope is taken, and what lies
-between is an error; a maximum is its pivot and a lead of at most U.
+own. Every operator maps it by its expansion: affine steps exactly; of a function between two lines
+the mean slope is taken, and what lies between is an error; of a product its tangent. Errors of
+errors grow from layer to layer, as intervals do, so that linear bounds of a whole layer, where
+there are some, are taken for its form.
 """
 
 from __future__ import annotations
