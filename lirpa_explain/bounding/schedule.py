@@ -318,8 +318,7 @@ class Schedule:
         """A box of a node cut to linear bounds of the wanted entries; these renew its affine forms
         if they are of all that moves.
         """
-        if self.method.chosen or forms is not None and (
-                (box.width > 0) & forms.needed(node) & ~wanted).any():
+        if forms is not None and ((box.width > 0) & forms.needed(node) & ~wanted).any():
             forms = None
         wanted = flat_rows(wanted)
         index = first_true(wanted)
@@ -335,7 +334,7 @@ class Schedule:
 
         Forms, if there are any, are renewed by them.
         """
-        if forms is None:
+        if forms is None or self.method.chosen:
             return self._linear_sums(node, index[..., None], [1.0])
         parts: list[Form] = []
         box = self._linear_sums(node, index[..., None], [1.0],
