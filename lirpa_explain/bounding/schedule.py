@@ -39,7 +39,7 @@ PRICE = 2 ** 28
 alone whose affine forms consist of errors, which is what linear bounds can gain; of fewer
 coefficients also where errors are the same share of a form, ..."""
 
-LEAST_SHARE, MOST_SHARE = 0.05, 0.5
+LEAST_SHARE, MOST_SHARE = 0.05, 0.9
 """... which below the first counts for nothing, and is at most the second."""
 
 FEW_OPEN = 0.02
