@@ -89,11 +89,11 @@ def test_so_many_entries_are_chosen_of_each_row_and_those_nearest_to_a_side(monk
     net, x = make("deep")
     chosen, plain = [], Schedule._tightened
 
-    def spy(self, node, box, wanted):
+    def spy(self, node, box, wanted, forms=None):
         if self.method.chosen:
             open_entries = (box.lower < 0) & (box.upper > 0)
             chosen.append((node.name, wanted & open_entries, open_entries))
-        return plain(self, node, box, wanted)
+        return plain(self, node, box, wanted, forms)
 
     monkeypatch.setattr(Schedule, "_tightened", spy)
     lx.certify(Saliency(net), x, eps=0.2, target=TARGET, abs=False, optimize_share=1.0)
