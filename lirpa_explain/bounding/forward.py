@@ -15,6 +15,7 @@ there are some, are taken for its form.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ from .reach import needed
 LARGE = 2 ** 24
 """Input entries times the widest layer's neurons from which the pass pays, one row at a time."""
 
+LARGE_DENSE = 2 ** 28
+"""Squared neurons of the widest layer from which it pays as well: functions of such a layer may
+depend on all of another."""
+
 COLUMNS = 2 ** 22
 """Most entries of one tensor of columns that are mapped at once, about: layers are up to ..."""
 
@@ -49,10 +54,6 @@ WIDER = 8
 FRESH = 512
 """Most entries of a layer whose errors, the largest ones, are columns of their own, which later
 layers add up with their signs; at most half as many as the input has, in all."""
-
-LARGE_DENSE = 2 ** 28
-"""Squared neurons of the widest layer from which it pays as well: functions of such a layer may
-depend on all of another."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Form:
     columns: dict[Hashable, Tensor]
     error: Tensor
 
-    @property
+    @functools.cached_property
     def box(self) -> Box:
-        """Where it lies."""
+        """Where it lies; asked for while its columns are whole."""
         radius = sum((part.abs().sum(0, keepdim=True) for part in self.columns.values()),
                      self.error)
         return Box(self.center - radius, self.center + radius)
@@ -117,9 +118,11 @@ class Forms:
 
     def _drop_beyond_memory(self, place: int) -> None:
         """Drop those forms that are read last while all take more memory than they may."""
+        if self.most is None or self._held() <= self.most:
+            return
         made = [name for name, form in self._forms.items() if form is not None]
         made.sort(key=lambda name: next((i for i in self._readers[name] if i > place), place))
-        while self.most is not None and made and self._held() > self.most:
+        while made and self._held() > self.most:
             self._forms[made.pop()] = None
 
     def _held(self) -> int:

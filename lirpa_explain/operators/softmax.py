@@ -167,9 +167,10 @@ class BoundWeightedCenter(BoundAlong):
         constant = (p * g).sum(dim, keepdim=True)
         error = (p_radius * g_radius).sum(dim, keepdim=True)
         if total is not None:
-            centered = around_mean(g, p, dim)
-            constant = (p * centered).sum(dim, keepdim=True) - (g - centered) * (total - sums)
-            constant, g, sums = constant.narrow(dim, 0, 1), centered, torch.full_like(sums, total)
+            mean = weighted_mean(g, p, dim)
+            g = g - mean
+            constant = (p * g).sum(dim, keepdim=True) - mean * (total - sums)
+            sums = torch.full_like(sums, total)
 
         def bound(A: Tensor, side: int) -> tuple[list[Tensor | None], Tensor]:
             """Tangents of all products at the centres, and their errors, radius by radius."""
@@ -203,17 +204,13 @@ class BoundWeightedCenter(BoundAlong):
         if total is None:
             error = error + r * s.sum(dim, keepdim=True)
         else:
-            g = around_mean(g, p, dim)
+            g = g - weighted_mean(g, p, dim)
+        of_changes = None if total is None else 0.0  # what changes of p add up to
 
         def linear(dg: Tensor | None, dp: Tensor | None) -> Tensor:
-            result = torch.zeros_like(g)
-            if dg is not None:
-                result = result + whole * dg - (p * dg).sum(dim, keepdim=True)
-            if dp is not None:
-                result = result - (g * dp).sum(dim, keepdim=True)
-                if total is None:
-                    result = result + g * dp.sum(dim, keepdim=True)
-            return result
+            parts = [] if dg is None else [_weighted_center(dg, p, dim, total)]
+            parts += [] if dp is None else [_weighted_center(g, dp, dim, of_changes)]
+            return functools.reduce(torch.add, parts)
 
         def magnitude(dg: Tensor | None, dp: Tensor | None) -> Tensor:
             result = torch.zeros_like(g)
@@ -226,15 +223,15 @@ class BoundWeightedCenter(BoundAlong):
                     result = result + g.abs() * dp.sum(dim, keepdim=True)
             return result
 
-        return Expansion(whole * g - (p * g).sum(dim, keepdim=True), linear, magnitude, error)
+        return Expansion(_weighted_center(g, p, dim, total), linear, magnitude, error)
 
 
-def around_mean(g: Tensor, p: Tensor, dim: int) -> Tensor:
-    """Values less their mean: where p adds up to what is known, h is the same, and p counts
+def weighted_mean(g: Tensor, p: Tensor, dim: int) -> Tensor:
+    """The mean that is taken from g where p adds up to what is known: h is the same, and p counts
     least.
     """
     weights = p.clamp(min=least(p.dtype))
-    return g - (weights * g).sum(dim, keepdim=True) / weights.sum(dim, keepdim=True)
+    return (weights * g).sum(dim, keepdim=True) / weights.sum(dim, keepdim=True)
 
 
 def largest_average(values: Tensor, low: Tensor, high: Tensor, total: float) -> Tensor:
